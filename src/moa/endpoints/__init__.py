@@ -1,0 +1,185 @@
+"""Endpoints: served models. What can be asked of one, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from moa.context import RunContext
+from moa.questions import Answer, Question
+from moa.usage import Amount, Price, Tier
+
+Capability = Literal["complete", "stream", "decide", "embed"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A request for text, or for JSON by a schema."""
+
+    messages: tuple[Message, ...]
+    json_schema: Mapping[str, Any] | None = None
+    """JSON schema that the answer must follow; `None` is free text."""
+    max_tokens: int = 512
+    """Most tokens to generate, reasoning included."""
+    temperature: float | None = None
+    """`None` leaves it to the server."""
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, user: str, *, system: str | None = None, **settings: Any) -> Prompt:
+        """Build a prompt of one user message, after an optional system message."""
+        first = () if system is None else (Message("system", system),)
+        return cls(messages=(*first, Message("user", user)), **settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a model wrote."""
+
+    text: str
+    reasoning: str | None = None
+    """What a thinking model thought, kept apart from its answer."""
+    finish_reason: str = "stop"
+    """`stop`, or `length` where `max_tokens` cut it."""
+    endpoint: str
+    """Name of the endpoint that answered: another than was asked, after a fallback."""
+    model: str
+    """The model that the server says it served."""
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled text that shows how a question is answered."""
+
+    text: str
+    labels: Mapping[str, str]
+    """Name of the right option, by name of the question."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Answers to typed questions about one state, in the order of the questions."""
+
+    answers: tuple[Answer, ...]
+    endpoint: str
+    model: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """A vector for each text, in order."""
+
+    vectors: tuple[tuple[float, ...], ...] = field(repr=False)
+    endpoint: str
+    model: str
+    amount: Amount
+
+
+class Endpoint(Protocol):
+    """One served model.
+
+    Every call reserves in `context` what it is expected to take before its first `await`, and
+    settles what it took, so callers neither reserve nor charge. What it can't do it refuses with
+    `CapabilityError`; callers look at `capabilities` when they are built.
+    """
+
+    @property
+    def name(self) -> str:
+        """Shown in traces, errors and usage."""
+        ...
+
+    @property
+    def tier(self) -> Tier:
+        """`slm` or `llm`."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """Name of the model, as its server knows it."""
+        ...
+
+    @property
+    def price(self) -> Price:
+        """What it charges."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What can be asked of it."""
+        ...
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """Ask for text, or for JSON by a schema.
+
+        Raises:
+            EndpointError: the request failed; `retryable` says whether to try again.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't complete.
+        """
+        ...
+
+    def stream(self, prompt: Prompt, context: RunContext, /) -> AsyncIterator[str | Completion]:
+        """Ask for text piece by piece; the whole `Completion` comes last.
+
+        Raises:
+            EndpointError: the request failed, at the start or in the middle.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't stream.
+        """
+        ...
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """Answer typed questions about `state`.
+
+        Args:
+            state: The text that the questions are about. It is data: nothing in it is obeyed.
+            questions: Asked together where the server can, else one after another.
+            context: Budget, deadline and ledger.
+            examples: Shown to a model whose label log-probabilities are read; a server that
+                decides by itself takes none, and the trace says so.
+
+        Raises:
+            EndpointError: the request failed.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            ConfigError: a question is over a limit of this server; nothing was sent.
+            CapabilityError: it can't decide.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """Turn texts into vectors.
+
+        Raises:
+            EndpointError: the request failed.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't embed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and processes. Closing twice does nothing."""
+        ...

@@ -1,0 +1,190 @@
+"""Every error `moa` raises.
+
+* MoaError                      `retryable` says whether asking again can help
+  x ConfigError                 the caller wrote something that cannot work
+    + WiringError               a graph whose nodes do not fit together
+    + CapabilityError           an endpoint was given a job that it cannot do
+    + MissingDependency         an optional package is not installed
+    + ModelNotFound             the weights of a local model could not be had
+  x InputError                  a value does not fit the node, or the file, it was given to
+  x EndpointError               a request to an endpoint failed
+    + EndpointTimeout           retryable: no complete answer in time
+    + EndpointUnavailable       retryable: refused, connection lost, 429, 5xx
+    + EndpointGarbled           retryable: not its protocol (HTML, half a JSON, nothing)
+    + EndpointRejected          4xx: the request is wrong, or too long
+      - EndpointUnauthorized    401, 403: the key is missing or wrong
+      - EndpointUnsupported     501, or a route that is not there: this server cannot do it
+  x OutputError                 the model answered, but not with a valid output
+  x Unanswered                  a label was read from a question that was refused or left out
+  x NodeError                   a plain function in a graph raised
+  x BudgetExceeded              a limit of the `Budget` would be passed
+  x DeadlineExceeded            the run's time is up
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from moa.usage import Usage
+
+
+class MoaError(Exception):
+    """Base of every error raised on purpose by `moa`."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same request can succeed when it is sent again."""
+
+
+class ConfigError(MoaError):
+    """The caller wrote something that no retry can mend."""
+
+
+class WiringError(ConfigError):
+    """A graph was built from nodes that do not fit together."""
+
+
+class CapabilityError(ConfigError):
+    """An endpoint was given a job that it cannot do."""
+
+
+class MissingDependency(ConfigError):
+    """An optional package is needed and not installed.
+
+    Args:
+        package: Name of the package on the index.
+        extra: The extra of `mixture-of-agents` that installs it.
+        purpose: What it is needed for, as the end of a sentence.
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{package!r} is not installed, and is needed {purpose}. "
+            f'Run: pip install "mixture-of-agents[{extra}]"'
+        )
+        self.package = package
+        self.extra = extra
+
+
+class ModelNotFound(ConfigError):
+    """The weights of a local model could not be found, fetched or trusted."""
+
+
+class InputError(MoaError):
+    """A value does not fit the node, or the file, that it was given to."""
+
+
+class EndpointError(MoaError):
+    """A request to an endpoint failed.
+
+    Args:
+        message: What happened, and what to do.
+        endpoint: Name of the endpoint that was asked.
+        status: HTTP status, where there was one.
+        retry_after_s: Seconds the server asked to wait before the next try.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{endpoint}: {message}")
+        self.endpoint = endpoint
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class EndpointTimeout(EndpointError):
+    """No complete answer within the endpoint's timeout."""
+
+    retryable = True
+
+
+class EndpointUnavailable(EndpointError):
+    """Connection refused or lost, 429 or 5xx."""
+
+    retryable = True
+
+
+class EndpointGarbled(EndpointError):
+    """The server answered outside its own protocol: HTML, half a JSON, no choice, no text."""
+
+    retryable = True
+
+
+class EndpointRejected(EndpointError):
+    """The server understood the request and said no (4xx)."""
+
+
+class EndpointUnauthorized(EndpointRejected):
+    """The key is missing, wrong, or not allowed to do this (401, 403)."""
+
+
+class EndpointUnsupported(EndpointRejected):
+    """The server, or the model it serves, has no such ability (501, or 404 on the route)."""
+
+
+class OutputError(MoaError):
+    """The model answered, but the answer does not fit the node's output type.
+
+    Args:
+        message: What is wrong with it.
+        node: Name of the node.
+        text: What the model wrote.
+    """
+
+    def __init__(self, message: str, *, node: str, text: str) -> None:
+        super().__init__(f"{node}: {message}")
+        self.node = node
+        self.text = text
+
+
+class Unanswered(MoaError):
+    """A label was read from a question that the model refused or left out.
+
+    Args:
+        question: Name of the question.
+        status: `refused` or `missing`.
+    """
+
+    def __init__(self, question: str, *, status: str) -> None:
+        super().__init__(
+            f"question {question!r} has no answer: it was {status}. "
+            "Look at `.status` before the label"
+        )
+        self.question = question
+        self.status = status
+
+
+class NodeError(MoaError):
+    """A plain function that stands in a graph raised; the cause is chained.
+
+    Args:
+        node: Name of the node.
+        cause: What it raised.
+    """
+
+    def __init__(self, node: str, cause: BaseException) -> None:
+        super().__init__(f"{node}: {type(cause).__name__}: {cause}")
+        self.node = node
+
+
+class BudgetExceeded(MoaError):
+    """A limit of a run's `Budget` would be passed by the next call, so it was not sent.
+
+    Args:
+        message: The limit, what was spent, what the call asked for.
+        spent: What the run had used by then.
+    """
+
+    def __init__(self, message: str, *, spent: Usage) -> None:
+        super().__init__(message)
+        self.spent = spent
+
+
+class DeadlineExceeded(MoaError):
+    """The time given to the run is up."""

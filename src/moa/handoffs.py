@@ -1,0 +1,29 @@
+"""The typed values that pass between nodes. Agents and graphs meet only here."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Text(BaseModel):
+    """A text, and what is known of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    language: str | None = None
+    """ISO 639-1 code, such as `en`; `None` where it was not looked for or not recognised."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Reply(BaseModel):
+    """A text that a model wrote."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text

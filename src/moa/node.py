@@ -1,0 +1,64 @@
+"""Node: the one shape that everything in `moa` has. A typed value in, a typed result out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from moa.context import RunContext
+from moa.trace import Note
+from moa.usage import CostEstimate, Usage
+
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Generic[Out_co]):
+    """What a node returns."""
+
+    output: Out_co
+    usage: Usage = field(default_factory=Usage)
+    """Spent by this node and by everything under it."""
+    trace: tuple[Note, ...] = ()
+    """Who answered, what was dropped, cut, repaired or skipped, and why."""
+    seconds: float = 0.0
+    """Wall time of this node."""
+    llm_alone: CostEstimate | None = None
+    """An estimate of what the same requests would have cost on the LLM alone; `None` where the
+    run has no LLM to compare with."""
+
+
+class Node(Protocol[In_contra, Out_co]):
+    """An agent, a graph, or anything else that can stand in a graph."""
+
+    @property
+    def name(self) -> str:
+        """Shown in traces, errors and drawings."""
+        ...
+
+    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+        """Answer one request.
+
+        Args:
+            request: The typed input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+
+        Raises:
+            MoaError: see `moa.errors`; each class says when.
+        """
+        ...
+
+
+def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
+    """Build the result of a node that ran in `context`."""
+    usage = context.usage
+    reference = context.reference
+    return Result(
+        output=output,
+        usage=usage,
+        trace=context.trace,
+        seconds=seconds,
+        llm_alone=usage.on(reference.price, endpoint=reference.endpoint) if reference else None,
+    )

@@ -1,0 +1,333 @@
+"""What can be asked of an endpoint that decides, and the typed answers.
+
+Questions are written once, as a pydantic model, and the model comes back filled in:
+
+    class Triage(BaseModel):
+        refund: Predicate = predicate("Does the customer ask for money back?")
+        topic: Choice[Literal["card", "app"]] = choice("What is it about?")
+        urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from moa.errors import ConfigError, Unanswered
+
+Kind = Literal["predicate", "choice", "score"]
+Status = Literal["answered", "refused", "missing"]
+Source = Literal["native", "logprob", "text"]
+"""Where an answer comes from: a server that decides, the log-probabilities of the labels, or a
+written label, which has no probabilities."""
+
+NONE_OF_THESE = "none of these"
+"""What the model reads, and what `probabilities` calls it; the label itself is `None`."""
+
+L = TypeVar("L")
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One allowed answer."""
+
+    name: str
+    """What the model reads, and the key in `probabilities`."""
+    value: object
+    """What the caller gets: the label, a bool, a level; `None` is "none of these"."""
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question in the form that every endpoint understands."""
+
+    name: str
+    kind: Kind
+    text: str
+    options: tuple[Option, ...]
+    """Yes and no, in this order; the choices; or the levels, lowest first."""
+
+    def __post_init__(self) -> None:
+        names = [option.name for option in self.options]
+        where = f"question {self.name!r}"
+        if not self.text.strip():
+            raise ConfigError(f"{where} has no text: give it a description")
+        if any(not name.strip() for name in names) or len(set(names)) < len(names):
+            raise ConfigError(f"{where}: options must be different and not empty, got {names!r}")
+        if len(names) < 2:
+            raise ConfigError(f"{where} needs at least two options, got {names!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an endpoint says to one question. Everything typed is worked out from this."""
+
+    question: Question
+    status: Status = "answered"
+    probabilities: tuple[float, ...] | None = None
+    """One for each option, in order, adding up to 1; `None` where there are none."""
+    written: int | None = None
+    """Index of the option that the model wrote, where it has no probabilities."""
+    label_mass: float | None = None
+    """How much of the probability fell on the options before they were made to add up to 1."""
+    source: Source = "native"
+
+    @property
+    def best(self) -> int:
+        """Index of the most probable option; the first of those that tie.
+
+        Raises:
+            Unanswered: the question was refused or left out.
+        """
+        if self.probabilities is not None:
+            return self.probabilities.index(max(self.probabilities))
+        if self.written is None:
+            raise Unanswered(self.question.name, status=self.status)
+        return self.written
+
+    def named(self) -> dict[str, float]:
+        """Probabilities by the name of the option; empty where there are none."""
+        if self.probabilities is None:
+            return {}
+        names = (option.name for option in self.question.options)
+        return dict(zip(names, self.probabilities, strict=True))
+
+
+class _Typed(BaseModel):
+    """What the three kinds of typed answers share."""
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
+
+    status: Status = "answered"
+    probabilities: dict[str, float] = Field(default_factory=dict[str, float])
+    """By the name of the option; empty where the model wrote its answer."""
+    source: Source = "native"
+
+    def _read(self, picked: L | None) -> L:
+        if self.status != "answered" or picked is None:
+            raise Unanswered(type(self).__name__, status=self.status)
+        return picked
+
+
+class Predicate(_Typed):
+    """The answer to a yes-or-no question."""
+
+    picked: bool | None = Field(default=None, alias="value")
+
+    @property
+    def value(self) -> bool:
+        """Yes or no.
+
+        Raises:
+            Unanswered: the question was refused or left out.
+        """
+        return self._read(self.picked)
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of yes; `None` where the model wrote its answer."""
+        return self.probabilities.get("yes")
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of `value`; `None` where the model wrote its answer."""
+        return max(self.probabilities.values(), default=None)
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Read an endpoint's answer."""
+        picked = None if answer.status != "answered" else answer.best == 0
+        return cls(
+            status=answer.status, value=picked, probabilities=answer.named(), source=answer.source
+        )
+
+
+class Choice(_Typed, Generic[L]):
+    """The answer to a question with one of several labels; `None` is "none of these"."""
+
+    picked: L | None = Field(default=None, alias="label")
+
+    @property
+    def label(self) -> L | None:
+        """The label; `None` where none of them fits.
+
+        Raises:
+            Unanswered: the question was refused or left out.
+        """
+        if self.status != "answered":
+            raise Unanswered(type(self).__name__, status=self.status)
+        return self.picked
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of `label`; `None` where the model wrote its answer."""
+        return max(self.probabilities.values(), default=None)
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Read an endpoint's answer."""
+        picked: Any = None
+        if answer.status == "answered":
+            picked = answer.question.options[answer.best].value
+        return cls(
+            status=answer.status, label=picked, probabilities=answer.named(), source=answer.source
+        )
+
+
+class Score(_Typed):
+    """The answer to a question with ordered levels."""
+
+    expected: float | None = Field(default=None, alias="value")
+    picked: str | None = Field(default=None, alias="level")
+
+    @property
+    def value(self) -> float:
+        """The expected level: 0 is the lowest, `len(levels) - 1` the highest.
+
+        Raises:
+            Unanswered: the question was refused or left out.
+        """
+        return self._read(self.expected)
+
+    @property
+    def level(self) -> str:
+        """The most probable level.
+
+        Raises:
+            Unanswered: the question was refused or left out.
+        """
+        return self._read(self.picked)
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of `level`; `None` where the model wrote its answer."""
+        return max(self.probabilities.values(), default=None)
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Read an endpoint's answer."""
+        if answer.status != "answered":
+            return cls(status=answer.status, source=answer.source)
+        if answer.probabilities is None:
+            expected = float(answer.best)
+        else:
+            expected = sum(level * p for level, p in enumerate(answer.probabilities))
+        return cls(
+            value=expected,
+            level=answer.question.options[answer.best].name,
+            probabilities=answer.named(),
+            source=answer.source,
+        )
+
+
+def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> Any:
+    """Ask a yes-or-no question; the default of a `Predicate` field.
+
+    Args:
+        text: The question.
+        yes: What a yes means, where the question alone doesn't say it.
+        no: What a no means.
+    """
+    return Field(description=text, json_schema_extra={"yes": yes, "no": no})
+
+
+def choice(
+    text: str,
+    *,
+    labels: Sequence[str] | None = None,
+    describe: Mapping[Any, str] | None = None,
+    none: bool = True,
+) -> Any:
+    """Ask for one of several labels; the default of a `Choice` field.
+
+    Args:
+        text: The question.
+        labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
+        describe: What a label means, by label.
+        none: Whether "none of these" is an answer too.
+    """
+    extra: dict[str, Any] = {
+        "describe": {_name(label): words for label, words in (describe or {}).items()},
+        "none": none,
+    }
+    if labels is not None:
+        extra["labels"] = list(labels)
+    return Field(description=text, json_schema_extra=extra)
+
+
+def score(text: str, *, levels: Sequence[str]) -> Any:
+    """Ask for one of 2 to 10 ordered levels; the default of a `Score` field.
+
+    Args:
+        text: The question.
+        levels: Their names, lowest first.
+    """
+    return Field(description=text, json_schema_extra={"levels": list(levels)})
+
+
+def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
+    """Read the questions that a pydantic model asks.
+
+    Raises:
+        ConfigError: a field is no `Predicate`, `Choice` or `Score`, or lacks text or options.
+    """
+    questions = tuple(_question(model, name, field) for name, field in model.model_fields.items())
+    if not questions:
+        raise ConfigError(f"{model.__name__} asks nothing: it has no fields")
+    return questions
+
+
+def fill(model: type[M], answers: Sequence[Answer]) -> M:
+    """Build `model` from the answers to its questions."""
+    typed: dict[str, BaseModel] = {}
+    for answer in answers:
+        kind: Any = model.model_fields[answer.question.name].annotation
+        typed[answer.question.name] = kind.of(answer)
+    return model(**typed)
+
+
+def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
+    extra = cast("dict[str, Any]", field.json_schema_extra or {})
+    text = field.description or ""
+    kind: Any = field.annotation
+    if kind is Predicate:
+        options = (Option("yes", True, extra.get("yes")), Option("no", False, extra.get("no")))
+        return Question(name, "predicate", text, options)
+    if kind is Score:
+        levels: list[str] = extra.get("levels") or []
+        return Question(name, "score", text, tuple(Option(v, i) for i, v in enumerate(levels)))
+    if isinstance(kind, type) and issubclass(kind, Choice):
+        options = _choices(kind, extra)
+        if extra.get("none", True):
+            options += (Option(NONE_OF_THESE, None),)
+        return Question(name, "choice", text, options)
+    raise ConfigError(
+        f"{model.__name__}.{name} is annotated {kind!r}: a question is a Predicate, a Choice[…] of "
+        "an Enum or a Literal, or a Score"
+    )
+
+
+def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
+    args = kind.__pydantic_generic_metadata__["args"]
+    labels: Any = args[0] if args else str
+    described: Mapping[str, str] = extra.get("describe") or {}
+    if isinstance(labels, type) and issubclass(labels, Enum):
+        values: list[object] = list(labels)
+    elif get_origin(labels) is Literal:
+        values = list(get_args(labels))
+    else:
+        values = list(extra.get("labels") or [])
+    return tuple(Option(_name(value), value, described.get(_name(value))) for value in values)
+
+
+def _name(label: object) -> str:
+    if isinstance(label, Enum):
+        return label.value if isinstance(label.value, str) else label.name
+    return str(label)

@@ -1,0 +1,165 @@
+"""Deterministic endpoints for tests and examples. Nothing here opens a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
+from moa.errors import CapabilityError
+from moa.questions import Answer, Question
+from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+
+Probabilities = Mapping[str, float]
+"""Probability by the name of the option; what is left over goes to the others in equal parts."""
+Step = str | BaseModel | Mapping[str, Probabilities] | Exception
+"""One answer: a text, a model to be written as JSON, probabilities by question, or an error."""
+Rule = Callable[[str], Step]
+"""Works out an answer from the last user message, or from the state of a decision."""
+
+ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class _Double:
+    """What the doubles share: reserve, wait, answer, settle."""
+
+    name: str = "scripted"
+    tier: Tier = "slm"
+    model: str = "scripted-1"
+    price: Price = UNKNOWN_PRICE
+    capabilities: frozenset[Capability] = ALL
+    tokens: tuple[int, int] = (10, 5)
+    """Input and output tokens that each call is said to take."""
+    latency_s: float = 0.0
+    """Seconds that each call takes."""
+    prompts: list[Prompt] = field(default_factory=list[Prompt])
+    """Every prompt it was given."""
+    states: list[str] = field(default_factory=list[str])
+    """Every state it decided on."""
+    closed: bool = False
+
+    def next_step(self, text: str) -> Step:
+        raise NotImplementedError
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        self._need("complete")
+        self.prompts.append(prompt)
+        step, amount = await self._answer(prompt.messages[-1].content, context)
+        assert isinstance(step, str | BaseModel), f"{self.name}: {step!r} is no text"
+        context.note("answered", self.model, endpoint=self.name)
+        return self._completion(step, amount)
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        self._need("stream")
+        whole = await self.complete(prompt, context)
+        for word in whole.text.split(" "):
+            yield word if whole.text.startswith(word) else f" {word}"
+        yield whole
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        del examples
+        self._need("decide")
+        self.states.append(state)
+        step, amount = await self._answer(state, context)
+        assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
+        answers = tuple(_decided(question, step.get(question.name)) for question in questions)
+        context.note("answered", self.model, endpoint=self.name)
+        return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        self._need("embed")
+        estimate = Amount(calls=1, input_tokens=self.tokens[0])
+        with context.reserve(self.name, self.tier, estimate) as call:
+            await asyncio.sleep(self.latency_s)
+            amount = self.price.charge(estimate)
+            call.settle(amount)
+        vectors = tuple((float(len(text)), float(text.count(" ")), 1.0) for text in texts)
+        return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _answer(self, text: str, context: RunContext) -> tuple[Step, Amount]:
+        estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
+        estimate = self.price.charge(estimate)
+        with context.reserve(self.name, self.tier, estimate) as call:
+            await asyncio.sleep(self.latency_s)
+            step = self.next_step(text)
+            if isinstance(step, Exception):
+                raise step
+            call.settle(estimate)
+        return step, estimate
+
+    def _completion(self, step: str | BaseModel, amount: Amount) -> Completion:
+        text = step if isinstance(step, str) else step.model_dump_json()
+        return Completion(text=text, endpoint=self.name, model=self.model, amount=amount)
+
+    def _need(self, capability: Capability) -> None:
+        if capability not in self.capabilities:
+            raise CapabilityError(f"endpoint {self.name!r} can't {capability}")
+
+
+@dataclass
+class ScriptedEndpoint(_Double):
+    """Answers from a script, in order, and remembers what it was asked.
+
+    Args:
+        steps: One answer a call.
+    """
+
+    steps: Sequence[Step] = ()
+
+    def __post_init__(self) -> None:
+        self._left = list(self.steps)
+
+    def next_step(self, text: str) -> Step:
+        """Take the next step; a used-up script is an `AssertionError`."""
+        assert self._left, f"{self.name}: the script is used up, but it was asked {text!r}"
+        return self._left.pop(0)
+
+    def assert_used_up(self) -> None:
+        """Fail if a step was never asked for."""
+        assert not self._left, f"{self.name}: {len(self._left)} steps were never asked for"
+
+
+@dataclass
+class SimulatedEndpoint(_Double):
+    """Answers by a rule, as often as it is asked.
+
+    Args:
+        rule: Works out the answer from the last user message, or from the state of a decision.
+    """
+
+    rule: Rule = lambda text: text
+
+    def next_step(self, text: str) -> Step:
+        """Apply the rule."""
+        return self.rule(text)
+
+
+def _decided(question: Question, given: Probabilities | None) -> Answer:
+    if given is None:
+        return Answer(question=question, status="missing")
+    names = [option.name for option in question.options]
+    unknown = set(given) - set(names)
+    assert not unknown, f"{question.name}: {sorted(unknown)} are not among {names}"
+    rest = (1.0 - sum(given.values())) / max(1, len(names) - len(given))
+    probabilities = tuple(given.get(name, rest) for name in names)
+    return Answer(question=question, probabilities=probabilities, label_mass=1.0)

@@ -1,0 +1,72 @@
+"""What happened in a run: notes kept in the result, and events seen while it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NoteKind = Literal[
+    "answered",
+    "repaired",
+    "retried",
+    "fell back",
+    "cached",
+    "truncated",
+    "changed",
+    "dropped",
+    "skipped",
+    "escalated",
+    "refused",
+    "failed",
+    "degraded",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing worth knowing afterwards. A result's `trace` is a tuple of them, in order."""
+
+    kind: NoteKind
+    node: str
+    """Path of the node, such as `support/sentiment`."""
+    text: str
+    """What happened, in words."""
+    endpoint: str | None = None
+    """Who answered, where it was an endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted:
+    """A node of a graph began."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of text that a node is writing."""
+
+    node: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFinished:
+    """A node of a graph has its output."""
+
+    node: str
+    output: object
+    seconds: float
+    """Wall time of the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSkipped:
+    """A node of a graph did not run."""
+
+    node: str
+    reason: str
+
+
+Event = NodeStarted | Piece | NodeFinished | NodeSkipped
+"""What `graph.stream` yields before the result."""

@@ -1,0 +1,252 @@
+"""What a run consumed, what that costs, and the limits on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Literal, NamedTuple, TypeVar
+
+K = TypeVar("K")
+
+Tier = Literal["slm", "llm"]
+"""`slm`: small, frequent, decides. `llm`: large, rare, writes."""
+
+_MILLION = Decimal(1_000_000)
+_HOUR = Decimal(3600)
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """What one call, or a sum of calls, consumed. Adds up; never mutated."""
+
+    calls: int = 0
+    """Requests sent, failed ones included."""
+    input_tokens: int = 0
+    """Prompt tokens, cached ones included."""
+    cached_input_tokens: int = 0
+    """Prompt tokens that the server read from its cache."""
+    output_tokens: int = 0
+    """Generated tokens, reasoning included."""
+    priced_cost: Decimal = ZERO
+    """US dollars of the calls whose price is known."""
+    unpriced_calls: int = 0
+    """Calls whose price is not known, so that `cost` is unknown too."""
+    seconds: float = 0.0
+    """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
+    joules: float = 0.0
+    """Energy, where it was measured."""
+
+    @property
+    def cost(self) -> Decimal | None:
+        """US dollars, or `None` where the price of at least one call is unknown."""
+        return None if self.unpriced_calls else self.priced_cost
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            priced_cost=self.priced_cost + other.priced_cost,
+            unpriced_calls=self.unpriced_calls + other.unpriced_calls,
+            seconds=self.seconds + other.seconds,
+            joules=self.joules + other.joules,
+        )
+
+
+NOTHING = Amount()
+
+
+class Part(NamedTuple):
+    """Who consumed it."""
+
+    tier: Tier
+    node: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run consumed, by tier, node and endpoint. Adds up; never mutated."""
+
+    parts: Mapping[Part, Amount] = field(default_factory=dict[Part, Amount])
+
+    @property
+    def total(self) -> Amount:
+        """All parts together."""
+        return sum(self.parts.values(), NOTHING)
+
+    @property
+    def calls(self) -> int:
+        """Requests sent, failed ones included."""
+        return sum(a.calls for a in self.parts.values())
+
+    @property
+    def input_tokens(self) -> int:
+        """Prompt tokens, cached ones included."""
+        return sum(a.input_tokens for a in self.parts.values())
+
+    @property
+    def output_tokens(self) -> int:
+        """Generated tokens, reasoning included."""
+        return sum(a.output_tokens for a in self.parts.values())
+
+    @property
+    def cost(self) -> Decimal | None:
+        """US dollars, or `None` where the price of at least one call is unknown."""
+        return self.total.cost
+
+    def by_tier(self) -> dict[Tier, Usage]:
+        """Split into `slm` and `llm`; a tier that was not asked is absent."""
+        return self._split(lambda part: part.tier)
+
+    def by_node(self) -> dict[str, Usage]:
+        """Split by the path of the node, such as `support/sentiment`."""
+        return self._split(lambda part: part.node)
+
+    def by_endpoint(self) -> dict[str, Usage]:
+        """Split by the name of the endpoint that answered."""
+        return self._split(lambda part: part.endpoint)
+
+    def _split(self, key: Callable[[Part], K]) -> dict[K, Usage]:
+        split: dict[K, dict[Part, Amount]] = {}
+        for part, amount in self.parts.items():
+            split.setdefault(key(part), {})[part] = amount
+        return {name: Usage(parts) for name, parts in split.items()}
+
+    def __add__(self, other: Usage) -> Usage:
+        parts = dict(self.parts)
+        for part, amount in other.parts.items():
+            parts[part] = parts.get(part, NOTHING) + amount
+        return Usage(parts)
+
+    def on(self, price: Price, *, endpoint: str) -> CostEstimate:
+        """Estimate what the same requests would have cost on another endpoint.
+
+        Args:
+            price: What that endpoint charges.
+            endpoint: Its name, for the explanation.
+        """
+        total = self.total
+        how = (
+            f"the {total.calls} calls as sent, {total.input_tokens} input and "
+            f"{total.output_tokens} output tokens as counted by whoever answered, "
+            f"at the price of {endpoint!r}"
+        )
+        return CostEstimate(cost=price.of(replace(total, cached_input_tokens=0)), how=how)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostEstimate:
+    """A cost that was not paid, and how it was worked out."""
+
+    cost: Decimal | None
+    """US dollars; `None` where the price is unknown."""
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What an endpoint charges. All `None` means unknown, which is not free.
+
+    A hosted model has prices per million tokens; a model on one's own hardware has a price per
+    hour of it, or per joule. Where several are given they add up.
+    """
+
+    input: Decimal | None = None
+    """US dollars per million input tokens."""
+    cached_input: Decimal | None = None
+    """US dollars per million input tokens read from the cache; `None`: as `input`."""
+    output: Decimal | None = None
+    """US dollars per million output tokens."""
+    hour: Decimal | None = None
+    """US dollars per hour of the hardware, charged for the seconds that a call takes."""
+    joule: Decimal | None = None
+    """US dollars per joule, charged for calls whose energy is measured."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anything can be worked out from it."""
+        return (
+            (self.input is not None and self.output is not None)
+            or self.hour is not None
+            or self.joule is not None
+        )
+
+    def of(self, amount: Amount) -> Decimal | None:
+        """US dollars for `amount`, or `None` where the price is unknown."""
+        if not self.known:
+            return None
+        cost = ZERO
+        if self.input is not None and self.output is not None:
+            cached = self.input if self.cached_input is None else self.cached_input
+            fresh = amount.input_tokens - amount.cached_input_tokens
+            cost += (
+                fresh * self.input
+                + amount.cached_input_tokens * cached
+                + amount.output_tokens * self.output
+            ) / _MILLION
+        if self.hour is not None:
+            cost += Decimal(repr(amount.seconds)) * self.hour / _HOUR
+        if self.joule is not None:
+            cost += Decimal(repr(amount.joules)) * self.joule
+        return cost
+
+    def charge(self, amount: Amount) -> Amount:
+        """Fill in `amount`'s cost, or count its calls as unpriced."""
+        cost = self.of(amount)
+        if cost is None:
+            return replace(amount, unpriced_calls=amount.calls)
+        return replace(amount, priced_cost=cost)
+
+
+UNKNOWN_PRICE = Price()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits on one run, everything under it included. `None` switches a limit off.
+
+    Calls are exact: no interleaving passes them. Tokens and dollars are reserved from an estimate
+    (the length of the prompt and `max_tokens`) and settled afterwards, so a run can pass them by
+    the error of the estimates of the calls in flight. A call whose price is unknown counts
+    against every limit but `cost`.
+    """
+
+    cost: Decimal | float | None = None
+    """Most US dollars."""
+    tokens: int | None = None
+    """Most tokens, input and output together."""
+    calls: int | None = None
+    """Most calls to any endpoint."""
+    slm_calls: int | None = None
+    """Most calls to small models."""
+    llm_calls: int | None = None
+    """Most calls to large models."""
+    joules: float | None = None
+    """Most energy, where it is measured."""
+
+    def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
+        """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
+        checks: tuple[tuple[str, Decimal | float, Decimal | float | None], ...] = (
+            ("calls", used.calls, self.calls),
+            ("slm_calls", calls_by_tier.get("slm", 0), self.slm_calls),
+            ("llm_calls", calls_by_tier.get("llm", 0), self.llm_calls),
+            ("tokens", used.tokens, self.tokens),
+            ("cost", used.priced_cost, None if self.cost is None else Decimal(str(self.cost))),
+            ("joules", used.joules, self.joules),
+        )
+        for name, value, limit in checks:
+            if limit is not None and value > limit:
+                return f"{name}={value} of {limit}"
+        return None
+
+
+UNLIMITED = Budget()

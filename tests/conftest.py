@@ -1,0 +1,19 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+_SETTINGS = ("MOA_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GEMINI_API_KEY")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test sees no configuration and no key of the machine it runs on."""
+    for name in _SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    assert "OPENAI_API_KEY" not in os.environ

@@ -1,0 +1,32 @@
+"""The public names: all there, sorted, few, and loaded at first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import moa
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in moa.__all__:
+        assert getattr(moa, name) is not None
+
+
+def test_public_names_are_sorted_and_few() -> None:
+    assert moa.__all__ == sorted(moa.__all__)
+    assert len(moa.__all__) <= 30
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in moa.__all__:
+        assert getattr(moa, name).__doc__, name
+
+
+def test_import_pulls_in_nothing_heavy() -> None:
+    code = (
+        "import sys, moa; "
+        "print([m for m in ('openai', 'langgraph', 'torch', 'aiohttp', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
