@@ -27,3 +27,15 @@ class Reply(BaseModel):
 
     def __str__(self) -> str:
         return self.text
+
+
+class Dropped(BaseModel):
+    """What comes out where something is set aside instead of being answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    """In words, for whoever looks later."""
+
+    def __str__(self) -> str:
+        return self.reason
