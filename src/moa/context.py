@@ -30,6 +30,8 @@ class RunContext:
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
         listener: Called with each event while the run goes on.
+        keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
+            it, each of which keeps its own notes.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class RunContext:
         "_spent",
         "budget",
         "deadline",
+        "keep_notes",
         "listener",
         "node",
         "parent",
@@ -54,12 +57,14 @@ class RunContext:
         node: str = "",
         reference: Reference | None = None,
         listener: Callable[[Event], None] | None = None,
+        keep_notes: bool = True,
     ) -> None:
         self.budget = budget
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.node = node
         self.reference = reference
         self.listener = listener
+        self.keep_notes = keep_notes
         self.parent: RunContext | None = None
         self._lock = threading.Lock()
         self._spent: dict[Part, Amount] = {}
@@ -106,7 +111,8 @@ class RunContext:
         """Keep something for the result's trace, here and in every parent."""
         written = Note(kind, self.node, text, endpoint)
         for level in self._lineage():
-            level._notes.append(written)
+            if level.keep_notes:
+                level._notes.append(written)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens to this run."""
