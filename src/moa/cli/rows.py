@@ -1,0 +1,202 @@
+"""Rows: what stands in an input file, one item at a time, malformed lines included."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from moa.cli.items import Malformed, Row
+from moa.errors import ConfigError
+
+STDIN = "-"
+_BOM = b"\xef\xbb\xbf"
+
+Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a file, as bytes."""
+
+    number: int
+    raw: bytes
+
+    def text(self) -> str:
+        """Decode it.
+
+        Raises:
+            ValueError: it is not UTF-8.
+        """
+        try:
+            return self.raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def literal(text: str) -> Iterator[Row | Malformed]:
+    """Read the text of the command line itself as the one item."""
+    yield Row(number=1, id=1, value=text)
+
+
+def read(source: str) -> Iterator[Row | Malformed]:
+    """Read a `.jsonl`, `.csv` or `.txt` file, or `-`, one item at a time.
+
+    Standard input is JSON Lines where its first line that isn't empty begins with `{`, else one
+    text a line.
+
+    Raises:
+        ConfigError: there is no such file, or its name ends otherwise.
+    """
+    if source == STDIN:
+        return _stdin(sys.stdin.buffer)
+    path = Path(source)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(
+            f"{source!r} is no .jsonl, .csv or .txt file, nor - for standard input. "
+            "Give --text to run on the words themselves"
+        )
+    if not path.is_file():
+        raise ConfigError(f"there is no file {source!r}")
+    return _of_file(path, reader)
+
+
+def _of_file(path: Path, reader: Reader) -> Iterator[Row | Malformed]:
+    with path.open("rb") as file:
+        yield from reader(_lines(file))
+
+
+def _lines(file: BinaryIO) -> Iterator[Line]:
+    for number, raw in enumerate(file, start=1):
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        yield Line(number, raw.rstrip(b"\r\n"))
+
+
+def _stdin(file: BinaryIO) -> Iterator[Row | Malformed]:
+    lines = _lines(file)
+    seen: list[Line] = []
+    for line in lines:
+        seen.append(line)
+        if line.raw.strip():
+            break
+    reader = jsonl if seen and seen[-1].raw.lstrip().startswith(b"{") else _txt
+    yield from reader(chain(seen, lines))
+
+
+def _txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+    for line in lines:
+        try:
+            yield Row(number=line.number, id=line.number, value=line.text())
+        except ValueError as error:
+            yield Malformed(number=line.number, error=str(error), raw=repr(line.raw))
+
+
+def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+    """Read JSON Lines; blank lines are no items."""
+    for line in lines:
+        if not line.raw.strip():
+            continue
+        try:
+            yield _row(line.number, _object(line.text()))
+        except (ValueError, RecursionError) as error:
+            raw = line.raw.decode("utf-8", errors="replace")
+            yield Malformed(number=line.number, error=f"no JSON object: {error}", raw=raw)
+
+
+class _Feed:
+    """Lines for a `csv.reader`, which can be given back where they turn out to be no record."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines = lines
+        self._back: deque[Line] = deque()
+        self.taken: list[Line] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._lines)
+        self.taken.append(line)
+        return line.raw.decode("utf-8", errors="surrogateescape") + "\n"
+
+    def give_back(self) -> Line:
+        """Keep the first line of the record, which is malformed, and return the others."""
+        first, *others = self.taken
+        self._back.extendleft(reversed(others))
+        return first
+
+
+def _csv(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+    feed = _Feed(lines)
+    reader = csv.reader(feed, strict=True)
+    header: list[str] | None = None
+    while True:
+        feed.taken.clear()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            line = feed.give_back()
+            raw = line.raw.decode("utf-8", errors="replace")
+            yield Malformed(number=line.number, error=f"no CSV: {error}", raw=raw)
+            continue
+        if header is None:
+            header = cells
+        elif cells:
+            yield _csv_row(feed.taken[0].number, header, cells)
+
+
+def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
+    raw = _written(cells)
+    if len(cells) != len(header):
+        problem = f"{len(cells)} cells under a header of {len(header)}"
+        return Malformed(number=number, error=problem, raw=raw)
+    if not _encodable(raw):
+        return Malformed(number=number, error="not UTF-8", raw=repr(raw))
+    return _row(number, dict(zip(header, cells, strict=True)))
+
+
+def _written(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
+
+
+def _row(number: int, value: dict[str, object]) -> Row:
+    given = value.get("id")
+    usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
+    return Row(number=number, id=cast("str | int", given) if usable else number, value=value)
+
+
+def _object(text: str) -> dict[str, object]:
+    value: object = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
+    if not _encodable(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("half of a surrogate pair is no text")
+    return cast("dict[str, object]", value)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_READERS: dict[str, Reader] = {
+    ".jsonl": jsonl,
+    ".csv": _csv,
+    ".txt": _txt,
+}

@@ -1,0 +1,372 @@
+"""Configuration: `moa.toml` and the environment, read once and typed.
+
+    [endpoints.small]
+    tier = "slm"
+    model = "Qwen/Qwen3-0.6B"
+    base_url = "http://127.0.0.1:8000/v1"
+
+    [endpoints.large]
+    tier = "llm"
+    model = "gpt-5-mini"                # its address, its key's variable and its prices are known
+
+    [graphs.support]
+    company = "Northwind Bank"
+
+`MOA_ENDPOINTS__SMALL__BASE_URL` and the like go before the file. Keys are never in it: it names the
+environment variable that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from decimal import Decimal
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from moa.errors import ConfigError
+from moa.usage import Price, Tier
+
+FILE = "moa.toml"
+VARIABLE = "MOA_CONFIG"
+EMBEDDED = "embedded"
+"""The name that `[tiers]` uses for the model that runs inside this process's machine."""
+
+M = TypeVar("M", bound=BaseModel)
+Dollars = Annotated[Decimal, Field(ge=0)]
+
+
+class Vendor(NamedTuple):
+    """Where a vendor's models are served, by the OpenAI protocol, and who knows their prices."""
+
+    prefixes: tuple[str, ...]
+    base_url: str
+    api_key_env: str
+
+
+VENDORS = (
+    Vendor(("gpt-", "o1", "o3", "o4", "chatgpt-"), "https://api.openai.com/v1", "OPENAI_API_KEY"),
+    Vendor(
+        ("gemini-",),
+        "https://generativelanguage.googleapis.com/v1beta/openai/",
+        "GEMINI_API_KEY",
+    ),
+    Vendor(("claude-",), "https://api.anthropic.com/v1/", "ANTHROPIC_API_KEY"),
+    Vendor(
+        ("mistral-", "ministral-", "magistral-", "codestral-"),
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+    ),
+    Vendor(("deepseek-",), "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    Vendor(("grok-",), "https://api.x.ai/v1", "XAI_API_KEY"),
+)
+
+
+class EndpointConfig(BaseModel):
+    """One `[endpoints.NAME]` table: a served model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tier: Tier
+    model: str = Field(min_length=1)
+    """Name of the model, as its server knows it."""
+    base_url: str | None = None
+    """Where it is served, `/v1` included; `None`: the address of the model's vendor."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; `None`: the vendor's usual one, or no key where
+    `base_url` is given."""
+    input_price: Dollars | None = None
+    """US dollars per million input tokens; `None`: as published, where the vendor is known."""
+    cached_input_price: Dollars | None = None
+    """US dollars per million input tokens that the server had cached; `None`: as published, where
+    the other two are taken from there, else as `input_price`."""
+    output_price: Dollars | None = None
+    """US dollars per million output tokens; `None`: as published, where the vendor is known."""
+    context_window: int | None = Field(default=None, gt=0)
+    """Most tokens of a prompt and its answer together; `None`: whatever the server takes."""
+    concurrency: int = Field(default=64, gt=0)
+    """Most requests in flight at once; further ones wait."""
+    decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
+    """How it is asked to decide; `auto` finds out at first use."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds until a request without a complete answer is given up."""
+
+    @property
+    def vendor(self) -> Vendor | None:
+        """Who serves the model, where its name or its address says so."""
+        for vendor in VENDORS:
+            if self.base_url is not None:
+                if self.base_url.rstrip("/") == vendor.base_url.rstrip("/"):
+                    return vendor
+            elif self.model.startswith(vendor.prefixes):
+                return vendor
+        return None
+
+    def url(self, name: str) -> str:
+        """Address of the server.
+
+        Raises:
+            ConfigError: there is no `base_url`, and the model is none of a known vendor's.
+        """
+        if self.base_url is not None:
+            return self.base_url
+        if self.vendor is None:
+            raise ConfigError(
+                f"[endpoints.{name}]: the model {self.model!r} belongs to no vendor that moa "
+                'knows, so it needs an address: base_url = "http://HOST:PORT/v1"'
+            )
+        return self.vendor.base_url
+
+    @property
+    def key_variable(self) -> str | None:
+        """Environment variable that holds the key; `None` where none is needed."""
+        if self.api_key_env is not None:
+            return self.api_key_env
+        return self.vendor.api_key_env if self.vendor else None
+
+    def key(self, name: str) -> SecretStr | None:
+        """Read the key; `None` where none is needed.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        variable = self.key_variable
+        if variable is None:
+            return None
+        value = os.environ.get(variable)
+        if not value:
+            raise ConfigError(
+                f"[endpoints.{name}] takes its key from the environment variable {variable}, "
+                f"which is not set. Run: export {variable}=…"
+            )
+        return SecretStr(value)
+
+    def price(self) -> Price:
+        """What it charges: as configured, else as published, else unknown."""
+        stated = self.input_price is not None and self.output_price is not None
+        published = Price() if stated else published_price(self.model, self.vendor)
+        return Price(
+            input=_first(self.input_price, published.input),
+            cached_input=_first(self.cached_input_price, published.cached_input),
+            output=_first(self.output_price, published.output),
+        )
+
+
+class Tiers(BaseModel):
+    """The `[tiers]` table: which endpoint a graph takes where it names none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slm: str | None = None
+    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the embedded."""
+    llm: str | None = None
+    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the SLM."""
+
+
+class Config(BaseSettings):
+    """Everything that `moa.toml` and the `MOA_…` variables say."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="MOA_", env_nested_delimiter="__"
+    )
+
+    endpoints: dict[str, EndpointConfig] = Field(default_factory=dict[str, EndpointConfig])
+    tiers: Tiers = Tiers()
+    graphs: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """Settings of the ready graphs, checked by each graph's own model."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment go before the file, whose tables come in as arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    def of_tier(self, tier: Tier) -> str | None:
+        """Name of the endpoint that is the default of `tier`; `None` where there is none.
+
+        Raises:
+            ConfigError: several are of this tier, and `[tiers]` picks none.
+        """
+        chosen = self.tiers.slm if tier == "slm" else self.tiers.llm
+        if chosen is not None:
+            return chosen
+        names = [name for name, endpoint in self.endpoints.items() if endpoint.tier == tier]
+        if len(names) > 1:
+            raise ConfigError(
+                f"{len(names)} endpoints are of tier {tier!r} ({', '.join(names)}): "
+                f'name the default in {FILE}, as [tiers] {tier} = "{names[0]}"'
+            )
+        return names[0] if names else None
+
+
+def find(path: str | Path | None = None) -> Path | None:
+    """Find the configuration file: `path`, else `$MOA_CONFIG`, else `./moa.toml`.
+
+    Raises:
+        ConfigError: the file that `path` or the variable names is not there.
+    """
+    given, source = (path, "--config") if path else (os.environ.get(VARIABLE), f"${VARIABLE}")
+    if given:
+        if not Path(given).is_file():
+            raise ConfigError(f"{source} names {str(given)!r}, and there is no such file")
+        return Path(given)
+    return Path(FILE) if Path(FILE).is_file() else None
+
+
+def load(path: str | Path | None = None) -> Config:
+    """Read the configuration; without a file, what the environment says, or nothing.
+
+    Args:
+        path: The file; `None` looks at `$MOA_CONFIG`, then at `./moa.toml`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
+    """
+    file = find(path)
+    where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
+    tables = _tables(file) if file else {}
+    try:
+        config = Config(**tables)
+    except ValidationError as error:
+        raise ConfigError(explained(error, Config, where=where)) from error
+    except SettingsError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if EMBEDDED in config.endpoints:
+        raise ConfigError(
+            f"{where}: [endpoints.{EMBEDDED}] is the name of the model that is built in"
+        )
+    for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
+        if name is not None and name != EMBEDDED and name not in config.endpoints:
+            known = [*config.endpoints, EMBEDDED]
+            raise ConfigError(
+                f"{where}: [tiers] {tier} = {name!r} is no endpoint{nearest(name, known)}"
+            )
+    return config
+
+
+def checked(model: type[M], data: dict[str, Any], *, table: str) -> M:
+    """Read one table by its own model.
+
+    Args:
+        model: What the table may say.
+        data: What it says.
+        table: Its name, such as `graphs.support`.
+
+    Raises:
+        ConfigError: a key or a value in it is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explained(error, model, where=FILE, table=table)) from error
+
+
+def explained(
+    error: ValidationError, model: type[BaseModel], *, where: str, table: str | None = None
+) -> str:
+    """Say in sentences what pydantic found wrong, with the nearest right key.
+
+    Args:
+        error: What was raised.
+        model: What was to be read.
+        where: The file.
+        table: The table in it that `model` reads; `None` is the whole file.
+    """
+    return "\n".join(
+        _sentence(model, tuple(problem["loc"]), problem["type"], problem["msg"], where, table)
+        for problem in error.errors(include_url=False)
+    )
+
+
+def nearest(wrong: str, known: list[str] | tuple[str, ...]) -> str:
+    """End a sentence about an unknown name with the nearest known one, or with all of them."""
+    close = get_close_matches(wrong, known, n=1, cutoff=0.5)
+    if close:
+        return f". Did you mean {close[0]!r}?"
+    return f". Known: {', '.join(known)}" if known else ""
+
+
+def published_price(model: str, vendor: Vendor | None) -> Price:
+    """What a vendor is known to charge for a model; unknown where it isn't."""
+    if vendor is None:
+        return Price()
+    from genai_prices import Usage, calc_price
+    from genai_prices.types import TieredPrices
+
+    try:
+        found = calc_price(Usage(), model, provider_api_url=vendor.base_url).model_price
+    except LookupError:
+        return Price()
+
+    def base(price: Decimal | TieredPrices | None) -> Decimal | None:
+        return price.base if isinstance(price, TieredPrices) else price
+
+    return Price(
+        input=base(found.input_mtok),
+        cached_input=base(found.cache_read_mtok),
+        output=base(found.output_mtok),
+    )
+
+
+def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:
+    return published if given is None else given
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from error
+
+
+def _sentence(
+    model: type[BaseModel],
+    loc: tuple[int | str, ...],
+    kind: str,
+    message: str,
+    where: str,
+    outer: str | None,
+) -> str:
+    table = ".".join(str(part) for part in (outer, *loc[:-1]) if part is not None)
+    place = f"{where}: [{table}]" if table else where
+    key = str(loc[-1]) if loc else ""
+    if kind == "extra_forbidden":
+        return f"{place} has no key {key!r}{nearest(key, _keys(model, loc[:-1]))}"
+    if kind == "missing":
+        return f"{place} needs {key!r}, and it is not there"
+    message = message[:1].lower() + message[1:]
+    return f"{place} {key}: {message}" if key else f"{place}: {message}"
+
+
+def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys that may stand at `loc`."""
+    annotation: Any = model
+    for part in loc:
+        if get_origin(annotation) in (dict, list):
+            annotation = get_args(annotation)[-1]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        else:
+            return []
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return list(annotation.model_fields)
+    return []

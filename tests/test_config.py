@@ -1,0 +1,165 @@
+"""Configuration: where it is found, what it may say, and what is said of what it may not."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from moa.config import EndpointConfig, checked, find, load
+from moa.errors import ConfigError
+from moa.usage import Price
+
+SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n'
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(text: str, name: str = "moa.toml") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_the_option_goes_before_the_variable_and_that_before_the_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert find() is None
+    here, there, option = written("", "moa.toml"), written("", "b.toml"), written("", "c.toml")
+    assert find() == Path(here)
+    monkeypatch.setenv("MOA_CONFIG", there)
+    assert find() == Path(there)
+    assert find(option) == Path(option)
+
+
+def test_a_file_that_is_named_and_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"--config names 'x.toml'"):
+        load("x.toml")
+    monkeypatch.setenv("MOA_CONFIG", "y.toml")
+    with pytest.raises(ConfigError, match=r"\$MOA_CONFIG names 'y.toml'"):
+        load()
+
+
+def test_without_a_file_nothing_is_configured() -> None:
+    assert load().endpoints == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param(
+            SMALL + 'modle = "m"\n',
+            r"moa.toml: \[endpoints.small\] has no key 'modle'. Did you mean 'model'\?",
+            id="key",
+        ),
+        pytest.param(
+            "[endpoint.small]\n",
+            r"moa.toml has no key 'endpoint'. Did you mean 'endpoints'\?",
+            id="table",
+        ),
+        pytest.param(
+            '[endpoints.small]\ntier = "tiny"\nmodel = "m"\n',
+            r"moa.toml: \[endpoints.small\] tier: input should be 'slm' or 'llm'",
+            id="value",
+        ),
+        pytest.param(
+            '[endpoints.small]\ntier = "slm"\n',
+            r"moa.toml: \[endpoints.small\] needs 'model'",
+            id="missing",
+        ),
+        pytest.param(SMALL + "concurrency = 0\n", r"concurrency: .* greater than 0", id="range"),
+        pytest.param(
+            SMALL + '[tiers]\nslm = "smal"\n',
+            r"\[tiers\] slm = 'smal' is no endpoint. Did you mean 'small'\?",
+            id="tier",
+        ),
+        pytest.param(SMALL.replace("small", "embedded"), "built in", id="reserved"),
+        pytest.param("[endpoints\n", "moa.toml is not valid TOML", id="toml"),
+        pytest.param("endpoints = 3\n", "moa.toml endpoints: .*valid dictionary", id="not a table"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(written(text))
+    assert "pydantic" not in str(caught.value)
+
+
+def test_all_faults_are_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written('[endpoints.small]\nteir = "slm"\n'))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOA_ENDPOINTS__SMALL__MODEL", "other")
+    assert load(written(SMALL)).endpoints["small"].model == "other"
+
+
+def test_the_only_endpoint_of_a_tier_is_its_default() -> None:
+    config = load(written(SMALL + LARGE))
+    assert (config.of_tier("slm"), config.of_tier("llm")) == ("small", "large")
+
+
+def test_of_several_endpoints_tiers_picks_the_default() -> None:
+    two = SMALL + SMALL.replace("small", "second")
+    with pytest.raises(ConfigError, match=r'\[tiers\] slm = "small"'):
+        load(written(two)).of_tier("slm")
+    assert load(written(two + '[tiers]\nslm = "second"\n')).of_tier("slm") == "second"
+
+
+def test_a_tier_without_endpoints_has_no_default() -> None:
+    assert load(written(SMALL)).of_tier("llm") is None
+
+
+def test_the_vendor_of_a_known_model_brings_its_address_and_the_variable_of_its_key() -> None:
+    endpoint = EndpointConfig(tier="llm", model="gemini-2.5-flash")
+    assert endpoint.url("x").startswith("https://generativelanguage.googleapis.com/")
+    assert endpoint.key_variable == "GEMINI_API_KEY"
+
+
+def test_an_unknown_model_needs_an_address() -> None:
+    with pytest.raises(ConfigError, match="base_url"):
+        EndpointConfig(tier="llm", model="my-own").url("mine")
+
+
+def test_a_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = EndpointConfig(tier="llm", model="m", base_url="http://h/v1", api_key_env="MY_KEY")
+    with pytest.raises(ConfigError, match="MY_KEY, which is not set"):
+        endpoint.key("mine")
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    key = endpoint.key("mine")
+    assert key is not None
+    assert key.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(key)
+
+
+def test_a_local_server_needs_no_key() -> None:
+    assert EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").key("x") is None
+
+
+def test_prices_are_as_configured_else_as_published_else_unknown() -> None:
+    published = EndpointConfig(tier="llm", model="gpt-5-mini").price()
+    assert published.known
+    own = EndpointConfig(
+        tier="llm", model="gpt-5-mini", input_price=Decimal(3), output_price=Decimal(4)
+    ).price()
+    assert own == Price(input=Decimal(3), output=Decimal(4))
+    half = EndpointConfig(tier="llm", model="gpt-5-mini", output_price=Decimal(4)).price()
+    assert (half.input, half.output) == (published.input, Decimal(4))
+    assert not EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").price().known
+
+
+def test_the_settings_of_a_graph_are_checked_by_its_own_model() -> None:
+    class Inner(BaseModel, extra="forbid"):
+        tone: str = ""
+
+    class Settings(BaseModel, extra="forbid"):
+        queues: dict[str, Inner] = {}
+
+    with pytest.raises(ConfigError, match=r"\[graphs.mine.queues.a\] has no key 'tune'. Did you mean 'tone'"):
+        checked(Settings, {"queues": {"a": {"tune": "x"}}}, table="graphs.mine")
