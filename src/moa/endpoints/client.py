@@ -1,0 +1,373 @@
+"""Client: sends JSON to one server within a budget, a deadline and a number of slots."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
+
+from pydantic import SecretStr
+
+from moa.context import RunContext
+from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
+from moa.endpoints.metering import amount_of
+from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
+from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+    from openai import AsyncOpenAI
+
+JSON = dict[str, Any]
+"""A JSON object as the server wrote it: untyped until a reader has looked at each field."""
+
+# Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
+_KEEP_IDLE_S = 4.0
+
+
+class Posted(NamedTuple):
+    """What a request brought back. It is settled already."""
+
+    body: JSON
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What one event loop needs to talk to the server."""
+
+    http: httpx2.AsyncClient
+    openai: AsyncOpenAI
+    slots: asyncio.Semaphore
+    headers: list[tuple[str, str]]
+    urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
+
+
+class Client:
+    """Sends JSON to one server. Safe to share between event loops.
+
+    The connections are those of `openai.AsyncOpenAI` over aiohttp, with its key, its address and
+    its reader of event streams. Requests are plain dictionaries that go straight to its HTTP
+    client: building the client's typed models takes longer than everything else in a call.
+
+    Args:
+        name: Name of the endpoint, for errors and usage.
+        tier: Its tier.
+        model: Model to ask for, and to name in errors.
+        base_url: Address up to `/v1`; `None` is OpenAI, or `$OPENAI_BASE_URL`.
+        api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
+            `$OPENAI_API_KEY` to OpenAI.
+        price: What it charges.
+        concurrency: Most requests at once; more wait for a slot.
+        connect_timeout_s: Seconds to wait for a connection.
+        timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
+        http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`; it stays
+            open when the client is closed.
+
+    Raises:
+        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tier: Tier,
+        model: str,
+        base_url: str | None = None,
+        api_key: SecretStr | None = None,
+        price: Price = UNKNOWN_PRICE,
+        concurrency: int = 64,
+        connect_timeout_s: float = 5.0,
+        timeout_s: float = 120.0,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"{name}: base_url={base_url!r} must start with http:// or https://, "
+                "such as http://127.0.0.1:8000/v1"
+            )
+        if concurrency < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
+            raise ConfigError(f"{name}: concurrency and timeouts must be positive")
+        self.name = name
+        self.tier: Tier = tier
+        self.model = model
+        self.price = price
+        self.timeout_s = timeout_s
+        self._base_url = base_url
+        self._api_key = api_key
+        self._concurrency = concurrency
+        self._http_client = http_client
+        self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+
+    @property
+    def hosted_by_openai(self) -> bool:
+        """Whether it talks to OpenAI itself."""
+        return self._base_url is None or "://api.openai.com" in self._base_url
+
+    async def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        context: RunContext,
+        *,
+        estimate: Amount,
+        at_root: bool = False,
+    ) -> Posted:
+        """Send `body`, and charge what its answer says it took.
+
+        Args:
+            path: From the base URL on, such as `/chat/completions`.
+            body: Sent as JSON.
+            context: Budget, deadline and ledger.
+            estimate: What it is expected to take; with no calls, such as to a tokenizer, the
+                request is free.
+            at_root: Whether `path` starts at the server's root, before `/v1`.
+
+        Raises:
+            EndpointError: the request failed; see its subclasses.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+        """
+        with context.reserve(self.name, self.tier, estimate) as call:
+            line = self._line()
+            request = self._request(line, "POST", path, body, at_root=at_root)
+            answer, seconds = await self._answer(line, request, context)
+            amount = amount_of(answer, calls=estimate.calls, seconds=seconds, price=self.price)
+            call.settle(amount)
+        return Posted(answer, amount)
+
+    async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
+        """Read something about the server. It is free: nothing is reserved or charged.
+
+        Raises:
+            EndpointError: the request failed; see its subclasses.
+            DeadlineExceeded: the run's time is up.
+        """
+        line = self._line()
+        request = self._request(line, "GET", path, None, at_root=at_root)
+        answer, _ = await self._answer(line, request, context)
+        return answer
+
+    async def stream(
+        self, path: str, body: Mapping[str, Any], context: RunContext, *, estimate: Amount
+    ) -> AsyncGenerator[JSON | Amount, None]:
+        """Send `body`, and yield each event of the answer; what it took comes last.
+
+        Raises:
+            EndpointError: the request failed, at the start or in the middle.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+        """
+        usage: JSON = {}
+        with context.reserve(self.name, self.tier, estimate) as call:
+            line = self._line()
+            request = self._request(line, "POST", path, body)
+            async with self._slot(line, context):
+                start = time.monotonic()
+                async with aclosing(self._events(line, request, context)) as events:
+                    async for event in events:
+                        if event.get("usage"):
+                            usage = event
+                        yield event
+                seconds = time.monotonic() - start
+            amount = amount_of(usage, calls=estimate.calls, seconds=seconds, price=self.price)
+            call.settle(amount)
+        yield amount
+
+    async def close(self) -> None:
+        """Close the connections of this event loop. A later request opens new ones."""
+        line = self._lines.pop(asyncio.get_running_loop(), None)
+        if line is not None and line.http is not self._http_client:
+            await line.http.aclose()
+
+    def _line(self) -> _Line:
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            line = self._lines[loop] = self._open()
+        return line
+
+    def _open(self) -> _Line:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
+
+        http = self._http_client or DefaultAioHttpClient(
+            verify=_trusted(),
+            limits=httpx2.Limits(
+                max_connections=self._concurrency,
+                max_keepalive_connections=self._concurrency,
+                keepalive_expiry=_KEEP_IDLE_S,
+            ),
+        )
+        keyless = self._api_key is None and self._base_url is not None
+        key = "none" if keyless else self._secret() or None
+        try:
+            openai = AsyncOpenAI(
+                api_key=key, base_url=self._base_url, http_client=http, max_retries=0
+            )
+        except OpenAIError as error:
+            raise ConfigError(
+                f"{self.name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another variable "
+                "by `api_key_env`; a server of your own needs `base_url`"
+            ) from error
+        headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
+        if not keyless:
+            headers.append(("Authorization", f"Bearer {openai.api_key}"))
+        unwanted = ("x-stainless",) if self.hosted_by_openai else ("x-stainless", "openai-")
+        headers += [
+            (key, value)
+            for key, value in openai.default_headers.items()
+            if isinstance(value, str) and not key.lower().startswith(unwanted)
+        ]
+        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers)
+
+    def _secret(self) -> str:
+        return "" if self._api_key is None else self._api_key.get_secret_value()
+
+    def _request(
+        self,
+        line: _Line,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        at_root: bool = False,
+    ) -> httpx2.Request:
+        import httpx2
+
+        place = f"/{path}" if at_root else path
+        url = line.urls.get(place)
+        if url is None:
+            base = str(line.openai.base_url).rstrip("/")
+            base = base.removesuffix("/v1") if at_root else base
+            url = line.urls[place] = httpx2.URL(base + path)
+        return httpx2.Request(
+            method,
+            url,
+            headers=line.headers,
+            content=None if body is None else json.dumps(body).encode(),
+            extensions={"timeout": self._timeout},
+        )
+
+    async def _answer(
+        self, line: _Line, request: httpx2.Request, context: RunContext
+    ) -> tuple[JSON, float]:
+        async with self._slot(line, context):
+            start = time.monotonic()
+            async with self._in_time(self.timeout_s, request, context):
+                response = await line.http.send(request)
+            seconds = time.monotonic() - start
+        self._check(response)
+        try:
+            answer: object = json.loads(response.content)
+        except (ValueError, RecursionError) as error:
+            raise self._garbled(response) from error
+        if not isinstance(answer, dict):
+            raise self._garbled(response)
+        return cast("JSON", answer), seconds
+
+    async def _events(
+        self, line: _Line, request: httpx2.Request, context: RunContext
+    ) -> AsyncGenerator[JSON, None]:
+        from openai import AsyncStream
+
+        until = time.monotonic() + self.timeout_s
+        async with self._in_time(self.timeout_s, request, context):
+            response = await line.http.send(request, stream=True)
+            streams = response.headers.get("content-type", "").startswith("text/event-stream")
+            if not streams:
+                await response.aread()
+        self._check(response)
+        if not streams:
+            raise self._garbled(response)
+        events = AsyncStream(cast_to=object, response=response, client=line.openai)
+        try:
+            while True:
+                async with self._in_time(until - time.monotonic(), request, context):
+                    event = await anext(events, None)
+                if not isinstance(event, dict):
+                    return
+                yield cast("JSON", event)
+        except ValueError as error:
+            raise EndpointGarbled(
+                "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
+            ) from error
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def _slot(self, line: _Line, context: RunContext) -> AsyncGenerator[None, None]:
+        try:
+            async with asyncio.timeout(context.remaining_s() if line.slots.locked() else None):
+                await line.slots.acquire()
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{self.name}: the run's time was up before a slot was free. "
+                "Raise `concurrency`, or give it more time"
+            ) from error
+        try:
+            yield
+        finally:
+            line.slots.release()
+
+    @asynccontextmanager
+    async def _in_time(
+        self, left_s: float, request: httpx2.Request, context: RunContext
+    ) -> AsyncGenerator[None, None]:
+        """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
+        run_left_s = context.remaining_s()
+        run_ends_first = run_left_s is not None and run_left_s < left_s
+        try:
+            async with asyncio.timeout(run_left_s if run_ends_first else left_s):
+                yield
+        except TimeoutError as error:
+            if run_ends_first:
+                raise DeadlineExceeded(
+                    f"{self.name}: the run's time was up before {_address(request)} had answered"
+                ) from error
+            raise EndpointTimeout(
+                f"no complete answer from {_address(request)} in {self.timeout_s:g} s. "
+                "Raise `timeout_s`, or ask for less",
+                endpoint=self.name,
+            ) from error
+        except foreign_errors() as error:
+            raise error_of_exception(error, endpoint=self.name, url=_address(request)) from error
+
+    def _check(self, response: httpx2.Response) -> None:
+        if response.status_code >= 400:
+            raise error_of_response(
+                response, endpoint=self.name, model=self.model, secret=self._secret()
+            )
+
+    def _garbled(self, response: httpx2.Response) -> EndpointGarbled:
+        start = " ".join(response.text[:80].split())
+        return EndpointGarbled(
+            f"{_address(response.request)} answered {response.status_code} with no JSON object: "
+            f"{start!r}. Is `base_url` right?",
+            endpoint=self.name,
+            status=response.status_code,
+        )
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Read this machine's certificates once: it takes 20 ms."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+def _address(request: httpx2.Request) -> str:
+    """Name a URL without the password that it may hold."""
+    url = request.url
+    return f"{url.scheme}://{url.netloc.decode()}{url.path}"

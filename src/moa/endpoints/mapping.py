@@ -1,0 +1,203 @@
+"""Error mapping: what HTTP libraries raise and what servers refuse, as errors of `moa`."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from moa.errors import (
+    EndpointError,
+    EndpointGarbled,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    EndpointUnsupported,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+
+_TOO_LONG = re.compile(
+    r"context.{0,20}(length|size|window)|maximum.{0,20}(context|length)|too (long|large|many tok)"
+    r"|exceeds? .{0,40}(context|tokens)",
+    re.IGNORECASE,
+)
+_LONGEST_QUOTE = 300
+
+
+@cache
+def foreign_errors() -> tuple[type[Exception], ...]:
+    """Every kind of exception that a request can end in, for an `except` clause."""
+    import aiohttp
+    import httpx2
+    from openai import OpenAIError
+
+    return (
+        httpx2.HTTPError,
+        httpx2.InvalidURL,
+        httpx2.StreamError,
+        aiohttp.ClientError,
+        OpenAIError,
+        OSError,
+    )
+
+
+def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> EndpointError:
+    """Say what an exception of the HTTP stack means.
+
+    Args:
+        error: One of `foreign_errors`.
+        endpoint: Name of the endpoint that was asked.
+        url: Where the request went.
+    """
+    import aiohttp
+    import httpx2
+    from openai import APIError, APIResponseValidationError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return error_of_response(error.response, endpoint=endpoint, model="")
+    chain = tuple(_chain(error))
+    reason = _reason(chain)
+    # The aiohttp transport calls every lost connection a ConnectTimeout, so causes are read first.
+    if _any(chain, TimeoutError):
+        return _timeout(reason, endpoint, url)
+    if _any(chain, httpx2.InvalidURL, httpx2.UnsupportedProtocol, aiohttp.InvalidURL):
+        message = f"{url} is not an address of HTTP ({reason}). Correct `base_url`"
+        return EndpointRejected(message, endpoint=endpoint)
+    if _any(chain, ssl.SSLError):
+        message = f"{url} has no certificate that this machine trusts ({reason})"
+        return EndpointUnavailable(message, endpoint=endpoint)
+    if _any(
+        chain,
+        aiohttp.ClientResponseError,
+        httpx2.RemoteProtocolError,
+        httpx2.DecodingError,
+        APIResponseValidationError,
+    ):
+        message = f"{url} did not answer in HTTP ({reason}). Is `base_url` right?"
+        return EndpointGarbled(message, endpoint=endpoint)
+    if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
+        message = f"{url} closed the connection in the middle of its answer ({reason})"
+        return EndpointUnavailable(message, endpoint=endpoint)
+    if not _any(chain, aiohttp.ClientError, OSError) and _any(chain, httpx2.TimeoutException):
+        return _timeout(reason, endpoint, url)
+    if type(error) is APIError:  # the client raises it bare for an error inside a stream
+        return EndpointUnavailable(f"the server broke off: {reason}", endpoint=endpoint)
+    message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
+    return EndpointUnavailable(message, endpoint=endpoint)
+
+
+def error_of_response(
+    response: httpx2.Response, *, endpoint: str, model: str, secret: str = ""
+) -> EndpointError:
+    """Say what a status of 400 or more means, and what to do.
+
+    Args:
+        response: Read to its end.
+        endpoint: Name of the endpoint that was asked.
+        model: The model that was asked for.
+        secret: Key that must not show in the message.
+    """
+    status = response.status_code
+    said, code = _said(response)
+    if secret:
+        said = said.replace(secret, "***")
+    path = response.request.url.path
+    kind, advice = _meaning(status, f"{code} {said}", path=path, model=model)
+    message = f"HTTP {status} from {path}: {said}. {advice}"
+    return kind(message, endpoint=endpoint, status=status, retry_after_s=_retry_after_s(response))
+
+
+def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
+    if status in (401, 403):
+        return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
+    if status == 404 and "model" in said.lower():
+        advice = f"The server has no model {model!r}: correct `model`, or load it there"
+        return EndpointRejected, advice
+    if status in (404, 405, 501):
+        return EndpointUnsupported, f"This server cannot do {path}; is `base_url` right?"
+    if status == 429 and "insufficient_quota" in said:
+        return EndpointRejected, "The account's quota is used up: waiting does not help"
+    if status == 408:
+        return EndpointTimeout, "Try again, or ask for less"
+    if status in (409, 425, 429):
+        return EndpointUnavailable, "Too many requests: lower `concurrency`, or try later"
+    if status >= 500:
+        return EndpointUnavailable, "The server failed; its own log says why"
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
+        return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
+    return EndpointRejected, "The request is wrong, so it was not sent again"
+
+
+def _timeout(reason: str, endpoint: str, url: str) -> EndpointTimeout:
+    message = f"no answer from {url} in time ({reason}). Raise `timeout_s`, or ask for less"
+    return EndpointTimeout(message, endpoint=endpoint)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _any(chain: tuple[BaseException, ...], *kinds: type[BaseException]) -> bool:
+    return any(isinstance(error, kinds) for error in chain)
+
+
+def _reason(chain: tuple[BaseException, ...]) -> str:
+    deepest = chain[-1]
+    return " ".join(str(deepest).split())[:_LONGEST_QUOTE] or type(deepest).__name__
+
+
+def _said(response: httpx2.Response) -> tuple[str, str]:
+    text = response.text.strip()
+    try:
+        body: object = json.loads(text)
+    except ValueError:
+        html = text[:1] == "<"
+        said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
+        return said or "no explanation", ""
+    said, code = _words(body)
+    return (said or text)[:_LONGEST_QUOTE].rstrip(". "), code
+
+
+def _words(body: object) -> tuple[str, str]:
+    """Find the explanation in the shapes that servers use: OpenAI's, FastAPI's, Ollama's."""
+    if isinstance(body, str):
+        return body, ""
+    if isinstance(body, list):
+        parts = [_words(item)[0] for item in cast("list[object]", body)]
+        return "; ".join(part for part in parts if part), ""
+    if not isinstance(body, dict):
+        return "", ""
+    known = cast("dict[str, Any]", body)
+    for key in ("error", "detail", "message", "msg"):
+        said, code = _words(known.get(key))
+        if said:
+            where = ".".join(str(part) for part in known.get("loc") or ())
+            found = code or str(known.get("code") or known.get("error_type") or "")
+            return (f"{where}: {said}" if where else said), found
+    return "", ""
+
+
+def _retry_after_s(response: httpx2.Response) -> float | None:
+    milliseconds = response.headers.get("retry-after-ms", "")
+    if milliseconds.strip().isdecimal():
+        return int(milliseconds) / 1000
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,305 @@
+"""OpenAIEndpoint: a model behind any server that speaks OpenAI's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import SecretStr
+
+from moa.context import RunContext
+from moa.endpoints import (
+    Capability,
+    Completion,
+    Decision,
+    Embeddings,
+    Example,
+    Prompt,
+)
+from moa.endpoints.client import JSON, Client
+from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.metering import estimate_of
+from moa.endpoints.schema import response_format
+from moa.endpoints.thinking import ThinkingSplitter, split_thinking
+from moa.errors import CapabilityError, EndpointGarbled, OutputError
+from moa.questions import Question
+from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+
+if TYPE_CHECKING:
+    import httpx2
+
+CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
+
+
+class OpenAIEndpoint:
+    """A model behind any server that speaks OpenAI's protocol.
+
+    Args:
+        name: Shown in traces, errors and usage.
+        model: Name of the model, as the server knows it.
+        base_url: Address up to `/v1`; `None` is OpenAI, or `$OPENAI_BASE_URL`.
+        api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
+            `$OPENAI_API_KEY` to OpenAI.
+        tier: `slm` or `llm`.
+        price: What it charges.
+        context_window: Tokens that fit into one request, prompt and answer together; `None` is
+            unknown.
+        concurrency: Most requests at once; more wait for a slot.
+        connect_timeout_s: Seconds to wait for a connection.
+        timeout_s: Seconds that a whole request may take.
+        capabilities: What can be asked of it; an embedding model has `{"embed"}`.
+        http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
+
+    Raises:
+        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        base_url: str | None = None,
+        api_key: SecretStr | None = None,
+        tier: Tier = "llm",
+        price: Price = UNKNOWN_PRICE,
+        context_window: int | None = None,
+        concurrency: int = 64,
+        connect_timeout_s: float = 5.0,
+        timeout_s: float = 120.0,
+        capabilities: Collection[Capability] = CHAT,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.tier: Tier = tier
+        self.price = price
+        self.context_window = context_window
+        self.capabilities = frozenset(capabilities)
+        self.client = Client(
+            name,
+            tier=tier,
+            model=model,
+            base_url=base_url,
+            api_key=api_key,
+            price=price,
+            concurrency=concurrency,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            http_client=http_client,
+        )
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """Ask for text, or for JSON by a schema.
+
+        Raises:
+            EndpointError: the request failed; `EndpointGarbled` where it brought no text.
+            OutputError: the model stopped before it wrote an answer, or refused to.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't complete.
+        """
+        self._need("complete")
+        body = self._chat(prompt)
+        answer, amount = await self.client.post(
+            "/chat/completions", body, context, estimate=self._estimate(prompt)
+        )
+        choice = self._first_choice(answer)
+        message = _object(choice.get("message"))
+        text, inline = split_thinking(_text(message.get("content")))
+        return self._finished(
+            text,
+            reasoning=_reasoning(message) or inline,
+            refusal=_text(message.get("refusal")),
+            finish_reason=_text(choice.get("finish_reason")) or "stop",
+            model=_text(answer.get("model")) or self.model,
+            amount=amount,
+            context=context,
+        )
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """Ask for text piece by piece; the whole `Completion` comes last.
+
+        Raises:
+            EndpointError: the request failed, at the start or in the middle.
+            OutputError: the model stopped before it wrote an answer, or refused to.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't stream.
+        """
+        self._need("stream")
+        body = {**self._chat(prompt), "stream": True, "stream_options": {"include_usage": True}}
+        splitter = ThinkingSplitter()
+        thought, refusal, finish_reason, model = "", "", "", self.model
+        amount = Amount()
+        estimate = self._estimate(prompt)
+        events = self.client.stream("/chat/completions", body, context, estimate=estimate)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Amount):
+                    amount = event
+                    continue
+                model = _text(event.get("model")) or model
+                for choice in _objects(event.get("choices"))[:1]:
+                    delta = _object(choice.get("delta"))
+                    thought += _reasoning(delta) or ""
+                    refusal += _text(delta.get("refusal"))
+                    finish_reason = _text(choice.get("finish_reason")) or finish_reason
+                    if piece := splitter.feed(_text(delta.get("content"))):
+                        yield piece
+        if not finish_reason:
+            raise EndpointGarbled("the stream ended before its answer did", endpoint=self.name)
+        if piece := splitter.finish():
+            yield piece
+        yield self._finished(
+            splitter.text,
+            reasoning=thought or splitter.reasoning or None,
+            refusal=refusal,
+            finish_reason=finish_reason,
+            model=model,
+            amount=amount,
+            context=context,
+        )
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """Answer typed questions about `state`."""
+        raise CapabilityError(f"endpoint {self.name!r} can't decide")
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """Turn texts into vectors.
+
+        Raises:
+            EndpointError: the request failed.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            CapabilityError: it can't embed.
+        """
+        self._need("embed")
+        body = {"model": self.model, "input": [neutralise(text) for text in texts]}
+        estimate = estimate_of(*texts, max_tokens=0, price=self.price)
+        answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
+        rows = _objects(answer.get("data"))
+        try:
+            rows.sort(key=lambda row: row["index"])
+            vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EndpointGarbled("an embedding is no vector", endpoint=self.name) from error
+        if len(vectors) != len(texts):
+            raise EndpointGarbled(
+                f"{len(vectors)} vectors came back for {len(texts)} texts", endpoint=self.name
+            )
+        context.note("answered", self.model, endpoint=self.name)
+        model = _text(answer.get("model")) or self.model
+        return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
+
+    async def close(self) -> None:
+        """Close the connections of this event loop. Closing twice does nothing."""
+        await self.client.close()
+
+    def _chat(self, prompt: Prompt) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [
+                {"role": message.role, "content": neutralise(message.content)}
+                for message in prompt.messages
+            ],
+            # OpenAI's reasoning models know only the new name, many other servers only the old.
+            "max_completion_tokens" if self.client.hosted_by_openai else "max_tokens": (
+                prompt.max_tokens
+            ),
+        }
+        if prompt.temperature is not None:
+            body["temperature"] = prompt.temperature
+        if prompt.stop:
+            body["stop"] = list(prompt.stop)
+        if prompt.json_schema is not None:
+            body.update(self.constrained(prompt.json_schema))
+        return body
+
+    def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Say in this server's words that the answer must be JSON that follows `schema`."""
+        return {"response_format": response_format(schema)}
+
+    def _estimate(self, prompt: Prompt) -> Amount:
+        texts = (message.content for message in prompt.messages)
+        return estimate_of(*texts, max_tokens=prompt.max_tokens, price=self.price)
+
+    def _first_choice(self, answer: JSON) -> JSON:
+        choices = _objects(answer.get("choices"))
+        if not choices:
+            raise EndpointGarbled("the answer holds no choice", endpoint=self.name)
+        return choices[0]
+
+    def _finished(
+        self,
+        text: str,
+        *,
+        reasoning: str | None,
+        refusal: str,
+        finish_reason: str,
+        model: str,
+        amount: Amount,
+        context: RunContext,
+    ) -> Completion:
+        if not text.strip():
+            raise self._empty(refusal, finish_reason, context, thought=bool(reasoning))
+        if finish_reason == "length":
+            context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
+        context.note("answered", model, endpoint=self.name)
+        return Completion(
+            text=text,
+            reasoning=reasoning,
+            finish_reason=finish_reason,
+            endpoint=self.name,
+            model=model,
+            amount=amount,
+        )
+
+    def _empty(
+        self, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
+    ) -> EndpointGarbled | OutputError:
+        node = context.node or self.name
+        if refusal or finish_reason == "content_filter":
+            context.note("refused", refusal or "by the content filter", endpoint=self.name)
+            return OutputError(f"the model refused to answer: {refusal}", node=node, text=refusal)
+        what = "thoughts and no answer" if thought else "nothing"
+        message = f"the model wrote {what} (finish reason {finish_reason!r})"
+        if finish_reason == "length":
+            return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
+        return EndpointGarbled(message, endpoint=self.name)
+
+    def _need(self, capability: Capability) -> None:
+        if capability not in self.capabilities:
+            raise CapabilityError(
+                f"endpoint {self.name!r} can't {capability}: it can "
+                f"{', '.join(sorted(self.capabilities)) or 'nothing'}"
+            )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _object(value: object) -> JSON:
+    return cast("JSON", value) if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> list[JSON]:
+    if not isinstance(value, list):
+        return []
+    return [_object(item) for item in cast("list[object]", value)]
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    return _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or None

@@ -1,0 +1,265 @@
+"""What a user sees when a server fails: the right class, and a sentence that helps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from moa.context import RunContext
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.errors import (
+    DeadlineExceeded,
+    EndpointError,
+    EndpointGarbled,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    EndpointUnsupported,
+    MoaError,
+    OutputError,
+)
+
+from .conftest import Served, chat, events, piece
+
+KEY = "sk-very-secret"
+PROMPT = Prompt.of("Hello?", max_tokens=32)
+HTML = httpx2.Response(200, html="<html><body>It works!</body></html>")
+NO_MODEL = {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError"}}
+TOO_LONG = {
+    "error": {
+        "message": "This model's maximum context length is 2048 tokens. You asked for 4000.",
+        "code": "context_length_exceeded",
+    }
+}
+
+
+@pytest.fixture
+def endpoint(transport: httpx2.AsyncClient) -> OpenAIEndpoint:
+    return OpenAIEndpoint(
+        "writer",
+        model="m",
+        base_url="http://model.test/v1",
+        api_key=SecretStr(KEY),
+        timeout_s=0.05,
+        http_client=transport,
+    )
+
+
+async def streamed(endpoint: OpenAIEndpoint, context: RunContext) -> list[str | Completion]:
+    return [piece async for piece in endpoint.stream(PROMPT, context)]
+
+
+async def hang(request: httpx2.Request) -> httpx2.Response:
+    del request
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("ask", [OpenAIEndpoint.complete, streamed], ids=["complete", "stream"])
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        pytest.param(httpx2.ConnectError("refused"), EndpointUnavailable, "cannot reach", id="off"),
+        pytest.param(httpx2.ReadTimeout("slow"), EndpointTimeout, "timeout_s", id="timeout"),
+        pytest.param(hang, EndpointTimeout, "0.05 s", id="hangs"),
+        pytest.param(httpx2.Response(200, text="garbage"), EndpointGarbled, "no JSON", id="text"),
+        pytest.param(HTML, EndpointGarbled, "base_url", id="html"),
+        pytest.param(httpx2.Response(200, text='{"choi'), EndpointGarbled, "no JSON", id="half"),
+        pytest.param(httpx2.Response(200, text="[1]"), EndpointGarbled, "no JSON", id="list"),
+        pytest.param(httpx2.Response(200, text="[" * 9999), EndpointGarbled, "no JSON", id="deep"),
+        pytest.param(httpx2.Response(401), EndpointUnauthorized, "key", id="401"),
+        pytest.param(httpx2.Response(403), EndpointUnauthorized, "key", id="403"),
+        pytest.param(
+            httpx2.Response(404, json={"detail": "Not Found"}),
+            EndpointUnsupported,
+            "/v1/chat/completions",
+            id="404-route",
+        ),
+        pytest.param(
+            httpx2.Response(404, json=NO_MODEL), EndpointRejected, "no model 'm'", id="404-model"
+        ),
+        pytest.param(httpx2.Response(400, json=TOO_LONG), EndpointRejected, "shorten", id="long"),
+        pytest.param(httpx2.Response(429), EndpointUnavailable, "concurrency", id="429"),
+        pytest.param(
+            httpx2.Response(429, json={"error": {"code": "insufficient_quota", "message": "No"}}),
+            EndpointRejected,
+            "quota",
+            id="quota",
+        ),
+        pytest.param(httpx2.Response(500, text="oops"), EndpointUnavailable, "oops", id="500"),
+        pytest.param(httpx2.Response(501), EndpointUnsupported, "cannot do", id="501"),
+        pytest.param(
+            httpx2.Response(422, json={"detail": [{"loc": ["body", "n"], "msg": "is no number"}]}),
+            EndpointRejected,
+            "body.n: is no number",
+            id="422",
+        ),
+    ],
+)
+async def test_a_fault_is_named(
+    served: Served,
+    endpoint: OpenAIEndpoint,
+    ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
+    answer: httpx2.Response,
+    kind: type[EndpointError],
+    words: str,
+) -> None:
+    served.will(answer)
+    context = RunContext()
+    arguments = (PROMPT, context) if ask is OpenAIEndpoint.complete else (context,)
+    with pytest.raises(EndpointError) as caught:
+        await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("writer: ")
+    assert context.usage.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (httpx2.Response(200, json={"choices": []}), EndpointGarbled, "no choice"),
+        (httpx2.Response(200, json={}), EndpointGarbled, "no choice"),
+        (chat(None), EndpointGarbled, "finish reason 'stop'"),
+        (chat(""), EndpointGarbled, "nothing"),
+        (chat(None, finish_reason="length"), OutputError, "max_tokens"),
+        (chat("<think>hm", finish_reason="length"), OutputError, "thoughts and no answer"),
+        (chat(None, reasoning_content="hm", finish_reason="length"), OutputError, "thoughts"),
+        (chat(None, refusal="I can't help with that"), OutputError, "I can't help"),
+        (chat(None, finish_reason="content_filter"), OutputError, "refused"),
+    ],
+)
+async def test_an_empty_answer_is_an_error_that_names_the_finish_reason(
+    served: Served,
+    endpoint: OpenAIEndpoint,
+    answer: httpx2.Response,
+    kind: type[MoaError],
+    words: str,
+) -> None:
+    served.will(answer)
+    with pytest.raises(kind, match=words):
+        await endpoint.complete(PROMPT, RunContext())
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "least", "most"),
+    [
+        ("retry-after", "7", 7, 7),
+        ("retry-after-ms", "250", 0.25, 0.25),
+        ("retry-after", format_datetime(datetime.now(UTC) + timedelta(hours=1)), 3500, 3600),
+        ("retry-after", format_datetime(datetime.now(UTC) - timedelta(hours=1)), 0, 0),
+    ],
+)
+async def test_a_server_says_when_to_come_back(
+    served: Served, endpoint: OpenAIEndpoint, header: str, value: str, least: float, most: float
+) -> None:
+    served.will(httpx2.Response(429, headers={header: value}))
+    with pytest.raises(EndpointUnavailable) as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert caught.value.retry_after_s is not None
+    assert least <= caught.value.retry_after_s <= most
+
+
+async def test_an_unreadable_time_to_come_back_is_none(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(httpx2.Response(429, headers={"retry-after": "soon"}))
+    with pytest.raises(EndpointUnavailable) as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert caught.value.retry_after_s is None
+
+
+async def test_a_message_never_holds_the_key(served: Served, endpoint: OpenAIEndpoint) -> None:
+    served.will(httpx2.Response(401, json={"error": {"message": f"Incorrect key: {KEY}"}}))
+    with pytest.raises(EndpointUnauthorized) as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value)
+    assert served.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_the_deadline_of_the_run_is_not_a_timeout_of_the_endpoint(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(hang)
+    with pytest.raises(DeadlineExceeded):
+        await endpoint.complete(PROMPT, RunContext(timeout_s=0.01))
+
+
+async def test_a_call_that_waits_for_a_slot_ends_with_the_run(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    endpoint = OpenAIEndpoint(
+        "writer", model="m", base_url="http://m.test/v1", concurrency=1, http_client=transport
+    )
+    served.will(hang)
+    first, second = await asyncio.gather(
+        endpoint.complete(PROMPT, RunContext(timeout_s=0.05)),
+        endpoint.complete(PROMPT, RunContext(timeout_s=0.01)),
+        return_exceptions=True,
+    )
+    assert isinstance(first, DeadlineExceeded)
+    assert "had answered" in str(first)
+    assert isinstance(second, DeadlineExceeded)
+    assert "slot" in str(second)
+
+
+async def test_a_stream_that_stops_before_its_end_is_an_error(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(events(piece("Good "), piece("morn"), done=False))
+    context = RunContext()
+    pieces = endpoint.stream(PROMPT, context)
+    assert [await anext(pieces), await anext(pieces)] == ["Good ", "morn"]
+    with pytest.raises(EndpointGarbled, match="ended before"):
+        await anext(pieces)
+    assert context.usage.total.unpriced_calls == 1
+
+
+async def test_half_a_json_inside_a_stream_is_garbled(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(events(piece("Good "), '{"choices": [', done=False))
+    with pytest.raises(EndpointGarbled, match="no JSON"):
+        await streamed(endpoint, RunContext())
+
+
+async def test_an_error_inside_a_stream_is_told(served: Served, endpoint: OpenAIEndpoint) -> None:
+    served.will(events(piece("Good "), {"error": {"message": "out of memory"}}))
+    with pytest.raises(EndpointUnavailable, match="out of memory"):
+        await streamed(endpoint, RunContext())
+
+
+async def test_a_stream_that_hangs_in_the_middle_times_out(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    class Stuck(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b'data: {"choices": [{"delta": {"content": "Good"}}]}\n\n'
+            await asyncio.Event().wait()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        del request
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Stuck())
+
+    served.will(answer)
+    with pytest.raises(EndpointTimeout, match=r"0\.05 s"):
+        await streamed(endpoint, RunContext())
+
+
+async def test_what_the_server_refused_costs_nothing(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(httpx2.Response(400))
+    context = RunContext()
+    with pytest.raises(EndpointRejected):
+        await endpoint.complete(PROMPT, context)
+    assert context.usage.cost == 0
