@@ -9,6 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moa.agents import Agent
+    from moa.agents.classifier import Classifier
+    from moa.agents.decider import Decider
+    from moa.agents.extractor import Extractor
+    from moa.agents.filter import Filter
+    from moa.agents.generator import Generator
+    from moa.agents.reasoner import Reasoner
+    from moa.agents.sentiment import Sentiment
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example, Prompt
     from moa.errors import MoaError
@@ -18,19 +26,27 @@ if TYPE_CHECKING:
     from moa.usage import Budget, Price, Usage
 
 _HOMES = {
+    "Agent": "agents",
     "Budget": "usage",
     "Choice": "questions",
+    "Classifier": "agents.classifier",
+    "Decider": "agents.decider",
     "Endpoint": "endpoints",
     "Example": "endpoints",
+    "Extractor": "agents.extractor",
+    "Filter": "agents.filter",
+    "Generator": "agents.generator",
     "MoaError": "errors",
     "Node": "node",
     "Predicate": "questions",
     "Price": "usage",
     "Prompt": "endpoints",
+    "Reasoner": "agents.reasoner",
     "Reply": "handoffs",
     "Result": "node",
     "RunContext": "context",
     "Score": "questions",
+    "Sentiment": "agents.sentiment",
     "Text": "handoffs",
     "Usage": "usage",
     "choice": "questions",
@@ -39,19 +55,27 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agent",
     "Budget",
     "Choice",
+    "Classifier",
+    "Decider",
     "Endpoint",
     "Example",
+    "Extractor",
+    "Filter",
+    "Generator",
     "MoaError",
     "Node",
     "Predicate",
     "Price",
     "Prompt",
+    "Reasoner",
     "Reply",
     "Result",
     "RunContext",
     "Score",
+    "Sentiment",
     "Text",
     "Usage",
     "choice",

@@ -61,8 +61,8 @@ class _Double:
     ) -> AsyncIterator[str | Completion]:
         self._need("stream")
         whole = await self.complete(prompt, context)
-        for word in whole.text.split(" "):
-            yield word if whole.text.startswith(word) else f" {word}"
+        for i, word in enumerate(whole.text.split(" ")):
+            yield f" {word}" if i else word
         yield whole
 
     async def decide(

@@ -1,0 +1,171 @@
+"""Agents: one prompt, one endpoint, one output type. Each stands in a file of its own."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
+from moa.agents.prompts import again, data, schema_of, system
+from moa.context import RunContext
+from moa.endpoints import Completion, Endpoint, Message, Prompt
+from moa.errors import ConfigError, EndpointGarbled, OutputError
+from moa.handoffs import Reply
+from moa.trace import Piece
+from moa.usage import UNLIMITED, Budget
+
+__all__ = ["Agent", "Settings"]
+
+_FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+class Settings(Limits, total=False):
+    """The keywords that every writing agent takes."""
+
+    repairs: int
+    """Times to ask again, showing what was wrong, after an answer that is not valid."""
+    max_tokens: int
+    """Most tokens to generate for an answer, reasoning included."""
+    temperature: float | None
+    """`None` leaves it to the server."""
+
+
+class Agent(TypedNode[In, Out]):
+    """Asks a model to write its output, checks it, and has it repaired.
+
+    Derive from it, and say what to do:
+
+        class Judge(Agent[Ballot, Verdict]):
+            instructions = "Pick the best answer. Judge substance, not length."
+
+    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
+    to the run piece by piece while it is written.
+
+    Args:
+        endpoint: Who writes.
+        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
+        repairs: Times to ask again, showing what was wrong, after an answer that is not valid.
+        max_tokens: Most tokens to generate for an answer, reasoning included.
+        temperature: `None` leaves it to the server.
+        budget: Limits on each run, on top of those of the run it is part of.
+        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+        ConfigError: the class does not say what it takes or gives, or a number is out of range.
+    """
+
+    instructions: str = ""
+    """What to do, in words; the model reads it first."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        name: str | None = None,
+        repairs: int = 1,
+        max_tokens: int = 512,
+        temperature: float | None = None,
+        budget: Budget = UNLIMITED,
+        timeout_s: float | None = None,
+    ) -> None:
+        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
+        self.endpoint = require(endpoint, "complete", agent=self.name)
+        if repairs < 0 or max_tokens < 1:
+            raise ConfigError(
+                f"agent {self.name!r}: repairs={repairs} and max_tokens={max_tokens}, but repairs "
+                "must be 0 or more and max_tokens at least 1"
+            )
+        self.repairs = repairs
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self._schema = None if self.output_type is Reply else schema_of(self.output_type)
+
+    def prompt(self, request: In) -> str:
+        """Write the user message; by default the request alone, as data.
+
+        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`.
+        """
+        return data(cast("Any", request))
+
+    def read(self, completion: Completion) -> Out:
+        """Read what the model wrote.
+
+        Raises:
+            ValueError: it is not valid; the message is shown to the model.
+        """
+        text = completion.text.strip()
+        if self._schema is None:
+            if not text:
+                raise ValueError("it is empty")
+            return cast("Out", Reply(text=text))
+        fenced = _FENCED.fullmatch(text)
+        output: Out = self.output_type.model_validate_json(fenced["inside"] if fenced else text)
+        return output
+
+    def check(self, request: In, output: Out) -> None:
+        """Say what the schema can't: whether the output fits this request.
+
+        Raises:
+            ValueError: it does not; the message is shown to the model.
+        """
+
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Ask, validate, check, and have it repaired."""
+        messages = (
+            Message("system", system(self.instructions, self._schema)),
+            Message("user", self.prompt(request)),
+        )
+        for left in range(self.repairs, -1, -1):
+            completion = await self._ask(messages, context)
+            cut = completion.finish_reason == "length"
+            try:
+                output = self.read(completion)
+                self.check(request, output)
+            except ValueError as error:
+                fault = said(error)
+                if cut:
+                    fault = f"it was cut at max_tokens={self.max_tokens} ({fault})"
+                if not left:
+                    raise self._unusable(completion, fault) from error
+                context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
+                messages = (*messages[:2], *again(completion, fault))
+            else:
+                if cut:
+                    context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
+                return output
+        raise AssertionError("the last try returns or raises")
+
+    def _unusable(self, completion: Completion, fault: str) -> OutputError:
+        tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"
+        return OutputError(
+            f"no valid {self.output_type.__name__} from {completion.endpoint!r} after {tries}: "
+            f"{fault}. The answer begins {completion.text[:80]!r}",
+            node=self.name,
+            text=completion.text,
+        )
+
+    async def _ask(self, messages: tuple[Message, ...], context: RunContext) -> Completion:
+        prompt = Prompt(
+            messages=messages,
+            json_schema=self._schema,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+        )
+        if not self._streams(context):
+            return await self.endpoint.complete(prompt, context)
+        completion = None
+        async for piece in self.endpoint.stream(prompt, context):
+            if isinstance(piece, Completion):
+                completion = piece
+            else:
+                context.emit(Piece(context.node, piece))
+        if completion is None:
+            raise EndpointGarbled("the stream broke off", endpoint=self.endpoint.name)
+        return completion
+
+    def _streams(self, context: RunContext) -> bool:
+        # What `check` may reject is not shown: nobody could take it back.
+        checked = type(self).check is not Agent[In, Out].check
+        listened = context.listener is not None and "stream" in self.endpoint.capabilities
+        return listened and self._schema is None and not checked

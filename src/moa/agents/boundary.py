@@ -1,0 +1,162 @@
+"""The boundary of an agent: a name, limits, and only the right types in and out."""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import ABC, abstractmethod
+from types import UnionType
+from typing import Any, Generic, TypedDict, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from moa.context import RunContext
+from moa.endpoints import Capability, Endpoint
+from moa.errors import CapabilityError, ConfigError, InputError
+from moa.node import Result, finish
+from moa.usage import UNLIMITED, Budget
+
+In = TypeVar("In")
+Out = TypeVar("Out", bound=BaseModel)
+E = TypeVar("E", bound=Endpoint)
+
+_WHO_CAN: dict[Capability, str] = {
+    "complete": "any OpenAI-compatible server, and the embedded model",
+    "stream": "any OpenAI-compatible server, and the embedded model",
+    "decide": (
+        "a server with System One, OpenAI Decisions or log-probabilities, and the embedded model"
+    ),
+    "embed": "a server that serves an embedding model, and the embedded model",
+}
+
+
+class Limits(TypedDict, total=False):
+    """The keywords that every agent takes."""
+
+    name: str | None
+    """Shown in traces, errors and drawings; `None`: the class's name, in snake case."""
+    budget: Budget
+    """Limits on each of its runs, on top of those of the run it is part of."""
+    timeout_s: float | None
+    """Seconds for each of its runs; `None`: as long as the run that it is part of has."""
+
+
+class TypedNode(ABC, Generic[In, Out]):
+    """A node that checks what it is given, and runs in a nested context of its own.
+
+    `input_type` and `output_type` are read from the type arguments of the class, so that graphs
+    can check their wiring; a class that is generic itself sets them where it is built.
+
+    Args:
+        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
+        budget: Limits on each run, on top of those of the run it is part of.
+        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+
+    Raises:
+        ConfigError: the class does not say what it takes or gives.
+    """
+
+    input_type: Any
+    """What it takes: a class, or a union of classes."""
+    output_type: Any
+    """What it gives: a pydantic model."""
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        budget: Budget = UNLIMITED,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        self.budget = budget
+        self.timeout_s = timeout_s
+        for which in ("input_type", "output_type"):
+            if not hasattr(self, which):
+                raise ConfigError(
+                    f"agent {self.name!r} has no {which}: name its types, as in "
+                    f"class {type(self).__name__}(Agent[Text, Reply])"
+                )
+        plain = isinstance(self.input_type, type | UnionType)
+        self._input: TypeAdapter[In] | None = None if plain else TypeAdapter(self.input_type)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            parameters = getattr(get_origin(base), "__parameters__", ())
+            for parameter, given in zip(parameters, get_args(base), strict=False):
+                which = _ROLES.get(parameter)
+                if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
+                    setattr(cls, which, given)
+
+    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
+        """Answer one request.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+
+        Raises:
+            InputError: `request` is not of the type that the agent takes; nothing was sent.
+            OutputError: the model answered, but not with a valid output.
+            EndpointError: a request to the endpoint failed.
+            BudgetExceeded: a limit would be passed by the next call, which was not sent.
+            DeadlineExceeded: the time is up.
+        """
+        started = time.perf_counter()
+        context = (context or RunContext()).nested(
+            self.name, budget=self.budget, timeout_s=self.timeout_s
+        )
+        output = await self.answer(self._admitted(request), context)
+        return finish(output, context, seconds=time.perf_counter() - started)
+
+    @abstractmethod
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Work out the output.
+
+        Args:
+            request: The input, checked.
+            context: The agent's own, nested in that of the run.
+        """
+
+    def _admitted(self, request: In) -> In:
+        wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
+        fault = f"{self.name}: takes {wanted}, but was given {type(request).__name__}"
+        if self._input is None:
+            # Instances alone: pydantic would make an empty model of a dictionary for `BaseModel`.
+            if not isinstance(request, self.input_type):
+                raise InputError(fault)
+            return request
+        try:
+            return self._input.validate_python(request, strict=True)
+        except ValidationError as error:
+            raise InputError(f"{fault}: {said(error)}") from error
+
+
+_ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
+
+
+def require(endpoint: E, capability: Capability, *, agent: str) -> E:
+    """Give `endpoint` back if it can do what an agent needs of it.
+
+    Raises:
+        CapabilityError: it can't.
+    """
+    if capability in endpoint.capabilities:
+        return endpoint
+    able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
+    raise CapabilityError(
+        f"agent {agent!r} needs an endpoint that can {capability}, and {endpoint.name!r} "
+        f"({endpoint.model}) can {able}. Those that can {capability}: {_WHO_CAN[capability]}"
+    )
+
+
+def said(error: ValueError) -> str:
+    """What was wrong, in one line: of pydantic's errors, each field and its fault."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = (
+        (".".join(str(part) for part in fault["loc"]), fault["msg"])
+        for fault in error.errors(include_url=False, include_input=False)
+    )
+    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)

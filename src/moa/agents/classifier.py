@@ -1,0 +1,93 @@
+"""Classifier: gives a text one of any labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
+
+from pydantic import BaseModel, create_model
+
+from moa.agents.boundary import Limits
+from moa.agents.deciding import DecidingAgent
+from moa.decisions import Adaptation
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.questions import Answer, Choice, choice, questions_of
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+L = TypeVar("L")
+
+
+class Classifier(DecidingAgent[Choice[L]], Generic[L]):
+    """Gives a text one of 2 to hundreds of labels, or says that none of them fits.
+
+    Args:
+        endpoint: Who decides.
+        labels: An Enum or a Literal, a list of words, or a mapping of words to what they mean.
+        task: The question that the labels answer.
+        describe: What a label means, by label.
+        none: Whether "none of these" is an answer too; its label is `None`.
+        adaptation: Examples to show, and corrections of the model's bias.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't decide.
+        ConfigError: labels are missing, empty or not different, or the adaptation belongs to
+            other questions.
+    """
+
+    @overload
+    def __init__(
+        self: Classifier[str],
+        endpoint: Endpoint,
+        labels: Sequence[str] | Mapping[str, str],
+        *,
+        task: str = ...,
+        describe: Mapping[str, str] | None = None,
+        none: bool = True,
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        labels: TypeForm[L],
+        *,
+        task: str = ...,
+        describe: Mapping[L, str] | None = None,
+        none: bool = True,
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        labels: Any,
+        *,
+        task: str = "What is this text about?",
+        describe: Mapping[Any, str] | None = None,
+        none: bool = True,
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None:
+        words: list[str] | None = None
+        if isinstance(labels, str):
+            raise ConfigError(f"labels={labels!r} is one text: give a list of labels")
+        if isinstance(labels, Mapping):
+            describe = {**cast("Mapping[str, str]", labels), **(describe or {})}
+        if isinstance(labels, Mapping | Sequence):
+            words, labels = list(cast("Iterable[str]", labels)), str
+        self.output_type = Choice[labels]
+        asked = choice(task, labels=words, describe=describe, none=none)
+        model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
+        (question,) = questions_of(model)
+        question = replace(question, name=limits.get("name") or "classifier")
+        super().__init__(endpoint, [question], adaptation=adaptation, **limits)
+
+    def read(self, answers: Sequence[Answer]) -> Choice[L]:
+        """Give the one answer as a choice of the labels."""
+        return self.output_type.of(answers[0])

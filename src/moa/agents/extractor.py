@@ -1,0 +1,41 @@
+"""Extractor: reads the fields of any pydantic model out of a text."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from moa.agents import Agent, Settings
+from moa.agents.boundary import Out
+from moa.endpoints import Endpoint
+from moa.handoffs import Text
+
+_INSTRUCTIONS = (
+    "Read the fields of the answer out of the text. Copy what the text says; what it does not say "
+    "is null where the schema allows it, or empty. Invent nothing."
+)
+
+
+class Extractor(Agent[Text | str, Out]):
+    """Fills in a pydantic model from what a text says.
+
+    Args:
+        endpoint: Who reads.
+        model: What to look for; the descriptions of its fields tell the endpoint what they mean.
+        instructions: What to do, where the usual words won't do.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: type[Out],
+        *,
+        instructions: str = _INSTRUCTIONS,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.output_type = model
+        self.instructions = instructions
+        super().__init__(endpoint, **settings)

@@ -1,0 +1,100 @@
+"""Filter: keeps or drops a text by a criterion in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.agents.boundary import Limits
+from moa.agents.deciding import DecidingAgent
+from moa.context import RunContext
+from moa.decisions import Adaptation
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.handoffs import Text
+from moa.questions import Answer, Option, Predicate, Question
+
+
+class Verdict(BaseModel):
+    """Whether a text was kept, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kept: bool
+    reason: str
+    """Why, in words."""
+    confidence: float | None
+    """Probability that it is right; `None` where the model wrote its answer."""
+    met: bool
+    """Whether the text meets the criterion."""
+
+
+class Filter(DecidingAgent[Verdict]):
+    """Drops the texts that meet a criterion, or with `keep=True` all others.
+
+    An empty text is dropped without asking: there is nothing in it to pass on.
+
+    Args:
+        endpoint: Who decides.
+        criterion: What the text is, so that "Is this text …?" is a question: "unsolicited
+            advertising", "about something else than banking", "an attempt to give orders to an AI".
+        keep: Whether what meets the criterion is kept, and the rest dropped.
+        threshold: Probability from which on a text meets the criterion.
+        adaptation: Examples to show, and corrections of the model's bias.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't decide.
+        ConfigError: the criterion is empty, the threshold is not between 0 and 1, or the
+            adaptation belongs to other questions.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        criterion: str,
+        *,
+        keep: bool = False,
+        threshold: float = 0.5,
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None:
+        if not criterion.strip() or not 0 < threshold < 1:
+            raise ConfigError(
+                "a filter needs a criterion in words and a threshold between 0 and 1, got "
+                f"criterion={criterion!r}, threshold={threshold}"
+            )
+        self.criterion = criterion.strip()
+        self.keep = keep
+        self.threshold = threshold
+        options = (Option("yes", value=True), Option("no", value=False))
+        name = limits.get("name") or "filter"
+        question = Question(name, "predicate", f"Is this text {self.criterion}?", options)
+        super().__init__(endpoint, [question], adaptation=adaptation, **limits)
+
+    async def answer(self, request: Text | str, context: RunContext) -> Verdict:
+        """Ask, unless there is nothing to ask about; a drop is noted in the trace."""
+        if str(request).strip():
+            verdict = await super().answer(request, context)
+        else:
+            reason = "the text is empty"
+            verdict = Verdict(kept=False, reason=reason, confidence=1.0, met=self.keep)
+        if not verdict.kept:
+            context.note("dropped", verdict.reason)
+        return verdict
+
+    def read(self, answers: Sequence[Answer]) -> Verdict:
+        """Compare the probability with the threshold.
+
+        Raises:
+            Unanswered: the model refused, or left it out.
+        """
+        answer = Predicate.of(answers[0])
+        p = answer.probability
+        met = answer.value if p is None else p >= self.threshold
+        sure = "as written by the model" if p is None else f"probability {p:.2f}"
+        confidence = None if p is None else p if met else 1 - p
+        reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
+        return Verdict(kept=met == self.keep, reason=reason, confidence=confidence, met=met)

@@ -1,0 +1,55 @@
+"""Generator: writes a text, or any pydantic model, by instructions."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack, overload
+
+from pydantic import BaseModel
+
+from moa.agents import Agent, Settings
+from moa.agents.boundary import Out
+from moa.endpoints import Endpoint
+from moa.handoffs import Reply
+
+
+class Generator(Agent[str | BaseModel, Out]):
+    """Follows instructions on a text, or on any pydantic model.
+
+    Args:
+        endpoint: Who writes.
+        instructions: What to do with the input, in words.
+        output: What to give: a `Reply` is plain text, and streams; any other pydantic model is
+            asked for by its JSON schema.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    @overload
+    def __init__(
+        self: Generator[Reply],
+        endpoint: Endpoint,
+        instructions: str,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        output: type[Out],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        output: Any = Reply,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.output_type = output
+        self.instructions = instructions
+        super().__init__(endpoint, **settings)

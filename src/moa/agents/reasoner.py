@@ -1,0 +1,75 @@
+"""Reasoner: thinks step by step, and keeps its reasons and its answer apart."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, Unpack, overload
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.agents import Agent, Settings
+from moa.endpoints import Completion, Endpoint
+
+A = TypeVar("A")
+
+
+class Reasoned(BaseModel, Generic[A]):
+    """An answer, and how it was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # A model writes its fields in this order, so it reasons before it answers.
+    reasons: str = Field(description="the steps that lead to the answer, one after another")
+    answer: A = Field(description="the answer alone")
+
+
+class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
+    """Works a question out before it answers.
+
+    The reasons are written before the answer; of a thinking model they are what it thought.
+    Source: chain of thought, https://arxiv.org/abs/2201.11903.
+
+    Args:
+        endpoint: Who thinks.
+        answer: Type of the answer: text, a number, an Enum, a pydantic model.
+        instructions: What to work out.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    @overload
+    def __init__(
+        self: Reasoner[str],
+        endpoint: Endpoint,
+        *,
+        instructions: str = ...,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        answer: type[A],
+        instructions: str = ...,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        answer: Any = str,
+        instructions: str = "Work out the answer step by step: first the reasons, then the answer.",
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.output_type = Reasoned[answer]
+        self.instructions = instructions
+        super().__init__(endpoint, **settings)
+
+    def read(self, completion: Completion) -> Reasoned[A]:
+        """Read the answer, and prefer what a thinking model thought to what it wrote of it."""
+        output = super().read(completion)
+        if completion.reasoning:
+            return output.model_copy(update={"reasons": completion.reasoning})
+        return output

@@ -1,0 +1,91 @@
+"""Sentiment: what the writer of a text feels, and how strongly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Unpack
+
+from pydantic import computed_field
+
+from moa.agents.boundary import Limits
+from moa.agents.deciding import DecidingAgent
+from moa.decisions import Adaptation
+from moa.endpoints import Endpoint, Example
+from moa.questions import Answer, Choice, Option, Question
+
+Feeling = Literal["negative", "neutral", "positive"]
+
+_EXAMPLES: tuple[tuple[str, Feeling], ...] = (
+    ("It broke on the second day and nobody answers my calls.", "negative"),
+    ("The shop opens at nine and closes at six.", "neutral"),
+    ("What a lovely evening, thank you all so much!", "positive"),
+    ("Slow, boring and far too long. I want those two hours back.", "negative"),
+    ("Works perfectly, and it arrived a day early.", "positive"),
+    ("Could you tell me which of the two plans I am on?", "neutral"),
+    ("So tired of these delays, worst morning ever", "negative"),
+    ("Best concert I have been to in years.", "positive"),
+)
+
+
+class Mood(Choice[Feeling]):
+    """What the writer feels."""
+
+    @property
+    def label(self) -> Feeling:
+        """The most probable feeling.
+
+        Raises:
+            Unanswered: the model refused, or left it out.
+        """
+        return self._read(super().label)
+
+    @computed_field
+    @property
+    def intensity(self) -> float | None:
+        """How strong the feeling is, from 0 to 1: the distance between the probabilities of
+        positive and negative. `None` where the model wrote its answer.
+        """
+        if not self.probabilities:
+            return None
+        return abs(self.probabilities["positive"] - self.probabilities["negative"])
+
+
+class Sentiment(DecidingAgent[Mood]):
+    """Reads whether the writer of a text is negative, neutral or positive.
+
+    Args:
+        endpoint: Who decides.
+        neutral: Whether neutral is an answer too; without it the answer is one of two.
+        adaptation: Examples to show instead of its own few, and corrections of the model's bias.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't decide.
+        ConfigError: the adaptation belongs to other questions.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        neutral: bool = True,
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None:
+        labels: tuple[Feeling, ...] = ("negative", "positive")
+        if neutral:
+            labels = ("negative", "neutral", "positive")
+        question = Question(
+            "sentiment",
+            "choice",
+            "What does the writer of this text feel?",
+            tuple(Option(label, label) for label in labels),
+        )
+        examples = tuple(
+            Example(text, {"sentiment": label}) for text, label in _EXAMPLES if label in labels
+        )
+        super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
+
+    def read(self, answers: Sequence[Answer]) -> Mood:
+        """Give the one answer as a mood."""
+        return Mood.of(answers[0])

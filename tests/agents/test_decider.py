@@ -1,0 +1,208 @@
+"""The deciding agents: one request, typed answers, corrected probabilities."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
+
+from moa import (
+    Choice,
+    Classifier,
+    Decider,
+    Example,
+    Filter,
+    Predicate,
+    Score,
+    Sentiment,
+    Text,
+    choice,
+    predicate,
+    score,
+)
+from moa.decisions import Adaptation, Correction
+from moa.endpoints import Capability
+from moa.errors import CapabilityError, ConfigError, InputError, Unanswered
+from moa.testing import ScriptedEndpoint
+
+
+class Triage(BaseModel):
+    refund: Predicate = predicate("Does the customer ask for money back?")
+    topic: Choice[Literal["card", "app"]] = choice("What is it about?")
+    urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
+
+
+class Topic(Enum):
+    CARD = "card"
+    APP = "app"
+
+
+SURE = {"refund": {"yes": 0.9}, "topic": {"card": 0.8}, "urgency": {"now": 0.5, "today": 0.5}}
+
+
+async def test_all_questions_go_out_in_one_request() -> None:
+    endpoint = ScriptedEndpoint([SURE])
+    result = await Decider(endpoint, Triage, name="triage").run("I want my money back")
+    assert endpoint.states == ["I want my money back"]
+    assert result.usage.calls == 1
+    assert result.output.refund.value is True
+    assert result.output.topic.label == "card"
+    assert result.output.topic.confidence == pytest.approx(0.8)
+    assert result.output.urgency.value == pytest.approx(1.5)
+
+
+async def test_a_typed_text_is_taken_as_its_text() -> None:
+    endpoint = ScriptedEndpoint([SURE])
+    await Decider(endpoint, Triage).run(Text(text="hello", language="en"))
+    assert endpoint.states == ["hello"]
+
+
+async def test_an_unanswered_question_is_noted_and_the_others_stand() -> None:
+    endpoint = ScriptedEndpoint([{"refund": {"yes": 0.9}, "urgency": {"now": 1.0}}])
+    result = await Decider(endpoint, Triage).run("hello")
+    assert result.output.refund.value is True
+    assert result.output.topic.status == "missing"
+    assert [note.text for note in result.trace if note.kind == "refused"] == [
+        "question 'topic' has no answer: missing"
+    ]
+
+
+async def test_an_empty_text_is_not_decided_on() -> None:
+    with pytest.raises(InputError, match="the text is empty"):
+        await Decider(ScriptedEndpoint(), Triage).run(" \n")
+
+
+def test_an_endpoint_that_cannot_decide_is_refused_when_wired() -> None:
+    able: frozenset[Capability] = frozenset({"complete"})
+    with pytest.raises(CapabilityError, match="'sentiment' needs an endpoint that can decide"):
+        Sentiment(ScriptedEndpoint(capabilities=able))
+
+
+async def test_an_adaptation_corrects_the_probabilities_and_says_so() -> None:
+    fair = Adaptation(
+        corrections={"sentiment": Correction((0.0, -20.0, 0.0))}, origin="bias removed"
+    )
+    endpoint = ScriptedEndpoint([{"sentiment": {"neutral": 0.8, "positive": 0.15}}] * 2)
+    sentiment = Sentiment(endpoint)
+    assert (await sentiment.run("fine")).output.label == "neutral"
+    result = await sentiment.adapted(fair).run("fine")
+    assert result.output.label == "positive"
+    assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
+    assert "probabilities corrected: bias removed" in [note.text for note in result.trace]
+    assert sentiment.adaptation is None
+
+
+def test_examples_of_an_adaptation_replace_the_agents_own() -> None:
+    shown = (Example("ça va", {"sentiment": "neutral"}),)
+    sentiment = Sentiment(ScriptedEndpoint(), adaptation=Adaptation(examples=shown, origin="mine"))
+    assert sentiment.examples == shown
+    assert len(sentiment.adapted(None).examples) > 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(Adaptation(corrections={"mood": Correction((0.0,))}, origin="x"), id="name"),
+        pytest.param(
+            Adaptation(corrections={"sentiment": Correction((0.0, 1.0))}, origin="x"), id="size"
+        ),
+        pytest.param(
+            Adaptation(examples=(Example("a", {"sentiment": "sad"}),), origin="x"), id="label"
+        ),
+    ],
+)
+def test_an_adaptation_for_other_questions_is_refused(wrong: Adaptation) -> None:
+    with pytest.raises(ConfigError):
+        Sentiment(ScriptedEndpoint()).adapted(wrong)
+
+
+async def test_sentiment_reads_label_and_intensity_from_probabilities() -> None:
+    endpoint = ScriptedEndpoint([{"sentiment": {"negative": 0.7, "neutral": 0.2}}])
+    mood = (await Sentiment(endpoint).run("It broke.")).output
+    assert mood.label == "negative"
+    assert mood.intensity == pytest.approx(0.6)
+    assert mood.model_dump()["intensity"] == mood.intensity
+
+
+def test_binary_sentiment_has_no_neutral_anywhere() -> None:
+    sentiment = Sentiment(ScriptedEndpoint(), neutral=False)
+    (question,) = sentiment.questions
+    assert [option.name for option in question.options] == ["negative", "positive"]
+    assert {example.labels["sentiment"] for example in sentiment.examples} == {
+        "negative",
+        "positive",
+    }
+
+
+@pytest.mark.parametrize(
+    ("keep", "yes", "kept"),
+    [(False, 0.9, False), (False, 0.1, True), (True, 0.9, True), (True, 0.1, False)],
+)
+async def test_a_filter_keeps_or_drops_by_its_criterion(keep: bool, yes: float, kept: bool) -> None:
+    endpoint = ScriptedEndpoint([{"filter": {"yes": yes}}])
+    result = await Filter(endpoint, "unsolicited advertising", keep=keep).run("Buy now!")
+    assert result.output.kept is kept
+    assert result.output.confidence == pytest.approx(0.9)
+    assert "unsolicited advertising" in result.output.reason
+    assert ("dropped" in [note.kind for note in result.trace]) is not kept
+
+
+async def test_a_filter_drops_from_its_threshold_on() -> None:
+    endpoint = ScriptedEndpoint([{"spam": {"yes": 0.4}}] * 2)
+    assert (await Filter(endpoint, "spam", name="spam").run("Hi")).output.kept
+    strict = await Filter(endpoint, "spam", name="spam", threshold=0.3).run("Hi")
+    assert not strict.output.kept
+    assert strict.output.confidence == pytest.approx(0.4)
+
+
+async def test_a_filter_drops_an_empty_text_without_asking() -> None:
+    result = await Filter(ScriptedEndpoint(), "spam").run("  ")
+    assert not result.output.kept
+    assert result.usage.calls == 0
+
+
+async def test_a_filter_without_an_answer_decides_nothing() -> None:
+    with pytest.raises(Unanswered):
+        await Filter(ScriptedEndpoint([{}]), "spam").run("Hi")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        pytest.param(Topic, Topic.CARD, id="Enum"),
+        pytest.param(Literal["card", "app"], "card", id="Literal"),
+        pytest.param(["card", "app"], "card", id="list"),
+        pytest.param({"card": "a plastic card", "app": "on a phone"}, "card", id="mapping"),
+    ],
+)
+async def test_a_classifier_gives_the_label_as_it_was_given(
+    labels: list[str], expected: object
+) -> None:
+    endpoint = ScriptedEndpoint([{"intent": {"card": 0.7, "app": 0.2}}])
+    result = await Classifier(endpoint, labels, name="intent").run("My card is gone")
+    assert result.output.label == expected
+    assert set(result.output.probabilities) == {"card", "app", "none of these"}
+    assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
+
+
+async def test_a_classifier_says_that_none_fits_unless_told_otherwise() -> None:
+    endpoint = ScriptedEndpoint([{"classifier": {"none of these": 0.9}}])
+    result = await Classifier(endpoint, ["card", "app"]).run("Nice weather")
+    assert result.output.label is None
+    (question,) = Classifier(endpoint, ["card", "app"], none=False).questions
+    assert [option.name for option in question.options] == ["card", "app"]
+
+
+def test_a_classifier_takes_hundreds_of_labels_and_describes_them() -> None:
+    labels = {f"label {i}": f"meaning {i}" for i in range(300)}
+    (question,) = Classifier(ScriptedEndpoint(), labels, none=False).questions
+    assert len(question.options) == 300
+    assert question.options[7].description == "meaning 7"
+
+
+@pytest.mark.parametrize("labels", [["one"], ["a", "a"], ["a", " "], "a,b"])
+def test_labels_that_cannot_be_told_apart_are_refused(labels: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        Classifier(ScriptedEndpoint(), labels, none=False)

@@ -1,0 +1,70 @@
+"""What a type checker knows of agents. Read by pyright, never run."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal, assert_type
+
+from pydantic import BaseModel
+
+from moa import Choice, Endpoint, Node, Predicate, Reply, Text, predicate
+from moa.agents import Agent
+from moa.agents.classifier import Classifier
+from moa.agents.decider import Decider
+from moa.agents.extractor import Extractor
+from moa.agents.filter import Filter, Verdict
+from moa.agents.generator import Generator
+from moa.agents.reasoner import Reasoned, Reasoner
+from moa.agents.sentiment import Feeling, Mood, Sentiment
+
+
+class Topic(Enum):
+    CARD = "card"
+    APP = "app"
+
+
+class Order(BaseModel):
+    number: str
+
+
+class Asked(BaseModel):
+    refund: Predicate = predicate("Does the customer want money back?")
+
+
+class Shortener(Agent[Order, Reply]):
+    instructions = "Shorten."
+
+
+async def agents(endpoint: Endpoint, text: Text, order: Order) -> None:
+    writes = Generator(endpoint, "Reply.")
+    assert_type(writes, Generator[Reply])
+    assert_type((await writes.run("hi")).output, Reply)
+    orders = Generator(endpoint, "Find the order.", output=Order, name="orders")
+    assert_type((await orders.run(order)).output, Order)
+    assert_type((await Extractor(endpoint, Order).run(text)).output, Order)
+    assert_type((await Shortener(endpoint).run(order)).output, Reply)
+    await Shortener(endpoint).run("hi")  # pyright: ignore[reportArgumentType]
+    assert_type((await Reasoner(endpoint).run("why?")).output, Reasoned[str])
+    assert_type((await Reasoner(endpoint, answer=int).run("why?")).output.answer, int)
+    assert_type((await Decider(endpoint, Asked).run(text)).output.refund, Predicate)
+    assert_type((await Sentiment(endpoint).run("hi")).output, Mood)
+    assert_type((await Sentiment(endpoint).run(text)).output.label, Feeling)
+    assert_type((await Filter(endpoint, "spam").run(text)).output, Verdict)
+    await Filter(endpoint, "spam").run(order)  # pyright: ignore[reportArgumentType]
+
+
+async def labels(endpoint: Endpoint, text: Text) -> None:
+    assert_type((await Classifier(endpoint, Topic).run(text)).output.label, Topic | None)
+    assert_type((await Classifier(endpoint, ["a", "b"]).run(text)).output.label, str | None)
+    described = Classifier(endpoint, {"a": "the first", "b": "the second"})
+    assert_type((await described.run(text)).output.label, str | None)
+    literal = Classifier(endpoint, Literal["x", "y"])
+    assert_type((await literal.run(text)).output.label, Literal["x", "y"] | None)
+
+
+def nodes(endpoint: Endpoint) -> None:
+    text_in: Node[Text, Mood] = Sentiment(endpoint)
+    str_in: Node[str, Choice[Topic]] = Classifier(endpoint, Topic)
+    any_in: Node[Order, Reply] = Generator(endpoint, "Reply.")
+    wrong: Node[Order, Mood] = Sentiment(endpoint)  # pyright: ignore[reportAssignmentType]
+    del text_in, str_in, any_in, wrong
