@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example, Prompt
     from moa.errors import MoaError
+    from moa.graphs import Graph, Skipped
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
@@ -36,6 +37,7 @@ _HOMES = {
     "Extractor": "agents.extractor",
     "Filter": "agents.filter",
     "Generator": "agents.generator",
+    "Graph": "graphs",
     "MoaError": "errors",
     "Node": "node",
     "Predicate": "questions",
@@ -47,6 +49,7 @@ _HOMES = {
     "RunContext": "context",
     "Score": "questions",
     "Sentiment": "agents.sentiment",
+    "Skipped": "graphs",
     "Text": "handoffs",
     "Usage": "usage",
     "choice": "questions",
@@ -65,6 +68,7 @@ __all__ = [
     "Extractor",
     "Filter",
     "Generator",
+    "Graph",
     "MoaError",
     "Node",
     "Predicate",
@@ -76,6 +80,7 @@ __all__ = [
     "RunContext",
     "Score",
     "Sentiment",
+    "Skipped",
     "Text",
     "Usage",
     "choice",

@@ -1,0 +1,330 @@
+"""Graph: declares nodes and what they take, and builds a node of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar, cast, overload
+
+from moa.errors import WiringError
+from moa.graphs.branches import Branch, apart, path, shared
+from moa.graphs.built import BuiltGraph
+from moa.graphs.handles import Handle, InputStep, MatchStep, NodeStep, function_step, step_of
+from moa.graphs.labels import labels_of
+from moa.graphs.plan import plan_of
+from moa.graphs.signatures import is_node, signature_of
+from moa.graphs.skipped import Skipped
+from moa.graphs.types import union
+from moa.graphs.wiring import check
+from moa.node import Node
+from moa.questions import Choice
+
+In = TypeVar("In")
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+L = TypeVar("L")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+G = TypeVar("G")
+H = TypeVar("H")
+
+Work = Node[T, U] | Callable[[T], Awaitable[U]]
+"""A node, or an asynchronous function of one argument that stands for one."""
+Condition = Handle[bool] | Handle[bool | Skipped]
+
+
+class Graph(Generic[In]):
+    """Declares a graph, so that it can be checked, drawn and scheduled before it runs.
+
+        g = Graph("support", Ticket)
+        text = g.add(clean, g.input)
+        spam = g.add(spam_filter, text)
+        reply = g.add(writer, text, when=spam.map(lambda v: v.kept), otherwise=g.add(drop, spam))
+        graph = g.build(reply)                       # a node: Ticket in, Reply | Dropped out
+
+    A node runs when it is needed and its sources are there: what only a branch that is not taken
+    would need does not run. Nodes that are ready together start together.
+
+    Args:
+        name: Shown in traces, errors and drawings.
+        input_type: Type of the request.
+    """
+
+    def __init__(self, name: str, input_type: type[In]) -> None:
+        self.name = name
+        self.input: Handle[In] = Handle(InputStep(graph=self, name="input", type=input_type))
+        self._nodes: list[NodeStep] = []
+        self._problems: list[str] = []
+        self._branch: Branch | None = None
+
+    @overload
+    def add(
+        self,
+        node: Work[T, U],
+        source: Handle[T],
+        *,
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U]: ...
+    @overload
+    def add(
+        self,
+        node: Work[T, U],
+        source: Handle[T | Skipped],
+        *,
+        when: Condition | None = None,
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U | Skipped]: ...
+    @overload
+    def add(
+        self,
+        node: Work[T, U],
+        source: Handle[T | Skipped],
+        *,
+        when: Condition | None = None,
+        otherwise: Handle[V],
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U | V]: ...
+    @overload
+    def add(
+        self,
+        node: Callable[[T], U],
+        source: Handle[T],
+        *,
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U]: ...
+    @overload
+    def add(
+        self,
+        node: Callable[[T], U],
+        source: Handle[T | Skipped],
+        *,
+        when: Condition | None = None,
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U | Skipped]: ...
+    @overload
+    def add(
+        self,
+        node: Callable[[T], U],
+        source: Handle[T | Skipped],
+        *,
+        when: Condition | None = None,
+        otherwise: Handle[V],
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[U | V]: ...
+    def add(
+        self,
+        node: Any,
+        source: Handle[Any],
+        *,
+        when: Handle[Any] | None = None,
+        otherwise: Handle[Any] | None = None,
+        eager: bool = False,
+        name: str | None = None,
+    ) -> Handle[Any]:
+        """Declare a node.
+
+        It is skipped where its condition is false, and where its source was skipped and it
+        doesn't accept `Skipped`. What needs a skipped node is skipped in turn.
+
+        Args:
+            node: A node, or a function of one argument, asynchronous or quick.
+            source: What it is given.
+            when: Decides whether it runs. Nothing that only this node needs runs before that.
+            otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
+            eager: Start as soon as the source is there, even if it may turn out that nothing
+                needs it; for small nodes that would otherwise wait for a decision beside them.
+            name: `None` is the node's own name. Names differ within a graph.
+        """
+        signature = signature_of(node)
+        alternative = None if otherwise is None else step_of(otherwise)
+        origin = step_of(source)
+        skips = when is not None or (origin.may_skip and not signature.takes_skipped())
+        output, may_skip = signature.output, signature.may_skip or (skips and alternative is None)
+        if alternative is not None:
+            output = union((output, alternative.type))
+            may_skip = may_skip or alternative.may_skip
+        return self._declare(
+            NodeStep(
+                graph=self,
+                name=name or _name_of(node),
+                type=output,
+                may_skip=may_skip,
+                branch=self._branch,
+                node=node,
+                signature=signature,
+                source=origin,
+                when=None if when is None else step_of(when),
+                otherwise=alternative,
+                eager=eager,
+            )
+        )
+
+    @overload
+    def join(self, function: Callable[[A], U], a: Handle[A], /) -> Handle[U]: ...
+    @overload
+    def join(self, function: Callable[[A, B], U], a: Handle[A], b: Handle[B], /) -> Handle[U]: ...
+    @overload
+    def join(
+        self, function: Callable[[A, B, C], U], a: Handle[A], b: Handle[B], c: Handle[C], /
+    ) -> Handle[U]: ...
+    @overload
+    def join(
+        self,
+        function: Callable[[A, B, C, D], U],
+        a: Handle[A],
+        b: Handle[B],
+        c: Handle[C],
+        d: Handle[D],
+        /,
+    ) -> Handle[U]: ...
+    @overload
+    def join(
+        self,
+        function: Callable[[A, B, C, D, E], U],
+        a: Handle[A],
+        b: Handle[B],
+        c: Handle[C],
+        d: Handle[D],
+        e: Handle[E],
+        /,
+    ) -> Handle[U]: ...
+    @overload
+    def join(
+        self,
+        function: Callable[[A, B, C, D, E, F], U],
+        a: Handle[A],
+        b: Handle[B],
+        c: Handle[C],
+        d: Handle[D],
+        e: Handle[E],
+        f: Handle[F],
+        /,
+    ) -> Handle[U]: ...
+    @overload
+    def join(
+        self,
+        function: Callable[[A, B, C, D, E, F, G], U],
+        a: Handle[A],
+        b: Handle[B],
+        c: Handle[C],
+        d: Handle[D],
+        e: Handle[E],
+        f: Handle[F],
+        g: Handle[G],
+        /,
+    ) -> Handle[U]: ...
+    @overload
+    def join(
+        self,
+        function: Callable[[A, B, C, D, E, F, G, H], U],
+        a: Handle[A],
+        b: Handle[B],
+        c: Handle[C],
+        d: Handle[D],
+        e: Handle[E],
+        f: Handle[F],
+        g: Handle[G],
+        h: Handle[H],
+        /,
+    ) -> Handle[U]: ...
+    def join(self, function: Callable[..., Any], /, *handles: Handle[Any]) -> Handle[Any]:
+        """Bring several handles together with a quick, synchronous function.
+
+        It is given what the handles hold, `Skipped` included where a node can be skipped.
+
+        Args:
+            function: Takes one argument for each handle.
+            handles: One to eight.
+        """
+        return Handle(function_step(function, tuple(step_of(handle) for handle in handles)))
+
+    def match(
+        self,
+        choice: Handle[Choice[L]],
+        branch: Callable[[L | None], Handle[U]],
+        *,
+        labels: Sequence[L] | None = None,
+    ) -> Handle[U]:
+        """Go one way for each label.
+
+        Args:
+            choice: The answer whose label decides.
+            branch: Declares the way for a label, and for `None`, "none of these". It is called
+                at once for each, and each node it adds runs only where its label was chosen.
+            labels: All labels, where no Enum or Literal tells them.
+        """
+        source = step_of(choice)
+        step = MatchStep(
+            graph=self, name=f"match({source.name})", type=None, branch=self._branch, source=source
+        )
+        known = labels_of(source, labels)
+        if known is None:
+            self._problems.append(
+                f"the labels of {source.name!r} are not known: annotate it with a Choice of an "
+                "Enum or a Literal, or say match(…, labels=[…])"
+            )
+        outer, ways = self._branch, cast("Callable[[Any], Handle[Any]]", branch)
+        for label in (*(known or ()), None):
+            self._branch = Branch(step, label, outer)
+            try:
+                step.cases[label] = step_of(ways(label))
+            finally:
+                self._branch = outer
+        step.type = union(tuple(case.type for case in step.cases.values()))
+        step.may_skip = any(case.may_skip for case in step.cases.values())
+        return Handle(step)
+
+    def build(self, output: Handle[U]) -> BuiltGraph[In, U]:
+        """Check the graph and make a node of it.
+
+        Args:
+            output: What the graph answers with. It may not be something that can be skipped.
+
+        Raises:
+            WiringError: nodes do not fit together; the message names all of them that don't.
+        """
+        end = step_of(output)
+        problems = [*self._problems, *check(self, self._nodes, end)]
+        if problems:
+            listed = "".join(f"\n  - {problem}" for problem in dict.fromkeys(problems))
+            raise WiringError(f"graph {self.name!r} does not fit together:{listed}")
+        return BuiltGraph(plan_of(self.name, step_of(self.input), end))
+
+    def _declare(self, step: NodeStep) -> Handle[Any]:
+        twin = self._named(step.name)
+        if twin is not None and apart(twin.branch, step.branch):
+            if _same(twin, step):
+                twin.branch = shared(twin.branch, step.branch)
+                return Handle(twin)
+            step.name = f"{step.name}[{path(step.branch)}]"
+            twin = self._named(step.name)
+        if twin is not None:
+            self._problems.append(f"two nodes are called {step.name!r}: give one another name=")
+        self._nodes.append(step)
+        return Handle(step)
+
+    def _named(self, name: str) -> NodeStep | None:
+        return next((step for step in self._nodes if step.name == name), None)
+
+
+def _same(one: NodeStep, other: NodeStep) -> bool:
+    """Whether two labels of a `match` ask for the same node on the same source."""
+    mine = (one.node, one.source, one.when, one.otherwise, one.eager)
+    return mine == (other.node, other.source, other.when, other.otherwise, other.eager)
+
+
+def _name_of(work: Any) -> str:
+    if is_node(work):
+        return work.name
+    inner = getattr(work, "func", work)
+    return getattr(inner, "__name__", type(inner).__name__)

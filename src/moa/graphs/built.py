@@ -1,0 +1,90 @@
+"""BuiltGraph: a checked graph. It is a node, so that it can stand in another graph."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast
+
+from moa.context import RunContext
+from moa.errors import InputError
+from moa.graphs.plan import Plan
+from moa.graphs.scheduler import Run
+from moa.graphs.types import shown
+from moa.node import Result, finish
+from moa.trace import Event
+
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class BuiltGraph(Generic[In_contra, Out_co]):
+    """What `Graph.build` makes. It holds no state: any number of runs can go on at once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.input_type: Any = plan.steps[0].type
+        self.output_type: Any = plan.steps[plan.output].type
+
+    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+        """Run every node that the answer to `request` needs.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            InputError: `request` is not of the graph's input type; nothing ran.
+            NodeError: a plain function raised; its error is chained.
+            DeadlineExceeded: the time of the context is up.
+            MoaError: the first that a node raised. All nodes beside it are cancelled.
+        """
+        own = (context or RunContext()).nested(self.name)
+        start = time.perf_counter()
+        self._admit(request)
+        output = await Run(self.plan, own).output(request)
+        return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
+
+    async def stream(
+        self, request: In_contra, context: RunContext | None = None, /
+    ) -> AsyncIterator[Event | Result[Out_co]]:
+        """Run, and tell what happens while it happens. The result comes last.
+
+        Leaving the loop early cancels the run.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            MoaError: as `run`.
+        """
+        seen: asyncio.Queue[Event | None] = asyncio.Queue()
+        outer = context or RunContext()
+        inner = outer.nested()
+
+        def listen(event: Event) -> None:
+            seen.put_nowait(event)
+            outer.emit(event)
+
+        inner.listener = listen
+        running = asyncio.get_running_loop().create_task(self.run(request, inner))
+        running.add_done_callback(lambda _: seen.put_nowait(None))
+        try:
+            while (event := await seen.get()) is not None:
+                yield event
+            yield await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((running,))
+
+    def _admit(self, request: object) -> None:
+        kind = self.input_type
+        if isinstance(kind, type) and not isinstance(request, kind):
+            raise InputError(
+                f"{self.name}: takes {shown(kind)}, but was given {type(request).__name__}"
+            )

@@ -1,0 +1,135 @@
+"""Plan: a checked graph with everything worked out that is the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moa.graphs.branches import Branch, label_name
+from moa.graphs.handles import FunctionStep, MatchStep, NodeStep, Step
+from moa.graphs.signatures import is_node
+from moa.graphs.wiring import reachable
+
+Kind = Literal["input", "node", "function", "match"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A step, with the steps it has to do with as positions in the plan."""
+
+    name: str
+    kind: Kind
+    work: Callable[..., Any]
+    """What is called: the `run` of a node, or a function."""
+    is_node: bool
+    """Whether `work` is given a context and gives a `Result`."""
+    renamed: bool
+    """Whether the graph knows the node under another name than its own."""
+    quick: bool
+    """Whether nobody has to wait for it."""
+    takes_skipped: bool
+    sources: tuple[int, ...]
+    when: int | None
+    otherwise: int | None
+    cases: dict[object, int]
+    eager: dict[object, tuple[int, ...]]
+    """What starts as soon as a label is chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run goes by. Never changed; shared by all runs."""
+
+    name: str
+    steps: tuple[Step, ...]
+    """Sources first; the first is the input."""
+    tasks: tuple[Task, ...]
+    """One for each step."""
+    output: int
+    eager: tuple[int, ...]
+    """What starts with the run."""
+    nodes: tuple[int, ...]
+    """Where the nodes are: what can be skipped, and is told about."""
+    idle_reasons: dict[int, str]
+    """Why a node that nothing asked for did not run."""
+
+
+def plan_of(name: str, start: Step, end: Step) -> Plan:
+    """Number the steps, and work out what a run needs."""
+    steps = (start, *(step for step in reachable(end) if step is not start))
+    places = {step: index for index, step in enumerate(steps)}
+    eager: dict[tuple[object, object], list[int]] = {}
+    for step in steps:
+        if isinstance(step, NodeStep) and step.eager:
+            eager.setdefault(_chosen_by(step.branch), []).append(places[step])
+    return Plan(
+        name=name,
+        steps=steps,
+        tasks=tuple(_task(step, places, eager) for step in steps),
+        output=places[end],
+        eager=tuple(eager.get((None, None), ())),
+        nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
+        idle_reasons=_idle_reasons(steps, places),
+    )
+
+
+def _chosen_by(branch: Branch | None) -> tuple[object, object]:
+    return (None, None) if branch is None else (branch.match, branch.label)
+
+
+def _task(
+    step: Step, places: dict[Step, int], eager: dict[tuple[object, object], list[int]]
+) -> Task:
+    kind: Kind = "input"
+    work: Callable[..., Any] = _nothing
+    sources: tuple[Step, ...] = ()
+    when = otherwise = None
+    is_a_node, quick, takes_skipped = False, True, True
+    cases: dict[object, int] = {}
+    if isinstance(step, NodeStep):
+        kind, sources, is_a_node = "node", (step.source,), is_node(step.node)
+        work = step.node.run if is_a_node else step.node
+        quick, takes_skipped = step.signature.quick, step.signature.takes_skipped()
+        when = None if step.when is None else places[step.when]
+        otherwise = None if step.otherwise is None else places[step.otherwise]
+    elif isinstance(step, FunctionStep):
+        kind, work, sources = "function", step.function, step.sources
+    elif isinstance(step, MatchStep):
+        kind, sources = "match", (step.source,)
+        cases = {label: places[case] for label, case in step.cases.items()}
+    return Task(
+        name=step.name,
+        kind=kind,
+        work=work,
+        is_node=is_a_node,
+        renamed=isinstance(step, NodeStep) and is_a_node and step.name != step.node.name,
+        quick=quick,
+        takes_skipped=takes_skipped,
+        sources=tuple(places[source] for source in sources),
+        when=when,
+        otherwise=otherwise,
+        cases=cases,
+        eager={label: tuple(eager.get((step, label), ())) for label in cases},
+    )
+
+
+def _nothing() -> None:
+    """Stands for what is never called."""
+
+
+def _idle_reasons(steps: tuple[Step, ...], places: dict[Step, int]) -> dict[int, str]:
+    """The first consumer tells why a node was not asked for."""
+    reasons: dict[int, str] = {}
+    for step in steps:
+        for other in step.needs:
+            reasons.setdefault(places[other], f"only {step.name!r} needs it, and that did not run")
+        if isinstance(step, NodeStep) and step.otherwise is not None:
+            reasons.setdefault(places[step.otherwise], f"{step.name!r} ran instead")
+    for step in steps:
+        if isinstance(step, NodeStep) and step.branch is not None:
+            match = step.branch.match
+            assert isinstance(match, MatchStep)
+            label = label_name(step.branch.label)
+            reasons[places[step]] = f"{match.source.name!r} did not choose {label!r}"
+    return reasons

@@ -1,0 +1,297 @@
+"""Scheduler: one run of a graph. Nodes start when they are needed and their sources are there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from moa.context import RunContext
+from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.graphs.plan import Plan, Task
+from moa.graphs.skipped import Skipped
+from moa.trace import NodeFinished, NodeSkipped, NodeStarted
+
+PENDING: Any = object()
+"""Stands where nothing has been worked out yet."""
+
+IDLE, CONDITION, SOURCES, RUNNING, ALTERNATIVE = range(5)
+"""What a step is waiting for."""
+
+Caller = Callable[[Task, Any, RunContext], Awaitable[Any]]
+"""Runs a node on a value and gives its output."""
+
+
+async def call(task: Task, value: Any, context: RunContext) -> Any:
+    """Run a node, or an asynchronous function, and give its output.
+
+    Raises:
+        NodeError: a function raised something that is no `MoaError`.
+    """
+    if task.is_node:
+        if task.renamed:
+            context = context.nested(task.name)
+        return (await task.work(value, context)).output
+    try:
+        output = task.work(value)
+        return await output if hasattr(output, "__await__") else output
+    except MoaError:
+        raise
+    except Exception as error:
+        raise failure_of(task, error) from error
+
+
+def failure_of(task: Task, error: Exception) -> Exception:
+    """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
+    if type(error).__module__.startswith("langgraph."):
+        return error
+    return NodeError(task.name, error)
+
+
+class Run:
+    """One run. Its state belongs to one event loop, so nothing in it is locked.
+
+    A step is *demanded* when something that runs needs it. It then demands its condition, its
+    sources and at last its alternative, one after another, and no earlier. A node that is ready
+    while nothing else is runs in the task that made it ready, so a chain needs no task of its own.
+    """
+
+    def __init__(self, plan: Plan, context: RunContext, caller: Caller = call) -> None:
+        size = len(plan.tasks)
+        self._plan = plan
+        self._tasks = plan.tasks
+        self._context = context
+        self._caller = caller
+        self._values: list[Any] = [PENDING] * size
+        self._stages = [IDLE] * size
+        self._missing = [0] * size
+        self._waiting: list[list[int]] = [[] for _ in range(size)]
+        self._chosen: dict[int, int] = {}
+        self._todo: deque[int] = deque()
+        self._ready: list[int] = []
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def output(self, request: Any) -> Any:
+        """Work out what the graph answers to `request`.
+
+        Raises:
+            DeadlineExceeded: the time of the context is up.
+            MoaError: the first that a node raised; all other nodes are cancelled then.
+        """
+        left = self._context.remaining_s()
+        if left is None:
+            return await self._work_out(request)
+        timeout = asyncio.timeout(left)
+        try:
+            async with timeout:
+                return await self._work_out(request)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+        raise DeadlineExceeded(
+            f"{self._plan.name}: the time given to the run is up, and {self._running()} had not "
+            "finished; give it more time or less to do"
+        )
+
+    async def _work_out(self, request: Any) -> Any:
+        self._begin(request)
+        failure: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._work(group)
+        except BaseExceptionGroup as failures:
+            failure = failures.exceptions[0]
+        if failure is not None:
+            raise failure
+        output = self._values[self._plan.output]
+        if output is PENDING:  # a node cancelled itself, which a task group passes over
+            raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
+        self._tell_idle()
+        return output
+
+    def _begin(self, request: Any) -> None:
+        self._values[0] = request
+        self._demand(self._plan.output)
+        for index in self._plan.eager:
+            self._demand(index)
+        self._drain()
+
+    async def _work(self, group: asyncio.TaskGroup) -> None:
+        """Run what is ready: the first here, the others beside it; then what that made ready."""
+        while self._ready:
+            ready, self._ready = self._ready, []
+            for index in ready[1:]:
+                worker = group.create_task(self._work_on(index, group))
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
+            await self._run_node(ready[0])
+
+    async def _work_on(self, index: int, group: asyncio.TaskGroup) -> None:
+        await self._run_node(index)
+        await self._work(group)
+
+    async def _run_node(self, index: int) -> None:
+        task = self._tasks[index]
+        context = self._context
+        if context.listener is None:
+            value = await self._caller(task, self._values[task.sources[0]], context)
+        else:
+            path = self._path(task)
+            context.emit(NodeStarted(path))
+            start = time.perf_counter()
+            value = await self._caller(task, self._values[task.sources[0]], context)
+            context.emit(NodeFinished(path, value, time.perf_counter() - start))
+        self._resolve(index, value)
+        self._drain()
+        if self._values[self._plan.output] is not PENDING:
+            self._stop_others()
+
+    def _demand(self, index: int) -> None:
+        if self._stages[index] == IDLE:
+            self._stages[index] = CONDITION
+            self._todo.append(index)
+
+    def _drain(self) -> None:
+        """Bring everything as far as it gets without waiting for a node."""
+        while self._todo:
+            index = self._todo.popleft()
+            if self._values[index] is PENDING and not self._missing[index]:
+                self._advance(index)
+
+    def _advance(self, index: int) -> None:
+        task, stage = self._tasks[index], self._stages[index]
+        if stage == CONDITION:
+            self._check_condition(index, task)
+        elif stage == SOURCES:
+            self._start(index, task)
+        elif stage == ALTERNATIVE:
+            self._resolve(index, self._values[self._chosen[index]])
+
+    def _check_condition(self, index: int, task: Task) -> None:
+        if task.when is not None:
+            if not self._all_there(index, (task.when,)):
+                return
+            holds = self._values[task.when]
+            if isinstance(holds, Skipped):
+                self._skip(index, task, f"its condition was not worked out: {holds.reason}")
+                return
+            if not holds:
+                self._skip(
+                    index, task, f"its condition, {self._tasks[task.when].name!r}, does not hold"
+                )
+                return
+        self._stages[index] = SOURCES
+        if self._all_there(index, task.sources):
+            self._start(index, task)
+
+    def _all_there(self, index: int, wanted: tuple[int, ...]) -> bool:
+        """Demand what is wanted, and come back when it is there."""
+        missing = 0
+        for source in wanted:
+            if self._values[source] is PENDING:
+                self._waiting[source].append(index)
+                missing += 1
+                self._demand(source)
+        self._missing[index] = missing
+        return not missing
+
+    def _start(self, index: int, task: Task) -> None:
+        self._stages[index] = RUNNING
+        if task.kind == "match":
+            self._take_branch(index, task)
+            return
+        values = [self._values[source] for source in task.sources]
+        if task.kind == "function":
+            self._resolve(index, self._call_now(task, values))
+        elif isinstance(values[0], Skipped) and not task.takes_skipped:
+            self._skip(index, task, f"{self._tasks[task.sources[0]].name!r} was skipped")
+        elif task.quick:
+            self._run_now(index, task, values)
+        else:
+            self._ready.append(index)
+
+    def _run_now(self, index: int, task: Task, values: list[Any]) -> None:
+        context = self._context
+        if context.listener is None:
+            self._resolve(index, self._call_now(task, values))
+            return
+        path, start = self._path(task), time.perf_counter()
+        context.emit(NodeStarted(path))
+        output = self._call_now(task, values)
+        context.emit(NodeFinished(path, output, time.perf_counter() - start))
+        self._resolve(index, output)
+
+    def _call_now(self, task: Task, values: list[Any]) -> Any:
+        try:
+            output = task.work(*values)
+        except MoaError:
+            raise
+        except Exception as error:
+            raise failure_of(task, error) from error
+        self._context.remaining_s()  # nothing can interrupt it, so its time is checked afterwards
+        return output
+
+    def _take_branch(self, index: int, task: Task) -> None:
+        label = self._values[task.sources[0]].label
+        if label not in task.cases:
+            raise WiringError(
+                f"{self._tasks[task.sources[0]].name!r} chose {label!r}, which has no branch in "
+                f"{self._plan.name!r}: name it in match(…, labels=[…])"
+            )
+        for eager in task.eager[label]:
+            self._demand(eager)
+        self._turn_to(index, task.cases[label])
+
+    def _skip(self, index: int, task: Task, reason: str) -> None:
+        self._tell_skipped(task, reason)
+        if task.otherwise is None:
+            self._resolve(index, Skipped(reason))
+        else:
+            self._turn_to(index, task.otherwise)
+
+    def _turn_to(self, index: int, alternative: int) -> None:
+        self._stages[index] = ALTERNATIVE
+        self._chosen[index] = alternative
+        if self._all_there(index, (alternative,)):
+            self._resolve(index, self._values[alternative])
+
+    def _resolve(self, index: int, value: Any) -> None:
+        self._values[index] = value
+        for waiter in self._waiting[index]:
+            self._missing[waiter] -= 1
+            if not self._missing[waiter]:
+                self._todo.append(waiter)
+
+    def _stop_others(self) -> None:
+        """Cancel eager nodes that nothing turned out to need."""
+        current = asyncio.current_task()
+        for worker in self._workers:
+            if worker is not current:
+                worker.cancel()
+
+    def _tell_idle(self) -> None:
+        for index in self._plan.nodes:
+            stage = self._stages[index]
+            if stage == RUNNING and self._values[index] is PENDING:
+                self._tell_skipped(self._tasks[index], "stopped: nothing needed it any more")
+            elif stage != RUNNING and self._values[index] is PENDING:
+                reason = self._plan.idle_reasons.get(index, "nothing needed it")
+                self._tell_skipped(self._tasks[index], reason)
+
+    def _tell_skipped(self, task: Task, reason: str) -> None:
+        self._context.nested(task.name).note("skipped", reason)
+        if self._context.listener is not None:
+            self._context.emit(NodeSkipped(self._path(task), reason))
+
+    def _path(self, task: Task) -> str:
+        return f"{self._context.node}/{task.name}"
+
+    def _running(self) -> str:
+        names = [
+            repr(self._tasks[index].name)
+            for index in self._plan.nodes
+            if self._stages[index] == RUNNING and self._values[index] is PENDING
+        ]
+        return ", ".join(names) or "nothing"
