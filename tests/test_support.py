@@ -1,0 +1,182 @@
+"""The support graph: who is dropped, routed, answered by routine, or by the LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Capability
+from moa.errors import BudgetExceeded, CapabilityError
+from moa.graphs.support import (
+    Answered,
+    Intent,
+    Rejected,
+    Routed,
+    SupportOutcome,
+    SupportSettings,
+    Ticket,
+    support,
+)
+from moa.node import Result
+from moa.testing import SimulatedEndpoint
+from moa.usage import Budget
+
+Decided = Mapping[str, Mapping[str, float]]
+
+CALM: dict[str, dict[str, float]] = {
+    "spam": {"no": 0.9},
+    "injection": {"no": 0.9},
+    "sentiment": {"neutral": 0.9},
+    "intent": {"delivery": 0.9},
+    "urgency": {"can wait": 0.9},
+}
+WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
+
+
+def endpoints(**decided: dict[str, float]) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
+    return both(decided)
+
+
+def both(decided: Decided) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
+    slm = SimulatedEndpoint(name="small", rule=lambda _: {**CALM, **decided})
+    llm = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear customer, …")
+    return slm, llm
+
+
+async def outcome(
+    text: str = WHERE, *, settings: SupportSettings | None = None, decided: Decided | None = None
+) -> Result[SupportOutcome]:
+    slm, llm = both(decided or {})
+    return await support(slm, llm, settings=settings).run(Ticket(text=text))
+
+
+async def test_a_routine_message_is_answered_without_the_llm() -> None:
+    result = await outcome()
+    assert isinstance(result.output, Answered)
+    assert result.output.written_by == "template"
+    assert set(result.usage.by_tier()) == {"slm"}
+
+
+async def test_a_routine_reply_is_in_the_language_of_the_message() -> None:
+    german = "Guten Tag, wo bleibt denn mein Paket? Ich habe es vor einer Woche bestellt."
+    result = await outcome(german)
+    assert isinstance(result.output, Answered)
+    assert result.output.text.startswith("Vielen Dank")
+
+
+async def test_a_routine_reply_that_is_not_there_in_a_language_is_written() -> None:
+    italian = "Buongiorno, vorrei sapere dove si trova il mio pacco, che ho ordinato ieri."
+    result = await outcome(italian)
+    assert isinstance(result.output, Answered)
+    assert result.output.written_by == "llm"
+
+
+async def test_what_is_for_people_is_routed_to_their_queue() -> None:
+    result = await outcome(decided={"intent": {"account": 0.9}})
+    assert isinstance(result.output, Routed)
+    assert result.output.queue == "accounts"
+    assert result.output.decisions.intent.label == "account"
+
+
+@pytest.mark.parametrize(
+    ("decided", "reason"),
+    [
+        pytest.param({"intent": {"refund": 0.9}}, "'refund' is answered one by one", id="refund"),
+        pytest.param({"intent": {"delivery": 0.3}}, "unsure what it wants", id="unsure"),
+        pytest.param({"intent": {"none of these": 0.9}}, "none of what is routine", id="none"),
+        pytest.param({"sentiment": {"negative": 0.9}}, "its writer is unhappy", id="unhappy"),
+        pytest.param({"urgency": {"now": 0.9}}, "it is urgent", id="urgent"),
+    ],
+)
+async def test_what_no_routine_settles_is_written_by_the_llm(
+    decided: dict[str, dict[str, float]], reason: str
+) -> None:
+    result = await outcome(decided=decided)
+    assert isinstance(result.output, Answered)
+    assert result.output.written_by == "llm"
+    assert reason in result.output.reason
+    assert result.usage.by_tier()["llm"].calls == 1
+
+
+@pytest.mark.parametrize("which", ["spam", "injection"])
+async def test_a_filtered_message_is_dropped_with_the_reason(which: str) -> None:
+    result = await outcome(decided={which: {"yes": 0.8}, "urgency": {"now": 1.0}})
+    assert isinstance(result.output, Rejected)
+    assert result.output.reason.startswith(f"{which}: is ")
+    assert "llm" not in result.usage.by_tier()
+    assert any(note.kind == "dropped" for note in result.trace)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "<p></p>"])
+async def test_an_empty_message_is_dropped_and_nobody_is_asked(text: str) -> None:
+    result = await outcome(text)
+    assert isinstance(result.output, Rejected)
+    assert result.output.reason == "the message is empty"
+    assert result.usage.calls == 0
+
+
+async def test_of_a_long_message_the_slm_reads_the_opening_and_the_end_and_the_llm_all() -> None:
+    middle = " ".join(f"This is sentence {i} of a long story." for i in range(200))
+    slm, llm = endpoints(intent={"refund": 0.9})
+    graph = support(slm, llm)
+    result = await graph.run(Ticket(text=f"Here is the opening. {middle} Here is the end."))
+    (state,) = set(slm.states)
+    assert state.startswith("Here is the opening.")
+    assert state.endswith("Here is the end.")
+    assert "sentence 100 " not in state
+    assert "sentence 100 " in llm.prompts[0].messages[-1].content
+    assert any(note.kind == "truncated" for note in result.trace)
+
+
+async def test_the_subject_is_read_with_the_text() -> None:
+    slm, llm = endpoints()
+    await support(slm, llm).run(Ticket(subject="Parcel", text="Where is it?"))
+    assert slm.states[0].startswith("Parcel")
+
+
+async def test_a_question_left_open_is_the_llms() -> None:
+    slm = SimulatedEndpoint(
+        name="small", rule=lambda _: {k: v for k, v in CALM.items() if k != "intent"}
+    )
+    _, llm = endpoints()
+    result = await support(slm, llm).run(Ticket(text=WHERE))
+    assert isinstance(result.output, Answered)
+    assert "left a question open" in result.output.reason
+
+
+async def test_ones_own_intents_take_the_place_of_the_shops() -> None:
+    own = SupportSettings(
+        intents={
+            "loan": Intent(means="asks for a loan", queue="loans"),
+            "card": Intent(means="about a card", queue="cards"),
+        }
+    )
+    result = await outcome(settings=own, decided={"intent": {"loan": 0.9}})
+    assert isinstance(result.output, Routed)
+    assert result.output.queue == "loans"
+
+
+async def test_a_budget_without_llm_calls_fails_what_needs_one() -> None:
+    slm, llm = endpoints(intent={"refund": 0.9})
+    context = RunContext(budget=Budget(llm_calls=0))
+    with pytest.raises(BudgetExceeded, match="llm_calls"):
+        await support(slm, llm).run(Ticket(text=WHERE), context)
+
+
+@pytest.mark.parametrize("lacking", ["decide", "complete"])
+def test_an_endpoint_that_cannot_do_its_part_is_refused_when_wired(lacking: Capability) -> None:
+    slm, llm = endpoints()
+    able = slm.capabilities - {lacking}
+    slm.capabilities = llm.capabilities = able
+    with pytest.raises(CapabilityError, match=lacking):
+        support(slm, llm)
+
+
+async def test_the_small_decisions_run_side_by_side() -> None:
+    slm, llm = endpoints()
+    slm.latency_s = 0.05
+    result = await support(slm, llm).run(Ticket(text=WHERE))
+    assert result.usage.calls == 5
+    assert result.seconds < 0.15
