@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter
     from moa.agents.generator import Generator
+    from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
     from moa.context import RunContext
@@ -41,6 +42,7 @@ _HOMES = {
     "MoaError": "errors",
     "Node": "node",
     "Predicate": "questions",
+    "Preprocessor": "agents.preprocessor",
     "Price": "usage",
     "Prompt": "endpoints",
     "Reasoner": "agents.reasoner",
@@ -72,6 +74,7 @@ __all__ = [
     "MoaError",
     "Node",
     "Predicate",
+    "Preprocessor",
     "Price",
     "Prompt",
     "Reasoner",

@@ -1,0 +1,50 @@
+"""Splitting: a long text into chunks that fit, at the ends of paragraphs and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moa.errors import ConfigError, MissingDependency
+from moa.handoffs import Text
+
+_BYTES_A_TOKEN = 3
+
+
+def approximate_tokens(text: str) -> int:
+    """Count tokens without a tokenizer, on the safe side: one for three bytes of UTF-8.
+
+    English has more than four bytes a token, Chinese three and a half.
+    """
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
+
+
+def split(
+    text: Text | str,
+    *,
+    max_tokens: int,
+    count: Callable[[str], int] = approximate_tokens,
+) -> list[Text]:
+    """Split a text into chunks, in order; nothing but white space between them is lost.
+
+    It splits at the end of a paragraph where it can, else of a sentence, else of a word.
+
+    Args:
+        text: Any text; an empty one has no chunks.
+        max_tokens: Most tokens of a chunk.
+        count: Counts the tokens of a text, by the tokenizer of the model that will read it.
+
+    Raises:
+        ConfigError: `max_tokens` is less than 1.
+        MissingDependency: `semantic-text-splitter` is not installed.
+    """
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens={max_tokens}, but a chunk has at least 1 token")
+    try:
+        from semantic_text_splitter import TextSplitter
+    except ImportError as error:
+        raise MissingDependency(
+            "semantic-text-splitter", extra="local", purpose="to split a text at its sentences"
+        ) from error
+    language = text.language if isinstance(text, Text) else None
+    chunks = TextSplitter.from_callback(count, max_tokens).chunks(str(text))
+    return [Text(text=chunk, language=language) for chunk in chunks]
