@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa import (
@@ -22,10 +26,13 @@ from moa import (
     predicate,
     score,
 )
+from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
-from moa.endpoints import Capability
-from moa.errors import CapabilityError, ConfigError, InputError, Unanswered
+from moa.endpoints import Capability, Decision
+from moa.errors import CapabilityError, ConfigError, EndpointGarbled, InputError, Unanswered
+from moa.questions import Answer, Question
 from moa.testing import ScriptedEndpoint
+from moa.usage import Amount
 
 
 class Triage(BaseModel):
@@ -206,3 +213,76 @@ def test_a_classifier_takes_hundreds_of_labels_and_describes_them() -> None:
 def test_labels_that_cannot_be_told_apart_are_refused(labels: list[str]) -> None:
     with pytest.raises(ConfigError):
         Classifier(ScriptedEndpoint(), labels, none=False)
+
+
+class Writing(ScriptedEndpoint):
+    """Writes the first label of each question, as a server without probabilities does."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        answers = tuple(Answer(question=q, written=0, source="text") for q in questions)
+        return Decision(answers=answers, endpoint="writing", model="m", amount=Amount())
+
+
+async def test_a_written_label_has_no_confidence_and_the_trace_says_so() -> None:
+    bias = Adaptation(corrections={"sentiment": Correction((9.0, 0.0, 0.0))}, origin="bias")
+    for agent in (Sentiment(Writing(), adaptation=bias), Classifier(Writing(), ["card", "app"])):
+        result = await agent.run("hello")
+        assert result.output.source == "text"
+        assert result.output.label in {"negative", "card"}
+        assert result.output.confidence is None
+        assert result.output.probabilities == {}
+        assert "degraded" in [note.kind for note in result.trace]
+    assert (await Sentiment(Writing()).run("hello")).output.intensity is None
+
+
+async def test_a_filter_by_a_written_label_has_no_confidence() -> None:
+    result = await Filter(Writing(), "spam").run("hello")
+    assert result.output.confidence is None
+    assert not result.output.kept
+    assert "as written by the model" in result.output.reason
+
+
+async def test_answers_to_other_questions_are_an_error() -> None:
+    class Mixed(Writing):
+        async def decide(
+            self,
+            state: str,
+            questions: Sequence[Question],
+            context: RunContext,
+            /,
+            *,
+            examples: Sequence[Example] = (),
+        ) -> Decision:
+            whole = await super().decide(state, questions, context, examples=examples)
+            return replace(whole, answers=whole.answers[::-1])
+
+    with pytest.raises(EndpointGarbled, match="asked"):
+        await Decider(Mixed(), Triage).run("hello")
+
+
+@given(
+    st.lists(st.floats(0.001, 1.0), min_size=2, max_size=9),
+    st.floats(0.2, 5.0),
+    st.data(),
+)
+def test_corrected_probabilities_add_up_to_one(
+    weights: list[float], temperature: float, drawn: st.DataObject
+) -> None:
+    n = len(weights)
+    offsets = drawn.draw(st.lists(st.floats(-9, 9), min_size=n, max_size=n))
+    probabilities = [weight / sum(weights) for weight in weights]
+    corrected = Correction(tuple(offsets), temperature).apply(probabilities)
+    assert sum(corrected) == pytest.approx(1.0)
+    assert Correction((0.0,) * n).apply(probabilities) == pytest.approx(probabilities)
+
+
+def test_what_is_impossible_stays_impossible() -> None:
+    assert Correction((5.0, 0.0)).apply([0.0, 1.0]) == (0.0, 1.0)
