@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from moa.errors import WiringError
-from moa.graphs.branches import Branch, apart, path, shared
+from moa.graphs.branches import Branch, apart, path
 from moa.graphs.built import BuiltGraph
 from moa.graphs.handles import Handle, InputStep, MatchStep, NodeStep, function_step, step_of
 from moa.graphs.labels import labels_of
@@ -159,7 +159,7 @@ class Graph(Generic[In]):
                 name=name or _name_of(node),
                 type=output,
                 may_skip=may_skip,
-                branch=self._branch,
+                branches=[self._branch],
                 node=node,
                 signature=signature,
                 source=origin,
@@ -265,7 +265,11 @@ class Graph(Generic[In]):
         """
         source = step_of(choice)
         step = MatchStep(
-            graph=self, name=f"match({source.name})", type=None, branch=self._branch, source=source
+            graph=self,
+            name=f"match({source.name})",
+            type=None,
+            branches=[self._branch],
+            source=source,
         )
         known = labels_of(source, labels)
         if known is None:
@@ -302,11 +306,11 @@ class Graph(Generic[In]):
 
     def _declare(self, step: NodeStep) -> Handle[Any]:
         twin = self._named(step.name)
-        if twin is not None and apart(twin.branch, step.branch):
+        if twin is not None and all(apart(other, self._branch) for other in twin.branches):
             if _same(twin, step):
-                twin.branch = shared(twin.branch, step.branch)
+                twin.branches.append(self._branch)
                 return Handle(twin)
-            step.name = f"{step.name}[{path(step.branch)}]"
+            step.name = f"{step.name}[{path(self._branch)}]"
             twin = self._named(step.name)
         if twin is not None:
             self._problems.append(f"two nodes are called {step.name!r}: give one another name=")

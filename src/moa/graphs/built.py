@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 from moa.context import RunContext
@@ -79,8 +78,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
             yield await running
         finally:
             running.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((running,))
+            await asyncio.gather(running, return_exceptions=True)
 
     def _admit(self, request: object) -> None:
         kind = self.input_type

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Generic, TypeVar
 
-from moa.graphs.branches import Branch, innermost
+from moa.graphs.branches import Branch, innermost, shared
 from moa.graphs.signatures import Signature, field_type, signature_of
 from moa.graphs.types import UNKNOWN
 from moa.usage import Tier
@@ -26,8 +27,13 @@ class Step:
     """What it holds, as far as annotations say; `Skipped` is kept apart."""
     may_skip: bool = False
     """Whether it can hold `Skipped`."""
-    branch: Branch | None = None
-    """The innermost branch of a `match` that it was declared in."""
+    branches: list[Branch | None] = field(default_factory=lambda: [None])
+    """The innermost branch that it was declared in; several where labels share it."""
+
+    @property
+    def branch(self) -> Branch | None:
+        """The innermost branch around all those that it was declared in."""
+        return reduce(shared, self.branches)
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -147,7 +153,7 @@ def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> Fu
         name=names if called == "<lambda>" else f"{called}({names})",
         type=output,
         may_skip=signature.may_skip,
-        branch=innermost(step.branch for step in sources),
+        branches=[innermost(step.branch for step in sources)],
         function=function,
         signature=signature,
         sources=sources,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from moa.graphs.handles import NodeStep, Step
-from moa.questions import Choice
+from moa.questions import Choice, Question
 
 
 def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
-    """All labels: as given, else of the choice's type, else of the node that chooses.
+    """All labels: as given, else of the choice's type, else of the one question that its node asks.
 
     Returns:
         `None` where nobody tells them.
@@ -22,9 +22,9 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     if typed is not None:
         return typed
     if isinstance(choice, NodeStep):
-        labels: Any = getattr(choice.node, "labels", None)
-        if isinstance(labels, list | tuple):
-            return tuple(cast("Sequence[object]", labels))
+        questions: tuple[Question, ...] = getattr(choice.node, "questions", ())
+        if len(questions) == 1:
+            return tuple(o.value for o in questions[0].options if o.value is not None)
     return None
 
 

@@ -49,6 +49,8 @@ class Plan:
     output: int
     eager: tuple[int, ...]
     """What starts with the run."""
+    has_eager: bool
+    """Whether anything starts before it is known to be needed."""
     nodes: tuple[int, ...]
     """Where the nodes are: what can be skipped, and is told about."""
     idle_reasons: dict[int, str]
@@ -62,13 +64,15 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     eager: dict[tuple[object, object], list[int]] = {}
     for step in steps:
         if isinstance(step, NodeStep) and step.eager:
-            eager.setdefault(_chosen_by(step.branch), []).append(places[step])
+            for branch in step.branches:
+                eager.setdefault(_chosen_by(branch), []).append(places[step])
     return Plan(
         name=name,
         steps=steps,
         tasks=tuple(_task(step, places, eager) for step in steps),
         output=places[end],
         eager=tuple(eager.get((None, None), ())),
+        has_eager=bool(eager),
         nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
         idle_reasons=_idle_reasons(steps, places),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from moa.context import RunContext
@@ -100,7 +100,10 @@ class Run:
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                await self._work(group)
+                if self._plan.has_eager:  # the first worker may have to be stopped too
+                    self._spawn(self._work(group), group)
+                else:
+                    await self._work(group)
         except BaseExceptionGroup as failures:
             failure = failures.exceptions[0]
         if failure is not None:
@@ -123,10 +126,13 @@ class Run:
         while self._ready:
             ready, self._ready = self._ready, []
             for index in ready[1:]:
-                worker = group.create_task(self._work_on(index, group))
-                self._workers.add(worker)
-                worker.add_done_callback(self._workers.discard)
+                self._spawn(self._work_on(index, group), group)
             await self._run_node(ready[0])
+
+    def _spawn(self, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+        worker = group.create_task(work)
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
 
     async def _work_on(self, index: int, group: asyncio.TaskGroup) -> None:
         await self._run_node(index)

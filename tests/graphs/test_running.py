@@ -1,0 +1,443 @@
+"""How a graph runs: order, skipping, failure, time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from moa.context import RunContext
+from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NodeError, OutputError
+from moa.graphs import Graph, Handle, Skipped
+from moa.node import Result
+from moa.questions import Choice
+from moa.testing import SimulatedEndpoint
+from moa.trace import NodeFinished, NodeSkipped, NodeStarted, Piece
+from moa.usage import Budget
+
+from . import clock
+from .nodes import Asker, Timed
+
+
+class Topic(Enum):
+    CARD = "card"
+    LOAN = "loan"
+
+
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+def wake(text: str) -> bool:
+    return text.startswith("!")
+
+
+async def choose(text: str) -> Choice[Topic]:
+    found = [topic for topic in Topic if topic.value in text]
+    return Choice[Topic](label=found[0] if found else None)
+
+
+async def test_a_graph_answers() -> None:
+    g = Graph("g", str)
+    graph = g.build(g.add(shout, g.input))
+    assert (await graph.run("hi")).output == "HI"
+
+
+async def test_plain_functions_and_lambdas_are_nodes() -> None:
+    g = Graph("g", str)
+    long = g.add(len, g.add(lambda text: text * 2, g.input, name="twice"))
+    assert (await g.build(long).run("abc")).output == 6
+
+
+async def test_a_lambda_may_return_an_awaitable() -> None:
+    g = Graph("g", str)
+    graph = g.build(g.add(lambda text: shout(text), g.input, name="later"))
+    assert (await graph.run("hi")).output == "HI"
+
+
+async def test_a_request_of_another_type_is_refused() -> None:
+    g = Graph("g", str)
+    graph: Any = g.build(g.add(shout, g.input))
+    with pytest.raises(InputError, match="g: takes str, but was given int"):
+        await graph.run(3)
+
+
+@pytest.mark.parametrize(("text", "output"), [("!hi", "!HI"), ("hi", Skipped("its condition"))])
+async def test_what_is_skipped_reaches_a_node_that_accepts_it(text: str, output: object) -> None:
+    g = Graph("g", str)
+
+    async def accept(value: str | Skipped) -> object:
+        return value
+
+    shouted = g.add(shout, g.input, when=g.input.map(wake))
+    result = await g.build(g.add(accept, shouted)).run(text)
+    assert result.output == output or isinstance(output, Skipped)
+    assert isinstance(result.output, Skipped) == isinstance(output, Skipped)
+
+
+async def test_skipping_is_passed_on_and_said() -> None:
+    g = Graph("g", str)
+    shouted = g.add(shout, g.input, when=g.input.map(wake))
+    graph = g.build(g.add(shout, shouted, name="again", otherwise=g.input))
+    result = await graph.run("quiet")
+    assert result.output == "quiet"
+    assert [(note.node, note.text) for note in result.trace] == [
+        ("g/shout", "its condition, 'wake(input)', does not hold"),
+        ("g/again", "'shout' was skipped"),
+    ]
+
+
+async def test_an_otherwise_runs_only_where_it_stands_in() -> None:
+    ran: list[str] = []
+
+    async def quiet(text: str) -> str:
+        ran.append(text)
+        return text
+
+    g = Graph("g", str)
+    reply = g.add(shout, g.input, when=g.input.map(wake), otherwise=g.add(quiet, g.input))
+    graph = g.build(reply)
+    loud, soft = await graph.run("!a"), await graph.run("b")
+    assert (loud.output, soft.output, ran) == ("!A", "b", ["b"])
+    assert loud.trace[0].text == "'shout' ran instead"
+
+
+async def test_what_only_a_skipped_node_needs_does_not_run() -> None:
+    ran: list[str] = []
+
+    async def costly(text: str) -> str:
+        ran.append(text)
+        return text
+
+    g = Graph("g", str)
+    source = g.add(costly, g.input)
+    graph = g.build(g.add(shout, source, when=g.input.map(wake), otherwise=g.input))
+    result = await graph.run("quiet")
+    assert ran == []
+    assert result.trace[-1].node == "g/costly"
+    assert "only 'shout' needs it" in result.trace[-1].text
+
+
+@pytest.mark.parametrize(
+    ("text", "ran"), [("card", {"card"}), ("loan", {"loan"}), ("rain", {"none"})]
+)
+async def test_a_match_runs_only_the_chosen_branch(text: str, ran: set[str]) -> None:
+    seen: set[str] = set()
+
+    def note(name: str) -> Callable[[str], str]:
+        def called(text: str) -> str:
+            seen.add(name)
+            return name
+
+        return called
+
+    g = Graph("g", str)
+
+    def branch(label: Topic | None) -> Handle[str]:
+        match label:
+            case Topic.CARD:
+                return g.add(note("card"), g.input, name="card")
+            case Topic.LOAN:
+                return g.add(shout, g.add(note("loan"), g.input, name="loan"))
+            case None:
+                return g.add(note("none"), g.input, name="none")
+
+    result = await g.build(g.match(g.add(choose, g.input), branch)).run(text)
+    assert seen == ran
+    assert all("'choose' did not choose" in note.text for note in result.trace)
+
+
+async def test_a_failing_function_is_named_and_its_error_chained() -> None:
+    async def broken(text: str) -> str:
+        raise ValueError("no vowels")
+
+    g = Graph("g", str)
+    with pytest.raises(NodeError, match="broken: ValueError: no vowels") as caught:
+        await g.build(g.add(broken, g.input)).run("x")
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+async def test_errors_of_moa_pass_as_they_are(quick: bool) -> None:
+    error = OutputError("not valid", node="n", text="?")
+
+    async def slow(text: str) -> str:
+        raise error
+
+    def fast(text: str) -> str:
+        raise error
+
+    g = Graph("g", str)
+    node: Any = fast if quick else slow
+    with pytest.raises(OutputError) as caught:
+        await g.build(g.add(node, g.input)).run("x")
+    assert caught.value is error
+
+
+async def test_a_failing_join_is_named() -> None:
+    g = Graph("g", str)
+    graph = g.build(g.input.map(lambda text: text[10]))
+    with pytest.raises(NodeError, match="input: IndexError"):
+        await graph.run("x")
+
+
+async def test_a_failing_node_cancels_the_others() -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def waits(text: str) -> str:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return text
+
+    async def fails(text: str) -> str:
+        await started.wait()
+        raise ValueError("no")
+
+    g = Graph("g", str)
+    graph = g.build(g.join(lambda a, b: a, g.add(waits, g.input), g.add(fails, g.input)))
+    with pytest.raises(NodeError, match="fails"):
+        await graph.run("x")
+    assert cancelled.is_set()
+
+
+async def test_cancelling_a_run_cancels_its_nodes() -> None:
+    started, cancelled = asyncio.Event(), list[str]()
+
+    def waiting(name: str) -> Callable[[str], Any]:
+        async def waits(text: str) -> str:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.append(name)
+            return text
+
+        return waits
+
+    g = Graph("g", str)
+    a, b = (g.add(waiting(name), g.input, name=name) for name in "ab")
+    graph = g.build(g.join(lambda a, b: a, a, b))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(graph.run("x"))
+        await started.wait()
+        running.cancel()
+    assert running.cancelled()
+    assert sorted(cancelled) == ["a", "b"]
+
+
+async def test_a_node_that_cancels_itself_cancels_the_run() -> None:
+    async def gives_up(text: str) -> str:
+        raise asyncio.CancelledError
+
+    g = Graph("g", str)
+    a, b = (g.add(gives_up, g.input, name=name) for name in "ab")
+    with pytest.raises(asyncio.CancelledError):
+        await g.build(g.join(lambda a, b: a, a, b)).run("x")
+
+
+def test_an_interrupt_from_the_keyboard_passes() -> None:
+    async def interrupted(text: str) -> str:
+        raise KeyboardInterrupt
+
+    g = Graph("g", str)
+    graph = g.build(g.add(interrupted, g.input))
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(graph.run("x"))
+
+
+async def test_the_deadline_holds_for_plain_functions() -> None:
+    async def waits(text: str) -> str:
+        await asyncio.Event().wait()
+        return text
+
+    g = Graph("g", str)
+    graph = g.build(g.add(waits, g.input))
+    with pytest.raises(DeadlineExceeded, match="'waits' had not finished"):
+        await graph.run("x", RunContext(timeout_s=0.01))
+
+
+async def test_an_error_of_time_from_a_function_is_not_the_deadline() -> None:
+    async def times_out(text: str) -> str:
+        raise TimeoutError("mine")
+
+    g = Graph("g", str)
+    with pytest.raises(NodeError, match="times_out: TimeoutError: mine"):
+        await g.build(g.add(times_out, g.input)).run("x", RunContext(timeout_s=60))
+
+
+def test_wall_time_is_the_critical_path() -> None:
+    async def main() -> float:
+        g = Graph("g", str)
+        first = g.add(Timed("first", 0.05), g.input)
+        second = g.add(Timed("second", 0.2), g.add(Timed("middle", 0.05), first))
+        slow = g.add(Timed("slow", 0.2), g.input)
+        graph = g.build(g.add(Timed("last", 0.01), g.join(lambda a, b: a, second, slow)))
+        await graph.run("x")
+        return clock.now()
+
+    assert clock.run(main()) == pytest.approx(0.31)
+
+
+def test_an_eager_node_runs_beside_the_decision_that_it_waits_for() -> None:
+    async def main(eager: bool) -> float:
+        g = Graph("g", str)
+        spam = g.add(Timed("spam", 1), g.input)
+        mood = g.add(Timed("mood", 1), g.input, eager=eager)
+        reply = g.add(Timed("reply", 1), mood, when=spam.map(bool), otherwise=g.input)
+        await g.build(reply).run("x")
+        return clock.now()
+
+    assert (clock.run(main(False)), clock.run(main(True))) == (3, 2)
+
+
+def test_an_eager_node_that_nothing_needs_any_more_is_stopped() -> None:
+    async def main() -> tuple[float, Result[str]]:
+        g = Graph("g", str)
+        spam = g.add(Timed("spam", 1), g.input)
+        mood = g.add(Timed("mood", 9), g.input, eager=True)
+        reply = g.add(shout, mood, when=spam.map(lambda _: False), otherwise=g.input)
+        result = await g.build(reply).run("x")
+        return clock.now(), result
+
+    seconds, result = clock.run(main())
+    assert seconds == 1
+    assert ("g/mood", "stopped: nothing needed it any more") in [
+        (note.node, note.text) for note in result.trace
+    ]
+
+
+async def test_nodes_that_are_ready_together_start_in_one_tick() -> None:
+    ticks: list[int] = []
+    loop = asyncio.get_running_loop()
+    tick = 0
+
+    def count() -> None:
+        nonlocal tick
+        tick += 1
+        loop.call_soon(count)
+
+    async def start(text: str) -> str:
+        ticks.append(tick)
+        await asyncio.sleep(0)
+        return text
+
+    g = Graph("g", str)
+    a, b, c = (g.add(start, g.input, name=name) for name in "abc")
+    graph = g.build(g.join(lambda a, b, c: a, a, b, c))
+    loop.call_soon(count)
+    await graph.run("x")
+    tick = -(10**9)
+    assert max(ticks) - min(ticks) <= 1
+
+
+async def test_usage_adds_up_through_nested_graphs() -> None:
+    endpoint = SimulatedEndpoint()
+    inner = Graph("inner", str)
+    both = inner.join(
+        lambda a, b: a + b,
+        inner.add(Asker("a", endpoint), inner.input),
+        inner.add(Asker("b", endpoint), inner.input),
+    )
+    outer = Graph("outer", str)
+    first = outer.add(Asker("a", endpoint), outer.input)
+    graph = outer.build(outer.add(inner.build(both), first))
+    result = await graph.run("x")
+    assert result.usage.calls == 3
+    assert result.usage.input_tokens == 30
+    assert set(result.usage.by_node()) == {"outer/a", "outer/inner/a", "outer/inner/b"}
+
+
+async def test_a_node_under_another_name_is_charged_under_it() -> None:
+    g = Graph("g", str)
+    asker = Asker("ask", SimulatedEndpoint())
+    a, b = (g.add(asker, g.input, name=name) for name in ("first", "second"))
+    result = await g.build(g.join(lambda a, b: a, a, b)).run("x")
+    assert set(result.usage.by_node()) == {"g/first/ask", "g/second/ask"}
+
+
+async def test_a_budget_covers_the_whole_graph() -> None:
+    endpoint = SimulatedEndpoint()
+    g = Graph("g", str)
+    a, b, c = (g.add(Asker(name, endpoint), g.input) for name in "abc")
+    graph = g.build(g.join(lambda a, b, c: a, a, b, c))
+    with pytest.raises(BudgetExceeded):
+        await graph.run("x", RunContext(budget=Budget(calls=2)))
+    assert len(endpoint.prompts) <= 3
+
+
+async def test_one_graph_serves_many_runs_at_once() -> None:
+    g = Graph("g", str)
+    a = g.add(shout, g.input)
+    b = g.add(Asker("ask", SimulatedEndpoint()), g.input)
+    graph = g.build(g.join(lambda a, b: f"{a}{b}", a, b))
+    results = await asyncio.gather(*(graph.run(f"x{i}") for i in range(20)))
+    assert [r.output for r in results] == [f"X{i}x{i}" for i in range(20)]
+    assert [r.usage.calls for r in results] == [1] * 20
+
+
+async def test_a_stream_tells_what_happens_and_ends_with_the_result() -> None:
+    async def writes(text: str) -> str:
+        return text
+
+    g = Graph("g", str)
+    reply = g.add(shout, g.input, when=g.input.map(wake), otherwise=g.add(writes, g.input))
+    seen = [event async for event in g.build(reply).stream("x")]
+    assert [type(event) for event in seen] == [NodeSkipped, NodeStarted, NodeFinished, Result]
+    assert isinstance(seen[0], NodeSkipped)
+    assert seen[0].node == "g/shout"
+    assert isinstance(seen[2], NodeFinished)
+    assert seen[2].output == "x"
+    assert isinstance(seen[3], Result)
+    assert seen[3].output == "x"
+
+
+async def test_a_stream_passes_pieces_of_nested_graphs_on() -> None:
+    class Writer:
+        name = "writer"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+            own = (context or RunContext()).nested(self.name)
+            for word in request.split():
+                own.emit(Piece(own.node, word))
+            return Result(output=request)
+
+    inner = Graph("inner", str)
+    outer = Graph("outer", str)
+    written = outer.add(inner.build(inner.add(Writer(), inner.input)), outer.input)
+    pieces = [e async for e in outer.build(written).stream("a b") if isinstance(e, Piece)]
+    assert pieces == [Piece("outer/inner/writer", "a"), Piece("outer/inner/writer", "b")]
+
+
+async def test_leaving_a_stream_cancels_the_run() -> None:
+    cancelled = asyncio.Event()
+
+    async def waits(text: str) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return text
+
+    g = Graph("g", str)
+    stream = g.build(g.add(waits, g.input)).stream("x")
+    async for event in stream:
+        assert isinstance(event, NodeStarted)
+        break
+    del stream
+    await asyncio.wait_for(cancelled.wait(), 5)
+
+
+async def test_an_error_passes_through_a_stream() -> None:
+    async def broken(text: str) -> str:
+        raise ValueError("no")
+
+    g = Graph("g", str)
+    with pytest.raises(NodeError, match="broken"):
+        async for _ in g.build(g.add(broken, g.input)).stream("x"):
+            pass

@@ -1,0 +1,123 @@
+"""What a type checker must see in a graph. Never run: pyright reads it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal, assert_never, assert_type
+
+from moa.agents.classifier import Classifier
+from moa.agents.sentiment import Sentiment
+from moa.endpoints import Endpoint
+from moa.graphs import BuiltGraph, Graph, Handle, Skipped
+from moa.handoffs import Text
+from moa.node import Node, Result
+from moa.questions import Choice
+
+
+class Ticket: ...
+
+
+class Verdict:
+    kept: bool
+
+
+class Answer: ...
+
+
+class Dropped: ...
+
+
+class Topic(Enum):
+    CARD = "card"
+    LOAN = "loan"
+
+
+async def clean(ticket: Ticket) -> Text: ...
+async def judge(text: Text) -> Verdict: ...
+async def write(text: Text) -> Answer: ...
+async def topic_of(text: Text) -> Choice[Topic]: ...
+async def letter_of(text: Text) -> Choice[Literal["a", "b"]]: ...
+async def whatever(text: Text | Skipped) -> Answer: ...
+def drop(verdict: Verdict) -> Dropped: ...
+def kept(verdict: Verdict) -> bool: ...
+
+
+g = Graph("support", Ticket)
+text = g.add(clean, g.input)
+spam = g.add(judge, text)
+condition = spam.map(lambda verdict: verdict.kept)
+assert_type(g.input, Handle[Ticket])
+assert_type(text, Handle[Text])
+assert_type(condition, Handle[bool])
+assert_type(spam.map(kept), Handle[bool])
+assert_type(g.add(drop, spam), Handle[Dropped])
+
+maybe = g.add(write, text, when=condition)
+reply = g.add(write, text, when=condition, otherwise=g.add(drop, spam))
+assert_type(maybe, Handle[Answer | Skipped])
+assert_type(reply, Handle[Answer | Dropped])
+assert_type(g.add(drop, spam, when=condition), Handle[Dropped | Skipped])
+assert_type(g.add(drop, spam, when=condition, otherwise=maybe), Handle[Dropped | Answer | Skipped])
+
+cleaned = g.add(clean, g.input, when=condition)
+assert_type(g.add(write, cleaned), Handle[Answer | Skipped])
+assert_type(g.add(write, cleaned, otherwise=g.add(drop, spam)), Handle[Answer | Dropped])
+assert_type(g.add(whatever, cleaned), Handle[Answer])
+judged = g.add(judge, cleaned)
+assert_type(g.add(write, text, when=g.add(kept, judged)), Handle[Answer | Skipped])
+
+graph = g.build(reply)
+assert_type(graph, BuiltGraph[Ticket, Answer | Dropped])
+as_node: Node[Ticket, Answer | Dropped] = graph
+outer = Graph("outer", Ticket)
+assert_type(outer.add(graph, outer.input), Handle[Answer | Dropped])
+
+assert_type(g.join(lambda t, v: (t, v), text, spam), Handle[tuple[Text, Verdict]])
+assert_type(g.join(lambda t, m: (t, m), text, maybe), Handle[tuple[Text, Answer | Skipped]])
+
+
+def by_topic(label: Topic | None) -> Handle[Answer] | Handle[Dropped]:
+    match label:
+        case Topic.CARD:
+            return g.add(write, text)
+        case Topic.LOAN | None:
+            return g.add(drop, spam)
+
+
+def forgets_loan(label: Topic | None) -> Handle[Answer]:
+    match label:
+        case Topic.CARD | None:
+            return g.add(write, text)
+        case _:
+            assert_never(label)  # pyright: ignore[reportArgumentType]
+
+
+def only_a(label: Literal["a"] | None) -> Handle[Answer]: ...
+
+
+topic = g.add(topic_of, text)
+assert_type(g.match(topic, by_topic), Handle[Answer | Dropped])
+g.match(g.add(letter_of, text), only_a)  # pyright: ignore[reportArgumentType]
+g.match(spam, by_topic)  # pyright: ignore[reportArgumentType]
+
+
+def agents(slm: Endpoint) -> None:
+    asked = Graph("agents", Text)
+    kind = asked.add(Classifier(slm, Literal["card", "loan"]), asked.input)
+    assert_type(kind, Handle[Choice[Literal["card", "loan"]]])
+    asked.add(Sentiment(slm), asked.input)
+    asked.add(Sentiment(slm), kind)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def results() -> None:
+    assert_type(await graph.run(Ticket()), Result[Answer | Dropped])
+    await graph.run("no ticket")  # pyright: ignore[reportArgumentType]
+
+
+g.add(write, g.input)  # pyright: ignore[reportCallIssue, reportArgumentType]
+g.add(drop, text)  # pyright: ignore[reportCallIssue, reportArgumentType]
+g.add(graph, text)  # pyright: ignore[reportCallIssue, reportArgumentType]
+g.add(write, text, when=spam)  # pyright: ignore[reportCallIssue, reportArgumentType]
+judged.map(kept)  # pyright: ignore[reportArgumentType]
+g.join(kept, judged)  # pyright: ignore[reportArgumentType]
+judged.map(lambda verdict: verdict.kept)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownLambdaType, reportUnknownMemberType]
