@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.fields import FieldInfo
 
 from moa.errors import ConfigError, Unanswered
@@ -110,6 +110,17 @@ class _Typed(BaseModel):
     """By the name of the option; empty where the model wrote its answer."""
     source: Source = "native"
 
+    @computed_field
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the answer given; `None` where the model wrote it."""
+        return max(self.probabilities.values(), default=None)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """`probabilities`, as the lines that `moa decide` writes call them."""
+        return self.probabilities
+
     def _read(self, picked: L | None) -> L:
         if self.status != "answered" or picked is None:
             raise Unanswered(type(self).__name__, status=self.status)
@@ -135,11 +146,6 @@ class Predicate(_Typed):
         """Probability of yes; `None` where the model wrote its answer."""
         return self.probabilities.get("yes")
 
-    @property
-    def confidence(self) -> float | None:
-        """Probability of `value`; `None` where the model wrote its answer."""
-        return max(self.probabilities.values(), default=None)
-
     @classmethod
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
@@ -164,11 +170,6 @@ class Choice(_Typed, Generic[L]):
         if self.status != "answered":
             raise Unanswered(type(self).__name__, status=self.status)
         return self.picked
-
-    @property
-    def confidence(self) -> float | None:
-        """Probability of `label`; `None` where the model wrote its answer."""
-        return max(self.probabilities.values(), default=None)
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -204,11 +205,6 @@ class Score(_Typed):
             Unanswered: the question was refused or left out.
         """
         return self._read(self.picked)
-
-    @property
-    def confidence(self) -> float | None:
-        """Probability of `level`; `None` where the model wrote its answer."""
-        return max(self.probabilities.values(), default=None)
 
     @classmethod
     def of(cls, answer: Answer) -> Self:

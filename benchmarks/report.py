@@ -1,0 +1,52 @@
+"""Writes what a benchmark found into its section of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Each section is written by the command it names. Figures are medians over repeats in one run;
+ratios travel between machines, absolute times don't.
+"""
+
+
+def machine() -> str:
+    """Name the machine: processor, cores in use, memory, system, Python."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
+        cpu = found[1]
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, no GPU, "
+        f"{platform.system()}, Python {platform.python_version()}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; every column but the first is aligned to the right."""
+    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write(section: str, command: str, body: str) -> None:
+    """Replace a section of the page, or append it."""
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    today = datetime.date.today().isoformat()
+    text = f"{begin}\n\n`{command}`, {today}, on {machine()}.\n\n{body.strip()}\n\n{end}"
+    page = PAGE.read_text() if PAGE.exists() else HEAD
+    if begin in page:
+        before, _, rest = page.partition(begin)
+        page = before + text + rest.partition(end)[2]
+    else:
+        page = f"{page.rstrip()}\n\n{text}\n"
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page)
+    print(f"wrote the section {section!r} of {PAGE.name}")
