@@ -21,6 +21,7 @@ LAYERS = [
     {"agents"},
     {"graphs"},
     {"config"},
+    {"tiers"},
     {"ready"},
     {"cli"},
     {"__init__", "__main__"},

@@ -22,6 +22,7 @@ item doesn't hold up the others and memory stays bounded."""
 
 Rows = Iterator[Row | Malformed]
 Work = Callable[[Row], Awaitable[Item]]
+Begun = asyncio.Queue[asyncio.Task[Item] | Item | None]
 
 
 async def through(
@@ -36,7 +37,22 @@ async def through(
         concurrency: Most rows worked on at once.
         live: Whether reading a row can wait for somebody, as on a pipe; it is done aside then.
     """
-    begun: asyncio.Queue[asyncio.Task[Item] | Item | None] = asyncio.Queue(AHEAD * concurrency)
+    try:
+        async with asyncio.TaskGroup() as group:
+            await _through(group, _aside(rows) if live else _inline(rows), work, done, concurrency)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _through(
+    group: asyncio.TaskGroup,
+    rows: AsyncIterator[Row | Malformed],
+    work: Work,
+    done: Callable[[Item], None],
+    concurrency: int,
+) -> None:
+    begun: Begun = asyncio.Queue()
+    ahead = asyncio.Semaphore(AHEAD * concurrency)
     free = asyncio.Semaphore(concurrency)
 
     async def one(row: Row) -> Item:
@@ -44,25 +60,24 @@ async def through(
             return await work(row)
 
     async def begin() -> None:
-        async for row in _aside(rows) if live else _inline(rows):
-            if isinstance(row, Malformed):
-                await begun.put(malformed(row))
-            else:
-                await begun.put(group.create_task(one(row)))
-        await begun.put(None)
+        async for row in rows:
+            await ahead.acquire()
+            ready = isinstance(row, Malformed)
+            begun.put_nowait(malformed(row) if ready else group.create_task(one(row)))
+        begun.put_nowait(None)
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(begin())
-        try:
-            while (item := await begun.get()) is not None:
-                done(item if isinstance(item, Item) else await item)
-        except asyncio.CancelledError:
-            for item in _done_already(begun):
-                done(item)
-            raise
+    group.create_task(begin())
+    try:
+        while (item := await begun.get()) is not None:
+            done(item if isinstance(item, Item) else await item)
+            ahead.release()
+    except asyncio.CancelledError:
+        for item in _done_already(begun):
+            done(item)
+        raise
 
 
-def _done_already(begun: asyncio.Queue[asyncio.Task[Item] | Item | None]) -> Iterator[Item]:
+def _done_already(begun: Begun) -> Iterator[Item]:
     while not begun.empty():
         item = begun.get_nowait()
         if isinstance(item, Item):
@@ -77,7 +92,7 @@ def malformed(row: Malformed) -> Item:
 
 
 async def run_one(
-    node: Node[Any, object], row: Row, read: Callable[[object], object], context: RunContext
+    node: Node[Any, object], row: Row, read: Callable[[Any], object], context: RunContext
 ) -> Item:
     """Run a node on one row; whatever goes wrong is this item's alone.
 

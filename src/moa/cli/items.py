@@ -21,7 +21,7 @@ class Row:
     """Number of its line, from 1."""
     id: str | int
     """The row's own, else its line number."""
-    value: object
+    value: str | dict[str, object]
     """A text, or the row's fields."""
 
 

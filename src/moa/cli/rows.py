@@ -69,6 +69,16 @@ def read(source: str) -> Iterator[Row | Malformed]:
     return _of_file(path, reader)
 
 
+def count(source: str, limit: int | None) -> int | None:
+    """Count the items that will be read; `None` where only reading them would tell."""
+    path = Path(source)
+    if path.suffix.lower() not in (".jsonl", ".txt"):
+        return None
+    with path.open("rb") as file:
+        items = sum(1 for line in file if path.suffix.lower() == ".txt" or line.strip())
+    return items if limit is None else min(items, limit)
+
+
 def _of_file(path: Path, reader: Reader) -> Iterator[Row | Malformed]:
     with path.open("rb") as file:
         yield from reader(_lines(file))

@@ -1,0 +1,5 @@
+"""`python -m moa`: the command line."""
+
+from moa.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""moa draw: a graph as a drawing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa.cli import options
+
+EXAMPLES = """
+
+    moa draw support                                  Mermaid, for GitHub or https://mermaid.live
+    moa draw support --out support.svg                a picture; .png works too
+    moa draw examples/custom_graph.py:graph           your own
+
+Nothing is started, asked or sent for it, and no key is needed.
+"""
+
+
+def draw(
+    graph: Annotated[str, typer.Argument(help="Name of a ready graph, or file.py:object.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.svg|FILE.png", help="Picture to write.")
+    ] = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Draw a graph."""
+    from moa.config import load
+    from moa.errors import ConfigError
+    from moa.graphs.built import BuiltGraph
+    from moa.ready import node_of
+    from moa.tiers import Endpoints
+
+    node = node_of(graph, Endpoints(load(config), read_keys=False))
+    if not isinstance(node, BuiltGraph):
+        raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")

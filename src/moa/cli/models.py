@@ -1,0 +1,40 @@
+"""moa models: what is configured, reachable, priced, and can do what."""
+
+from __future__ import annotations
+
+from moa.cli import options
+
+EXAMPLES = """
+
+    moa models                            what ./moa.toml, or nothing, configures
+    moa models --config other.toml
+    moa models --json | jq .state
+
+Every server is asked for its list of models, which costs nothing; nothing is started.
+"""
+
+
+def models(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
+    """Show the endpoints: tier, model, price, what they can do, and whether they answer."""
+    import asyncio
+    import sys
+
+    from rich.console import Console
+
+    from moa.cli.lines import write
+    from moa.cli.survey import survey
+    from moa.cli.tables import listed
+    from moa.config import load
+
+    found = asyncio.run(survey(load(config)))
+    if as_json:
+        for endpoint in found:
+            write(sys.stdout, endpoint.line())
+        return
+    columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
+    rows = [
+        (e.name, e.tier, ", ".join(e.default_of), e.model, e.priced, ", ".join(e.can), e.state)
+        for e in found
+    ]
+    console = Console(highlight=False)
+    console.print(listed(columns, rows))

@@ -1,0 +1,154 @@
+"""Report: where finished items go: a file, standard output, a progress bar, closing tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from moa.cli.items import Item
+from moa.cli.lines import open_out, write
+from moa.cli.tables import cost_of, results, summary
+from moa.cli.tally import Tally
+from moa.context import Reference
+
+SHOWN = 100
+"""Most items in the table of results."""
+
+Line = Callable[[Item], dict[str, object]]
+
+
+class Report:
+    """Takes each item as it is done, and says at the end what they came to.
+
+    Args:
+        line: Writes an item as a line of JSON.
+        out: File of lines; `None` writes none.
+        as_json: Whether lines go to standard output, and everything else to standard error.
+        total: How many items there are; `None` is unknown.
+        counts_dollars: Whether the run has a limit in dollars, which unpriced calls don't count
+            against.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        out: Path | None,
+        as_json: bool,
+        total: int | None,
+        counts_dollars: bool,
+    ) -> None:
+        self.tally = Tally()
+        self.errors = Console(stderr=True, highlight=False)
+        self._line = line
+        self._file: TextIO | None = open_out(out) if out else None
+        self._out = out
+        self._as_json = as_json
+        self._counts_dollars = counts_dollars
+        self._first: list[Item] = []
+        self._reference: Reference | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=self.errors,
+            transient=True,
+            disable=not self.errors.is_terminal,
+        )
+        self._task = self._progress.add_task("moa", total=total, state="")
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        if self._file:
+            self._file.close()
+
+    def say(self, words: str) -> None:
+        """Say something beside the results."""
+        self.errors.print(words, markup=False)
+
+    def begin(self, reference: Reference | None) -> None:
+        """Start the clock.
+
+        Args:
+            reference: The large model to compare the cost with.
+        """
+        self._reference = reference
+        self.tally.start()
+
+    def add(self, item: Item) -> None:
+        """Take an item: it is on disk when this returns."""
+        if self._file:
+            write(self._file, self._line(item))
+        if self._as_json:
+            write(sys.stdout, self._line(item))
+        self.tally.add(item)
+        if item.status == "failed":
+            self.errors.print(f"[red]failed[/] {item.row.id}: ", end="")
+            self.errors.print(item.error, markup=False)
+        self._warn_of_unpriced(item)
+        if len(self._first) < SHOWN:
+            self._first.append(item)
+        self._progress.update(self._task, advance=1, state=self._state())
+
+    def close(self, *, stopped: bool = False) -> None:
+        """Print the tables of results and of what they came to.
+
+        Args:
+            stopped: Whether somebody stopped the run before all items were done.
+        """
+        self._progress.stop()
+        wide = 120
+        console = self.errors if self._as_json else Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(file=console.file, highlight=False, width=wide)
+        if not self._as_json and self._first:
+            console.print(results(self._first))
+            hidden = self.tally.items - len(self._first)
+            if hidden:
+                where = self._out or "--out FILE.jsonl"
+                console.print(f"… and {hidden} more: {where} has them all")
+        console.print(summary(self.tally, self._reference))
+        if self._out:
+            console.print(f"{self.tally.items} lines in {self._out}")
+        if stopped:
+            console.print(f"Stopped after {self.tally.items} finished items.")
+
+    def _state(self) -> str:
+        tally = self.tally
+        return (
+            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.usage)} · "
+            f"LLM {tally.llm_share:.0%}"
+        )
+
+    def _warn_of_unpriced(self, item: Item) -> None:
+        if not self._counts_dollars or not item.usage.total.unpriced_calls:
+            return
+        self._counts_dollars = False
+        unpriced = [name for name, u in item.usage.by_endpoint().items() if u.total.unpriced_calls]
+        self.errors.print(
+            f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
+            "--budget-usd. Give input_price and output_price in moa.toml to count them."
+        )

@@ -1,0 +1,83 @@
+"""moa run: many items through an agent or a graph."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from moa.context import RunContext
+    from moa.tiers import Endpoints
+
+EXAMPLES = """
+
+Try it on the shipped inbox, on a small model in this machine, without a key:
+
+    moa run support examples/support/inbox.jsonl
+
+One text, and a line of JSON for other programs:
+
+    moa run sentiment --text "What a lovely day"
+    moa run support inbox.jsonl --json | jq .status
+
+A big file, kept on disk as it goes, at no more than two dollars:
+
+    moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
+
+Your own graph, from a file:
+
+    moa run examples/custom_graph.py:graph reviews.txt
+
+Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 130 stopped.
+"""
+
+
+def run(
+    graph: Annotated[
+        str, typer.Argument(help="Name of a ready graph or agent, or file.py:object.")
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
+    ],
+    *,
+    text: Annotated[bool, typer.Option("--text", help="INPUT is the text itself.")] = False,
+    out: options.OutFile = None,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = 8,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Run a graph or an agent on every item of a file."""
+    from moa.cli import rows
+    from moa.cli.inputs import reader_of
+    from moa.cli.lines import line
+    from moa.cli.report import Report
+    from moa.cli.session import Prepared, Session
+    from moa.ready import node_of
+
+    async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
+        del context
+        node = node_of(graph, endpoints)
+        return Prepared(node, reader_of(node))
+
+    found = rows.literal(source) if text else rows.read(source)
+    session = Session(
+        config=config,
+        concurrency=concurrency,
+        budget_usd=budget_usd,
+        live=source == rows.STDIN and not text,
+    )
+    with Report(
+        line,
+        out=out,
+        as_json=as_json,
+        total=1 if text else rows.count(source, limit),
+        counts_dollars=budget_usd is not None,
+    ) as report:
+        raise typer.Exit(session.run(prepare, islice(found, limit), report))
