@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
@@ -19,7 +20,10 @@ from moa.endpoints import (
 )
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.detection import Decides, backend_of
+from moa.endpoints.labels import LabelReader
 from moa.endpoints.metering import estimate_of
+from moa.endpoints.profiles import Profile
 from moa.endpoints.schema import response_format
 from moa.endpoints.thinking import ThinkingSplitter, split_thinking
 from moa.errors import CapabilityError, EndpointGarbled, OutputError
@@ -49,10 +53,14 @@ class OpenAIEndpoint:
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it; an embedding model has `{"embed"}`.
+        decides: How it decides; see `Decides`.
+        label_reader: Makes what reads label log-probabilities, on the endpoint's client.
+        profile: Limits of the server that decides; `None` asks it, or takes the usual ones.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+        ConfigError: `base_url` is no address of HTTP, a number is not positive, or `labels` is
+            asked for without a reader.
     """
 
     def __init__(
@@ -69,6 +77,9 @@ class OpenAIEndpoint:
         connect_timeout_s: float = 5.0,
         timeout_s: float = 120.0,
         capabilities: Collection[Capability] = CHAT,
+        decides: Decides = "auto",
+        label_reader: Callable[[Client], LabelReader] | None = None,
+        profile: Profile | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         self.name = name
@@ -89,6 +100,13 @@ class OpenAIEndpoint:
             timeout_s=timeout_s,
             http_client=http_client,
         )
+        self._backend = backend_of(
+            self.client,
+            self.complete,
+            decides=decides,
+            label_reader=None if label_reader is None else label_reader(self.client),
+            profile=profile,
+        )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """Ask for text, or for JSON by a schema.
@@ -101,7 +119,7 @@ class OpenAIEndpoint:
             CapabilityError: it can't complete.
         """
         self._need("complete")
-        body = self._chat(prompt)
+        body = self.chat(prompt)
         answer, amount = await self.client.post(
             "/chat/completions", body, context, estimate=self._estimate(prompt)
         )
@@ -131,7 +149,7 @@ class OpenAIEndpoint:
             CapabilityError: it can't stream.
         """
         self._need("stream")
-        body = {**self._chat(prompt), "stream": True, "stream_options": {"include_usage": True}}
+        body = {**self.chat(prompt), "stream": True, "stream_options": {"include_usage": True}}
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
         amount = Amount()
@@ -173,8 +191,19 @@ class OpenAIEndpoint:
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Answer typed questions about `state`."""
-        raise CapabilityError(f"endpoint {self.name!r} can't decide")
+        """Answer typed questions about `state`.
+
+        Raises:
+            EndpointError: the request failed.
+            OutputError: the labels had to be written, and the model wrote something else.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+            ConfigError: a question is over a limit of this server; nothing was sent.
+            CapabilityError: it can't decide.
+        """
+        self._need("decide")
+        shown = [replace(example, text=neutralise(example.text)) for example in examples]
+        return await self._backend.decide(neutralise(state), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """Turn texts into vectors.
@@ -207,7 +236,8 @@ class OpenAIEndpoint:
         """Close the connections of this event loop. Closing twice does nothing."""
         await self.client.close()
 
-    def _chat(self, prompt: Prompt) -> dict[str, Any]:
+    def chat(self, prompt: Prompt) -> dict[str, Any]:
+        """Write a request in this server's words."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [

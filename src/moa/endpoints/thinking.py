@@ -32,6 +32,7 @@ class ThinkingSplitter:
     reasoning: str = ""
     text: str = ""
     _held: str = ""
+    _thought: bool = False
     _state: Literal["start", "thinking", "answering"] = "start"
 
     def feed(self, piece: str) -> str:
@@ -47,6 +48,7 @@ class ThinkingSplitter:
                 self._state = "answering"
                 return self._answer(self._take())
             self._state = "thinking"
+            self._thought = True
             self._held = start.removeprefix(_OPEN)
         thought, closed, answer = self._held.partition(_CLOSE)
         if not closed:
@@ -68,7 +70,7 @@ class ThinkingSplitter:
         return held
 
     def _answer(self, piece: str) -> str:
-        if not self.text:
-            piece = piece.lstrip() if self.reasoning else piece
+        if self._thought and not self.text:
+            piece = piece.lstrip()
         self.text += piece
         return piece

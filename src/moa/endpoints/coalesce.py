@@ -1,0 +1,167 @@
+"""Coalescing: questions about one state that are asked in one tick go out as one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from moa.context import RunContext
+from moa.endpoints import Decision
+from moa.errors import DeadlineExceeded
+from moa.questions import Question
+from moa.usage import NOTHING, Amount, Tier
+
+Send = Callable[[str, Sequence[Question], RunContext], Awaitable[Decision]]
+"""Sends questions about a state in one go."""
+Estimate = Callable[[str, Sequence[Question]], Amount]
+"""What that is expected to take."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Questions that are being gathered, and those that wait for their answers."""
+
+    request: asyncio.Task[tuple[Decision, RunContext]] | None = None
+    questions: list[Question] = field(default_factory=list[Question])
+    contexts: list[RunContext] = field(default_factory=list[RunContext])
+    sizes: list[int] = field(default_factory=list[int])
+    waiting: int = 0
+
+
+class Coalescer:
+    """Gathers the questions that several callers ask about one state (as GraphQL's DataLoader).
+
+    Each caller reserves and is charged its share: the first the call itself, all of them the
+    tokens and the cost of their part of the questions. One that is cancelled leaves the request to
+    the others; the last one takes it along.
+
+    Args:
+        endpoint: Name of the endpoint, for reservations.
+        tier: Its tier.
+        send: Sends the gathered questions; it charges a context of its own.
+        estimate: What they are expected to take.
+    """
+
+    def __init__(self, endpoint: str, tier: Tier, *, send: Send, estimate: Estimate) -> None:
+        self._endpoint = endpoint
+        self._tier: Tier = tier
+        self._send = send
+        self._estimate = estimate
+        self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Batch] = {}
+
+    def is_open(self, state: str) -> bool:
+        """Whether questions about `state` are being gathered."""
+        return (asyncio.get_running_loop(), state) in self._open
+
+    async def decide(
+        self, state: str, questions: Sequence[Question], context: RunContext
+    ) -> Decision:
+        """Answer `questions`, together with those that others ask about `state` in this tick.
+
+        Raises:
+            EndpointError: the request failed; every caller gets it.
+            BudgetExceeded: a limit of this caller would be passed; the others are not concerned.
+            DeadlineExceeded: the time of this caller's run is up.
+        """
+        key = (asyncio.get_running_loop(), state)
+        first = key not in self._open
+        estimate = self._estimate(state, questions)
+        if not first:
+            # The state is read, and the call is made, once: by the first.
+            estimate = replace(self._estimate("", questions), calls=0)
+        with context.reserve(self._endpoint, self._tier, estimate) as call:
+            batch = self._open.get(key) or self._start(key)
+            place, start = len(batch.sizes), len(batch.questions)
+            batch.questions += questions
+            batch.contexts.append(context)
+            batch.sizes.append(len(questions))
+            decision, ledger = await self._wait(batch, context)
+            share = _shares(decision.amount, batch.sizes)[place]
+            call.settle(share)
+        for note in ledger.trace:
+            context.note(note.kind, note.text, endpoint=note.endpoint)
+        mine = zip(decision.answers[start : start + len(questions)], questions, strict=True)
+        answers = tuple(replace(answer, question=question) for answer, question in mine)
+        return replace(decision, answers=answers, amount=share)
+
+    def _start(self, key: tuple[asyncio.AbstractEventLoop, str]) -> _Batch:
+        batch = self._open[key] = _Batch()
+        # Any caller may be cancelled, so none of them can own the request: the batch does.
+        batch.request = key[0].create_task(self._flush(key, batch))
+        return batch
+
+    async def _flush(
+        self, key: tuple[asyncio.AbstractEventLoop, str], batch: _Batch
+    ) -> tuple[Decision, RunContext]:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            del self._open[key]
+        ledger = RunContext(node=batch.contexts[0].node)
+        ledger.deadline = _latest(batch.contexts)
+        return await self._send(key[1], unique(batch.questions), ledger), ledger
+
+    async def _wait(self, batch: _Batch, context: RunContext) -> tuple[Decision, RunContext]:
+        assert batch.request is not None
+        batch.waiting += 1
+        try:
+            async with asyncio.timeout(context.remaining_s()):
+                return await asyncio.shield(batch.request)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{self._endpoint}: the run's time was up before the decision was there"
+            ) from error
+        finally:
+            batch.waiting -= 1
+            if not batch.waiting:
+                batch.request.cancel()
+
+
+def _shares(amount: Amount, sizes: Sequence[int]) -> list[Amount]:
+    """Split what a request took by the number of questions; the shares add up to it."""
+    total = sum(sizes)
+    rest = [
+        Amount(
+            input_tokens=amount.input_tokens * size // total,
+            cached_input_tokens=amount.cached_input_tokens * size // total,
+            output_tokens=amount.output_tokens * size // total,
+            priced_cost=amount.priced_cost * size / total,
+            unpriced_calls=min(1, amount.unpriced_calls),
+            seconds=amount.seconds * size / total,
+            joules=amount.joules * size / total,
+        )
+        for size in sizes[1:]
+    ]
+    others = sum(rest, NOTHING)
+    first = Amount(
+        calls=amount.calls,
+        input_tokens=amount.input_tokens - others.input_tokens,
+        cached_input_tokens=amount.cached_input_tokens - others.cached_input_tokens,
+        output_tokens=amount.output_tokens - others.output_tokens,
+        priced_cost=amount.priced_cost - others.priced_cost,
+        unpriced_calls=amount.unpriced_calls,
+        seconds=amount.seconds - others.seconds,
+        joules=amount.joules - others.joules,
+    )
+    return [first, *rest]
+
+
+def unique(questions: Sequence[Question]) -> list[Question]:
+    """Number the questions whose names are taken, so that answers can be told apart."""
+    taken: set[str] = set()
+    renamed: list[Question] = []
+    for question in questions:
+        name, count = question.name, 1
+        while name in taken:
+            count += 1
+            name = f"{question.name}_{count}"
+        taken.add(name)
+        renamed.append(question if name == question.name else replace(question, name=name))
+    return renamed
+
+
+def _latest(contexts: Sequence[RunContext]) -> float | None:
+    deadlines = [context.deadline for context in contexts]
+    known = [deadline for deadline in deadlines if deadline is not None]
+    return max(known) if len(known) == len(deadlines) else None

@@ -1,0 +1,210 @@
+"""Label reading: answers questions by the log-probabilities of the words of their labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from moa.context import RunContext
+from moa.endpoints import Decision, Example
+from moa.errors import ConfigError
+from moa.questions import Answer, Question
+from moa.usage import NOTHING, Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReading:
+    """How probable each label is as the continuation of a prompt."""
+
+    logprobs: tuple[float, ...]
+    """Natural logarithms, one for each label, in order. Their `exp` adds up to `label_mass`."""
+    label_mass: float
+    """How much of the probability falls on the first tokens of the labels, 0 to 1."""
+    amount: Amount
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Made to add up to 1."""
+        highest = max(self.logprobs)
+        weights = [math.exp(logprob - highest) for logprob in self.logprobs]
+        total = sum(weights)
+        return tuple(weight / total for weight in weights)
+
+
+class LabelReader(Protocol):
+    """A server whose log-probabilities can be read."""
+
+    async def read_labels(
+        self, prompt: str, labels: Sequence[str], context: RunContext, /
+    ) -> LabelReading:
+        """Read how probable each label is after `prompt`, which is data: no control tokens in it.
+
+        Args:
+            prompt: Ends where the label starts.
+            labels: Continuations, with the space they start with. Where one is the start of
+                another, each also ends with what ends a label in the prompt.
+            context: Budget, deadline and ledger.
+
+        Raises:
+            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
+            BudgetExceeded: a limit would be passed; nothing was sent.
+            DeadlineExceeded: the run's time is up.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReading:
+    """How probable some tokens are as the next one, in the whole vocabulary."""
+
+    logprobs: tuple[float, ...]
+    amount: Amount
+
+
+ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
+"""Reads the log-probabilities of the second tokens as the next after the first."""
+
+
+async def walk_labels(labels: Sequence[Sequence[int]], read: ReadTokens) -> LabelReading:
+    """Read labels of any length with one request for each place where they part.
+
+    The first token is weighed against the whole vocabulary; a later one only against those with
+    which another label goes on. What a label shares with no other is its spelling and counts as
+    certain, since the sum of all log-probabilities punishes a label for being long.
+
+    Args:
+        labels: The tokens of each, none empty.
+        read: Called with the tokens that follow the prompt, and the tokens to look at.
+
+    Raises:
+        ConfigError: a label is the start of another, or the same.
+    """
+    for one, other in pairwise(sorted(map(tuple, labels))):
+        if other[: len(one)] == one:
+            raise ConfigError(
+                "a label is the start of another, as the model's tokens have it: end both with "
+                "what ends a label in the prompt, or choose other words"
+            )
+    logprobs = [0.0] * len(labels)
+    mass, amount = 1.0, NOTHING
+    branches: list[tuple[int, list[int]]] = [(0, list(range(len(labels))))]
+    while branches:
+        depth, members = branches.pop()
+        by_token: dict[int, list[int]] = {}
+        for label in members:
+            by_token.setdefault(labels[label][depth], []).append(label)
+        if depth == 0 or len(by_token) > 1:
+            reading = await read(labels[members[0]][:depth], list(by_token))
+            amount += reading.amount
+            total = _log_sum(reading.logprobs)
+            mass = min(1.0, math.exp(total)) if depth == 0 else mass
+            for same, logprob in zip(by_token.values(), reading.logprobs, strict=True):
+                for label in same:
+                    logprobs[label] += logprob if depth == 0 else logprob - total
+        branches += [(depth + 1, same) for same in by_token.values() if len(same) > 1]
+    return LabelReading(logprobs=tuple(logprobs), label_mass=mass, amount=amount)
+
+
+def _log_sum(logprobs: Sequence[float]) -> float:
+    highest = max(logprobs)
+    return highest + math.log(sum(math.exp(logprob - highest) for logprob in logprobs))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrompt:
+    """A text that stops where the label comes, and the labels as they would go on."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+def label_prompt(question: Question, state: str, examples: Sequence[Example]) -> LabelPrompt:
+    """Lay out a question as a text to be continued.
+
+    A small instruct model read as a chat, or by option letters, hardly beats chance; read as a
+    completion, with examples, by its label words, it is good. What is the same for many texts
+    comes first, so that the server caches it.
+    """
+    words = label_words(question)
+    lines = [f"Question: {one_line(question.text)}"]
+    for word, option in zip(words, question.options, strict=True):
+        if option.description:
+            lines.append(f"{word}: {one_line(option.description)}")
+    if not any(option.description for option in question.options):
+        lines.append(f"Answers: {', '.join(words)}")
+    by_name = {option.name: word for word, option in zip(words, question.options, strict=True)}
+    blocks = ["\n".join(lines)]
+    for example in examples:
+        word = by_name.get(example.labels.get(question.name, ""))
+        if word is not None:
+            blocks.append(f"Text: {one_line(example.text)}\nAnswer: {word}")
+    blocks.append(f"Text: {one_line(state)}\nAnswer:")
+    return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
+
+
+def label_words(question: Question) -> tuple[str, ...]:
+    """Make the names of the options readable: `change_pin` is read as `change pin`."""
+    words = tuple(one_line(option.name.replace("_", " ")) for option in question.options)
+    if len(set(words)) < len(words):
+        return tuple(one_line(option.name) for option in question.options)
+    return words
+
+
+def one_line(text: str) -> str:
+    """Put a text on one line, so that it can't write a line of the prompt it stands in."""
+    return " ".join(text.split())
+
+
+class LabelBackend:
+    """Decides by the log-probabilities of the words of the labels, one question after another.
+
+    Args:
+        reader: A server whose log-probabilities can be read.
+        endpoint: Name of the endpoint that answers.
+        model: Name of its model.
+    """
+
+    title = "label log-probabilities"
+
+    def __init__(self, reader: LabelReader, *, endpoint: str, model: str) -> None:
+        self._reader = reader
+        self._endpoint = endpoint
+        self._model = model
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example],
+    ) -> Decision:
+        """Answer typed questions about `state`; see `Backend.decide`.
+
+        Raises:
+            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
+            BudgetExceeded: a limit would be passed.
+            DeadlineExceeded: the run's time is up.
+        """
+        answers: list[Answer] = []
+        amount = NOTHING
+        for question in questions:
+            prompt = label_prompt(question, state, examples)
+            reading = await self._reader.read_labels(prompt.text, prompt.labels, context)
+            amount += reading.amount
+            answers.append(
+                Answer(
+                    question=question,
+                    probabilities=reading.probabilities,
+                    label_mass=reading.label_mass,
+                    source="logprob",
+                )
+            )
+        context.note("answered", self._model, endpoint=self._endpoint)
+        return Decision(
+            answers=tuple(answers), endpoint=self._endpoint, model=self._model, amount=amount
+        )

@@ -1,0 +1,106 @@
+"""No control token of a chat template survives, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.endpoints.control_tokens import neutralise
+
+BAR = "\N{FULLWIDTH VERTICAL LINE}"
+GAP = "\N{LOWER ONE EIGHTH BLOCK}"
+TOKENS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|reserved_special_token_7|>",
+    "<|assistant|>",
+    "<|turn>",
+    "<turn|>",
+    '<|"|>',
+    "<|START_OF_TURN_TOKEN|>",
+    f"<{BAR}User{BAR}>",
+    f"<{BAR}end{GAP}of{GAP}sentence{BAR}>",
+    "<s>",
+    "</s>",
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_response>",
+    "<fim_prefix>",
+    "<repo_name>",
+    "<file_sep>",
+    "<jupyter_code>",
+    "<unused12>",
+    "<extra_id_3>",
+    "<SPECIAL_12>",
+    "<EOS_TOKEN>",
+    "<<SYS>>",
+    "<</SYS>>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[THINK]",
+    "[IMG_END]",
+    "[gMASK]",
+    "[|user|]",
+    "[|endofturn|]",
+    "]~b]",
+    "]~!b[",
+    "[e~[",
+    "<seed:bos>",
+]
+PLAIN = [
+    "a < b and c > d",
+    "List<T> and <b>bold</b> <strong>HTML</strong>",
+    "xs |> List.map f <| ys",
+    "if (a <| b) { c |> d }",
+    "[link](https://example.org) [1] [x]",
+    "price: <10 || >20",
+    "<html><body class='x'>",
+    "see <https://example.org>",
+    "C:\\temp ~b] not it",
+]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_a_control_token_becomes_plain_text(token: str) -> None:
+    changed = neutralise(f"before {token} after")
+    assert token not in changed
+    assert changed.replace(" ", "") == f"before{token}after".replace(" ", "")
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_text_without_control_tokens_is_unchanged(text: str) -> None:
+    assert neutralise(text) == text
+
+
+pieces = st.lists(st.one_of(st.sampled_from(TOKENS), st.text("<>|[]/~!bes \n", max_size=4)))
+
+
+@given(pieces)
+def test_no_control_token_survives_however_they_are_put_together(parts: list[str]) -> None:
+    changed = neutralise("".join(parts))
+    assert [token for token in TOKENS if token in changed] == []
+
+
+@given(pieces)
+def test_doing_it_twice_changes_nothing_more(parts: list[str]) -> None:
+    once = neutralise("".join(parts))
+    assert neutralise(once) == once
+
+
+@given(st.text(st.characters(exclude_characters="<>[]|~")))
+def test_a_text_without_brackets_is_unchanged(text: str) -> None:
+    assert neutralise(text) == text

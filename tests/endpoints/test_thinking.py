@@ -1,0 +1,51 @@
+"""What a model thought stays apart from what it answered, whole or in pieces."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.endpoints.thinking import ThinkingSplitter, split_thinking
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "thought"),
+    [
+        ("hello", "hello", None),
+        ("<think>hm</think>hello", "hello", "hm"),
+        ("\n<think>\nhm\n</think>\n\nhello", "hello", "hm"),
+        ("hm</think>hello", "hello", "hm"),
+        ("<think>hm", "", "hm"),
+        ("<think></think>hello", "hello", ""),
+        ("say <think> and </think>", "say <think> and </think>", None),
+        ("", "", None),
+    ],
+)
+def test_a_whole_text_is_split(text: str, answer: str, thought: str | None) -> None:
+    assert split_thinking(text) == (answer, thought)
+
+
+@given(
+    st.sampled_from(["", "\n", "<think>", "\n<think>\n"]),
+    st.text("ab<think/> \n", max_size=12),
+    st.sampled_from(["", "</think>", "</think>\n\n"]),
+    st.text("ab<> \n", max_size=8),
+    st.data(),
+)
+def test_pieces_are_split_like_the_whole(
+    opening: str, thought: str, closing: str, answer: str, data: st.DataObject
+) -> None:
+    text = opening + thought + closing + answer
+    whole, reasoning = split_thinking(text)
+    if "<think>" not in opening and reasoning is not None:
+        return  # without its opening tag a thought can't be told before its end
+    splitter = ThinkingSplitter()
+    rest, pieces = text, ""
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        pieces += splitter.feed(rest[:size])
+        rest = rest[size:]
+    pieces += splitter.finish()
+    assert pieces == splitter.text == whole
+    assert splitter.reasoning == (reasoning or "")
