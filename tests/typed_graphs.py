@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal, assert_never, assert_type
+from typing import Literal, TypedDict, assert_never, assert_type
+
+from langchain_core.runnables import Runnable
+from langgraph.graph import StateGraph
 
 from moa.agents.classifier import Classifier
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
-from moa.graphs import BuiltGraph, Graph, Handle, Skipped
+from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
 from moa.handoffs import Text
 from moa.node import Node, Result
 from moa.questions import Choice
@@ -35,6 +38,7 @@ class Topic(Enum):
 async def clean(ticket: Ticket) -> Text: ...
 async def judge(text: Text) -> Verdict: ...
 async def write(text: Text) -> Answer: ...
+async def write_text(text: Text) -> Answer: ...
 async def topic_of(text: Text) -> Choice[Topic]: ...
 async def letter_of(text: Text) -> Choice[Literal["a", "b"]]: ...
 async def whatever(text: Text | Skipped) -> Answer: ...
@@ -107,6 +111,28 @@ def agents(slm: Endpoint) -> None:
     assert_type(kind, Handle[Choice[Literal["card", "loan"]]])
     asked.add(Sentiment(slm), asked.input)
     asked.add(Sentiment(slm), kind)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+class State(TypedDict):
+    text: Text
+    answer: Answer
+
+
+def in_a_state_graph() -> None:
+    def read(state: State) -> Text:
+        return state["text"]
+
+    def write(answer: Answer) -> dict[str, Answer]:
+        return {"answer": answer}
+
+    def misread(state: State) -> Answer:
+        return state["answer"]
+
+    inner = Graph("inner", Text)
+    node = inner.build(inner.add(write_text, inner.input))
+    StateGraph(State).add_node(as_langgraph(node, read=read, write=write))  # pyright: ignore[reportUnknownMemberType]
+    as_langgraph(node, read=misread, write=write)  # pyright: ignore[reportArgumentType]
+    assert_type(as_runnable(node), Runnable[Text, Answer])
 
 
 async def results() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from moa.context import RunContext
 from moa.errors import InputError
@@ -14,6 +15,12 @@ from moa.graphs.scheduler import Run
 from moa.graphs.types import shown
 from moa.node import Result, finish
 from moa.trace import Event
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.types import RetryPolicy
+
+    from moa.graphs.compiled import Compiled
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -79,6 +86,34 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+    def compile(
+        self,
+        *,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] = (),
+    ) -> Compiled:
+        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+
+        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
+        `context=RunContext(…)`; events and pieces of text go to the stream mode `custom`. Of an
+        interrupted run that is resumed, no finished node runs again. Checkpoints hold JSON.
+
+        Args:
+            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
+            retry: When to run a node again; see `retry_on`.
+
+        Raises:
+            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
+        """
+        from moa.graphs.compiled import compiled
+
+        return compiled(self, checkpointer=checkpointer, retry=retry)
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The graph as LangGraph's own kind, without a checkpointer of its own."""
+        return self.compile()
 
     def _admit(self, request: object) -> None:
         kind = self.input_type

@@ -213,7 +213,7 @@ class Run:
             self._resolve(index, self._call_now(task, values))
         elif isinstance(values[0], Skipped) and not task.takes_skipped:
             self._skip(index, task, f"{self._tasks[task.sources[0]].name!r} was skipped")
-        elif task.quick:
+        elif task.quick and self._caller is call:
             self._run_now(index, task, values)
         else:
             self._ready.append(index)

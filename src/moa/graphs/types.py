@@ -28,9 +28,9 @@ def fits(given: object, expected: object) -> bool:
     given, expected = _bare(given), _bare(expected)
     if _undecidable(given) or _undecidable(expected) or expected is object:
         return True
-    if _is_union(given):
+    if is_union(given):
         return all(fits(member, expected) for member in get_args(given))
-    if _is_union(expected):
+    if is_union(expected):
         return any(fits(given, member) for member in get_args(expected))
     if get_origin(given) is Literal:
         return _literal_fits(get_args(given), expected)
@@ -44,7 +44,7 @@ def split_skipped(annotation: object) -> tuple[object, bool]:
     annotation = _bare(annotation)
     if annotation is Skipped:
         return UNKNOWN, True
-    if not _is_union(annotation) or Skipped not in get_args(annotation):
+    if not is_union(annotation) or Skipped not in get_args(annotation):
         return annotation, False
     rest = tuple(member for member in get_args(annotation) if member is not Skipped)
     return union(rest), True
@@ -61,7 +61,7 @@ def union(members: tuple[object, ...]) -> object:
 def shown(annotation: object) -> str:
     """Write a type as one would in source."""
     annotation = _bare(annotation)
-    if _is_union(annotation):
+    if is_union(annotation):
         return " | ".join(shown(member) for member in get_args(annotation))
     if annotation is type(None):
         return "None"
@@ -82,7 +82,8 @@ def _bare(annotation: object) -> object:
     return type(None) if annotation is None else annotation
 
 
-def _is_union(annotation: object) -> bool:
+def is_union(annotation: object) -> bool:
+    """Whether a type is a union."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 

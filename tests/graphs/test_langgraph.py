@@ -1,0 +1,296 @@
+"""Graphs inside LangGraph, and LangGraph's checkpoints and interrupts around graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, NodeError, WiringError
+from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.trace import Event, NodeFinished
+from moa.usage import Budget
+
+from .nodes import Asker
+
+
+class Ticket(BaseModel):
+    text: str
+
+
+class Draft(BaseModel):
+    text: str
+
+
+class Reply(BaseModel):
+    text: str
+
+
+JSON = (str, int, float, bool, type(None), list, tuple, dict)
+
+
+class PlainOnly(JsonPlusSerializer):
+    """Lets nothing but JSON into a checkpoint."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        _only_json(obj)
+        return super().dumps_typed(obj)
+
+
+def _only_json(value: Any) -> None:
+    if isinstance(value, Interrupt):  # LangGraph's own
+        return
+    assert type(value) in JSON, f"{value!r} went into a checkpoint"
+    if isinstance(value, dict):
+        value = [*cast("dict[str, Any]", value).items()]
+    if isinstance(value, list | tuple):
+        for part in cast("list[Any]", value):
+            _only_json(part)
+
+
+def thread(name: str = "1") -> Any:
+    return {"configurable": {"thread_id": name}}
+
+
+class Ran(list[str]):
+    """Which nodes ran, in order."""
+
+    def node(self, name: str, *, ask: bool = False) -> Any:
+        async def work(ticket: Ticket) -> Draft:
+            self.append(name)
+            text = interrupt(name) if ask else ticket.text
+            return Draft(text=f"{name}:{text}")
+
+        return work
+
+
+def second(draft: Draft) -> Ticket:
+    return Ticket(text=draft.text)
+
+
+async def test_a_compiled_graph_gives_the_output() -> None:
+    ran = Ran()
+    g = Graph("g", Ticket)
+    compiled: Any = g.build(g.add(ran.node("a"), g.input, name="a")).compiled
+    assert await compiled.ainvoke(Ticket(text="x")) == Draft(text="a:x")
+    assert await compiled.ainvoke({"text": "x"}) == Draft(text="a:x")
+
+
+async def test_the_budget_comes_with_the_context() -> None:
+    g = Graph("g", str)
+    a = g.add(Asker("a", SimulatedEndpoint()), g.input)
+    compiled: Any = g.build(g.add(Asker("b", SimulatedEndpoint()), a)).compiled
+    context = RunContext(budget=Budget(calls=1))
+    with pytest.raises(BudgetExceeded):
+        await compiled.ainvoke("x", context=context)
+    assert context.usage.calls == 1
+
+
+async def test_events_go_to_the_custom_stream() -> None:
+    g = Graph("g", str)
+    compiled: Any = g.build(g.add(Asker("a", SimulatedEndpoint()), g.input)).compiled
+    events: list[Event] = [e async for e in compiled.astream("x", stream_mode="custom")]
+    assert isinstance(events[-1], NodeFinished)
+    assert events[-1].output == "x"
+
+
+def interruptible(ran: Ran) -> Any:
+    """Two chains beside each other, one of which asks a person."""
+    g = Graph("g", Ticket)
+    ends: list[Any] = []
+    for side, ask in (("left", False), ("right", True)):
+        first = g.add(ran.node(f"{side} first"), g.input, name=f"{side} first")
+        ends.append(
+            g.add(ran.node(f"{side} last", ask=ask), first.map(second), name=f"{side} last")
+        )
+
+    def both(left: Draft, right: Draft) -> Reply:
+        return Reply(text=f"{left.text} {right.text}")
+
+    return g.build(g.join(both, *ends))
+
+
+async def test_finished_nodes_do_not_run_again_after_an_interrupt() -> None:
+    ran = Ran()
+    saver = InMemorySaver(serde=PlainOnly())
+    compiled: Any = interruptible(ran).compile(checkpointer=saver)
+    paused = await compiled.ainvoke(Ticket(text="x"), thread())
+    assert [asked.value for asked in paused["__interrupt__"]] == ["right last"]
+    before = list(ran)
+    done = await compiled.ainvoke(Command(resume="yes"), thread())
+    assert done == Reply(text="left last:left first:x right last:yes")
+    assert ran[len(before) :] == ["right last"]
+
+
+async def test_results_are_found_again_when_nodes_finish_in_another_order() -> None:
+    gates = {name: asyncio.Event() for name in ("a", "b")}
+    ran: list[str] = []
+
+    def first(name: str) -> Any:
+        async def work(text: str) -> str:
+            await gates[name].wait()
+            ran.append(name)
+            return text
+
+        return work
+
+    def last(name: str) -> Any:
+        async def work(text: str) -> str:
+            ran.append(f"{name}2")
+            for gate in gates.values():
+                gate.set()
+            return text
+
+        return work
+
+    async def ask(both: list[str]) -> str:
+        return interrupt("well?")
+
+    g = Graph("g", str)
+    ends = [g.add(last(n), g.add(first(n), g.input, name=n), name=f"{n}2") for n in gates]
+    a, b = ends
+    graph = g.build(g.add(ask, g.join(lambda a, b: [a, b], a, b)))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    gates["b"].set()
+    await compiled.ainvoke("x", thread())
+    assert sorted(ran) == ["a", "a2", "b", "b2"]
+    assert await compiled.ainvoke(Command(resume="done"), thread()) == "done"
+    assert sorted(ran) == ["a", "a2", "b", "b2"]
+
+
+async def test_finished_nodes_of_a_nested_graph_do_not_run_again() -> None:
+    ran = Ran()
+    outer = Graph("outer", Ticket)
+    graph = outer.build(outer.add(interruptible(ran), outer.input))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver(serde=PlainOnly()))
+    await compiled.ainvoke(Ticket(text="x"), thread())
+    before = list(ran)
+    done = await compiled.ainvoke(Command(resume="yes"), thread())
+    assert done == Reply(text="left last:left first:x right last:yes")
+    assert ran[len(before) :] == ["right last"]
+
+
+async def test_a_node_that_was_skipped_stays_so_after_an_interrupt() -> None:
+    ran = Ran()
+    g = Graph("g", Ticket)
+    never = g.add(ran.node("never"), g.input, name="never", when=g.input.map(lambda t: not t.text))
+    reply = g.add(ran.node("asks", ask=True), g.input, name="asks")
+
+    def only(never: Draft | Skipped, reply: Draft) -> Draft:
+        assert isinstance(never, Skipped)
+        return reply
+
+    graph = g.build(g.join(only, never, reply))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke(Ticket(text="x"), thread())
+    assert await compiled.ainvoke(Command(resume="y"), thread()) == Draft(text="asks:y")
+    assert ran == ["asks", "asks"]
+
+
+async def test_a_failed_run_goes_on_from_what_was_finished() -> None:
+    ran = Ran()
+    broken = True
+
+    async def fails(draft: Draft) -> Reply:
+        if broken:
+            raise ValueError("not yet")
+        return Reply(text=draft.text)
+
+    g = Graph("g", Ticket)
+    graph = g.build(g.add(fails, g.add(ran.node("a"), g.input, name="a")))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver(serde=PlainOnly()))
+    with pytest.raises(NodeError, match="fails: ValueError: not yet"):
+        await compiled.ainvoke(Ticket(text="x"), thread())
+    broken = False
+    assert await compiled.ainvoke(None, thread()) == Reply(text="a:x")
+    assert ran == ["a"]
+
+
+async def test_an_output_of_unknown_type_cannot_be_kept() -> None:
+    g = Graph("g", str)
+    graph = g.build(g.add(lambda text: text, g.input, name="unclear"))
+    plain: Any = graph.compiled
+    assert await plain.ainvoke("x") == "x"
+    with pytest.raises(WiringError, match="the type of 'unclear' is not known"):
+        graph.compile(checkpointer=InMemorySaver())
+
+
+async def test_retryable_errors_are_retried() -> None:
+    lost = EndpointUnavailable("lost", endpoint="e")
+    endpoint = ScriptedEndpoint([lost, "fine"])
+    g = Graph("g", str)
+    graph = g.build(g.add(Asker("a", endpoint), g.input))
+    policy = RetryPolicy(retry_on=retry_on, initial_interval=0.0, jitter=False)
+    compiled: Any = graph.compile(retry=policy)
+    assert await compiled.ainvoke("x") == "fine"
+    assert not retry_on(WiringError("never"))
+    assert retry_on(ConnectionError("lost"))
+
+
+class State(TypedDict, total=False):
+    text: str
+    mood: str
+
+
+@dataclass
+class Context:
+    run: RunContext
+
+
+async def test_a_node_stands_in_a_state_graph_of_the_users() -> None:
+    builder: Any = StateGraph(State, context_schema=Context)
+
+    def read(state: State) -> str:
+        return state.get("text", "")
+
+    def write(mood: str) -> dict[str, str]:
+        return {"mood": mood}
+
+    node = Asker("mood", SimulatedEndpoint(rule=str.upper))
+    builder.add_node(as_langgraph(node, read=read, write=write))
+    builder.add_edge(START, "mood")
+    builder.add_edge("mood", END)
+    context = RunContext()
+    graph: Any = builder.compile()
+    done = await graph.ainvoke({"text": "good"}, context=Context(context))
+    assert done == {"text": "good", "mood": "GOOD"}
+    assert context.usage.calls == 1
+
+
+async def test_a_runnable_gives_the_output() -> None:
+    runnable = as_runnable(Asker("a", SimulatedEndpoint(rule=str.upper)))
+    assert await runnable.ainvoke("x") == "X"
+    assert await runnable.abatch(["a", "b"]) == ["A", "B"]
+
+
+def test_a_runnable_can_be_invoked_without_a_loop() -> None:
+    assert as_runnable(Asker("a", SimulatedEndpoint())).invoke("x") == "x"
+
+
+async def test_invoking_a_runnable_inside_a_loop_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"use `await runnable.ainvoke"):
+        as_runnable(Asker("a", SimulatedEndpoint())).invoke("x")
+
+
+def test_a_plain_run_does_not_import_langgraph() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from moa.graphs import Graph\n"
+        "g = Graph('g', str)\n"
+        "graph = g.build(g.add(str.upper, g.input, name='up'))\n"
+        "assert asyncio.run(graph.run('x')).output == 'X'\n"
+        "print([m for m in ('langgraph', 'langchain_core', 'openai') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
