@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
+
+from moa.endpoints.engine import Engine, EngineSettings
+from moa.endpoints.weights import find_weights
 
 Handler = Callable[[httpx2.Request], httpx2.Response | Awaitable[httpx2.Response]]
 
@@ -99,3 +102,11 @@ def piece(content: str | None = None, *, finish_reason: str | None = None, **del
         "model": "served-1",
         "choices": [{"index": 0, "delta": change, "finish_reason": finish_reason}],
     }
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The real engine on the real default model."""
+    running = Engine.start(find_weights(), EngineSettings())
+    yield running
+    running.stop()

@@ -1,0 +1,256 @@
+"""Engine: llama.cpp's server in a process of its own, which dies with the one that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import SecretStr
+
+from moa.endpoints.cores import usable_cores
+from moa.endpoints.weights import Weights
+from moa.errors import EndpointUnavailable, MissingDependency
+
+_PROGRAM = Path(__file__).with_name("engine_server.py")
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 5.0
+_RESTARTS, _RESTARTS_WITHIN_S = 3, 60.0
+_CORES_PER_SLOT = 4
+_MOST_THREADS = 8
+_LONGEST_BATCH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the engine runs; zero means as this machine allows."""
+
+    context_window: int = 4096
+    """Tokens of one request, prompt and answer together."""
+    threads: int = 0
+    """Zero: the physical cores that this process may use, at most 8."""
+    slots: int = 0
+    """Requests worked on at once. Zero: one for every four threads. They share the threads, and
+    each has its own cache of prompts, so few are faster than many."""
+
+    def resolved(self) -> EngineSettings:
+        """Replace zeros by what this machine allows."""
+        threads = self.threads or min(_MOST_THREADS, usable_cores())
+        slots = self.slots or max(1, threads // _CORES_PER_SLOT)
+        return EngineSettings(self.context_window, threads, slots)
+
+    @property
+    def batch(self) -> int:
+        """Tokens worked on in one go, and of the longest text that can be embedded."""
+        return min(self.context_window, _LONGEST_BATCH)
+
+
+class Engine:
+    """One server process, and the way to it.
+
+    Args:
+        process: Reads its settings from stdin, and has not been sent them yet.
+        log: Where its stderr goes.
+        weights: What it serves.
+        settings: How it runs, without zeros.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log: IO[bytes],
+        *,
+        weights: Weights,
+        settings: EngineSettings,
+    ) -> None:
+        self.process = process
+        self.weights = weights
+        self.settings = settings
+        self.api_key = SecretStr(secrets.token_urlsafe(32))
+        self.model = weights.path.stem
+        self._log = log
+        self._owner = os.getpid()
+        try:
+            self.base_url = f"{self._greet()}/v1"
+        except BaseException:
+            self.stop()
+            raise
+
+    @classmethod
+    def start(cls, weights: Weights, settings: EngineSettings) -> Engine:
+        """Start it, and wait until it answers.
+
+        Raises:
+            MissingDependency: xllamacpp is not installed.
+            EndpointUnavailable: it did not come up.
+        """
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise MissingDependency("xllamacpp", extra="local", purpose="for the embedded model")
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Threads that spin while they wait slow a busy machine down to a tenth.
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+        )
+        return cls(process, log, weights=weights, settings=settings.resolved())
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process.poll() is None
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long for its process to end, and say whether it did."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def death(self) -> str:
+        """Say in words how its process ended."""
+        code = self.process.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        line = "" if self._log.closed else self._last_line()
+        return f"{how}; its last words: {line}" if line else how
+
+    def stop(self) -> None:
+        """End its process. Stopping twice does nothing."""
+        if os.getpid() != self._owner:  # a fork must not stop what its parent uses
+            return
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if not self.ends_within(_STOP_TIMEOUT_S):
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+    def _greet(self) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        wanted = {
+            "path": str(self.weights.path),
+            "model": self.model,
+            "api_key": self.api_key.get_secret_value(),
+            "batch": self.settings.batch,
+            **asdict(self.settings),
+        }
+        late = threading.Timer(_START_TIMEOUT_S, self.process.kill)
+        late.start()
+        try:
+            self.process.stdin.write(json.dumps(wanted).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            late.cancel()
+        if not line:
+            self.process.wait()
+            raise EndpointUnavailable(
+                f"the engine did not start on {self.weights.path} ({self.death()})",
+                endpoint="embedded",
+            )
+        address: dict[str, Any] = json.loads(line)
+        return str(address["address"])
+
+    def _last_line(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read()[-4000:].decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class EngineHost:
+    """Keeps one engine running for all who use the same weights.
+
+    Args:
+        find: Finds the weights, or fetches them; called in a thread at each start.
+        settings: How the engine runs.
+    """
+
+    def __init__(self, find: Callable[[], Weights], settings: EngineSettings) -> None:
+        self._find = find
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._starting: Future[Engine] | None = None
+        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
+
+    async def running(self) -> Engine:
+        """Give the engine, after starting it where it doesn't run. The loop isn't blocked.
+
+        Raises:
+            ModelNotFound: there are no weights.
+            MissingDependency: xllamacpp is not installed.
+            EndpointUnavailable: it did not start, or died too often.
+        """
+        with self._lock:
+            starting = self._starting
+            if starting is None or _is_over(starting):
+                if starting is not None:
+                    self._allow_restart(starting)
+                starting = self._starting = self._start()
+        return await asyncio.shield(asyncio.wrap_future(starting))
+
+    def stop(self) -> None:
+        """Stop the engine. A later `running` starts a new one."""
+        with self._lock:
+            starting, self._starting = self._starting, None
+        if starting is not None and starting.exception() is None:
+            _put_away(starting.result())
+
+    def _start(self) -> Future[Engine]:
+        worker = ThreadPoolExecutor(1, thread_name_prefix="moa-engine")
+        try:
+            return worker.submit(self._bring_up)
+        finally:
+            worker.shutdown(wait=False)
+
+    def _bring_up(self) -> Engine:
+        engine = Engine.start(self._find(), self._settings)
+        atexit.register(engine.stop)
+        return engine
+
+    def _allow_restart(self, last: Future[Engine]) -> None:
+        if last.exception() is not None:  # it never ran: the caller sees why each time
+            return
+        now = time.monotonic()
+        if len(self._restarts) == _RESTARTS and now - self._restarts[0] < _RESTARTS_WITHIN_S:
+            raise EndpointUnavailable(
+                f"the engine died {_RESTARTS + 1} times within {_RESTARTS_WITHIN_S:g} s "
+                f"({last.result().death()}), so it isn't started again yet. "
+                "Is there enough memory?",
+                endpoint="embedded",
+                retry_after_s=_RESTARTS_WITHIN_S,
+            )
+        self._restarts.append(now)
+        _put_away(last.result())
+
+
+def _is_over(starting: Future[Engine]) -> bool:
+    if not starting.done():
+        return False
+    return starting.exception() is not None or not starting.result().alive
+
+
+def _put_away(engine: Engine) -> None:
+    atexit.unregister(engine.stop)
+    engine.stop()

@@ -1,0 +1,64 @@
+"""Engine server: llama.cpp's own server, as a program.
+
+It reads its settings as one line of JSON from stdin, writes its address as one line to stdout,
+and ends when stdin does: when the program that started it closes it, or is gone. It imports
+nothing of `moa`, so that it starts quickly and stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from importlib import import_module
+from typing import Any
+
+_PROMPT_CACHE_MIB = 256
+
+
+def main() -> None:
+    """Be the server until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started it
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what llama.cpp prints is no address
+    settings = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    server = _serve(settings)
+    answer.write(json.dumps({"address": server.listening_address}) + "\n")
+    answer.flush()
+    threading.Event().wait()
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _serve(settings: dict[str, Any]) -> Any:
+    xllamacpp: Any = import_module("xllamacpp")
+    params: Any = xllamacpp.CommonParams()
+    params.model.path = settings["path"]
+    params.model_alias = {settings["model"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [settings["api_key"]]
+    params.cors_origins = ""
+    params.cors_credentials = False
+    params.ui = False
+    params.endpoint_slots = False
+    params.n_ctx = settings["context_window"] * settings["slots"]
+    params.n_parallel = settings["slots"]
+    params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["threads"]
+    params.n_batch = params.n_ubatch = settings["batch"]
+    params.cache_ram_mib = _PROMPT_CACHE_MIB
+    params.embedding = True  # completions are served all the same
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.verbosity = 1
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    main()

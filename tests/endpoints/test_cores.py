@@ -1,0 +1,58 @@
+"""Counting the cores that may be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from moa.endpoints.cores import usable_cores
+
+
+@pytest.fixture
+def cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four cores of two threads each: 0 and 4, 1 and 5, and so on."""
+    for cpu in range(8):
+        topology = tmp_path / f"cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    allow(monkeypatch, range(8))
+    return tmp_path
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, allowed: range | set[int]) -> None:
+    def affinity(pid: int) -> set[int]:
+        del pid
+        return set(allowed)
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity, raising=False)
+
+
+def test_two_threads_of_one_core_count_once(cpus: Path) -> None:
+    assert usable_cores(cpus=cpus, quota=cpus / "none") == 4
+
+
+def test_a_process_bound_to_some_processors_counts_those(
+    cpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, {1, 5, 6})
+    assert usable_cores(cpus=cpus, quota=cpus / "none") == 2
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        pytest.param("200000 100000", 2, id="two"),
+        pytest.param("10000 100000", 1, id="a tenth"),
+        pytest.param("max 100000", 4, id="no limit"),
+    ],
+)
+def test_a_container_counts_no_more_than_its_quota(cpus: Path, quota: str, cores: int) -> None:
+    (cpus / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores(cpus=cpus, quota=cpus / "cpu.max") == cores
+
+
+def test_without_topology_every_processor_counts(cpus: Path) -> None:
+    assert usable_cores(cpus=cpus / "none", quota=cpus / "none") == 8

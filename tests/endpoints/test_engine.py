@@ -1,0 +1,203 @@
+"""The engine's process: started once, shut to others, restarted, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+from pydantic import SecretStr
+
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.engine import Engine, EngineHost, EngineSettings
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.weights import Weights, find_weights
+from moa.errors import (
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    MissingDependency,
+    ModelNotFound,
+)
+
+pytestmark = pytest.mark.embedded
+
+GONE_WITHIN_S = 20
+
+
+class Counted:
+    """Finds the weights, and counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> Weights:
+        self.times += 1
+        return find_weights()
+
+
+@pytest.fixture
+def find() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def host(find: Counted) -> Iterator[EngineHost]:
+    host = EngineHost(find, EngineSettings(context_window=512))
+    yield host
+    host.stop()
+
+
+async def test_first_calls_at_once_start_one_engine(host: EngineHost, find: Counted) -> None:
+    engines = await asyncio.gather(*(host.running() for _ in range(20)))
+    assert len(set(engines)) == find.times == 1
+
+
+async def test_a_cancelled_first_call_leaves_the_engine_to_the_others(
+    host: EngineHost, find: Counted
+) -> None:
+    async with asyncio.timeout(0.01):
+        first = asyncio.ensure_future(host.running())
+        await asyncio.sleep(0)
+        first.cancel()
+    assert (await host.running()).alive
+    assert find.times == 1
+
+
+async def test_a_stopped_engine_is_gone_and_can_be_started_again(host: EngineHost) -> None:
+    first = await host.running()
+    host.stop()
+    host.stop()
+    assert not psutil.pid_exists(first.process.pid)
+    assert (await host.running()).alive
+
+
+async def test_a_dead_engine_is_started_again_but_not_forever(host: EngineHost) -> None:
+    for _ in range(4):
+        engine = await host.running()
+        engine.process.kill()
+        engine.process.wait()
+    with pytest.raises(EndpointUnavailable, match=r"died 4 times within 60 s \(killed by SIGKILL"):
+        await host.running()
+
+
+async def test_weights_that_are_not_found_are_told_each_time() -> None:
+    def find() -> Weights:
+        raise ModelNotFound("no weights")
+
+    host = EngineHost(find, EngineSettings())
+    for _ in range(5):
+        with pytest.raises(ModelNotFound, match="no weights"):
+            await host.running()
+    host.stop()
+
+
+def test_a_file_that_is_no_model_is_told_with_the_last_words_of_the_engine(tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(EndpointUnavailable, match=r"did not start on .*mine\.gguf.*last words: .+"):
+        Engine.start(Weights(path, "a test"), EngineSettings())
+
+
+def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        del name
+
+    monkeypatch.setattr("importlib.util.find_spec", nothing)
+    with pytest.raises(MissingDependency, match=r'pip install "mixture-of-agents\[local\]"'):
+        Engine.start(Weights(Path("x"), "a test"), EngineSettings())
+
+
+async def test_it_answers_to_nobody_without_its_key(engine: Engine) -> None:
+    stranger = OpenAIEndpoint(
+        "stranger", model="x", base_url=engine.base_url, api_key=SecretStr("guessed")
+    )
+    with pytest.raises(EndpointUnauthorized):
+        await stranger.complete(Prompt.of("Hi"), RunContext())
+    await stranger.close()
+
+
+async def test_it_lets_no_web_page_read_what_it_says(engine: Engine) -> None:
+    async with httpx2.AsyncClient() as http:
+        answer = await http.get(
+            engine.base_url.removesuffix("/v1") + "/health", headers={"Origin": "http://evil.test"}
+        )
+    assert answer.status_code == 200
+    assert answer.headers.get("access-control-allow-origin", "") == ""
+
+
+def test_it_listens_to_this_machine_alone(engine: Engine) -> None:
+    listening = [
+        c.laddr.ip
+        for c in psutil.Process(engine.process.pid).net_connections()
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert listening == ["127.0.0.1"]
+
+
+def test_its_key_is_in_no_command_line(engine: Engine) -> None:
+    command = psutil.Process(engine.process.pid).cmdline()
+    assert engine.api_key.get_secret_value() not in " ".join(command)
+
+
+PROGRAM = """
+import asyncio, sys
+from moa.context import RunContext
+from moa.endpoints.embedded import EmbeddedEndpoint
+asyncio.run(EmbeddedEndpoint().start(RunContext()))
+print("started", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def program() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+        process.kill()
+
+
+def only_child(program: subprocess.Popen[str]) -> psutil.Process:
+    (child,) = psutil.Process(program.pid).children(recursive=True)
+    assert any("engine_server" in word for word in child.cmdline())
+    return child
+
+
+def test_it_ends_with_a_program_that_never_closed_it(program: subprocess.Popen[str]) -> None:
+    child = only_child(program)
+    program.communicate("done\n")
+    assert program.returncode == 0
+    child.wait(GONE_WITHIN_S)
+
+
+def test_it_ends_with_a_program_that_was_killed(program: subprocess.Popen[str]) -> None:
+    child = only_child(program)
+    program.kill()
+    child.wait(GONE_WITHIN_S)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
+def test_control_c_ends_it_without_a_word_of_its_own(program: subprocess.Popen[str]) -> None:
+    child = only_child(program)
+    os.killpg(program.pid, signal.SIGINT)
+    _, said = program.communicate()
+    child.wait(GONE_WITHIN_S)
+    assert said.count("Traceback") == 1
+    assert "KeyboardInterrupt" in said
+    assert "engine_server" not in said
