@@ -1,0 +1,219 @@
+"""EmbeddedEndpoint, on the real engine and the real model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from moa.context import RunContext
+from moa.endpoints import Completion, Example, Prompt
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.engine import EngineSettings
+from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
+from moa.questions import Option, Question
+from moa.usage import Budget
+
+pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
+
+MOOD = Question(
+    "mood",
+    "choice",
+    "What is the sentiment of the text?",
+    (Option("negative", "negative"), Option("positive", "positive")),
+)
+SPAM = Question("spam", "predicate", "Is it spam?", (Option("yes", True), Option("no", False)))
+LEVEL = Question(
+    "urgency",
+    "score",
+    "How urgent is it?",
+    tuple(Option(name, n) for n, name in enumerate(("can wait", "today", "now"))),
+)
+EXAMPLES = [
+    Example("The worst two hours of my life, boring and far too long.", {"mood": "negative"}),
+    Example("A lovely film, I laughed and cried.", {"mood": "positive"}),
+    Example("Nothing works and nobody answers.", {"mood": "negative"}),
+    Example("Great service, thank you!", {"mood": "positive"}),
+]
+LONG = Prompt.of("Tell me a long story.", max_tokens=400)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def slm() -> AsyncIterator[EmbeddedEndpoint]:
+    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=1024))
+    yield endpoint
+    await endpoint.close()
+
+
+def engines() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if any("engine_server" in word for word in child.cmdline())
+    ]
+
+
+async def test_it_writes(slm: EmbeddedEndpoint) -> None:
+    context = RunContext()
+    completion = await slm.complete(Prompt.of("Say hello.", max_tokens=20), context)
+    assert completion.text.strip()
+    assert completion.model == slm.model == "SmolLM2-135M-Instruct.Q4_1"
+    assert 0 < completion.amount.output_tokens <= 20
+    assert context.usage.total.calls == 1
+    assert context.usage.cost is None
+
+
+async def test_its_stream_adds_up_to_its_completion(slm: EmbeddedEndpoint) -> None:
+    pieces = [p async for p in slm.stream(Prompt.of("Count.", max_tokens=20), RunContext())]
+    *texts, whole = pieces
+    assert isinstance(whole, Completion)
+    assert "".join(map(str, texts)) == whole.text
+    assert len(texts) > 1
+
+
+async def test_it_writes_json_that_follows_a_schema(slm: EmbeddedEndpoint) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}, "warm": {"type": "boolean"}},
+        "required": ["city", "warm"],
+    }
+    prompt = Prompt.of("Name a city.", json_schema=schema, max_tokens=60)
+    answer = json.loads((await slm.complete(prompt, RunContext())).text)
+    assert answer["city"] in ("Rome", "Oslo")
+    assert isinstance(answer["warm"], bool)
+
+
+async def test_it_decides_by_the_words_of_the_labels(slm: EmbeddedEndpoint) -> None:
+    texts = ("An awful, stupid, ugly mess.", "I love it, a wonderful and joyful film!")
+    decisions = [await slm.decide(t, [MOOD], RunContext(), examples=EXAMPLES) for t in texts]
+    negative = [d.answers[0].named()["negative"] for d in decisions]
+    assert negative[0] > negative[1]
+    assert decisions[0].answers[0].source == "logprob"
+    assert 0 < (decisions[0].answers[0].label_mass or 0) <= 1
+
+
+async def test_every_kind_of_question_gets_probabilities(slm: EmbeddedEndpoint) -> None:
+    decision = await slm.decide("Buy pills now!!!", [SPAM, MOOD, LEVEL], RunContext())
+    for answer in decision.answers:
+        assert answer.probabilities is not None
+        assert math.fsum(answer.probabilities) == pytest.approx(1.0)
+        assert len(answer.probabilities) == len(answer.question.options)
+
+
+async def test_the_question_and_its_examples_are_read_once(slm: EmbeddedEndpoint) -> None:
+    await slm.decide("The first text.", [MOOD], RunContext(), examples=EXAMPLES)
+    decision = await slm.decide("Another one.", [MOOD], RunContext(), examples=EXAMPLES)
+    fresh = decision.amount.input_tokens - decision.amount.cached_input_tokens
+    assert fresh < 15 < decision.amount.cached_input_tokens
+
+
+async def test_the_same_decision_has_the_same_probabilities(slm: EmbeddedEndpoint) -> None:
+    both = [await slm.decide("Fine.", [MOOD], RunContext(), examples=EXAMPLES) for _ in range(2)]
+    first, second = (d.answers[0].probabilities for d in both)
+    assert first == pytest.approx(second, abs=0.02)
+
+
+async def test_embeddings_of_like_texts_are_alike(slm: EmbeddedEndpoint) -> None:
+    texts = ("My card was stolen.", "Someone stole my card.", "def f(x): return x * 2")
+    card, same, other = (await slm.embed(texts, RunContext())).vectors
+    assert dot(card, same) > dot(card, other)
+
+
+def dot(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+async def test_a_control_token_in_a_message_does_not_end_its_turn(slm: EmbeddedEndpoint) -> None:
+    counts = [
+        (await slm.complete(Prompt.of(text, max_tokens=1), RunContext())).amount.input_tokens
+        for text in ("a b", "a<|im_end|>b")
+    ]
+    assert counts[1] - counts[0] >= 5  # parsed, it would be one token
+
+
+async def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(
+    slm: EmbeddedEndpoint,
+) -> None:
+    text = "word " * 1500
+    for call in (
+        slm.complete(Prompt.of(text), RunContext()),
+        slm.decide(text, [MOOD], RunContext()),
+        slm.embed([text], RunContext()),
+    ):
+        with pytest.raises(EndpointRejected, match=r"15\d\d tokens.*102[34]"):
+            await call
+
+
+async def test_a_budget_is_held_before_anything_is_sent(slm: EmbeddedEndpoint) -> None:
+    context = RunContext(budget=Budget(calls=1))
+    with pytest.raises(BudgetExceeded):
+        await slm.decide("x", [SPAM, MOOD], context)
+    assert context.usage.calls == 1
+
+
+async def test_a_deadline_holds_while_the_engine_starts() -> None:
+    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=256))
+    with pytest.raises(DeadlineExceeded):
+        await endpoint.complete(Prompt.of("Hi"), RunContext(timeout_s=0.05))
+    await endpoint.close()
+
+
+async def test_calls_at_once_are_all_answered(slm: EmbeddedEndpoint) -> None:
+    calls = (slm.complete(Prompt.of(f"Say {n}.", max_tokens=5), RunContext()) for n in range(12))
+    assert len(await asyncio.gather(*calls)) == 12
+
+
+async def test_endpoints_share_an_engine_until_the_last_is_closed() -> None:
+    before = len(engines())
+    settings = EngineSettings(context_window=300)
+    slm, llm = EmbeddedEndpoint(settings=settings), EmbeddedEndpoint(tier="llm", settings=settings)
+    await asyncio.gather(slm.start(RunContext()), llm.start(RunContext()))
+    assert len(engines()) == before + 1
+    await slm.close()
+    await slm.close()
+    assert (await llm.complete(Prompt.of("Hi", max_tokens=2), RunContext())).text
+    await llm.close()
+    assert len(engines()) == before
+
+
+async def test_an_endpoint_that_was_closed_can_be_used_again() -> None:
+    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=256))
+    for _ in range(2):
+        assert (await endpoint.complete(Prompt.of("Hi", max_tokens=2), RunContext())).text
+        await endpoint.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mortal() -> AsyncIterator[tuple[EmbeddedEndpoint, psutil.Process]]:
+    """An endpoint, and the engine that it alone uses."""
+    before = set(engines())
+    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=600))
+    await endpoint.start(RunContext())
+    (own,) = set(engines()) - before
+    yield endpoint, own
+    await endpoint.close()
+
+
+async def killed_while_it_writes(endpoint: EmbeddedEndpoint, process: psutil.Process) -> None:
+    async for _ in endpoint.stream(LONG, RunContext()):
+        process.kill()
+
+
+async def test_an_engine_killed_in_mid_run_fails_its_calls_and_serves_the_next(
+    mortal: tuple[EmbeddedEndpoint, psutil.Process],
+) -> None:
+    endpoint, process = mortal
+    others = [asyncio.ensure_future(endpoint.complete(LONG, RunContext())) for _ in range(3)]
+    with pytest.raises(EndpointUnavailable, match=r"died while it worked .*killed by SIGKILL"):
+        await killed_while_it_writes(endpoint, process)
+    failed = await asyncio.gather(*others, return_exceptions=True)
+    context = RunContext()
+    assert (await endpoint.complete(Prompt.of("Hi", max_tokens=2), context)).text
+    assert ("retried", "with the engine started again") in [(n.kind, n.text) for n in context.trace]
+    # Those that still waited for a slot find no engine when their turn comes.
+    assert all(isinstance(error, EndpointUnavailable) for error in failed), failed

@@ -1,0 +1,178 @@
+"""Reading labels as llama.cpp gives them: over the wire, and from the real engine."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints.client import Client
+from moa.endpoints.engine import Engine
+from moa.endpoints.llamacpp import LlamaCppReader
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.errors import EndpointGarbled
+from moa.usage import Amount
+
+from .conftest import Served
+
+PROMPT = "Question: Is fire cold?\nAnswer: no\n\nQuestion: Is water wet?\nAnswer:"
+
+
+@pytest.fixture
+def reader(transport: httpx2.AsyncClient) -> LlamaCppReader:
+    client = Client(
+        "slm", tier="slm", model="tiny", base_url="http://engine/v1", http_client=transport
+    )
+    return LlamaCppReader(client)
+
+
+def tokens(request: httpx2.Request) -> httpx2.Response:
+    """One token a word, by its length."""
+    words = json.loads(request.content)["content"].split()
+    return httpx2.Response(200, json={"tokens": [len(word) for word in words]})
+
+
+def probabilities(shares: dict[int, float]) -> httpx2.Response:
+    top = [{"id": token, "prob": p} for token, p in shares.items()]
+    choice: dict[str, Any] = {"text": "x", "logprobs": {"content": [{"top_probs": top}]}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    return httpx2.Response(200, json={"choices": [choice], "usage": usage})
+
+
+def pushed(p: float, mass: float, push: float = 8.0) -> float:
+    """What sampling shows of a token of probability `p` when labels of `mass` were pushed."""
+    return p * math.exp(push) / (mass * math.exp(push) + 1 - mass)
+
+
+async def test_the_push_is_taken_back(served: Served, reader: LlamaCppReader) -> None:
+    served.will(
+        tokens,
+        tokens,
+        tokens,
+        probabilities({2: pushed(0.02, 0.03), 3: pushed(0.01, 0.03), 9: 0.1}),
+    )
+    reading = await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+    assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)), abs=1e-3)
+    assert reading.label_mass == pytest.approx(0.03, abs=1e-4)
+    assert served.bodies[-1]["logit_bias"] == [[2, 8.0], [3, 8.0]]
+
+
+async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    served.will(
+        tokens,
+        tokens,
+        tokens,
+        probabilities({2: pushed(0.02, 0.02)}),
+        probabilities({2: 1 - 1e-6, 3: 1e-6}),
+    )
+    reading = await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+    assert reading.probabilities == pytest.approx((1, 1e-6), rel=1e-3)
+    assert reading.amount.calls == 2
+
+
+async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader) -> None:
+    served.will(
+        tokens,
+        tokens,
+        tokens,
+        probabilities({2: 0.5, 3: 0.5}),
+        tokens,
+        probabilities({2: 0.5, 3: 0.5}),
+    )
+    for _ in range(2):
+        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+    assert served.paths.count("/tokenize") == 4
+
+
+async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    served.will(tokens, tokens, tokens, probabilities({2: 0.5, 3: 0.5}))
+    await reader.read_labels("Is it <|im_end|>?", [" no", " yes"], RunContext())
+    asked = [body for body in served.bodies if "content" in body]
+    assert [body["parse_special"] for body in asked] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx2.Response(200, json={"choices": []}), id="no choice"),
+        pytest.param(httpx2.Response(200, json={"choices": [{"logprobs": None}]}), id="no list"),
+        pytest.param(probabilities({}), id="none of the labels"),
+    ],
+)
+async def test_an_answer_without_probabilities_is_garbled(
+    served: Served, reader: LlamaCppReader, answer: httpx2.Response
+) -> None:
+    served.will(tokens, tokens, tokens, answer)
+    with pytest.raises(EndpointGarbled):
+        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+
+
+async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    served.will(httpx2.Response(200, json={"tokens": []}))
+    with pytest.raises(EndpointGarbled, match="no tokens"):
+        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+
+
+async def full(endpoint: OpenAIEndpoint, ids: list[int], wanted: list[int]) -> list[float]:
+    """Log-probabilities of tokens from the whole vocabulary, as the engine sends it: slowly."""
+    body = {"prompt": ids, "n_predict": 1, "temperature": 1.0, "n_probs": 49152}
+    context = RunContext()
+    estimate = endpoint.price.charge(Amount(calls=1))
+    answer, _ = await endpoint.client.post(
+        "/completion", body, context, estimate=estimate, at_root=True
+    )
+    top = answer["completion_probabilities"][0]["top_logprobs"]
+    found = {t["id"]: t["logprob"] for t in top}
+    return [found[token] for token in wanted]
+
+
+@pytest.fixture
+async def real(engine: Engine) -> AsyncIterator[OpenAIEndpoint]:
+    endpoint = OpenAIEndpoint(
+        "slm", model=engine.model, base_url=engine.base_url, api_key=engine.api_key
+    )
+    yield endpoint
+    await endpoint.close()
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param((" yes", " no"), id="likely"),
+        pytest.param((" yes", " purple", " Tuesday"), id="unlikely"),
+        pytest.param((" Danube", " trombone"), id="hidden without a push"),
+    ],
+)
+async def test_the_engine_is_read_as_exactly_as_its_whole_vocabulary_says(
+    real: OpenAIEndpoint, labels: tuple[str, ...]
+) -> None:
+    reader = LlamaCppReader(real.client)
+    context = RunContext()
+    ids = await reader.tokens(PROMPT, context, whole=True)
+    tokens = [(await reader.tokens(label, context, whole=False))[0] for label in labels]
+    reading = await reader.next_tokens(ids, tokens, context)
+    expected = await full(real, ids, tokens)
+    assert reading.logprobs == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.embedded
+async def test_a_control_token_in_a_text_is_plain_characters_to_the_engine(
+    real: OpenAIEndpoint,
+) -> None:
+    written = await LlamaCppReader(real.client).tokens("a<|im_end|>b", RunContext(), whole=True)
+    body = {"content": "<|im_end|>", "parse_special": True}
+    meant = await real.client.post("/tokenize", body, RunContext(), estimate=Amount(), at_root=True)
+    (control,) = meant.body["tokens"]
+    assert control not in written
