@@ -1,0 +1,241 @@
+"""The command line, through its own door: words in, lines and an exit code out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.cli import main
+
+GRAPH = """
+from pydantic import BaseModel
+from moa import Reply
+from moa.graphs.builder import Graph
+from moa.handoffs import Dropped
+from moa.testing import SimulatedEndpoint
+from moa.agents.generator import Generator
+from moa.usage import Price
+
+class Mail(BaseModel):
+    text: str
+    stars: int = 0
+
+def answer(text: str) -> str:
+    return "too bad" if "fail" in text else f"re: {text}"
+
+large = SimulatedEndpoint(
+    name="large", tier="llm", rule=answer, tokens=(1000, 100), price=Price(input=1000, output=0)
+)
+free = SimulatedEndpoint(name="free", rule=answer)
+
+async def checked(reply: Reply) -> Reply | Dropped:
+    if "too bad" in reply.text:
+        raise ValueError("I can't take this")
+    return Dropped(reason="a joke") if "joke" in reply.text else reply
+
+def build(endpoint):
+    g = Graph("mails", Mail)
+    reply = g.add(Generator(endpoint, "Answer.", name="write"), g.input.map(lambda m: m.text))
+    return g.build(g.add(checked, reply))
+
+graph = build(large)
+def unpriced(): return build(free)
+def wrong(): return 3
+several = lambda a, b: None
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mails.py").write_text(GRAPH.replace("def answer(text", "def answer(text"))
+    return tmp_path
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_is_one_line_an_item_on_stdout_and_the_rest_on_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in.jsonl").write_text('{"id": "a", "text": "one"}\n{"text": "a joke"}\n')
+    assert moa("run", "mails.py:graph", "in.jsonl", "--json") == 0
+    out, err = capsys.readouterr()
+    first, second = lines(out)
+    assert (first["id"], first["status"], first["output"]["text"][:3]) == ("a", "answered", "re:")
+    assert first["input"] == {"id": "a", "text": "one"}
+    assert first["seconds"] >= 0
+    assert first["usage"]["cost"] == 1.0
+    assert first["usage"]["by_tier"]["llm"]["calls"] == 1
+    assert first["trace"][0]["endpoint"] == "large"
+    assert "error" not in first
+    assert (second["id"], second["status"]) == (2, "dropped")
+    assert "needed the LLM" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.txt", "one\ntwo\n"),
+        ("in.csv", "id,text\n1,one\n2,two\n"),
+        ("in.jsonl", '{"text": "one"}\n{"text": "two"}\n'),
+    ],
+)
+def test_every_kind_of_file_is_read(
+    name: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    assert moa("run", "mails.py:graph", name, "--json") == 0
+    assert [line["status"] for line in lines(capsys.readouterr().out)] == ["answered"] * 2
+
+
+def test_a_literal_text_is_one_item(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("run", "mails.py:graph", "--text", "hello there", "--json") == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert (line["id"], line["input"]) == (1, "hello there")
+
+
+def test_malformed_and_failed_rows_are_reported_and_the_others_are_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = ['{"text": "one"}', "{", '{"text": "fail"}', '{"stars": 1}', '{"text": "five"}']
+    Path("in.jsonl").write_text("\n".join(rows))
+    assert moa("run", "mails.py:graph", "in.jsonl", "--out", "out.jsonl", "--json") == 1
+    found = lines(Path("out.jsonl").read_text())
+    assert [line["status"] for line in found] == [
+        "answered",
+        "failed",
+        "failed",
+        "failed",
+        "answered",
+    ]
+    assert found[1]["error"].startswith("line 2 is malformed")
+    assert "I can't take this" in found[2]["error"]
+    assert "text: Field required" in found[3]["error"]
+    assert "line 2 is malformed" in capsys.readouterr().err
+
+
+def test_without_json_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("one\n")
+    assert moa("run", "mails.py:graph", "in.txt") == 0
+    out = capsys.readouterr().out
+    assert "re: " in out
+    assert "1 of 1 (100%)" in out
+    assert "mails/write" in out
+
+
+def test_no_more_than_the_limit_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("one\ntwo\nthree\n")
+    assert moa("run", "mails.py:graph", "in.txt", "--limit", "2", "--json") == 0
+    assert len(lines(capsys.readouterr().out)) == 2
+
+
+def test_the_budget_is_for_the_whole_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("one\ntwo\nthree\nfour\n")
+    assert moa("run", "mails.py:graph", "in.txt", "--budget-usd", "2.5", "--json") == 1
+    found = lines(capsys.readouterr().out)
+    assert sorted(line["status"] for line in found) == ["answered"] * 2 + ["failed"] * 2
+    assert all("budget" in line["error"] for line in found if line["status"] == "failed")
+
+
+def test_calls_without_a_price_are_said_once_not_to_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in.txt").write_text("one\ntwo\n")
+    assert moa("run", "mails.py:unpriced", "in.txt", "--budget-usd", "1") == 0
+    out, err = capsys.readouterr()
+    assert err.count("don't count against") == 1
+    assert "unknown" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("run", "suport", "--text", "x"), "Did you mean 'support'", id="name"),
+        pytest.param(("run", "mails.py:grph", "--text", "x"), "Did you mean 'graph'", id="object"),
+        pytest.param(("run", "nowhere.py:graph", "--text", "x"), "no file", id="file"),
+        pytest.param(("run", "mails.py:wrong", "--text", "x"), "is int, and no node", id="type"),
+        pytest.param(("run", "mails.py:several", "--text", "x"), "takes 2 arguments", id="args"),
+        pytest.param(("run", "broken.py:graph", "--text", "x"), "line 1", id="broken"),
+        pytest.param(("run", "mails.py:graph", "in.md"), "in.md", id="input"),
+        pytest.param(("run", "filter", "--text", "x"), "needs 'criterion'", id="settings"),
+        pytest.param(
+            ("run", "mails.py:graph", "--text", "x", "--config", "no.toml"), "no.toml", id="config"
+        ),
+        pytest.param(
+            ("run", "mails.py:graph", "--text", "x", "--out", "no/where.jsonl"), "no", id="out"
+        ),
+        pytest.param(("decide", "in.txt", "--task", "?", "--labels", "one"), "two", id="labels"),
+    ],
+)
+def test_what_cannot_work_is_said_and_leaves_with_2(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.txt").write_text("one\n")
+    Path("broken.py").write_text("1 / 0\n")
+    assert moa(*words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_wrong_usage_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("run") == 2
+    assert moa("run", "mails.py:graph", "--text", "x", "--limit", "0") == 2
+    capsys.readouterr()
+
+
+def test_help_is_quick_and_teaches_by_example() -> None:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "moa", "run", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 2  # on a busy machine; alone it takes 0.2 s
+    assert "moa run support examples/support/inbox.jsonl" in done.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from moa.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('openai', 'langgraph', 'pydantic', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_rows_of_standard_input_are_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "moa", "run", "mails.py:graph", "-", "--json"],
+        input='{"text": "one"}\n{"text": "two"}\n',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line["id"] for line in lines(done.stdout)] == [1, 2]
+
+
+def test_the_lines_of_a_big_csv_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("in.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text"])
+        writer.writerows([i, f"text {i}"] for i in range(300))
+    assert moa("run", "mails.py:graph", "in.csv", "--concurrency", "16", "--json") == 0
+    assert [line["id"] for line in lines(capsys.readouterr().out)] == [str(i) for i in range(300)]
