@@ -323,7 +323,7 @@ async def test_examples_that_a_server_does_not_take_are_noted(
     context = RunContext()
     examples = [Example("Money, now!", {"refund": "yes"})]
     await endpoint(transport).decide("text", [REFUND], context, examples=examples)
-    assert [note.kind for note in context.trace] == ["dropped", "answered"]
+    assert [note.kind for note in context.trace] == ["answered", "dropped"]
 
 
 async def test_a_limit_is_checked_before_anything_is_sent(

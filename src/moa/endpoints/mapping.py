@@ -59,7 +59,7 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
     """
     import aiohttp
     import httpx2
-    from openai import APIError, APIResponseValidationError, APIStatusError
+    from openai import APIError, APIResponseValidationError, APIStatusError, APITimeoutError
 
     if isinstance(error, APIStatusError):
         return error_of_response(error.response, endpoint=endpoint, model="")
@@ -86,7 +86,8 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
     if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
         message = f"{url} closed the connection in the middle of its answer ({reason})"
         return EndpointUnavailable(message, endpoint=endpoint)
-    if not _any(chain, aiohttp.ClientError, OSError) and _any(chain, httpx2.TimeoutException):
+    late = _any(chain, httpx2.TimeoutException, APITimeoutError)
+    if late and not _any(chain, aiohttp.ClientError, OSError):
         return _timeout(reason, endpoint, url)
     if type(error) is APIError:  # the client raises it bare for an error inside a stream
         return EndpointUnavailable(f"the server broke off: {reason}", endpoint=endpoint)

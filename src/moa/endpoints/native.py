@@ -86,12 +86,12 @@ class Native:
     ) -> Decision:
         """Answer typed questions about `state`; see `Backend.decide`."""
         self._profile.check(state, questions)
+        ask = self._coalescer.decide if self._profile.together else self._send
+        decision = await ask(state, questions, context)
         if examples:
             text = f"{len(examples)} examples: this server decides by itself and takes none"
             context.note("dropped", text, endpoint=self._client.name)
-        if self._profile.together:
-            return await self._coalescer.decide(state, questions, context)
-        return await self._send(state, questions, context)
+        return decision
 
     async def _send(
         self, state: str, questions: Sequence[Question], context: RunContext

@@ -1,0 +1,310 @@
+"""What every endpoint must do, run over each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Completion, Decision, Endpoint, Prompt
+from moa.endpoints.cached import Cached
+from moa.endpoints.fallback import Fallback
+from moa.endpoints.limited import Limited
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retried import Retried
+from moa.errors import (
+    BudgetExceeded,
+    CapabilityError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointGarbled,
+    EndpointUnsupported,
+)
+from moa.questions import NONE_OF_THESE, Option, Question
+from moa.testing import ALL, SimulatedEndpoint, Step
+from moa.usage import Budget
+
+from .conftest import chat, events, piece
+from .servers import server
+
+PROMPT = Prompt.of("Good morning?", max_tokens=16)
+SPAM = Question("spam", "predicate", "Is it spam?", (Option("yes", True), Option("no", False)))
+MOOD = Question(
+    "mood",
+    "choice",
+    "How does the writer feel?",
+    (Option("happy", 1, "glad"), Option("angry", 2), Option(NONE_OF_THESE, None)),
+)
+URGENCY = Question(
+    "urgency",
+    "score",
+    "How urgent?",
+    tuple(Option(n, i) for i, n in enumerate(["low", "mid", "high"])),
+)
+QUESTIONS = (SPAM, MOOD, URGENCY)
+
+
+def answer(request: httpx2.Request) -> httpx2.Response:
+    """A server that can do everything."""
+    body = json.loads(request.content or b"{}")
+    found: dict[str, Any]
+    usage = {"input_tokens": 9, "output_tokens": 2, "prompt_tokens": 9, "completion_tokens": 2}
+    match request.url.path:
+        case "/v1/models":
+            found = {"object": "list", "data": [{"id": "m", "owned_by": "me"}]}
+        case "/v1/chat/completions" if body.get("stream"):
+            end = {**piece(finish_reason="stop"), "usage": usage}
+            return events(piece("good "), piece("morning"), end)
+        case "/v1/chat/completions":
+            return chat("good morning")
+        case "/v1/embeddings":
+            rows = [{"index": i, "embedding": [1.0, i]} for i in range(len(body["input"]))]
+            found = {"model": "m", "data": rows[::-1], "usage": usage}
+        case "/v1/systemone":
+            uniform = {
+                "spam": {"noul": 0.5},
+                "mood": {"probabilities": {"happy": 0.25, "angry": 0.5, NONE_OF_THESE: 0.25}},
+                "urgency": {"probabilities": {"0": 0.25, "1": 0.5, "2": 0.25}},
+            }
+            answers = {name: uniform[name] for name in body["questions"]}
+            found = {"model": "m", "answers": answers, "usage": usage}
+        case path:
+            raise AssertionError(path)
+    return httpx2.Response(200, json=found)
+
+
+def simulated() -> SimulatedEndpoint:
+    def rule(text: str) -> Step:
+        if text == "Good morning?":
+            return "good morning"
+        return {"spam": {"yes": 0.5}, "mood": {"angry": 0.5}, "urgency": {"mid": 0.5}}
+
+    return SimulatedEndpoint(rule=rule)
+
+
+WRAPPERS: dict[str, Callable[[Endpoint], Endpoint]] = {
+    "retried": Retried,
+    "limited": lambda inner: Limited(inner, concurrency=4),
+    "cached": Cached,
+    "fallback": lambda inner: Fallback(inner, simulated()),
+}
+
+
+@pytest.fixture(params=["scripted", "openai", *WRAPPERS])
+async def endpoint(request: pytest.FixtureRequest) -> AsyncIterator[Endpoint]:
+    kind: str = request.param
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        real = OpenAIEndpoint(
+            "real", model="m", base_url="http://m.test/v1", capabilities=ALL, http_client=http
+        )
+        match kind:
+            case "scripted":
+                yield simulated()
+            case "openai":
+                yield real
+            case _:
+                yield WRAPPERS[kind](real)
+        await real.close()
+
+
+async def asked(endpoint: Endpoint, what: str, context: RunContext) -> object:
+    match what:
+        case "complete":
+            return await endpoint.complete(PROMPT, context)
+        case "stream":
+            return [part async for part in endpoint.stream(PROMPT, context)]
+        case "decide":
+            return await endpoint.decide("some text", QUESTIONS, context)
+        case _:
+            return await endpoint.embed(["a", "b"], context)
+
+
+JOBS = ["complete", "stream", "decide", "embed"]
+
+
+def check(decision: Decision) -> None:
+    """Every answer is a distribution over its own question's options."""
+    assert [a.question for a in decision.answers] == list(QUESTIONS)
+    for given in decision.answers:
+        assert given.status == "answered"
+        assert given.probabilities is not None
+        assert len(given.probabilities) == len(given.question.options)
+        assert all(0 <= p <= 1 for p in given.probabilities)
+        assert math.isclose(sum(given.probabilities), 1)
+
+
+@pytest.mark.parametrize("what", JOBS)
+async def test_a_call_is_charged_once_and_says_who_answered(endpoint: Endpoint, what: str) -> None:
+    context = RunContext(node="work")
+    await asked(endpoint, what, context)
+    assert context.usage.calls == 1
+    (part,) = context.usage.parts
+    assert (part.tier, part.node, part.endpoint) == (endpoint.tier, "work", endpoint.name)
+    if what != "embed":
+        assert [note.kind for note in context.trace] == ["answered"]
+
+
+@pytest.mark.parametrize("what", JOBS)
+async def test_nothing_is_sent_past_the_budget(endpoint: Endpoint, what: str) -> None:
+    context = RunContext(budget=Budget(calls=0))
+    with pytest.raises(BudgetExceeded):
+        await asked(endpoint, what, context)
+    assert context.usage.calls == 0
+
+
+@pytest.mark.parametrize("what", JOBS)
+async def test_parallel_calls_cannot_pass_the_budget_together(
+    endpoint: Endpoint, what: str
+) -> None:
+    context = RunContext(budget=Budget(calls=3))
+    results = await asyncio.gather(
+        *(asked(endpoint, what, context) for _ in range(8)), return_exceptions=True
+    )
+    # Decisions of one tick about one text are one call, and so is what a cache asks for.
+    failed = [result for result in results if isinstance(result, BudgetExceeded)]
+    assert context.usage.calls <= 3
+    assert len(failed) == (5 if context.usage.calls == 3 else 0)
+
+
+@pytest.mark.parametrize("what", JOBS)
+async def test_a_deadline_that_has_passed_is_told(endpoint: Endpoint, what: str) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await asked(endpoint, what, RunContext(timeout_s=0))
+
+
+async def test_the_pieces_of_a_stream_are_the_whole_text(endpoint: Endpoint) -> None:
+    *pieces, whole = [part async for part in endpoint.stream(PROMPT, RunContext())]
+    assert isinstance(whole, Completion)
+    assert "".join(map(str, pieces)) == whole.text == "good morning"
+    assert whole.amount.calls == 1
+
+
+async def test_a_decision_is_a_distribution_for_each_question(endpoint: Endpoint) -> None:
+    check(await endpoint.decide("some text", QUESTIONS, RunContext()))
+
+
+async def test_a_vector_comes_for_each_text_in_order(endpoint: Endpoint) -> None:
+    found = await endpoint.embed(["a", "b"], RunContext())
+    assert len(found.vectors) == 2
+    if found.model == "m":
+        assert found.vectors == ((1.0, 0.0), (1.0, 1.0))
+
+
+async def test_closing_twice_does_nothing(endpoint: Endpoint) -> None:
+    await endpoint.close()
+    await endpoint.close()
+
+
+@pytest.mark.parametrize("what", JOBS)
+async def test_what_an_endpoint_can_t_do_it_refuses(what: str) -> None:
+    nothing = frozenset[str]()
+    for endpoint in (
+        SimulatedEndpoint(capabilities=frozenset()),
+        OpenAIEndpoint("x", model="m", base_url="http://m.test/v1", capabilities=()),
+    ):
+        assert endpoint.capabilities == nothing
+        with pytest.raises(CapabilityError):
+            await asked(endpoint, what, RunContext())
+
+
+# Real servers of other makers
+
+
+@pytest.fixture(scope="module")
+def jev() -> Iterator[str]:
+    with server("jevcompat.cli", "mock") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def sparrow() -> Iterator[str]:
+    with server("sparrow_decider.cli", "serve") as url:
+        yield url
+
+
+@pytest.mark.parametrize("which", ["jev", "sparrow"])
+@pytest.mark.parametrize("decides", ["auto", "systemone"])
+async def test_a_real_server_decides(
+    which: str, decides: str, request: pytest.FixtureRequest
+) -> None:
+    url: str = request.getfixturevalue(which)
+    endpoint = OpenAIEndpoint("real", model="jev-latest", base_url=url, decides=decides)  # pyright: ignore[reportArgumentType]
+    context = RunContext()
+    decision = await endpoint.decide("Where is my money?", QUESTIONS, context)
+    check(decision)
+    assert decision.model != "jev-latest"
+    assert context.usage.calls == 1
+    await endpoint.close()
+
+
+async def test_a_real_small_decider_tells_topics_apart(sparrow: str) -> None:
+    card = Option("card", "card", "a lost or stolen bank card")
+    topic = Question("topic", "choice", "What?", (card, Option("app", "app", "the app crashes")))
+    endpoint = OpenAIEndpoint("sparrow", model="nano", base_url=sparrow, decides="systemone")
+    picked = [
+        (await endpoint.decide(text, [topic], RunContext())).answers[0].best
+        for text in ("I lost my card, it was stolen.", "The app crashes when I log in.")
+    ]
+    await endpoint.close()
+    assert picked == [0, 1]
+
+
+READ_ANYWAY = [
+    "nfd-keys",
+    "no-usage",
+    "float-usage",
+    "extra-answer",
+    "boolean-type",
+    "nan",
+    "choice-no-confidence",
+    "choice-key-case",
+    "choice-second",
+    "score-no-legend",
+    "legend-1-based",
+    "score-argmax",
+    "confidence-over",
+    "plain-content-type",
+]
+"""Breakages that do not reach the probabilities."""
+GARBLED = ["xssi-200", "noul-range", "choice-sum", "score-keys-1-based", "score-sum"]
+
+
+@pytest.mark.parametrize("fault", READ_ANYWAY)
+async def test_what_does_not_reach_the_probabilities_does_no_harm(fault: str) -> None:
+    check(await faulty(fault))
+
+
+@pytest.mark.parametrize("fault", GARBLED)
+async def test_broken_probabilities_are_refused(fault: str) -> None:
+    with pytest.raises(EndpointGarbled):
+        await faulty(fault)
+
+
+async def test_a_question_that_a_server_forgets_is_missing() -> None:
+    decision = await faulty("first-question-only")
+    assert [answer.status for answer in decision.answers] == ["answered", "missing", "missing"]
+
+
+async def test_a_missing_route_is_told() -> None:
+    with pytest.raises(EndpointUnsupported):
+        await faulty("wrong-route")
+
+
+async def test_a_refused_model_is_told() -> None:
+    with pytest.raises(EndpointError, match="jev-latest"):
+        await faulty("reject-jev-latest")
+
+
+async def faulty(fault: str) -> Decision:
+    with server("jevcompat.cli", "mock", "--fault", fault) as url:
+        endpoint = OpenAIEndpoint("jev", model="jev-latest", base_url=url, decides="systemone")
+        try:
+            return await endpoint.decide("Where is my money?", QUESTIONS, RunContext())
+        finally:
+            await endpoint.close()

@@ -1,0 +1,203 @@
+"""Every exception of the HTTP stack has a meaning; a new one without fails here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import httpx2
+import openai
+import pytest
+from aiohttp import client_exceptions
+
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.mapping import error_of_exception, foreign_errors
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.errors import (
+    EndpointError,
+    EndpointGarbled,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+)
+
+REQUEST = httpx2.Request("POST", "http://m.test/v1/chat/completions")
+NOT_OF_REQUESTS = {
+    "LengthFinishReasonError",  # raised by the parsing helpers, which are not used
+    "ContentFilterFinishReasonError",
+    "InvalidWebhookSignatureError",
+    "SubjectTokenProviderError",
+    "WebSocketConnectionClosedError",
+    "WebSocketQueueFullError",
+    "OAuthError",
+}
+OF_OPENAI: dict[str, type[EndpointError]] = {
+    "OpenAIError": EndpointUnavailable,
+    "APIError": EndpointUnavailable,
+    "APIConnectionError": EndpointUnavailable,
+    "APITimeoutError": EndpointTimeout,
+    "APIResponseValidationError": EndpointGarbled,
+    "APIStatusError": EndpointRejected,
+    "BadRequestError": EndpointRejected,
+    "AuthenticationError": EndpointUnauthorized,
+    "PermissionDeniedError": EndpointUnauthorized,
+    "NotFoundError": EndpointRejected,
+    "ConflictError": EndpointUnavailable,
+    "UnprocessableEntityError": EndpointRejected,
+    "RateLimitError": EndpointUnavailable,
+    "InternalServerError": EndpointUnavailable,
+}
+STATUS = {
+    "APIStatusError": 418,
+    "BadRequestError": 400,
+    "AuthenticationError": 401,
+    "PermissionDeniedError": 403,
+    "NotFoundError": 404,
+    "ConflictError": 409,
+    "UnprocessableEntityError": 422,
+    "RateLimitError": 429,
+    "InternalServerError": 500,
+}
+
+
+def public(module: object, base: type[BaseException]) -> list[type[BaseException]]:
+    found = list(vars(module).values())
+    kinds = [one for one in found if isinstance(one, type) and issubclass(one, base)]
+    return [kind for kind in kinds if not kind.__name__.startswith("_")]
+
+
+def built(kind: type[openai.OpenAIError]) -> openai.OpenAIError:
+    response = httpx2.Response(
+        STATUS.get(kind.__name__, 200), json={"error": "no model"}, request=REQUEST
+    )
+    if issubclass(kind, openai.APIStatusError):
+        return kind("broken", response=response, body=None)
+    if issubclass(kind, openai.APITimeoutError):
+        return kind(REQUEST)
+    if issubclass(kind, openai.APIConnectionError):
+        return kind(request=REQUEST)
+    if issubclass(kind, openai.APIResponseValidationError):
+        return kind(response, None)
+    return kind("broken", REQUEST, body=None) if issubclass(kind, openai.APIError) else kind("x")
+
+
+@pytest.mark.parametrize("kind", public(openai, openai.OpenAIError), ids=lambda k: k.__name__)
+def test_every_exception_of_openai_has_a_meaning(kind: type[openai.OpenAIError]) -> None:
+    if kind.__name__ in NOT_OF_REQUESTS:
+        return
+    assert kind.__name__ in OF_OPENAI, f"{kind.__name__} is new: say what it means"
+    error = error_of_exception(built(kind), endpoint="writer", url="http://m.test/v1")
+    assert type(error) is OF_OPENAI[kind.__name__]
+
+
+@pytest.mark.parametrize("kind", public(httpx2, httpx2.HTTPError), ids=lambda k: k.__name__)
+def test_every_exception_of_httpx_has_a_meaning(kind: type[httpx2.HTTPError]) -> None:
+    assert issubclass(kind, foreign_errors())
+    error = error_of_exception(kind.__new__(kind), endpoint="writer", url="http://m.test/v1")
+    assert isinstance(error, EndpointError)
+    assert isinstance(error, EndpointTimeout) == issubclass(kind, httpx2.TimeoutException)
+
+
+class Plain(Exception):
+    """Lets a class be built without the arguments that it asks for."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "broken"
+
+
+@pytest.mark.parametrize(
+    "kind", public(client_exceptions, aiohttp.ClientError), ids=lambda k: k.__name__
+)
+def test_what_aiohttp_says_outweighs_what_its_transport_makes_of_it(
+    kind: type[aiohttp.ClientError],
+) -> None:
+    assert issubclass(kind, foreign_errors())
+    outer = httpx2.ConnectTimeout("as the transport calls every lost connection")
+    outer.__cause__ = type(kind.__name__, (Plain, kind), {})()
+    error = error_of_exception(outer, endpoint="writer", url="http://m.test/v1")
+    assert isinstance(error, EndpointTimeout) == issubclass(kind, TimeoutError)
+
+
+# Over real sockets and the real transport
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await speak(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    endpoint = OpenAIEndpoint("real", model="m", base_url=f"http://127.0.0.1:{port}/v1")
+    async with server:
+        yield endpoint
+        await endpoint.close()
+
+
+async def say(writer: asyncio.StreamWriter, text: str) -> None:
+    writer.write(text.encode())
+    await writer.drain()
+
+
+async def test_nobody_listens() -> None:
+    endpoint = OpenAIEndpoint("real", model="m", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(EndpointUnavailable, match="Is the server up"):
+        await endpoint.complete(Prompt.of("Hi"), RunContext())
+    await endpoint.close()
+
+
+async def test_the_connection_is_lost_before_the_answer() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader, writer
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointUnavailable, match="cannot reach"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+async def test_the_connection_is_lost_in_the_middle_of_the_answer() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, 'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [')
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointUnavailable, match="in the middle"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+async def test_what_answers_is_no_http_server() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, "220 mail.example ESMTP\r\n")
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointGarbled, match="HTTP"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        event = 'data: {"choices": [{"delta": {"content": "Good"}}]}\n\n'
+        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        chunk = f"{len(event):x}\r\n{event}\r\n"
+        await say(writer, f"{head}transfer-encoding: chunked\r\n\r\n{chunk}")
+
+    async with served_by(speak) as endpoint:
+        context = RunContext()
+        pieces = endpoint.stream(Prompt.of("Hi"), context)
+        assert await anext(pieces) == "Good"
+        with pytest.raises(EndpointUnavailable, match="in the middle"):
+            await anext(pieces)
+        assert context.usage.calls == 1

@@ -1,0 +1,197 @@
+"""What only vLLM has, against a server that answers in its words."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.endpoints import Example, Prompt
+from moa.endpoints.vllm import VLLMEndpoint, VLLMLabelReader
+from moa.errors import BudgetExceeded, EndpointGarbled, EndpointUnsupported
+from moa.questions import Option, Question
+from moa.usage import Budget
+
+from .conftest import Served, chat
+
+TOPIC = Question("topic", "choice", "What?", (Option("card", "card"), Option("app", "app")))
+BOS = 1
+_PIECE = re.compile(r"\n| ?[^\s_]+| |_")
+
+
+class FakeVLLM:
+    """Tokenizes by words, and gives every next token its probability from a table."""
+
+    def __init__(self, table: dict[str, dict[str, float]]) -> None:
+        self.table = table
+        self.words: list[str] = ["<pad>", "<bos>"]
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        found: list[int] = [BOS] if special else []
+        for piece in _PIECE.findall(text):
+            if piece not in self.words:
+                self.words.append(piece)
+            found.append(self.words.index(piece))
+        return found
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        match request.url.path:
+            case "/v1/models":
+                return httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "vllm"}]})
+            case "/tokenize":
+                body = json.loads(request.content)
+                tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
+                answer = {"count": len(tokens), "max_model_len": 2048, "tokens": tokens}
+                return httpx2.Response(200, json=answer)
+            case "/v1/completions":
+                return self.completion(json.loads(request.content))
+            case "/v1/systemone":
+                error = {"message": "not for LlamaForCausalLM", "code": 501}
+                return httpx2.Response(501, json={"error": error})
+            case path:
+                raise AssertionError(path)
+
+    def completion(self, body: dict[str, Any]) -> httpx2.Response:
+        prompt = body["prompt"]
+        ids = self.ids(prompt, special=True) if isinstance(prompt, str) else prompt
+        assert ids[0] == BOS
+        chances = self.table[self.words[ids[-1]]]
+        tokens: list[int] = body["logprob_token_ids"]
+        asked = {token: chances.get(self.words[token], 0.0) for token in tokens}
+        top = {f"token_id:{t}": math.log(p) if p else -9999.0 for t, p in asked.items()}
+        top["token_id:0"] = -0.1  # the sampled token comes too
+        choice = {"index": 0, "text": "", "logprobs": {"top_logprobs": [top]}}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
+        return httpx2.Response(200, json={"model": "m", "choices": [choice], "usage": usage})
+
+
+def endpoint(transport: httpx2.AsyncClient, **settings: Any) -> VLLMEndpoint:
+    return VLLMEndpoint(
+        "small", model="m", base_url="http://vllm.test/v1", http_client=transport, **settings
+    )
+
+
+def reader(transport: httpx2.AsyncClient) -> VLLMLabelReader:
+    return VLLMLabelReader(endpoint(transport).client)
+
+
+async def test_a_schema_is_sent_as_structured_outputs(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    class Person(BaseModel):
+        name: str
+
+    served.will(chat('{"name": "Ada"}'))
+    schema = Person.model_json_schema()
+    await endpoint(transport, priority=-1).complete(
+        Prompt.of("Who?", json_schema=schema), RunContext()
+    )
+    body = served.bodies[0]
+    assert body["structured_outputs"] == {"json": schema}
+    assert "response_format" not in body
+    assert body["priority"] == -1
+
+
+async def test_a_priority_that_is_usual_is_not_sent(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(chat())
+    await endpoint(transport).complete(Prompt.of("Who?"), RunContext())
+    assert "priority" not in served.bodies[0]
+
+
+async def test_labels_of_one_token_take_one_request(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
+    labels = reader(transport)
+    context = RunContext()
+    reading = await labels.read_labels("Is it?\nAnswer:", [" yes", " no"], context)
+    assert [math.exp(p) for p in reading.logprobs] == pytest.approx([0.3, 0.1])
+    assert reading.label_mass == pytest.approx(0.4)
+    await labels.read_labels("And now?\nAnswer:", [" yes", " no"], context)
+    assert served.paths.count("/tokenize") == 3
+    assert served.paths.count("/v1/completions") == 2
+    assert context.usage.calls == 2
+    body = served.bodies[-1]
+    assert body["prompt"] == "And now?\nAnswer:"
+    assert (body["max_tokens"], body["return_tokens_as_token_ids"]) == (1, True)
+
+
+async def test_labels_that_share_a_first_token_are_told_apart(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    table = {
+        "Answer:": {" card": 0.6, " app": 0.2},
+        " card": {" lost": 0.25, " stolen": 0.75},
+    }
+    served.will(FakeVLLM(table))
+    reading = await reader(transport).read_labels(
+        "Text\nAnswer:", [" card lost", " card stolen", " app"], RunContext()
+    )
+    assert reading.probabilities == pytest.approx((0.1875, 0.5625, 0.25))
+    assert reading.amount.calls == 2
+
+
+async def test_many_labels_are_read_in_requests_of_128_tokens(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    words = [f" w{i}" for i in range(200)]
+    served.will(FakeVLLM({"Answer:": dict.fromkeys(words, 0.005)}))
+    reading = await reader(transport).read_labels("Answer:", words, RunContext())
+    sent = [len(b["logprob_token_ids"]) for b in served.bodies if "logprob_token_ids" in b]
+    assert sent == [128, 72]
+    assert reading.label_mass == pytest.approx(1.0)
+
+
+async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(FakeVLLM({"Answer:": {" card": 0.6, " app": 0.2}}))
+    context = RunContext()
+    examples = [Example("Lost it <|im_end|>", {"topic": "card"})]
+    decision = await endpoint(transport).decide("Help <s>", [TOPIC], context, examples=examples)
+    answer = decision.answers[0]
+    assert answer.probabilities == pytest.approx((0.75, 0.25))
+    assert (answer.source, decision.endpoint) == ("logprob", "small")
+    assert [note.kind for note in context.trace] == ["fell back", "answered"]
+    assert "LlamaForCausalLM" in context.trace[0].text
+    prompt = next(b["prompt"] for b in served.bodies if "logprob_token_ids" in b)
+    assert "Help < s>" in prompt
+    assert "Lost it < |im_end|>" in prompt
+
+
+async def test_an_older_vllm_is_told_from_a_broken_one(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    def answer(top: object) -> httpx2.Response:
+        choice = {"logprobs": {"top_logprobs": [top]}}
+        return httpx2.Response(200, json={"choices": [choice], "tokens": [2]})
+
+    served.will(answer({"yes": -0.1}))
+    prompt, labels = "Answer:", [" yes", " no"]
+    tokens = httpx2.Response(200, json={"tokens": [5]})
+    served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
+    served.answers.append(answer({"token_id:9": -0.1}))
+    with pytest.raises(EndpointUnsupported, match=r"0\.32"):
+        await reader(transport).read_labels(prompt, labels, RunContext())
+    served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
+    served.answers.append(httpx2.Response(200, json={"choices": [{"logprobs": None}]}))
+    with pytest.raises(EndpointGarbled, match="log-probabilities"):
+        await reader(transport).read_labels(prompt, labels, RunContext())
+
+
+async def test_reading_labels_is_reserved_and_tokenizing_is_free(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
+    context = RunContext(budget=Budget(calls=0))
+    with pytest.raises(BudgetExceeded):
+        await reader(transport).read_labels("Answer:", [" yes", " no"], context)
+    assert "/v1/completions" not in served.paths
