@@ -104,10 +104,16 @@ async def test_a_schema_is_enforced_where_that_changes_nothing(
         {"content": "hello", "reasoning_content": "hm"},
         {"content": "hello", "reasoning": "hm"},
         {"content": "<think>\nhm\n</think>\n\nhello"},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": "hello"},
+            ]
+        },
     ],
 )
 async def test_thoughts_are_kept_apart(
-    served: Served, transport: httpx2.AsyncClient, message: dict[str, str]
+    served: Served, transport: httpx2.AsyncClient, message: dict[str, Any]
 ) -> None:
     served.will(chat(**message))
     completion = await endpoint(transport).complete(Prompt.of("Hi"), RunContext())

@@ -125,10 +125,11 @@ class OpenAIEndpoint:
         )
         choice = self._first_choice(answer)
         message = _object(choice.get("message"))
-        text, inline = split_thinking(_text(message.get("content")))
+        content, thought = _content(message)
+        text, inline = split_thinking(content)
         return self._finished(
             text,
-            reasoning=_reasoning(message) or inline,
+            reasoning=thought or inline,
             refusal=_text(message.get("refusal")),
             finish_reason=_text(choice.get("finish_reason")) or "stop",
             model=_text(answer.get("model")) or self.model,
@@ -163,10 +164,11 @@ class OpenAIEndpoint:
                 model = _text(event.get("model")) or model
                 for choice in _objects(event.get("choices"))[:1]:
                     delta = _object(choice.get("delta"))
-                    thought += _reasoning(delta) or ""
+                    content, more = _content(delta)
+                    thought += more
                     refusal += _text(delta.get("refusal"))
                     finish_reason = _text(choice.get("finish_reason")) or finish_reason
-                    if piece := splitter.feed(_text(delta.get("content"))):
+                    if piece := splitter.feed(content):
                         yield piece
         if not finish_reason:
             raise EndpointGarbled("the stream ended before its answer did", endpoint=self.name)
@@ -331,5 +333,13 @@ def _objects(value: object) -> list[JSON]:
     return [_object(item) for item in cast("list[object]", value)]
 
 
-def _reasoning(message: Mapping[str, Any]) -> str | None:
-    return _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or None
+def _content(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Read what a message says and what was thought before it; Mistral sends both in parts."""
+    content: object = message.get("content")
+    thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    if not isinstance(content, list):
+        return _text(content), thought
+    parts = _objects(cast("list[object]", content))
+    inner = [part for whole in parts for part in _objects(whole.get("thinking"))]
+    text = "".join(_text(part.get("text")) for part in parts)
+    return text, thought + "".join(_text(part.get("text")) for part in inner)
