@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langgraph.types import RetryPolicy
 
     from moa.graphs.compiled import Compiled
+    from moa.graphs.drawing import Drawing
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -114,6 +115,12 @@ class BuiltGraph(Generic[In_contra, Out_co]):
     def compiled(self) -> Compiled:
         """The graph as LangGraph's own kind, without a checkpointer of its own."""
         return self.compile()
+
+    def draw(self) -> Drawing:
+        """Draw the graph: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        from moa.graphs.drawing import Drawing
+
+        return Drawing(self.plan)
 
     def _admit(self, request: object) -> None:
         kind = self.input_type

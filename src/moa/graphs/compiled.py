@@ -113,7 +113,7 @@ class Tasked:
             for waiting in due.values():
                 if not waiting.done():
                     waiting.set_result(None)
-            await asyncio.gather(*results.values())
+            await asyncio.gather(*results.values(), return_exceptions=True)
             return output
         finally:
             for waiting in due.values():
@@ -127,10 +127,18 @@ class Tasked:
             return NOT_NEEDED if run is None else self.forms[place].dump(await run())
 
         name = self.plan.tasks[place].name
-        return task(name=name, retry_policy=self.retry)(node)()
+        result = cast("asyncio.Future[Any]", task(name=name, retry_policy=self.retry)(node)())
+        result.add_done_callback(_seen)
+        return result
 
     async def _call(self, node: Task, value: Any, context: RunContext) -> Any:
         inner = self.inner.get(node.place)
         if inner is None:
             return await call(node, value, context)
         return await inner.output(value, context.nested(node.name))
+
+
+def _seen(result: asyncio.Future[Any]) -> None:
+    """A run that stops leaves tasks that were never due; nobody asks how those ended."""
+    if not result.cancelled():
+        result.exception()

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any, Generic, TypeVar
 
 from moa.graphs.branches import Branch, innermost, shared
-from moa.graphs.signatures import Signature, field_type, signature_of
+from moa.graphs.signatures import Signature, field_type, picked, signature_of
 from moa.graphs.types import UNKNOWN
 from moa.usage import Tier
 
@@ -143,11 +143,11 @@ def step_of(handle: Handle[Any]) -> Step:
 def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> FunctionStep:
     """Declare a `map` or a `join`."""
     signature = signature_of(function)
-    output = signature.output
-    if output is UNKNOWN and len(sources) == 1 and not sources[0].may_skip:
-        output = field_type(sources[0].type, function)
+    output, fields = signature.output, picked(function)
+    if output is UNKNOWN and not sources[0].may_skip:
+        output = field_type(sources[0].type, fields)
     called = getattr(function, "__name__", "function")
-    names = ", ".join(step.name for step in sources)
+    names = ".".join((", ".join(step.name for step in sources), *fields))
     return FunctionStep(
         graph=sources[0].graph,
         name=names if called == "<lambda>" else f"{called}({names})",

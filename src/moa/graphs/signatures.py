@@ -51,19 +51,20 @@ def signature_of(work: Any) -> Signature:
     return _node_signature(work) if is_node(work) else _function_signature(work)
 
 
-def field_type(source: object, function: Callable[..., Any]) -> object:
-    """Type of what `lambda v: v.a.b` picks from a value of type `source`, else `UNKNOWN`."""
+def picked(function: Callable[..., Any]) -> tuple[str, ...]:
+    """What a function such as `lambda v: v.a.b` picks, as `("a", "b")`; empty for any other."""
     code = getattr(function, "__code__", None)
     if code is None or code.co_argcount != 1:
-        return UNKNOWN
+        return ()
     steps = list(dis.get_instructions(code))
     if any(step.opname not in _PLAIN_READS for step in steps):
-        return UNKNOWN
-    found = source
-    for step in steps:
-        if step.opname == "LOAD_ATTR":
-            found = _attribute(found, str(step.argval))
-    return found
+        return ()
+    return tuple(str(step.argval) for step in steps if step.opname == "LOAD_ATTR")
+
+
+def field_type(source: object, fields: tuple[str, ...]) -> object:
+    """Type of a field of a field … of a value of type `source`, as far as annotations tell."""
+    return functools.reduce(_attribute, fields, source) if fields else UNKNOWN
 
 
 def _attribute(owner: object, name: str) -> object:

@@ -1,0 +1,215 @@
+"""Diagram: what there is to draw of a graph. Boxes for nodes, arrows for what passes between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from moa.graphs.branches import Branch, label_name
+from moa.graphs.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
+from moa.graphs.plan import Plan
+from moa.graphs.signatures import picked
+from moa.graphs.types import UNKNOWN, shown
+
+Look = Literal["terminal", "join", "function", "agent", "slm", "llm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A node, or an end: the input and the output."""
+
+    key: str
+    label: str
+    detail: str
+    """A second, smaller line; may be empty."""
+    look: Look
+
+
+@dataclass(slots=True)
+class Arrow:
+    """Something passes from one box to another, or decides about it."""
+
+    start: str
+    end: str
+    labels: list[str] = field(default_factory=list[str])
+    decides_only: bool = True
+    """Whether nothing but a decision passes; drawn dashed."""
+
+
+@dataclass(slots=True)
+class Diagram:
+    """A graph, and the graphs inside it."""
+
+    key: str
+    boxes: list[Box] = field(default_factory=list[Box])
+    inner: list[Diagram] = field(default_factory=list["Diagram"])
+    arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
+
+    @property
+    def input(self) -> str:
+        """Key of the box of the input."""
+        return f"{self.key}_in"
+
+    @property
+    def output(self) -> str:
+        """Key of the box of the output."""
+        return f"{self.key}_out"
+
+    def point(self, start: str, end: str, label: str = "", *, decides: bool = False) -> None:
+        """Draw an arrow; a second one between the same boxes adds its label."""
+        arrow = self.arrows.setdefault((start, end), Arrow(start, end))
+        arrow.decides_only = arrow.decides_only and decides
+        if label and label not in arrow.labels:
+            arrow.labels.append(label)
+
+
+def diagram_of(plan: Plan, key: str = "g", *, opened: bool = True) -> Diagram:
+    """Find out what there is to draw.
+
+    A `map` becomes an arrow, and so does a `join` that one node takes.
+
+    Args:
+        plan: The graph.
+        key: Starts the keys of all boxes.
+        opened: Whether the insides of graphs within the graph are drawn.
+    """
+    return _Drawer(plan, key, opened=opened).draw()
+
+
+class _Drawer:
+    def __init__(self, plan: Plan, key: str, *, opened: bool) -> None:
+        self._plan = plan
+        self._opened = opened
+        self._joins = _shared_joins(plan)
+        self._drawn = Diagram(key)
+        self._inner: dict[Step, Diagram] = {}
+
+    def draw(self) -> Diagram:
+        """Boxes first, so that arrows find both of their ends."""
+        drawn, end = self._drawn, self._plan.steps[self._plan.output]
+        for step in self._plan.steps:
+            self._add_box(step)
+        label = "output" if end.type is UNKNOWN else shown(end.type)
+        drawn.boxes.append(Box(drawn.output, label, "", "terminal"))
+        for step in self._plan.steps:
+            self._add_arrows(step)
+        for start in self._origins(end):
+            drawn.point(start, drawn.output)
+        return drawn
+
+    def _add_box(self, step: Step) -> None:
+        if isinstance(step, InputStep):
+            self._drawn.boxes.append(Box(self._drawn.input, shown(step.type), "", "terminal"))
+        elif isinstance(step, NodeStep):
+            self._add_node(step)
+        elif step in self._joins:
+            label = _function_name(step) or "join"
+            self._drawn.boxes.append(Box(self._key(step), label, "", "join"))
+
+    def _add_arrows(self, step: Step) -> None:
+        if isinstance(step, NodeStep):
+            self._point_at_node(step)
+        elif isinstance(step, MatchStep):
+            self._point_at_branches(step)
+        elif step in self._joins:
+            for start in self._all_origins(step.needs):
+                self._drawn.point(start, self._key(step))
+
+    def _add_node(self, step: NodeStep) -> None:
+        plan: Plan | None = getattr(step.node, "plan", None)
+        if isinstance(plan, Plan) and self._opened:
+            inner = diagram_of(plan, self._key(step))
+            first = inner.boxes[0]
+            inner.boxes[0] = replace(first, label=f"{step.name} · {first.label}")
+            self._inner[step] = inner
+            self._drawn.inner.append(inner)
+            return
+        endpoint: Any = getattr(step.node, "endpoint", None)
+        tier, served = step.tier, getattr(endpoint, "name", "")
+        detail = f"{tier.upper()} · {served}" if tier else ""
+        look: Look = tier or ("agent" if hasattr(step.node, "run") else "function")
+        self._drawn.boxes.append(Box(self._key(step), step.name, detail, look))
+
+    def _point_at_node(self, step: NodeStep) -> None:
+        entry = self._entry(step)
+        for start in self._origins(step.source):
+            self._drawn.point(start, entry)
+        deciders = [] if step.when is None else self._origins(step.when)
+        for start in deciders:
+            self._drawn.point(start, entry, _condition(step.when), decides=True)
+        if isinstance(step.otherwise, NodeStep):
+            for start in deciders or [self._exit(step)]:
+                self._drawn.point(start, self._entry(step.otherwise), "else", decides=True)
+
+    def _point_at_branches(self, match: MatchStep) -> None:
+        for step in self._plan.steps:
+            if not isinstance(step, NodeStep):
+                continue
+            for branch in step.branches:
+                if branch is None or branch.match is not match or self._follows(step, branch):
+                    continue
+                for start in self._origins(match.source):
+                    label = label_name(branch.label)
+                    self._drawn.point(start, self._entry(step), label, decides=True)
+
+    def _follows(self, step: NodeStep, branch: Branch) -> bool:
+        """Whether something else in the branch comes before a node."""
+        return any(branch in _nodes_before(source) for source in step.needs)
+
+    def _origins(self, step: Step | None) -> list[str]:
+        """The boxes that what a step holds can come from."""
+        found: Iterable[str] = ()
+        if isinstance(step, InputStep):
+            found = (self._drawn.input,)
+        elif isinstance(step, NodeStep):
+            found = (self._exit(step), *self._origins(step.otherwise))
+        elif step in self._joins:
+            found = (self._key(step),)
+        elif isinstance(step, FunctionStep):
+            found = self._all_origins(step.sources)
+        elif isinstance(step, MatchStep):
+            found = self._all_origins(step.cases.values())
+        return list(dict.fromkeys(found))
+
+    def _all_origins(self, steps: Iterable[Step]) -> list[str]:
+        return [box for step in steps for box in self._origins(step)]
+
+    def _entry(self, step: NodeStep) -> str:
+        return self._inner[step].input if step in self._inner else self._key(step)
+
+    def _exit(self, step: NodeStep) -> str:
+        return self._inner[step].output if step in self._inner else self._key(step)
+
+    def _key(self, step: Step) -> str:
+        return f"{self._drawn.key}_{self._plan.steps.index(step)}"
+
+
+def _condition(step: Step | None) -> str:
+    if not isinstance(step, FunctionStep):
+        return "if"
+    return f"if {_function_name(step)}".strip()
+
+
+def _function_name(step: Step) -> str:
+    assert isinstance(step, FunctionStep)
+    name = getattr(step.function, "__name__", "<lambda>")
+    return name if name != "<lambda>" else ".".join(picked(step.function))
+
+
+def _shared_joins(plan: Plan) -> set[Step]:
+    """Joins that several steps take: drawn, or each source would point at each taker."""
+    takers = Counter(other for step in plan.steps for other in (*step.needs, *step.may_need))
+    return {
+        step
+        for step in plan.steps
+        if isinstance(step, FunctionStep) and len(step.sources) > 1 and takers[step] > 1
+    }
+
+
+def _nodes_before(step: Step) -> set[Branch | None]:
+    """The branches of the nodes that a step comes from."""
+    if isinstance(step, NodeStep):
+        return set(step.branches)
+    return {branch for source in step.needs for branch in _nodes_before(source)}

@@ -1,0 +1,169 @@
+"""What a drawing of a graph shows, and that it is a picture."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.errors import ConfigError, MissingDependency
+from moa.graphs import BuiltGraph, Graph, Handle
+from moa.graphs.drawing import Drawing
+from moa.questions import Choice
+from moa.testing import SimulatedEndpoint
+
+from .nodes import Asker
+
+
+async def clean(text: str) -> str:
+    return text
+
+
+async def choose(text: str) -> Choice[str]:
+    return Choice[str](label=text)
+
+
+def short(text: str) -> bool:
+    return len(text) < 9
+
+
+def drawn(name: str = "writer") -> BuiltGraph[str, Any]:
+    inner = Graph("research", str)
+    read = inner.build(inner.add(clean, inner.input, name="read"))
+    g = Graph("g", str)
+    text = g.add(clean, g.input)
+    found = g.add(read, text)
+    llm = Asker(name, SimulatedEndpoint(name="gpt", tier="llm"))
+    reply = g.add(llm, found, when=text.map(short), otherwise=g.add(clean, text, name="drop"))
+
+    def branch(label: str | None) -> Handle[str]:
+        return reply if label is None else g.add(clean, reply, name=f"desk {label}")
+
+    return g.build(g.match(g.add(choose, text), branch, labels=["card", "loan"]))
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Drawing:
+    """One for all, since a picture takes a second to draw."""
+    return drawn().draw()
+
+
+@pytest.fixture
+def mermaid(drawing: Drawing) -> str:
+    return drawing.mermaid
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param('(["str"]):::terminal', id="the input"),
+        pytest.param('["clean"]:::function', id="a function"),
+        pytest.param('["writer<br/><small>LLM · gpt</small>"]:::llm', id="a tier and its endpoint"),
+        pytest.param('-.->|"if short"|', id="a condition"),
+        pytest.param('-->|"else"|', id="an otherwise"),
+        pytest.param('-.->|"card"|', id="a label"),
+        pytest.param('(["research · str"]):::terminal', id="a graph in the graph"),
+    ],
+)
+def test_mermaid_shows(mermaid: str, line: str) -> None:
+    assert line in mermaid
+
+
+def test_every_arrow_meets_two_boxes(mermaid: str) -> None:
+    lines = [line.strip() for line in mermaid.splitlines()]
+    boxes = {line.split("(")[0].split("[")[0] for line in lines if ":::" in line}
+    arrows = [line.split() for line in lines if line.startswith("g_") and "->" in line]
+    assert len(arrows) > 5
+    assert {end for arrow in arrows for end in (arrow[0], arrow[-1])} == boxes
+
+
+def test_a_drawing_is_an_svg_with_every_name(drawing: Drawing) -> None:
+    root = ElementTree.fromstring(drawing.svg)
+    text = " ".join(root.itertext())
+    assert root.tag.endswith("svg")
+    for word in ("clean", "writer", "LLM", "if short", "else", "card", "research"):
+        assert word in text
+
+
+def test_a_drawing_is_a_png_of_the_width_asked_for(drawing: Drawing) -> None:
+    png = drawing.png(width=640)
+    assert png.startswith(b"\x89PNG")
+    assert struct.unpack(">I", png[16:20]) == (640,)
+
+
+def test_a_drawing_in_characters_has_every_name_and_graphs_closed(drawing: Drawing) -> None:
+    text = drawing.ascii
+    for word in ("clean", "writer", "research", "drop"):
+        assert word in text
+    assert "read" not in text
+
+
+@pytest.mark.parametrize(
+    ("ending", "start"),
+    [
+        (".svg", b"<svg"),
+        (".png", b"\x89PNG"),
+        (".mmd", b"---\nconfig"),
+        (".md", b"```mermaid"),
+        (".txt", b" "),
+    ],
+)
+def test_a_drawing_is_saved_by_its_ending(
+    drawing: Drawing, tmp_path: Path, ending: str, start: bytes
+) -> None:
+    path = tmp_path / f"graph{ending}"
+    drawing.save(path)
+    assert path.read_bytes().startswith(start)
+
+
+def test_another_ending_says_which_there_are(drawing: Drawing, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give one of \.svg, \.png"):
+        drawing.save(tmp_path / "graph.bmp")
+
+
+def test_nothing_is_sent_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a drawing opened a socket")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert drawn().draw().png()
+
+
+def test_without_the_extra_only_mermaid_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mermaidx", None)
+    drawing = drawn().draw()
+    with pytest.raises(MissingDependency, match=r"mixture-of-agents\[draw\]"):
+        drawing.png()
+    assert set(drawing._repr_mimebundle_()) == {"text/plain", "text/markdown"}  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_notebook_shows_a_picture(drawing: Drawing) -> None:
+    assert "image/svg+xml" in drawing._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_no_name_breaks_out_of_its_label(name: str) -> None:
+    lines = drawn(name).draw().mermaid.split("\n")
+    boxes = [line.strip() for line in lines if line.endswith(":::llm")]
+    assert len(boxes) == 1
+    assert boxes[0].count('"') == 2
+
+
+@pytest.mark.parametrize(
+    "name", ['"]; click x "y', "<b>&</b>", "a\nb", "`md`", "end", "#35;", "1. x"]
+)
+def test_a_name_with_signs_of_mermaid_is_drawn_as_it_is(name: str) -> None:
+    text = " ".join(ElementTree.fromstring(drawn(name).draw().svg).itertext())
+    assert " ".join(name.split()) in " ".join(text.split())
+
+
+def test_a_drawing_is_its_mermaid() -> None:
+    graph = drawn()
+    assert str(Drawing(graph.plan)) == graph.draw().mermaid
