@@ -9,13 +9,12 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.errors import BudgetExceeded, CapabilityError
+from moa.graphs.shop import Intent, SupportSettings
 from moa.graphs.support import (
     Answered,
-    Intent,
     Rejected,
     Routed,
     SupportOutcome,
-    SupportSettings,
     Ticket,
     support,
 )
@@ -180,3 +179,12 @@ async def test_the_small_decisions_run_side_by_side() -> None:
     result = await support(slm, llm).run(Ticket(text=WHERE))
     assert result.usage.calls == 5
     assert result.seconds < 0.15
+
+
+async def test_what_a_small_model_writes_is_a_draft_and_short() -> None:
+    slm, llm = endpoints(intent={"refund": 0.9})
+    graph = support(slm, llm, drafts=True, settings=SupportSettings(draft_tokens=7))
+    output = (await graph.run(Ticket(text=WHERE))).output
+    assert isinstance(output, Answered)
+    assert output.kind == "draft"
+    assert llm.prompts[0].max_tokens == 7

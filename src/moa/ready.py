@@ -21,7 +21,8 @@ from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
 from moa.config import checked, nearest
 from moa.errors import ConfigError
-from moa.graphs.support import SupportSettings, support
+from moa.graphs.shop import SupportSettings
+from moa.graphs.support import support
 from moa.node import Node
 from moa.tiers import Endpoints
 
@@ -49,13 +50,13 @@ class FilterSettings(BaseModel):
 class SpamSettings(FilterSettings):
     """`[graphs.spam]`."""
 
-    criterion: str = "advertising, phishing or another unwanted mass mailing"
+    criterion: str = "spam"
 
 
 class InjectionSettings(FilterSettings):
     """`[graphs.injection]`."""
 
-    criterion: str = "an attempt to give orders to the software that reads it"
+    criterion: str = "an attempt to change the instructions of an AI"
 
 
 class ClassifierSettings(BaseModel):
@@ -93,7 +94,8 @@ class Ready(NamedTuple, Generic[S]):
 
 
 def _support(endpoints: Endpoints, settings: SupportSettings) -> AnyNode:
-    return support(endpoints.slm, endpoints.llm, settings=settings)
+    slm, llm = endpoints.slm, endpoints.llm
+    return support(slm, llm, settings=settings, drafts=endpoints.drafts)
 
 
 def _sentiment(endpoints: Endpoints, settings: NoSettings) -> AnyNode:

@@ -36,7 +36,7 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
             inner = getattr(value, key)
             if isinstance(inner, BaseModel):
                 yield from _decided(key, inner)
-            elif isinstance(inner, bool):
+            elif isinstance(inner, bool) and not name:
                 yield key, "yes" if inner else "no"
             elif key in _SHOWN and isinstance(inner, str):
                 yield key, inner

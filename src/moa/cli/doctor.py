@@ -19,12 +19,12 @@ def doctor(*, config: options.ConfigFile = None) -> None:
     """Check what moa needs on this machine, and say what mends it."""
     import asyncio
 
-    from rich.console import Console
     from rich.text import Text
 
+    from moa.cli import screen
     from moa.cli.checks import checks
 
-    console = Console(highlight=False)
+    console = screen.out()
     missing = 0
     for check in asyncio.run(checks(config)):
         missing += not check.passed

@@ -37,3 +37,8 @@ def draw(
     node = node_of(graph, Endpoints(load(config), read_keys=False))
     if not isinstance(node, BuiltGraph):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
+    drawing = node.draw()
+    if out is None:
+        print(drawing.mermaid, end="")  # noqa: T201
+    else:
+        drawing.save(out)

@@ -19,8 +19,7 @@ def models(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     import asyncio
     import sys
 
-    from rich.console import Console
-
+    from moa.cli import screen
     from moa.cli.lines import write
     from moa.cli.survey import survey
     from moa.cli.tables import listed
@@ -36,5 +35,5 @@ def models(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         (e.name, e.tier, ", ".join(e.default_of), e.model, e.priced, ", ".join(e.can), e.state)
         for e in found
     ]
-    console = Console(highlight=False)
+    console = screen.out()
     console.print(listed(columns, rows))

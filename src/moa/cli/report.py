@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from moa.cli import screen
 from moa.cli.items import Item
 from moa.cli.lines import open_out, write
 from moa.cli.tables import cost_of, results, summary
@@ -51,7 +51,7 @@ class Report:
         counts_dollars: bool,
     ) -> None:
         self.tally = Tally()
-        self.errors = Console(stderr=True, highlight=False)
+        self.errors = screen.err()
         self._line = line
         self._file: TextIO | None = open_out(out) if out else None
         self._out = out
@@ -120,10 +120,7 @@ class Report:
             stopped: Whether somebody stopped the run before all items were done.
         """
         self._progress.stop()
-        wide = 120
-        console = self.errors if self._as_json else Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(file=console.file, highlight=False, width=wide)
+        console = self.errors if self._as_json else screen.out()
         if not self._as_json and self._first:
             console.print(results(self._first))
             hidden = self.tally.items - len(self._first)

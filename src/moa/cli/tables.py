@@ -47,7 +47,7 @@ def cost_of(usage: Usage) -> str:
     if not total.unpriced_calls:
         return dollars(total.priced_cost)
     unpriced = [name for name, u in usage.by_endpoint().items() if u.total.unpriced_calls]
-    unknown = f"unknown ({total.unpriced_calls} calls to {', '.join(unpriced)} without a price)"
+    unknown = f"unknown (of {total.unpriced_calls} calls to {', '.join(unpriced)})"
     return f"{dollars(total.priced_cost)} + {unknown}" if total.priced_cost else unknown
 
 

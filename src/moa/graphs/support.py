@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
@@ -15,18 +17,22 @@ from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import approximate_tokens, split
 from moa.context import RunContext
-from moa.endpoints import Endpoint
+from moa.decisions import Adaptation
+from moa.endpoints import Endpoint, Example
 from moa.graphs.builder import Graph
 from moa.graphs.built import BuiltGraph
+from moa.graphs.shop import (
+    INJECTION_EXAMPLES,
+    INSTRUCTIONS,
+    INTENTS,
+    OTHERS,
+    SPAM_EXAMPLES,
+    URGENCY_EXAMPLES,
+    SupportSettings,
+)
 from moa.graphs.skipped import Skipped
 from moa.handoffs import Dropped, Reply, Text
-from moa.questions import Choice, Score, score
-
-INSTRUCTIONS = (
-    "You answer the customers of {company}. Write the reply to the message: {tone}. Write it in "
-    "the language of the message. Promise nothing that the message doesn't settle, and say what "
-    "happens next. Answer with the reply alone."
-)
+from moa.questions import NONE_OF_THESE, Choice, Score, score
 
 
 class Ticket(BaseModel):
@@ -38,71 +44,6 @@ class Ticket(BaseModel):
     subject: str | None = None
     customer: str | None = None
     id: str | None = None
-
-
-class Intent(BaseModel):
-    """What a message can want, and what is done then: reply, else route, else have it written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    means: str
-    """What it means, in words that the model reads."""
-    reply: dict[str, str] = Field(default_factory=dict[str, str])
-    """The routine reply, by language; a message in another language is routed or written."""
-    queue: str | None = None
-    """Who takes care of it without a reply."""
-
-
-INTENTS = {
-    "delivery": Intent(
-        means="where a parcel is and when it comes",
-        reply={
-            "en": "Thank you for your message. You can follow your parcel at any time under "
-            "“My orders”; if nothing has moved for five days, we send it again at no charge.",
-            "de": "Vielen Dank für Ihre Nachricht. Unter „Meine Bestellungen“ sehen Sie "
-            "jederzeit, wo Ihr Paket ist; bewegt sich fünf Tage lang nichts, schicken wir es "
-            "kostenlos noch einmal.",
-        },
-    ),
-    "refund": Intent(means="wants money back, to return or to exchange something"),
-    "defect": Intent(means="something is broken, dangerous or doesn't work"),
-    "payment": Intent(means="an invoice, a price or a charge", queue="billing"),
-    "account": Intent(means="login, password or personal data", queue="accounts"),
-    "question": Intent(means="asks about a product before buying it", queue="sales"),
-    "thanks": Intent(
-        means="praise or thanks, and nothing to do",
-        reply={
-            "en": "Thank you for your kind words! We have passed them on to the team.",
-            "de": "Vielen Dank für die netten Worte! Wir haben sie an das Team weitergegeben.",
-            "fr": "Merci pour vos mots aimables ! Nous les avons transmis à toute la boutique.",
-        },
-    ),
-}
-
-
-class SupportSettings(BaseModel):
-    """`[graphs.support]`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    company: str = "an online shop for headphones"
-    """Who answers, as the writer of replies is told."""
-    tone: str = "friendly, concrete, at most five sentences"
-    """How, as the writer of replies is told."""
-    spam: str = "advertising, phishing or another unwanted mass mailing"
-    """What is dropped as spam."""
-    injection: str = "an attempt to give orders to the software that reads it"
-    """What is dropped as an injection."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability from which on a message is dropped."""
-    intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
-    """What messages can want, by name."""
-    sure: float = Field(default=0.5, ge=0, le=1)
-    """Confidence in the intent below which the LLM reads the message."""
-    read_tokens: int = Field(default=200, gt=0)
-    """Of a longer message the small model reads the opening and the end, so many tokens in all."""
-    reply_tokens: int = Field(default=300, gt=0)
-    """Most tokens of a reply."""
 
 
 class Urgency(BaseModel):
@@ -127,7 +68,8 @@ class Reading(BaseModel):
 class Answered(Reply):
     """A message with its reply."""
 
-    kind: Literal["reply"] = "reply"
+    kind: Literal["reply", "draft"] = "reply"
+    """A draft is by the small model: somebody has to read it before it is sent."""
     written_by: Literal["llm", "template"]
     reason: str
     """Why the LLM wrote it, or why it didn't have to."""
@@ -159,17 +101,6 @@ class Rejected(Dropped):
 SupportOutcome = Answered | Routed | Rejected
 
 
-class Brief(BaseModel):
-    """What the writer of a reply is given."""
-
-    model_config = ConfigDict(frozen=True)
-
-    message: str
-    language: str | None
-    wants: str | None
-    feels: str | None
-
-
 class Excerpt(TypedNode[Text, Text]):
     """Gives the opening and the end of a text that is too long to be decided on as a whole.
 
@@ -196,7 +127,11 @@ class Excerpt(TypedNode[Text, Text]):
 
 
 def support(
-    slm: Endpoint, llm: Endpoint, *, settings: SupportSettings | None = None
+    slm: Endpoint,
+    llm: Endpoint,
+    *,
+    settings: SupportSettings | None = None,
+    drafts: bool = False,
 ) -> BuiltGraph[Ticket, SupportOutcome]:
     """Build the graph: clean, read by five small decisions side by side, then settle or write.
 
@@ -204,37 +139,79 @@ def support(
         slm: Decides.
         llm: Writes the replies that no routine settles.
         settings: `None` are those of a shop.
+        drafts: Whether `llm` is a small model too, so that what it writes is a draft.
 
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
         MissingDependency: a library for cleaning is not installed.
     """
     s = settings or SupportSettings()
-    desk = _Desk(s)
-    labels = {name: intent.means for name, intent in s.intents.items()}
-    instructions = INSTRUCTIONS.format(company=s.company, tone=s.tone)
+    desk = _Desk(s, drafts=drafts)
 
     g = Graph("support", Ticket)
     text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
     extract = g.add(Excerpt(s.read_tokens), text)
     there = text.map(is_there)
 
-    spam = g.add(Filter(slm, s.spam, name="spam", threshold=s.threshold), extract, when=there)
+    spam = g.add(_filter(slm, "spam", s.spam, SPAM_EXAMPLES, s), extract, when=there)
     injection = g.add(
-        Filter(slm, s.injection, name="injection", threshold=s.threshold), extract, when=there
+        _filter(slm, "injection", s.injection, INJECTION_EXAMPLES, s), extract, when=there
     )
     mood = g.add(Sentiment(slm), extract, when=there)
-    intent = g.add(
-        Classifier(slm, labels, task="What does this message want?", name="intent"),
-        extract,
-        when=there,
-    )
-    urgency = g.add(Decider(slm, Urgency, name="urgency"), extract, when=there)
+    intent = g.add(_classifier(slm, s), extract, when=there)
+    urgency = g.add(_urgency(slm), extract, when=there)
 
     reading = g.join(read, text, spam, injection, mood, intent, urgency)
-    writer = Generator(llm, instructions, name="reply", max_tokens=s.reply_tokens)
-    reply = g.add(writer, g.join(brief, text, reading), when=reading.map(desk.needs_llm))
+    reply = g.add(_writer(llm, s, drafts=drafts), text, when=reading.map(desk.needs_llm))
     return g.build(g.join(desk.settle, reading, reply))
+
+
+def _filter(
+    slm: Endpoint,
+    name: str,
+    criterion: str,
+    examples: Sequence[tuple[str, bool]],
+    settings: SupportSettings,
+) -> Filter:
+    shown = _shown(name, [(text, "yes" if met else "no") for text, met in examples])
+    return Filter(slm, criterion, name=name, threshold=settings.threshold, adaptation=shown)
+
+
+def _classifier(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
+    # One of each in turn: what stands together at the end weighs most.
+    columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
+    named = (zip(column, settings.intents, strict=True) for column in columns)
+    examples = [(text, name) for pairs in named for text, name in pairs if text is not None]
+    if settings.intents == INTENTS:
+        examples += [(text, NONE_OF_THESE) for text in OTHERS]
+    return Classifier(
+        slm,
+        {name: intent.means for name, intent in settings.intents.items()},
+        task="What is this message about?",
+        name="intent",
+        adaptation=_shown("intent", examples),
+    )
+
+
+def _urgency(slm: Endpoint) -> Decider[Urgency]:
+    shown = _shown("urgency", URGENCY_EXAMPLES)
+    return Decider(slm, Urgency, name="urgency", adaptation=shown)
+
+
+def _writer(llm: Endpoint, settings: SupportSettings, *, drafts: bool) -> Generator[Reply]:
+    return Generator(
+        llm,
+        INSTRUCTIONS.format(company=settings.company, tone=settings.tone),
+        name="reply",
+        max_tokens=settings.draft_tokens if drafts else settings.reply_tokens,
+    )
+
+
+def _shown(question: str, examples: Sequence[tuple[str, str]]) -> Adaptation:
+    return Adaptation(
+        examples=tuple(Example(text, {question: label}) for text, label in examples),
+        origin="the examples of the support graph",
+    )
 
 
 def as_one_text(ticket: Ticket) -> str:
@@ -274,14 +251,6 @@ def read(
     )
 
 
-def brief(text: Text, reading: Reading | None) -> Brief:
-    """Tell the writer what was found out."""
-    assert reading is not None, "an empty message has no writer"
-    feels = reading.sentiment.label if is_answered(reading.sentiment) else None
-    wants = reading.intent.label if is_answered(reading.intent) else None
-    return Brief(message=text.text, language=text.language, wants=wants, feels=feels)
-
-
 def is_answered(answer: Choice[Any] | Score) -> bool:
     """Whether the small model answered a question at all."""
     return answer.status == "answered"
@@ -290,8 +259,9 @@ def is_answered(answer: Choice[Any] | Score) -> bool:
 class _Desk:
     """Decides who takes care of a message, once it has been read."""
 
-    def __init__(self, settings: SupportSettings) -> None:
+    def __init__(self, settings: SupportSettings, *, drafts: bool) -> None:
         self._settings = settings
+        self._kind: Literal["reply", "draft"] = "draft" if drafts else "reply"
 
     def needs_llm(self, reading: Reading | None) -> bool:
         """Whether no routine settles it."""
@@ -323,7 +293,13 @@ class _Desk:
             return Rejected(reason=dropped, decisions=reading)
         if isinstance(reply, Reply):
             why = self.why_llm(reading) or ""
-            return Answered(text=reply.text, written_by="llm", reason=why, decisions=reading)
+            return Answered(
+                text=reply.text,
+                kind=self._kind,
+                written_by="llm",
+                reason=why,
+                decisions=reading,
+            )
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome

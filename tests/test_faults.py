@@ -1,0 +1,201 @@
+"""Faults: whatever a server does, its item fails with a sentence, and the others are done."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from moa.cli import main
+
+
+class Fault(NamedTuple):
+    """What the server says to a prompt that holds the fault's name."""
+
+    status: int
+    body: str
+    kind: str = "application/json"
+
+
+FAULTS = {
+    "garbage": Fault(200, "\x00\x01 nonsense"),
+    "html": Fault(200, "<html><body>502 Bad Gateway</body></html>", "text/html"),
+    "half": Fault(200, '{"choices": [{"message": {"content": "He'),
+    "empty": Fault(200, '{"choices": []}'),
+    "null": Fault(200, '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'),
+    "unauthorised": Fault(401, '{"error": {"message": "Incorrect API key provided"}}'),
+    "missing": Fault(404, '{"error": {"message": "The model does not exist"}}'),
+    "busy": Fault(429, '{"error": {"message": "Rate limit reached"}}'),
+    "broken": Fault(500, '{"error": {"message": "internal error"}}'),
+}
+SAID = {
+    "garbage": "EndpointGarbled",
+    "html": "EndpointGarbled",
+    "half": "EndpointGarbled",
+    "empty": "EndpointGarbled",
+    "null": "EndpointGarbled",
+    "unauthorised": "EndpointUnauthorized",
+    "missing": "EndpointRejected",
+    "busy": "EndpointUnavailable",
+    "broken": "EndpointUnavailable",
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every prompt, and where it holds the name of a fault, with that."""
+
+    asked: dict[str, int]
+    hang_up: threading.Event
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        text = json.loads(body)["messages"][-1]["content"]
+        found = next((name for name in FAULTS if f"[{name}]" in text), "")
+        self.asked[found] = self.asked.get(found, 0) + 1
+        if "[unplug]" in text:
+            self.connection.close()
+            return
+        fault = FAULTS.get(found)
+        if fault is None:
+            message = {"role": "assistant", "content": "All is well."}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 7, "completion_tokens": 3}
+            fault = Fault(200, json.dumps({"model": "m", "choices": [choice], "usage": usage}))
+        data = fault.body.encode()
+        self.send_response(fault.status)
+        self.send_header("content-type", fault.kind)
+        self.send_header("content-length", str(len(data)))
+        if fault.status == 429:
+            self.send_header("retry-after", "0")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Start a server, configure it, and count what it is asked."""
+    counts: dict[str, int] = {}
+    handler = type("Counting", (Handler,), {"asked": counts})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.large]\ntier = "llm"\nmodel = "m"\n'
+        f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
+        "input_price = 1\noutput_price = 2\n"
+    )
+    yield counts
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run(*words: str) -> tuple[int, list[dict[str, Any]]]:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "generator", "in.jsonl", "--out", "out.jsonl", *words])
+    assert isinstance(left.value.code, int)
+    return left.value.code, [
+        json.loads(line) for line in Path("out.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_fails_its_item_alone(fault: str, asked: dict[str, int]) -> None:
+    texts = ["hello", f"this is [{fault}]", "good-bye"]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, found = run()
+    assert code == 1
+    assert [line["status"] for line in found] == ["answered", "failed", "answered"]
+    assert found[1]["error"].startswith(f"{SAID[fault]}: large: ")
+    assert "Traceback" not in found[1]["error"]
+    assert found[1]["output"] is None
+    assert found[1]["usage"]["calls"] == asked[fault]
+
+
+def test_what_can_be_mended_by_asking_again_is_asked_again(asked: dict[str, int]) -> None:
+    texts = ["[busy]", "[missing]"]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    run()
+    assert asked["busy"] > 1
+    assert asked["missing"] == 1
+
+
+def test_a_lost_connection_fails_its_item_alone(asked: dict[str, int]) -> None:
+    texts = ["hello", "[unplug]", "good-bye"]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, found = run()
+    assert code == 1
+    assert [line["status"] for line in found] == ["answered", "failed", "answered"]
+    assert found[1]["error"].startswith("EndpointUnavailable: large: ")
+
+
+def test_a_server_that_is_not_there_fails_every_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
+    Path("in.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    code, found = run()
+    assert code == 1
+    assert all("EndpointUnavailable: large: " in line["error"] for line in found)
+
+
+def test_a_missing_key_is_said_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
+    Path("in.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(SystemExit) as left:
+        main(["run", "generator", "in.jsonl"])
+    assert left.value.code == 2
+    assert "OPENAI_API_KEY, which is not set" in capsys.readouterr().err
+
+
+def test_models_and_doctor_say_what_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        '[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n'
+    )
+    with pytest.raises(SystemExit) as left:
+        main(["models", "--json"])
+    assert left.value.code == 0
+    small, large, embedded = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (small["reachable"], small["default_of"]) == (False, ["slm"])
+    assert "OPENAI_API_KEY" in large["state"]
+    assert large["output_price"] > 0
+    assert "decide" in embedded["can"]
+    with pytest.raises(SystemExit) as left:
+        main(["doctor"])
+    assert left.value.code == 1
+    assert "export OPENAI_API_KEY" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("draw", "support"), ("draw", "support", "--out", "s.svg")])
+def test_drawing_needs_no_key_and_no_server(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 0
+    drawn = Path("s.svg").read_text() if "--out" in words else capsys.readouterr().out
+    assert "sentiment" in drawn
