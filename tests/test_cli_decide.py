@@ -1,0 +1,104 @@
+"""`moa decide`: a line for every row, with probabilities of exactly the given labels."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.cli import main
+from moa.questions import NONE_OF_THESE
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A server of decisions: the label that stands in the text has 0.7, the others the rest."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        answers = {
+            name: self.answer(body["state"], list(question["criteria"]))
+            for name, question in body["questions"].items()
+        }
+        data = json.dumps({"answers": answers, "usage": {"input_tokens": 5}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def answer(self, state: str, labels: list[str]) -> dict[str, Any]:
+        found = next((label for label in labels if label in state), labels[-1])
+        rest = 0.3 / (len(labels) - 1)
+        probabilities = {label: 0.7 if label == found else rest for label in labels}
+        return {"type": "choice", "choice": found, "probabilities": probabilities}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(autouse=True)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.small]\ntier = "slm"\nmodel = "m"\ndecide = "systemone"\n'
+        f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
+    )
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
+    Path("in.jsonl").write_text("\n".join(rows))
+    line = ["decide", "in.jsonl", "--task", "Which team?", "--labels", "red,green, blue"]
+    with pytest.raises(SystemExit) as left:
+        main([*line, "--out", "out.jsonl", *words])
+    assert isinstance(left.value.code, int)
+    return left.value.code, [json.loads(row) for row in Path("out.jsonl").read_text().splitlines()]
+
+
+def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
+    code, found = decide(['{"id": "a", "text": "a green one"}', '{"id": "b", "text": "blue"}'])
+    assert code == 0
+    assert [(line["id"], line["label"]) for line in found] == [("a", "green"), ("b", "blue")]
+    for line in found:
+        assert set(line["scores"]) == {"red", "green", "blue"}
+        assert sum(line["scores"].values()) == pytest.approx(1)
+        assert line["confidence"] == line["scores"][line["label"]]
+        assert line["trace"]
+
+
+def test_none_of_these_is_an_answer_where_it_is_asked_for() -> None:
+    _, (line,) = decide(['{"text": "a yellow one"}'], "--none")
+    assert line["label"] is None
+    assert set(line["scores"]) == {"red", "green", "blue", NONE_OF_THESE}
+
+
+def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
+    code, found = decide(['{"text": "red"}', "{", '{"id": 7}', '{"text": " "}', '{"text": "blue"}'])
+    assert code == 1
+    assert [line["label"] for line in found] == ["red", None, None, None, "blue"]
+    assert [line["id"] for line in found] == [1, 2, 7, 4, 5]
+    assert "malformed" in found[1]["error"]
+    assert "needs a 'text'" in found[2]["error"]
+    assert "empty" in found[3]["error"]
+
+
+@pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])
+def test_an_example_that_is_none_is_a_configuration_error(
+    row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("examples.jsonl").write_text(row)
+    with pytest.raises(SystemExit) as left:
+        main(["decide", "i.txt", "--task", "?", "--labels", "a,b", "--examples", "examples.jsonl"])
+    assert left.value.code == 2
+    assert "--examples examples.jsonl, line 1" in capsys.readouterr().err
