@@ -156,12 +156,16 @@ def test_no_name_breaks_out_of_its_label(name: str) -> None:
     assert boxes[0].count('"') == 2
 
 
-@pytest.mark.parametrize(
-    "name", ['"]; click x "y', "<b>&</b>", "a\nb", "`md`", "end", "#35;", "1. x"]
-)
-def test_a_name_with_signs_of_mermaid_is_drawn_as_it_is(name: str) -> None:
-    text = " ".join(ElementTree.fromstring(drawn(name).draw().svg).itertext())
-    assert " ".join(name.split()) in " ".join(text.split())
+def test_names_with_signs_of_mermaid_are_drawn_as_they_are() -> None:
+    names = ['"]; click x "y', "<b>&</b>", "a\nb", "`md`", "end", "#35;", "1. x"]
+    g = Graph("g", str)
+    handle = g.input
+    for name in names:
+        handle = g.add(clean, handle, name=name)
+    svg = g.build(handle).draw().svg
+    text = " ".join(" ".join(ElementTree.fromstring(svg).itertext()).split())
+    for name in names:
+        assert " ".join(name.split()) in text
 
 
 def test_a_drawing_is_its_mermaid() -> None:

@@ -49,7 +49,7 @@ class PlainOnly(JsonPlusSerializer):
 
 
 def _only_json(value: Any) -> None:
-    if isinstance(value, Interrupt):  # LangGraph's own
+    if isinstance(value, Interrupt | BaseException):  # LangGraph's own; an error is kept as text
         return
     assert type(value) in JSON, f"{value!r} went into a checkpoint"
     if isinstance(value, dict):
@@ -196,6 +196,21 @@ async def test_a_node_that_was_skipped_stays_so_after_an_interrupt() -> None:
     await compiled.ainvoke(Ticket(text="x"), thread())
     assert await compiled.ainvoke(Command(resume="y"), thread()) == Draft(text="asks:y")
     assert ran == ["asks", "asks"]
+
+
+async def test_an_eager_node_may_be_stopped_in_a_compiled_graph() -> None:
+    async def never(ticket: Ticket) -> Draft:
+        await asyncio.Event().wait()
+        return Draft(text="never")
+
+    ran = Ran()
+    g = Graph("g", Ticket)
+    first = g.add(ran.node("first"), g.input, name="first")
+    waits = g.add(never, g.input, eager=True)
+    no = first.map(lambda _: False)
+    reply = g.add(ran.node("last"), waits.map(second), when=no, otherwise=first, name="last")
+    compiled: Any = g.build(reply).compile(checkpointer=InMemorySaver(serde=PlainOnly()))
+    assert await compiled.ainvoke(Ticket(text="x"), thread()) == Draft(text="first:x")
 
 
 async def test_a_failed_run_goes_on_from_what_was_finished() -> None:
