@@ -1,0 +1,112 @@
+"""The command line on the real embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moa.cli import main
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+FRAGILE = """
+import os, signal, threading
+from moa import Text
+from moa.agents.sentiment import Sentiment
+from moa.graphs.builder import Graph
+
+def graph(endpoints):
+    slm = endpoints.slm
+
+    async def freeze(text: Text) -> Text:
+        if "kill" in text.text:  # the call that follows meets a server that hangs, then dies
+            pid = slm._served[-1].engine.process.pid
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
+        return text
+
+    g = Graph("fragile", Text)
+    return g.build(g.add(Sentiment(slm), g.add(freeze, g.input)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_the_main_job_runs_on_the_inbox(capsys: pytest.CaptureFixture[str]) -> None:
+    inbox = EXAMPLES / "support" / "inbox.jsonl"
+    assert moa("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl") == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in inbox.read_text().splitlines()]
+    assert [line["id"] for line in found] == [row["id"] for row in rows[:14]]
+    assert found[13]["status"] == "dropped"
+    assert "needed the LLM" in out
+    assert "No LLM is configured" in err
+
+
+def test_an_engine_that_is_killed_fails_its_item_and_is_started_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("fragile.py").write_text(FRAGILE)
+    Path("in.txt").write_text("I love it\nkill\nI hate it\n")
+    code = moa("run", "fragile.py:graph", "in.txt", "--json", "--concurrency", "1")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 1
+    assert [line["status"] for line in found] == ["answered", "failed", "answered"]
+    assert "the engine died" in found[1]["error"]
+
+
+def test_ctrl_c_leaves_finished_items_on_disk() -> None:
+    Path("in.txt").write_text("I love it\n" * 5000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moa", "run", "sentiment", "in.txt", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["status"] == "answered"
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert all(json.loads(line)["status"] == "answered" for line in out.splitlines())
+    assert "Stopped after" in err
+    assert "Traceback" not in err
+
+
+def test_the_example_of_ones_own_graph_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = f"{EXAMPLES / 'custom_graph.py'}:graph"
+    text = "The straps broke after two days, and nobody answers."
+    assert moa("run", graph, "--text", text, "--json") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["output"]["text"]
+
+
+def test_decisions_are_made_without_writing_python() -> None:
+    Path("in.txt").write_text("I love it\nI hate it\n")
+    Path("shown.jsonl").write_text(
+        '{"text": "What a lovely day", "label": "happy"}\n'
+        '{"text": "It broke at once", "label": "unhappy"}\n'
+    )
+    words = ["decide", "in.txt", "--task", "How does the writer feel?", "--labels", "happy,unhappy"]
+    assert moa(*words, "--examples", "shown.jsonl", "--out", "out.jsonl") == 0
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [set(line["scores"]) for line in found] == [{"happy", "unhappy"}] * 2
+    assert found[0]["scores"]["happy"] > found[1]["scores"]["happy"]
