@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -48,6 +48,8 @@ class _Line:
     openai: AsyncOpenAI
     slots: asyncio.Semaphore
     headers: list[tuple[str, str]]
+    closing: AsyncGenerator[None, None]
+    """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
 
 
@@ -187,8 +189,8 @@ class Client:
     async def close(self) -> None:
         """Close the connections of this event loop. A later request opens new ones."""
         line = self._lines.pop(asyncio.get_running_loop(), None)
-        if line is not None and line.http is not self._http_client:
-            await line.http.aclose()
+        if line is not None:
+            await line.closing.aclose()
 
     def _line(self) -> _Line:
         loop = asyncio.get_running_loop()
@@ -229,7 +231,8 @@ class Client:
             for key, value in openai.default_headers.items()
             if isinstance(value, str) and not key.lower().startswith(unwanted)
         ]
-        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers)
+        closing = _close_at_end(None if http is self._http_client else http)
+        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers, closing)
 
     def _secret(self) -> str:
         return "" if self._api_key is None else self._api_key.get_secret_value()
@@ -357,6 +360,25 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]:
+    """Tie connections to the running loop, which closes its open generators before it ends.
+
+    So a program that forgets to close an endpoint ends without warnings of open connections.
+    """
+
+    async def held() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if http is not None:
+                await http.aclose()
+
+    closing = held()
+    with suppress(StopIteration):
+        closing.__anext__().__await__().send(None)
+    return closing
 
 
 @cache
