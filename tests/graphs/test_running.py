@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NodeError, OutputError
-from moa.graphs import Graph, Handle, Skipped
+from moa.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    EndpointRejected,
+    InputError,
+    NodeError,
+    OutputError,
+)
+from moa.graphs import BuiltGraph, Graph, Handle, Skipped
 from moa.node import Result
 from moa.questions import Choice
-from moa.testing import SimulatedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, Piece
 from moa.usage import Budget
 
@@ -294,6 +301,52 @@ def test_an_eager_node_runs_beside_the_decision_that_it_waits_for() -> None:
         return clock.now()
 
     assert (clock.run(main(False)), clock.run(main(True))) == (3, 2)
+
+
+def spam_beside(mood: Any, *, kept: bool) -> BuiltGraph[str, str]:
+    """A decision, and beside it a node that only what the decision lets pass needs."""
+    g = Graph("g", str)
+    spam = g.add(Timed("spam", 0.01), g.input)
+    read = g.add(mood, g.input)
+    reply = g.add(shout, read, when=spam.map(lambda _: kept), otherwise=g.input)
+    return g.build(reply)
+
+
+def test_a_small_node_does_not_wait_for_the_decision_beside_it() -> None:
+    async def main() -> float:
+        await spam_beside(Timed("mood", 0.01), kept=True).run("x")
+        return clock.now()
+
+    assert clock.run(main()) == pytest.approx(0.01)
+
+
+async def test_a_large_model_is_not_asked_in_vain() -> None:
+    large = SimulatedEndpoint(tier="llm", rule=lambda text: text)
+    await spam_beside(Asker("mood", large), kept=False).run("x")
+    assert large.prompts == []
+
+
+async def test_what_only_stands_in_waits_until_it_is_needed() -> None:
+    small = SimulatedEndpoint(rule=lambda text: text)
+    g = Graph("g", str)
+    slow = g.add(Timed("slow", 0.01), g.input)
+    instead = g.add(Asker("instead", small), g.input)
+    graph = g.build(g.add(shout, slow, when=slow.map(bool), otherwise=instead))
+    await graph.run("x")
+    assert small.prompts == []
+
+
+async def test_a_failure_that_nothing_needs_fails_no_run() -> None:
+    broken = ScriptedEndpoint([EndpointRejected("no", endpoint="small")])
+    result = await spam_beside(Asker("mood", broken), kept=False).run("x")
+    assert result.output == "x"
+    assert ("failed", "g/mood") in [(note.kind, note.node) for note in result.trace]
+
+
+async def test_a_failure_ahead_of_its_need_fails_the_run_that_needs_it() -> None:
+    broken = ScriptedEndpoint([EndpointRejected("no", endpoint="small")])
+    with pytest.raises(EndpointRejected):
+        await spam_beside(Asker("mood", broken), kept=True).run("x")
 
 
 def test_an_eager_node_that_nothing_needs_any_more_is_stopped() -> None:

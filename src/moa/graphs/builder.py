@@ -67,7 +67,7 @@ class Graph(Generic[In]):
         node: Work[T, U],
         source: Handle[T],
         *,
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U]: ...
     @overload
@@ -77,7 +77,7 @@ class Graph(Generic[In]):
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | Skipped]: ...
     @overload
@@ -88,7 +88,7 @@ class Graph(Generic[In]):
         *,
         when: Condition | None = None,
         otherwise: Handle[V],
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
     @overload
@@ -97,7 +97,7 @@ class Graph(Generic[In]):
         node: Callable[[T], U],
         source: Handle[T],
         *,
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U]: ...
     @overload
@@ -107,7 +107,7 @@ class Graph(Generic[In]):
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | Skipped]: ...
     @overload
@@ -118,7 +118,7 @@ class Graph(Generic[In]):
         *,
         when: Condition | None = None,
         otherwise: Handle[V],
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
     def add(
@@ -128,7 +128,7 @@ class Graph(Generic[In]):
         *,
         when: Handle[Any] | None = None,
         otherwise: Handle[Any] | None = None,
-        eager: bool = False,
+        eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[Any]:
         """Declare a node.
@@ -139,10 +139,11 @@ class Graph(Generic[In]):
         Args:
             node: A node, or a function of one argument, asynchronous or quick.
             source: What it is given.
-            when: Decides whether it runs. Nothing that only this node needs runs before that.
+            when: Decides whether it runs.
             otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
-            eager: Start as soon as the source is there, even if it may turn out that nothing
-                needs it; for small nodes that would otherwise wait for a decision beside them.
+            eager: Whether it starts as soon as its source is there, even where it may turn out
+                that nothing needs it. `None` is yes, but for a large model, which is too dear to
+                be asked in vain, and for what only stands in for another node.
             name: `None` is the node's own name. Names differ within a graph.
         """
         signature = signature_of(node)

@@ -60,7 +60,7 @@ class NodeStep(Step):
     source: Step
     when: Step | None = None
     otherwise: Step | None = None
-    eager: bool = False
+    eager: bool | None = None
 
     @property
     def needs(self) -> tuple[Step, ...]:

@@ -51,8 +51,8 @@ class Plan:
     output: int
     eager: tuple[int, ...]
     """What starts with the run."""
-    has_eager: bool
-    """Whether anything starts before it is known to be needed."""
+    tentative: frozenset[int]
+    """What can run before it is known to be needed; its failure matters only where it is."""
     nodes: tuple[int, ...]
     """Where the nodes are: what can be skipped, and is told about."""
     idle_reasons: dict[int, str]
@@ -64,8 +64,12 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     steps = (start, *(step for step in reachable(end) if step is not start))
     places = {step: index for index, step in enumerate(steps)}
     eager: dict[tuple[object, object], list[int]] = {}
+    tentative: set[Step] = set()
+    certain = _closure([end], _surely_needs)
+    in_the_way = _closure([end], _needs_unless_skipped)
     for step in steps:
-        if isinstance(step, NodeStep) and step.eager:
+        if isinstance(step, NodeStep) and step not in certain and _is_eager(step, in_the_way):
+            tentative |= _closure([step], lambda one: (*one.needs, *one.may_need)) - certain
             for branch in step.branches:
                 eager.setdefault(_chosen_by(branch), []).append(places[step])
     return Plan(
@@ -74,10 +78,47 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         tasks=tuple(_task(step, places, eager) for step in steps),
         output=places[end],
         eager=tuple(eager.get((None, None), ())),
-        has_eager=bool(eager),
+        tentative=frozenset(places[step] for step in tentative),
         nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
         idle_reasons=_idle_reasons(steps, places),
     )
+
+
+def _closure(start: list[Step], needs: Callable[[Step], tuple[Step, ...]]) -> set[Step]:
+    found: set[Step] = set()
+    todo = start
+    while todo:
+        step = todo.pop()
+        if step not in found:
+            found.add(step)
+            todo += needs(step)
+    return found
+
+
+def _surely_needs(step: Step) -> tuple[Step, ...]:
+    """What runs whenever the step is reached."""
+    if isinstance(step, NodeStep) and step.when is not None:
+        return (step.when,)
+    return step.needs
+
+
+def _needs_unless_skipped(step: Step) -> tuple[Step, ...]:
+    """What it needs, without what stands in for it."""
+    return step.needs if isinstance(step, NodeStep) else (*step.needs, *step.may_need)
+
+
+def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
+    if step.eager is not None:
+        return step.eager
+    return step in in_the_way and not asks_llm(step.node)
+
+
+def asks_llm(node: object) -> bool:
+    """Whether a node, or a node of a graph, is on a large model."""
+    plan = getattr(node, "plan", None)
+    if isinstance(plan, Plan):
+        return any(asks_llm(step.node) for step in plan.steps if isinstance(step, NodeStep))
+    return getattr(getattr(node, "endpoint", None), "tier", None) == "llm"
 
 
 def _chosen_by(branch: Branch | None) -> tuple[object, object]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from moa.context import RunContext
@@ -16,6 +17,14 @@ from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 PENDING: Any = object()
 """Stands where nothing has been worked out yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Stands where a node failed of which it is not known yet whether anything needs it."""
+
+    error: MoaError
+
 
 IDLE, CONDITION, SOURCES, RUNNING, ALTERNATIVE = range(5)
 """What a step is waiting for."""
@@ -100,7 +109,7 @@ class Run:
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                if self._plan.has_eager:  # the first worker may have to be stopped too
+                if self._plan.tentative:  # the first worker may have to be stopped too
                     self._spawn(self._work(group), group)
                 else:
                     await self._work(group)
@@ -117,9 +126,11 @@ class Run:
     def _begin(self, request: Any) -> None:
         self._values[0] = request
         self._demand(self._plan.output)
-        for index in self._plan.eager:
-            self._demand(index)
         self._drain()
+        if self._values[self._plan.output] is PENDING:
+            for index in self._plan.eager:
+                self._demand(index)
+            self._drain()
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         """Run what is ready: the first here, the others beside it; then what that made ready."""
@@ -141,14 +152,20 @@ class Run:
     async def _run_node(self, index: int) -> None:
         task = self._tasks[index]
         context = self._context
-        if context.listener is None:
-            value = await self._caller(task, self._values[task.sources[0]], context)
-        else:
-            path = self._path(task)
-            context.emit(NodeStarted(path))
-            start = time.perf_counter()
-            value = await self._caller(task, self._values[task.sources[0]], context)
-            context.emit(NodeFinished(path, value, time.perf_counter() - start))
+        try:
+            if context.listener is None:
+                value = await self._caller(task, self._values[task.sources[0]], context)
+            else:
+                path = self._path(task)
+                context.emit(NodeStarted(path))
+                start = time.perf_counter()
+                value = await self._caller(task, self._values[task.sources[0]], context)
+                context.emit(NodeFinished(path, value, time.perf_counter() - start))
+        except MoaError as error:
+            if index not in self._plan.tentative:
+                raise
+            context.nested(task.name).note("failed", str(error))
+            value = Failed(error)
         self._resolve(index, value)
         self._drain()
         if self._values[self._plan.output] is not PENDING:
@@ -180,6 +197,9 @@ class Run:
             if not self._all_there(index, (task.when,)):
                 return
             holds = self._values[task.when]
+            if isinstance(holds, Failed):
+                self._resolve(index, holds)
+                return
             if isinstance(holds, Skipped):
                 self._skip(index, task, f"its condition was not worked out: {holds.reason}")
                 return
@@ -205,11 +225,13 @@ class Run:
 
     def _start(self, index: int, task: Task) -> None:
         self._stages[index] = RUNNING
-        if task.kind == "match":
-            self._take_branch(index, task)
-            return
         values = [self._values[source] for source in task.sources]
-        if task.kind == "function":
+        failed = next((value for value in values if isinstance(value, Failed)), None)
+        if failed is not None:
+            self._resolve(index, failed)
+        elif task.kind == "match":
+            self._take_branch(index, task)
+        elif task.kind == "function":
             self._resolve(index, self._call_now(task, values))
         elif isinstance(values[0], Skipped) and not task.takes_skipped:
             self._skip(index, task, f"{self._tasks[task.sources[0]].name!r} was skipped")
@@ -264,6 +286,8 @@ class Run:
             self._resolve(index, self._values[alternative])
 
     def _resolve(self, index: int, value: Any) -> None:
+        if isinstance(value, Failed) and index not in self._plan.tentative:
+            raise value.error
         self._values[index] = value
         for waiter in self._waiting[index]:
             self._missing[waiter] -= 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa.decisions import Correction
+
 INSTRUCTIONS = (
     "You work for the support of {company}. Write the reply to the customer's message: {tone}. "
     "Write it in the language of the message. Promise nothing that the message doesn't settle. "
@@ -118,6 +120,16 @@ URGENCY_EXAMPLES = (
     ("I need it for my wedding this afternoon!", "now"),
 )
 """Texts, and how urgent they are."""
+
+CORRECTIONS: dict[str, dict[str, Correction]] = {
+    "SmolLM2-135M-Instruct.Q4_1": {
+        "sentiment": Correction((-4.41, 0.0, -5.54)),
+        "intent": Correction((0.0, -1.11, -3.4, -1.7, -0.9, -1.85, -1.65, -2.07)),
+        "urgency": Correction((0.0, -0.78, -2.84)),
+    }
+}
+"""By the name of the model and of the question: what takes its bias out, so that over 48 messages
+to other shops it gives each label as often as it is right. They belong to the examples above."""
 
 
 class SupportSettings(BaseModel):

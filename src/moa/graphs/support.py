@@ -22,6 +22,7 @@ from moa.endpoints import Endpoint, Example
 from moa.graphs.builder import Graph
 from moa.graphs.built import BuiltGraph
 from moa.graphs.shop import (
+    CORRECTIONS,
     INJECTION_EXAMPLES,
     INSTRUCTIONS,
     INTENTS,
@@ -74,6 +75,9 @@ class Answered(Reply):
     reason: str
     """Why the LLM wrote it, or why it didn't have to."""
     decisions: Reading
+
+    def __str__(self) -> str:
+        return f"for an LLM, {self.reason}: {self.text}" if self.kind == "draft" else self.text
 
 
 class Routed(BaseModel):
@@ -157,7 +161,7 @@ def support(
     injection = g.add(
         _filter(slm, "injection", s.injection, INJECTION_EXAMPLES, s), extract, when=there
     )
-    mood = g.add(Sentiment(slm), extract, when=there)
+    mood = g.add(_sentiment(slm), extract, when=there)
     intent = g.add(_classifier(slm, s), extract, when=there)
     urgency = g.add(_urgency(slm), extract, when=there)
 
@@ -173,8 +177,12 @@ def _filter(
     examples: Sequence[tuple[str, bool]],
     settings: SupportSettings,
 ) -> Filter:
-    shown = _shown(name, [(text, "yes" if met else "no") for text, met in examples])
+    shown = _adapted(slm, name, [(text, "yes" if met else "no") for text, met in examples])
     return Filter(slm, criterion, name=name, threshold=settings.threshold, adaptation=shown)
+
+
+def _sentiment(slm: Endpoint) -> Sentiment:
+    return Sentiment(slm, adaptation=_adapted(slm, "sentiment", ()))
 
 
 def _classifier(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
@@ -182,19 +190,20 @@ def _classifier(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
     columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
     named = (zip(column, settings.intents, strict=True) for column in columns)
     examples = [(text, name) for pairs in named for text, name in pairs if text is not None]
-    if settings.intents == INTENTS:
+    shipped = settings.intents == INTENTS
+    if shipped:
         examples += [(text, NONE_OF_THESE) for text in OTHERS]
     return Classifier(
         slm,
         {name: intent.means for name, intent in settings.intents.items()},
         task="What is this message about?",
         name="intent",
-        adaptation=_shown("intent", examples),
+        adaptation=_adapted(slm, "intent", examples, corrected=shipped),
     )
 
 
 def _urgency(slm: Endpoint) -> Decider[Urgency]:
-    shown = _shown("urgency", URGENCY_EXAMPLES)
+    shown = _adapted(slm, "urgency", URGENCY_EXAMPLES)
     return Decider(slm, Urgency, name="urgency", adaptation=shown)
 
 
@@ -207,10 +216,15 @@ def _writer(llm: Endpoint, settings: SupportSettings, *, drafts: bool) -> Genera
     )
 
 
-def _shown(question: str, examples: Sequence[tuple[str, str]]) -> Adaptation:
+def _adapted(
+    slm: Endpoint, question: str, examples: Sequence[tuple[str, str]], *, corrected: bool = True
+) -> Adaptation:
+    """Give what is shown to a model, and for one that is known, what takes its bias out."""
+    correction = CORRECTIONS.get(slm.model, {}).get(question) if corrected else None
     return Adaptation(
         examples=tuple(Example(text, {question: label}) for text, label in examples),
-        origin="the examples of the support graph",
+        corrections={question: correction} if correction else {},
+        origin="as the support graph ships it",
     )
 
 
@@ -272,17 +286,17 @@ class _Desk:
         if reading is None or self._why_dropped(reading):
             return None
         if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
-            return "the small model left a question open"
+            return "as the small model left a question open"
         label, confidence = reading.intent.label, reading.intent.confidence
         if label is None:
-            return "it wants none of what is routine"
+            return "as it wants nothing that is routine"
         if confidence is None or confidence < self._settings.sure:
-            return f"unsure what it wants (confidence {confidence or 0:.2f})"
+            return f"as it is unclear what it wants (confidence {confidence or 0:.2f})"
         if reading.sentiment.label == "negative":
-            return "its writer is unhappy"
+            return "as its writer is unhappy"
         if reading.urgency.level == "now":
-            return "it is urgent"
-        return None if self._routine(reading) else f"{label!r} is answered one by one"
+            return "as it is urgent"
+        return None if self._routine(reading) else f"as {label!r} is answered one by one"
 
     def settle(self, reading: Reading | None, reply: Reply | Skipped) -> SupportOutcome:
         """Give the outcome: dropped, written, by routine, or to people."""
