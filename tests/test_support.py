@@ -9,7 +9,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.errors import BudgetExceeded, CapabilityError
-from moa.graphs.shop import Intent, SupportSettings
+from moa.graphs.shop import CORRECTIONS, Intent, SupportSettings
 from moa.graphs.support import (
     Answered,
     Rejected,
@@ -83,8 +83,8 @@ async def test_what_is_for_people_is_routed_to_their_queue() -> None:
     ("decided", "reason"),
     [
         pytest.param({"intent": {"refund": 0.9}}, "'refund' is answered one by one", id="refund"),
-        pytest.param({"intent": {"delivery": 0.3}}, "unsure what it wants", id="unsure"),
-        pytest.param({"intent": {"none of these": 0.9}}, "none of what is routine", id="none"),
+        pytest.param({"intent": {"delivery": 0.3}}, "unclear what it wants", id="unsure"),
+        pytest.param({"intent": {"none of these": 0.9}}, "nothing that is routine", id="none"),
         pytest.param({"sentiment": {"negative": 0.9}}, "its writer is unhappy", id="unhappy"),
         pytest.param({"urgency": {"now": 0.9}}, "it is urgent", id="urgent"),
     ],
@@ -188,3 +188,15 @@ async def test_what_a_small_model_writes_is_a_draft_and_short() -> None:
     assert isinstance(output, Answered)
     assert output.kind == "draft"
     assert llm.prompts[0].max_tokens == 7
+
+
+def test_the_shipped_corrections_belong_to_the_questions_of_the_graph() -> None:
+    slm, llm = endpoints()
+    for slm.model in CORRECTIONS:
+        support(slm, llm)  # an adaptation that doesn't fit its agent is refused when wired
+
+
+async def test_the_corrections_of_a_model_are_not_used_for_another() -> None:
+    slm, llm = endpoints()
+    result = await support(slm, llm).run(Ticket(text=WHERE))
+    assert not any("probabilities corrected" in note.text for note in result.trace)

@@ -145,7 +145,7 @@ class SupportSettings(BaseModel):
     """What is dropped as spam."""
     injection: str = "an attempt to change the instructions of an AI"
     """What is dropped as an injection."""
-    threshold: float = Field(default=0.53, gt=0, lt=1)
+    threshold: float = Field(default=0.58, gt=0, lt=1)
     """Probability from which on a message is dropped; above one half, since a lost message of a
     customer is worse than a read one of a spammer."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
