@@ -239,3 +239,18 @@ def test_the_lines_of_a_big_csv_keep_their_order(capsys: pytest.CaptureFixture[s
         writer.writerows([i, f"text {i}"] for i in range(300))
     assert moa("run", "mails.py:graph", "in.csv", "--concurrency", "16", "--json") == 0
     assert [line["id"] for line in lines(capsys.readouterr().out)] == [str(i) for i in range(300)]
+
+
+def test_the_input_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.jsonl").write_text('{"text": "one"}\n')
+    assert moa("run", "mails.py:graph", "in.jsonl", "--out", "in.jsonl") == 2
+    assert Path("in.jsonl").read_text() == '{"text": "one"}\n'
+    assert "is the input" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_stops_the_run_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("one\n")
+    Path("out.jsonl").symlink_to("/dev/full")
+    assert moa("run", "mails.py:graph", "in.txt", "--out", "out.jsonl") == 2
+    assert "can't be written: No space left on device" in capsys.readouterr().err

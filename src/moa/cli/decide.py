@@ -94,6 +94,7 @@ def decide(
     )
     with Report(
         line,
+        source=source,
         out=out,
         as_json=as_json,
         total=rows.count(source, limit),

@@ -51,14 +51,20 @@ def plain(value: object) -> Any:
     return to_jsonable_python(value, fallback=str)
 
 
-def open_out(path: Path) -> TextIO:
-    """Open a file of output lines; each line is on disk when it is written.
+def open_out(path: Path, *, source: str) -> TextIO:
+    """Open a file of output lines.
+
+    Args:
+        path: Is overwritten.
+        source: Where the input comes from, which must not be overwritten.
 
     Raises:
-        ConfigError: it can't be written.
+        ConfigError: it can't be written, or it is the input.
     """
     if path.suffix != ".jsonl":
         raise ConfigError(f"--out writes JSON Lines: call the file {path.with_suffix('.jsonl')}")
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise ConfigError(f"--out {path} is the input, and would be overwritten")
     try:
         return path.open("w", encoding="utf-8", buffering=1)
     except OSError as error:
@@ -66,9 +72,19 @@ def open_out(path: Path) -> TextIO:
 
 
 def write(file: TextIO, values: dict[str, object]) -> None:
-    """Write one line."""
-    file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    file.flush()
+    """Write one line; it has left this process when this returns.
+
+    Raises:
+        ConfigError: the disk is full, or gone.
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{file.name} can't be written: {error.strerror}") from error
 
 
 def _split(parts: dict[Any, Usage]) -> dict[str, object]:

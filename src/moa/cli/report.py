@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -34,6 +35,7 @@ class Report:
 
     Args:
         line: Writes an item as a line of JSON.
+        source: Where the items come from.
         out: File of lines; `None` writes none.
         as_json: Whether lines go to standard output, and everything else to standard error.
         total: How many items there are; `None` is unknown.
@@ -45,6 +47,7 @@ class Report:
         self,
         line: Line,
         *,
+        source: str,
         out: Path | None,
         as_json: bool,
         total: int | None,
@@ -53,7 +56,7 @@ class Report:
         self.tally = Tally()
         self.errors = screen.err()
         self._line = line
-        self._file: TextIO | None = open_out(out) if out else None
+        self._file: TextIO | None = open_out(out, source=source) if out else None
         self._out = out
         self._as_json = as_json
         self._counts_dollars = counts_dollars
@@ -83,7 +86,8 @@ class Report:
     ) -> None:
         self._progress.stop()
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # a full disk has been reported by then
+                self._file.close()
 
     def say(self, words: str) -> None:
         """Say something beside the results."""

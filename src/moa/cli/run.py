@@ -75,6 +75,7 @@ def run(
     )
     with Report(
         line,
+        source=source,
         out=out,
         as_json=as_json,
         total=1 if text else rows.count(source, limit),
