@@ -1,0 +1,139 @@
+"""Tiers: who serves as small and as large model, under every configuration."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.config import Config, EndpointConfig, Tiers
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.handoffs import Reply
+from moa.ready import READY, node_of
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+
+SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
+LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
+
+
+def endpoints(tiers: Tiers | None = None, **configured: EndpointConfig) -> Endpoints:
+    return Endpoints(Config(endpoints=configured, tiers=tiers or Tiers()))
+
+
+def served(of: Endpoints) -> tuple[str, str]:
+    return of.slm.name, of.llm.name
+
+
+def test_without_configuration_the_embedded_model_serves_both_and_writes_drafts() -> None:
+    none = endpoints()
+    assert served(none) == ("embedded", "embedded")
+    assert (none.slm.tier, none.llm.tier) == ("slm", "llm")
+    assert none.drafts
+    assert none.reference is None
+
+
+def test_with_an_llm_alone_the_embedded_model_is_the_small_one() -> None:
+    one = endpoints(large=LARGE)
+    assert served(one) == ("embedded", "large")
+    assert not one.drafts
+    assert one.reference is not None
+    assert one.reference.endpoint == "large"
+
+
+def test_with_an_slm_alone_it_writes_drafts_too() -> None:
+    one = endpoints(small=SMALL)
+    assert served(one) == ("small", "small")
+    assert (one.slm.tier, one.llm.tier) == ("slm", "llm")
+    assert one.drafts
+
+
+def test_nobody_is_said_to_write_drafts_before_a_large_model_is_asked_for() -> None:
+    none = endpoints()
+    assert none.slm.name == "embedded"
+    assert not none.drafts
+
+
+def test_a_tier_can_be_given_to_the_embedded_model() -> None:
+    both = endpoints(Tiers(slm="embedded"), small=SMALL, large=LARGE)
+    assert served(both) == ("embedded", "large")
+
+
+def test_an_endpoint_is_built_once() -> None:
+    both = endpoints(small=SMALL, large=LARGE)
+    assert both.slm is both.named("small")
+    assert len(both.used) == 1
+
+
+def test_an_endpoint_that_is_not_there_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'smal'. Did you mean 'small'"):
+        endpoints(small=SMALL).named("smal")
+
+
+def test_a_missing_key_is_no_matter_until_its_endpoint_is_used() -> None:
+    hosted = EndpointConfig(tier="llm", model="gpt-5-mini")
+    both = endpoints(small=SMALL, large=hosted)
+    assert both.slm.name == "small"
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        _ = both.llm
+
+
+async def test_closing_twice_does_nothing() -> None:
+    both = endpoints(small=SMALL, large=LARGE)
+    assert served(both) == ("small", "large")
+    await both.close()
+    await both.close()
+
+
+@pytest.mark.parametrize("name", READY)
+def test_every_ready_graph_is_built_from_its_settings(name: str) -> None:
+    needed: dict[str, dict[str, Any]] = {
+        "filter": {"criterion": "about the weather"},
+        "classifier": {"labels": {"a": "one thing", "b": "another"}},
+    }
+    graphs = {name: needed.get(name, {})}
+    node = node_of(name, Endpoints(Config(graphs=graphs)))
+    assert node.name
+
+
+def test_a_table_of_no_ready_graph_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
+        node_of("sentiment", Endpoints(Config(graphs={"suport": {}})))
+
+
+def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
+    config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
+    with pytest.raises(ConfigError, match=r"\[graphs.support.intents.a\].*Did you mean 'means'"):
+        node_of("support", Endpoints(config))
+
+
+class Scripted(Endpoints):
+    """The endpoints of a configuration, with doubles for both tiers."""
+
+    def __init__(self, happy: float) -> None:
+        super().__init__(Config())
+        self._slm = SimulatedEndpoint(rule=lambda _: {"happy": {"yes": happy}, "about": {}})
+        self._llm = SimulatedEndpoint(tier="llm", rule=lambda _: "We are sorry.")
+
+    @property
+    def slm(self) -> Endpoint:
+        return self._slm
+
+    @property
+    def llm(self) -> Endpoint:
+        return self._llm
+
+
+@pytest.mark.parametrize(("happy", "tiers"), [(0.9, {"slm"}), (0.1, {"slm", "llm"})])
+async def test_the_example_graph_asks_the_llm_only_for_complaints(
+    happy: float, tiers: set[str]
+) -> None:
+    file = Path(__file__).parent.parent / "examples" / "custom_graph.py"
+    node = node_of(f"{file}:graph", Scripted(happy))
+    module = importlib.import_module("_moa_file_custom_graph")
+    result = await node.run(module.Review(text="It came on time."))
+    assert isinstance(result.output, Reply)
+    assert set(result.usage.by_tier()) == tiers
