@@ -13,10 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import Choice, Node, Predicate, Reply, choice, predicate
-from moa.agents.decider import Decider
-from moa.agents.generator import Generator
-from moa.graphs.builder import Graph
+from moa import Choice, Decider, Generator, Graph, Node, Predicate, Reply, choice, predicate
 from moa.tiers import Endpoints
 
 

@@ -156,5 +156,5 @@ class SupportSettings(BaseModel):
     """Of a longer message the small model reads the opening and the end, so many tokens in all."""
     reply_tokens: int = Field(default=300, gt=0)
     """Most tokens of a reply."""
-    draft_tokens: int = Field(default=48, gt=0)
+    draft_tokens: int = Field(default=40, gt=0)
     """Most tokens of a draft by the small model, where there is no large one."""
