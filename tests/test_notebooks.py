@@ -36,8 +36,8 @@ def test_the_quickstart_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     )
     client.execute()
     shown = text_of(notebook)
-    assert "'positive'" in shown
-    assert "about sport" in shown
+    assert "negative  The straps broke" in shown
+    assert "positive about sport" in shown
     assert shown.count("image/svg+xml: <svg") == 2
 
 
