@@ -125,6 +125,7 @@ async def test_of_a_long_message_the_slm_reads_the_opening_and_the_end_and_the_l
     assert state.startswith("Here is the opening.")
     assert state.endswith("Here is the end.")
     assert "sentence 100 " not in state
+    assert 400 < len(state) < 700
     assert "sentence 100 " in llm.prompts[0].messages[-1].content
     assert any(note.kind == "truncated" for note in result.trace)
 
@@ -200,3 +201,9 @@ async def test_the_corrections_of_a_model_are_not_used_for_another() -> None:
     slm, llm = endpoints()
     result = await support(slm, llm).run(Ticket(text=WHERE))
     assert not any("probabilities corrected" in note.text for note in result.trace)
+
+
+async def test_a_long_message_without_blanks_is_cut_too() -> None:
+    slm, llm = endpoints()
+    await support(slm, llm).run(Ticket(text="先週注文した商品がまだ届きません。" * 60))
+    assert 150 < len(slm.states[0]) < 250

@@ -15,7 +15,7 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
-from moa.agents.splitting import approximate_tokens, split
+from moa.agents.splitting import approximate_tokens
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
@@ -118,10 +118,13 @@ class Excerpt(TypedNode[Text, Text]):
 
     async def answer(self, request: Text, context: RunContext) -> Text:
         """Cut, and say so in the trace."""
-        if approximate_tokens(request.text) <= self.max_tokens:
+        whole, tokens = request.text, approximate_tokens(request.text)
+        if tokens <= self.max_tokens:
             return request
-        pieces = split(request, max_tokens=max(1, self.max_tokens // 2))
-        text = f"{pieces[0].text}\n[…]\n{pieces[-1].text}"
+        half = max(1, len(whole) * self.max_tokens // tokens // 2)
+        # The word at the cut goes; a language that writes no blanks keeps all of it.
+        opening, end = whole[:half].rsplit(maxsplit=1)[0], whole[-half:].split(maxsplit=1)[-1]
+        text = f"{opening}\n[…]\n{end}"
         context.note(
             "truncated",
             f"decided on {len(text)} of {len(request.text)} characters, the opening and the end; "
