@@ -387,9 +387,13 @@ async def test_an_endpoint_that_can_t_decide_says_so(transport: httpx2.AsyncClie
         await decided(endpoint(transport, capabilities={"embed"}), REFUND)
 
 
-async def test_labels_without_a_reader_are_a_mistake(transport: httpx2.AsyncClient) -> None:
-    with pytest.raises(ConfigError, match="log-probabilities"):
-        endpoint(transport, decides="labels")
+async def test_labels_of_a_server_that_gives_none_are_a_mistake(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "me"}]}))
+    with pytest.raises(ConfigError, match="vLLM and llama.cpp, and this server says"):
+        await decided(endpoint(transport, decides="labels"), REFUND)
+    assert served.paths == ["/v1/models"]
 
 
 # Coalescing
@@ -532,7 +536,7 @@ async def test_a_server_that_cannot_decide_is_asked_once(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
     routes = {
-        "/v1/models": MODELS,
+        "/v1/models": httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "me"}]}),
         "/v1/systemone": UNSUPPORTED,
         "/v1/chat/completions": chat('{"refund": "yes"}'),
     }

@@ -12,14 +12,17 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints.client import Client
+from moa.endpoints.detection import Decides
 from moa.endpoints.engine import Engine
 from moa.endpoints.llamacpp import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import EndpointGarbled
+from moa.questions import Option, Question
 from moa.usage import Amount
 
 from .conftest import Served
 
+WET = Question("wet", "predicate", "Is it?", (Option("yes", True), Option("no", False)))
 PROMPT = "Question: Is fire cold?\nAnswer: no\n\nQuestion: Is water wet?\nAnswer:"
 
 
@@ -124,6 +127,34 @@ async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
         await reader.read_labels("Is it?", [" no", " yes"], RunContext())
 
 
+@pytest.mark.parametrize("decides", ["auto", "labels"])
+async def test_a_server_that_says_it_is_llama_cpp_is_read_by_its_labels(
+    served: Served, transport: httpx2.AsyncClient, decides: Decides
+) -> None:
+    def server(request: httpx2.Request) -> httpx2.Response:
+        match request.url.path:
+            case "/v1/models":
+                return httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "llamacpp"}]})
+            case "/v1/systemone":
+                return httpx2.Response(501, json={"error": {"message": "no decision model"}})
+            case "/tokenize":
+                return tokens(request)
+            case path:
+                assert path == "/v1/completions"
+                return probabilities({3: pushed(0.3, 0.4), 2: pushed(0.1, 0.4)})
+
+    served.will(server)
+    endpoint = OpenAIEndpoint(
+        "small", model="m", base_url="http://l.test/v1", decides=decides, http_client=transport
+    )
+    context = RunContext()
+    (answer,) = (await endpoint.decide("Water is wet.", [WET], context)).answers
+    assert answer.probabilities == pytest.approx((0.75, 0.25), abs=1e-3)
+    assert answer.source == "logprob"
+    kinds = ["fell back", "answered"] if decides == "auto" else ["answered"]
+    assert [note.kind for note in context.trace] == kinds
+
+
 async def full(endpoint: OpenAIEndpoint, ids: list[int], wanted: list[int]) -> list[float]:
     """Log-probabilities of tokens from the whole vocabulary, as the engine sends it: slowly."""
     body = {"prompt": ids, "n_predict": 1, "temperature": 1.0, "n_probs": 49152}
@@ -176,3 +207,11 @@ async def test_a_control_token_in_a_text_is_plain_characters_to_the_engine(
     meant = await real.client.post("/tokenize", body, RunContext(), estimate=Amount(), at_root=True)
     (control,) = meant.body["tokens"]
     assert control not in written
+
+
+@pytest.mark.embedded
+async def test_the_engine_is_found_to_be_llama_cpp(real: OpenAIEndpoint) -> None:
+    context = RunContext()
+    (answer,) = (await real.decide("Water is wet.", [WET], context)).answers
+    assert answer.source == "logprob"
+    assert [note.kind for note in context.trace] == ["fell back", "answered"]

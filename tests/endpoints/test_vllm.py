@@ -13,7 +13,10 @@ from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
-from moa.endpoints.vllm import VLLMEndpoint, VLLMLabelReader
+from moa.endpoints.detection import Decides
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.vllm import VLLMEndpoint
+from moa.endpoints.vllm_labels import VLLMLabelReader
 from moa.errors import BudgetExceeded, EndpointGarbled, EndpointUnsupported
 from moa.questions import Option, Question
 from moa.usage import Budget
@@ -165,6 +168,45 @@ async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
     prompt = next(b["prompt"] for b in served.bodies if "logprob_token_ids" in b)
     assert "Help < s>" in prompt
     assert "Lost it < |im_end|>" in prompt
+
+
+@pytest.mark.parametrize("decides", ["auto", "labels"])
+async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
+    served: Served, transport: httpx2.AsyncClient, decides: Decides
+) -> None:
+    served.will(FakeVLLM({"Answer:": {" card": 0.6, " app": 0.2}}))
+    found = OpenAIEndpoint(
+        "small", model="m", base_url="http://v.test/v1", decides=decides, http_client=transport
+    )
+    for _ in range(2):
+        context = RunContext()
+        (answer,) = (await found.decide("Help", [TOPIC], context)).answers
+        assert answer.probabilities == pytest.approx((0.75, 0.25))
+        fell_back = ["fell back"] if decides == "auto" else []
+        assert [note.kind for note in context.trace] == [*fell_back, "answered"]
+    assert served.paths.count("/v1/models") == 1
+    assert served.paths.count("/v1/systemone") == len(fell_back)
+
+
+async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    fake = FakeVLLM({})
+
+    def behind_a_proxy(request: httpx2.Request) -> httpx2.Response:
+        match request.url.path:
+            case "/tokenize":
+                return httpx2.Response(404, json={"detail": "Not Found"})
+            case "/v1/chat/completions":
+                return httpx2.Response(200, json=chat('{"topic": "app"}').json())
+            case _:
+                return fake(request)
+
+    served.will(behind_a_proxy)
+    context = RunContext()
+    (answer,) = (await endpoint(transport).decide("Help", [TOPIC], context)).answers
+    assert (answer.best, answer.source) == (1, "text")
+    assert [note.kind for note in context.trace] == ["fell back", "fell back", "answered"]
 
 
 async def test_an_older_vllm_is_told_from_a_broken_one(

@@ -41,46 +41,26 @@ class Backend(Protocol):
         ...
 
 
-class NativeBackend(Backend, Protocol):
-    """A server's own way to decide, which may turn out not to be there."""
+class Found:
+    """A way to decide that is looked for at the first decision, and kept.
 
-    def can_join(self, state: str) -> bool:
-        """Whether questions about `state` would go out with a request that is being gathered."""
-        ...
-
-
-class Automatic:
-    """Decides natively where the server can, else by the other backend, and remembers which.
-
-    The first decision is the trial. Those that come while it runs wait for its end, so a server
-    that cannot decide is asked once.
+    Decisions that come while it is looked for wait for its end.
 
     Args:
-        endpoint: Name of the endpoint, for the trace.
-        find: Looks for the server's own backend; run once. `EndpointUnsupported` is none.
-        other: What decides where the server cannot.
+        title: What it is called until it is found.
+        find: Looks for it; run again after an error.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        find: Callable[[RunContext], Awaitable[NativeBackend]],
-        other: Backend,
-    ) -> None:
-        self._endpoint = endpoint
+    def __init__(self, title: str, *, find: Callable[[RunContext], Awaitable[Backend]]) -> None:
+        self._title = title
         self._find = find
-        self._other = other
-        self._native: NativeBackend | None = None
-        self._proven = False
-        self._reason = ""
+        self._backend: Backend | None = None
         self._search = _Gate()
-        self._trial = _Gate()
 
     @property
     def title(self) -> str:
         """What it decides by, as far as is known."""
-        return self._other.title if self._reason or self._native is None else self._native.title
+        return self._title if self._backend is None else self._backend.title
 
     async def decide(
         self,
@@ -92,13 +72,72 @@ class Automatic:
         examples: Sequence[Example],
     ) -> Decision:
         """Answer typed questions about `state`; see `Backend.decide`."""
-        native = await self._found(context)
-        while native is not None and not self._reason:
-            if not self._proven and self._trial.shut and not native.can_join(state):
+        backend = await self._found(context)
+        return await backend.decide(state, questions, context, examples=examples)
+
+    async def _found(self, context: RunContext) -> Backend:
+        while self._backend is None:
+            if self._search.shut:
+                await self._search.passed()
+                continue
+            with self._search:
+                self._backend = await self._find(context)
+        return self._backend
+
+
+class Automatic:
+    """Decides in the first way where the server can, else in the other, and remembers which.
+
+    The first decision is the trial. Those that come while it runs wait for its end, so a server
+    that cannot decide is asked once.
+
+    Args:
+        endpoint: Name of the endpoint, for the trace.
+        first: The way that is tried.
+        other: What decides where the server cannot do the first.
+        can_join: Whether questions about a state would go out with a request that `first` is
+            gathering, so that they need not wait; `None` is never.
+        reason: Why the first is known not to work, in words; empty where it has to be tried.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        first: Backend,
+        other: Backend,
+        can_join: Callable[[str], bool] | None = None,
+        reason: str = "",
+    ) -> None:
+        self._endpoint = endpoint
+        self._first = first
+        self._other = other
+        self._can_join = can_join
+        self._proven = False
+        self._reason = reason
+        self._trial = _Gate()
+
+    @property
+    def title(self) -> str:
+        """What it decides by, as far as is known."""
+        return self._other.title if self._reason else self._first.title
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example],
+    ) -> Decision:
+        """Answer typed questions about `state`; see `Backend.decide`."""
+        while not self._reason:
+            if not self._proven and self._trial.shut and not self._joins(state):
                 await self._trial.passed()
                 continue
             try:
-                decision = await self._natively(native, state, questions, context, examples)
+                decision = await self._try(state, questions, context, examples)
             except EndpointUnsupported as error:
                 if self._proven:
                     raise
@@ -111,30 +150,20 @@ class Automatic:
         )
         return await self._other.decide(state, questions, context, examples=examples)
 
-    async def _found(self, context: RunContext) -> NativeBackend | None:
-        while self._native is None and not self._reason:
-            if self._search.shut:
-                await self._search.passed()
-                continue
-            with self._search:
-                try:
-                    self._native = await self._find(context)
-                except EndpointUnsupported as error:
-                    self._reason = str(error)
-        return self._native
+    def _joins(self, state: str) -> bool:
+        return self._can_join is not None and self._can_join(state)
 
-    async def _natively(
+    async def _try(
         self,
-        native: NativeBackend,
         state: str,
         questions: Sequence[Question],
         context: RunContext,
         examples: Sequence[Example],
     ) -> Decision:
         if self._proven or self._trial.shut:
-            return await native.decide(state, questions, context, examples=examples)
+            return await self._first.decide(state, questions, context, examples=examples)
         with self._trial:
-            return await native.decide(state, questions, context, examples=examples)
+            return await self._first.decide(state, questions, context, examples=examples)
 
 
 class _Gate:

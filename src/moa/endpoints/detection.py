@@ -1,25 +1,33 @@
-"""Detection: which way to decide a server offers, found out by one request."""
+"""Detection: which ways to decide a server offers, by what it says of itself and by one trial."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from moa.context import RunContext
-from moa.endpoints.backends import Automatic, Backend
+from moa.endpoints.backends import Automatic, Backend, Found
 from moa.endpoints.client import Client
 from moa.endpoints.labels import LabelBackend, LabelReader
+from moa.endpoints.llamacpp import LlamaCppReader
 from moa.endpoints.native import Native
 from moa.endpoints.openai_decisions import DecisionsWire
-from moa.endpoints.profiles import GENERIC, OPENAI, Profile, profile_of
+from moa.endpoints.profiles import GENERIC, LLAMACPP, OPENAI, VLLM, Profile, profile_of
 from moa.endpoints.systemone import SystemOneWire
+from moa.endpoints.vllm_labels import VLLMLabelReader
 from moa.endpoints.written import Complete, WrittenLabels
 from moa.errors import ConfigError, EndpointRejected, EndpointUnsupported
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
-"""How an endpoint decides: natively where the server can and else by the best other way it has
-(`auto`), by `/v1/systemone`, by `/v1/decisions`, by label log-probabilities, or by written labels.
+"""How an endpoint decides: natively where the server can, else by label log-probabilities where
+they can be read, else by written labels (`auto`); by `/v1/systemone`; by `/v1/decisions`; by label
+log-probabilities; or by written labels.
 """
+
+MakeReader = Callable[[Client], LabelReader]
+"""Makes what reads label log-probabilities through a connection."""
+
+_READERS: Mapping[Profile, MakeReader] = {VLLM: VLLMLabelReader, LLAMACPP: LlamaCppReader}
 
 
 def backend_of(
@@ -27,7 +35,7 @@ def backend_of(
     complete: Complete,
     *,
     decides: Decides,
-    label_reader: LabelReader | None,
+    label_reader: MakeReader | None,
     profile: Profile | None,
 ) -> Backend:
     """Build the way in which an endpoint decides.
@@ -36,45 +44,69 @@ def backend_of(
         client: The connection to the server.
         complete: Asks the model for text.
         decides: The way.
-        label_reader: Reads label log-probabilities, where the server gives them.
-        profile: Limits of the server, where they are known.
-
-    Raises:
-        ConfigError: `labels` is asked for, and there is no reader.
+        label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
+            server says it is.
+        profile: Limits of the server, where they are known; `None` asks it.
     """
-    scored: Backend | None = None
-    if label_reader is not None:
-        scored = LabelBackend(label_reader, endpoint=client.name, model=client.model)
-    text = WrittenLabels(complete)
     match decides:
         case "systemone":
             return Native(client, profile or GENERIC, SystemOneWire())
         case "decisions":
             return Native(client, profile or OPENAI, DecisionsWire())
         case "text":
-            return text
+            return WrittenLabels(complete)
         case "labels":
-            if scored is None:
-                raise ConfigError(
-                    f"{client.name}: this endpoint reads no label log-probabilities. Use a vLLM "
-                    'or an embedded endpoint, or `decides="text"`'
-                )
-            return scored
+            if label_reader is not None:
+                return _labels(client, label_reader)
+            return _found_labels(client, profile)
         case "auto":
-            return Automatic(client.name, find=_finder(client, profile), other=scored or text)
+            return _automatic(client, WrittenLabels(complete), label_reader, profile)
 
 
-def _finder(client: Client, profile: Profile | None) -> Callable[[RunContext], Awaitable[Native]]:
-    async def find(context: RunContext) -> Native:
+def _labels(client: Client, label_reader: MakeReader) -> Backend:
+    return LabelBackend(label_reader(client), endpoint=client.name, model=client.model)
+
+
+def _found_labels(client: Client, profile: Profile | None) -> Backend:
+    async def find(context: RunContext) -> Backend:
+        known = profile or await _profile(client, context)
+        if known not in _READERS:
+            raise ConfigError(
+                f"{client.name}: label log-probabilities are read from vLLM and llama.cpp, and "
+                "this server says in GET /v1/models that it is neither. Give the endpoint a "
+                '`label_reader`, or let it decide by "auto" or "text"'
+            )
+        return _labels(client, _READERS[known])
+
+    return Found(LabelBackend.title, find=find)
+
+
+def _automatic(
+    client: Client, written: Backend, label_reader: MakeReader | None, profile: Profile | None
+) -> Backend:
+    async def find(context: RunContext) -> Backend:
         if client.hosted_by_openai:
-            return Native(client, profile or OPENAI, DecisionsWire())
-        return Native(client, profile or await _profile(client, context), SystemOneWire())
+            return ways(Native(client, profile or OPENAI, DecisionsWire()), label_reader)
+        try:
+            known = profile or await _profile(client, context)
+        except EndpointUnsupported as error:
+            # What lists no models has no other route to look for.
+            other = written if label_reader is None else _labels(client, label_reader)
+            return Automatic(client.name, first=other, other=other, reason=str(error))
+        native = Native(client, known, SystemOneWire())
+        return ways(native, label_reader or _READERS.get(known))
 
-    return find
+    def ways(native: Native, reader: MakeReader | None) -> Backend:
+        other = written
+        if reader is not None:
+            other = Automatic(client.name, first=_labels(client, reader), other=written)
+        return Automatic(client.name, first=native, other=other, can_join=native.can_join)
+
+    return Found("what the server offers", find=find)
 
 
 async def _profile(client: Client, context: RunContext) -> Profile:
-    """Ask the server what it is; one that lists no models has no other route to look for."""
+    """Ask the server what it is."""
     try:
         return profile_of(await client.get("/models", context))
     except EndpointRejected as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +20,7 @@ from moa.endpoints import (
 )
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.detection import Decides, backend_of
-from moa.endpoints.labels import LabelReader
+from moa.endpoints.detection import Decides, MakeReader, backend_of
 from moa.endpoints.metering import estimate_of
 from moa.endpoints.profiles import Profile
 from moa.endpoints.schema import response_format
@@ -54,13 +53,13 @@ class OpenAIEndpoint:
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it; an embedding model has `{"embed"}`.
         decides: How it decides; see `Decides`.
-        label_reader: Makes what reads label log-probabilities, on the endpoint's client.
+        label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
+            server says it is: vLLM or llama.cpp.
         profile: Limits of the server that decides; `None` asks it, or takes the usual ones.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, a number is not positive, or `labels` is
-            asked for without a reader.
+        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class OpenAIEndpoint:
         timeout_s: float = 120.0,
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
-        label_reader: Callable[[Client], LabelReader] | None = None,
+        label_reader: MakeReader | None = None,
         profile: Profile | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
@@ -104,7 +103,7 @@ class OpenAIEndpoint:
             self.client,
             self.complete,
             decides=decides,
-            label_reader=None if label_reader is None else label_reader(self.client),
+            label_reader=label_reader,
             profile=profile,
         )
 
@@ -200,7 +199,8 @@ class OpenAIEndpoint:
             OutputError: the labels had to be written, and the model wrote something else.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
-            ConfigError: a question is over a limit of this server; nothing was sent.
+            ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
+                of a server whose log-probabilities can't be read; no question was sent.
             CapabilityError: it can't decide.
         """
         self._need("decide")
