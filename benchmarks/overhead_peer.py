@@ -37,10 +37,10 @@ MODELS = {"W1": ("slm-20", "llm-300"), "W3": ("slm-0", "llm-0")}
 
 
 def moa_peer(url: str) -> dict[str, Item]:
-    from moa.endpoints.openai import OpenAIEndpoint
     from pydantic import SecretStr
 
     from moa import Generator, Graph, Text
+    from moa.endpoints.openai import OpenAIEndpoint
 
     def endpoint(model: str) -> OpenAIEndpoint:
         return OpenAIEndpoint(

@@ -161,5 +161,7 @@ def test_the_settings_of_a_graph_are_checked_by_its_own_model() -> None:
     class Settings(BaseModel, extra="forbid"):
         queues: dict[str, Inner] = {}
 
-    with pytest.raises(ConfigError, match=r"\[graphs.mine.queues.a\] has no key 'tune'. Did you mean 'tone'"):
+    with pytest.raises(
+        ConfigError, match=r"\[graphs.mine.queues.a\] has no key 'tune'. Did you mean 'tone'"
+    ):
         checked(Settings, {"queues": {"a": {"tune": "x"}}}, table="graphs.mine")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import moa
 
 
@@ -23,10 +25,14 @@ def test_every_public_name_has_a_docstring() -> None:
         assert getattr(moa, name).__doc__, name
 
 
-def test_import_pulls_in_nothing_heavy() -> None:
-    code = (
-        "import sys, moa; "
-        "print([m for m in ('openai', 'langgraph', 'torch', 'aiohttp', 'pydantic') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [
+        ("import moa", ["openai", "langgraph", "torch", "aiohttp", "pydantic"]),
+        ("from moa import *", ["openai", "langgraph", "torch", "aiohttp", "numpy", "ftfy"]),
+    ],
+)
+def test_import_pulls_in_nothing_heavy(statement: str, heavy: list[str]) -> None:
+    code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

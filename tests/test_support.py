@@ -11,6 +11,7 @@ from moa.endpoints import Capability
 from moa.errors import BudgetExceeded, CapabilityError
 from moa.graphs.shop import CORRECTIONS, Intent, SupportSettings
 from moa.graphs.support import (
+    TOO_SMALL_TO_WRITE,
     Answered,
     Rejected,
     Routed,
@@ -184,11 +185,29 @@ async def test_the_small_decisions_run_side_by_side() -> None:
 
 async def test_what_a_small_model_writes_is_a_draft_and_short() -> None:
     slm, llm = endpoints(intent={"refund": 0.9})
-    graph = support(slm, llm, drafts=True, settings=SupportSettings(draft_tokens=7))
+    llm.tier = "slm"
+    graph = support(slm, llm, settings=SupportSettings(draft_tokens=7))
     output = (await graph.run(Ticket(text=WHERE))).output
     assert isinstance(output, Answered)
     assert output.kind == "draft"
     assert llm.prompts[0].max_tokens == 7
+
+
+async def test_a_model_that_writes_too_badly_leaves_the_message_to_people() -> None:
+    slm, llm = endpoints(intent={"refund": 0.9})
+    llm.tier, (llm.model,) = "slm", TOO_SMALL_TO_WRITE
+    result = await support(slm, llm).run(Ticket(text=WHERE))
+    assert isinstance(result.output, Routed)
+    assert (result.output.queue, llm.prompts) == ("replies", [])
+    assert "'refund' is answered one by one" in result.output.reason
+    assert [note.node for note in result.trace if note.kind == "escalated"] == ["support/reply"]
+
+
+async def test_the_writer_is_asked_only_where_it_is_needed() -> None:
+    slm, llm = endpoints()
+    llm.tier = "slm"
+    await support(slm, llm).run(Ticket(text=WHERE))
+    assert not llm.prompts
 
 
 def test_the_shipped_corrections_belong_to_the_questions_of_the_graph() -> None:

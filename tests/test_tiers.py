@@ -14,7 +14,7 @@ from moa.errors import ConfigError
 from moa.handoffs import Reply
 from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
+from moa.tiers import NO_LLM, Endpoints
 
 SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
 LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
@@ -28,33 +28,56 @@ def served(of: Endpoints) -> tuple[str, str]:
     return of.slm.name, of.llm.name
 
 
-def test_without_configuration_the_embedded_model_serves_both_and_writes_drafts() -> None:
+def test_without_configuration_the_embedded_model_stands_in_as_the_small_one_it_is() -> None:
     none = endpoints()
     assert served(none) == ("embedded", "embedded")
-    assert (none.slm.tier, none.llm.tier) == ("slm", "llm")
-    assert none.drafts
+    assert (none.slm.tier, none.llm.tier) == ("slm", "slm")
+    assert none.stood_in
     assert none.reference is None
 
 
 def test_with_an_llm_alone_the_embedded_model_is_the_small_one() -> None:
     one = endpoints(large=LARGE)
     assert served(one) == ("embedded", "large")
-    assert not one.drafts
+    assert not one.stood_in
     assert one.reference is not None
     assert one.reference.endpoint == "large"
 
 
-def test_with_an_slm_alone_it_writes_drafts_too() -> None:
+def test_with_an_slm_alone_it_stands_in_for_the_large_one() -> None:
     one = endpoints(small=SMALL)
     assert served(one) == ("small", "small")
-    assert (one.slm.tier, one.llm.tier) == ("slm", "llm")
-    assert one.drafts
+    assert one.llm.tier == "slm"
+    assert one.stood_in
 
 
-def test_nobody_is_said_to_write_drafts_before_a_large_model_is_asked_for() -> None:
+def test_an_slm_that_is_named_as_the_large_one_stays_a_small_one() -> None:
+    one = endpoints(Tiers(slm="embedded", llm="small"), small=SMALL)
+    assert served(one) == ("embedded", "small")
+    assert not one.has_llm
+    assert one.stood_in
+
+
+def test_without_an_argument_the_configuration_is_the_one_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert served(Endpoints()) == ("embedded", "embedded")
+    table = '[endpoints.{}]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    (tmp_path / "moa.toml").write_text(table.format("here"))
+    (tmp_path / "other.toml").write_text(table.format("there"))
+    assert Endpoints().slm.name == "here"
+    assert Endpoints("other.toml").slm.name == "there"
+
+
+def test_the_notice_fits_a_terminal_of_80_columns() -> None:
+    assert max(map(len, NO_LLM.splitlines())) <= 80
+
+
+def test_nothing_is_said_of_a_large_model_before_one_is_asked_for() -> None:
     none = endpoints()
     assert none.slm.name == "embedded"
-    assert not none.drafts
+    assert not none.stood_in
 
 
 def test_a_tier_can_be_given_to_the_embedded_model() -> None:

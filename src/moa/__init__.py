@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
     from moa.context import RunContext
-    from moa.endpoints import Endpoint, Example, Prompt
+    from moa.endpoints import Endpoint, Example
+    from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.openai import OpenAIEndpoint
+    from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
-    from moa.graphs import Graph, Skipped
+    from moa.graphs import Graph
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
-    from moa.usage import Budget, Price, Usage
+    from moa.tiers import Endpoints
+    from moa.usage import Budget, Price
 
 _HOMES = {
     "Agent": "agents",
@@ -33,7 +37,9 @@ _HOMES = {
     "Choice": "questions",
     "Classifier": "agents.classifier",
     "Decider": "agents.decider",
+    "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
+    "Endpoints": "tiers",
     "Example": "endpoints",
     "Extractor": "agents.extractor",
     "Filter": "agents.filter",
@@ -41,19 +47,18 @@ _HOMES = {
     "Graph": "graphs",
     "MoaError": "errors",
     "Node": "node",
+    "OpenAIEndpoint": "endpoints.openai",
     "Predicate": "questions",
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
-    "Prompt": "endpoints",
     "Reasoner": "agents.reasoner",
     "Reply": "handoffs",
     "Result": "node",
     "RunContext": "context",
     "Score": "questions",
     "Sentiment": "agents.sentiment",
-    "Skipped": "graphs",
     "Text": "handoffs",
-    "Usage": "usage",
+    "VLLMEndpoint": "endpoints.vllm",
     "choice": "questions",
     "predicate": "questions",
     "score": "questions",
@@ -65,7 +70,9 @@ __all__ = [
     "Choice",
     "Classifier",
     "Decider",
+    "EmbeddedEndpoint",
     "Endpoint",
+    "Endpoints",
     "Example",
     "Extractor",
     "Filter",
@@ -73,19 +80,18 @@ __all__ = [
     "Graph",
     "MoaError",
     "Node",
+    "OpenAIEndpoint",
     "Predicate",
     "Preprocessor",
     "Price",
-    "Prompt",
     "Reasoner",
     "Reply",
     "Result",
     "RunContext",
     "Score",
     "Sentiment",
-    "Skipped",
     "Text",
-    "Usage",
+    "VLLMEndpoint",
     "choice",
     "predicate",
     "score",

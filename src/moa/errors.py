@@ -5,7 +5,7 @@
     + WiringError               a graph whose nodes do not fit together
     + CapabilityError           an endpoint was given a job that it cannot do
     + MissingDependency         an optional package is not installed
-    + ModelNotFound             the weights of a local model could not be had
+    + ModelNotFound             the weights of a local model could not be had, or not be loaded
   x InputError                  a value does not fit the node, or the file, it was given to
   x EndpointError               a request to an endpoint failed
     + EndpointTimeout           retryable: no complete answer in time
@@ -53,21 +53,22 @@ class MissingDependency(ConfigError):
 
     Args:
         package: Name of the package on the index.
-        extra: The extra of `mixture-of-agents` that installs it.
+        extra: The extra of `mixture-of-agents` that it belongs to.
         purpose: What it is needed for, as the end of a sentence.
+        command: What installs it; `None`: pip, with the extra.
     """
 
-    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{package!r} is not installed, and is needed {purpose}. "
-            f'Run: pip install "mixture-of-agents[{extra}]"'
-        )
+    def __init__(
+        self, package: str, *, extra: str, purpose: str, command: str | None = None
+    ) -> None:
+        command = command or f'pip install "mixture-of-agents[{extra}]"'
+        super().__init__(f"{package!r} is not installed, and is needed {purpose}. Run: {command}")
         self.package = package
         self.extra = extra
 
 
 class ModelNotFound(ConfigError):
-    """The weights of a local model could not be found, fetched or trusted."""
+    """The weights of a local model could not be found, fetched, trusted or loaded."""
 
 
 class InputError(MoaError):
@@ -93,6 +94,7 @@ class EndpointError(MoaError):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"{endpoint}: {message}")
+        self.message = message
         self.endpoint = endpoint
         self.status = status
         self.retry_after_s = retry_after_s
@@ -147,7 +149,7 @@ class Unanswered(MoaError):
     """A label was read from a question that the model refused or left out.
 
     Args:
-        question: Name of the question.
+        question: Name of the question, or of the kind of its answer where that isn't known.
         status: `refused` or `missing`.
     """
 

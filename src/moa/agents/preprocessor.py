@@ -32,7 +32,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
 
     Args:
         html: Whether a text that looks like HTML is turned into text.
-        history: Whether the quoted mails below a reply stay.
+        history: Whether the mails quoted below a reply stay, with or without a `>` at each line.
         language: Whether the language is looked for, where the input does not say it.
         max_tokens: Most tokens to keep, counted by `approximate_tokens`; `None` keeps all.
         rewrite: Corrects spelling and grammar in a text of up to 600 tokens; `None`: nobody.

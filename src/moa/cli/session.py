@@ -63,7 +63,7 @@ class Session:
             budget = Budget(cost=self.budget_usd)
             context = RunContext(budget=budget, reference=endpoints.reference, keep_notes=False)
             prepared = await prepare(endpoints, context)
-            if endpoints.drafts:
+            if endpoints.stood_in:
                 report.say(NO_LLM)
             await endpoints.warm()
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
+from moa.endpoints.engine import check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
-from moa.errors import ConfigError, MoaError
+from moa.errors import ConfigError, MissingDependency, MoaError
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 
@@ -113,7 +113,7 @@ async def _probed(config: Config, name: str) -> tuple[bool, str]:
 
 
 def _embedded(config: Config) -> Surveyed:
-    endpoint = Endpoints(config).embedded()
+    endpoint = Endpoints(config).named(EMBEDDED)
     there, state = _local()
     return Surveyed(
         name=EMBEDDED,
@@ -130,8 +130,10 @@ def _embedded(config: Config) -> Surveyed:
 
 def _local() -> tuple[bool, str]:
     """Look for the engine and the weights, without starting or fetching anything."""
-    if find_spec("xllamacpp") is None:
-        return False, 'its engine is missing. Run: pip install "mixture-of-agents[local]"'
+    try:
+        check_engine()
+    except MissingDependency as error:
+        return False, str(error)
     given = os.environ.get("MOA_MODEL")
     kept = Path(given) if given else cache_folder() / SMOLLM2.file
     if kept.is_file():

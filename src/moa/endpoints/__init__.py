@@ -36,10 +36,25 @@ class Prompt:
     stop: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, user: str, *, system: str | None = None, **settings: Any) -> Prompt:
+    def of(
+        cls,
+        user: str,
+        *,
+        system: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
+        max_tokens: int = 512,
+        temperature: float | None = None,
+        stop: tuple[str, ...] = (),
+    ) -> Prompt:
         """Build a prompt of one user message, after an optional system message."""
         first = () if system is None else (Message("system", system),)
-        return cls(messages=(*first, Message("user", user)), **settings)
+        return cls(
+            messages=(*first, Message("user", user)),
+            json_schema=json_schema,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop=stop,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

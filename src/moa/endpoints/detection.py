@@ -112,5 +112,6 @@ async def _profile(client: Client, context: RunContext) -> Profile:
     except EndpointRejected as error:
         if error.status not in (404, 405, 501):
             raise
-        message = str(error).removeprefix(f"{client.name}: ")
-        raise EndpointUnsupported(message, endpoint=client.name, status=error.status) from error
+        raise EndpointUnsupported(
+            error.message, endpoint=client.name, status=error.status
+        ) from error

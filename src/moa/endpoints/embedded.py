@@ -14,6 +14,7 @@ from typing import cast
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
+from moa.endpoints.closing import Closing
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings
 from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed
 from moa.endpoints.openai import OpenAIEndpoint
@@ -39,7 +40,7 @@ class _Served:
     endpoint: OpenAIEndpoint
 
 
-class EmbeddedEndpoint:
+class EmbeddedEndpoint(Closing):
     """A small model that runs on this machine, in a process of its own.
 
     The default is SmolLM2-135M-Instruct, fetched on first use (98 MB). The engine starts at the
@@ -83,7 +84,7 @@ class EmbeddedEndpoint:
         """Start the engine now, so that the first call doesn't wait for it.
 
         Raises:
-            ModelNotFound: there are no weights.
+            ModelNotFound: there are no weights, or llama.cpp can't load them.
             MissingDependency: xllamacpp is not installed.
             EndpointUnavailable: the engine did not come up.
             DeadlineExceeded: the run's time is up.
@@ -96,7 +97,7 @@ class EmbeddedEndpoint:
         Raises:
             EndpointError: the request failed; `EndpointRejected` where the prompt is too long,
                 `EndpointUnavailable` where the engine died.
-            ModelNotFound: there are no weights.
+            ModelNotFound: there are no weights, or llama.cpp can't load them.
             MissingDependency: xllamacpp is not installed.
             OutputError: the model stopped before it wrote an answer.
             BudgetExceeded: a limit would be passed; nothing was sent.
@@ -133,7 +134,7 @@ class EmbeddedEndpoint:
         Raises:
             EndpointError: a request failed; `EndpointRejected` where the text, with question and
                 examples, doesn't fit the context window.
-            ModelNotFound: there are no weights.
+            ModelNotFound: there are no weights, or llama.cpp can't load them.
             MissingDependency: xllamacpp is not installed.
             ConfigError: the labels of a question can't be told apart.
             BudgetExceeded: a limit would be passed.
@@ -147,7 +148,7 @@ class EmbeddedEndpoint:
 
         Raises:
             EndpointError: the request failed; `EndpointRejected` where a text is over 2048 tokens.
-            ModelNotFound: there are no weights.
+            ModelNotFound: there are no weights, or llama.cpp can't load them.
             MissingDependency: xllamacpp is not installed.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
@@ -192,6 +193,10 @@ class EmbeddedEndpoint:
         try:
             async with asyncio.timeout(context.remaining_s()):
                 engine = await self._host.running()
+        except EndpointUnavailable as error:
+            raise EndpointUnavailable(
+                error.message, endpoint=self.name, retry_after_s=error.retry_after_s
+            ) from error
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before the engine had started"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -18,14 +18,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pydantic import SecretStr
 
 from moa.endpoints.cores import usable_cores
 from moa.endpoints.weights import Weights
-from moa.errors import EndpointUnavailable, MissingDependency
+from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 
 _PROGRAM = Path(__file__).with_name("engine_server.py")
 _START_TIMEOUT_S = 120.0
@@ -34,6 +36,40 @@ _RESTARTS, _RESTARTS_WITHIN_S = 3, 60.0
 _CORES_PER_SLOT = 4
 _MOST_THREADS = 8
 _LONGEST_BATCH = 2048
+_ENGINE = "engine"
+"""Named in errors until the endpoint that hears of them puts its own name there."""
+_FAULT = re.compile(r"error loading model: (.+)")
+_LIBRARY = re.compile(r"(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
+_COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
+"""What installs a library of the system; slim containers lack it."""
+
+
+def check_engine() -> None:
+    """Import llama.cpp, without starting anything.
+
+    Raises:
+        MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
+    """
+    try:
+        import_module("xllamacpp")
+    except ImportError as error:
+        raise _missing("" if isinstance(error, ModuleNotFoundError) else str(error)) from error
+
+
+def _missing(why: str = "") -> MissingDependency:
+    """Tell which package is missing, from what the import of llama.cpp says."""
+    library = _LIBRARY.search(why)
+    if library is None:
+        again = 'pip install --force-reinstall "mixture-of-agents[local]"' if why else None
+        purpose = f"for the embedded model ({why})" if why else "for the embedded model"
+        return MissingDependency("xllamacpp", extra="local", purpose=purpose, command=again)
+    name = library[1]
+    return MissingDependency(
+        name,
+        extra="local",
+        purpose="by llama.cpp, for the embedded model",
+        command=_COMMANDS.get(name, f"apt-get install the package that has {name}"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +132,12 @@ class Engine:
         """Start it, and wait until it answers.
 
         Raises:
-            MissingDependency: xllamacpp is not installed.
+            MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
+            ModelNotFound: llama.cpp can't load the weights.
             EndpointUnavailable: it did not come up.
         """
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise MissingDependency("xllamacpp", extra="local", purpose="for the embedded model")
+        if find_spec("xllamacpp") is None:
+            raise _missing()
         log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         process = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM)],
@@ -168,10 +205,23 @@ class Engine:
             self.process.wait()
             raise EndpointUnavailable(
                 f"the engine did not start on {self.weights.path} ({self.death()})",
-                endpoint="embedded",
+                endpoint=_ENGINE,
             )
-        address: dict[str, Any] = json.loads(line)
-        return str(address["address"])
+        said: dict[str, str] = json.loads(line)
+        if "missing" in said:
+            raise _missing(said["missing"])
+        if "refused" in said:
+            raise ModelNotFound(
+                f"llama.cpp can't load {self.weights.path}: {self._fault() or said['refused']}. "
+                "Give another GGUF file, by $MOA_MODEL or `model_path`"
+            )
+        return said["address"]
+
+    def _fault(self) -> str:
+        """What llama.cpp itself says is wrong with the weights; empty where it doesn't say."""
+        self._log.seek(0)
+        found = _FAULT.search(self._log.read().decode(errors="replace"))
+        return found[1].strip() if found else ""
 
     def _last_line(self) -> str:
         self._log.seek(0)
@@ -198,7 +248,7 @@ class EngineHost:
         """Give the engine, after starting it where it doesn't run. The loop isn't blocked.
 
         Raises:
-            ModelNotFound: there are no weights.
+            ModelNotFound: there are no weights, or llama.cpp can't load them.
             MissingDependency: xllamacpp is not installed.
             EndpointUnavailable: it did not start, or died too often.
         """
@@ -238,7 +288,7 @@ class EngineHost:
                 f"the engine died {_RESTARTS + 1} times within {_RESTARTS_WITHIN_S:g} s "
                 f"({last.result().death()}), so it isn't started again yet. "
                 "Is there enough memory?",
-                endpoint="embedded",
+                endpoint=_ENGINE,
                 retry_after_s=_RESTARTS_WITHIN_S,
             )
         self._restarts.append(now)

@@ -1,8 +1,8 @@
 """Engine server: llama.cpp's own server, as a program.
 
-It reads its settings as one line of JSON from stdin, writes its address as one line to stdout,
-and ends when stdin does: when the program that started it closes it, or is gone. It imports
-nothing of `moa`, so that it starts quickly and stays small.
+It reads its settings as one line of JSON from stdin, and writes one line to stdout: its address,
+or what is missing, or why llama.cpp refuses. It ends when stdin does: when the program that started
+it closes it, or is gone. It imports nothing of `moa`, so that it starts quickly and stays small.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what llama.cpp prints is no address
     settings = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    server = _serve(settings)
-    answer.write(json.dumps({"address": server.listening_address}) + "\n")
+    try:
+        server = _serve(settings)  # it serves as long as it is referred to
+        said = {"address": server.listening_address}
+    except ImportError as error:
+        said = {"missing": str(error)}
+    except RuntimeError as error:
+        said = {"refused": str(error)}
+    answer.write(json.dumps(said) + "\n")
     answer.flush()
     threading.Event().wait()
 

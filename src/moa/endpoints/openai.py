@@ -19,6 +19,7 @@ from moa.endpoints import (
     Prompt,
 )
 from moa.endpoints.client import JSON, Client
+from moa.endpoints.closing import Closing
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.detection import Decides, MakeReader, backend_of
 from moa.endpoints.metering import estimate_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
 
 
-class OpenAIEndpoint:
+class OpenAIEndpoint(Closing):
     """A model behind any server that speaks OpenAI's protocol.
 
     Args:

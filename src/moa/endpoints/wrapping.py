@@ -14,11 +14,12 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
+from moa.endpoints.closing import Closing
 from moa.questions import Question
 from moa.usage import Price, Tier
 
 
-class Wrapping:
+class Wrapping(Closing):
     """Passes everything on. A wrapper overrides what it changes, and keeps the name.
 
     Args:

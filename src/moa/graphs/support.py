@@ -35,6 +35,11 @@ from moa.graphs.skipped import Skipped
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 
+TOO_SMALL_TO_WRITE = frozenset(("SmolLM2-135M-Instruct.Q4_1",))
+"""Models whose drafts are worth less than none: they take up the prompt again, or make facts up."""
+UNWRITTEN = "replies"
+"""The queue of the messages that people answer, where no model can."""
+
 
 class Ticket(BaseModel):
     """A message to the support of a shop."""
@@ -70,7 +75,7 @@ class Answered(Reply):
     """A message with its reply."""
 
     kind: Literal["reply", "draft"] = "reply"
-    """A draft is by the small model: somebody has to read it before it is sent."""
+    """A draft is by a small model: somebody has to read it before it is sent."""
     written_by: Literal["llm", "template"]
     reason: str
     """Why the LLM wrote it, or why it didn't have to."""
@@ -91,7 +96,7 @@ class Routed(BaseModel):
     decisions: Reading
 
     def __str__(self) -> str:
-        return f"to {self.queue}"
+        return f"to {self.queue}, {self.reason}"
 
 
 class Rejected(Dropped):
@@ -133,55 +138,82 @@ class Excerpt(TypedNode[Text, Text]):
         return Text(text=text, language=request.language)
 
 
+class Waiting(TypedNode[Text, Dropped]):
+    """Stands where a large model would write, and leaves the text to people."""
+
+    def __init__(self) -> None:
+        super().__init__(name="reply")
+
+    async def answer(self, request: Text, context: RunContext) -> Dropped:
+        """Write nothing, and say why in the trace."""
+        del request
+        reason = "it needs a large model, and none is configured"
+        context.note("escalated", f"to people: {reason}")
+        return Dropped(reason=reason)
+
+
 def support(
     slm: Endpoint,
     llm: Endpoint,
     *,
     settings: SupportSettings | None = None,
-    drafts: bool = False,
 ) -> BuiltGraph[Ticket, SupportOutcome]:
     """Build the graph: clean, read by five small decisions side by side, then settle or write.
 
     Args:
         slm: Decides.
-        llm: Writes the replies that no routine settles.
+        llm: Writes the replies that no routine settles. Where its tier is `slm`, they are drafts;
+            the built-in model writes too badly even for drafts, so those messages go to people.
         settings: `None` are those of a shop.
-        drafts: Whether `llm` is a small model too, so that what it writes is a draft.
 
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
         MissingDependency: a library for cleaning is not installed.
     """
     s = settings or SupportSettings()
-    desk = _Desk(s, drafts=drafts)
+    desk = _Desk(s, drafts=llm.tier == "slm")
 
     g = Graph("support", Ticket)
     text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
     extract = g.add(Excerpt(s.read_tokens), text)
     there = text.map(is_there)
 
-    spam = g.add(_filter(slm, "spam", s.spam, SPAM_EXAMPLES, s), extract, when=there)
+    spam = g.add(spam_filter(slm, s.spam, threshold=s.threshold), extract, when=there)
     injection = g.add(
-        _filter(slm, "injection", s.injection, INJECTION_EXAMPLES, s), extract, when=there
+        injection_filter(slm, s.injection, threshold=s.threshold), extract, when=there
     )
     mood = g.add(_sentiment(slm), extract, when=there)
     intent = g.add(_classifier(slm, s), extract, when=there)
     urgency = g.add(_urgency(slm), extract, when=there)
 
     reading = g.join(read, text, spam, injection, mood, intent, urgency)
-    reply = g.add(_writer(llm, s, drafts=drafts), text, when=reading.map(desk.needs_llm))
+    needs_llm = reading.map(desk.needs_llm)
+    if llm.tier == "slm" and llm.model in TOO_SMALL_TO_WRITE:
+        waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
+        return g.build(g.join(desk.settle, reading, waiting))
+    reply = g.add(_writer(llm, s), text, when=needs_llm, eager=False)
     return g.build(g.join(desk.settle, reading, reply))
+
+
+def spam_filter(slm: Endpoint, criterion: str, *, threshold: float) -> Filter:
+    """Build the filter that drops spam, with examples of what is and what isn't."""
+    return _filter(slm, "spam", criterion, threshold, SPAM_EXAMPLES)
+
+
+def injection_filter(slm: Endpoint, criterion: str, *, threshold: float) -> Filter:
+    """Build the filter that drops orders to the software, with examples."""
+    return _filter(slm, "injection", criterion, threshold, INJECTION_EXAMPLES)
 
 
 def _filter(
     slm: Endpoint,
     name: str,
     criterion: str,
+    threshold: float,
     examples: Sequence[tuple[str, bool]],
-    settings: SupportSettings,
 ) -> Filter:
     shown = _adapted(slm, name, [(text, "yes" if met else "no") for text, met in examples])
-    return Filter(slm, criterion, name=name, threshold=settings.threshold, adaptation=shown)
+    return Filter(slm, criterion, name=name, threshold=threshold, adaptation=shown)
 
 
 def _sentiment(slm: Endpoint) -> Sentiment:
@@ -210,12 +242,12 @@ def _urgency(slm: Endpoint) -> Decider[Urgency]:
     return Decider(slm, Urgency, name="urgency", adaptation=shown)
 
 
-def _writer(llm: Endpoint, settings: SupportSettings, *, drafts: bool) -> Generator[Reply]:
+def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
     return Generator(
         llm,
         INSTRUCTIONS.format(company=settings.company, tone=settings.tone),
         name="reply",
-        max_tokens=settings.draft_tokens if drafts else settings.reply_tokens,
+        max_tokens=settings.draft_tokens if llm.tier == "slm" else settings.reply_tokens,
     )
 
 
@@ -225,7 +257,7 @@ def _adapted(
     """Give what is shown to a model, and for one that is known, what takes its bias out."""
     correction = CORRECTIONS.get(slm.model, {}).get(question) if corrected else None
     return Adaptation(
-        examples=tuple(Example(text, {question: label}) for text, label in examples),
+        views=(tuple(Example(text, {question: label}) for text, label in examples),),
         corrections={question: correction} if correction else {},
         origin="as the support graph ships it",
     )
@@ -301,15 +333,17 @@ class _Desk:
             return "as it is urgent"
         return None if self._routine(reading) else f"as {label!r} is answered one by one"
 
-    def settle(self, reading: Reading | None, reply: Reply | Skipped) -> SupportOutcome:
+    def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
         """Give the outcome: dropped, written, by routine, or to people."""
         if reading is None:
             return Rejected(reason="the message is empty")
         dropped = self._why_dropped(reading)
         if dropped:
             return Rejected(reason=dropped, decisions=reading)
+        why = self.why_llm(reading) or ""
+        if isinstance(reply, Dropped):
+            return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
         if isinstance(reply, Reply):
-            why = self.why_llm(reading) or ""
             return Answered(
                 text=reply.text,
                 kind=self._kind,

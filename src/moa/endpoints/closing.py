@@ -1,0 +1,29 @@
+"""Closing: lets whatever can be closed stand in an `async with`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+
+class Closing(ABC):
+    """Is closed at the end of its `async with`. All endpoints of `moa` derive from it.
+
+    It is no part of the `Endpoint` protocol, so that an endpoint of one's own needs only `close`.
+    """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections and processes. Closing twice does nothing."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
