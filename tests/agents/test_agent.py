@@ -111,6 +111,31 @@ async def test_an_empty_reply_is_no_reply() -> None:
         await Generator(ScriptedEndpoint(["  ", "\n"]), "Reply.").run("Hello")
 
 
+async def test_a_reply_with_the_tags_around_the_data_is_asked_for_again() -> None:
+    endpoint = ScriptedEndpoint(["<data>\nHi</data>", "Hello!"])
+    result = await Generator(endpoint, "Greet.").run("Hi")
+    assert result.output.text == "Hello!"
+    assert [note.kind for note in result.trace] == ["answered", "repaired", "answered"]
+    assert "repeats the tags" in endpoint.prompts[1].messages[-1].content
+
+
+async def test_out_of_the_last_answer_the_tags_around_the_data_are_cut() -> None:
+    result = await Generator(ScriptedEndpoint(["<data>\nHi</data>"]), "Greet.", repairs=0).run("x")
+    assert result.output.text == "Hi"
+    assert [note.kind for note in result.trace] == ["answered", "degraded"]
+
+
+async def test_a_reply_of_nothing_but_the_tags_is_no_reply() -> None:
+    with pytest.raises(OutputError, match="it is empty"):
+        await Generator(ScriptedEndpoint(["<data></data>"]), "Greet.", repairs=0).run("x")
+
+
+async def test_tags_that_the_instructions_ask_for_stay() -> None:
+    xml = "<data><name>Ada</name></data>"
+    result = await Generator(ScriptedEndpoint([xml]), "Write XML, <data> is its root.").run("Ada")
+    assert result.output.text == xml
+
+
 @pytest.mark.parametrize("given", ["a text", None, {"question": "?", "candidates": ["a", "b"]}])
 async def test_a_wrong_input_is_refused_before_anything_is_sent(given: object) -> None:
     endpoint = ScriptedEndpoint([Verdict(winner=0)])

@@ -31,7 +31,7 @@ from moa.decisions import Adaptation, Correction
 from moa.endpoints import Capability, Decision
 from moa.errors import CapabilityError, ConfigError, EndpointGarbled, InputError, Unanswered
 from moa.questions import Answer, Question
-from moa.testing import ScriptedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Amount
 
 
@@ -101,11 +101,19 @@ async def test_an_adaptation_corrects_the_probabilities_and_says_so() -> None:
     assert sentiment.adaptation is None
 
 
-def test_examples_of_an_adaptation_replace_the_agents_own() -> None:
+async def test_each_view_of_an_adaptation_is_asked_once_and_all_are_weighed() -> None:
     shown = (Example("ça va", {"sentiment": "neutral"}),)
-    sentiment = Sentiment(ScriptedEndpoint(), adaptation=Adaptation(examples=shown, origin="mine"))
-    assert sentiment.examples == shown
-    assert len(sentiment.adapted(None).examples) > 1
+    both = Adaptation(
+        views=((), shown),
+        corrections={"sentiment": Correction((0.0, 0.0, 0.0), (1.0, 1.0))},
+        origin="mine",
+    )
+    asked = Asked({"sentiment": {"negative": 0.2, "neutral": 0.2, "positive": 0.6}})
+    result = await Sentiment(asked, adaptation=both).run("fine")
+    assert result.usage.calls == 2
+    assert shown in asked.shown
+    assert len(asked.shown[0]) != len(asked.shown[1])
+    assert result.output.probabilities["positive"] == pytest.approx(0.36 / 0.44)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +124,7 @@ def test_examples_of_an_adaptation_replace_the_agents_own() -> None:
             Adaptation(corrections={"sentiment": Correction((0.0, 1.0))}, origin="x"), id="size"
         ),
         pytest.param(
-            Adaptation(examples=(Example("a", {"sentiment": "sad"}),), origin="x"), id="label"
+            Adaptation(views=((Example("a", {"sentiment": "sad"}),),), origin="x"), id="label"
         ),
     ],
 )
@@ -215,6 +223,26 @@ def test_labels_that_cannot_be_told_apart_are_refused(labels: list[str]) -> None
         Classifier(ScriptedEndpoint(), labels, none=False)
 
 
+class Asked(SimulatedEndpoint):
+    """Gives one answer, and keeps what it was shown."""
+
+    def __init__(self, answer: dict[str, dict[str, float]]) -> None:
+        super().__init__(rule=lambda _: answer)
+        self.shown: list[tuple[Example, ...]] = []
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        self.shown.append(tuple(examples))
+        return await super().decide(state, questions, context, examples=examples)
+
+
 class Writing(ScriptedEndpoint):
     """Writes the first label of each question, as a server without probabilities does."""
 
@@ -279,10 +307,10 @@ def test_corrected_probabilities_add_up_to_one(
     n = len(weights)
     offsets = drawn.draw(st.lists(st.floats(-9, 9), min_size=n, max_size=n))
     probabilities = [weight / sum(weights) for weight in weights]
-    corrected = Correction(tuple(offsets), temperature).apply(probabilities)
+    corrected = Correction(tuple(offsets), (1 / temperature,)).apply([probabilities])
     assert sum(corrected) == pytest.approx(1.0)
-    assert Correction((0.0,) * n).apply(probabilities) == pytest.approx(probabilities)
+    assert Correction((0.0,) * n).apply([probabilities]) == pytest.approx(probabilities)
 
 
 def test_what_is_impossible_stays_impossible() -> None:
-    assert Correction((5.0, 0.0)).apply([0.0, 1.0]) == (0.0, 1.0)
+    assert Correction((5.0, 0.0)).apply([[0.0, 1.0]])[1] == pytest.approx(1.0)

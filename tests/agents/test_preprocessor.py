@@ -103,6 +103,25 @@ async def test_quoted_mails_are_left_out_where_asked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mail", "kept"),
+    [
+        pytest.param(
+            "It broke, and I have written four times by now.\n\n> Ticket 7.\n> Dennis\n\nYours, A.",
+            "It broke, and I have written four times by now.\n\nYours, A.",
+            id="below",
+        ),
+        pytest.param("Hi,\n> Red or blue?\nRed, please.", None, id="answered"),
+        pytest.param("As I said.\n> Which one?\nRed.\n> When?\nNow.", None, id="line by line"),
+    ],
+)
+async def test_quoted_lines_below_a_letter_go_and_those_answered_stay(
+    mail: str, kept: str | None
+) -> None:
+    text = (await Preprocessor(history=False, language=False).run(mail)).output.text
+    assert text == (kept or mail)
+
+
+@pytest.mark.parametrize(
     ("text", "language"),
     [
         ("I want my money back, the card was charged twice.", "en"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, Unpack
 
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
-from moa.decisions import Adaptation
+from moa.decisions import Adaptation, View
 from moa.endpoints import Endpoint, Example
 from moa.errors import EndpointGarbled, InputError
 from moa.handoffs import Text
@@ -23,7 +24,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         endpoint: Who decides.
         questions: What is asked about each text.
         examples: Shown to a model whose label probabilities are read.
-        adaptation: Examples that replace those, and corrections of the model's bias.
+        adaptation: Views to read each text in, and corrections of the model's bias.
         limits: See `Limits`.
 
     Raises:
@@ -43,17 +44,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         super().__init__(**limits)
         self.endpoint = require(endpoint, "decide", agent=self.name)
         self.questions = tuple(questions)
-        self._examples = tuple(examples)
+        self.examples = tuple(examples)
         self.adaptation = adaptation
         if adaptation is not None:
             adaptation.check(self.questions)
-
-    @property
-    def examples(self) -> tuple[Example, ...]:
-        """Labelled texts that the model is shown: the adaptation's, else the agent's own."""
-        if self.adaptation is not None and self.adaptation.examples:
-            return self.adaptation.examples
-        return self._examples
 
     def adapted(self, adaptation: Adaptation | None) -> Self:
         """Copy the agent with another adaptation; `None` takes it away.
@@ -71,12 +65,73 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def read(self, answers: Sequence[Answer]) -> Out:
         """Turn the answers, one for each question and in their order, into the output."""
 
-    async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Ask all questions in one request, and correct the answers."""
-        return self.read(self.corrected(await self.ask(request, context), context))
+    async def adapt(
+        self,
+        *,
+        labelled: Sequence[Example] = (),
+        unlabelled: Sequence[str] = (),
+        context: RunContext | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Copy the agent, fitted to its task; see `moa.decisions.adapting.adapt`.
 
-    async def ask(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
+        Args:
+            labelled: Texts with the names of the right options, by name of the question.
+            unlabelled: Texts like those to come; from 32 on they are used.
+            context: Budget, deadline and ledger of the fitting; `None` starts one.
+            progress: Called with the texts read so far, and those to read in all.
+
+        Raises:
+            EndpointError: a request failed.
+            BudgetExceeded: a limit would be passed.
+            DeadlineExceeded: the run's time is up.
+            MissingDependency: numpy is not installed.
+        """
+        from moa.decisions.adapting import adapt
+
+        inside = (context or RunContext()).nested(self.name)
+        return self.adapted(
+            await adapt(
+                self.endpoint,
+                self.questions,
+                labelled=labelled,
+                unlabelled=unlabelled,
+                own=self.examples,
+                context=inside,
+                progress=progress,
+            )
+        )
+
+    async def answer(self, request: Text | str, context: RunContext) -> Out:
+        """Ask all questions, in one request a view, and correct the answers."""
+        if self.adaptation is None or len(self.adaptation.views) == 1:
+            views = [await self.ask(request, context, shown=self._shown[0])]
+        else:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    asked = [
+                        group.create_task(self.ask(request, context, shown=shown))
+                        for shown in self._shown
+                    ]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from failed
+            views = [task.result() for task in asked]
+        return self.read(self.corrected(views, context))
+
+    @property
+    def _shown(self) -> tuple[View, ...]:
+        views = ((),) if self.adaptation is None else self.adaptation.views
+        return tuple(view or self.examples for view in views)
+
+    async def ask(
+        self, request: Text | str, context: RunContext, *, shown: Sequence[Example]
+    ) -> tuple[Answer, ...]:
         """Ask all questions in one request; the answers are as the model gives them.
+
+        Args:
+            request: What they are about.
+            context: Of the agent itself.
+            shown: Labelled texts for a model whose label probabilities are read.
 
         Raises:
             InputError: the text is empty, so there is nothing to decide on.
@@ -85,7 +140,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
-        decision = await self.endpoint.decide(text, self.questions, context, examples=self.examples)
+        decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
         if [a.question.name for a in decision.answers] != [q.name for q in self.questions]:
             raise EndpointGarbled(
                 f"asked {[q.name for q in self.questions]}, it answered "
@@ -94,9 +149,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             )
         return decision.answers
 
-    def corrected(self, answers: Sequence[Answer], context: RunContext) -> tuple[Answer, ...]:
+    def corrected(
+        self, views: Sequence[Sequence[Answer]], context: RunContext
+    ) -> tuple[Answer, ...]:
         """Correct the answers, and note in the trace what they can't be trusted with."""
-        for answer in answers:
+        for answer in views[0]:
             name = answer.question.name
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
@@ -107,7 +164,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     "no confidence",
                 )
         if self.adaptation is None:
-            return tuple(answers)
+            return tuple(views[0])
         if self.adaptation.corrections:
             context.note("changed", f"probabilities corrected: {self.adaptation.origin}")
-        return self.adaptation.apply(answers)
+        return self.adaptation.apply(views)

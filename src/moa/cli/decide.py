@@ -12,6 +12,8 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from moa.agents.classifier import Classifier
     from moa.cli.items import Item, Malformed, Row
     from moa.context import RunContext
@@ -84,7 +86,8 @@ def decide(
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
         agent = Classifier(endpoints.slm, names, task=task, none=none, name="label")
-        return Prepared(await _adapted(agent, labelled, texts, context), text_of)
+        fitted = await _adapted(agent, labelled, texts, context, report.errors)
+        return Prepared(fitted, text_of)
 
     session = Session(
         config=config,
@@ -132,13 +135,22 @@ async def _adapted(
     labelled: Sequence[Example],
     unlabelled: Sequence[str],
     context: RunContext,
+    console: Console,
 ) -> Classifier[str]:
-    """Fit the agent to its task before the first decision."""
-    from moa.decisions import Adaptation
+    """Fit the agent to its task before the first decision, and show how far it is."""
+    from rich.progress import Progress
 
-    if not labelled:
-        return agent
-    return agent.adapted(Adaptation(examples=tuple(labelled), origin=f"{len(labelled)} examples"))
+    with Progress(console=console, transient=True) as bar:
+        reading = bar.add_task("fitting to the task", total=None)
+        fitted = await agent.adapt(
+            labelled=labelled,
+            unlabelled=unlabelled,
+            context=context,
+            progress=lambda done, total: bar.update(reading, completed=done, total=total),
+        )
+    if fitted.adaptation is not None:
+        console.print(f"fitted to the task: {fitted.adaptation.origin}", highlight=False)
+    return fitted
 
 
 def _labels(given: str) -> list[str]:

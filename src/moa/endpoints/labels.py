@@ -10,6 +10,7 @@ from typing import Protocol
 
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
+from moa.endpoints.demonstrations import DEMONSTRATIONS
 from moa.errors import ConfigError
 from moa.questions import Answer, Question
 from moa.usage import NOTHING, Amount
@@ -121,28 +122,36 @@ class LabelPrompt:
     labels: tuple[str, ...]
 
 
+_FEW = 3
+"""Up to so many options without a description, the demonstrations alone do better."""
+
+
 def label_prompt(question: Question, state: str, examples: Sequence[Example]) -> LabelPrompt:
     """Lay out a question as a text to be continued.
 
     A small instruct model read as a chat, or by option letters, hardly beats chance; read as a
-    completion, with examples, by its label words, it is good. What is the same for many texts
-    comes first, so that the server caches it.
+    completion, after demonstrations, by its label words, it is good. Where there are examples of
+    the question itself, they take the place of the demonstrations. What is the same for many
+    texts comes first, so that the server caches it.
     """
     words = label_words(question)
-    lines = [f"Question: {one_line(question.text)}"]
-    for word, option in zip(words, question.options, strict=True):
-        if option.description:
-            lines.append(f"{word}: {one_line(option.description)}")
-    if not any(option.description for option in question.options):
-        lines.append(f"Answers: {', '.join(words)}")
+    task = one_line(question.text)
     by_name = {option.name: word for word, option in zip(words, question.options, strict=True)}
-    blocks = ["\n".join(lines)]
-    for example in examples:
-        word = by_name.get(example.labels.get(question.name, ""))
-        if word is not None:
-            blocks.append(f"Text: {one_line(example.text)}\nAnswer: {word}")
-    blocks.append(f"Text: {one_line(state)}\nAnswer:")
+    labels = [(example.text, example.labels.get(question.name)) for example in examples]
+    shown = [(text, by_name[name]) for text, name in labels if name in by_name]
+    blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
+    if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
+        shown = [
+            (option.description or word, word)
+            for word, option in zip(words, question.options, strict=True)
+        ]
+    blocks += [_block(task, text, word) for text, word in shown]
+    blocks.append(f"Task: {task}\nText: {one_line(state)}\nLabel:")
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
+
+
+def _block(task: str, text: str, label: str) -> str:
+    return f"Task: {task}\nText: {one_line(text)}\nLabel: {label}"
 
 
 def label_words(question: Question) -> tuple[str, ...]:
