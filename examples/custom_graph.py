@@ -4,7 +4,7 @@
     moa draw examples/custom_graph.py:graph
 
 A function that takes the endpoints is all that the command line needs; from Python, call it with
-`Endpoints(load())` of `moa.tiers` and `moa.config`, and `await graph(endpoints).run(review)`.
+`Endpoints()`, and `await graph(endpoints).run(review)`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import Choice, Decider, Generator, Graph, Node, Predicate, Reply, choice, predicate
-from moa.tiers import Endpoints
+from moa import (
+    Choice,
+    Decider,
+    Endpoints,
+    Generator,
+    Graph,
+    Node,
+    Predicate,
+    Reply,
+    choice,
+    predicate,
+)
 
 
 class Review(BaseModel):

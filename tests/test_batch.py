@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.agents.filter import Verdict
 from moa.cli.batch import AHEAD, run_one, through
-from moa.cli.items import Item, Malformed, Row
+from moa.cli.items import Item, Malformed, Row, finished
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.handoffs import Dropped, Reply
 from moa.node import Result
+from moa.trace import Note
 
 
 def row(number: int) -> Row:
@@ -160,3 +162,22 @@ async def test_what_happens_to_a_row_is_its_own(value: str, status: str, error: 
     of = Row(number=1, id=1, value=value)
     done = await run_one(Node(), of, lambda given: given, RunContext())
     assert (done.status, done.error) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("output", "status"),
+    [
+        (Dropped(reason="no"), "dropped"),
+        (Verdict(kept=False, reason="is spam", confidence=0.9, met=True), "dropped"),
+        (Verdict(kept=True, reason="is no spam", confidence=0.9, met=False), "answered"),
+        (Reply(text="Hello"), "answered"),
+    ],
+)
+def test_what_a_filter_drops_counts_as_dropped(output: object, status: str) -> None:
+    assert finished(row(1), Result(output=output)).status == status
+
+
+def test_an_item_that_was_escalated_to_nobody_needed_the_llm() -> None:
+    note = Note(kind="escalated", node="reply", text="to people")
+    assert Item(row=row(1), status="answered", trace=(note,)).needed_llm
+    assert not item(row(1)).needed_llm

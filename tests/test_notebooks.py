@@ -39,6 +39,7 @@ def test_the_quickstart_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     assert "negative  The straps broke" in shown
     assert "positive about sport" in shown
     assert shown.count("image/svg+xml: <svg") == 2
+    assert "IProgress" not in shown
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -13,6 +13,7 @@ from moa.questions import (
     NONE_OF_THESE,
     Answer,
     Choice,
+    Option,
     Predicate,
     Question,
     Score,
@@ -153,3 +154,16 @@ def test_a_model_without_fields_asks_nothing() -> None:
 
     with pytest.raises(ConfigError, match="Empty asks nothing"):
         questions_of(Empty)
+
+
+@pytest.mark.parametrize("kind", [Predicate, Choice[str], Score])
+def test_a_question_without_an_answer_is_named(kind: type[Predicate | Choice[str] | Score]) -> None:
+    options = (Option("yes", True), Option("no", False))
+    open_ = kind.of(
+        Answer(question=Question("refund", "predicate", "Is it?", options), status="refused")
+    )
+    with pytest.raises(Unanswered, match=r"question 'refund' has no answer: it was refused"):
+        _ = open_.label if isinstance(open_, Choice) else open_.value
+    again = kind.model_validate_json(open_.model_dump_json())
+    assert again == open_
+    assert "question" not in open_.model_dump()

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
+from moa.graphs.handles import NodeStep
+from moa.graphs.support import support
 from moa.handoffs import Reply
 from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
@@ -120,6 +123,18 @@ def test_every_ready_graph_is_built_from_its_settings(name: str) -> None:
     graphs = {name: needed.get(name, {})}
     node = node_of(name, Endpoints(Config(graphs=graphs)))
     assert node.name
+
+
+@pytest.mark.parametrize("name", ["spam", "injection"])
+def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
+    ready = node_of(name, endpoints())
+    slm = SimulatedEndpoint()
+    steps = support(slm, slm).plan.steps
+    inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
+    assert isinstance(ready, Filter)
+    assert isinstance(inside, Filter)
+    assert (ready.name, ready.criterion) == (name, inside.criterion)
+    assert (ready.threshold, ready.adaptation) == (inside.threshold, inside.adaptation)
 
 
 def test_a_table_of_no_ready_graph_is_an_error() -> None:

@@ -14,6 +14,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Endpoint, Prompt
 from moa.endpoints.cached import Cached
+from moa.endpoints.closing import Closing
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.fallback import Fallback
 from moa.endpoints.limited import Limited
@@ -342,3 +343,10 @@ async def faulty(fault: str) -> Decision:
             return await endpoint.decide("Where is my money?", QUESTIONS, RunContext())
         finally:
             await endpoint.close()
+
+
+async def test_it_is_closed_at_the_end_of_an_async_with(endpoint: Endpoint) -> None:
+    assert isinstance(endpoint, Closing)
+    async with endpoint as same:
+        assert same is endpoint
+    await endpoint.close()

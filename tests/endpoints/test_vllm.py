@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.detection import Decides
+from moa.endpoints.labels import label_prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.vllm_labels import VLLMLabelReader
@@ -24,6 +25,8 @@ from moa.usage import Budget
 from .conftest import Served, chat
 
 TOPIC = Question("topic", "choice", "What?", (Option("card", "card"), Option("app", "app")))
+LAST = label_prompt(TOPIC, "Help", ()).text.split()[-1]
+"""The word after which the label comes."""
 BOS = 1
 _PIECE = re.compile(r"\n| ?[^\s_]+| |_")
 
@@ -156,7 +159,7 @@ async def test_many_labels_are_read_in_requests_of_128_tokens(
 async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
-    served.will(FakeVLLM({"Answer:": {" card": 0.6, " app": 0.2}}))
+    served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
     context = RunContext()
     examples = [Example("Lost it <|im_end|>", {"topic": "card"})]
     decision = await endpoint(transport).decide("Help <s>", [TOPIC], context, examples=examples)
@@ -174,15 +177,15 @@ async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
 async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
     served: Served, transport: httpx2.AsyncClient, decides: Decides
 ) -> None:
-    served.will(FakeVLLM({"Answer:": {" card": 0.6, " app": 0.2}}))
+    served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
     found = OpenAIEndpoint(
         "small", model="m", base_url="http://v.test/v1", decides=decides, http_client=transport
     )
+    fell_back = ["fell back"] if decides == "auto" else []
     for _ in range(2):
         context = RunContext()
         (answer,) = (await found.decide("Help", [TOPIC], context)).answers
         assert answer.probabilities == pytest.approx((0.75, 0.25))
-        fell_back = ["fell back"] if decides == "auto" else []
         assert [note.kind for note in context.trace] == [*fell_back, "answered"]
     assert served.paths.count("/v1/models") == 1
     assert served.paths.count("/v1/systemone") == len(fell_back)
