@@ -125,7 +125,8 @@ async def test_an_extractor_fills_the_model_in(slm: EmbeddedEndpoint) -> None:
 
 
 async def test_a_reasoner_keeps_reasons_and_answer_apart(slm: EmbeddedEndpoint) -> None:
-    result = await Reasoner(slm, answer=bool, max_tokens=400, repairs=2).run("Is ice cold?")
+    reasoner = Reasoner(slm, answer=bool, max_tokens=400, repairs=2, temperature=0.0)
+    result = await reasoner.run("Is ice cold?")
     assert isinstance(result.output.answer, bool)
     assert result.output.reasons
 
