@@ -9,7 +9,7 @@ from pydantic import computed_field
 
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
-from moa.decisions import Adaptation
+from moa.decisions import Adaptation, Correction
 from moa.endpoints import Endpoint, Example
 from moa.questions import Answer, Choice, Option, Question
 
@@ -25,6 +25,15 @@ _EXAMPLES: tuple[tuple[str, Feeling], ...] = (
     ("So tired of these delays, worst morning ever", "negative"),
     ("Best concert I have been to in years.", "positive"),
 )
+
+_SHIPPED = {
+    "SmolLM2-135M-Instruct.Q4_1": Adaptation(
+        corrections={"sentiment": Correction((-0.59, 1.79, -1.2))},
+        origin="bias removed on 36 shipped texts",
+    )
+}
+"""By the name of a model: its lean among the three labels, over as many texts of each. It belongs
+to the examples above, and `adapt` measures it anew on texts of your own."""
 
 
 class Mood(Choice[Feeling]):
@@ -56,7 +65,8 @@ class Sentiment(DecidingAgent[Mood]):
     Args:
         endpoint: Who decides.
         neutral: Whether neutral is an answer too; without it the answer is one of two.
-        adaptation: Examples to show instead of its own few, and corrections of the model's bias.
+        adaptation: Views to read each text in, and corrections of the model's bias; `None` is what
+            is shipped for the built-in model, and nothing for others.
         limits: See `Limits`.
 
     Raises:
@@ -84,6 +94,8 @@ class Sentiment(DecidingAgent[Mood]):
         examples = tuple(
             Example(text, {"sentiment": label}) for text, label in _EXAMPLES if label in labels
         )
+        if adaptation is None and neutral:
+            adaptation = _SHIPPED.get(endpoint.model)
         super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:

@@ -40,7 +40,7 @@ MOST_LABELS = 512
 """Most labelled texts that are fitted to, the first ones."""
 _AT_ONCE = 8
 _SINGLE, _STACKED, _GAIN = 1.2, 0.8, 0.02
-"""Weights to start from with one view and with several; least gain that is worth more views."""
+"""Weights to start from with one view and with several; least gain that is worth fewer views."""
 
 Progress = Callable[[int, int], None]
 """Called with the texts read so far, and those to read in all, as far as that is known."""
@@ -60,9 +60,9 @@ async def adapt(
 
     Without labels each text is read with the agent's own demonstrations and with two sets of
     texts that the model was sure of, and the lean it shows is taken out. With at least 8 labels
-    they are shown in two halves; of the own way, the shown labels and both together, the one with
-    the lowest held-out log loss is kept, with weights and a bias fitted to the labels around a
-    bias that matches the frequency of the labels on the unlabelled texts.
+    they are shown in two halves, beside the own way; one of the two is left out where the held-out
+    log loss is lower without it. Weights and a bias are fitted to the labels, around a bias that
+    matches the frequency of the labels on the unlabelled texts.
 
     Args:
         endpoint: Who decides.
@@ -225,7 +225,7 @@ class _Fitting:
             texts_others = (unlabelled[:, 1:] - means[1:]).mean(1)
             ways.append((others[:, None], texts_others[:, None], [1]))
             both = np.stack([own, others], 1), np.stack([texts_own, texts_others], 1)
-            ways.append((*both, [0, 1]))
+            ways.insert(0, (*both, [0, 1]))
         return _best(ways, labels, means, views=len(self.views))
 
     def _unseen(self, rows: Sequence[int], shown: Sequence[Floats]) -> Floats:
@@ -241,7 +241,10 @@ class _Fitting:
 def _best(
     ways: Sequence[tuple[Floats, Floats, list[int]]], labels: Ints, means: Floats, *, views: int
 ) -> Correction:
-    """Keep the way with the lowest held-out loss, and a simpler one where it is hardly higher."""
+    """Keep the first way, all views together, unless the held-out loss of another is lower.
+
+    Few labels tell little: where the losses are close, more views are the steadier choice.
+    """
     prior = class_prior(labels, means.shape[1])
     best: tuple[float, Floats, Floats, list[int]] | None = None
     for readings, texts, used in ways:

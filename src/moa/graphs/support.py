@@ -183,8 +183,8 @@ def support(
         injection_filter(slm, s.injection, threshold=s.threshold), extract, when=there
     )
     mood = g.add(_sentiment(slm), extract, when=there)
-    intent = g.add(_classifier(slm, s), extract, when=there)
-    urgency = g.add(_urgency(slm), extract, when=there)
+    intent = g.add(intent_of(slm, s), extract, when=there)
+    urgency = g.add(urgency_of(slm), extract, when=there)
 
     reading = g.join(read, text, spam, injection, mood, intent, urgency)
     needs_llm = reading.map(desk.needs_llm)
@@ -220,7 +220,8 @@ def _sentiment(slm: Endpoint) -> Sentiment:
     return Sentiment(slm, adaptation=_adapted(slm, "sentiment", ()))
 
 
-def _classifier(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
+def intent_of(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
+    """Build the agent that tells what a message is about."""
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
     named = (zip(column, settings.intents, strict=True) for column in columns)
@@ -237,7 +238,8 @@ def _classifier(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
     )
 
 
-def _urgency(slm: Endpoint) -> Decider[Urgency]:
+def urgency_of(slm: Endpoint) -> Decider[Urgency]:
+    """Build the agent that tells whether a message can wait."""
     shown = _adapted(slm, "urgency", URGENCY_EXAMPLES)
     return Decider(slm, Urgency, name="urgency", adaptation=shown)
 

@@ -1,0 +1,326 @@
+"""What the default decision agent reaches: `python benchmarks/decisions.py --data DIR`.
+
+Each set is split: labelled examples are drawn from its first 400 rows, on which the constants of
+the method were chosen too, and everything is reported on the 500 rows after them. Beside it stand
+the same model writing its label as JSON, and `sparrow-decider`, a decision model of 2 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import create_model
+
+from moa import Classifier, EmbeddedEndpoint, Endpoint, Example, Extractor, RunContext
+from moa.endpoints.cached import Cached
+from moa.errors import MoaError
+from report import table, write
+
+CHOSEN_ON = 400
+REPORTED = 500
+WRITTEN = 200
+DRAWS, LABELS = 5, 32
+AT_ONCE = 4
+
+
+class Task(NamedTuple):
+    """A set, the question it answers, and what is to be reached without labels and with 32."""
+
+    question: str
+    targets: tuple[float | None, float | None]
+    aims: tuple[float | None, float | None]
+
+
+SENTIMENT = Task("What is the sentiment of the text?", (0.80, 0.82), (0.87, 0.87))
+TASKS = {
+    "sentiment2_movie": SENTIMENT,
+    "sentiment2_tweets": SENTIMENT,
+    "sentiment2_amazon": SENTIMENT,
+    "sms_spam": Task("Is this message spam?", (None, 0.90), (None, 0.95)),
+    "intent_banking10": Task("What does the customer want?", (None, None), (None, None)),
+}
+Row = dict[str, Any]
+
+
+class Found(NamedTuple):
+    """What a method reached on one set."""
+
+    accuracy: float
+    macro_f1: float
+    ece: float
+    fresh_tokens: float
+    """Tokens of a decision that the server had not cached, output included."""
+
+
+def rows_of(data: Path, name: str) -> list[Row]:
+    path = data / name / "dev.jsonl"
+    if not path.exists():
+        raise SystemExit(f"{path} is not there: give the folder of the sets by --data or $MOA_DATA")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def scored(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    found: Sequence[tuple[str | None, float | None]],
+    fresh: float,
+) -> Found:
+    right = np.array([label == row["label"] for (label, _), row in zip(found, rows, strict=True)])
+    f1: list[float] = []
+    for label in labels:
+        true = sum(row["label"] == label for row in rows)
+        said = sum(given == label for given, _ in found)
+        both = sum(
+            given == label == row["label"] for (given, _), row in zip(found, rows, strict=True)
+        )
+        f1.append(2 * both / (true + said) if true + said else 0.0)
+    sure = np.array([confidence or 0.0 for _, confidence in found])
+    bins = np.minimum((sure * 10).astype(int), 9)
+    ece = sum(
+        abs(sure[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean()
+        for b in np.unique(bins)
+    )
+    known = all(confidence is not None for _, confidence in found)
+    return Found(float(right.mean()), float(np.mean(f1)), float(ece) if known else -1.0, fresh)
+
+
+async def decided(
+    agent: Classifier[str], rows: Sequence[Row]
+) -> tuple[list[tuple[str | None, float | None]], float]:
+    """Decide on all rows; also the tokens a decision took that no cache had."""
+    found: list[tuple[str | None, float | None]] = [(None, None)] * len(rows)
+    context = RunContext(keep_notes=False)
+    left = iter(enumerate(rows))
+
+    async def work() -> None:
+        for place, row in left:
+            answer = (await agent.run(row["text"], context)).output
+            found[place] = (answer.label, answer.confidence)
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    total = context.usage.total
+    calls = max(1, total.calls)
+    fresh = (total.input_tokens - total.cached_input_tokens + total.output_tokens) / calls
+    views = 1 if agent.adaptation is None else len(agent.adaptation.views)
+    return found, fresh * views
+
+
+async def written(
+    endpoint: Endpoint, task: Task, labels: Sequence[str], rows: Sequence[Row]
+) -> tuple[Found, float]:
+    """The same model writes the label as JSON, held to the schema; and decisions per second."""
+    model = create_model("Label", label=(Literal[tuple(labels)], ...))
+    agent = Extractor(
+        endpoint, model, instructions=f"{task.question} Answer with one of: {', '.join(labels)}."
+    )
+    found: list[tuple[str | None, float | None]] = []
+    start, tokens = time.perf_counter(), 0
+    for row in rows:
+        try:
+            result = await agent.run(row["text"])
+            found.append((result.output.model_dump()["label"], None))
+            total = result.usage.total
+            tokens += total.input_tokens - total.cached_input_tokens + total.output_tokens
+        except MoaError:
+            found.append((None, None))
+    speed = len(rows) / (time.perf_counter() - start)
+    return scored(rows, labels, found, tokens / len(rows)), speed
+
+
+def sparrow(task: Task, labels: Sequence[str], rows: Sequence[Row]) -> tuple[Found, float] | None:
+    """`sparrow-decider` zero-shot, and decisions per second; `None` where it isn't installed."""
+    try:
+        from sparrow_decider import Decider
+    except ImportError:
+        print("skipped sparrow-decider: not installed (pip install 'mixture-of-agents[bench]')")
+        return None
+    model = Decider.load()
+    question = {
+        "q": {"type": "choice", "instructions": task.question, "criteria": dict.fromkeys(labels)}
+    }
+    found: list[tuple[str | None, float | None]] = []
+    start = time.perf_counter()
+    for row in rows:
+        answer: Any = model.ask(row["text"], question)["q"]
+        label = str(answer["choice"])
+        found.append((label, float(answer["probabilities"][label])))
+    speed = len(rows) / (time.perf_counter() - start)
+    return scored(rows, labels, found, 0.0), speed
+
+
+async def one_set(data: Path, name: str, task: Task, slm: Endpoint) -> dict[str, Any]:
+    rows = rows_of(data, name)
+    chosen_on, rest = rows[:CHOSEN_ON], rows[CHOSEN_ON : CHOSEN_ON + REPORTED]
+    labels = sorted({row["label"] for row in rows})
+    texts = [row["text"] for row in rest]
+    # The views that draws have in common are read once.
+    endpoint = Cached(slm, size=100_000)
+    agent = Classifier(endpoint, labels, task=task.question, none=False, name="label")
+
+    fair = await agent.adapt(unlabelled=texts)
+    start = time.perf_counter()
+    found, fresh = await decided(fair, rest)
+    report: dict[str, Any] = {
+        "n": len(rest),
+        "no_labels": scored(rest, labels, found, fresh)._asdict(),
+        "no_labels_s": time.perf_counter() - start,
+    }
+    print(name, "no labels", report["no_labels"], flush=True)
+    draws: list[Found] = []
+    for draw in range(DRAWS):
+        shown = random.Random(draw).sample(chosen_on, LABELS)
+        labelled = [Example(row["text"], {"label": row["label"]}) for row in shown]
+        fitted = await agent.adapt(labelled=labelled, unlabelled=texts)
+        found, fresh = await decided(fitted, rest)
+        draws.append(scored(rest, labels, found, fresh))
+        print(name, "draw", draw, draws[-1], flush=True)
+    report["labels"] = [draw._asdict() for draw in draws]
+    alone, speed = await written(slm, task, labels, rest[:WRITTEN])
+    report["written"] = alone._asdict()
+    report["written_per_s"] = speed
+    print(name, "written", report["written"], flush=True)
+    peer = sparrow(task, labels, rest)
+    if peer is not None:
+        report["sparrow"], report["sparrow_per_s"] = peer[0]._asdict(), peer[1]
+        print(name, "sparrow", report["sparrow"], flush=True)
+    return report
+
+
+async def speeds(data: Path, slm: Endpoint) -> dict[str, float]:
+    """Decisions per second of the ready agent on film reviews, nothing cached before."""
+    rows = rows_of(data, "sentiment2_movie")
+    found: dict[str, float] = {}
+    agent = Classifier(
+        slm, ["negative", "positive"], task=SENTIMENT.question, none=False, name="label"
+    )
+    texts = [row["text"] for row in rows[CHOSEN_ON : CHOSEN_ON + 64]]
+    shown = [Example(r["text"], {"label": r["label"]}) for r in rows[:LABELS]]
+    ready = {
+        "one view, no fitting": agent,
+        "no labels": await agent.adapt(unlabelled=texts),
+        "32 labels": await agent.adapt(labelled=shown, unlabelled=texts),
+    }
+    for name, fitted in ready.items():
+        start = time.perf_counter()
+        await decided(fitted, rows[CHOSEN_ON + 100 : CHOSEN_ON + 200])
+        found[name] = 100 / (time.perf_counter() - start)
+    return found
+
+
+def section(sets: dict[str, Any], speed: dict[str, float]) -> str:
+    def shown(found: dict[str, float]) -> str:
+        ece = "-" if found["ece"] < 0 else f"{found['ece']:.2f}"
+        return f"{found['accuracy']:.3f} / {found['macro_f1']:.3f} / {ece}"
+
+    def middle(draws: Sequence[dict[str, float]]) -> str:
+        values = {k: median(d[k] for d in draws) for k in ("accuracy", "macro_f1", "ece")}
+        low, high = (f(d["accuracy"] for d in draws) for f in (min, max))
+        return f"{shown(values)} ({low:.3f} to {high:.3f})"
+
+    quality = [
+        [
+            f"`{name}`",
+            found["n"],
+            shown(found["no_labels"]),
+            middle(found["labels"]),
+            shown(found["written"]),
+            shown(found["sparrow"]) if "sparrow" in found else "-",
+        ]
+        for name, found in sets.items()
+    ]
+    goals: list[list[str]] = []
+    for name, found in sets.items():
+        reached = (
+            found["no_labels"]["accuracy"],
+            median(d["accuracy"] for d in found["labels"]),
+        )
+        task = TASKS[name]
+        for what, value, target, aim in zip(
+            ("no labels", "32 labels"), reached, task.targets, task.aims, strict=True
+        ):
+            if target is not None and aim is not None:
+                verdict = (
+                    "aim reached"
+                    if value >= aim
+                    else "target reached"
+                    if value >= target
+                    else "**missed**"
+                )
+                goals.append([f"`{name}`, {what}", f"{value:.3f}", f"{target}", f"{aim}", verdict])
+    movie = sets.get("sentiment2_movie") or next(iter(sets.values()))
+    cost = [
+        [name, f"{per_s:.1f}", f"{tokens:.0f}"]
+        for name, per_s, tokens in (
+            (
+                "one view, no fitting",
+                speed["one view, no fitting"],
+                movie["no_labels"]["fresh_tokens"] / 3,
+            ),
+            ("no labels (three views)", speed["no labels"], movie["no_labels"]["fresh_tokens"]),
+            (
+                "32 labels (up to three views)",
+                speed["32 labels"],
+                median(d["fresh_tokens"] for d in movie["labels"]),
+            ),
+            ("writes JSON", movie["written_per_s"], movie["written"]["fresh_tokens"]),
+            ("`sparrow-decider`", movie.get("sparrow_per_s", 0.0), 0.0),
+        )
+    ]
+    return f"""## Decisions
+
+The default decision agent (`Classifier`, as `moa decide` runs it) on the embedded model,
+SmolLM2-135M-Instruct Q4_1. Cells are accuracy / macro F1 / expected calibration error (10 bins).
+Labelled examples are drawn from the first {CHOSEN_ON} rows of a set, on which the method's
+constants were chosen; all figures are on the rows after them. With {LABELS} labels: median of
+{DRAWS} random draws, and their range. Writing JSON: the same model, zero-shot, held to the schema
+while decoding, on the first {WRITTEN} of those rows; it has no confidence. No words and no examples
+of any of these tasks are built in.
+
+{table(["set", "n", "no labels", "32 labels", "writes JSON", "`sparrow-decider`"], quality)}
+
+{table(["goal, accuracy", "measured", "target", "aim", ""], goals)}
+
+{table(["film reviews", "decisions/s", "uncached tokens a decision"], cost)}
+"""
+
+
+async def run(args: argparse.Namespace) -> None:
+    kept = Path(args.resume) if args.resume else None
+    done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    async with EmbeddedEndpoint() as slm:
+        for name in args.sets:
+            if name not in done.setdefault("sets", {}):
+                done["sets"][name] = await one_set(Path(args.data), name, TASKS[name], slm)
+                if kept:
+                    kept.write_text(json.dumps(done))
+        done["speed"] = await speeds(Path(args.data), slm)
+    body = section({name: done["sets"][name] for name in args.sets}, done["speed"])
+    print(body)
+    if not args.no_docs:
+        write("decisions", "python benchmarks/decisions.py --data DIR", body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("MOA_DATA"), help="folder of the sets")
+    parser.add_argument("--sets", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--resume", help="file that keeps finished sets, and is read again")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs/benchmarks.md alone")
+    args = parser.parse_args()
+    if not args.data:
+        raise SystemExit("give the folder of the sets by --data DIR or $MOA_DATA")
+    asyncio.run(run(args))
+
+
+if __name__ == "__main__":
+    main()
