@@ -365,6 +365,20 @@ def test_an_eager_node_that_nothing_needs_any_more_is_stopped() -> None:
     ]
 
 
+def test_an_eager_node_that_becomes_ready_with_the_answer_does_not_run() -> None:
+    async def main() -> tuple[float, Result[str]]:
+        g = Graph("g", str)
+        spam = g.add(Timed("spam", 1), g.input)
+        mood = g.add(Timed("mood", 9), spam)
+        reply = g.add(shout, mood, when=spam.map(lambda _: False), otherwise=g.input)
+        result = await g.build(reply).run("x")
+        return clock.now(), result
+
+    seconds, result = clock.run(main())
+    assert seconds == 1
+    assert "g/mood" in [note.node for note in result.trace if note.kind == "skipped"]
+
+
 async def test_nodes_that_are_ready_together_start_in_one_tick() -> None:
     ticks: list[int] = []
     loop = asyncio.get_running_loop()

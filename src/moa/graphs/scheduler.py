@@ -134,7 +134,7 @@ class Run:
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         """Run what is ready: the first here, the others beside it; then what that made ready."""
-        while self._ready:
+        while self._ready and self._values[self._plan.output] is PENDING:
             ready, self._ready = self._ready, []
             for index in ready[1:]:
                 self._spawn(self._work_on(index, group), group)
