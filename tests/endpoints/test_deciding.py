@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.profiles import OLLAMA, VLLM, profile_of
+from moa.endpoints.profiles import GENERIC, OLLAMA, VLLM, profile_of
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,
@@ -502,6 +505,31 @@ async def test_one_who_has_no_budget_left_is_refused_alone(
     assert isinstance(rich, Decision)
 
 
+async def test_questions_that_take_another_request_reserve_it(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(reply({}))
+    decider = endpoint(transport, profile=replace(GENERIC, most_questions=2))
+    one, two = [REFUND], [TOPIC, URGENCY]
+    context = RunContext(budget=Budget(calls=1))
+    with pytest.raises(BudgetExceeded):
+        await decider.decide("text", [REFUND, TOPIC, URGENCY], context)
+    first, second = await asyncio.gather(
+        decider.decide("text", one, context),
+        decider.decide("text", two, context),
+        return_exceptions=True,
+    )
+    assert isinstance(first, Decision)
+    assert isinstance(second, BudgetExceeded)
+    assert (len(served.requests), context.usage.calls) == (1, 1)
+    contexts = [RunContext(), RunContext()]
+    await asyncio.gather(
+        *(decider.decide("text", q, c) for q, c in zip((one, two), contexts, strict=True))
+    )
+    assert [c.usage.calls for c in contexts] == [1, 1]
+    assert len(served.requests) == 3
+
+
 # Finding the way by itself
 
 UNSUPPORTED = httpx2.Response(501, json={"error": {"message": "no decisions with Llama"}})
@@ -564,6 +592,26 @@ async def test_a_server_that_only_chats_is_tried_once_at_most(
         await decider.decide("text", [REFUND], RunContext())
     chats = ["/v1/chat/completions"] * 3
     assert [path for path in served.paths if path not in chats] == ["/v1/models"]
+
+
+def test_two_event_loops_may_find_the_way_at_once() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/v1/models":
+            both.wait()
+            return httpx2.Response(200, json=MODELS.json())
+        return reply()
+
+    transport = httpx2.AsyncClient(transport=httpx2.MockTransport(serve))
+    decider = endpoint(transport, decides="auto")
+
+    def decide() -> Decision:
+        return asyncio.run(decided(decider, *ALL))
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(decide) for _ in range(2)]
+        assert [len(decision.result(10).answers) for decision in found] == [3, 3]
 
 
 async def test_a_server_that_is_down_is_not_taken_for_one_that_cannot_decide(

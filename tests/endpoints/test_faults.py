@@ -186,6 +186,19 @@ async def test_a_message_never_holds_the_key(served: Served, endpoint: OpenAIEnd
     assert served.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_message_never_holds_a_key_of_the_environment(
+    served: Served, transport: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    served.will(httpx2.Response(401, json={"error": {"message": f"Incorrect key: {KEY}"}}))
+    hosted = OpenAIEndpoint("writer", model="m", http_client=transport)
+    with pytest.raises(EndpointUnauthorized) as caught:
+        await hosted.complete(PROMPT, RunContext())
+    assert served.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY not in str(caught.value)
+    monkeypatch.delenv("OPENAI_API_KEY")
+
+
 async def test_the_deadline_of_the_run_is_not_a_timeout_of_the_endpoint(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
@@ -210,6 +223,31 @@ async def test_a_call_that_waits_for_a_slot_ends_with_the_run(
     assert "had answered" in str(first)
     assert isinstance(second, DeadlineExceeded)
     assert "slot" in str(second)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+async def test_a_call_that_never_got_a_slot_is_no_call(
+    served: Served, transport: httpx2.AsyncClient, *, streams: bool
+) -> None:
+    endpoint = OpenAIEndpoint(
+        "writer", model="m", base_url="http://m.test/v1", concurrency=1, http_client=transport
+    )
+    reached = asyncio.Event()
+
+    async def busy(request: httpx2.Request) -> httpx2.Response:
+        reached.set()
+        return await hang(request)
+
+    served.will(busy)
+    context = RunContext()
+    waiting = context.nested("waiting", timeout_s=0.01)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(endpoint.complete(PROMPT, RunContext()))
+        await reached.wait()
+        with pytest.raises(DeadlineExceeded):
+            await (streamed(endpoint, waiting) if streams else endpoint.complete(PROMPT, waiting))
+        first.cancel()
+    assert (context.usage.calls, context.usage.cost) == (0, 0)
 
 
 async def test_a_stream_that_stops_before_its_end_is_an_error(

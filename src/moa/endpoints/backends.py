@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
@@ -170,24 +171,23 @@ class _Gate:
     """Shut while one caller finds something out, so that the others of its loop can wait."""
 
     def __init__(self) -> None:
-        self._event: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inside: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Event] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def shut(self) -> bool:
         """Whether a caller of this event loop is inside."""
-        return self._event is not None and self._loop is asyncio.get_running_loop()
+        return asyncio.get_running_loop() in self._inside
 
     async def passed(self) -> None:
         """Wait until it is open. All who wait go on in the same tick."""
-        if self._event is not None:
-            await self._event.wait()
+        inside = self._inside.get(asyncio.get_running_loop())
+        if inside is not None:
+            await inside.wait()
 
     def __enter__(self) -> None:
-        self._event = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._inside[asyncio.get_running_loop()] = asyncio.Event()
 
     def __exit__(self, *_: object) -> None:
-        assert self._event is not None
-        self._event.set()
-        self._event = None
+        self._inside.pop(asyncio.get_running_loop()).set()

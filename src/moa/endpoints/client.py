@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
-from moa.context import RunContext
+from moa.context import Reservation, RunContext
 from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
 from moa.endpoints.metering import amount_of
 from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
-from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +47,9 @@ class _Line:
     http: httpx2.AsyncClient
     openai: AsyncOpenAI
     slots: asyncio.Semaphore
-    headers: list[tuple[str, str]]
+    headers: list[tuple[str, str]] = field(repr=False)
+    secret: str = field(repr=False)
+    """The key that is sent, wherever it came from; empty where none is."""
     closing: AsyncGenerator[None, None]
     """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
@@ -143,7 +145,7 @@ class Client:
         with context.reserve(self.name, self.tier, estimate) as call:
             line = self._line()
             request = self._request(line, "POST", path, body, at_root=at_root)
-            answer, seconds = await self._answer(line, request, context)
+            answer, seconds = await self._answer(line, request, context, call)
             amount = amount_of(answer, calls=estimate.calls, seconds=seconds, price=self.price)
             call.settle(amount)
         return Posted(answer, amount)
@@ -174,7 +176,7 @@ class Client:
         with context.reserve(self.name, self.tier, estimate) as call:
             line = self._line()
             request = self._request(line, "POST", path, body)
-            async with self._slot(line, context):
+            async with self._slot(line, context, call):
                 start = time.monotonic()
                 async with aclosing(self._events(line, request, context)) as events:
                     async for event in events:
@@ -232,7 +234,8 @@ class Client:
             if isinstance(value, str) and not key.lower().startswith(unwanted)
         ]
         closing = _close_at_end(None if http is self._http_client else http)
-        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers, closing)
+        secret = "" if keyless else openai.api_key
+        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers, secret, closing)
 
     def _secret(self) -> str:
         return "" if self._api_key is None else self._api_key.get_secret_value()
@@ -263,14 +266,18 @@ class Client:
         )
 
     async def _answer(
-        self, line: _Line, request: httpx2.Request, context: RunContext
+        self,
+        line: _Line,
+        request: httpx2.Request,
+        context: RunContext,
+        call: Reservation | None = None,
     ) -> tuple[JSON, float]:
-        async with self._slot(line, context):
+        async with self._slot(line, context, call):
             start = time.monotonic()
             async with self._in_time(self.timeout_s, request, context):
                 response = await line.http.send(request)
             seconds = time.monotonic() - start
-        self._check(response)
+        self._check(response, line)
         try:
             answer: object = json.loads(response.content)
         except (ValueError, RecursionError) as error:
@@ -290,7 +297,7 @@ class Client:
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             if not streams:
                 await response.aread()
-        self._check(response)
+        self._check(response, line)
         if not streams:
             raise self._garbled(response)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
@@ -309,15 +316,22 @@ class Client:
             await response.aclose()
 
     @asynccontextmanager
-    async def _slot(self, line: _Line, context: RunContext) -> AsyncGenerator[None, None]:
+    async def _slot(
+        self, line: _Line, context: RunContext, call: Reservation | None
+    ) -> AsyncGenerator[None, None]:
+        """Wait for a slot; what ends in the wait was not sent, and is no call."""
+        acquired = False
         try:
             async with asyncio.timeout(context.remaining_s() if line.slots.locked() else None):
-                await line.slots.acquire()
+                acquired = await line.slots.acquire()
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before a slot was free. "
                 "Raise `concurrency`, or give it more time"
             ) from error
+        finally:
+            if call is not None and not acquired:
+                call.settle(NOTHING)
         try:
             yield
         finally:
@@ -346,10 +360,10 @@ class Client:
         except foreign_errors() as error:
             raise error_of_exception(error, endpoint=self.name, url=_address(request)) from error
 
-    def _check(self, response: httpx2.Response) -> None:
+    def _check(self, response: httpx2.Response, line: _Line) -> None:
         if response.status_code >= 400:
             raise error_of_response(
-                response, endpoint=self.name, model=self.model, secret=self._secret()
+                response, endpoint=self.name, model=self.model, secret=line.secret
             )
 
     def _garbled(self, response: httpx2.Response) -> EndpointGarbled:

@@ -26,15 +26,19 @@ class _Batch:
     questions: list[Question] = field(default_factory=list[Question])
     contexts: list[RunContext] = field(default_factory=list[RunContext])
     sizes: list[int] = field(default_factory=list[int])
+    """How many questions each asks."""
+    calls: list[int] = field(default_factory=list[int])
+    """How many requests each has reserved: those that its questions add."""
     waiting: int = 0
 
 
 class Coalescer:
     """Gathers the questions that several callers ask about one state (as GraphQL's DataLoader).
 
-    Each caller reserves and is charged its share: the first the call itself, all of them the
-    tokens and the cost of their part of the questions. One that is cancelled leaves the request to
-    the others; the last one takes it along.
+    Each caller reserves and is charged its share: the first the call itself, a later one only
+    where its questions take another request, and all of them the tokens and the cost of their part
+    of the questions. One that is cancelled leaves the request to the others; the last one takes it
+    along.
 
     Args:
         endpoint: Name of the endpoint, for reservations.
@@ -65,25 +69,31 @@ class Coalescer:
             DeadlineExceeded: the time of this caller's run is up.
         """
         key = (asyncio.get_running_loop(), state)
-        first = key not in self._open
-        estimate = self._estimate(state, questions)
-        if not first:
-            # The state is read, and the call is made, once: by the first.
-            estimate = replace(self._estimate("", questions), calls=0)
+        estimate = self._share(state, questions, self._open.get(key))
         with context.reserve(self._endpoint, self._tier, estimate) as call:
+            left_s = context.remaining_s()
             batch = self._open.get(key) or self._start(key)
             place, start = len(batch.sizes), len(batch.questions)
             batch.questions += questions
             batch.contexts.append(context)
             batch.sizes.append(len(questions))
-            decision, ledger = await self._wait(batch, context)
-            share = _shares(decision.amount, batch.sizes)[place]
+            batch.calls.append(estimate.calls)
+            decision, ledger = await self._wait(batch, left_s)
+            share = _shares(decision.amount, batch.sizes, batch.calls)[place]
             call.settle(share)
         for note in ledger.trace:
             context.note(note.kind, note.text, endpoint=note.endpoint)
         mine = zip(decision.answers[start : start + len(questions)], questions, strict=True)
         answers = tuple(replace(answer, question=question) for answer, question in mine)
         return replace(decision, answers=answers, amount=share)
+
+    def _share(self, state: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
+        """Estimate what questions add to a batch: the state is read once, for the first."""
+        if batch is None:
+            return self._estimate(state, questions)
+        before = self._estimate("", batch.questions).calls
+        after = self._estimate("", [*batch.questions, *questions]).calls
+        return replace(self._estimate("", questions), calls=after - before)
 
     def _start(self, key: tuple[asyncio.AbstractEventLoop, str]) -> _Batch:
         batch = self._open[key] = _Batch()
@@ -102,11 +112,11 @@ class Coalescer:
         ledger.deadline = _latest(batch.contexts)
         return await self._send(key[1], unique(batch.questions), ledger), ledger
 
-    async def _wait(self, batch: _Batch, context: RunContext) -> tuple[Decision, RunContext]:
+    async def _wait(self, batch: _Batch, left_s: float | None) -> tuple[Decision, RunContext]:
         assert batch.request is not None
         batch.waiting += 1
         try:
-            async with asyncio.timeout(context.remaining_s()):
+            async with asyncio.timeout(left_s):
                 return await asyncio.shield(batch.request)
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -118,11 +128,12 @@ class Coalescer:
                 batch.request.cancel()
 
 
-def _shares(amount: Amount, sizes: Sequence[int]) -> list[Amount]:
+def _shares(amount: Amount, sizes: Sequence[int], calls: Sequence[int]) -> list[Amount]:
     """Split what a request took by the number of questions; the shares add up to it."""
     total = sum(sizes)
     rest = [
         Amount(
+            calls=reserved,
             input_tokens=amount.input_tokens * size // total,
             cached_input_tokens=amount.cached_input_tokens * size // total,
             output_tokens=amount.output_tokens * size // total,
@@ -131,11 +142,11 @@ def _shares(amount: Amount, sizes: Sequence[int]) -> list[Amount]:
             seconds=amount.seconds * size / total,
             joules=amount.joules * size / total,
         )
-        for size in sizes[1:]
+        for size, reserved in zip(sizes[1:], calls[1:], strict=True)
     ]
     others = sum(rest, NOTHING)
     first = Amount(
-        calls=amount.calls,
+        calls=amount.calls - others.calls,
         input_tokens=amount.input_tokens - others.input_tokens,
         cached_input_tokens=amount.cached_input_tokens - others.cached_input_tokens,
         output_tokens=amount.output_tokens - others.output_tokens,

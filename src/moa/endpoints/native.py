@@ -136,9 +136,10 @@ class Native:
             for question in questions
             for text in (question.text, *(option.name for option in question.options))
         ]
-        return estimate_of(
+        estimate = estimate_of(
             state,
             *texts,
             max_tokens=_TOKENS_AN_ANSWER * len(questions),
             price=self._client.price,
         )
+        return replace(estimate, calls=len(self._profile.requests(questions)))
