@@ -40,13 +40,14 @@ async def checked(reply: Reply) -> Reply | Dropped:
         raise ValueError("I can't take this")
     return Dropped(reason="a joke") if "joke" in reply.text else reply
 
-def build(endpoint):
+def build(endpoint, name="write"):
     g = Graph("mails", Mail)
-    reply = g.add(Generator(endpoint, "Answer.", name="write"), g.input.map(lambda m: m.text))
+    reply = g.add(Generator(endpoint, "Answer.", name=name), g.input.map(lambda m: m.text))
     return g.build(g.add(checked, reply))
 
 graph = build(large)
 def unpriced(): return build(free)
+def bracketed(): return build(large, "write[card]")
 def wrong(): return 3
 several = lambda a, b: None
 """
@@ -128,6 +129,17 @@ def test_malformed_and_failed_rows_are_reported_and_the_others_are_done(
     assert "I can't take this" in found[2]["error"]
     assert "text: Field required" in found[3]["error"]
     assert "line 2 is malformed" in capsys.readouterr().err
+
+
+def test_brackets_in_ids_and_names_are_printed_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in.jsonl").write_text('{"id": "[/a]", "text": "fail"}')
+    assert moa("run", "mails.py:bracketed", "in.jsonl", "--out", "[b].jsonl") == 1
+    out, err = capsys.readouterr()
+    assert "failed [/a]: " in err
+    assert "mails/write[card]" in out
+    assert "1 lines in [b].jsonl" in out
 
 
 def test_without_json_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from moa.cli import main
+from moa.decisions.stand_ins import STAND_INS
 from moa.questions import NONE_OF_THESE
 
 
@@ -91,6 +92,16 @@ def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     assert "malformed" in found[1]["error"]
     assert "needs a 'text'" in found[2]["error"]
     assert "empty" in found[3]["error"]
+
+
+def test_what_the_fitting_took_is_in_the_closing_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Path("moa.toml").open("a") as file:
+        file.write("input_price = 100000\noutput_price = 0\n")  # 0.50 dollars a decision
+    _, (line,) = decide(['{"text": "red"}'])
+    assert line["usage"]["cost"] == 0.5
+    assert f"US$ {(len(STAND_INS) + 1) / 2:.2f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -29,8 +30,8 @@ def test_a_row_keeps_its_own_id_and_else_gets_its_line_number(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[1]", '"text"', "null", '{"text": "\\ud800"}', "[" * 100_000],
-    ids=["half", "list", "string", "null", "surrogate", "deep"],
+    ["{", "[1]", '"text"', "null", '{"text": "\\ud800"}', "[" * 100_000, '{"n": NaN}'],
+    ids=["half", "list", "string", "null", "surrogate", "deep", "no number"],
 )
 def test_a_malformed_json_line_is_reported_and_the_rest_is_read(tmp_path: Path, line: str) -> None:
     found = read(tmp_path, "a.jsonl", f'{{"text": "one"}}\n{line}\n{{"text": "three"}}\n')
@@ -95,6 +96,23 @@ def test_standard_input_is_json_lines_or_text(
 def test_a_file_that_cannot_be_read_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         rows.read(name)
+
+
+def test_a_file_that_the_system_keeps_back_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}")
+
+    def refuse(path: Path, mode: str) -> BinaryIO:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    said = r"a\.jsonl' can't be read: Permission denied"
+    with pytest.raises(ConfigError, match=said):
+        rows.count(str(path), None)
+    with pytest.raises(ConfigError, match=said):
+        next(rows.read(str(path)))
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers()), max_size=8))

@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from moa.cli import screen
 from moa.cli.items import Item
@@ -23,6 +24,7 @@ from moa.cli.lines import open_out, write
 from moa.cli.tables import cost_of, results, summary
 from moa.cli.tally import Tally
 from moa.context import Reference
+from moa.usage import Usage
 
 SHOWN = 100
 """Most items in the table of results."""
@@ -66,7 +68,7 @@ class Report:
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeElapsedColumn(),
             console=self.errors,
             transient=True,
@@ -93,13 +95,15 @@ class Report:
         """Say something beside the results."""
         self.errors.print(words, markup=False)
 
-    def begin(self, reference: Reference | None) -> None:
+    def begin(self, reference: Reference | None, *, before: Usage) -> None:
         """Start the clock.
 
         Args:
             reference: The large model to compare the cost with.
+            before: What was used already.
         """
         self._reference = reference
+        self.tally.before = before
         self.tally.start()
 
     def add(self, item: Item) -> None:
@@ -110,8 +114,7 @@ class Report:
             write(sys.stdout, self._line(item))
         self.tally.add(item)
         if item.status == "failed":
-            self.errors.print(f"[red]failed[/] {item.row.id}: ", end="")
-            self.errors.print(item.error, markup=False)
+            self.errors.print(Text("failed", "red"), Text(f"{item.row.id}: {item.error}"))
         self._warn_of_unpriced(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
@@ -130,17 +133,17 @@ class Report:
             hidden = self.tally.items - len(self._first)
             if hidden:
                 where = self._out or "--out FILE.jsonl"
-                console.print(f"… and {hidden} more: {where} has them all")
+                console.print(f"… and {hidden} more: {where} has them all", markup=False)
         console.print(summary(self.tally, self._reference))
         if self._out:
-            console.print(f"{self.tally.items} lines in {self._out}")
+            console.print(f"{self.tally.items} lines in {self._out}", markup=False)
         if stopped:
             console.print(f"Stopped after {self.tally.items} finished items.")
 
     def _state(self) -> str:
         tally = self.tally
         return (
-            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.usage)} · "
+            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.spent)} · "
             f"LLM {tally.llm_share:.0%}"
         )
 
@@ -151,5 +154,6 @@ class Report:
         unpriced = [name for name, u in item.usage.by_endpoint().items() if u.total.unpriced_calls]
         self.errors.print(
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
-            "--budget-usd. Give input_price and output_price in moa.toml to count them."
+            "--budget-usd. Give input_price and output_price in moa.toml to count them.",
+            markup=False,
         )

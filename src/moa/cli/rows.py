@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from moa.cli.items import Malformed, Row
 from moa.errors import ConfigError
@@ -53,7 +53,7 @@ def read(source: str) -> Iterator[Row | Malformed]:
     text a line.
 
     Raises:
-        ConfigError: there is no such file, or its name ends otherwise.
+        ConfigError: there is no such file, it can't be read, or its name ends otherwise.
     """
     if source == STDIN:
         return _stdin(sys.stdin.buffer)
@@ -74,14 +74,21 @@ def count(source: str, limit: int | None) -> int | None:
     path = Path(source)
     if path.suffix.lower() not in (".jsonl", ".txt"):
         return None
-    with path.open("rb") as file:
+    with _opened(path) as file:
         items = sum(1 for line in file if path.suffix.lower() == ".txt" or line.strip())
     return items if limit is None else min(items, limit)
 
 
 def _of_file(path: Path, reader: Reader) -> Iterator[Row | Malformed]:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         yield from reader(_lines(file))
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} can't be read: {error.strerror}") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[Line]:
@@ -189,12 +196,16 @@ def _row(number: int, value: dict[str, object]) -> Row:
 
 
 def _object(text: str) -> dict[str, object]:
-    value: object = json.loads(text)
+    value: object = json.loads(text, parse_constant=_no_number)
     if not isinstance(value, dict):
         raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
     if not _encodable(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half of a surrogate pair is no text")
     return cast("dict[str, object]", value)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _encodable(text: str) -> bool:

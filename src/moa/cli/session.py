@@ -70,5 +70,5 @@ class Session:
             async def work(row: Row) -> Item:
                 return await run_one(prepared.node, row, prepared.read, context)
 
-            report.begin(endpoints.reference)
+            report.begin(endpoints.reference, before=context.usage)
             await through(rows, work, report.add, concurrency=self.concurrency, live=self.live)

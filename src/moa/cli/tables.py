@@ -38,7 +38,7 @@ def results(items: Sequence[Item]) -> Table:
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
     """Show what all items came to, and by node."""
-    return Group(_totals(tally, reference), _by_node(tally.usage))
+    return Group(_totals(tally, reference), _by_node(tally.spent))
 
 
 def cost_of(usage: Usage) -> str:
@@ -65,8 +65,8 @@ def _totals(tally: Tally, reference: Reference | None) -> Table:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
     table.add_row("items", f"{tally.items}: {counts}" if counts else "none")
     table.add_row("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})")
-    table.add_row("cost", cost_of(tally.usage))
-    table.add_row("LLM alone, estimated", _alone(tally.usage, reference))
+    table.add_row("cost", Text(cost_of(tally.spent)))
+    table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
     table.add_row(
         "seconds an item",
         f"{tally.percentile(0.5):.2f} median, {tally.percentile(0.95):.2f} at the 95th percentile",
@@ -89,7 +89,8 @@ def _by_node(usage: Usage) -> Table:
     for name in ("calls", "tokens in", "out", "seconds", "cost"):
         table.add_column(name, justify="right")
     for part, amount in sorted(usage.parts.items(), key=lambda entry: entry[0].node):
-        table.add_row(part.node or "-", part.tier, part.endpoint, *_figures(amount))
+        names = (part.node or "-", part.tier, part.endpoint)
+        table.add_row(*map(Text, (*names, *_figures(amount))))
     return table
 
 

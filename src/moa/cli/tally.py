@@ -21,12 +21,19 @@ class Tally:
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
         self.usage = Usage()
+        self.before = Usage()
+        """What was used before the first item, such as to fit an agent to its task."""
         self._seconds: list[float] = []
         self._dice = random.Random(0)
 
     def start(self) -> None:
         """Start the clock again."""
         self.started = time.monotonic()
+
+    @property
+    def spent(self) -> Usage:
+        """What was used in all."""
+        return self.before + self.usage
 
     @property
     def items(self) -> int:
