@@ -159,6 +159,16 @@ async def test_a_thought_is_not_streamed(served: Served, transport: httpx2.Async
     assert whole.reasoning == "hm"
 
 
+async def test_a_thought_without_its_opening_tag_is_not_in_the_whole_of_a_stream(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    parts = [piece(text) for text in ("hm</thi", "nk>\n", "hello")]
+    served.will(events(*parts, piece(finish_reason="stop")))
+    *_, whole = await streamed(endpoint(transport), Prompt.of("Hi"))
+    assert isinstance(whole, Completion)
+    assert (whole.text, whole.reasoning) == ("hello", "hm")
+
+
 async def test_a_stream_without_a_text_is_an_error(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
@@ -239,6 +249,15 @@ async def test_a_call_is_reserved_before_it_is_sent(
     with pytest.raises(BudgetExceeded):
         await endpoint(transport).complete(Prompt.of("Hi", max_tokens=512), context)
     assert served.requests == []
+
+
+async def test_a_prompt_in_chinese_reserves_a_token_a_character(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(chat())
+    context = RunContext(budget=Budget(tokens=100))
+    with pytest.raises(BudgetExceeded):
+        await endpoint(transport).complete(Prompt.of("你好" * 50, max_tokens=1), context)
 
 
 async def test_an_answer_without_usage_has_no_known_cost(

@@ -9,9 +9,10 @@ from moa.agents import cleaning
 from moa.agents.boundary import Limits, TypedNode
 from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
-from moa.agents.splitting import approximate_tokens, split
+from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.endpoints import Endpoint
+from moa.endpoints.metering import approximate_tokens
 from moa.errors import MissingDependency
 from moa.handoffs import Reply, Text
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from moa.endpoints.metering import approximate_tokens
 from moa.errors import ConfigError, MissingDependency
 from moa.handoffs import Text
-
-_BYTES_A_TOKEN = 3
-
-
-def approximate_tokens(text: str) -> int:
-    """Count tokens without a tokenizer, on the safe side: one for three bytes of UTF-8.
-
-    English has more than four bytes a token, Chinese three and a half.
-    """
-    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
 
 
 def split(

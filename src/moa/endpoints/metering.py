@@ -8,17 +8,23 @@ from typing import Any, cast
 
 from moa.usage import Amount, Price
 
-_CHARACTERS_A_TOKEN = 3
-"""On the safe side: English has about four."""
+_BYTES_A_TOKEN = 3
+
+
+def approximate_tokens(text: str) -> int:
+    """Count tokens without a tokenizer, on the safe side: one for three bytes of UTF-8.
+
+    English has more than four bytes a token, Chinese three and a half.
+    """
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
 
 
 def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     """Estimate one call from the length of its texts, priced where the price is known."""
-    characters = sum(map(len, texts))
     return price.charge(
         Amount(
             calls=1,
-            input_tokens=characters // _CHARACTERS_A_TOKEN + 1,
+            input_tokens=sum(map(approximate_tokens, texts)),
             output_tokens=max_tokens,
         )
     )

@@ -142,6 +142,9 @@ class OpenAIEndpoint(Closing):
     ) -> AsyncIterator[str | Completion]:
         """Ask for text piece by piece; the whole `Completion` comes last.
 
+        A thought whose opening tag the server leaves out is known as one only at its end: it is
+        in the pieces, and not in the text of the `Completion`.
+
         Raises:
             EndpointError: the request failed, at the start or in the middle.
             OutputError: the model stopped before it wrote an answer, or refused to.
@@ -174,9 +177,11 @@ class OpenAIEndpoint(Closing):
             raise EndpointGarbled("the stream ended before its answer did", endpoint=self.name)
         if piece := splitter.finish():
             yield piece
+        # Where the chat template wrote the opening tag, only the end tells what was a thought.
+        text, inline = split_thinking(splitter.text)
         yield self._finished(
-            splitter.text,
-            reasoning=thought or splitter.reasoning or None,
+            text,
+            reasoning=thought or splitter.reasoning or inline,
             refusal=refusal,
             finish_reason=finish_reason,
             model=model,

@@ -47,7 +47,7 @@ class VLLMLabelReader:
                 prompt_tokens.extend(await self._tokenized(text, context, special=True))
             # The server reads the text itself, with its own special tokens, where it can.
             sent = [*prompt_tokens, *after] if after else text
-            return await self._read(sent, candidates, context, length=len(text))
+            return await self._read(sent, candidates, context, text=text)
 
         return await walk_labels(tokens, read)
 
@@ -57,7 +57,7 @@ class VLLMLabelReader:
         candidates: Sequence[int],
         context: RunContext,
         *,
-        length: int,
+        text: str,
     ) -> TokenReading:
         logprobs: list[float] = []
         amount = NOTHING
@@ -74,7 +74,7 @@ class VLLMLabelReader:
             }
             if self._priority:
                 body["priority"] = self._priority
-            estimate = estimate_of("x" * length, max_tokens=1, price=self._client.price)
+            estimate = estimate_of(text, max_tokens=1, price=self._client.price)
             reply, used = await self._client.post("/completions", body, context, estimate=estimate)
             logprobs += self._logprobs(reply, few)
             amount += used

@@ -15,10 +15,10 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
-from moa.agents.splitting import approximate_tokens
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.metering import approximate_tokens
 from moa.graphs.builder import Graph
 from moa.graphs.built import BuiltGraph
 from moa.graphs.shop import (
