@@ -263,8 +263,25 @@ class Context:
     run: RunContext
 
 
-async def test_a_node_stands_in_a_state_graph_of_the_users() -> None:
-    builder: Any = StateGraph(State, context_schema=Context)
+@dataclass(slots=True)
+class Slotted:
+    run: RunContext
+
+
+class Keyed(TypedDict):
+    run: RunContext
+
+
+RUN = RunContext()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [RUN, Context(RUN), Slotted(RUN), Keyed(run=RUN)],
+    ids=["itself", "field", "slot", "key"],
+)
+async def test_a_node_stands_in_a_state_graph_of_the_users(given: object) -> None:
+    builder: Any = StateGraph(State, context_schema=cast("Any", type(given)))
 
     def read(state: State) -> str:
         return state.get("text", "")
@@ -276,11 +293,11 @@ async def test_a_node_stands_in_a_state_graph_of_the_users() -> None:
     builder.add_node(as_langgraph(node, read=read, write=write))
     builder.add_edge(START, "mood")
     builder.add_edge("mood", END)
-    context = RunContext()
+    before = RUN.usage.calls
     graph: Any = builder.compile()
-    done = await graph.ainvoke({"text": "good"}, context=Context(context))
+    done = await graph.ainvoke({"text": "good"}, context=given)
     assert done == {"text": "good", "mood": "GOOD"}
-    assert context.usage.calls == 1
+    assert RUN.usage.calls == before + 1
 
 
 async def test_a_runnable_gives_the_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from moa.context import RunContext
@@ -39,8 +40,9 @@ def as_langgraph(
                                       write=lambda mood: {"mood": mood.label}))
 
     Budget, deadline and ledger are those of the `RunContext` that the state graph is run with:
-    the context itself, or a field of it, as `context: RunContext` in a dataclass `Context` with
-    `StateGraph(State, context_schema=Context)` and `ainvoke(…, context=Context(RunContext(…)))`.
+    the context itself, or a field or a key of it, as `context: RunContext` in a dataclass
+    `Context` with `StateGraph(State, context_schema=Context)` and
+    `ainvoke(…, context=Context(RunContext(…)))`.
 
     Args:
         node: An agent, a graph, or any other node.
@@ -51,13 +53,23 @@ def as_langgraph(
     async def run(state: State) -> dict[str, Any]:
         from langgraph.runtime import get_runtime
 
-        given: object = get_runtime().context
-        held = [given, *getattr(given, "__dict__", {}).values()]
-        context = next((value for value in held if isinstance(value, RunContext)), None)
+        context = _run_context(get_runtime().context)
         return dict(write((await node.run(read(state), context)).output))
 
     run.__name__ = node.name
     return run
+
+
+def _run_context(given: object) -> RunContext | None:
+    """Find the context of the run in what a state graph was run with."""
+    held: list[object] = [given]
+    if isinstance(given, Mapping):
+        held += cast("Mapping[str, object]", given).values()
+    elif is_dataclass(given):
+        held += [getattr(given, field.name) for field in fields(given)]
+    else:
+        held += getattr(given, "__dict__", {}).values()
+    return next((value for value in held if isinstance(value, RunContext)), None)
 
 
 def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
