@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,18 @@ async def test_an_engine_that_does_not_come_up_is_told_by_the_name_of_its_endpoi
     async with EmbeddedEndpoint("mine", model_path=path) as endpoint:
         with pytest.raises(EndpointUnavailable, match=r"^mine: .*last words: out of luck"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+def test_an_engine_that_is_gone_before_it_is_spoken_to_is_told(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit(3)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    process.wait()
+    weights, settings = Weights(tmp_path / "mine.gguf", "a test"), EngineSettings().resolved()
+    with tempfile.TemporaryFile() as log, pytest.raises(EndpointUnavailable, match="exit code 3"):
+        Engine(process, log, weights=weights, settings=settings)
 
 
 def test_a_library_that_llama_cpp_lacks_is_told_with_what_installs_it(

@@ -10,6 +10,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.cached import Cached
+from moa.endpoints.closing import closed_after
 from moa.endpoints.fallback import Fallback
 from moa.endpoints.limited import Limited
 from moa.endpoints.retried import Retried
@@ -139,6 +140,31 @@ async def test_a_stream_that_began_is_not_started_again(
     assert await anext(pieces) == "Good "
     with pytest.raises(EndpointUnavailable):
         await anext(pieces)
+
+
+class Endless(Wrapping):
+    """Writes until it is closed."""
+
+    closed = False
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        try:
+            while True:
+                yield "on and "
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("wrap", [Retried, with_another, Limited, Cached])
+async def test_a_stream_that_is_left_is_closed_at_once(
+    wrap: Callable[[Endpoint], Endpoint],
+) -> None:
+    endless = Endless(ScriptedEndpoint())
+    async with closed_after(wrap(endless).stream(PROMPT, RunContext())) as pieces:
+        assert await anext(pieces) == "on and "
+    assert endless.closed
 
 
 async def test_no_more_than_the_limit_are_in_flight() -> None:

@@ -19,6 +19,7 @@ from moa.agents.prompts import (
 )
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
+from moa.endpoints.closing import closed_after
 from moa.errors import ConfigError, EndpointGarbled, OutputError
 from moa.handoffs import Reply
 from moa.trace import Piece
@@ -177,11 +178,12 @@ class Agent(TypedNode[In, Out]):
         if not self._streams(context):
             return await self.endpoint.complete(prompt, context)
         completion = None
-        async for piece in self.endpoint.stream(prompt, context):
-            if isinstance(piece, Completion):
-                completion = piece
-            else:
-                context.emit(Piece(context.node, piece))
+        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    completion = piece
+                else:
+                    context.emit(Piece(context.node, piece))
         if completion is None:
             raise EndpointGarbled("the stream broke off", endpoint=self.endpoint.name)
         return completion

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Example, Prompt
+from moa.endpoints.closing import closed_after
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import ConfigError, DeadlineExceeded, EndpointError, OutputError
 from moa.questions import Question
@@ -65,10 +66,11 @@ class Cached(Wrapping):
             yield completion.text
             yield completion
             return
-        async for piece in self.endpoint.stream(prompt, context):
-            if isinstance(piece, Completion) and not prompt.temperature:
-                self._keep(key, piece)
-            yield piece
+        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion) and not prompt.temperature:
+                    self._keep(key, piece)
+                yield piece
 
     async def decide(
         self,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+T = TypeVar("T")
 
 
 class Closing(ABC):
@@ -27,3 +31,17 @@ class Closing(ABC):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+@asynccontextmanager
+async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """Close a stream at the end, also one that is left early, so that its call is settled then.
+
+    Args:
+        pieces: A generator, or an iterator of one's own that needs no closing.
+    """
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()

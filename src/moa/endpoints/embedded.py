@@ -6,15 +6,14 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
-from moa.endpoints.closing import Closing
+from moa.endpoints.closing import Closing, closed_after
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings
 from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed
 from moa.endpoints.openai import OpenAIEndpoint
@@ -114,11 +113,12 @@ class EmbeddedEndpoint(Closing):
         Raises:
             MoaError: as `complete`, at the start or in the middle.
         """
-        async with self._running(context) as served:
-            stream = served.endpoint.stream(prompt, context)
-            async with aclosing(cast("AsyncGenerator[str | Completion, None]", stream)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        async with (
+            self._running(context) as served,
+            closed_after(served.endpoint.stream(prompt, context)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
 
     async def decide(
         self,

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -175,7 +176,8 @@ class Engine:
             return
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what it has not read is lost with it
+                    pipe.close()
         if not self.ends_within(_STOP_TIMEOUT_S):
             self.process.kill()
             self.process.wait()

@@ -15,6 +15,7 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
+from moa.endpoints.closing import closed_after
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import EndpointError
 from moa.questions import Question
@@ -56,9 +57,10 @@ class Fallback(Wrapping):
             return pieces, await anext(pieces)
 
         pieces, first = await self._first(start, context)
-        yield first
-        async for piece in pieces:
-            yield piece
+        async with closed_after(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
 
     async def decide(
         self,

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Example, Prompt
+from moa.endpoints.closing import closed_after
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import ConfigError, DeadlineExceeded
 from moa.questions import Question
@@ -52,8 +53,9 @@ class Limited(Wrapping):
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`; the whole stream counts as one request in flight."""
-        async with self._turn(context):
-            async for piece in self.endpoint.stream(prompt, context):
+        stream = self.endpoint.stream(prompt, context)
+        async with self._turn(context), closed_after(stream) as pieces:
+            async for piece in pieces:
                 yield piece
 
     async def decide(

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Example, Prompt
+from moa.endpoints.closing import closed_after
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import ConfigError, EndpointError, MoaError
 from moa.questions import Question
@@ -57,9 +58,10 @@ class Retried(Wrapping):
             return pieces, await anext(pieces)
 
         pieces, first = await self._again(start, context)
-        yield first
-        async for piece in pieces:
-            yield piece
+        async with closed_after(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
 
     async def decide(
         self,
