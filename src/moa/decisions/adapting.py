@@ -8,8 +8,7 @@ are shown to it as examples; reading each text in several such views steadies th
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +18,16 @@ from moa.decisions import Adaptation, Correction, View
 from moa.decisions.choosing import confident, halves
 from moa.decisions.fitting import (
     Floats,
-    Ints,
     class_prior,
     fit,
     held_out_loss,
     matching_bias,
     shrunk_mean,
 )
+from moa.decisions.reading import Progress, Reader
 from moa.decisions.stand_ins import STAND_INS
 from moa.endpoints import Endpoint, Example
-from moa.questions import Answer, Question, Source
+from moa.questions import Question
 
 ENOUGH_TEXTS = 32
 """Fewer unlabelled texts than these say too little of a lean: the shipped ones stand in."""
@@ -38,12 +37,9 @@ MOST_TEXTS = 128
 """Most unlabelled texts that are read, evenly spread over those given."""
 MOST_LABELS = 512
 """Most labelled texts that are fitted to, the first ones."""
-_AT_ONCE = 8
 _SINGLE, _STACKED, _GAIN = 1.2, 0.8, 0.02
-"""Weights to start from with one view and with several; least gain that is worth fewer views."""
-
-Progress = Callable[[int, int], None]
-"""Called with the texts read so far, and those to read in all, as far as that is known."""
+"""Weights to start from with one group of views and with two; least gain in held-out loss for
+which another choice of them is taken than the first."""
 
 
 async def adapt(
@@ -58,11 +54,11 @@ async def adapt(
 ) -> Adaptation:
     """Fit an agent to its task.
 
-    Without labels each text is read with the agent's own demonstrations and with two sets of
-    texts that the model was sure of, and the lean it shows is taken out. With at least 8 labels
-    they are shown in two halves, beside the own way; one of the two is left out where the held-out
-    log loss is lower without it. Weights and a bias are fitted to the labels, around a bias that
-    matches the frequency of the labels on the unlabelled texts.
+    Each text is read in the agent's own way, and in two views that show texts of which the model
+    was sure. Without labels the lean it shows is taken out. With at least 8 labels these are
+    shown too, in two halves; weights and a bias are fitted to them, around a bias that matches
+    their frequency on the unlabelled texts. Kept are the own way and the texts it is sure of,
+    unless the held-out log loss is lower with the labelled texts in place of one or both.
 
     Args:
         endpoint: Who decides.
@@ -82,35 +78,57 @@ async def adapt(
     """
     enough = len(unlabelled) >= ENOUGH_TEXTS
     texts = _spread(unlabelled) if enough else STAND_INS
-    reader = _Reader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
+    reader = Reader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
     plain = await reader.read([()], texts)
-    where = f"{len(texts)} {'unlabelled' if enough else 'shipped'} texts"
     labelled = tuple(labelled)[:MOST_LABELS]
     if reader.source == "text":
         return Adaptation(views=(labelled[:8],), origin="examples shown: it writes its labels")
-    if reader.source == "native":
-        views: list[View] = [()]
-    elif len(labelled) >= ENOUGH_LABELS:
-        views = [(), *halves(labelled, reader.questions)]
-    elif labelled:
-        views = [(), labelled]
-    elif enough:
-        views = [(), *confident(texts, plain, reader.questions)]
-    else:
-        views = [()]
-    shown = await reader.read(views[1:], texts)
+    views = Views()
+    if reader.source == "logprob":
+        views.sure = confident(texts, plain, reader.questions) if enough else []
+        if len(labelled) >= ENOUGH_LABELS:
+            views.shown = halves(labelled, reader.questions)
+        elif labelled:
+            views.shown = [labelled]
+    more = await reader.read(views.all[1:], texts)
     readings = {
-        q.name: np.concatenate([plain[q.name], shown[q.name]], axis=1) for q in reader.questions
+        q.name: np.concatenate([plain[q.name], more[q.name]], axis=1) for q in reader.questions
     }
+    origin = f"bias removed on {len(texts)} {'unlabelled' if enough else 'shipped'} texts"
     if len(labelled) < ENOUGH_LABELS:
         corrections = {name: _unbiased(reading) for name, reading in readings.items()}
-        return Adaptation(
-            views=tuple(views), corrections=corrections, origin=f"bias removed on {where}"
-        )
-    fitted = await _Fitting(reader, views, labelled).corrections(readings)
-    return _without_idle_views(
-        views, fitted, f"fitted to {len(labelled)} labelled texts, bias removed on {where}"
-    )
+    else:
+        origin = f"fitted to {len(labelled)} labelled texts, {origin}"
+        corrections = await _fitted(reader, views, labelled, readings)
+    return _without_idle_views(views.all, corrections, origin)
+
+
+@dataclass(slots=True)
+class Views:
+    """The views a text can be read in: the agent's own way first."""
+
+    sure: Sequence[View] = ()
+    """They show texts that the model is sure of."""
+    shown: Sequence[View] = ()
+    """They show labelled texts."""
+
+    @property
+    def all(self) -> tuple[View, ...]:
+        """In order."""
+        return ((), *self.sure, *self.shown)
+
+    @property
+    def groups(self) -> tuple[range, range, range]:
+        """Positions of the own way, of what the model is sure of, of labelled texts."""
+        middle = 1 + len(self.sure)
+        return range(1), range(1, middle), range(middle, middle + len(self.shown))
+
+    @property
+    def choices(self) -> list[tuple[range, ...]]:
+        """Groups that can be used together; the first is the choice in doubt."""
+        own, sure, shown = self.groups
+        choices = ((own, sure), (own, shown), (shown,), (own,))
+        return [groups for groups in choices if all(groups)]
 
 
 def _unbiased(reading: Floats) -> Correction:
@@ -124,144 +142,85 @@ def _unbiased(reading: Floats) -> Correction:
     return Correction(_floats(-lean), _floats(weights))
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads texts in views, several at once."""
-
-    endpoint: Endpoint
-    questions: tuple[Question, ...]
-    own: View
-    context: RunContext
-    progress: Progress | None
-    source: Source = "native"
-    done: int = 0
-    total: int = 0
-
-    async def read(self, views: Sequence[View], texts: Sequence[str]) -> dict[str, Floats]:
-        """Log-probabilities by question: texts, views, options; centred on their mean."""
-        self.total += len(views) * len(texts)
-        # View by view: a server that caches prompts keeps one beginning at a time.
-        found = [await self._all(view, texts) for view in views]
-        return {
-            q.name: np.array(
-                [
-                    [_logs(answers[place].probabilities, len(q.options)) for answers in view]
-                    for view in found
-                ]
-            )
-            .reshape(len(views), len(texts), len(q.options))
-            .swapaxes(0, 1)
-            for place, q in enumerate(self.questions)
-        }
-
-    async def _all(self, view: View, texts: Sequence[str]) -> list[tuple[Answer, ...]]:
-        answers: list[tuple[Answer, ...] | None] = [None] * len(texts)
-        left = iter(enumerate(texts))
-
-        async def work() -> None:
-            for place, text in left:
-                answers[place] = await self._one(view, text)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(_AT_ONCE, len(texts))):
-                    group.create_task(work())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        return [answer for answer in answers if answer is not None]
-
-    async def _one(self, view: View, text: str) -> tuple[Answer, ...]:
-        decision = await self.endpoint.decide(
-            text, self.questions, self.context, examples=view or self.own
-        )
-        self.source = decision.answers[0].source
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        return decision.answers
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitting:
-    """Fits corrections to labelled texts."""
-
-    reader: _Reader
-    views: Sequence[View]
-    labelled: Sequence[Example]
-
-    async def corrections(self, unlabelled: dict[str, Floats]) -> dict[str, Correction]:
-        """Fit one for each question, given readings of unlabelled texts in all views."""
-        texts = [example.text for example in self.labelled]
-        known = await self.reader.read([()], texts)
-        shown = [await self.reader.read([view], texts) for view in self.views[1:]]
-        return {
-            q.name: self._correction(
-                q, unlabelled[q.name], known[q.name][:, 0], [s[q.name][:, 0] for s in shown]
-            )
-            for q in self.reader.questions
-        }
-
-    def _correction(
-        self, question: Question, unlabelled: Floats, plain: Floats, shown: Sequence[Floats]
-    ) -> Correction:
+async def _fitted(
+    reader: Reader,
+    views: Views,
+    labelled: Sequence[Example],
+    unlabelled: Mapping[str, Floats],
+) -> dict[str, Correction]:
+    """Fit a correction for each question."""
+    readings = await reader.read(views.all, [example.text for example in labelled])
+    seen = np.array([[example in view for view in views.all] for example in labelled])
+    found: dict[str, Correction] = {}
+    for question in reader.questions:
         names = [option.name for option in question.options]
         given = [
             (row, names.index(example.labels[question.name]))
-            for row, example in enumerate(self.labelled)
+            for row, example in enumerate(labelled)
             if example.labels.get(question.name) in names
         ]
-        rows = [row for row, _ in given]
         labels = np.array([label for _, label in given], dtype=np.intp)
+        rows = [row for row, _ in given]
+        texts = unlabelled[question.name]
         if len(set(labels.tolist())) < 2:
-            return _unbiased(unlabelled)
-        means = unlabelled.mean(0)
-        own = plain[rows] - means[0]
-        texts_own = unlabelled[:, 0] - means[0]
-        ways: list[tuple[Floats, Floats, list[int]]] = [
-            (own[:, None], texts_own[:, None], [0]),
-        ]
-        if shown:
-            others = self._unseen(rows, [s - means[i + 1] for i, s in enumerate(shown)])
-            texts_others = (unlabelled[:, 1:] - means[1:]).mean(1)
-            ways.append((others[:, None], texts_others[:, None], [1]))
-            both = np.stack([own, others], 1), np.stack([texts_own, texts_others], 1)
-            ways.insert(0, (*both, [0, 1]))
-        return _best(ways, labels, means, views=len(self.views))
+            found[question.name] = _unbiased(texts)
+            continue
+        means = texts.mean(0)
+        found[question.name] = _best(
+            [
+                (
+                    np.stack([_together(texts - means, group) for group in groups], 1),
+                    np.stack(
+                        [
+                            _together(readings[question.name][rows] - means, group, seen[rows])
+                            for group in groups
+                        ],
+                        1,
+                    ),
+                    groups,
+                )
+                for groups in views.choices
+            ],
+            labels,
+            means,
+        )
+    return found
 
-    def _unseen(self, rows: Sequence[int], shown: Sequence[Floats]) -> Floats:
-        """Read each labelled text only in views that don't show it."""
-        found: list[Floats] = []
-        for row in rows:
-            views = zip(shown, self.views[1:], strict=True)
-            unseen = [reading[row] for reading, view in views if self.labelled[row] not in view]
-            found.append(np.mean(unseen or [reading[row] for reading in shown], axis=0))
-        return np.array(found)
+
+def _together(readings: Floats, group: range, seen: np.ndarray | None = None) -> Floats:
+    """Average the views of a group; a text that a view shows is not read in it."""
+    weights = np.ones(readings.shape[:2])
+    if seen is not None:
+        weights = np.where(seen, 0.0, 1.0)
+    weights = weights[:, list(group)]
+    weights = np.where(weights.sum(1, keepdims=True) == 0, 1.0, weights)
+    weights = weights / weights.sum(1, keepdims=True)
+    return np.einsum("tv,tvo->to", weights, readings[:, list(group)])
 
 
 def _best(
-    ways: Sequence[tuple[Floats, Floats, list[int]]], labels: Ints, means: Floats, *, views: int
+    choices: Sequence[tuple[Floats, Floats, tuple[range, ...]]],
+    labels: np.ndarray,
+    means: Floats,
 ) -> Correction:
-    """Keep the first way, all views together, unless the held-out loss of another is lower.
+    """Keep the first choice of views unless the held-out loss of another is clearly lower.
 
-    Few labels tell little: where the losses are close, more views are the steadier choice.
+    Few labels tell little: where losses are close, the steadier choice stays.
     """
     prior = class_prior(labels, means.shape[1])
-    best: tuple[float, Floats, Floats, list[int]] | None = None
-    for readings, texts, used in ways:
-        weights = np.full(len(used), _SINGLE if len(used) == 1 else _STACKED)
+    best: tuple[float, Floats, Floats, tuple[range, ...]] | None = None
+    for texts, readings, groups in choices:
+        weights = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
         bias = matching_bias(texts, weights, prior)
         loss = held_out_loss(readings, labels, weights=weights, bias=bias)
         if best is None or loss < best[0] - _GAIN:
             found = fit(readings, labels, weights=weights, bias=bias)
-            best = (loss, found.weights, found.bias, used)
-    assert best is not None, "there is always the own way"
-    _, weights, bias, used = best
-    by_view = np.zeros(views)
-    for weight, way in zip(weights, used, strict=True):
-        if way == 0:
-            by_view[0] = weight
-        else:
-            by_view[1:] = weight / (views - 1)
+            best = (loss, found.weights, found.bias, groups)
+    assert best is not None, "the own way is always there"
+    _, weights, bias, groups = best
+    by_view = np.zeros(len(means))
+    for weight, group in zip(weights, groups, strict=True):
+        by_view[list(group)] = weight / len(group)
     offsets = bias - np.einsum("v,vo->o", by_view, means)
     return Correction(_floats(offsets - offsets.mean()), _floats(by_view))
 
@@ -286,14 +245,6 @@ def _without_idle_views(
 def _spread(texts: Sequence[str]) -> tuple[str, ...]:
     step = max(1.0, len(texts) / MOST_TEXTS)
     return tuple(texts[int(i * step)] for i in range(min(len(texts), MOST_TEXTS)))
-
-
-def _logs(probabilities: Sequence[float] | None, options: int) -> Floats:
-    """An unanswered question says nothing: all its options are as likely."""
-    if probabilities is None:
-        return np.zeros(options)
-    logs = np.log(np.maximum(np.array(probabilities), 1e-45))
-    return logs - logs.mean()
 
 
 def _floats(values: Floats) -> tuple[float, ...]:
