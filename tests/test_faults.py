@@ -185,6 +185,21 @@ def test_models_and_doctor_say_what_does_not_answer(
     assert "export OPENAI_API_KEY" in capsys.readouterr().out
 
 
+def test_a_password_in_an_address_is_refused_and_never_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://me:hush@server/v1"\n'
+    )
+    for words in (["models"], ["models", "--json"], ["run", "sentiment", "hi", "--text"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        out, err = capsys.readouterr()
+        assert "holds a user name or a password" in " ".join((out + err).split())
+        assert "hush" not in out + err
+
+
 @pytest.mark.parametrize("words", [("draw", "support"), ("draw", "support", "--out", "s.svg")])
 def test_drawing_needs_no_key_and_no_server(
     words: tuple[str, ...],

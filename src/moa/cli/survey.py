@@ -6,6 +6,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config
@@ -85,12 +86,19 @@ async def _server(config: Config, name: str) -> Surveyed:
         default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
         tier=entry.tier,
         model=entry.model,
-        address=entry.base_url or (entry.vendor.base_url if entry.vendor else "none"),
+        address=_without_password(
+            entry.base_url or (entry.vendor.base_url if entry.vendor else "none")
+        ),
         there=there,
         state=state,
         price=entry.price(),
         can=can,
     )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 async def _probed(config: Config, name: str) -> tuple[bool, str]:

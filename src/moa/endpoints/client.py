@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
@@ -77,7 +78,8 @@ class Client:
             open when the client is closed.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+        ConfigError: `base_url` is no address of HTTP or holds a password, or a number is not
+            positive.
     """
 
     def __init__(
@@ -98,6 +100,11 @@ class Client:
             raise ConfigError(
                 f"{name}: base_url={base_url!r} must start with http:// or https://, "
                 "such as http://127.0.0.1:8000/v1"
+            )
+        if base_url is not None and "@" in urlsplit(base_url).netloc:
+            raise ConfigError(
+                f"{name}: base_url holds a user name or a password. Leave it out, and name the "
+                "environment variable of a key by `api_key_env`"
             )
         if concurrency < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
             raise ConfigError(f"{name}: concurrency and timeouts must be positive")
