@@ -213,6 +213,31 @@ async def test_a_failing_node_cancels_the_others() -> None:
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("order", [0, 1], ids=["in the run's own task", "in a worker"])
+async def test_the_first_failure_is_raised_whatever_the_others_do_when_cancelled(
+    order: int,
+) -> None:
+    started = asyncio.Event()
+
+    async def waits(text: str) -> str:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise ValueError("broken while it was cancelled") from error
+        return text
+
+    async def fails(text: str) -> str:
+        await started.wait()
+        raise ValueError("the first")
+
+    g = Graph("g", str)
+    nodes = [fails, waits] if order == 0 else [waits, fails]
+    graph = g.build(g.join(lambda a, b: a, *(g.add(node, g.input) for node in nodes)))
+    with pytest.raises(NodeError, match="the first"):
+        await graph.run("x")
+
+
 async def test_cancelling_a_run_cancels_its_nodes() -> None:
     started, cancelled = asyncio.Event(), list[str]()
 

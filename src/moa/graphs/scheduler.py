@@ -112,9 +112,16 @@ class Run:
                 if self._plan.tentative:  # the first worker may have to be stopped too
                     self._spawn(self._work(group), group)
                 else:
-                    await self._work(group)
+                    try:
+                        await self._work(group)
+                    except Exception as error:
+                        # A task group lists the error of its own body last, also where that was
+                        # the first; where a worker's was, the group has cancelled this task.
+                        if not _is_being_cancelled():
+                            failure = error
+                        raise
         except BaseExceptionGroup as failures:
-            failure = failures.exceptions[0]
+            failure = failure or failures.exceptions[0]
         if failure is not None:
             raise failure
         output = self._values[self._plan.output]
@@ -325,3 +332,8 @@ class Run:
             if self._stages[index] == RUNNING and self._values[index] is PENDING
         ]
         return ", ".join(names) or "nothing"
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
