@@ -175,3 +175,20 @@ async def test_the_example_graph_asks_the_llm_only_for_complaints(
     result = await node.run(module.Review(text="It came on time."))
     assert isinstance(result.output, Reply)
     assert set(result.usage.by_tier()) == tiers
+
+
+async def test_all_endpoints_are_closed_where_one_cannot_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+
+    async def close(of: Endpoint) -> None:
+        closed.append(of.name)
+        raise OSError(f"{of.name} is stuck")
+
+    monkeypatch.setattr("moa.endpoints.wrapping.Wrapping.close", close)
+    both = endpoints(small=SMALL, large=LARGE)
+    assert served(both) == ("small", "large")
+    with pytest.raises(OSError, match="is stuck"):
+        await both.close()
+    assert sorted(closed) == ["large", "small"]

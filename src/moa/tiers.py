@@ -13,7 +13,7 @@ from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.closing import Closing
+from moa.endpoints.closing import Closing, close_all
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,9 +131,11 @@ class Endpoints(Closing):
                 await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
 
     async def close(self) -> None:
-        """Close all that was built. Closing twice does nothing."""
-        for endpoint in self.used:
-            await endpoint.close()
+        """Close all that was built. Closing twice does nothing.
+
+        Where one can't be closed, the others are, and its error is raised at the end.
+        """
+        await close_all(self.used)
 
     def server(self, name: str) -> OpenAIEndpoint:
         """Build an endpoint of the configuration without its retries; whoever asks closes it.

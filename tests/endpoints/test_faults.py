@@ -166,6 +166,7 @@ async def test_a_server_says_when_to_come_back(
         await endpoint.complete(PROMPT, RunContext())
     assert caught.value.retry_after_s is not None
     assert least <= caught.value.retry_after_s <= most
+    assert ("the server asks to wait" in str(caught.value)) == (most > 0)
 
 
 async def test_an_unreadable_time_to_come_back_is_none(

@@ -68,6 +68,22 @@ class Gated(Wrapping):
             self.inside -= 1
 
 
+class Stuck(Wrapping):
+    """Can't be closed."""
+
+    async def close(self) -> None:
+        raise OSError("stuck")
+
+
+class Closed(Wrapping):
+    """Keeps whether it was closed."""
+
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
 class Breaking(Wrapping):
     """Breaks off in the middle of every stream."""
 
@@ -120,6 +136,25 @@ async def test_a_wait_past_the_deadline_is_not_begun() -> None:
     with pytest.raises(EndpointUnavailable, match="429"):
         await retried(busy, "hello").complete(PROMPT, context)
     assert kinds(context) == []
+
+
+@pytest.mark.parametrize("first", [(), (DOWN,)], ids=["at once", "after another try"])
+async def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(
+    first: tuple[Exception, ...],
+) -> None:
+    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=86400.0)
+    context = RunContext()
+    async with asyncio.timeout(5):
+        with pytest.raises(EndpointUnavailable, match="429"):
+            await retried(*first, busy, "hello").complete(PROMPT, context)
+    assert context.usage.calls == len(first) + 1
+
+
+async def test_the_longest_wait_that_a_server_may_ask_for_can_be_set() -> None:
+    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=0.02)
+    impatient = Retried(ScriptedEndpoint(steps=[busy, "hello"]), longest_asked_s=0.01)
+    with pytest.raises(EndpointUnavailable):
+        await impatient.complete(PROMPT, RunContext())
 
 
 async def test_a_stream_is_retried_before_its_first_piece() -> None:
@@ -327,3 +362,10 @@ async def test_a_wrapper_refuses_a_setting_that_cannot_work() -> None:
         Limited(ScriptedEndpoint(), concurrency=0)
     with pytest.raises(ConfigError):
         Cached(ScriptedEndpoint(), size=0)
+
+
+async def test_all_are_closed_where_one_cannot_be() -> None:
+    before, after = Closed(ScriptedEndpoint()), Closed(ScriptedEndpoint())
+    with pytest.raises(OSError, match="stuck"):
+        await Fallback(before, Stuck(ScriptedEndpoint()), after).close()
+    assert (before.closed, after.closed) == (True, True)

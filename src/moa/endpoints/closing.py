@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
+
+from moa.endpoints import Endpoint
 
 T = TypeVar("T")
 
@@ -31,6 +33,13 @@ class Closing(ABC):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def close_all(endpoints: Iterable[Endpoint]) -> None:
+    """Close them one after another, also where one can't be; its error is raised at the end."""
+    async with AsyncExitStack() as stack:
+        for endpoint in endpoints:
+            stack.push_async_callback(endpoint.close)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.closing import closed_after
+from moa.endpoints.closing import close_all, closed_after
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import EndpointError
 from moa.questions import Question
@@ -83,9 +83,8 @@ class Fallback(Wrapping):
         return await self._first(lambda one: one.embed(texts, context), context)
 
     async def close(self) -> None:
-        """Close all of them."""
-        for one in self._endpoints:
-            await one.close()
+        """Close all of them, also where one can't be; its error is raised at the end."""
+        await close_all(self._endpoints)
 
     async def _first(self, ask: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         *tried, last = self._endpoints

@@ -113,7 +113,10 @@ def error_of_response(
     path = response.request.url.path
     kind, advice = _meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
-    return kind(message, endpoint=endpoint, status=status, retry_after_s=_retry_after_s(response))
+    asked = _retry_after_s(response)
+    if asked:
+        message = f"{message} (the server asks to wait {asked:.4g} s before the next try)"
+    return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
 
 
 def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:

@@ -27,6 +27,8 @@ class Retried(Wrapping):
         attempts: Most tries, the first included.
         first_wait_s: Most seconds before the second try; doubles with each further one.
         longest_wait_s: Most seconds between two tries, unless the server asks for more.
+        longest_asked_s: Most seconds to wait because the server asks for it. Where it asks for
+            more, its error, which says how long, is raised at once.
     """
 
     def __init__(
@@ -36,13 +38,15 @@ class Retried(Wrapping):
         attempts: int = 3,
         first_wait_s: float = 0.5,
         longest_wait_s: float = 20.0,
+        longest_asked_s: float = 60.0,
     ) -> None:
-        if attempts < 1 or first_wait_s < 0 or longest_wait_s < 0:
+        if attempts < 1 or min(first_wait_s, longest_wait_s, longest_asked_s) < 0:
             raise ConfigError(f"{endpoint.name}: attempts must be positive, and waits not negative")
         super().__init__(endpoint)
         self._attempts = attempts
         self._first_wait_s = first_wait_s
         self._longest_wait_s = longest_wait_s
+        self._longest_asked_s = longest_asked_s
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`; raises the last error."""
@@ -104,14 +108,13 @@ class Retried(Wrapping):
         jittered = wait_random_exponential(self._first_wait_s, max=self._longest_wait_s)
 
         def wait(state: RetryCallState) -> float:
-            error = _error(state)
-            asked = error.retry_after_s if isinstance(error, EndpointError) else None
-            return max(jittered(state), asked or 0.0)
+            return max(jittered(state), _asked_s(state))
 
         def is_last(state: RetryCallState) -> bool:
             left = context.remaining_s()
             no_time = left is not None and state.upcoming_sleep >= left
-            return no_time or state.attempt_number >= self._attempts
+            too_long = _asked_s(state) > self._longest_asked_s
+            return no_time or too_long or state.attempt_number >= self._attempts
 
         def note(state: RetryCallState) -> None:
             text = f"after {state.upcoming_sleep:.1f} s: {_error(state)}"
@@ -136,6 +139,11 @@ class Retried(Wrapping):
 
 def _retryable(error: BaseException) -> bool:
     return isinstance(error, MoaError) and error.retryable
+
+
+def _asked_s(state: object) -> float:
+    error = _error(state)
+    return (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
 
 
 def _error(state: object) -> BaseException | None:
