@@ -148,10 +148,10 @@ class Report:
         )
 
     def _warn_of_unpriced(self, item: Item) -> None:
-        if not self._counts_dollars or not item.usage.total.unpriced_calls:
+        if not self._counts_dollars or item.usage.cost is not None:
             return
         self._counts_dollars = False
-        unpriced = [name for name, u in item.usage.by_endpoint().items() if u.total.unpriced_calls]
+        unpriced = [name for name, u in item.usage.by_endpoint().items() if u.cost is None]
         self.errors.print(
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
             "--budget-usd. Give input_price and output_price in moa.toml to count them.",

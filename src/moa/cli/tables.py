@@ -44,9 +44,9 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
 def cost_of(usage: Usage) -> str:
     """Say a cost in words: what is known, and how much is not; never 0 for unknown."""
     total = usage.total
-    if not total.unpriced_calls:
-        return dollars(total.priced_cost)
-    unpriced = [name for name, u in usage.by_endpoint().items() if u.total.unpriced_calls]
+    if total.cost is not None:
+        return dollars(total.cost)
+    unpriced = [name for name, u in usage.by_endpoint().items() if u.cost is None]
     unknown = f"unknown (of {total.unpriced_calls} calls to {', '.join(unpriced)})"
     return f"{dollars(total.priced_cost)} + {unknown}" if total.priced_cost else unknown
 

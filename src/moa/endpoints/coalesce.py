@@ -130,7 +130,8 @@ class Coalescer:
 
 def _shares(amount: Amount, sizes: Sequence[int], calls: Sequence[int]) -> list[Amount]:
     """Split what a request took by the number of questions; the shares add up to it."""
-    total = sum(sizes)
+    total, unpriced = sum(sizes), amount.unpriced_calls
+    own = calls[1:] if unpriced == amount.calls else [0] * len(calls[1:])
     rest = [
         Amount(
             calls=reserved,
@@ -138,11 +139,12 @@ def _shares(amount: Amount, sizes: Sequence[int], calls: Sequence[int]) -> list[
             cached_input_tokens=amount.cached_input_tokens * size // total,
             output_tokens=amount.output_tokens * size // total,
             priced_cost=amount.priced_cost * size / total,
-            unpriced_calls=min(1, amount.unpriced_calls),
+            unpriced_calls=few,
+            unpriced_shares=int(bool(unpriced) and not few),
             seconds=amount.seconds * size / total,
             joules=amount.joules * size / total,
         )
-        for size, reserved in zip(sizes[1:], calls[1:], strict=True)
+        for size, reserved, few in zip(sizes[1:], calls[1:], own, strict=True)
     ]
     others = sum(rest, NOTHING)
     first = Amount(
@@ -151,7 +153,8 @@ def _shares(amount: Amount, sizes: Sequence[int], calls: Sequence[int]) -> list[
         cached_input_tokens=amount.cached_input_tokens - others.cached_input_tokens,
         output_tokens=amount.output_tokens - others.output_tokens,
         priced_cost=amount.priced_cost - others.priced_cost,
-        unpriced_calls=amount.unpriced_calls,
+        unpriced_calls=unpriced - others.unpriced_calls,
+        unpriced_shares=int(bool(unpriced) and unpriced == others.unpriced_calls),
         seconds=amount.seconds - others.seconds,
         joules=amount.joules - others.joules,
     )

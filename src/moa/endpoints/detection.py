@@ -63,6 +63,27 @@ def backend_of(
             return _automatic(client, WrittenLabels(complete), label_reader, profile)
 
 
+def way_of(decides: Decides, known: Profile | None) -> str:
+    """Say how an endpoint will decide, as far as that shows before the first decision.
+
+    Args:
+        decides: The way that is configured.
+        known: What the server says it is; `None` where it could not be asked.
+    """
+    match decides:
+        case "systemone" | "decisions":
+            return f"by /v1/{decides}"
+        case "labels":
+            return LabelBackend.title
+        case "text":
+            return WrittenLabels.title
+        case "auto":
+            if known is None:
+                return "not known yet"
+            other = LabelBackend if known in _READERS else WrittenLabels
+            return f"natively if it can, else {other.title}"
+
+
 def _labels(client: Client, label_reader: MakeReader) -> Backend:
     return LabelBackend(label_reader(client), endpoint=client.name, model=client.model)
 
