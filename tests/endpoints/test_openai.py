@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr
 from moa.context import RunContext
 from moa.endpoints import Completion, Message, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import BudgetExceeded, ConfigError, EndpointGarbled, OutputError
+from moa.errors import BudgetExceeded, ConfigError, EndpointGarbled, EndpointRejected, OutputError
 from moa.questions import Option, Question
 from moa.usage import Budget, Price
 
@@ -301,3 +301,25 @@ def test_an_endpoint_serves_one_event_loop_after_another() -> None:
         shared = OpenAIEndpoint("e", model="jev-latest", base_url=url, decides="systemone")
         models = [asyncio.run(once(shared)) for _ in range(2)]
     assert models == ["jevcompat-mock-0.1"] * 2
+
+
+async def test_a_prompt_that_cannot_fit_is_not_sent(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    small, prompt = endpoint(transport, context_window=100), Prompt.of("word " * 100)
+    context = RunContext()
+    with pytest.raises(EndpointRejected, match=r"at least 100 tokens.* of m is 100"):
+        await small.complete(prompt, context)
+    with pytest.raises(EndpointRejected, match="at least 100 tokens"):
+        await streamed(small, prompt)
+    assert served.requests == []
+    assert context.usage.calls == 0
+
+
+@pytest.mark.parametrize("text", ["word " * 99, " " * 5000, "=" * 5000])
+async def test_of_a_prompt_that_may_fit_the_server_says_whether_it_does(
+    text: str, served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(chat())
+    await endpoint(transport, context_window=100).complete(Prompt.of(text), RunContext())
+    assert len(served.requests) == 1

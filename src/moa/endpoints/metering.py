@@ -19,6 +19,14 @@ def approximate_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
 
 
+def fewest_tokens(text: str) -> int:
+    """Count tokens without a tokenizer, from below: no token is longer than a word.
+
+    Of writing without spaces that says next to nothing.
+    """
+    return len(text.split())
+
+
 def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     """Estimate one call from the length of its texts, priced where the price is known."""
     return price.charge(

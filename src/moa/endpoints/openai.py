@@ -22,11 +22,11 @@ from moa.endpoints.client import JSON, Client
 from moa.endpoints.closing import Closing
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.detection import Decides, MakeReader, backend_of
-from moa.endpoints.metering import estimate_of
+from moa.endpoints.metering import estimate_of, fewest_tokens
 from moa.endpoints.profiles import Profile
 from moa.endpoints.schema import response_format
 from moa.endpoints.thinking import ThinkingSplitter, split_thinking
-from moa.errors import CapabilityError, EndpointGarbled, OutputError
+from moa.errors import CapabilityError, EndpointGarbled, EndpointRejected, OutputError
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -48,7 +48,8 @@ class OpenAIEndpoint(Closing):
         tier: `slm` or `llm`.
         price: What it charges.
         context_window: Tokens that fit into one request, prompt and answer together; `None` is
-            unknown.
+            unknown. A prompt with at least as many words is refused before it is sent; of one that
+            may fit the server says whether it does.
         concurrency: Most requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take.
@@ -112,13 +113,15 @@ class OpenAIEndpoint(Closing):
         """Ask for text, or for JSON by a schema.
 
         Raises:
-            EndpointError: the request failed; `EndpointGarbled` where it brought no text.
+            EndpointError: the request failed; `EndpointGarbled` where it brought no text,
+                `EndpointRejected` where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't complete.
         """
         self._need("complete")
+        self._check_length(prompt)
         body = self.chat(prompt)
         answer, amount = await self.client.post(
             "/chat/completions", body, context, estimate=self._estimate(prompt)
@@ -146,13 +149,15 @@ class OpenAIEndpoint(Closing):
         in the pieces, and not in the text of the `Completion`.
 
         Raises:
-            EndpointError: the request failed, at the start or in the middle.
+            EndpointError: the request failed, at the start or in the middle; `EndpointRejected`
+                where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't stream.
         """
         self._need("stream")
+        self._check_length(prompt)
         body = {**self.chat(prompt), "stream": True, "stream_options": {"include_usage": True}}
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
@@ -272,6 +277,17 @@ class OpenAIEndpoint(Closing):
     def _estimate(self, prompt: Prompt) -> Amount:
         texts = (message.content for message in prompt.messages)
         return estimate_of(*texts, max_tokens=prompt.max_tokens, price=self.price)
+
+    def _check_length(self, prompt: Prompt) -> None:
+        """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
+        fewest = sum(fewest_tokens(message.content) for message in prompt.messages)
+        if self.context_window is not None and fewest >= self.context_window:
+            raise EndpointRejected(
+                f"the prompt has at least {fewest} tokens, and the context window of {self.model} "
+                f"is {self.context_window}, so it was not sent. Shorten it, or ask an endpoint "
+                "with a larger `context_window`",
+                endpoint=self.name,
+            )
 
     def _first_choice(self, answer: JSON) -> JSON:
         choices = _objects(answer.get("choices"))
