@@ -126,3 +126,50 @@ def test_what_is_written_as_json_lines_is_read_back(values: list[dict[str, objec
 
 def surrogate(value: object) -> bool:
     return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def test_a_csv_cell_may_be_long(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "a.csv", f"id,text\n1,{'x' * 200_000}\n")
+    assert isinstance(row, Row)
+    assert row.value == {"id": "1", "text": "x" * 200_000}
+
+
+def test_two_csv_columns_of_one_name_are_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"two columns .* are called 'text'"):
+        read(tmp_path, "a.csv", "id,text,text\n1,a,b\n")
+
+
+class BadDisk(io.BytesIO):
+    """Fails in the middle of a file."""
+
+    def __next__(self) -> bytes:
+        line = super().__next__()
+        if line.startswith(b"bad"):
+            raise OSError(5, "Input/output error")
+        return line
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "two"}\nbad\n{"text": "four"}\n'),
+        ("a.csv", b"text\none\ntwo\nbad\nfour\n"),
+        ("a.txt", b"one\ntwo\nbad\nfour\n"),
+    ],
+)
+def test_a_disk_that_fails_on_the_way_costs_what_follows_and_is_reported(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    def opened(path: Path, mode: str) -> BinaryIO:
+        return BadDisk(content)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert rows.count(str(path), None) is None
+    found = list(rows.read(str(path)))
+    assert [type(row) for row in found] == [Row, Row, Malformed]
+    last = found[-1]
+    assert isinstance(last, Malformed)
+    assert "Input/output error" in last.error

@@ -18,6 +18,8 @@ from moa.errors import ConfigError
 
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
+_LONGEST_CELL = 2**24
+"""Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
 
 Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
 
@@ -56,7 +58,7 @@ def read(source: str) -> Iterator[Row | Malformed]:
         ConfigError: there is no such file, it can't be read, or its name ends otherwise.
     """
     if source == STDIN:
-        return _stdin(sys.stdin.buffer)
+        return _until_it_breaks(_stdin(sys.stdin.buffer))
     path = Path(source)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -74,14 +76,29 @@ def count(source: str, limit: int | None) -> int | None:
     path = Path(source)
     if path.suffix.lower() not in (".jsonl", ".txt"):
         return None
-    with _opened(path) as file:
-        items = sum(1 for line in file if path.suffix.lower() == ".txt" or line.strip())
+    try:
+        with _opened(path) as file:
+            items = sum(1 for line in file if path.suffix.lower() == ".txt" or line.strip())
+    except OSError:  # reported when reading gets there
+        return None
     return items if limit is None else min(items, limit)
 
 
 def _of_file(path: Path, reader: Reader) -> Iterator[Row | Malformed]:
     with _opened(path) as file:
-        yield from reader(_lines(file))
+        yield from _until_it_breaks(reader(_lines(file)))
+
+
+def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
+    """End where the disk fails with one item that says so: what was read before is kept."""
+    number = 0
+    try:
+        for row in found:
+            number = row.number
+            yield row
+    except OSError as error:
+        problem = f"it and all that follows can't be read: {error.strerror}"
+        yield Malformed(number=number + 1, error=problem, raw="")
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -153,6 +170,7 @@ class _Feed:
 
 
 def _csv(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
+    csv.field_size_limit(_LONGEST_CELL)
     feed = _Feed(lines)
     reader = csv.reader(feed, strict=True)
     header: list[str] | None = None
@@ -168,9 +186,16 @@ def _csv(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
             yield Malformed(number=line.number, error=f"no CSV: {error}", raw=raw)
             continue
         if header is None:
-            header = cells
+            header = _header(cells)
         elif cells:
             yield _csv_row(feed.taken[0].number, header, cells)
+
+
+def _header(cells: list[str]) -> list[str]:
+    for place, name in enumerate(cells):
+        if name in cells[:place]:
+            raise ConfigError(f"two columns of the CSV file are called {name!r}: rename one")
+    return cells
 
 
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
