@@ -89,6 +89,7 @@ def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     assert code == 1
     assert [line["label"] for line in found] == ["red", None, None, None, "blue"]
     assert [line["id"] for line in found] == [1, 2, 7, 4, 5]
+    assert [(line["confidence"], line["scores"]) for line in found[1:4]] == [(None, {})] * 3
     assert "malformed" in found[1]["error"]
     assert "needs a 'text'" in found[2]["error"]
     assert "empty" in found[3]["error"]

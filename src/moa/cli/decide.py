@@ -41,7 +41,9 @@ With a few labelled rows ({"text": …, "label": …}), which help a small model
         --unlabelled last-month.jsonl --out decided.jsonl
 
 Each line has id, label, confidence (the label's probability) and scores (one a label, adding up
-to 1). Exit codes: 0 all decided, 1 some failed, 2 usage or configuration, 130 stopped.
+to 1). In the line of a row that failed they are null, null and {}, and error says why.
+
+Exit codes: 0 all decided, 1 some failed, 2 usage or configuration, 130 stopped.
 """
 
 
@@ -112,7 +114,12 @@ def line(item: Item) -> dict[str, object]:
     from moa.questions import Choice
 
     output = item.output
-    written: dict[str, object] = {"id": item.row.id, "label": None, "confidence": None}
+    written: dict[str, object] = {
+        "id": item.row.id,
+        "label": None,
+        "confidence": None,
+        "scores": {},
+    }
     if isinstance(output, Choice):
         decided = cast("Choice[str]", output)
         written |= {
