@@ -40,6 +40,16 @@ EXAMPLES = [
     Example("Nothing works and nobody answers.", {"mood": "negative"}),
     Example("Great service, thank you!", {"mood": "positive"}),
 ]
+ENDLESS = Prompt.of(
+    "Tell me a story.",
+    max_tokens=3000,
+    json_schema={
+        "type": "array",
+        "minItems": 500,
+        "items": {"type": "string", "enum": ["and so it went on and on"]},
+    },
+)
+"""The model can't end it before it has written thousands of tokens."""
 LONG = Prompt.of("Tell me a long story.", max_tokens=400)
 
 
@@ -192,28 +202,34 @@ async def test_an_endpoint_that_was_closed_can_be_used_again() -> None:
 async def mortal() -> AsyncIterator[tuple[EmbeddedEndpoint, psutil.Process]]:
     """An endpoint, and the engine that it alone uses."""
     before = set(engines())
-    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=600))
+    endpoint = EmbeddedEndpoint(settings=EngineSettings(context_window=3600))
     await endpoint.start(RunContext())
     (own,) = set(engines()) - before
     yield endpoint, own
     await endpoint.close()
 
 
-async def killed_while_it_writes(endpoint: EmbeddedEndpoint, process: psutil.Process) -> None:
-    async for _ in endpoint.stream(LONG, RunContext()):
-        process.kill()
-
-
 async def test_an_engine_killed_in_mid_run_fails_its_calls_and_serves_the_next(
     mortal: tuple[EmbeddedEndpoint, psutil.Process],
 ) -> None:
     endpoint, process = mortal
-    others = [asyncio.ensure_future(endpoint.complete(LONG, RunContext())) for _ in range(3)]
-    with pytest.raises(EndpointUnavailable, match=r"died while it worked .*killed by SIGKILL"):
-        await killed_while_it_writes(endpoint, process)
-    failed = await asyncio.gather(*others, return_exceptions=True)
     context = RunContext()
-    assert (await endpoint.complete(Prompt.of("Hi", max_tokens=2), context)).text
+    others: list[asyncio.Future[Completion]] = []
+
+    async def ask() -> Completion:
+        return await endpoint.complete(Prompt.of("Hi", max_tokens=2), context.nested())
+
+    async def kill_while_it_writes() -> None:
+        async for _ in endpoint.stream(ENDLESS, RunContext()):
+            if not others:
+                others.extend(asyncio.ensure_future(ask()) for _ in range(3))
+                await asyncio.sleep(0)  # they are on their way, how far is all the same
+                process.kill()
+
+    with pytest.raises(EndpointUnavailable, match=r"died while it worked .*killed by SIGKILL"):
+        await kill_while_it_writes()
+    ends = await asyncio.gather(*others, return_exceptions=True)
+    assert (await ask()).text
     assert ("retried", "with the engine started again") in [(n.kind, n.text) for n in context.trace]
-    # Those that still waited for a slot find no engine when their turn comes.
-    assert all(isinstance(error, EndpointUnavailable) for error in failed), failed
+    # Each was in time, was killed along, or came late enough for the next engine.
+    assert all(isinstance(end, EndpointUnavailable | Completion) for end in ends), ends
