@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from moa.config import EndpointConfig, checked, find, load
+from moa.cli.configuration import configured
+from moa.config import EndpointConfig, checked, find, load, misspelt_variables
 from moa.errors import ConfigError
 from moa.usage import Price
 
@@ -165,3 +166,46 @@ def test_the_settings_of_a_graph_are_checked_by_its_own_model() -> None:
         ConfigError, match=r"\[graphs.mine.queues.a\] has no key 'tune'. Did you mean 'tone'"
     ):
         checked(Settings, {"queues": {"a": {"tune": "x"}}}, table="graphs.mine")
+
+
+@pytest.mark.parametrize("key", ["input_price", "output_price", "cached_input_price"])
+def test_one_price_of_an_unknown_model_is_an_error_that_names_both(key: str) -> None:
+    written(SMALL + f"{key} = 1\n")
+    with pytest.raises(ConfigError, match=r"endpoints.small\].* input_price and output_price"):
+        load()
+
+
+def test_one_price_of_a_known_model_replaces_the_published_one() -> None:
+    written(LARGE + "input_price = 1\n")
+    price = load().endpoints["large"].price()
+    assert price.input == 1
+    assert price.known
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("MOA_CONFG", "MOA_CONFIG"),
+        ("MOA_MODELS", "MOA_MODEL"),
+        ("MOA_ENDPOINT__SMALL__MODEL", "MOA_ENDPOINTS__SMALL__MODEL"),
+    ],
+)
+def test_a_misspelt_variable_is_found_with_the_right_one(
+    name: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert misspelt_variables() == {name: right}
+
+
+@pytest.mark.parametrize("name", ["MOA_TIERS__SLM", "MOA_CACHE", "MOA_SOMETHING_ELSE", "MO_CONFG"])
+def test_other_variables_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    assert misspelt_variables() == {}
+
+
+def test_a_command_warns_of_a_misspelt_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOA_CONFG", "other.toml")
+    configured(None)
+    assert "MOA_CONFG. Did you mean MOA_CONFIG?" in capsys.readouterr().err

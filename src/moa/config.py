@@ -38,6 +38,8 @@ from moa.usage import Price, Tier
 
 FILE = "moa.toml"
 VARIABLE = "MOA_CONFIG"
+VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL")
+"""All that are read, beside those of `Config`."""
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
 
@@ -92,7 +94,8 @@ class EndpointConfig(BaseModel):
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, where the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Most tokens of a prompt and its answer together; `None`: whatever the server takes."""
+    """Most tokens of a prompt and its answer together; a prompt with at least as many words is
+    refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
     """Most requests in flight at once; further ones wait."""
     decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
@@ -251,6 +254,8 @@ def load(path: str | Path | None = None) -> Config:
         raise ConfigError(
             f"{where}: [endpoints.{EMBEDDED}] is the name of the model that is built in"
         )
+    for name, endpoint in config.endpoints.items():
+        _check_prices(endpoint, f"{where}: [endpoints.{name}]")
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
         if name is not None and name != EMBEDDED and name not in config.endpoints:
             known = [*config.endpoints, EMBEDDED]
@@ -322,6 +327,29 @@ def published_price(model: str, vendor: Vendor | None) -> Price:
         cached_input=base(found.cache_read_mtok),
         output=base(found.output_mtok),
     )
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Find variables that nothing reads and that are nearly one that is, which is named."""
+    prefix = str(Config.model_config.get("env_prefix"))
+    known = [name.removeprefix(prefix) for name in VARIABLES]
+    known += [field.upper() for field in Config.model_fields]
+    found: dict[str, str] = {}
+    for name in sorted(os.environ):
+        head, *rest = name.upper().removeprefix(prefix).split("__")
+        if name.upper().startswith(prefix) and head not in known:
+            for right in get_close_matches(head, known, n=1, cutoff=0.75):
+                found[name] = prefix + "__".join([right, *rest])
+    return found
+
+
+def _check_prices(endpoint: EndpointConfig, place: str) -> None:
+    stated = {endpoint.input_price, endpoint.cached_input_price, endpoint.output_price} - {None}
+    if stated and not endpoint.price().known:
+        raise ConfigError(
+            f"{place} gives one price of a model whose others are not known: give both "
+            "input_price and output_price"
+        )
 
 
 def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from moa.cli.configuration import configured
 from moa.cli.survey import Surveyed, survey
-from moa.config import EMBEDDED, find, load
+from moa.config import EMBEDDED, find
 
 _OWN = "mixture-of-agents"
 _EXTRA = "local"
@@ -48,7 +49,7 @@ async def checks(config: Path | None) -> list[Check]:
     file = find(config)
     found = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
-    endpoints = [_endpoint(surveyed) for surveyed in await survey(load(config))]
+    endpoints = [_endpoint(surveyed) for surveyed in await survey(configured(config))]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         *(_package(requirement) for requirement in optional()),

@@ -28,13 +28,13 @@ def draw(
     config: options.ConfigFile = None,
 ) -> None:
     """Draw a graph."""
-    from moa.config import load
+    from moa.cli.configuration import configured
     from moa.errors import ConfigError
     from moa.graphs.built import BuiltGraph
     from moa.ready import node_of
     from moa.tiers import Endpoints
 
-    node = node_of(graph, Endpoints(load(config), read_keys=False))
+    node = node_of(graph, Endpoints(configured(config), read_keys=False))
     if not isinstance(node, BuiltGraph):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = node.draw()

@@ -10,7 +10,8 @@ EXAMPLES = """
     moa models --config other.toml
     moa models --json | jq .state
 
-Every server is asked for its list of models, which costs nothing; nothing is started.
+Every server is asked for its list of models, which costs nothing; nothing is started. Whether one
+can decide natively shows at its first decision, so "can" says what it does otherwise, too.
 """
 
 
@@ -20,20 +21,19 @@ def models(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     import sys
 
     from moa.cli import screen
+    from moa.cli.configuration import configured
     from moa.cli.lines import write
     from moa.cli.survey import survey
     from moa.cli.tables import listed
-    from moa.config import load
 
-    found = asyncio.run(survey(load(config)))
+    found = asyncio.run(survey(configured(config)))
     if as_json:
         for endpoint in found:
             write(sys.stdout, endpoint.line())
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
     rows = [
-        (e.name, e.tier, ", ".join(e.default_of), e.model, e.priced, ", ".join(e.can), e.state)
-        for e in found
+        (e.name, e.tier, ", ".join(e.default_of), e.model, e.priced, e.able, e.state) for e in found
     ]
     console = screen.out()
     console.print(listed(columns, rows))

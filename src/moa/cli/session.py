@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moa.cli.batch import Rows, run_one, through
+from moa.cli.configuration import configured
 from moa.cli.inputs import Reader
 from moa.cli.items import Item, Row
 from moa.cli.report import Report
-from moa.config import load
 from moa.context import RunContext
 from moa.node import Node
 from moa.tiers import NO_LLM, Endpoints
@@ -59,7 +59,7 @@ class Session:
         return FAILED if report.tally.failed else ANSWERED
 
     async def _run(self, prepare: Prepare, rows: Rows, report: Report) -> None:
-        async with Endpoints(load(self.config)) as endpoints:
+        async with Endpoints(configured(self.config)) as endpoints:
             budget = Budget(cost=self.budget_usd)
             context = RunContext(budget=budget, reference=endpoints.reference, keep_notes=False)
             prepared = await prepare(endpoints, context)

@@ -12,7 +12,9 @@ from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
+from moa.endpoints.detection import way_of
 from moa.endpoints.engine import check_engine
+from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, MissingDependency, MoaError
 from moa.tiers import Endpoints
@@ -37,6 +39,8 @@ class Surveyed:
     """In words: reachable, or what is missing."""
     price: Price
     can: tuple[Capability, ...]
+    decides: str
+    """How it decides, as far as is known before the first decision."""
 
     def line(self) -> dict[str, object]:
         """Write it as what `json` can write."""
@@ -51,7 +55,13 @@ class Surveyed:
             "input_price": None if self.price.input is None else float(self.price.input),
             "output_price": None if self.price.output is None else float(self.price.output),
             "can": list(self.can),
+            "decides": self.decides,
         }
+
+    @property
+    def able(self) -> str:
+        """What it can do in words, and how it decides."""
+        return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
 
     @property
     def priced(self) -> str:
@@ -76,7 +86,7 @@ def defaults(config: Config) -> dict[Tier, str]:
 async def _server(config: Config, name: str) -> Surveyed:
     entry = config.endpoints[name]
     unkeyed = Endpoints(config, read_keys=False)
-    there, state = await _probed(config, name)
+    there, state, known = await _probed(config, name)
     try:
         can = tuple(sorted(unkeyed.server(name).capabilities))
     except ConfigError:  # the probe has said what is wrong
@@ -93,6 +103,7 @@ async def _server(config: Config, name: str) -> Surveyed:
         state=state,
         price=entry.price(),
         can=can,
+        decides=way_of(entry.decide, known),
     )
 
 
@@ -101,23 +112,24 @@ def _without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-async def _probed(config: Config, name: str) -> tuple[bool, str]:
+async def _probed(config: Config, name: str) -> tuple[bool, str, Profile | None]:
     """Ask a server for its list of models, which every vendor's knows and which costs nothing."""
     try:
         server = Endpoints(config).server(name)
     except ConfigError as error:
-        return False, str(error)
+        return False, str(error), None
     try:
         listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
     except MoaError as error:
-        return False, str(error)
+        return False, str(error), None
     finally:
         await server.close()
+    known = profile_of(listed)
     models = [str(entry.get("id")) for entry in listed.get("data") or ()]
     wanted = config.endpoints[name].model
     if models and not any(wanted == model.removeprefix("models/") for model in models):
-        return False, f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
-    return True, "reachable"
+        return False, f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}", known
+    return True, "reachable", known
 
 
 def _embedded(config: Config) -> Surveyed:
@@ -133,6 +145,7 @@ def _embedded(config: Config) -> Surveyed:
         state=state,
         price=endpoint.price,
         can=tuple(sorted(endpoint.capabilities)),
+        decides=way_of("labels", None),
     )
 
 
