@@ -266,3 +266,15 @@ def test_a_full_disk_stops_the_run_with_a_sentence(capsys: pytest.CaptureFixture
     Path("out.jsonl").symlink_to("/dev/full")
     assert moa("run", "mails.py:graph", "in.txt", "--out", "out.jsonl") == 2
     assert "can't be written: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can't be read")
+def test_a_disk_that_fails_while_it_is_read_is_a_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in.txt").symlink_to("/proc/self/mem")
+    assert moa("run", "mails.py:graph", "in.txt", "--json") == 1
+    out, err = capsys.readouterr()
+    (line,) = lines(out)
+    assert "can't be read: Input/output error" in line["error"]
+    assert "Traceback" not in err

@@ -75,6 +75,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def do_GET(self) -> None:
+        data = json.dumps({"data": [{"id": "m", "owned_by": "vllm"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
@@ -183,6 +191,25 @@ def test_models_and_doctor_say_what_does_not_answer(
         main(["doctor"])
     assert left.value.code == 1
     assert "export OPENAI_API_KEY" in capsys.readouterr().out
+
+
+def test_models_says_how_a_server_decides_as_far_as_it_tells(
+    asked: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "--json"])
+    large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert large["decides"] == "natively if it can, else label log-probabilities"
+    with Path("moa.toml").open("a") as file:
+        file.write('decide = "text"\n')
+    with pytest.raises(SystemExit):
+        main(["models", "--json"])
+    large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert large["decides"] == "written labels, without probabilities"
+    with pytest.raises(SystemExit):
+        main(["models"])
+    assert "decide (written" in capsys.readouterr().out
+    assert asked == {}  # no token was spent
 
 
 def test_a_password_in_an_address_is_refused_and_never_printed(
