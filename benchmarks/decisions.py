@@ -158,42 +158,46 @@ def sparrow(task: Task, labels: Sequence[str], rows: Sequence[Row]) -> tuple[Fou
     return scored(rows, labels, found, 0.0), speed
 
 
-async def one_set(data: Path, name: str, task: Task, slm: Endpoint) -> dict[str, Any]:
-    rows = rows_of(data, name)
-    chosen_on, rest = rows[:CHOSEN_ON], rows[CHOSEN_ON : CHOSEN_ON + REPORTED]
-    labels = sorted({row["label"] for row in rows})
-    texts = [row["text"] for row in rest]
-    # The views that draws have in common are read once.
-    endpoint = Cached(slm, size=100_000)
-    agent = Classifier(endpoint, labels, task=task.question, none=False, name="label")
+class Bench:
+    """One set, measured a step at a time, so that a run can be stopped and resumed."""
 
-    fair = await agent.adapt(unlabelled=texts)
-    start = time.perf_counter()
-    found, fresh = await decided(fair, rest)
-    report: dict[str, Any] = {
-        "n": len(rest),
-        "no_labels": scored(rest, labels, found, fresh)._asdict(),
-        "no_labels_s": time.perf_counter() - start,
-    }
-    print(name, "no labels", report["no_labels"], flush=True)
-    draws: list[Found] = []
-    for draw in range(DRAWS):
-        shown = random.Random(draw).sample(chosen_on, LABELS)
+    def __init__(self, data: Path, name: str, slm: Endpoint) -> None:
+        rows = rows_of(data, name)
+        self.name, self.task, self.slm = name, TASKS[name], slm
+        self.chosen_on = rows[:CHOSEN_ON]
+        self.rest = rows[CHOSEN_ON : CHOSEN_ON + REPORTED]
+        self.labels = sorted({row["label"] for row in rows})
+        self.texts = [row["text"] for row in self.rest]
+        # The views that draws have in common are read once.
+        self.agent = Classifier(
+            Cached(slm, size=100_000),
+            self.labels,
+            task=self.task.question,
+            none=False,
+            name="label",
+        )
+
+    async def without_labels(self, report: dict[str, Any]) -> None:
+        fair = await self.agent.adapt(unlabelled=self.texts)
+        found, fresh = await decided(fair, self.rest)
+        report["n"] = len(self.rest)
+        report["no_labels"] = scored(self.rest, self.labels, found, fresh)._asdict()
+
+    async def beside(self, report: dict[str, Any]) -> None:
+        rows = self.rest[:WRITTEN]
+        alone, report["written_per_s"] = await written(self.slm, self.task, self.labels, rows)
+        report["written"] = alone._asdict()
+        peer = sparrow(self.task, self.labels, self.rest)
+        if peer is not None:
+            report["sparrow"], report["sparrow_per_s"] = peer[0]._asdict(), peer[1]
+
+    async def with_labels(self, report: dict[str, Any]) -> None:
+        draw = len(report.setdefault("labels", []))
+        shown = random.Random(draw).sample(self.chosen_on, LABELS)
         labelled = [Example(row["text"], {"label": row["label"]}) for row in shown]
-        fitted = await agent.adapt(labelled=labelled, unlabelled=texts)
-        found, fresh = await decided(fitted, rest)
-        draws.append(scored(rest, labels, found, fresh))
-        print(name, "draw", draw, draws[-1], flush=True)
-    report["labels"] = [draw._asdict() for draw in draws]
-    alone, speed = await written(slm, task, labels, rest[:WRITTEN])
-    report["written"] = alone._asdict()
-    report["written_per_s"] = speed
-    print(name, "written", report["written"], flush=True)
-    peer = sparrow(task, labels, rest)
-    if peer is not None:
-        report["sparrow"], report["sparrow_per_s"] = peer[0]._asdict(), peer[1]
-        print(name, "sparrow", report["sparrow"], flush=True)
-    return report
+        fitted = await self.agent.adapt(labelled=labelled, unlabelled=self.texts)
+        found, fresh = await decided(fitted, self.rest)
+        report["labels"].append(scored(self.rest, self.labels, found, fresh)._asdict())
 
 
 async def speeds(data: Path, slm: Endpoint) -> dict[str, float]:
@@ -276,13 +280,14 @@ def section(sets: dict[str, Any], speed: dict[str, float]) -> str:
             ("`sparrow-decider`", movie.get("sparrow_per_s", 0.0), 0.0),
         )
     ]
+    draws = min(len(found["labels"]) for found in sets.values())
     return f"""## Decisions
 
 The default decision agent (`Classifier`, as `moa decide` runs it) on the embedded model,
 SmolLM2-135M-Instruct Q4_1. Cells are accuracy / macro F1 / expected calibration error (10 bins).
 Labelled examples are drawn from the first {CHOSEN_ON} rows of a set, on which the method's
 constants were chosen; all figures are on the rows after them. With {LABELS} labels: median of
-{DRAWS} random draws, and their range. Writing JSON: the same model, zero-shot, held to the schema
+{draws} random draws or more, and their range. Writing JSON: the same model, zero-shot, held to the schema
 while decoding, on the first {WRITTEN} of those rows; it has no confidence. No words and no examples
 of any of these tasks are built in.
 
@@ -297,14 +302,29 @@ of any of these tasks are built in.
 async def run(args: argparse.Namespace) -> None:
     kept = Path(args.resume) if args.resume else None
     done: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    sets: dict[str, Any] = done.setdefault("sets", {})
+
+    def keep(name: str, step: str) -> None:
+        print(f"{name}, {step}", flush=True)
+        if kept:
+            kept.write_text(json.dumps(done))
+
     async with EmbeddedEndpoint() as slm:
-        for name in args.sets:
-            if name not in done.setdefault("sets", {}):
-                done["sets"][name] = await one_set(Path(args.data), name, TASKS[name], slm)
-                if kept:
-                    kept.write_text(json.dumps(done))
-        done["speed"] = await speeds(Path(args.data), slm)
-    body = section({name: done["sets"][name] for name in args.sets}, done["speed"])
+        benches = {name: Bench(Path(args.data), name, slm) for name in args.sets}
+        for name, bench in benches.items():
+            report = sets.setdefault(name, {})
+            for key, step in (("no_labels", bench.without_labels), ("written", bench.beside)):
+                if key not in report:
+                    await step(report)
+                    keep(name, f"{key}: {report[key]}")
+        for name, bench in benches.items():
+            while len(sets[name].get("labels", [])) < args.draws:
+                await bench.with_labels(sets[name])
+                keep(name, f"draw of labels: {sets[name]['labels'][-1]}")
+        if "speed" not in done:
+            done["speed"] = await speeds(Path(args.data), slm)
+            keep("speed", str(done["speed"]))
+    body = section({name: sets[name] for name in TASKS if name in args.sets}, done["speed"])
     print(body)
     if not args.no_docs:
         write("decisions", "python benchmarks/decisions.py --data DIR", body)
@@ -314,6 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("MOA_DATA"), help="folder of the sets")
     parser.add_argument("--sets", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of labels a set")
     parser.add_argument("--resume", help="file that keeps finished sets, and is read again")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/benchmarks.md alone")
     args = parser.parse_args()
