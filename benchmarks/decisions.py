@@ -30,6 +30,7 @@ CHOSEN_ON = 400
 REPORTED = 500
 WRITTEN = 200
 DRAWS, LABELS = 5, 32
+STEPS = ("no_labels", "written", "labels", "speed")
 AT_ONCE = 4
 
 
@@ -221,81 +222,92 @@ async def speeds(data: Path, slm: Endpoint) -> dict[str, float]:
     return found
 
 
-def section(sets: dict[str, Any], speed: dict[str, float]) -> str:
-    def shown(found: dict[str, float]) -> str:
-        ece = "-" if found["ece"] < 0 else f"{found['ece']:.2f}"
-        return f"{found['accuracy']:.3f} / {found['macro_f1']:.3f} / {ece}"
+NOT_YET = "not measured yet"
 
-    def middle(draws: Sequence[dict[str, float]]) -> str:
-        values = {k: median(d[k] for d in draws) for k in ("accuracy", "macro_f1", "ece")}
-        low, high = (f(d["accuracy"] for d in draws) for f in (min, max))
-        return f"{shown(values)} ({low:.3f} to {high:.3f})"
 
+def shown(found: dict[str, float] | None) -> str:
+    if found is None:
+        return NOT_YET
+    ece = "-" if found["ece"] < 0 else f"{found['ece']:.2f}"
+    return f"{found['accuracy']:.3f} / {found['macro_f1']:.3f} / {ece}"
+
+
+def middle(draws: Sequence[dict[str, float]]) -> str:
+    if not draws:
+        return NOT_YET
+    values = {k: median(d[k] for d in draws) for k in ("accuracy", "macro_f1", "ece")}
+    low, high = (f(d["accuracy"] for d in draws) for f in (min, max))
+    return f"{shown(values)} ({low:.3f} to {high:.3f}, {len(draws)} draws)"
+
+
+def goals(name: str, found: dict[str, Any]) -> list[list[str]]:
+    task = TASKS[name]
+    draws = found.get("labels", [])
+    reached = (
+        found["no_labels"]["accuracy"] if "no_labels" in found else None,
+        median(d["accuracy"] for d in draws) if draws else None,
+    )
+    rows: list[list[str]] = []
+    for what, value, target, aim in zip(
+        ("no labels", f"{LABELS} labels"), reached, task.targets, task.aims, strict=True
+    ):
+        if target is None or aim is None:
+            continue
+        if value is None:
+            verdict = NOT_YET
+        else:
+            verdict = "aim" if value >= aim else "target" if value >= target else ""
+            verdict = f"{verdict} reached" if verdict else "**missed**"
+        measured = "-" if value is None else f"{value:.3f}"
+        rows.append([f"`{name}`, {what}", measured, f"{target}", f"{aim}", verdict])
+    return rows
+
+
+def costs(movie: dict[str, Any], speed: dict[str, float]) -> list[list[str]]:
+    fresh = movie["no_labels"]["fresh_tokens"]
+    rows = (
+        ("one view, no fitting", speed["one view, no fitting"], fresh / 3),
+        ("no labels (three views)", speed["no labels"], fresh),
+        ("32 labels (three views)", speed["32 labels"], fresh),
+        ("writes JSON", movie["written_per_s"], movie["written"]["fresh_tokens"]),
+        ("`sparrow-decider`", movie.get("sparrow_per_s", 0.0), 0.0),
+    )
+    return [[name, f"{per_s:.1f}", f"{tokens:.0f}"] for name, per_s, tokens in rows]
+
+
+def section(sets: dict[str, Any], speed: dict[str, float] | None) -> str:
     quality = [
         [
             f"`{name}`",
-            found["n"],
-            shown(found["no_labels"]),
-            middle(found["labels"]),
-            shown(found["written"]),
-            shown(found["sparrow"]) if "sparrow" in found else "-",
+            found.get("n", REPORTED),
+            shown(found.get("no_labels")),
+            middle(found.get("labels", [])),
+            shown(found.get("written")),
+            shown(found.get("sparrow")),
         ]
         for name, found in sets.items()
     ]
-    goals: list[list[str]] = []
-    for name, found in sets.items():
-        reached = (
-            found["no_labels"]["accuracy"],
-            median(d["accuracy"] for d in found["labels"]),
-        )
-        task = TASKS[name]
-        for what, value, target, aim in zip(
-            ("no labels", "32 labels"), reached, task.targets, task.aims, strict=True
-        ):
-            if target is not None and aim is not None:
-                verdict = (
-                    "aim reached"
-                    if value >= aim
-                    else "target reached"
-                    if value >= target
-                    else "**missed**"
-                )
-                goals.append([f"`{name}`, {what}", f"{value:.3f}", f"{target}", f"{aim}", verdict])
-    movie = sets.get("sentiment2_movie") or next(iter(sets.values()))
-    cost = [
-        [name, f"{per_s:.1f}", f"{tokens:.0f}"]
-        for name, per_s, tokens in (
-            (
-                "one view, no fitting",
-                speed["one view, no fitting"],
-                movie["no_labels"]["fresh_tokens"] / 3,
-            ),
-            ("no labels (three views)", speed["no labels"], movie["no_labels"]["fresh_tokens"]),
-            (
-                "32 labels (up to three views)",
-                speed["32 labels"],
-                median(d["fresh_tokens"] for d in movie["labels"]),
-            ),
-            ("writes JSON", movie["written_per_s"], movie["written"]["fresh_tokens"]),
-            ("`sparrow-decider`", movie.get("sparrow_per_s", 0.0), 0.0),
-        )
-    ]
-    draws = min(len(found["labels"]) for found in sets.values())
+    reached = [row for name, found in sets.items() for row in goals(name, found)]
+    movie = sets["sentiment2_movie"]
+    cost = ""
+    if speed is not None:
+        head = ["film reviews", "decisions/s", "uncached tokens a decision"]
+        cost = table(head, costs(movie, speed))
     return f"""## Decisions
 
 The default decision agent (`Classifier`, as `moa decide` runs it) on the embedded model,
 SmolLM2-135M-Instruct Q4_1. Cells are accuracy / macro F1 / expected calibration error (10 bins).
 Labelled examples are drawn from the first {CHOSEN_ON} rows of a set, on which the method's
-constants were chosen; all figures are on the rows after them. With {LABELS} labels: median of
-{draws} random draws or more, and their range. Writing JSON: the same model, zero-shot, held to the schema
+constants were chosen; all figures are on the rows after them. With {LABELS} labels: medians over
+random draws, and the range of accuracy. Writing JSON: the same model, zero-shot, held to the schema
 while decoding, on the first {WRITTEN} of those rows; it has no confidence. No words and no examples
 of any of these tasks are built in.
 
-{table(["set", "n", "no labels", "32 labels", "writes JSON", "`sparrow-decider`"], quality)}
+{table(["set", "n", "no labels", f"{LABELS} labels", "writes JSON", "`sparrow-decider`"], quality)}
 
-{table(["goal, accuracy", "measured", "target", "aim", ""], goals)}
+{table(["goal, accuracy", "measured", "target", "aim", ""], reached)}
 
-{table(["film reviews", "decisions/s", "uncached tokens a decision"], cost)}
+{cost}
 """
 
 
@@ -311,20 +323,19 @@ async def run(args: argparse.Namespace) -> None:
 
     async with EmbeddedEndpoint() as slm:
         benches = {name: Bench(Path(args.data), name, slm) for name in args.sets}
-        for name, bench in benches.items():
-            report = sets.setdefault(name, {})
-            for key, step in (("no_labels", bench.without_labels), ("written", bench.beside)):
-                if key not in report:
-                    await step(report)
+        for key in args.steps:
+            for name, bench in benches.items():
+                report = sets.setdefault(name, {})
+                if key in ("no_labels", "written") and key not in report:
+                    await (bench.without_labels if key == "no_labels" else bench.beside)(report)
                     keep(name, f"{key}: {report[key]}")
-        for name, bench in benches.items():
-            while len(sets[name].get("labels", [])) < args.draws:
-                await bench.with_labels(sets[name])
-                keep(name, f"draw of labels: {sets[name]['labels'][-1]}")
-        if "speed" not in done:
+                while key == "labels" and len(report.get("labels", [])) < args.draws:
+                    await bench.with_labels(report)
+                    keep(name, f"draw of labels: {report['labels'][-1]}")
+        if "speed" in args.steps and "speed" not in done:
             done["speed"] = await speeds(Path(args.data), slm)
             keep("speed", str(done["speed"]))
-    body = section({name: sets[name] for name in TASKS if name in args.sets}, done["speed"])
+    body = section({name: sets.get(name, {}) for name in TASKS}, done.get("speed"))
     print(body)
     if not args.no_docs:
         write("decisions", "python benchmarks/decisions.py --data DIR", body)
@@ -334,6 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("MOA_DATA"), help="folder of the sets")
     parser.add_argument("--sets", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--steps", nargs="*", default=list(STEPS), choices=STEPS)
     parser.add_argument("--draws", type=int, default=DRAWS, help="draws of labels a set")
     parser.add_argument("--resume", help="file that keeps finished sets, and is read again")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/benchmarks.md alone")
