@@ -21,6 +21,7 @@ LAYERS = [
     {"agents"},
     {"graphs"},
     {"config"},
+    {"measuring"},
     {"tiers"},
     {"ready"},
     {"cli"},

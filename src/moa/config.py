@@ -25,7 +25,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -34,6 +34,7 @@ from pydantic_settings import (
 )
 
 from moa.errors import ConfigError
+from moa.servers import VLLMConfig, local_url
 from moa.usage import Price, Tier
 
 FILE = "moa.toml"
@@ -102,10 +103,20 @@ class EndpointConfig(BaseModel):
     """How it is asked to decide; `auto` finds out at first use."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds until a request without a complete answer is given up."""
+    serve: Literal["vllm"] | None = None
+    """What `moa up` starts for it on this machine; `None`: it is served by others."""
+    vllm: VLLMConfig = VLLMConfig()
+    """How vLLM is started, where it serves."""
+    served_by: str | None = None
+    """Name of the endpoint whose server is asked, such as for one of its LoRA adapters."""
+    priority: int = 0
+    """Lower is served earlier, on a server that `moa up` starts with `vllm.priority`."""
 
     @property
     def vendor(self) -> Vendor | None:
         """Who serves the model, where its name or its address says so."""
+        if self.serve or self.served_by:
+            return None
         for vendor in VENDORS:
             if self.base_url is not None:
                 if self.base_url.rstrip("/") == vendor.base_url.rstrip("/"):
@@ -122,6 +133,8 @@ class EndpointConfig(BaseModel):
         """
         if self.base_url is not None:
             return self.base_url
+        if self.serve:
+            return local_url(self.vllm.port)
         if self.vendor is None:
             raise ConfigError(
                 f"[endpoints.{name}]: the model {self.model!r} belongs to no vendor that moa "
@@ -186,6 +199,12 @@ class Config(BaseSettings):
     tiers: Tiers = Tiers()
     graphs: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Settings of the ready graphs, checked by each graph's own model."""
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from; `None`: there was none."""
+        return self._file
 
     @classmethod
     def settings_customise_sources(
@@ -199,6 +218,15 @@ class Config(BaseSettings):
         """Let the environment go before the file, whose tables come in as arguments."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+    def server_of(self, name: str) -> str:
+        """Name of the endpoint whose server answers for `name`: mostly its own."""
+        return self.endpoints[name].served_by or name
+
+    @property
+    def served(self) -> dict[str, EndpointConfig]:
+        """The endpoints that `moa up` starts servers for."""
+        return {name: endpoint for name, endpoint in self.endpoints.items() if endpoint.serve}
 
     def of_tier(self, tier: Tier) -> str | None:
         """Name of the endpoint that is the default of `tier`; `None` where there is none.
@@ -250,12 +278,15 @@ def load(path: str | Path | None = None) -> Config:
         raise ConfigError(explained(error, Config, where=where)) from error
     except SettingsError as error:
         raise ConfigError(f"{where}: {error}") from error
+    config._file = file  # pyright: ignore[reportPrivateUsage]
     if EMBEDDED in config.endpoints:
         raise ConfigError(
             f"{where}: [endpoints.{EMBEDDED}] is the name of the model that is built in"
         )
     for name, endpoint in config.endpoints.items():
         _check_prices(endpoint, f"{where}: [endpoints.{name}]")
+        _check_server(config, name, f"{where}: [endpoints.{name}]")
+    _check_ports(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
         if name is not None and name != EMBEDDED and name not in config.endpoints:
             known = [*config.endpoints, EMBEDDED]
@@ -350,6 +381,56 @@ def _check_prices(endpoint: EndpointConfig, place: str) -> None:
             f"{place} gives one price of a model whose others are not known: give both "
             "input_price and output_price"
         )
+
+
+def _check_server(config: Config, name: str, place: str) -> None:
+    """Refuse keys of a server that is another's, or that are two answers to one question."""
+    endpoint = config.endpoints[name]
+    if endpoint.serve or endpoint.served_by:
+        said = "serve" if endpoint.serve else "served_by"
+        for other in ("base_url", "api_key_env", "served_by"):
+            if other != said and getattr(endpoint, other) is not None:
+                raise ConfigError(
+                    f"{place} gives {said} and {other}: where moa starts the server, its address "
+                    f"and its key are moa's own. Leave out one of the two"
+                )
+    if endpoint.serve is None and "vllm" in endpoint.model_fields_set:
+        raise ConfigError(f'{place} has a table vllm, which needs serve = "vllm" above it')
+    if endpoint.served_by is not None:
+        _check_served_by(config, endpoint, endpoint.served_by, place)
+    server = config.endpoints[endpoint.served_by or name]
+    if endpoint.priority and not (server.serve and server.vllm.priority):
+        raise ConfigError(
+            f"{place} has a priority, which only a server heeds that moa starts with "
+            f"[endpoints.{endpoint.served_by or name}.vllm] priority = true"
+        )
+
+
+def _check_served_by(config: Config, endpoint: EndpointConfig, server: str, place: str) -> None:
+    serving = config.served
+    if server not in serving:
+        raise ConfigError(
+            f'{place} served_by = {server!r} is no endpoint with serve = "vllm"'
+            f"{nearest(server, list(serving))}"
+        )
+    models = [serving[server].model, *serving[server].vllm.lora]
+    if endpoint.model not in models:
+        raise ConfigError(
+            f"{place} asks [endpoints.{server}] for the model {endpoint.model!r}, which is neither "
+            f"its model nor one of its lora adapters{nearest(endpoint.model, models)}"
+        )
+
+
+def _check_ports(config: Config, where: str) -> None:
+    taken: dict[int, str] = {}
+    for name, endpoint in config.served.items():
+        for port in endpoint.vllm.ports:
+            if port in taken:
+                raise ConfigError(
+                    f"{where}: [endpoints.{name}.vllm] and [endpoints.{taken[port]}.vllm] both "
+                    f"take port {port}: give one of them another port"
+                )
+            taken[port] = name
 
 
 def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:

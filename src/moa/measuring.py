@@ -1,0 +1,300 @@
+"""Measuring: what a served model was measured to do, what that costs, and where it is kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+
+from moa.config import Config, find
+from moa.endpoints.weights import cache_folder
+from moa.errors import ConfigError
+from moa.usage import UNKNOWN_PRICE, Price
+
+FILE = "moa.bench.json"
+
+Work = Literal["read", "reread", "write", "decide"]
+"""What a model was given to do: long new prompts and next to no answer, long prompts of which it
+has seen the most, short prompts and long answers, or decisions about short texts."""
+
+_INPUT_TO_OUTPUT = 3
+"""How many tokens are read for one that is written, where one concurrency has to be picked."""
+_HOUR_S = Decimal(3600)
+_MILLION, _THOUSAND = Decimal(1_000_000), Decimal(1000)
+
+
+class Step(BaseModel):
+    """One kind of work at one concurrency."""
+
+    model_config = ConfigDict(frozen=True)
+
+    work: Work
+    concurrency: int = Field(gt=0)
+    """Requests in flight all the time, until the time was up."""
+    seconds: float = Field(gt=0)
+    """Wall time from the start of the first request to the end of the last."""
+    requests: int = Field(ge=0)
+    """Those that were answered."""
+    failed: int = Field(default=0, ge=0)
+    """Those that were not."""
+    input_tokens: int = 0
+    """Cached ones included."""
+    cached_input_tokens: int = 0
+    """As far as the server says."""
+    output_tokens: int = 0
+    latency_median_s: float = 0.0
+    latency_p95_s: float = 0.0
+
+    @property
+    def fresh_input_tokens(self) -> int:
+        """Those that the server did not have in its cache."""
+        return self.input_tokens - self.cached_input_tokens
+
+    @property
+    def requests_per_s(self) -> float:
+        """Answered requests in a second; of `decide`, each is one decision."""
+        return self.requests / self.seconds
+
+    @property
+    def input_tokens_per_s(self) -> float:
+        """Prompt tokens in a second, cached ones included."""
+        return self.input_tokens / self.seconds
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Generated tokens in a second."""
+        return self.output_tokens / self.seconds
+
+
+class TokenSeconds(NamedTuple):
+    """Seconds of the hardware that a token takes, all of it being busy."""
+
+    input: float
+    cached_input: float | None
+    """`None`: the server tells of no cached tokens."""
+    output: float
+    concurrency: int
+    """Where that was measured."""
+
+
+class Measurement(BaseModel):
+    """What `moa bench` found out about one endpoint, the steps as they were measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    """Its name in the configuration."""
+    model: str
+    machine: str
+    """The machine that measured, in words. A server elsewhere has hardware of its own."""
+    date: datetime
+    moa_version: str
+    hourly_usd: Decimal | None = Field(default=None, ge=0)
+    """US dollars per hour of the hardware; `None`: not given, so there are no prices."""
+    stopped: bool = False
+    """Whether it was stopped before it was done."""
+    steps: tuple[Step, ...] = ()
+
+    def of(self, work: Work) -> tuple[Step, ...]:
+        """Give the steps of one kind of work."""
+        return tuple(step for step in self.steps if step.work == work)
+
+    @property
+    def token_seconds(self) -> TokenSeconds | None:
+        """Seconds of the hardware a token, at the concurrency that uses it best.
+
+        A step's wall time is the time that its tokens took: `read` and `write` are two equations,
+        of which the seconds an input token and an output token are the two unknowns; `reread`
+        then gives those of a cached one. Of several concurrencies, the one is taken that works
+        off three input tokens and one output token the soonest.
+
+        `None` where `read` and `write` were not both measured at one concurrency.
+        """
+        solved = [found for step in self.of("read") for found in self._solved(step)]
+        return min(solved, key=lambda it: _INPUT_TO_OUTPUT * it.input + it.output, default=None)
+
+    @computed_field
+    @property
+    def decisions_per_s(self) -> float | None:
+        """Decisions in a second at the best concurrency; `None`: not measured."""
+        rates = [step.requests_per_s for step in self.of("decide") if step.requests]
+        return max(rates, default=None)
+
+    @computed_field
+    @property
+    def usd_per_million_input(self) -> Decimal | None:
+        """US dollars per million input tokens that were not cached."""
+        seconds = self.token_seconds
+        return None if seconds is None else self._dollars(seconds.input, _MILLION)
+
+    @computed_field
+    @property
+    def usd_per_million_cached_input(self) -> Decimal | None:
+        """US dollars per million input tokens that were cached."""
+        seconds = self.token_seconds
+        return None if seconds is None else self._dollars(seconds.cached_input, _MILLION)
+
+    @computed_field
+    @property
+    def usd_per_million_output(self) -> Decimal | None:
+        """US dollars per million output tokens."""
+        seconds = self.token_seconds
+        return None if seconds is None else self._dollars(seconds.output, _MILLION)
+
+    @computed_field
+    @property
+    def usd_per_thousand_decisions(self) -> Decimal | None:
+        """US dollars per thousand decisions about short texts."""
+        rate = self.decisions_per_s
+        return None if rate is None else self._dollars(1 / rate, _THOUSAND)
+
+    @property
+    def price(self) -> Price:
+        """What its tokens cost; unknown without a price per hour, or where steps are missing."""
+        if self.usd_per_million_input is None or self.usd_per_million_output is None:
+            return UNKNOWN_PRICE
+        return Price(
+            input=self.usd_per_million_input,
+            cached_input=self.usd_per_million_cached_input,
+            output=self.usd_per_million_output,
+            measured=True,
+        )
+
+    def _dollars(self, seconds: float | None, count: Decimal) -> Decimal | None:
+        if seconds is None or self.hourly_usd is None:
+            return None
+        exact = Decimal(repr(seconds)) * self.hourly_usd / _HOUR_S * count
+        return Decimal(f"{exact:.4g}")
+
+    def _solved(self, read: Step) -> Iterator[TokenSeconds]:
+        same = [step for step in self.of("write") if step.concurrency == read.concurrency]
+        for write in same[:1]:
+            found = _two_unknowns(read, write)
+            if found is not None:
+                again = [s for s in self.of("reread") if s.concurrency == read.concurrency]
+                cached = _cached_seconds(again[0], *found) if again else None
+                yield TokenSeconds(found[0], cached, found[1], read.concurrency)
+
+
+class Measurements(BaseModel):
+    """The file: the last measurement of each endpoint."""
+
+    version: Literal[1] = 1
+    endpoints: dict[str, Measurement] = Field(default_factory=dict[str, Measurement])
+
+
+def file_beside(config_path: Path | None) -> Path:
+    """Say where measurements are kept: beside the configuration, or without one in the cache."""
+    return (cache_folder() if config_path is None else config_path.parent) / FILE
+
+
+def measured(endpoint_name: str, config_path: str | Path | None = None) -> Measurement | None:
+    """Look up what was measured of an endpoint; `None`: nothing.
+
+    Args:
+        endpoint_name: Its name in the configuration, or `embedded`.
+        config_path: The configuration; `None` looks for it as `moa.config.find` does.
+
+    Raises:
+        ConfigError: the file of measurements can't be read, or `config_path` is not there.
+    """
+    return _read(file_beside(find(config_path))).endpoints.get(endpoint_name)
+
+
+def keep(measurement: Measurement, config_path: str | Path | None = None) -> Path:
+    """Write a measurement in place of the last one of its endpoint; give the file.
+
+    The file is replaced in one go, so that a reader finds the old one or the new one.
+
+    Raises:
+        ConfigError: the file can't be read or written.
+    """
+    path = file_beside(find(config_path))
+    kept = _read(path)
+    kept.endpoints[measurement.endpoint] = measurement
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, kept.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"the measurement can't be kept in {path}: {error.strerror or error}"
+        ) from error
+    return path
+
+
+def price_of(config: Config, name: str) -> Price:
+    """What a configured endpoint charges: as configured or published, else as measured.
+
+    Raises:
+        ConfigError: the file of measurements can't be read.
+    """
+    entry = config.endpoints[name]
+    stated = entry.price()
+    return stated if stated.known else measured_price(name, entry.model, config.file)
+
+
+def measured_price(name: str, model: str, config_path: Path | None) -> Price:
+    """What an endpoint was measured to cost; unknown where another model was measured.
+
+    Raises:
+        ConfigError: the file of measurements can't be read.
+    """
+    found = _read(file_beside(config_path)).endpoints.get(name)
+    return found.price if found is not None and found.model == model else UNKNOWN_PRICE
+
+
+def _two_unknowns(read: Step, write: Step) -> tuple[float, float] | None:
+    """Solve for the seconds of an input token and of an output token, neither below 0."""
+    read_in, write_in = read.fresh_input_tokens, write.fresh_input_tokens
+    read_out, write_out = read.output_tokens, write.output_tokens
+    determinant = read_in * write_out - write_in * read_out
+    if determinant <= 0:  # one is no more of reading, or of writing, than the other
+        return None
+    per_input = (read.seconds * write_out - write.seconds * read_out) / determinant
+    per_output = (write.seconds * read_in - read.seconds * write_in) / determinant
+    if per_input < 0:
+        return 0.0, write.seconds / write_out
+    if per_output < 0:
+        return read.seconds / read_in, 0.0
+    return per_input, per_output
+
+
+def _cached_seconds(again: Step, per_input: float, per_output: float) -> float | None:
+    if not again.cached_input_tokens:
+        return None
+    others = again.fresh_input_tokens * per_input + again.output_tokens * per_output
+    return min(per_input, max(0.0, again.seconds - others) / again.cached_input_tokens)
+
+
+def _read(path: Path) -> Measurements:
+    try:
+        return Measurements.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Measurements()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} holds no measurements of this version of moa. Remove it, and measure again"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
