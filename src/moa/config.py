@@ -223,6 +223,10 @@ class Config(BaseSettings):
         """Name of the endpoint whose server answers for `name`: mostly its own."""
         return self.endpoints[name].served_by or name
 
+    def serves(self, name: str) -> bool:
+        """Whether `moa up` starts the server that answers for `name`."""
+        return self.endpoints[self.server_of(name)].serve is not None
+
     @property
     def served(self) -> dict[str, EndpointConfig]:
         """The endpoints that `moa up` starts servers for."""

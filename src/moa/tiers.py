@@ -15,6 +15,7 @@ from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.closing import Closing, close_all
 from moa.errors import ConfigError
+from moa.servers import key_of_running, local_url
 
 if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint
@@ -141,11 +142,14 @@ class Endpoints(Closing):
         """Build an endpoint of the configuration without its retries; whoever asks closes it.
 
         Raises:
-            ConfigError: it isn't there, has no address, or its key is missing.
+            ConfigError: it isn't there, has no address, its key is missing, or it is served by
+                `moa up`, and isn't running.
         """
         from moa.endpoints.openai import OpenAIEndpoint
 
         config = self._configured(name)
+        if self.config.serves(name):
+            return self._replica(name, self._configured(self.config.server_of(name)).vllm.port)
         return OpenAIEndpoint(
             name,
             model=config.model,
@@ -154,6 +158,26 @@ class Endpoints(Closing):
             tier=config.tier,
             price=config.price(),
             context_window=config.context_window,
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+            decides=config.decide,
+        )
+
+    def _replica(self, name: str, port: int) -> OpenAIEndpoint:
+        """Build the endpoint of one server that `moa up` started."""
+        from moa.endpoints.vllm import VLLMEndpoint
+
+        config, server = self._configured(name), self.config.server_of(name)
+        key = key_of_running(server, port) if self._read_keys else SecretStr("unread")
+        return VLLMEndpoint(
+            name,
+            model=config.model,
+            base_url=local_url(port),
+            api_key=key,
+            priority=config.priority,
+            tier=config.tier,
+            price=config.price(),
+            context_window=config.context_window or self._configured(server).vllm.max_model_len,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
             decides=config.decide,

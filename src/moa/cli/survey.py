@@ -96,15 +96,21 @@ async def _server(config: Config, name: str) -> Surveyed:
         default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
         tier=entry.tier,
         model=entry.model,
-        address=_without_password(
-            entry.base_url or (entry.vendor.base_url if entry.vendor else "none")
-        ),
+        address=_without_password(_address(config, name)),
         there=there,
         state=state,
         price=entry.price(),
         can=can,
         decides=way_of(entry.decide, known),
     )
+
+
+def _address(config: Config, name: str) -> str:
+    try:
+        server = config.server_of(name)
+        return config.endpoints[server].url(server)
+    except ConfigError:
+        return "none"
 
 
 def _without_password(url: str) -> str:
