@@ -23,6 +23,7 @@ LAYERS = [
     {"servers"},
     {"config"},
     {"measuring"},
+    {"catalogue"},
     {"tiers"},
     {"serving"},
     {"ready"},

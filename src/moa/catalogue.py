@@ -1,0 +1,212 @@
+"""Catalogue: the models that `moa` knows, and what is known of each.
+
+The data stand in `models.toml` beside this file, each entry with its sources. A figure that could
+be computed (weights of a quantised model, bytes of KV cache) is computed here and nowhere stated.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from functools import cache, cached_property
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt
+
+from moa.config import EndpointConfig, nearest
+from moa.errors import ConfigError
+from moa.usage import Price, Tier
+
+Kind = Literal["open", "api", "decision"]
+"""Weights one can serve; a vendor's model; a model made to decide, whoever serves it."""
+Job = Literal[
+    "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
+]
+Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
+"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
+Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
+"""What can serve it; `own`: a server that its makers publish with it."""
+
+BITS: Mapping[Quantisation, float] = MappingProxyType(
+    {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}
+)
+"""Bits of one weight, scales included: 16 more per group of 128 (`int4`) or of 32 (`q8_0`);
+`q4_k_m` mixes 4.5 with 6.6 bits, as llama.cpp's `quantize` shows for a Llama of 8B."""
+_GGUF: frozenset[Quantisation] = frozenset({"q8_0", "q4_k_m"})
+
+
+class Weights(NamedTuple):
+    """Weights of a model, kept in one way."""
+
+    bytes: int
+    published: bool
+    """Whether the size is that of published files; else it is computed from the parameters."""
+    repository: str | None
+    """Where they lie on the hub; `None`: no such files are known."""
+
+
+class Attention(BaseModel):
+    """What decides the size of the KV cache: keys and values of every attending layer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: PositiveInt
+    """Layers that keep keys and values; a hybrid's recurrent layers are not among them."""
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    window: PositiveInt | None = None
+    """Tokens that the layers with a sliding window look back; `None`: no layer has one."""
+    windowed_layers: Annotated[int, Field(ge=0)] = 0
+    """How many of `layers` have the window."""
+
+    def bytes(self, tokens: int, dtype_bytes: int) -> int:
+        """Bytes of a sequence of `tokens`, the windows that are full counted as full."""
+        each = 2 * self.kv_heads * self.head_dim * dtype_bytes
+        inside = tokens if self.window is None else min(tokens, self.window)
+        return each * (
+            (self.layers - self.windowed_layers) * tokens + self.windowed_layers * inside
+        )
+
+
+class Model(BaseModel):
+    """One model: what it is, what it takes, and what it is good for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Its name here, such as `mistral-7b`."""
+    title: str
+    maker: str
+    kind: Kind
+    tier: Tier
+    hub: str | None = None
+    """Repository of its weights on the Hugging Face hub, as they were made: mostly `bf16`."""
+    vendor_model: str | None = None
+    """Its name at the vendor that serves it."""
+    servers: tuple[Server, ...]
+    parameters: PositiveInt | None = None
+    """All of them, embeddings included; `None`: its maker does not say."""
+    active_parameters: PositiveInt | None = None
+    """Those that one token goes through, in a mixture of experts; `None`: all."""
+    embeddings: Annotated[int, Field(ge=0)] = 0
+    """Those of `parameters` that vLLM's quantisations leave in `bf16`: embeddings and output."""
+    context: PositiveInt | None = None
+    """Most tokens of a prompt and its answer together; `None`: not known."""
+    licence: str
+    licence_url: HttpUrl | None = None
+    gated: bool = False
+    """Whether the hub gives it only to who has accepted the licence."""
+    attention: Attention | None = None
+    cache_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of cache per token at two bytes a value, where `attention` can't tell: 0 for an
+    encoder, which keeps none."""
+    published: dict[Quantisation, PositiveInt] = Field(default_factory=dict[Quantisation, int])
+    """Bytes of published weights."""
+    repositories: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
+    """Where quantised weights lie on the hub."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes that its makers name, or `100+`; empty: they name none."""
+    good_for: tuple[Job, ...]
+    quality: dict[Job, Annotated[int, Field(ge=1, le=5)]]
+    """A coarse hint, 1 (poor) to 5 (as good as the best of its year): always an estimate."""
+    quality_basis: str = "estimate from its size and generation; measure on your own data"
+    """What the hints are taken from."""
+    decides: Literal["systemone", "decisions"] | None = None
+    """The route by which it decides natively; `None`: by its label scores, or in text."""
+    start: str | None = None
+    """The command that serves it, where that is not vLLM."""
+    released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
+    retired: bool = False
+    """Whether its vendor has switched it off, or said when."""
+    sources: tuple[HttpUrl, ...] = Field(min_length=1)
+    verified: date
+    """When the entry was last compared with its sources."""
+    unchecked: tuple[str, ...] = ()
+    """Fields that are written from general knowledge, and were not compared with a source."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether every field was compared with a source."""
+        return not self.unchecked
+
+    @cached_property
+    def weights(self) -> Mapping[Quantisation, Weights]:
+        """Size of the weights by how they are kept; empty where the parameters are not known."""
+        return MappingProxyType({q: self._weights(q) for q in BITS if self._knows(q)})
+
+    def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
+        """Bytes of KV cache that one more token takes, while every window has room.
+
+        Args:
+            dtype_bytes: Bytes of one value: 2 for `bf16`, 1 for an `fp8` cache.
+
+        Raises:
+            ConfigError: it isn't known, as for a vendor's model.
+        """
+        return self.kv_bytes(1, dtype_bytes)
+
+    def kv_bytes(self, tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of KV cache of one sequence; layers with a sliding window stop growing at it.
+
+        Args:
+            tokens: Length of the sequence, prompt and answer together.
+            dtype_bytes: Bytes of one value: 2 for `bf16`, 1 for an `fp8` cache.
+
+        Raises:
+            ConfigError: it isn't known, as for a vendor's model.
+        """
+        if self.attention is not None:
+            return self.attention.bytes(tokens, dtype_bytes)
+        if self.cache_bytes is not None:
+            return self.cache_bytes * tokens * dtype_bytes // 2
+        raise ConfigError(f"the size of the KV cache of {self.name!r} is not known")
+
+    def price(self) -> Price:
+        """What its vendor is known to charge; unknown where nobody sells it by the token."""
+        if self.vendor_model is None:
+            return Price()
+        return EndpointConfig(tier=self.tier, model=self.vendor_model).price()
+
+    def _knows(self, quantisation: Quantisation) -> bool:
+        return self.parameters is not None or quantisation in self.published
+
+    def _weights(self, quantisation: Quantisation) -> Weights:
+        own = self.hub if quantisation == "bf16" else None
+        repository = self.repositories.get(quantisation, own)
+        if quantisation in self.published:
+            return Weights(self.published[quantisation], True, repository)
+        kept = 0 if quantisation in _GGUF else self.embeddings
+        quantised = (self.parameters or 0) - kept
+        return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    models: dict[str, Model]
+
+
+@cache
+def models() -> Mapping[str, Model]:
+    """Every known model by its name, in the order of the file: small to large, open first."""
+    tables = tomllib.loads(files("moa").joinpath("models.toml").read_text(encoding="utf-8"))
+    named = {name: {"name": name, **table} for name, table in tables.items()}
+    return MappingProxyType(_File.model_validate({"models": named}).models)
+
+
+def model(name: str) -> Model:
+    """Give a model by its name.
+
+    Raises:
+        ConfigError: the catalogue doesn't have it; the nearest name is suggested.
+    """
+    known = models()
+    if name not in known:
+        raise ConfigError(
+            f"the catalogue has no model {name!r}{nearest(name, list(known))} "
+            "See them all: moa models list"
+        )
+    return known[name]
