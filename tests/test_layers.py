@@ -23,7 +23,7 @@ LAYERS = [
     {"servers"},
     {"config"},
     {"measuring"},
-    {"catalogue"},
+    {"catalogue", "config_file"},
     {"tiers"},
     {"serving"},
     {"ready"},

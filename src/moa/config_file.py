@@ -1,0 +1,151 @@
+"""Writes `moa.toml`: adds an endpoint, and leaves every other line and comment as it was."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from moa.config import EMBEDDED, FILE, load
+from moa.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_endpoint(
+    path: str | Path | None, name: str, table: Mapping[str, object], *, force: bool = False
+) -> Path:
+    """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
+
+    The file is replaced in one step, by one that `moa.config.load` has read: when this raises,
+    the file is as it was.
+
+    Args:
+        path: The file; `None`: `./moa.toml`.
+        name: Of the endpoint.
+        table: Its keys; a mapping in it becomes a table of its own.
+        force: Whether an endpoint of this name is overwritten, where it stands.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: there is an endpoint of this name already, the file is no TOML or can't be
+            written, or `load` would not take what it would say.
+    """
+    file = Path(path or FILE)
+    _check_name(name)
+    before = _read(file)
+    known = _parsed(before, file)
+    there = name in known.get("endpoints", {})
+    if there and not force:
+        raise ConfigError(
+            f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
+            "overwrite it with --force"
+        )
+    after = _replaced(before, name, table) if there else _appended(before, name, table)
+    _check_only(known, after, file=file, name=name, table=table)
+    _replace(file, after)
+    return file
+
+
+def _check_name(name: str) -> None:
+    if name == EMBEDDED or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} can't be the name of an endpoint: letters, digits, '-' and '_' can, "
+            f"and {EMBEDDED!r} is the model that is built in"
+        )
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from error
+
+
+def _parsed(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _appended(before: str, name: str, table: Mapping[str, object]) -> str:
+    import tomlkit
+
+    block = tomlkit.dumps({"endpoints": {name: _plain(table)}})
+    return f"{before.rstrip()}\n\n{block}" if before.strip() else block
+
+
+def _replaced(before: str, name: str, table: Mapping[str, object]) -> str:
+    import tomlkit
+
+    document: Any = tomlkit.parse(before)
+    block: Any = tomlkit.parse(_appended("", name, table) + "\n")
+    document["endpoints"][name] = block["endpoints"][name]
+    return f"{document.as_string().rstrip()}\n"
+
+
+def _check_only(
+    known: dict[str, Any], after: str, *, file: Path, name: str, table: Mapping[str, object]
+) -> None:
+    """Hold what will be written against what was there: nothing but the one table differs."""
+    wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: _plain(table)}}
+    try:
+        written = tomllib.loads(after)
+    except tomllib.TOMLDecodeError:
+        written = None  # such as endpoints that stand in one line, which can't be added to
+    if written != wanted:
+        block = _appended("", name, table)
+        raise ConfigError(
+            f"{file} can't be changed by moa as it is laid out. Add by hand:\n{block}"
+        )
+
+
+def _plain(table: Mapping[str, object]) -> dict[str, Any]:
+    """Turn a table into what TOML can say: tuples become lists, tables come after plain values."""
+    values: dict[str, Any] = {}
+    inner: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            inner[key] = _plain(cast("Mapping[str, object]", value))
+        else:
+            values[key] = (
+                list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value
+            )
+    return values | inner
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put a text in the place of a file, once `load` has read it."""
+    target = file.resolve()
+    draft: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as opened:
+            draft = Path(opened.name)
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+        _check(draft, file)
+        draft.replace(target)
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from error
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _check(draft: Path, file: Path) -> None:
+    try:
+        load(draft)
+    except ConfigError as error:
+        wrong = str(error).replace(str(draft), str(file))
+        raise ConfigError(f"{wrong}\nNothing was written") from error
