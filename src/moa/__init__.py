@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moa import serving as serving
     from moa.agents import Agent
     from moa.agents.classifier import Classifier
     from moa.agents.decider import Decider
@@ -99,6 +100,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "serving":
+        return import_module("moa.serving")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moa' has no attribute {name!r}")
