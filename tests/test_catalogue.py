@@ -156,3 +156,8 @@ def test_the_models_that_a_user_looks_for_are_there() -> None:
     wanted = {"mistral-7b", "phi-2", "phi-4", "llama-3-8b", "llama-3-70b", "qwen3-0.6b"}
     wanted |= {"smollm2-135m", "gemma-3-4b", "gpt-4o", "gemini-2.5-pro", "kev-4b", "laya", "clef"}
     assert wanted <= set(models())
+
+
+def test_decisions_that_cost_no_output_have_a_price() -> None:
+    assert model("jev").price().known
+    assert model("jev").price().output == 0

@@ -79,7 +79,7 @@ class Model(BaseModel):
     name: str
     """Its name here, such as `mistral-7b`."""
     title: str
-    maker: str
+    maker: str | None = None
     kind: Kind
     tier: Tier
     hub: str | None = None
@@ -118,6 +118,8 @@ class Model(BaseModel):
     """The route by which it decides natively; `None`: by its label scores, or in text."""
     start: str | None = None
     """The command that serves it, where that is not vLLM."""
+    base_url: HttpUrl | None = None
+    """Where it is then served."""
     released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
     retired: bool = False
     """Whether its vendor has switched it off, or said when."""

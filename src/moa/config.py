@@ -71,6 +71,7 @@ VENDORS = (
     ),
     Vendor(("deepseek-",), "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
     Vendor(("grok-",), "https://api.x.ai/v1", "XAI_API_KEY"),
+    Vendor(("jev-",), "https://api.typesafe.ai/v1", "TYPESAFE_API_KEY"),
 )
 
 
@@ -357,10 +358,11 @@ def published_price(model: str, vendor: Vendor | None) -> Price:
     def base(price: Decimal | TieredPrices | None) -> Decimal | None:
         return price.base if isinstance(price, TieredPrices) else price
 
+    silent = found.input_mtok is not None and found.output_mtok is None
     return Price(
         input=base(found.input_mtok),
         cached_input=base(found.cache_read_mtok),
-        output=base(found.output_mtok),
+        output=Decimal(0) if silent else base(found.output_mtok),  # decisions cost no output
     )
 
 
