@@ -19,7 +19,9 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.fallback import Fallback
 from moa.endpoints.limited import Limited
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
 from moa.endpoints.retried import Retried
+from moa.endpoints.wrapping import Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,
@@ -90,11 +92,20 @@ def simulated() -> SimulatedEndpoint:
     return SimulatedEndpoint(rule=rule)
 
 
+class Renamed(Wrapping):
+    """The same server as another replica."""
+
+    @property
+    def name(self) -> str:
+        return "another"
+
+
 WRAPPERS: dict[str, Callable[[Endpoint], Endpoint]] = {
     "retried": Retried,
     "limited": lambda inner: Limited(inner, concurrency=4),
     "cached": Cached,
     "fallback": lambda inner: Fallback(inner, simulated()),
+    "replicas": lambda inner: Replicas("all", [inner, Renamed(inner)]),
 }
 
 
@@ -176,7 +187,9 @@ async def test_a_call_is_charged_once_and_says_who_answered(endpoint: Endpoint, 
     await asked(endpoint, what, context)
     assert context.usage.calls == calls_of(endpoint, what)
     (part,) = context.usage.parts
-    assert (part.tier, part.node, part.endpoint) == (endpoint.tier, "work", endpoint.name)
+    replicas = isinstance(endpoint, Replicas)
+    name = endpoint.replicas[0].name if replicas else endpoint.name  # who answered is told
+    assert (part.tier, part.node, part.endpoint) == (endpoint.tier, "work", name)
     if what != "embed":
         notes = [note.kind for note in context.trace if note.kind != "truncated"]  # at max_tokens
         assert notes == ["answered"]

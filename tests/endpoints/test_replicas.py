@@ -1,0 +1,570 @@
+"""Several servers of one model: balance, affinity, deaths and returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moa.context import RunContext
+from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
+from moa.endpoints.retried import Retried
+from moa.endpoints.wrapping import Wrapping
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointError,
+    EndpointRejected,
+    EndpointUnavailable,
+)
+from moa.questions import Option, Question
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.usage import Budget
+
+from .conftest import Served, chat
+
+PROMPT = Prompt.of("Hello?")
+SPAM = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no", False)))
+MOOD = Question("mood", "choice", "Mood?", (Option("good", 1), Option("bad", 2)))
+
+
+def down(status: int | None = None, **more: float) -> EndpointUnavailable:
+    return EndpointUnavailable("refused", endpoint="a server", status=status, **more)
+
+
+@dataclass
+class Clock:
+    """Goes on when it is told to."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Server(Wrapping):
+    """Dies and returns when it is told to, also while it works."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(SimulatedEndpoint(name=name, rule=_echo))
+        self.up = True
+        self.immortal = False
+        self.lives = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.inside = 0
+        self.answered: list[str] = []
+        self.pieces_before_death: int | None = None
+
+    def kill(self) -> None:
+        self.up = False
+        self.lives += 1
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        lives = self.lives
+        self.inside += 1
+        try:
+            await asyncio.sleep(0)
+            await self.gate.wait()
+            if not self.up or lives != self.lives:
+                raise down()
+            self.answered.append(prompt.messages[-1].content)
+            return await super().complete(prompt, context)
+        finally:
+            self.inside -= 1
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        if not self.up or self.pieces_before_death == 0:
+            raise down()
+        count = 0
+        async for piece in super().stream(prompt, context):
+            if count == self.pieces_before_death:
+                raise down()
+            count += 1
+            yield piece
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        await self.gate.wait()
+        self.answered.append(state)
+        return await super().decide(state, questions, context, examples=examples)
+
+
+def _echo(text: str) -> str | dict[str, dict[str, float]]:
+    return {} if text == "state" else f"{text} indeed"
+
+
+@dataclass
+class Fleet:
+    """Some servers, and the replicas over them."""
+
+    count: int = 3
+    slack: int = 0
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.servers = [Server(f"m#{i}") for i in range(self.count)]
+        self.probed: list[str] = []
+        self.all = Replicas("m", self.servers, slack=self.slack, probe=self.probe, clock=self.clock)
+
+    async def probe(self, endpoint: Endpoint, context: RunContext) -> None:
+        del context
+        assert isinstance(endpoint, Server)
+        self.probed.append(endpoint.name)
+        if not endpoint.up:
+            raise down()
+
+    def hold(self) -> None:
+        for server in self.servers:
+            server.gate.clear()
+
+    def release(self) -> None:
+        for server in self.servers:
+            server.gate.set()
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def kinds(context: RunContext) -> list[tuple[str, str | None]]:
+    return [(note.kind, note.endpoint) for note in context.trace]
+
+
+async def test_the_least_busy_replica_is_asked() -> None:
+    fleet = Fleet()
+    fleet.hold()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(7):
+            group.create_task(fleet.all.complete(PROMPT, RunContext()))
+        await settle()
+        assert sorted(server.inside for server in fleet.servers) == [2, 2, 3]
+        fleet.release()
+
+
+async def test_idle_replicas_take_turns() -> None:
+    fleet = Fleet()
+    for _ in range(6):
+        await fleet.all.complete(PROMPT, RunContext())
+    assert [len(server.answered) for server in fleet.servers] == [2, 2, 2]
+
+
+async def test_who_answered_is_in_the_trace_and_in_the_usage() -> None:
+    fleet = Fleet()
+    context = RunContext()
+    completion = await fleet.all.complete(PROMPT, context)
+    assert completion.endpoint in {"m#0", "m#1", "m#2"}
+    assert kinds(context) == [("answered", completion.endpoint)]
+    assert [part.endpoint for part in context.usage.parts] == [completion.endpoint]
+    assert fleet.all.name == "m"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 5),
+    st.integers(0, 4),
+    st.lists(st.tuples(st.sampled_from(["send", "end"]), st.integers(0, 3)), max_size=60),
+)
+def test_no_replica_is_busier_than_the_least_busy_by_more_than_the_slack(
+    count: int, slack: int, actions: list[tuple[str, int]]
+) -> None:
+    """When a request is sent, its replica has at most `slack` more than the least busy one."""
+
+    async def run() -> None:
+        fleet = Fleet(count=count, slack=slack)
+        gates: list[asyncio.Event] = []
+        busy: Counter[str] = Counter()
+
+        class Counting(Wrapping):
+            async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+                least = min(busy[server.name] for server in fleet.servers)
+                assert busy[self.name] <= least + slack
+                busy[self.name] += 1
+                gate = asyncio.Event()
+                gates.append(gate)
+                await gate.wait()
+                busy[self.name] -= 1
+                return await super().complete(prompt, context)
+
+        balanced = Replicas("m", [Counting(server) for server in fleet.servers], slack=slack)
+        async with asyncio.TaskGroup() as group:
+            for action, which in actions:
+                if action == "send":
+                    prompt = Prompt.of("Hello?", system=f"agent {which}")
+                    group.create_task(balanced.complete(prompt, RunContext()))
+                elif gates:
+                    gates.pop(which % len(gates)).set()
+                await settle()
+            for gate in gates:
+                gate.set()
+
+    asyncio.run(run())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.lists(st.text(max_size=8), min_size=1, max_size=12, unique=True))
+def test_the_same_prefix_goes_to_the_same_replica(count: int, systems: list[str]) -> None:
+    async def run() -> None:
+        fleet = Fleet(count=count)
+        for system in systems:
+            answers = [
+                await fleet.all.complete(Prompt.of(text, system=system), RunContext())
+                for text in ("one", "two", "three")
+            ]
+            assert len({answer.endpoint for answer in answers}) == 1
+
+    asyncio.run(run())
+
+
+async def of_prefixes(endpoint: Replicas, count: int = 60) -> list[str]:
+    prompts = [Prompt.of("Hello?", system=f"You are agent {i}.") for i in range(count)]
+    return [(await endpoint.complete(prompt, RunContext())).endpoint for prompt in prompts]
+
+
+async def test_prefixes_are_spread_over_all_replicas() -> None:
+    counts = Counter(await of_prefixes(Fleet().all))
+    assert set(counts) == {"m#0", "m#1", "m#2"}
+    assert min(counts.values()) >= 8
+
+
+async def test_only_the_prefixes_of_a_dead_replica_move() -> None:
+    fleet = Fleet()
+    before = await of_prefixes(fleet.all)
+    fleet.servers[1].kill()
+    after = await of_prefixes(fleet.all)
+    assert "m#1" not in after
+    assert [a for a, b in zip(after, before, strict=True) if b != "m#1"] == [
+        b for b in before if b != "m#1"
+    ]
+
+
+async def test_a_decision_stays_with_its_question_whatever_the_text() -> None:
+    fleet = Fleet()
+    shown = [Example("Win money!", {"spam": "yes"})]
+    found = {
+        (kind, (await fleet.all.decide("state", [q], RunContext(), examples=examples)).endpoint)
+        for _ in range(4)
+        for kind, q, examples in (("spam", SPAM, []), ("mood", MOOD, []), ("shown", SPAM, shown))
+    }
+    assert len(found) == 3
+
+
+async def test_a_prefix_moves_on_where_its_replica_is_too_busy() -> None:
+    fleet = Fleet(slack=2)
+    fleet.hold()
+    prompt = Prompt.of("Hello?", system="Be kind.")
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(fleet.all.complete(prompt, RunContext()))
+        await settle()
+        assert sorted(server.inside for server in fleet.servers) == [0, 0, 3]
+        group.create_task(fleet.all.complete(prompt, RunContext()))
+        await settle()
+        assert sorted(server.inside for server in fleet.servers) == [0, 1, 3]
+        fleet.release()
+
+
+@pytest.mark.parametrize("status", [None, 502, 503])
+async def test_the_request_of_a_dead_replica_goes_to_another_at_once(status: int | None) -> None:
+    first = ScriptedEndpoint(name="a", steps=[down(status)])
+    second = ScriptedEndpoint(name="b", steps=["hello", "again"])
+    endpoint = Replicas("m", [second, first])  # turns begin with the second
+    context = RunContext()
+    assert (await endpoint.complete(PROMPT, context)).text == "hello"
+    assert kinds(context) == [("fell back", "a"), ("answered", "b")]
+    assert endpoint.alive == ("b",)
+    assert (await endpoint.complete(PROMPT, context)).text == "again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointRejected("HTTP 400", endpoint="a", status=400),
+        EndpointUnavailable("HTTP 429", endpoint="a", status=429),
+        EndpointUnavailable("HTTP 500", endpoint="a", status=500),
+        BudgetExceeded("calls=1 of 0", spent=RunContext().usage),
+    ],
+)
+async def test_an_error_that_is_no_death_is_raised(error: Exception) -> None:
+    endpoint = Replicas("m", [ScriptedEndpoint(steps=[error])])
+    with pytest.raises(type(error)):
+        await endpoint.complete(PROMPT, RunContext())
+    assert endpoint.alive == ("scripted",)
+
+
+async def test_each_try_is_reserved_in_the_budget() -> None:
+    fleet = Fleet()
+    fleet.servers[1].kill()
+    context = RunContext(budget=Budget(calls=0))
+    with pytest.raises(BudgetExceeded):
+        await fleet.all.embed(["a"], context)
+
+
+async def test_a_stream_that_has_begun_fails_and_is_not_begun_again() -> None:
+    fleet = Fleet()
+    for server in fleet.servers:
+        server.pieces_before_death = 1
+    context = RunContext()
+    pieces: list[object] = []
+    with pytest.raises(EndpointUnavailable, match="a part of its answer was given"):
+        pieces += [piece async for piece in _kept(fleet.all.stream(PROMPT, context), pieces)]
+    assert pieces == ["Hello?"]
+    assert len(fleet.all.alive) == 2
+
+
+async def _kept(
+    stream: AsyncIterator[str | Completion], pieces: list[object]
+) -> AsyncIterator[object]:
+    async for piece in stream:
+        pieces.append(piece)
+        if isinstance(piece, Completion):
+            yield piece
+
+
+async def test_a_stream_that_has_not_begun_goes_to_another() -> None:
+    fleet = Fleet()
+    fleet.servers[1].pieces_before_death = 0
+    context = RunContext()
+    *pieces, whole = [piece async for piece in fleet.all.stream(PROMPT, context)]
+    assert pieces == ["Hello?", " indeed"]
+    assert isinstance(whole, Completion)
+    assert kinds(context)[0] == ("fell back", "m#1")
+
+
+async def test_a_stream_that_is_left_is_no_longer_outstanding() -> None:
+    fleet = Fleet(count=2)
+    stream = fleet.all.stream(PROMPT, RunContext())
+    await anext(stream)
+    await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    for _ in range(4):
+        await fleet.all.complete(PROMPT, RunContext())
+    assert [len(server.answered) for server in fleet.servers] == [2, 2]
+
+
+async def test_all_dead_is_an_error_that_names_each_reason() -> None:
+    fleet = Fleet(count=2)
+    for server in fleet.servers:
+        server.kill()
+    for _ in range(2):
+        with pytest.raises(EndpointUnavailable, match=r"m: none of its 2 replicas.*refused.*;"):
+            await fleet.all.complete(PROMPT, RunContext())
+    assert fleet.all.alive == ()
+
+
+async def test_after_all_were_dead_the_first_to_return_answers_at_once() -> None:
+    fleet = Fleet(count=2)
+    for server in fleet.servers:
+        server.kill()
+    with pytest.raises(EndpointUnavailable):
+        await fleet.all.complete(PROMPT, RunContext())
+    fleet.servers[1].up = True
+    assert (await fleet.all.complete(PROMPT, RunContext())).endpoint == "m#1"
+
+
+async def test_each_replica_is_tried_once_a_request_though_it_answers_probes() -> None:
+    pair = [ScriptedEndpoint(name=name, steps=[down(503)] * 9) for name in "ab"]
+    context = RunContext()
+    with pytest.raises(EndpointUnavailable, match="none of its 2 replicas"):
+        await Replicas("m", pair).complete(PROMPT, context)
+    assert context.usage.calls == 2
+
+
+async def test_a_dead_replica_is_probed_after_waits_that_double() -> None:
+    fleet = Fleet(count=2)
+    fleet.servers[1].kill()
+    for _ in range(600):
+        await fleet.all.complete(PROMPT, RunContext())
+        fleet.clock.now += 0.25
+    # After 0.5, 1, 2, 4, 8, 16, 30, 30 and 30 s, of 150.
+    assert fleet.probed == ["m#1"] * 9
+
+
+async def test_a_replica_is_let_in_again_when_a_probe_is_answered() -> None:
+    fleet = Fleet(count=2)
+    fleet.servers[1].kill()
+    await fleet.all.complete(PROMPT, RunContext())
+    fleet.servers[1].up = True
+    assert fleet.all.alive == ("m#0",)
+    fleet.clock.now += 1
+    for _ in range(4):
+        await fleet.all.complete(PROMPT, RunContext())
+    assert fleet.all.alive == ("m#0", "m#1")
+    assert len(fleet.servers[1].answered) == 2
+
+
+async def test_a_server_that_says_when_to_come_back_is_probed_no_sooner() -> None:
+    clock = Clock()
+    probed: list[str] = []
+
+    async def probe(endpoint: Endpoint, context: RunContext) -> None:
+        del context
+        probed.append(endpoint.name)
+
+    first = ScriptedEndpoint(name="a", steps=[down(503, retry_after_s=9)])
+    second = SimulatedEndpoint(name="b", model="scripted-1")
+    endpoint = Replicas("m", [second, first], probe=probe, clock=clock)
+    for wait_s, expected in ((0, []), (8, []), (1.5, ["a"])):
+        clock.now += wait_s
+        await endpoint.complete(Prompt.of("Hi", system="x"), RunContext())
+        await endpoint.complete(PROMPT, RunContext())
+        if expected:
+            break
+        assert probed == expected
+    assert probed == ["a"]
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("send"), st.integers(1, 6)),
+    st.tuples(st.just("kill"), st.integers(1, 4)),
+    st.tuples(st.just("return"), st.integers(1, 4)),
+    st.tuples(st.just("wait"), st.integers(0, 40)),
+    st.tuples(st.just("run"), st.integers(1, 4)),
+)
+
+
+Answered = Completion | EndpointError
+
+
+async def happened(fleet: Fleet, actions: list[tuple[str, int]]) -> dict[str, Answered]:
+    """Let servers die and return under requests; give what came of each request."""
+    results: dict[str, Answered] = {}
+
+    async def ask(text: str, system: str) -> None:
+        try:
+            prompt = Prompt.of(text, system=system)
+            results[text] = await fleet.all.complete(prompt, RunContext())
+        except EndpointError as error:
+            results[text] = error
+
+    sent = 0
+    async with asyncio.TaskGroup() as group:
+        for action, number in actions:
+            server = fleet.servers[number % fleet.count]
+            match action:
+                case "send":
+                    for _ in range(number):
+                        sent += 1
+                        group.create_task(ask(f"request {sent}", f"agent {sent % 3}"))
+                case "kill" if not server.immortal:
+                    server.kill()
+                case "return":
+                    server.up = True
+                case "wait":
+                    fleet.clock.now += number
+                case _:
+                    for _ in range(number):
+                        await asyncio.sleep(0)
+    assert len(results) == sent
+    return results
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 3), st.lists(ACTIONS, max_size=40))
+def test_no_request_is_lost_or_answered_twice_whoever_dies(
+    count: int, slack: int, actions: list[tuple[str, int]]
+) -> None:
+    """As long as one replica lives, every request is answered, and exactly once."""
+    fleet = Fleet(count=count, slack=slack)
+    fleet.servers[0].immortal = True
+    results = asyncio.run(happened(fleet, actions))
+    answered = Counter(text for server in fleet.servers for text in server.answered)
+    assert answered == Counter(results.keys())
+    for text, result in results.items():
+        assert isinstance(result, Completion)
+        assert result.text == f"{text} indeed"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ACTIONS, max_size=40))
+def test_where_all_may_die_a_request_is_answered_once_or_fails_clearly(
+    actions: list[tuple[str, int]],
+) -> None:
+    fleet = Fleet()
+    results = asyncio.run(happened(fleet, actions))
+    answered = Counter(text for server in fleet.servers for text in server.answered)
+    for text, result in results.items():
+        assert answered[text] == isinstance(result, Completion)
+        assert isinstance(result, Completion) or "none of its 3 replicas" in str(result)
+
+
+async def test_retries_around_replicas_outlast_a_restart_of_all() -> None:
+    fleet = Fleet(count=2)
+    for server in fleet.servers:
+        server.kill()
+    restarting = fleet.servers[0]
+
+    class Restart(Wrapping):
+        tries = 0
+
+        async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+            Restart.tries += 1
+            restarting.up = Restart.tries == 3
+            return await super().complete(prompt, context)
+
+    endpoint = Retried(Restart(fleet.all), first_wait_s=0)
+    assert (await endpoint.complete(PROMPT, RunContext())).endpoint == "m#0"
+
+
+async def test_a_real_server_is_probed_for_its_models(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    clock = Clock()
+    models = httpx2.Response(200, json={"data": []})
+    served.will(httpx2.ConnectError("refused"), chat("from b"), models, chat(), chat())
+    pair = [
+        OpenAIEndpoint(name, model="m", base_url=f"http://{name}.test/v1", http_client=transport)
+        for name in ("b", "a")
+    ]
+    endpoint = Replicas("m", pair, clock=clock)
+    assert (await endpoint.complete(PROMPT, RunContext())).endpoint == "b"
+    clock.now += 1
+    await endpoint.complete(PROMPT, RunContext())
+    hosts = [(request.url.host, request.url.path) for request in served.requests]
+    assert hosts[:3] == [
+        ("a.test", "/v1/chat/completions"),
+        ("b.test", "/v1/chat/completions"),
+        ("a.test", "/v1/models"),
+    ]
+    assert endpoint.alive == ("b", "a")
+
+
+def test_replicas_that_cannot_work_are_refused() -> None:
+    one, other = ScriptedEndpoint(name="a"), ScriptedEndpoint(name="b", model="another")
+    for wrong in ([], [one, one], [one, other], [one, ScriptedEndpoint(name="b", tier="llm")]):
+        with pytest.raises(ConfigError, match="m: "):
+            Replicas("m", wrong)
+    with pytest.raises(ConfigError):
+        Replicas("m", [one], slack=-1)
+    with pytest.raises(ConfigError):
+        Replicas("m", [one], first_wait_s=0)
+
+
+def test_replicas_can_do_what_all_of_them_can() -> None:
+    narrow = ScriptedEndpoint(name="b", capabilities=frozenset(("complete", "embed")))
+    assert Replicas("m", [ScriptedEndpoint(name="a"), narrow]).capabilities == {"complete", "embed"}
+
+
+async def test_all_replicas_are_closed() -> None:
+    pair = [ScriptedEndpoint(name="a"), ScriptedEndpoint(name="b")]
+    async with Replicas("m", pair):
+        pass
+    assert all(one.closed for one in pair)
