@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -211,27 +211,38 @@ class ServerFolder:
         return SecretStr(key)
 
 
-def key_of_running(name: str, port: int) -> SecretStr:
-    """Give the key of a server that `moa up` started.
+def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
+    """Give the keys of the servers that `moa up` started for an endpoint.
+
+    A replica that is down has its key as well: it may come back.
 
     Args:
-        name: Of its endpoint.
-        port: Where it listens.
+        name: Of the endpoint.
+        ports: Where its replicas listen.
 
     Raises:
         ConfigError: no server runs there, or it is another's.
     """
-    folder = ServerFolder.of(port)
-    key, state = folder.key(), folder.read()
-    if key is None or not folder.locked:
-        why = f" ({state.cause})" if state and state.name == name and state.cause else ""
+    keys: dict[int, SecretStr] = {}
+    causes: list[str] = []
+    for port in ports:
+        folder = ServerFolder.of(port)
+        state, key = folder.read(), folder.key()
+        if state is None or key is None:
+            continue
+        if state.name != name and folder.locked:
+            raise ConfigError(
+                f"[endpoints.{name}] is served on port {port}, where the server of "
+                f"{state.name!r} runs, with the model {state.model!r}. Give it another port, or "
+                "stop that one"
+            )
+        if state.name == name:
+            keys[port] = key
+            causes += [state.cause] if state.cause else []
+    if not any(ServerFolder.of(port).locked for port in keys):
+        why = f" ({causes[-1]})" if causes else ""
         raise ConfigError(
-            f"[endpoints.{name}] is served by vLLM on this machine, on port {port}, and no server "
-            f"runs there{why}. Run: moa up {name}"
+            f"[endpoints.{name}] is served by vLLM on this machine, on port {ports[0]}, and no "
+            f"server runs there{why}. Run: moa up {name}"
         )
-    if state is not None and state.name != name:
-        raise ConfigError(
-            f"[endpoints.{name}] is served on port {port}, where the server of {state.name!r} "
-            f"runs, with the model {state.model!r}. Give it another port, or stop that one"
-        )
-    return key
+    return keys

@@ -15,7 +15,7 @@ from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.closing import Closing, close_all
 from moa.errors import ConfigError
-from moa.servers import key_of_running, local_url
+from moa.servers import keys_of_running, local_url
 
 if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint
@@ -141,6 +141,8 @@ class Endpoints(Closing):
     def server(self, name: str) -> OpenAIEndpoint:
         """Build an endpoint of the configuration without its retries; whoever asks closes it.
 
+        Of several replicas it is the first, whose name is not that of them all.
+
         Raises:
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
@@ -149,7 +151,7 @@ class Endpoints(Closing):
 
         config = self._configured(name)
         if self.config.serves(name):
-            return self._replica(name, self._configured(self.config.server_of(name)).vllm.port)
+            return self._replicas(name)[0]
         return OpenAIEndpoint(
             name,
             model=config.model,
@@ -163,12 +165,24 @@ class Endpoints(Closing):
             decides=config.decide,
         )
 
-    def _replica(self, name: str, port: int) -> OpenAIEndpoint:
-        """Build the endpoint of one server that `moa up` started."""
+    def _replicas(self, name: str) -> list[OpenAIEndpoint]:
+        """Build an endpoint for each server that `moa up` started for `name`."""
+        server = self.config.server_of(name)
+        ports = self._configured(server).vllm.ports
+        unread = {port: SecretStr("unread") for port in ports}
+        keys = keys_of_running(server, ports) if self._read_keys else unread
+        several = len(ports) > 1
+        return [
+            self._replica(f"{name}@{port}" if several else name, self._configured(name), port, key)
+            for port, key in keys.items()
+        ]
+
+    def _replica(
+        self, name: str, config: EndpointConfig, port: int, key: SecretStr
+    ) -> OpenAIEndpoint:
         from moa.endpoints.vllm import VLLMEndpoint
 
-        config, server = self._configured(name), self.config.server_of(name)
-        key = key_of_running(server, port) if self._read_keys else SecretStr("unread")
+        served_by = config if config.served_by is None else self._configured(config.served_by)
         return VLLMEndpoint(
             name,
             model=config.model,
@@ -177,7 +191,7 @@ class Endpoints(Closing):
             priority=config.priority,
             tier=config.tier,
             price=config.price(),
-            context_window=config.context_window or self._configured(server).vllm.max_model_len,
+            context_window=config.context_window or served_by.vllm.max_model_len,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
             decides=config.decide,
@@ -185,9 +199,15 @@ class Endpoints(Closing):
 
     def _built_anew(self, name: str) -> Endpoint:
         from moa.endpoints.embedded import EmbeddedEndpoint
+        from moa.endpoints.replicas import Replicas
         from moa.endpoints.retried import Retried
 
-        return EmbeddedEndpoint(EMBEDDED) if name == EMBEDDED else Retried(self.server(name))
+        if name == EMBEDDED:
+            return EmbeddedEndpoint(EMBEDDED)
+        server = self.server(name)
+        if server.name == name:
+            return Retried(server)
+        return Retried(Replicas(name, self._replicas(name)))
 
     def _configured(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from moa.cli import decide, doctor, draw, models, run
+from moa.cli import decide, doctor, down, draw, models, models_add, models_list, run, status, up
 
 app = typer.Typer(
     name="moa",
@@ -19,14 +19,31 @@ app = typer.Typer(
 )
 
 
+catalogue = typer.Typer(rich_markup_mode=None)
+
+
 def _add(command: Callable[..., None], examples: str) -> None:
+    app.command(command.__name__, help=_shown(command, examples))(command)
+
+
+def _shown(command: Callable[..., None], examples: str) -> str:
     """Put the examples below the description, as they are written."""
-    shown = (command.__doc__ or "").strip() + examples.replace("\n\n", "\n\n\b\n")
-    app.command(command.__name__, help=shown)(command)
+    return (command.__doc__ or "").strip() + examples.replace("\n\n", "\n\n\b\n")
 
 
 _add(run.run, run.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
-_add(models.models, models.EXAMPLES)
+app.add_typer(catalogue, name="models")
+_add(up.up, up.EXAMPLES)
+_add(down.down, down.EXAMPLES)
+_add(status.status, status.EXAMPLES)
 _add(doctor.doctor, doctor.EXAMPLES)
+
+catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
+    models.models
+)
+catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMPLES))(
+    models_list.list_models
+)
+catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)

@@ -13,6 +13,10 @@ ConfigFile = Annotated[
         "--config", help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"
     ),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
+]
 OutFile = Annotated[
     Path | None,
     typer.Option(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
@@ -20,3 +23,20 @@ def err() -> Console:
     """Standard error."""
     wide = None if sys.stderr.isatty() else WIDE
     return Console(file=sys.stderr, highlight=False, width=wide)
+
+
+@contextmanager
+def waiting() -> Generator[Callable[[str], None], None, None]:
+    """Show one line that changes, on a terminal; elsewhere nothing."""
+    console = err()
+    if not console.is_terminal:
+        yield lambda line: None
+        return
+    with console.status("") as status:
+        yield lambda line: status.update(_one_line(line, console.width - 4))
+
+
+def _one_line(line: str, width: int) -> Text:
+    text = Text(" ".join(line.split()))
+    text.truncate(width, overflow="ellipsis")
+    return text

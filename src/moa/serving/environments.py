@@ -110,11 +110,11 @@ def commands() -> tuple[str, ...]:
 
 
 def how_to() -> str:
-    """Say in three lines what to do where there is no vLLM."""
+    """Say what to do where there is no vLLM; with what stands before it, in three lines."""
     return (
-        'with a GPU: pip install "mixture-of-agents[vllm]"\n'
-        f"  without one, in an environment of its own (3.4 GB): {' && '.join(commands())}\n"
-        "  with neither, the built-in model needs no server: leave out [endpoints.…] of tier slm"
+        'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
+        f"Without a GPU (3.4 GB, in an environment of its own): {' && '.join(commands())}\n"
+        "Or leave the endpoint out of moa.toml: the built-in model needs no server"
     )
 
 

@@ -45,7 +45,7 @@ class Launched:
         """Its state; `None` while the supervisor has not written it."""
         state = self.folder.read()
         # What a supervisor left that was killed is not the state of the next one.
-        return state if state and _runs(state.pid) else None
+        return state if state and runs(state.pid) else None
 
     def last_line(self) -> str:
         """Read the last line of its log; empty where there is none."""
@@ -139,7 +139,7 @@ async def stop(folder: ServerFolder) -> bool:
     while folder.locked:
         state = folder.read()
         late = time.monotonic() > until
-        if state is not None and _runs(state.pid) and (late or told != state.pid):
+        if state is not None and runs(state.pid) and (late or told != state.pid):
             with contextlib.suppress(ProcessLookupError):
                 # Its keeper hears of its death, and ends the server.
                 os.kill(state.pid, signal.SIGKILL if late else signal.SIGTERM)
@@ -166,7 +166,7 @@ def last_line(log: Path) -> str:
 
 def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
     state = folder.read()
-    if state is not None and _runs(state.pid) and state.settings != spec.settings:
+    if state is not None and runs(state.pid) and state.settings != spec.settings:
         other = "with other settings" if state.name == spec.name else f"for {state.name!r}"
         raise ConfigError(
             f"a server runs on port {spec.port} {other} ({state.model}). Stop it first "
@@ -231,7 +231,8 @@ def _why_not(launched: Launched, state: ServerState | None) -> str:
     return f"what watches over vLLM ended by itself{f': {said}' if said else ''}"
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Say whether there is a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
