@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
+from moa.config import load
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Endpoint, Prompt
 from moa.endpoints.cached import Cached
@@ -21,6 +23,7 @@ from moa.endpoints.limited import Limited
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retried import Retried
+from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrapping import Wrapping
 from moa.errors import (
     BudgetExceeded,
@@ -32,6 +35,7 @@ from moa.errors import (
 )
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
+from moa.tiers import Endpoints
 from moa.usage import Budget
 
 from .conftest import chat, events, piece
@@ -110,6 +114,10 @@ WRAPPERS: dict[str, Callable[[Endpoint], Endpoint]] = {
 
 
 KINDS = ["scripted", "openai", *WRAPPERS, pytest.param("embedded", marks=pytest.mark.embedded)]
+VLLM_CONFIG = os.environ.get("MOA_VLLM_CONFIG")
+"""Names the server that `.ci/vllm` starts."""
+if VLLM_CONFIG:
+    KINDS.append(pytest.param("vllm", marks=pytest.mark.vllm))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +131,7 @@ def kept_engine() -> Iterator[None]:
 
 def calls_of(endpoint: Endpoint, what: str) -> int:
     """How many requests a job takes: labels are read for one question at a time."""
-    one_by_one = isinstance(endpoint, EmbeddedEndpoint) and what == "decide"
+    one_by_one = isinstance(endpoint, EmbeddedEndpoint | VLLMEndpoint) and what == "decide"
     return len(QUESTIONS) if one_by_one else 1
 
 
@@ -136,10 +144,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def endpoint(kind: str) -> AsyncIterator[Endpoint]:
-    if kind == "embedded":
-        embedded = EmbeddedEndpoint()
-        yield embedded
-        await embedded.close()
+    if kind in ("embedded", "vllm"):
+        config = load(VLLM_CONFIG if kind == "vllm" else None)
+        model = EmbeddedEndpoint() if kind == "embedded" else Endpoints(config).server("labels")
+        yield model
+        await model.close()
         return
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
         real = OpenAIEndpoint(
@@ -170,6 +179,13 @@ async def asked(endpoint: Endpoint, what: str, context: RunContext) -> object:
 JOBS = ["complete", "stream", "decide", "embed"]
 
 
+@pytest.fixture(params=JOBS)
+def what(request: pytest.FixtureRequest, endpoint: Endpoint) -> str:
+    if request.param not in endpoint.capabilities:
+        pytest.skip(f"{endpoint.name} is a server that can't {request.param}")
+    return request.param
+
+
 def check(decision: Decision) -> None:
     """Every answer is a distribution over its own question's options."""
     assert [a.question for a in decision.answers] == list(QUESTIONS)
@@ -181,7 +197,6 @@ def check(decision: Decision) -> None:
         assert math.isclose(sum(given.probabilities), 1)
 
 
-@pytest.mark.parametrize("what", JOBS)
 async def test_a_call_is_charged_once_and_says_who_answered(endpoint: Endpoint, what: str) -> None:
     context = RunContext(node="work")
     await asked(endpoint, what, context)
@@ -195,7 +210,6 @@ async def test_a_call_is_charged_once_and_says_who_answered(endpoint: Endpoint, 
         assert notes == ["answered"]
 
 
-@pytest.mark.parametrize("what", JOBS)
 async def test_nothing_is_sent_past_the_budget(endpoint: Endpoint, what: str) -> None:
     context = RunContext(budget=Budget(calls=0))
     with pytest.raises(BudgetExceeded):
@@ -203,7 +217,6 @@ async def test_nothing_is_sent_past_the_budget(endpoint: Endpoint, what: str) ->
     assert context.usage.calls == 0
 
 
-@pytest.mark.parametrize("what", JOBS)
 async def test_parallel_calls_cannot_pass_the_budget_together(
     endpoint: Endpoint, what: str
 ) -> None:
@@ -220,7 +233,6 @@ async def test_parallel_calls_cannot_pass_the_budget_together(
         assert len(failed) >= 7
 
 
-@pytest.mark.parametrize("what", JOBS)
 async def test_a_deadline_that_has_passed_is_told(endpoint: Endpoint, what: str) -> None:
     with pytest.raises(DeadlineExceeded):
         await asked(endpoint, what, RunContext(timeout_s=0))
@@ -230,7 +242,7 @@ async def test_the_pieces_of_a_stream_are_the_whole_text(endpoint: Endpoint) -> 
     *pieces, whole = [part async for part in endpoint.stream(PROMPT, RunContext())]
     assert isinstance(whole, Completion)
     assert "".join(map(str, pieces)) == whole.text
-    assert whole.text == "good morning" or isinstance(endpoint, EmbeddedEndpoint)
+    assert whole.text == "good morning" or isinstance(endpoint, EmbeddedEndpoint | VLLMEndpoint)
     assert whole.amount.calls == 1
 
 
@@ -239,6 +251,8 @@ async def test_a_decision_is_a_distribution_for_each_question(endpoint: Endpoint
 
 
 async def test_a_vector_comes_for_each_text_in_order(endpoint: Endpoint) -> None:
+    if "embed" not in endpoint.capabilities:
+        pytest.skip(f"{endpoint.name} is a server that can't embed")
     found = await endpoint.embed(["a", "b"], RunContext())
     assert len(found.vectors) == 2
     if found.model == "m":

@@ -1,0 +1,58 @@
+"""The support graph on a real vLLM: the whole inbox, and the cache its prompts are built for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from moa import RunContext
+from moa.cli import main
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.graphs.shop import SupportSettings
+from moa.graphs.support import intent_of
+
+from .conftest import CONFIG, server_of
+from .messages import EXAMPLES, messages
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),
+]
+INBOX = EXAMPLES / "inbox.jsonl"
+
+
+def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(SystemExit) as left:
+        main(["run", "support", str(INBOX), "--config", CONFIG, "--out", str(out)])
+    assert left.value.code == 0
+    found = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in INBOX.read_text("utf-8").splitlines()]
+    assert [line["id"] for line in found] == [row["id"] for row in rows]
+    kinds = Counter(line["output"]["kind"] for line in found)
+    assert set(kinds) == {"reply", "route", "drop"}
+    read = [line for line in found if line["output"]["decisions"]]
+    assert len(read) == len(found) - 1  # one is empty
+    assert all(set(line["usage"]["by_endpoint"]) == {"small"} for line in read)
+    assert all(line["usage"]["calls"] >= 5 for line in read)
+
+
+async def test_what_stands_before_every_message_is_read_once(labels: OpenAIEndpoint) -> None:
+    server = server_of("small")
+    agent = intent_of(labels, SupportSettings())
+    texts = [message.text for message in messages() if 0 < len(message.text) < 200][:20]
+    await agent.run(texts[0])  # the prefix is cached from here on
+    before = await server.metrics()
+    context = RunContext()
+    for text in texts[1:]:
+        await agent.run(text, context)
+    after = await server.metrics()
+    asked = after.prefix_queries - before.prefix_queries
+    hits = after.prefix_hits - before.prefix_hits
+    assert asked >= context.usage.total.input_tokens
+    assert hits / asked > 0.7
+    assert context.usage.total.cached_input_tokens == hits
