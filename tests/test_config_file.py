@@ -108,6 +108,25 @@ def test_endpoints_in_one_line_are_left_to_their_writer(file: Path) -> None:
     assert file.read_text() == text
 
 
+def test_a_default_of_a_tier_is_written_with_it(tmp_path: Path) -> None:
+    path = write_endpoint(tmp_path / "moa.toml", "small", TABLE, tiers={"slm": "small"})
+    assert path.read_text().endswith('[tiers]\nslm = "small"\n')
+    assert load(path).of_tier("slm") == "small"
+
+
+def test_a_default_goes_into_the_tiers_that_are_there(file: Path) -> None:
+    write_endpoint(file, "small", TABLE, tiers={"slm": "small"})
+    assert load(file).tiers.model_dump() == {"slm": "small", "llm": "large"}
+    assert 'company = "Northwind"  # ours' in file.read_text()
+
+
+def test_without_a_path_the_variable_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CONFIG", str(tmp_path / "other.toml"))
+    assert write_endpoint(None, "small", TABLE) == tmp_path / "other.toml"
+
+
 def test_a_full_disk_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -133,7 +152,9 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True).filter(lambda n: 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None
+)
 @given(names=st.lists(NAMES, min_size=1, max_size=4, unique=True), model=TEXTS, again=TEXTS)
 def test_any_endpoints_are_read_back_as_they_were_written(
     tmp_path: Path, names: list[str], model: str, again: str

@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors"},
-    {"usage"},
+    {"usage", "jobs"},
     {"trace"},
     {"context"},
     {"node", "questions"},
@@ -25,6 +25,13 @@ LAYERS = [
     {"measuring"},
     {"catalogue", "config_file"},
     {"tiers"},
+    {"cards"},
+    {"machine"},
+    {"sizing"},
+    {"speeds"},
+    {"fitting"},
+    {"adding"},
+    {"choosing"},
     {"serving"},
     {"ready"},
     {"cli"},

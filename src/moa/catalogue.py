@@ -18,17 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt
 
 from moa.config import EndpointConfig, nearest
 from moa.errors import ConfigError
+from moa.jobs import Job, Kind, Quantisation, Server
 from moa.usage import Price, Tier
-
-Kind = Literal["open", "api", "decision"]
-"""Weights one can serve; a vendor's model; a model made to decide, whoever serves it."""
-Job = Literal[
-    "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
-]
-Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
-"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
-Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
-"""What can serve it; `own`: a server that its makers publish with it."""
 
 BITS: Mapping[Quantisation, float] = MappingProxyType(
     {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}
@@ -99,6 +90,8 @@ class Model(BaseModel):
     licence_url: HttpUrl | None = None
     gated: bool = False
     """Whether the hub gives it only to who has accepted the licence."""
+    no_float16: bool = False
+    """Whether it goes wrong in `float16`, which cards before Ampere compute in."""
     attention: Attention | None = None
     cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Bytes of cache per token at two bytes a value, where `attention` can't tell: 0 for an

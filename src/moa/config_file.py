@@ -10,14 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from moa.config import EMBEDDED, FILE, load
+from moa.config import EMBEDDED, FILE, VARIABLE, load
 from moa.errors import ConfigError
+from moa.usage import Tier
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
+def target(path: str | Path | None = None) -> Path:
+    """Give the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
+    return Path(path or os.environ.get(VARIABLE) or FILE)
+
+
 def write_endpoint(
-    path: str | Path | None, name: str, table: Mapping[str, object], *, force: bool = False
+    path: str | Path | None,
+    name: str,
+    table: Mapping[str, object],
+    *,
+    tiers: Mapping[Tier, str] | None = None,
+    force: bool = False,
 ) -> Path:
     """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
 
@@ -25,9 +36,10 @@ def write_endpoint(
     the file is as it was.
 
     Args:
-        path: The file; `None`: `./moa.toml`.
+        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
         name: Of the endpoint.
         table: Its keys; a mapping in it becomes a table of its own.
+        tiers: Endpoints that become the defaults of their tiers.
         force: Whether an endpoint of this name is overwritten, where it stands.
 
     Returns:
@@ -37,7 +49,7 @@ def write_endpoint(
         ConfigError: there is an endpoint of this name already, the file is no TOML or can't be
             written, or `load` would not take what it would say.
     """
-    file = Path(path or FILE)
+    file = target(path)
     _check_name(name)
     before = _read(file)
     known = _parsed(before, file)
@@ -48,7 +60,8 @@ def write_endpoint(
             "overwrite it with --force"
         )
     after = _replaced(before, name, table) if there else _appended(before, name, table)
-    _check_only(known, after, file=file, name=name, table=table)
+    after = _defaulted(after, tiers) if tiers else after
+    _check_only(known, after, file=file, name=name, table=table, tiers=tiers or {})
     _replace(file, after)
     return file
 
@@ -91,11 +104,30 @@ def _replaced(before: str, name: str, table: Mapping[str, object]) -> str:
     return f"{document.as_string().rstrip()}\n"
 
 
+def _defaulted(text: str, tiers: Mapping[Tier, str]) -> str:
+    import tomlkit
+
+    document: Any = tomlkit.parse(text)
+    if "tiers" not in document:
+        return f"{text.rstrip()}\n\n{tomlkit.dumps({'tiers': dict(tiers)})}"
+    for tier, name in tiers.items():
+        document["tiers"][tier] = name
+    return document.as_string()
+
+
 def _check_only(
-    known: dict[str, Any], after: str, *, file: Path, name: str, table: Mapping[str, object]
+    known: dict[str, Any],
+    after: str,
+    *,
+    file: Path,
+    name: str,
+    table: Mapping[str, object],
+    tiers: Mapping[Tier, str],
 ) -> None:
-    """Hold what will be written against what was there: nothing but the one table differs."""
+    """Hold what will be written against what was there: nothing else may differ."""
     wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: _plain(table)}}
+    if tiers:
+        wanted["tiers"] = {**known.get("tiers", {}), **tiers}
     try:
         written = tomllib.loads(after)
     except tomllib.TOMLDecodeError:
@@ -103,7 +135,7 @@ def _check_only(
     if written != wanted:
         block = _appended("", name, table)
         raise ConfigError(
-            f"{file} can't be changed by moa as it is laid out. Add by hand:\n{block}"
+            f"{file} is laid out so that moa can't add to it. Add this by hand:\n{block}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from moa.cli import options
 
 EXAMPLES = """
@@ -12,11 +14,16 @@ EXAMPLES = """
 
 Every server is asked for its list of models, which costs nothing; nothing is started. Whether one
 can decide natively shows at its first decision, so "can" says what it does otherwise, too.
+The models that moa knows: moa models list. One of them as an endpoint: moa models add NAME
 """
 
 
-def models(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
+def models(
+    context: typer.Context, *, config: options.ConfigFile = None, as_json: options.AsJson = False
+) -> None:
     """Show the endpoints: tier, model, price, what they can do, and whether they answer."""
+    if context.invoked_subcommand is not None:
+        return
     import asyncio
     import sys
 

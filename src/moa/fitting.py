@@ -1,0 +1,198 @@
+"""Fitting: how vLLM can serve a model on a machine, as arguments that suit it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+from moa.catalogue import Model, Quantisation, models
+from moa.config import Config, EndpointConfig
+from moa.errors import ConfigError
+from moa.machine import Machine
+from moa.sizing import RAM_SHARE, UTILISATION, Fit, Place, fit, places, quantisations
+from moa.usage import Tier
+
+STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4))
+"""Longest prompt and answer together, and how many such sequences at once: as much as fits, where
+nothing else is asked for."""
+CPU_CONCURRENCY = 4
+"""Most sequences at once on a processor: more would only share its cores."""
+_GOOD = 3
+"""So many of `STEPS` are room enough to keep weights that lose next to nothing."""
+_NEAR_LOSSLESS: tuple[Quantisation, ...] = ("bf16", "fp8")
+"""On two GPUs they are taken before coarser ones on one."""
+_ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
+"""What vLLM computes with on a processor
+(https://docs.vllm.ai/en/latest/features/quantization/)."""
+_SPARE = 1.1
+"""Memory that is asked of a GPU for each that is reckoned with: the overhead is an estimate."""
+_AMPERE = (8, 0)
+"""Compute capability from which on cards know `bfloat16`."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model at a place, and how it fits there."""
+
+    model: Model
+    place: Place
+    fit: Fit
+
+
+def best_fit(
+    model: Model,
+    machine: Machine,
+    *,
+    tokens: int | None = None,
+    concurrency: int | None = None,
+    config: Config | None = None,
+) -> Served | None:
+    """Find how vLLM can serve a model on a machine; `None` where it can't.
+
+    Exact weights are taken where there is room enough, then coarser ones, then less room. What the
+    configuration gives to other servers on the same GPUs is not taken.
+
+    Args:
+        model: An open one.
+        machine: Where.
+        tokens: Longest prompt and answer together; `None`: the first of `STEPS` that fits.
+        concurrency: Sequences of that length at once; `None`: the first of `STEPS` that fits.
+        config: What is served already.
+    """
+    ways = _ways(model, machine)
+    exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
+    coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
+    rounds = ((exact, STEPS[:_GOOD]), (coarse, STEPS), (exact, STEPS[_GOOD:]))
+    for kinds, steps in rounds:
+        for step, (place, quantisation) in product(steps, kinds):
+            found = fit(
+                model,
+                place,
+                quantisation=quantisation,
+                tokens=tokens or min(step[0], model.context or step[0]),
+                concurrency=concurrency or _at_once(step[1], place),
+                taken=_taken(place, machine, config),
+            )
+            if found.fits:
+                return Served(model=model, place=place, fit=found)
+    return None
+
+
+def least_fit(model: Model, machine: Machine) -> Served:
+    """Give the way of serving a model on a machine that lacks the least memory.
+
+    Raises:
+        ConfigError: vLLM serves no form of it.
+    """
+    ways = _ways(model, machine)
+    if not ways:
+        raise ConfigError(f"vLLM serves no form of {model.name!r} that the catalogue knows")
+    tried = [
+        Served(
+            model=model,
+            place=place,
+            fit=fit(model, place, quantisation=kind, tokens=STEPS[-1][0]),
+        )
+        for place, kind in ways
+    ]
+    return min(tried, key=lambda served: served.fit.needed - served.fit.budget)
+
+
+def largest_that_fits(machine: Machine, *, config: Config | None = None) -> Served | None:
+    """Find the open model with most parameters that vLLM can serve on a machine."""
+    known_ones = [known for known in models().values() if known.kind == "open"]
+    known_ones.sort(key=lambda known: (known.parameters or 0, known.released or ""), reverse=True)
+    for known in known_ones:
+        if found := best_fit(known, machine, config=config):
+            return found
+    return None
+
+
+def vllm_table(served: Served, *, tier: Tier | None = None, port: int = 8000) -> dict[str, object]:
+    """Write the endpoint table of a model that `moa up` serves with vLLM.
+
+    Args:
+        served: Where, and how.
+        tier: Of the endpoint; `None`: as the catalogue has it.
+        port: Where it listens.
+    """
+    model, place = served.model, served.place
+    repository = model.weights[served.fit.quantisation].repository
+    settings: dict[str, object] = {"port": port}
+    if repository is None:  # vLLM makes fp8 out of bf16 while it loads
+        settings["quantization"] = served.fit.quantisation
+    if _only_float16(place):
+        settings["dtype"] = "float16"
+    settings["max_model_len"] = served.fit.tokens
+    if place.gpu:
+        settings["gpu_memory_utilization"] = _share(served)
+    if place.count > 1:
+        settings["args"] = ["--tensor-parallel-size", str(place.count)]
+    if place.gpu is None:
+        settings["max_num_seqs"] = max(served.fit.asked, CPU_CONCURRENCY)
+        gib = max(1, math.ceil(served.fit.kv / _GIB))
+        settings["env"] = {"VLLM_CPU_KVCACHE_SPACE": str(gib)}
+    return {
+        "tier": tier or model.tier,
+        "model": repository or model.hub,
+        "serve": "vllm",
+        "vllm": settings,
+    }
+
+
+def _at_once(wanted: int, place: Place) -> int:
+    return wanted if place.gpu else min(wanted, CPU_CONCURRENCY)
+
+
+def _ways(model: Model, machine: Machine) -> list[tuple[Place, Quantisation]]:
+    """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
+    where = [place for place in places(machine) if place.engine == "vllm"]
+    where.sort(key=lambda place: place.count)
+    if not where:
+        ram = max(place.memory for place in places(machine) if place.gpu is None)
+        where = [Place(engine="vllm", cores=machine.cores, memory=ram)]
+    return [
+        (place, quantisation)
+        for place in where
+        for quantisation in quantisations(model, place)
+        if (place.gpu or quantisation in _ON_CPU)
+        and not (model.no_float16 and _only_float16(place))
+    ]
+
+
+def _only_float16(place: Place) -> bool:
+    able = place.gpu.capability if place.gpu else None
+    return able is not None and able < _AMPERE
+
+
+def _taken(place: Place, machine: Machine, config: Config | None) -> int:
+    """Bytes of a place that the configuration gives to others, be they up already or not."""
+    if config is None:
+        return 0
+    if place.gpu is None:
+        left = int(machine.ram * RAM_SHARE) - sum(map(_reckoned, config.served.values()))
+    else:
+        shares = (it.vllm.gpu_memory_utilization or UTILISATION for it in config.served.values())
+        left = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
+    return max(0, place.memory - left)
+
+
+def _reckoned(endpoint: EndpointConfig) -> int:
+    """Bytes of RAM that a served model takes; 0 where the catalogue doesn't know its weights."""
+    cache = int(endpoint.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0")) * _GIB
+    for known in models().values():
+        for kept in known.weights.values():
+            if kept.repository == endpoint.model:
+                return kept.bytes + cache
+    return cache
+
+
+def _share(served: Served) -> float:
+    """Share of each GPU's memory that the model needs, rounded up, and no more than is free."""
+    gpu = served.place.gpu
+    assert gpu is not None
+    most = min(UTILISATION, served.fit.budget / served.place.count / gpu.memory)
+    wanted = served.fit.needed * _SPARE / served.place.count / gpu.memory
+    return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000

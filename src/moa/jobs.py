@@ -1,0 +1,15 @@
+"""Jobs: what a model can be good for, and the other words that the catalogue describes it with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["open", "api", "decision"]
+"""Weights one can serve; a vendor's model; a model made to decide, whoever serves it."""
+Job = Literal[
+    "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
+]
+Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
+"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
+Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
+"""What can serve it; `own`: a server that its makers publish with it."""
