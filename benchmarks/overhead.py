@@ -32,13 +32,13 @@ IMPORTS = {
 }
 CALLS = 5
 CRITICAL_S = {"W1": 0.340, "unbalanced": 0.300}
-# work, items, in flight
+# Work, items, in flight. Six rounds of W3 each, so that every slot opens its connections as often.
 JOBS = {
     "one": ("W1", 8, 1),
     "w1_64": ("W1", 768, 64),
-    "w3_16": ("W3", 400, 16),
-    "w3_64": ("W3", 640, 64),
-    "w3_256": ("W3", 1024, 256),
+    "w3_16": ("W3", 96, 16),
+    "w3_64": ("W3", 384, 64),
+    "w3_256": ("W3", 1536, 256),
     "unbalanced": ("unbalanced", 6, 1),
 }
 TARGETS = {
