@@ -107,8 +107,12 @@ def test_a_command_is_one_that_moa_has(command: str) -> None:
     if name == "--help":
         return
     assert name in group.commands, f"moa has no command {name!r}"
+    found = group.commands[name]
+    if isinstance(found, TyperGroup) and words and not words[0].startswith("-"):
+        assert words[0] in found.commands, f"moa {name} has no command {words[0]!r}"
+        found, words = found.commands[words[0]], words[1:]
     if "--help" not in words:
-        group.commands[name].make_context(name, words)
+        found.make_context(name, words)
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in _blocks(page, "toml")])
