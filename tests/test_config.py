@@ -209,3 +209,17 @@ def test_a_command_warns_of_a_misspelt_variable(
     monkeypatch.setenv("MOA_CONFG", "other.toml")
     configured(None)
     assert "MOA_CONFG. Did you mean MOA_CONFIG?" in capsys.readouterr().err
+
+
+def test_an_endpoint_may_have_several_addresses() -> None:
+    several = SMALL.replace('"http://127.0.0.1:1/v1"', '["http://a/v1", "http://b/v1"]')
+    assert load(written(several)).endpoints["small"].urls == ("http://a/v1", "http://b/v1")
+    assert load(written(SMALL)).endpoints["small"].urls == ("http://127.0.0.1:1/v1",)
+    with pytest.raises(ConfigError, match="base_url"):
+        load(written(SMALL.replace('"http://127.0.0.1:1/v1"', "[]")))
+
+
+def test_a_priority_that_nobody_heeds_is_refused() -> None:
+    assert load(written(SMALL + "priority = 3\n")).endpoints["small"].priority == 3
+    with pytest.raises(ConfigError, match="vLLM of your own"):
+        load(written(LARGE + "priority = 3\n"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ import pytest
 
 from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
-from moa.endpoints import Endpoint
+from moa.endpoints import Endpoint, Prompt
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.replicas import Replicas
+from moa.endpoints.retried import Retried
 from moa.errors import ConfigError
 from moa.graphs.handles import NodeStep
 from moa.graphs.support import support
 from moa.handoffs import Reply
+from moa.measuring import Measurement, Step, keep
 from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import NO_LLM, Endpoints
@@ -192,3 +199,54 @@ async def test_all_endpoints_are_closed_where_one_cannot_be(
     with pytest.raises(OSError, match="is stuck"):
         await both.close()
     assert sorted(closed) == ["large", "small"]
+
+
+URLS = ("http://127.0.0.1:8/v1", "http://127.0.0.1:9/v1")
+
+
+def test_several_addresses_are_replicas_behind_one_name() -> None:
+    many = endpoints(small=SMALL.model_copy(update={"base_url": URLS}))
+    assert isinstance(many.slm, Retried)
+    assert isinstance(many.slm.endpoint, Replicas)
+    assert many.slm.name == "small"
+    assert many.slm.endpoint.alive == ("small@127.0.0.1:8", "small@127.0.0.1:9")
+
+
+def test_one_address_is_no_replica() -> None:
+    for given in (URLS[0], URLS[:1]):
+        one = endpoints(small=SMALL.model_copy(update={"base_url": given}))
+        assert isinstance(one.slm, Retried)
+        assert isinstance(one.slm.endpoint, OpenAIEndpoint)
+        assert one.slm.endpoint.name == "small"
+
+
+def test_a_priority_is_said_to_vllm() -> None:
+    urgent = endpoints(small=SMALL.model_copy(update={"priority": -1}))
+    body = urgent.server("small").chat(Prompt.of("Hi"))
+    assert body["priority"] == -1
+
+
+def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    steps = (
+        Step(work="read", concurrency=1, seconds=1.0, requests=1, input_tokens=1000),
+        Step(work="write", concurrency=1, seconds=1.0, requests=1, output_tokens=10),
+    )
+    for name, model in (("small", "small-1"), ("embedded", EmbeddedEndpoint().model)):
+        keep(
+            Measurement(
+                endpoint=name,
+                model=model,
+                machine="a machine",
+                date=datetime(2026, 11, 25, tzinfo=UTC),
+                moa_version="0",
+                hourly_usd=Decimal(36),
+                steps=steps,
+            )
+        )
+    both = endpoints(small=SMALL)
+    for name in ("small", "embedded"):
+        price = both.named(name).price
+        assert (price.input, price.output, price.measured) == (10, 1000, True)

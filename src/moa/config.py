@@ -83,8 +83,9 @@ class EndpointConfig(BaseModel):
     tier: Tier
     model: str = Field(min_length=1)
     """Name of the model, as its server knows it."""
-    base_url: str | None = None
-    """Where it is served, `/v1` included; `None`: the address of the model's vendor."""
+    base_url: str | tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Where it is served, `/v1` included, or the addresses of several servers of the same model;
+    `None`: the address of the model's vendor."""
     api_key_env: str | None = None
     """Environment variable that holds the key; `None`: the vendor's usual one, or no key where
     `base_url` is given."""
@@ -111,7 +112,14 @@ class EndpointConfig(BaseModel):
     served_by: str | None = None
     """Name of the endpoint whose server is asked, such as for one of its LoRA adapters."""
     priority: int = 0
-    """Lower is served earlier, on a server that `moa up` starts with `vllm.priority`."""
+    """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
+    `moa up` does where `vllm.priority` is set."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses that `base_url` gives."""
+        given = self.base_url or ()
+        return (given,) if isinstance(given, str) else given
 
     @property
     def vendor(self) -> Vendor | None:
@@ -119,21 +127,21 @@ class EndpointConfig(BaseModel):
         if self.serve or self.served_by:
             return None
         for vendor in VENDORS:
-            if self.base_url is not None:
-                if self.base_url.rstrip("/") == vendor.base_url.rstrip("/"):
+            if self.urls:
+                if self.urls[0].rstrip("/") == vendor.base_url.rstrip("/"):
                     return vendor
             elif self.model.startswith(vendor.prefixes):
                 return vendor
         return None
 
     def url(self, name: str) -> str:
-        """Address of the server.
+        """Address of the server; of several, of the first.
 
         Raises:
             ConfigError: there is no `base_url`, and the model is none of a known vendor's.
         """
-        if self.base_url is not None:
-            return self.base_url
+        if self.urls:
+            return self.urls[0]
         if self.serve:
             return local_url(self.vllm.port)
         if self.vendor is None:
@@ -405,9 +413,11 @@ def _check_server(config: Config, name: str, place: str) -> None:
     if endpoint.served_by is not None:
         _check_served_by(config, endpoint, endpoint.served_by, place)
     server = config.endpoints[endpoint.served_by or name]
-    if endpoint.priority and not (server.serve and server.vllm.priority):
+    if endpoint.priority and endpoint.vendor is not None:
+        raise ConfigError(f"{place} has a priority, which only a vLLM of your own heeds")
+    if endpoint.priority and server.serve and not server.vllm.priority:
         raise ConfigError(
-            f"{place} has a priority, which only a server heeds that moa starts with "
+            f"{place} has a priority, which its server heeds only with "
             f"[endpoints.{endpoint.served_by or name}.vllm] priority = true"
         )
 

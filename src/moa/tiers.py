@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -15,7 +17,8 @@ from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.closing import Closing, close_all
 from moa.errors import ConfigError
-from moa.servers import keys_of_running, local_url
+from moa.measuring import measured_price, price_of
+from moa.servers import ServerFolder, keys_of_running, local_url
 
 if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint
@@ -147,18 +150,32 @@ class Endpoints(Closing):
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
         """
-        from moa.endpoints.openai import OpenAIEndpoint
+        return self._servers(name)[0]
 
+    def _servers(self, name: str) -> list[OpenAIEndpoint]:
         config = self._configured(name)
         if self.config.serves(name):
-            return self._replicas(name)[0]
-        return OpenAIEndpoint(
+            return self._replicas(name)
+        if len(config.urls) < 2:
+            return [self._addressed(name, name, config.url(name))]
+        return [self._addressed(f"{name}@{urlsplit(url).netloc}", name, url) for url in config.urls]
+
+    def _addressed(self, name: str, configured_as: str, url: str) -> OpenAIEndpoint:
+        """Build the endpoint of a server that is there already."""
+        from moa.endpoints.openai import OpenAIEndpoint
+        from moa.endpoints.vllm import VLLMEndpoint
+
+        config = self._configured(configured_as)
+        kind = (
+            partial(VLLMEndpoint, priority=config.priority) if config.priority else OpenAIEndpoint
+        )
+        return kind(
             name,
             model=config.model,
-            base_url=config.url(name),
-            api_key=config.key(name) if self._read_keys else SecretStr("unread"),
+            base_url=url,
+            api_key=config.key(configured_as) if self._read_keys else SecretStr("unread"),
             tier=config.tier,
-            price=config.price(),
+            price=price_of(self.config, configured_as),
             context_window=config.context_window,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
@@ -173,15 +190,14 @@ class Endpoints(Closing):
         keys = keys_of_running(server, ports) if self._read_keys else unread
         several = len(ports) > 1
         return [
-            self._replica(f"{name}@{port}" if several else name, self._configured(name), port, key)
+            self._replica(f"{name}@{port}" if several else name, name, port, key)
             for port, key in keys.items()
         ]
 
-    def _replica(
-        self, name: str, config: EndpointConfig, port: int, key: SecretStr
-    ) -> OpenAIEndpoint:
+    def _replica(self, name: str, configured_as: str, port: int, key: SecretStr) -> OpenAIEndpoint:
         from moa.endpoints.vllm import VLLMEndpoint
 
+        config = self._configured(configured_as)
         served_by = config if config.served_by is None else self._configured(config.served_by)
         return VLLMEndpoint(
             name,
@@ -190,7 +206,7 @@ class Endpoints(Closing):
             api_key=key,
             priority=config.priority,
             tier=config.tier,
-            price=config.price(),
+            price=price_of(self.config, configured_as),
             context_window=config.context_window or served_by.vllm.max_model_len,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
@@ -203,11 +219,30 @@ class Endpoints(Closing):
         from moa.endpoints.retried import Retried
 
         if name == EMBEDDED:
-            return EmbeddedEndpoint(EMBEDDED)
-        server = self.server(name)
-        if server.name == name:
-            return Retried(server)
-        return Retried(Replicas(name, self._replicas(name)))
+            embedded = EmbeddedEndpoint(EMBEDDED)
+            embedded.price = measured_price(EMBEDDED, embedded.model, self.config.file)
+            return embedded
+        first, *others = self._servers(name)
+        servers = Replicas(name, [first, *others]) if others else first
+        watched = self.config.serves(name) and self._read_keys
+        return Retried(self._watched(name, servers) if watched else servers)
+
+    def _watched(self, name: str, endpoint: Endpoint) -> Endpoint:
+        """Let calls wait for a server that `moa up` starts again after a crash."""
+        from moa.endpoints.vllm_server import VLLMServer
+        from moa.endpoints.watched import Watched
+
+        server = self.config.server_of(name)
+        keys = keys_of_running(server, self._configured(server).vllm.ports)
+        servers = [VLLMServer(name, port=port, api_key=key) for port, key in keys.items()]
+
+        async def is_ready() -> bool:
+            return any([await server.is_ready() for server in servers])
+
+        def is_coming() -> bool:
+            return any(ServerFolder.of(port).is_watched for port in keys)
+
+        return Watched(endpoint, is_coming=is_coming, is_ready=is_ready)
 
     def _configured(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:

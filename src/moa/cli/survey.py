@@ -17,6 +17,7 @@ from moa.endpoints.engine import check_engine
 from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.measuring import price_of
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 
@@ -68,7 +69,8 @@ class Surveyed:
         """Its price in words, per million tokens."""
         if not self.price.known:
             return "unknown"
-        return f"{dollars(self.price.input)} in, {dollars(self.price.output)} out"
+        measured = ", as measured" if self.price.measured else ""
+        return f"{dollars(self.price.input)} in, {dollars(self.price.output)} out{measured}"
 
 
 async def survey(config: Config) -> list[Surveyed]:
@@ -99,7 +101,7 @@ async def _server(config: Config, name: str) -> Surveyed:
         address=_without_password(_address(config, name)),
         there=there,
         state=state,
-        price=entry.price(),
+        price=price_of(config, name),
         can=can,
         decides=way_of(entry.decide, known),
     )
