@@ -1,0 +1,193 @@
+"""Arithmetic: re-computes the sums that a text states, exactly and without running any code."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import NamedTuple
+
+from moa.errors import InputError
+
+_LONGEST = 200
+"""Most characters of an expression: a longer one is a text."""
+_BIGGEST = 10**30
+_MOST_POWER = 64
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: Fraction.__truediv__,
+}
+_SIGNS = str.maketrans(
+    {
+        "\N{MULTIPLICATION SIGN}": "*",
+        "\N{MIDDLE DOT}": "*",
+        "\N{DIVISION SIGN}": "/",
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\\": None,
+    }
+)
+_TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
+_MONEY = "$€£"
+_NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
+NUMBER = re.compile(_NUMBER)
+"""A number as it stands in a text: digits, with commas and a decimal point."""
+_TERM = rf"[(\s{_MONEY}]*{_NUMBER}[%)\s]*"
+_SUM = rf"{_TERM}(?:[-+*/^][-\s]*{_TERM})*"
+_STATED = re.compile(
+    rf"(?<![\w.,)*/+({_MONEY}-])(?<![)*/+({_MONEY}-]\s)"
+    rf"({_SUM}=\s*(?:{_SUM}=\s*)*-?\s*[{_MONEY}]?-?{_NUMBER}%?)"
+    r"(?!\s*[*/+(^]|\w)"
+)
+_CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
+_UNFINISHED = re.compile(r"<<[^<>]*$")
+_SHOWN = re.compile(r"-?[\d.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """Two sides that a text says are equal."""
+
+    left: str
+    right: str
+    error: float
+    """How far the sides are apart, as a share of the larger one; 0 where the right side is exact,
+    or rounded to the places it shows."""
+    exact: bool
+    """Whether the sides are equal without rounding."""
+    value: Fraction
+    """What the left side comes to."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the sides are equal, rounding allowed."""
+        return self.error == 0
+
+
+class Checked(NamedTuple):
+    """What re-computing the sums of a text found."""
+
+    equations: tuple[Equation, ...]
+    unreadable: int
+    """Annotations of a calculator that are no sums, such as `<<x=2>>`."""
+
+    @property
+    def wrong(self) -> tuple[Equation, ...]:
+        """Those that don't hold."""
+        return tuple(e for e in self.equations if not e.holds)
+
+
+def evaluate(expression: str) -> Fraction:
+    """Compute a sum such as `2 x (1,000 + 50%)`, exactly.
+
+    It knows numbers, `+ - * / x ^`, `%`, brackets and signs of money, and nothing else.
+
+    Raises:
+        InputError: it is no such sum, too long, too large, or divides by zero.
+    """
+    if len(expression) > _LONGEST:
+        raise InputError(f"{len(expression)} characters are no sum: at most {_LONGEST}")
+    try:
+        return _value(ast.parse(_pythonic(expression), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
+        raise InputError(f"{expression!r} can't be computed: {error}") from error
+
+
+def check(text: str) -> Checked:
+    """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator."""
+    found: list[Equation] = []
+    unreadable = 0
+    for annotation in _CALCULATOR.findall(text):
+        equations = list(_equations(annotation))
+        found += equations
+        unreadable += not equations
+    plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", text)))
+    for stated in _STATED.findall(plain):
+        found += _equations(stated)
+    return Checked(tuple(found), unreadable)
+
+
+def numbers(text: str) -> list[Fraction]:
+    """All numbers of a text written in digits, in order; signs and units are left out."""
+    return [Fraction(shown.replace(",", "")) for shown in NUMBER.findall(text)]
+
+
+def _equations(stated: str) -> Iterator[Equation]:
+    """Give each pair of neighbours in `a = b = c` that can be computed and has a sum on a side."""
+    sides = [side.strip() for side in stated.split("=")]
+    for left, right in pairwise(sides):
+        if NUMBER.fullmatch(left) and NUMBER.fullmatch(right):
+            continue
+        try:
+            first, second = evaluate(left), evaluate(right)
+        except InputError:
+            continue
+        apart = abs(first - second)
+        largest = max(abs(first), abs(second))
+        close = apart <= _half_a_place(right) or _same_percentage(stated, first, second)
+        yield Equation(
+            left=left,
+            right=right,
+            error=0.0 if close else float(apart / largest),
+            exact=not apart,
+            value=first,
+        )
+
+
+def _same_percentage(stated: str, first: Fraction, second: Fraction) -> bool:
+    """Whether `100% - 45% = 55` or `3/4 * 100 = 75%` is meant: writers leave a sign out."""
+    return "%" in stated and 100 in (first / (second or 1), second / (first or 1))
+
+
+def _half_a_place(shown: str) -> Fraction:
+    """How far rounding to the places shown can move a number; none where it isn't one number."""
+    plain = shown.replace(",", "").strip(f" {_MONEY}")
+    if not _SHOWN.fullmatch(plain):
+        return Fraction(0)
+    places = len(plain.partition(".")[2])
+    return Fraction(1, 2 * 10**places) if places else Fraction(0)
+
+
+def _plain_signs(text: str) -> str:
+    return _TIMES.sub("*", text.translate(_SIGNS))
+
+
+def _pythonic(expression: str) -> str:
+    plain = re.sub(rf"[{_MONEY},]", "", _plain_signs(expression)).strip()
+    plain = plain.replace("^", "**").replace("%", "*(1/100)")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
+
+
+def _value(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return _bounded(Fraction(str(number)))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_value(left), _value(right))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            return _bounded(_OPERATIONS[type(op)](_value(left), _value(right)))
+        case _:
+            raise ValueError(f"{type(node).__name__} is no part of a sum")
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1 or abs(exponent) > _MOST_POWER or abs(base) > _BIGGEST:
+        raise ValueError("the exponent is no small whole number")
+    return _bounded(Fraction(base**exponent.numerator))
+
+
+def _bounded(value: Fraction) -> Fraction:
+    if abs(value.numerator) > _BIGGEST**2 or value.denominator > _BIGGEST**2:
+        raise ValueError("the number is too large")
+    return value

@@ -1,0 +1,112 @@
+"""Sums that a text states are re-computed exactly, and nothing else is run."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.decisions.arithmetic import check, evaluate, numbers
+from moa.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2 x (1,000 + 50%)", Fraction(2001)),
+        ("0.1 + 0.2", Fraction(3, 10)),
+        ("7 / 1 / 2", Fraction(7, 2)),
+        ("200/100*40", Fraction(80)),
+        ("-3^2", Fraction(-9)),
+        ("$18 \\* 007", Fraction(126)),
+    ],
+)
+def test_a_sum_is_computed_exactly(expression: str, value: Fraction) -> None:
+    assert evaluate(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1 / 0",
+        "9^9^9^9",
+        "2 ** 999999999",
+        "__import__('os').getcwd()",
+        "print(1)",
+        "'a' * 9",
+        "True + 1",
+        "x + 1",
+        "1 +",
+        "",
+        "(" * 150,
+        "1" * 201,
+        "10000000000 * 10000000000 * 10000000000 ^ 64",
+    ],
+)
+def test_what_is_no_sum_is_refused(expression: str) -> None:
+    with pytest.raises(InputError):
+        evaluate(expression)
+
+
+@given(st.text(alphabet="0123456789+-*/x^%(). $,=<>#aé\n", max_size=80))
+def test_any_text_is_checked_without_a_crash(text: str) -> None:
+    for equation in check(text).equations:
+        assert equation.error >= 0
+
+
+def test_sums_are_found_in_prose_and_in_annotations() -> None:
+    found = check(
+        "He has 3 x 4 = <<3*4=12>>12 apples, and 12 apples * $2 = $24. So 20% of 50 = 10."
+    )
+    assert [(e.left, e.right, e.holds) for e in found.equations] == [
+        ("3*4", "12", True),
+        ("3 * 4", "12", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "holds", "exact"),
+    [
+        ("250 / 3 = 83.33", True, False),
+        ("250 / 3 = 84.33", False, False),
+        ("73 / 8 = 9", False, False),
+        ("100% - 45% = 55", True, False),
+        ("(6 / 12) * 100 = 50%", True, False),
+        ("4 * 3 + 6 = 18", True, True),
+        ("9,200 - 3,600 = 5,600", True, True),
+        ("675 + 120 = 785", False, False),
+    ],
+)
+def test_rounding_to_the_places_shown_is_allowed(text: str, holds: bool, exact: bool) -> None:
+    (equation,) = check(text).equations
+    assert (equation.holds, equation.exact) == (holds, exact)
+
+
+def test_each_step_of_a_chain_is_checked() -> None:
+    found = check("<<5*75+120=675+120=795>>")
+    assert [e.holds for e in found.equations] == [False, True]
+    assert [e.left for e in found.wrong] == ["5*75+120"]
+
+
+def test_an_annotation_that_is_no_sum_is_counted() -> None:
+    assert check("so <<x=2>>2").unreadable == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Blueberries = 5S - 4 = 5 * 20 - 4",
+        "2C + D = 304",
+        "12 shirts * 3 days = 40",
+        "see p. 4 = 5",
+        "40 shirts * $10 = $400, (2 dogs) x 3 = 7",
+    ],
+)
+def test_half_of_a_sum_with_words_in_it_is_not_taken_for_one(text: str) -> None:
+    assert not check(text).wrong
+
+
+def test_numbers_are_read_with_commas_and_points() -> None:
+    assert numbers("$1,234.50 for 3 of 007") == [Fraction(2469, 2), Fraction(3), Fraction(7)]
