@@ -76,8 +76,8 @@ class ServerState(BaseModel):
     port: int
     settings: str
     """A digest of how it was started, to tell whether it is the one that is wanted."""
-    pid: int
-    """Of the process that watches over it."""
+    pid: int | None = None
+    """Of the process that watches over it; `None` before that has started."""
     started: float
     """When that was, in seconds since 1970."""
     phase: Phase
@@ -163,6 +163,13 @@ class ServerFolder:
             return True
         os.close(held)
         return False
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a server is up, or is being brought up, and will be again after a crash."""
+        state = self.read()
+        given_up = state is not None and state.phase in ("failed", "stopped")
+        return self.locked and not given_up
 
     def read(self) -> ServerState | None:
         """Read the state that was last written; `None` where there is none."""

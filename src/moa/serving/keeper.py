@@ -23,8 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-_GRACE_S = 15.0
-"""Seconds that a server has to end by itself."""
 _TAIL_LINES = 400
 _LONGEST_LINE = 4000
 _NOT_STARTED = 127
@@ -103,13 +101,14 @@ class _Log(logging.handlers.RotatingFileHandler):
             self.close()  # the next line opens it again
 
 
-def main(path: str, size: int, parts: int, command: list[str]) -> NoReturn:
+def main(path: str, size: int, parts: int, grace_s: float, command: list[str]) -> NoReturn:
     """Run a server until it ends, or until standard input does.
 
     Args:
         path: Where its log goes.
         size: Most bytes of a part of the log.
         parts: Older parts that are kept.
+        grace_s: Seconds that the server has to end by itself.
         command: What is run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,7 +136,7 @@ def main(path: str, size: int, parts: int, command: list[str]) -> NoReturn:
     signal.signal(signal.SIGTERM, stop)
     reader = threading.Thread(target=_read, args=(child, log), daemon=True)
     reader.start()
-    threading.Thread(target=_stop_at_end_of_input, args=(child,), daemon=True).start()
+    threading.Thread(target=_stop_at_end_of_input, args=(child, grace_s), daemon=True).start()
     code = child.wait()
     sweep(child.pid)
     reader.join(timeout=5.0)
@@ -150,12 +149,12 @@ def _read(child: subprocess.Popen[str], log: _Log) -> None:
         log.add(line)
 
 
-def _stop_at_end_of_input(child: subprocess.Popen[str]) -> None:
+def _stop_at_end_of_input(child: subprocess.Popen[str], grace_s: float) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
     child.terminate()
     try:
-        child.wait(_GRACE_S)
+        child.wait(grace_s)
     except subprocess.TimeoutExpired:
         child.kill()
 
@@ -167,4 +166,4 @@ def _tell(code: int, tail: list[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:])

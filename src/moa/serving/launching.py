@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from moa.endpoints.vllm_server import is_free
 from moa.endpoints.weights import cache_folder
@@ -158,7 +159,7 @@ def last_line(log: Path) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -182,7 +183,6 @@ def _announce(spec: ServerSpec, folder: ServerFolder) -> None:
         model=spec.model,
         port=spec.port,
         settings=spec.settings,
-        pid=os.getpid(),
         started=time.time(),
         phase="starting",
     )
@@ -231,8 +231,10 @@ def _why_not(launched: Launched, state: ServerState | None) -> str:
     return f"what watches over vLLM ended by itself{f': {said}' if said else ''}"
 
 
-def runs(pid: int) -> bool:
+def runs(pid: int | None) -> TypeGuard[int]:
     """Say whether there is a process of that number."""
+    if pid is None:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

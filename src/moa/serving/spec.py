@@ -27,6 +27,8 @@ class ServerSpec(BaseModel):
     first_wait_s: float = 1.0
     """Seconds before the first of these tries; doubled for each further one."""
     steady_s: float = 300.0
+    grace_s: float = 15.0
+    """Seconds that it has to end by itself, once it is told to."""
     log_bytes: int = 5_000_000
     """Most bytes of its log, before it goes on in a new file."""
     log_parts: int = 3

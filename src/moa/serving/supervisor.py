@@ -28,8 +28,8 @@ from moa.serving.spec import ServerSpec
 
 _POLL_S = 0.25
 _LONGEST_WAIT_S = 60.0
-_KILL_AFTER_S = 20.0
-"""Longer than the keeper gives the server."""
+_KEEPER_S = 10.0
+"""Seconds that the keeper has, beyond those that it gives the server."""
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ class Supervisor:
         spec = self._spec
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", keeper.__file__),
-            *(str(self._folder.log), str(spec.log_bytes), str(spec.log_parts)),
+            *map(str, (self._folder.log, spec.log_bytes, spec.log_parts, spec.grace_s)),
             *spec.command,
             stdin=PIPE,
             stdout=PIPE,
@@ -136,7 +136,7 @@ class Supervisor:
         """End the keeper, which ends the server; where it doesn't, kill all there is."""
         assert process.stdin is not None
         process.stdin.close()
-        await asyncio.wait((ended,), timeout=_KILL_AFTER_S)
+        await asyncio.wait((ended,), timeout=self._spec.grace_s + _KEEPER_S)
         if not ended.done():
             process.kill()
             await ended
