@@ -29,7 +29,7 @@ LAYERS = [
     {"machine"},
     {"sizing"},
     {"speeds"},
-    {"fitting"},
+    {"placing"},
     {"adding"},
     {"choosing"},
     {"serving"},

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from moa.catalogue import Model
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
-from moa.fitting import Served, best_fit, largest_that_fits, least_fit, vllm_table
 from moa.machine import Machine
+from moa.placing import Served, best_fit, largest_that_fits, least_fit, vllm_table
 from moa.servers import VLLMConfig
 from moa.usage import Tier
 
@@ -77,10 +77,11 @@ def added(
 
 def _served_here(model: Model, name: str, machine: Machine, config: Config, wish: Wish) -> Added:
     rest = _without(config, name)
-    served = best_fit(model, machine, tokens=wish.tokens, concurrency=wish.concurrency, config=rest)
+    asked = {"tokens": wish.tokens, "concurrency": wish.concurrency}
+    served = best_fit(model, machine, **asked, config=rest)
     notes: list[str] = []
     if served is None:
-        served = least_fit(model, machine)
+        served = least_fit(model, machine, **asked, config=rest)
         sentence = _too_big(served, machine, rest)
         if not wish.anyway:
             raise ConfigError(f"{sentence}. Nothing was written; --force writes it all the same")
@@ -146,7 +147,7 @@ def _without(config: Config, name: str) -> Config:
 def _free_port(config: Config) -> int:
     """Give the first port, from vLLM's own on, that no endpoint is served at."""
     used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
-    used |= {urlsplit(it.base_url).port for it in config.endpoints.values() if it.base_url}
+    used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
     port = VLLMConfig().port
     while port in used:
         port += 1
@@ -166,9 +167,10 @@ def _sizes(served: Served) -> tuple[str, str]:
 def _too_big(served: Served, machine: Machine, config: Config) -> str:
     fit = served.fit
     beside = " beside what is configured" if config.served else ""
+    requests = "one request" if fit.asked == 1 else f"{fit.asked} requests at once"
     sentence = (
         f"{served.model.title} does not fit this machine ({machine}){beside}: in "
-        f"{fit.quantisation} with one request of {fit.tokens:,} tokens it takes "
+        f"{fit.quantisation} with {requests} of {fit.tokens:,} tokens it takes "
         f"{_gb(fit.needed)}, and {served.place} gives {_gb(fit.budget)}"
     )
     largest = largest_that_fits(machine, config=config)

@@ -105,10 +105,10 @@ def _figures(amount: Amount) -> tuple[str, ...]:
 
 
 def listed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Show rows of words."""
+    """Show rows of words; the first of a row, its name, stays on one line."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name)
+    for number, name in enumerate(columns):
+        table.add_column(name, no_wrap=number == 0)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

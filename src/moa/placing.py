@@ -1,4 +1,4 @@
-"""Fitting: how vLLM can serve a model on a machine, as arguments that suit it."""
+"""Placing: how vLLM can serve a model on a machine, as arguments that suit it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moa.machine import Machine
 from moa.sizing import RAM_SHARE, UTILISATION, Fit, Place, fit, places, quantisations
 from moa.usage import Tier
 
-STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4))
+STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (1024, 1))
 """Longest prompt and answer together, and how many such sequences at once: as much as fits, where
 nothing else is asked for."""
 CPU_CONCURRENCY = 4
@@ -30,6 +30,7 @@ _SPARE = 1.1
 _AMPERE = (8, 0)
 """Compute capability from which on cards know `bfloat16`."""
 _GIB = 2**30
+_Way = tuple[Place, Quantisation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,36 +67,40 @@ def best_fit(
     coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
     rounds = ((exact, STEPS[:_GOOD]), (coarse, STEPS), (exact, STEPS[_GOOD:]))
     for kinds, steps in rounds:
-        for step, (place, quantisation) in product(steps, kinds):
-            found = fit(
-                model,
-                place,
-                quantisation=quantisation,
-                tokens=tokens or min(step[0], model.context or step[0]),
-                concurrency=concurrency or _at_once(step[1], place),
-                taken=_taken(place, machine, config),
+        for (longest, many), way in product(steps, kinds):
+            length = tokens or min(longest, model.context or longest)
+            served = _served(
+                model, way, machine, length, concurrency or _at_once(many, way), config
             )
-            if found.fits:
-                return Served(model=model, place=place, fit=found)
+            if served.fit.fits:
+                return served
     return None
 
 
-def least_fit(model: Model, machine: Machine) -> Served:
-    """Give the way of serving a model on a machine that lacks the least memory.
+def least_fit(
+    model: Model,
+    machine: Machine,
+    *,
+    tokens: int | None = None,
+    concurrency: int | None = None,
+    config: Config | None = None,
+) -> Served:
+    """Give the way of serving a model that lacks the least memory; arguments as of `best_fit`.
 
     Raises:
-        ConfigError: vLLM serves no form of it.
+        ConfigError: vLLM serves no form of it there.
     """
     ways = _ways(model, machine)
+    if not ways and model.no_float16 and machine.gpus:
+        raise ConfigError(
+            f"{model.title} goes wrong in float16, and {machine.gpus[0].name} computes in nothing "
+            "else of its size: it takes a card from Ampere on (2020), or another model"
+        )
     if not ways:
         raise ConfigError(f"vLLM serves no form of {model.name!r} that the catalogue knows")
+    least, few = STEPS[-1]
     tried = [
-        Served(
-            model=model,
-            place=place,
-            fit=fit(model, place, quantisation=kind, tokens=STEPS[-1][0]),
-        )
-        for place, kind in ways
+        _served(model, way, machine, tokens or least, concurrency or few, config) for way in ways
     ]
     return min(tried, key=lambda served: served.fit.needed - served.fit.budget)
 
@@ -142,11 +147,31 @@ def vllm_table(served: Served, *, tier: Tier | None = None, port: int = 8000) ->
     }
 
 
-def _at_once(wanted: int, place: Place) -> int:
-    return wanted if place.gpu else min(wanted, CPU_CONCURRENCY)
+def _served(
+    model: Model,
+    way: _Way,
+    machine: Machine,
+    tokens: int,
+    concurrency: int,
+    config: Config | None,
+) -> Served:
+    place, quantisation = way
+    fitted = fit(
+        model,
+        place,
+        quantisation=quantisation,
+        tokens=tokens,
+        concurrency=concurrency,
+        taken=_taken(place, machine, config),
+    )
+    return Served(model=model, place=place, fit=fitted)
 
 
-def _ways(model: Model, machine: Machine) -> list[tuple[Place, Quantisation]]:
+def _at_once(wanted: int, way: _Way) -> int:
+    return wanted if way[0].gpu else min(wanted, CPU_CONCURRENCY)
+
+
+def _ways(model: Model, machine: Machine) -> list[_Way]:
     """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
     where = [place for place in places(machine) if place.engine == "vllm"]
     where.sort(key=lambda place: place.count)
@@ -193,6 +218,8 @@ def _share(served: Served) -> float:
     """Share of each GPU's memory that the model needs, rounded up, and no more than is free."""
     gpu = served.place.gpu
     assert gpu is not None
+    if not served.fit.fits:
+        return UTILISATION
     most = min(UTILISATION, served.fit.budget / served.place.count / gpu.memory)
     wanted = served.fit.needed * _SPARE / served.place.count / gpu.memory
     return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000
