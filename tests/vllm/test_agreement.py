@@ -14,14 +14,7 @@ from moa.agents.filter import Verdict
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.graphs.shop import SupportSettings
-from moa.graphs.support import (
-    Excerpt,
-    Urgency,
-    injection_filter,
-    intent_of,
-    spam_filter,
-    urgency_of,
-)
+from moa.graphs.support import Excerpt, intent_of, spam_filter
 from moa.handoffs import Text
 from moa.questions import Choice, Option, Question
 from moa.usage import Amount
@@ -56,13 +49,11 @@ class Decided(NamedTuple):
 
 
 def agents(endpoint: Endpoint) -> tuple[DecidingAgent[Any], ...]:
-    """Build agents of every kind: thresholds, two and more options, corrections."""
+    """Build one with a threshold, one with a correction, and one with many options."""
     return (
         spam_filter(endpoint, SHOP.spam, threshold=SHOP.threshold),
-        injection_filter(endpoint, SHOP.injection, threshold=SHOP.threshold),
-        Sentiment(endpoint, neutral=False),
+        Sentiment(endpoint),
         intent_of(endpoint, SHOP),
-        urgency_of(endpoint),
     )
 
 
@@ -72,8 +63,6 @@ def decided(output: object) -> Decided:
         case Verdict(met=met, confidence=confidence):
             sure = confidence or 0.0
             return Decided(str(met), abs((sure if met else 1 - sure) - SHOP.threshold))
-        case Urgency(urgency=answer):
-            probabilities = answer.probabilities
         case Choice():
             probabilities = output.probabilities
         case _:
