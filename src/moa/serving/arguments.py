@@ -62,6 +62,7 @@ def command(
     words = [environment.python, "-m", "vllm.entrypoints.openai.api_server"]
     for name, value in valued.items():
         words += [] if value is None else [name, str(value)]
+    words.append("--enable-prompt-tokens-details")  # else usage hides what was cached
     return [*words, *_lora(config, base), *config.args]
 
 
