@@ -222,26 +222,45 @@ async def prefixes(bench: Bench, repeats: int, scale: int) -> Runs:
     return found
 
 
-Ways = dict[str, tuple[VLLMEndpoint, bool]]
-"""By name: who is asked, and whether for all at once."""
+Way = Callable[[str], Awaitable[object]]
+"""Asks all questions about a text."""
 
 
-async def questions_together(bench: Bench, endpoints: Ways, repeats: int) -> dict[str, float]:
-    """Ask eight questions about one text: together, side by side, and one after another."""
-    asked = questions_of(Triage)
-    found: dict[str, list[float]] = {}
+def together(endpoint: VLLMEndpoint) -> Way:
+    async def ask(state: str) -> None:
+        await endpoint.decide(state, questions_of(Triage), RunContext())
+
+    return ask
+
+
+def one_by_one(endpoint: VLLMEndpoint) -> Way:
+    async def ask(state: str) -> None:
+        for question in questions_of(Triage):
+            await endpoint.decide(state, [question], RunContext())
+
+    return ask
+
+
+def side_by_side(endpoint: VLLMEndpoint) -> Way:
+    async def ask(state: str) -> None:
+        async with asyncio.TaskGroup() as group:
+            for question in questions_of(Triage):
+                group.create_task(endpoint.decide(state, [question], RunContext()))
+
+    return ask
+
+
+async def questions_asked(bench: Bench, ways: dict[str, Way], repeats: int) -> dict[str, float]:
+    """Ask eight questions about one text in every way, in turn; median seconds."""
+    found: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(repeats + 1):
-        for way, (endpoint, at_once) in endpoints.items():
+        for way, ask in ways.items():
             state = f"{bench.text(repeat)} " + " ".join(bench.texts[:6])
             start = time.perf_counter()
-            if at_once:
-                await endpoint.decide(state, asked, RunContext())
-            else:
-                for question in asked:
-                    await endpoint.decide(state, [question], RunContext())
+            await ask(state)
             if repeat:
-                found.setdefault(way, []).append(time.perf_counter() - start)
-    return {way: median(runs) for way, runs in found.items()}
+                found[way].append(time.perf_counter() - start)
+    return {way: median(seconds) for way, seconds in found.items()}
 
 
 def texts() -> list[str]:
@@ -279,8 +298,8 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         await bench.learn_body()
         found["against"] = await against_bare(bench, repeats, scale)
         found["prefix"] = await prefixes(bench, repeats, scale)
-        ways: Ways = {"one after another": (endpoint, False), "in one `decide`": (endpoint, True)}
-        found["labels"] = await questions_together(bench, ways, repeats)
+        ways = {"one by one": one_by_one(endpoint), "side by side": side_by_side(endpoint)}
+        found["labels"] = await questions_asked(bench, ways, repeats)
     async with started(tiny) as (endpoint, bare):
         bench = Bench(endpoint, bare, texts())
         alone = VLLMEndpoint(
@@ -293,11 +312,11 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
         async with alone:
             ways = {
-                "one request each, one after another": (alone, False),
-                "one request each, at once": (alone, True),
-                "one request for all": (endpoint, True),
+                "one request each, one by one": one_by_one(alone),
+                "one request each, side by side": side_by_side(alone),
+                "one request for all": together(endpoint),
             }
-            found["systemone"] = await questions_together(bench, ways, repeats)
+            found["systemone"] = await questions_asked(bench, ways, repeats)
     return found
 
 
