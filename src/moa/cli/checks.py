@@ -11,7 +11,9 @@ from packaging.requirements import Requirement
 
 from moa.cli.configuration import configured
 from moa.cli.survey import Surveyed, survey
-from moa.config import EMBEDDED, find
+from moa.config import EMBEDDED, Config, find
+from moa.errors import ConfigError
+from moa.serving.environments import find_environment, how_to
 
 _OWN = "mixture-of-agents"
 _EXTRA = "local"
@@ -22,6 +24,8 @@ DOES = {
     "mail-parser-reply": "leaves quoted mails out",
     "mermaidx": "draws graphs",
     "numpy": "works with vectors",
+    "nvidia-ml-py": "tells which GPUs there are",
+    "psutil": "tells how much memory there is",
     "semantic-text-splitter": "splits long texts",
     "termaid": "draws graphs in a terminal",
     "xllamacpp": "runs the built-in model",
@@ -54,6 +58,7 @@ async def checks(config: Path | None) -> list[Check]:
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         *(_package(requirement) for requirement in optional()),
         Check("configuration", True, found, hint),
+        *_vllm(configured(config)),
         *(check for check in endpoints if check is not None),
     ]
 
@@ -83,6 +88,26 @@ def _package(requirement: Requirement) -> Check:
     if requirement.specifier.contains(there, prereleases=True):
         return Check(name, True, there)
     return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
+
+
+def _vllm(config: Config) -> list[Check]:
+    """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
+    pythons = {entry.vllm.python: entry.vllm.env for entry in config.served.values()}
+    found: list[Check] = []
+    for python, env in (pythons or {None: dict[str, str]()}).items():
+        name = f"vllm ({python})" if python else "vllm"
+        try:
+            there = find_environment(python, env=env)
+        except ConfigError as error:
+            if pythons:
+                found.append(Check(name, False, str(error)))
+            else:
+                words = 'not installed; only needed for serve = "vllm"'
+                found.append(Check(name, True, words, f"To install it: {how_to()}"))
+            continue
+        kind = "for the processor" if there.cpu else "for a GPU"
+        found.append(Check(name, True, f"{there.version} {kind}, in {there.python}"))
+    return found
 
 
 def _endpoint(endpoint: Surveyed) -> Check | None:
