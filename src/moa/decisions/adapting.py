@@ -9,22 +9,16 @@ are shown to it as examples; reading each text in several such views steadies th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
 from moa.decisions.choosing import confident, halves
-from moa.decisions.fitting import (
-    Floats,
-    class_prior,
-    fit,
-    held_out_loss,
-    matching_bias,
-    shrunk_mean,
-)
+from moa.decisions.fitting import Floats, shrunk_mean
 from moa.decisions.reading import Progress, Reader
+from moa.decisions.stacking import Group, Readings, Stack, best_stack, floats
 from moa.decisions.stand_ins import STAND_INS
 from moa.endpoints import Endpoint, Example
 from moa.questions import Question
@@ -37,9 +31,6 @@ MOST_TEXTS = 128
 """Most unlabelled texts that are read, evenly spread over those given."""
 MOST_LABELS = 512
 """Most labelled texts that are fitted to, the first ones."""
-_SINGLE, _STACKED, _GAIN = 1.2, 0.8, 0.005
-"""Weights to start from with one group of views and with two; least gain in held-out loss for
-which another choice of them is taken than the first."""
 
 
 async def adapt(
@@ -56,10 +47,11 @@ async def adapt(
 
     Each text is read in the agent's own way, and in two views that show texts of which the model
     was sure. Without labels the lean it shows is taken out. With at least 8 labels these are
-    shown too, in two halves; weights and a bias are fitted to them, around a bias that matches
-    their frequency on the unlabelled texts. Kept are the own way and the texts it is sure of,
-    unless the held-out log loss is lower with the labelled texts in place of one or both, or with
-    the own way alone.
+    shown first, in two halves; weights and a bias are fitted to them, around a bias that matches
+    their frequency on the unlabelled texts; and the texts it is sure of are those it is sure of
+    then (pseudo-labels: Lee 2013). Kept are the own way and the texts it is sure of, unless the
+    held-out log loss is lower with the labelled texts in place of one or both, or with the own
+    way alone.
 
     Args:
         endpoint: Who decides.
@@ -84,23 +76,17 @@ async def adapt(
     labelled = tuple(labelled)[:MOST_LABELS]
     if reader.source == "text":
         return Adaptation(views=(labelled[:8],), origin="examples shown: it writes its labels")
-    views = Views()
-    if reader.source == "logprob":
-        views.sure = confident(texts, plain, reader.questions) if enough else []
-        if len(labelled) >= ENOUGH_LABELS:
-            views.shown = halves(labelled, reader.questions)
-        elif labelled:
-            views.shown = [labelled]
-    more = await reader.read(views.all[1:], texts)
-    readings = {
-        q.name: np.concatenate([plain[q.name], more[q.name]], axis=1) for q in reader.questions
-    }
+    logprob = reader.source == "logprob"
     origin = f"bias removed on {len(texts)} {'unlabelled' if enough else 'shipped'} texts"
-    if len(labelled) < ENOUGH_LABELS:
-        corrections = {name: _unbiased(reading) for name, reading in readings.items()}
-    else:
+    if len(labelled) >= ENOUGH_LABELS:
+        fitting = _Fitting(reader, labelled, texts, plain)
+        corrections = await fitting.run(show=logprob, sure=logprob and enough)
         origin = f"fitted to {len(labelled)} labelled texts, {origin}"
-        corrections = await _fitted(reader, views, labelled, readings)
+        return _without_idle_views(fitting.views.all, corrections, origin)
+    views = Views(shown=[labelled] if labelled and logprob else ())
+    views.sure = confident(texts, plain, reader.questions) if enough and logprob else ()
+    readings = _joined(plain, await reader.read(views.all[1:], texts))
+    corrections = {name: _unbiased(reading) for name, reading in readings.items()}
     return _without_idle_views(views.all, corrections, origin)
 
 
@@ -108,26 +94,21 @@ async def adapt(
 class Views:
     """The views a text can be read in: the agent's own way first."""
 
-    sure: Sequence[View] = ()
-    """They show texts that the model is sure of."""
     shown: Sequence[View] = ()
     """They show labelled texts."""
+    sure: Sequence[View] = ()
+    """They show texts that the model is sure of."""
 
     @property
     def all(self) -> tuple[View, ...]:
         """In order."""
-        return ((), *self.sure, *self.shown)
+        return ((), *self.shown, *self.sure)
 
     @property
-    def groups(self) -> tuple[range, range, range]:
-        """Positions of the own way, of what the model is sure of, of labelled texts."""
-        middle = 1 + len(self.sure)
-        return range(1), range(1, middle), range(middle, middle + len(self.shown))
-
-    @property
-    def choices(self) -> list[tuple[range, ...]]:
+    def choices(self) -> list[tuple[Group, ...]]:
         """Groups that can be used together; the first is the choice in doubt."""
-        own, sure, shown = self.groups
+        middle, end = 1 + len(self.shown), 1 + len(self.shown) + len(self.sure)
+        own, shown, sure = (0,), tuple(range(1, middle)), tuple(range(middle, end))
         choices = ((own, sure), (sure, shown), (own, shown), (shown,), (own,))
         return [groups for groups in choices if all(groups)]
 
@@ -140,90 +121,84 @@ def _unbiased(reading: Floats) -> Correction:
     for view in range(1, others + 1):
         mean = reading[:, view].mean(0)
         lean = lean + weights[view] * (mean - mean.mean())
-    return Correction(_floats(-lean), _floats(weights))
+    return Correction(floats(-lean), floats(weights))
 
 
-async def _fitted(
-    reader: Reader,
-    views: Views,
-    labelled: Sequence[Example],
-    unlabelled: Mapping[str, Floats],
-) -> dict[str, Correction]:
-    """Fit a correction for each question."""
-    readings = await reader.read(views.all, [example.text for example in labelled])
-    seen = np.array([[example in view for view in views.all] for example in labelled])
-    found: dict[str, Correction] = {}
-    for question in reader.questions:
+@dataclass(slots=True)
+class _Fitting:
+    """Fits corrections to labelled texts, in two passes: first to the own way and the labelled
+    texts shown, then to texts besides that the model is sure of by the first.
+    """
+
+    reader: Reader
+    labelled: Sequence[Example]
+    texts: Sequence[str]
+    readings: Mapping[str, Floats]
+    """Of the unlabelled texts, in the views so far."""
+    views: Views = field(default_factory=Views)
+
+    async def run(self, *, show: bool, sure: bool) -> dict[str, Correction]:
+        """Fit; show labelled texts if `show`, and texts that the model is sure of if `sure`."""
+        if show:
+            self.views.shown = halves(self.labelled, self.reader.questions)
+        mine = await self._read_on({}, ((), *self.views.shown))
+        stacks = self._stacks(mine)
+        if sure:
+            fair = {
+                q.name: stacks[q.name].fair(self._of(q, mine))
+                if q.name in stacks
+                else self.readings[q.name]
+                for q in self.reader.questions
+            }
+            self.views.sure = confident(self.texts, fair, self.reader.questions)
+            mine = await self._read_on(mine, self.views.sure)
+            stacks = self._stacks(mine)
+        return {
+            q.name: stacks[q.name].correction(self._of(q, mine))
+            if q.name in stacks
+            else _unbiased(self.readings[q.name])
+            for q in self.reader.questions
+        }
+
+    async def _read_on(
+        self, before: Mapping[str, Floats], views: Sequence[View]
+    ) -> dict[str, Floats]:
+        """Read the labelled texts in more views, and the unlabelled ones in those not read yet."""
+        new = [view for view in views if view]
+        more = await self.reader.read(new, self.texts)
+        self.readings = _joined(self.readings, more)
+        found = await self.reader.read(views, [example.text for example in self.labelled])
+        return _joined(before, found) if before else found
+
+    def _stacks(self, mine: Mapping[str, Floats]) -> dict[str, Stack]:
+        """By question, where the labelled texts have more than one answer to it."""
+        found: dict[str, Stack] = {}
+        for question in self.reader.questions:
+            readings = self._of(question, mine)
+            if len(set(readings.labels.tolist())) > 1:
+                found[question.name] = best_stack(readings, self.views.choices)
+        return found
+
+    def _of(self, question: Question, mine: Mapping[str, Floats]) -> Readings:
         names = [option.name for option in question.options]
         given = [
             (row, names.index(example.labels[question.name]))
-            for row, example in enumerate(labelled)
+            for row, example in enumerate(self.labelled)
             if example.labels.get(question.name) in names
         ]
-        labels = np.array([label for _, label in given], dtype=np.intp)
         rows = [row for row, _ in given]
-        texts = unlabelled[question.name]
-        if len(set(labels.tolist())) < 2:
-            found[question.name] = _unbiased(texts)
-            continue
-        means = texts.mean(0)
-        found[question.name] = _best(
-            [
-                (
-                    np.stack([_together(texts - means, group) for group in groups], 1),
-                    np.stack(
-                        [
-                            _together(readings[question.name][rows] - means, group, seen[rows])
-                            for group in groups
-                        ],
-                        1,
-                    ),
-                    groups,
-                )
-                for groups in views.choices
-            ],
-            labels,
-            means,
+        shown = [{example.text for example in view} for view in self.views.all]
+        seen = [[self.labelled[row].text in texts for texts in shown] for row in rows]
+        return Readings(
+            texts=self.readings[question.name],
+            labelled=mine[question.name][rows],
+            labels=np.array([label for _, label in given], dtype=np.intp),
+            seen=np.array(seen, dtype=bool).reshape(len(rows), len(self.views.all)),
         )
-    return found
 
 
-def _together(readings: Floats, group: range, seen: np.ndarray | None = None) -> Floats:
-    """Average the views of a group; a text that a view shows is not read in it."""
-    weights = np.ones(readings.shape[:2])
-    if seen is not None:
-        weights = np.where(seen, 0.0, 1.0)
-    weights = weights[:, list(group)]
-    weights = np.where(weights.sum(1, keepdims=True) == 0, 1.0, weights)
-    weights = weights / weights.sum(1, keepdims=True)
-    return np.einsum("tv,tvo->to", weights, readings[:, list(group)])
-
-
-def _best(
-    choices: Sequence[tuple[Floats, Floats, tuple[range, ...]]],
-    labels: np.ndarray,
-    means: Floats,
-) -> Correction:
-    """Keep the first choice of views unless the held-out loss of another is clearly lower.
-
-    Few labels tell little: where losses are close, the steadier choice stays.
-    """
-    prior = class_prior(labels, means.shape[1])
-    best: tuple[float, Floats, Floats, tuple[range, ...]] | None = None
-    for texts, readings, groups in choices:
-        weights = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
-        bias = matching_bias(texts, weights, prior)
-        loss = held_out_loss(readings, labels, weights=weights, bias=bias)
-        if best is None or loss < best[0] - _GAIN:
-            found = fit(readings, labels, weights=weights, bias=bias)
-            best = (loss, found.weights, found.bias, groups)
-    assert best is not None, "the own way is always there"
-    _, weights, bias, groups = best
-    by_view = np.zeros(len(means))
-    for weight, group in zip(weights, groups, strict=True):
-        by_view[list(group)] = weight / len(group)
-    offsets = bias - np.einsum("v,vo->o", by_view, means)
-    return Correction(_floats(offsets - offsets.mean()), _floats(by_view))
+def _joined(before: Mapping[str, Floats], more: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: np.concatenate([before[name], more[name]], axis=1) for name in before}
 
 
 def _without_idle_views(
@@ -246,7 +221,3 @@ def _without_idle_views(
 def _spread(texts: Sequence[str]) -> tuple[str, ...]:
     step = max(1.0, len(texts) / MOST_TEXTS)
     return tuple(texts[int(i * step)] for i in range(min(len(texts), MOST_TEXTS)))
-
-
-def _floats(values: Floats) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
