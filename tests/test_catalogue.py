@@ -124,6 +124,13 @@ def test_a_sliding_window_stops_the_cache_from_growing() -> None:
     assert attention.bytes(1_000, 2) == (1 * 1_000 + 5 * 100) * 32
 
 
+def test_a_hybrid_keeps_a_state_beside_its_cache() -> None:
+    hybrid = Attention(layers=2, kv_heads=1, head_dim=8, state=1_000)
+    assert hybrid.bytes(0, 2) == 1_000
+    assert hybrid.bytes(10, 2) == 1_000 + 2 * 10 * 32
+    assert model("qwen3.5-9b").kv_bytes_per_token() == 2 * 8 * 4 * 256 * 2
+
+
 def test_an_encoder_keeps_no_cache() -> None:
     assert model("laya").kv_bytes(512) == 0
 

@@ -53,13 +53,15 @@ class Attention(BaseModel):
     windowed_layers: Annotated[int, Field(ge=0)] = 0
     """How many of `layers` have the window."""
 
+    state: Annotated[int, Field(ge=0)] = 0
+    """Bytes that the recurrent layers of a hybrid keep of a sequence, however long it is."""
+
     def bytes(self, tokens: int, dtype_bytes: int) -> int:
-        """Bytes of a sequence of `tokens`, the windows that are full counted as full."""
+        """Bytes of a sequence of `tokens`; a window that is full grows no further."""
         each = 2 * self.kv_heads * self.head_dim * dtype_bytes
         inside = tokens if self.window is None else min(tokens, self.window)
-        return each * (
-            (self.layers - self.windowed_layers) * tokens + self.windowed_layers * inside
-        )
+        whole = self.layers - self.windowed_layers
+        return each * (whole * tokens + self.windowed_layers * inside) + self.state
 
 
 class Model(BaseModel):
@@ -141,10 +143,12 @@ class Model(BaseModel):
         Raises:
             ConfigError: it isn't known, as for a vendor's model.
         """
-        return self.kv_bytes(1, dtype_bytes)
+        return self.kv_bytes(1, dtype_bytes) - self.kv_bytes(0, dtype_bytes)
 
     def kv_bytes(self, tokens: int, dtype_bytes: int = 2) -> int:
-        """Bytes of KV cache of one sequence; layers with a sliding window stop growing at it.
+        """Bytes of KV cache of one sequence, with what a hybrid keeps of it besides.
+
+        Layers with a sliding window stop growing at it.
 
         Args:
             tokens: Length of the sequence, prompt and answer together.
