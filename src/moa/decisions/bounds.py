@@ -1,0 +1,258 @@
+"""Bounds: from which confidence on decisions can be accepted, at a risk that is promised.
+
+Thresholds are tested one after another, from a strict one on, until the first that fails
+("fixed-sequence testing" in Learn then Test; Angelopoulos, Bates, Candès, Jordan and Lei 2021,
+arXiv:2110.01052). The sequence is fixed before the held-out labels are looked at, from the labels
+that the scorer was fitted on. Given how many held-out decisions a threshold accepts, the wrong ones
+among them are binomial, whatever the scores mean, so each test is exact; and since testing stops at
+the first failure, the promise breaks only where the first threshold that should have failed
+passes, so that no part of the confidence is lost to the number of thresholds.
+
+Where several decisions belong to one case they are wrong together, and the binomial doesn't hold.
+Then a case is one bet against the hypothesis that the risk is passed, and the product of all bets
+is evidence (an e-value; Waudby-Smith and Ramdas 2023, "Estimating means of bounded random
+variables by betting", JRSS-B 86).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moa.decisions.binomial import allowed_errors, upper_bound
+from moa.decisions.guarantees import Bound, Guarantee, percent
+from moa.decisions.shortfall import shortfall
+from moa.errors import InputError, MissingDependency
+
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+except ImportError as error:
+    raise MissingDependency(
+        "numpy", extra="local", purpose="to find the bound of a calibration"
+    ) from error
+
+_THRESHOLDS = 60
+_REHEARSALS = 100
+_STAKES = (1.0, 0.7, 0.5, 0.35, 0.2, 0.1)
+"""Parts of the largest bet that can't be lost altogether; the evidence is the mean over them."""
+_ALMOST = 1.0 - 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A decision whose right answer is known."""
+
+    confidence: float
+    """How sure the scorer is of its answer, from 0 to 1."""
+    correct: bool
+    label: str = ""
+    """The answer that was given, for bounds by label."""
+    case: str | None = None
+    """What the decision is about, where several decisions are about one thing."""
+
+
+def find_bound(
+    fitting: Sequence[Outcome], held_out: Sequence[Outcome], guarantee: Guarantee
+) -> Bound:
+    """Find from which confidence on decisions are accepted.
+
+    Args:
+        fitting: Decisions on the labels that the scorer was fitted on, each by a fit without its
+            own label (cross-validation). They say only in which order thresholds are tested.
+        held_out: Decisions on labels that took no part in anything before, of the same scorer.
+            Decisions about one case stand all on one side.
+        guarantee: What is promised.
+
+    Raises:
+        InputError: a confidence is not between 0 and 1, or a case stands on both sides.
+    """
+    both = {o.case for o in fitting} & {o.case for o in held_out} - {None}
+    if both:
+        raise InputError(
+            f"{len(both)} cases, such as {min(both, key=str)!r}, have decisions on both sides; "
+            "split by case, so that what was fitted says nothing about what is held out"
+        )
+    thresholds = sequence(fitting, guarantee, labels=len(held_out))
+    return bound_along(thresholds, held_out, guarantee, known=fitting)
+
+
+def find_bounds_by_label(
+    fitting: Sequence[Outcome],
+    held_out: Sequence[Outcome],
+    guarantee: Guarantee,
+    *,
+    together: bool = True,
+) -> dict[str, Bound]:
+    """Find for each label from which confidence on it is accepted, at the risk of that label.
+
+    Args:
+        fitting: As in `find_bound`; labels that are given too rarely here to be accepted ever
+            are not tested, and cost the others nothing.
+        held_out: As in `find_bound`.
+        guarantee: What is promised of the decisions for each label.
+        together: Whether all promises hold together with the confidence (Bonferroni), or each
+            with the confidence for itself.
+
+    Raises:
+        InputError: a confidence is not between 0 and 1, or a case stands on both sides.
+    """
+    ratio = len(held_out) / max(1, len(fitting))
+    given = {name: sum(o.label == name for o in fitting) for name in _names(fitting, held_out)}
+    tested = sorted(given, key=lambda name: -given[name])
+    while len(tested) > 1 and together:
+        if given[tested[-1]] * ratio >= guarantee.shared(len(tested)).needed():
+            break
+        tested.pop()
+    each = guarantee.shared(len(tested)) if together else guarantee
+    bounds: dict[str, Bound] = {}
+    for name in given:
+        fitted = [o for o in fitting if o.label == name]
+        held = [o for o in held_out if o.label == name]
+        if name in tested:
+            bounds[name] = find_bound(fitted, held, each)
+        else:
+            bounds[name] = bound_along((), held, each, known=fitted)
+    return bounds
+
+
+def sequence(fitting: Sequence[Outcome], guarantee: Guarantee, *, labels: int) -> tuple[float, ...]:
+    """Choose the thresholds to be tested, in order, without a look at the held-out labels.
+
+    They lie halfway between scores, so that a score may move a little with the batch it is in.
+    Where the sequence starts decides how much is accepted in the end: too strict a start has too
+    few decisions to bear one error, too lenient a one fails at once. So the test is rehearsed on
+    resampled fitting labels, and the start that accepts most on average is taken. In simulations
+    of nine kinds of scores with 128 to 1000 labels this gave 92 % of the coverage of the best
+    start there is; a fixed start at 1.6 times the fewest labels 73 %, two chains that share the
+    confidence 60 %, and 8 thresholds that share it less.
+
+    Args:
+        fitting: Decisions on the labels that the scorer was fitted on.
+        guarantee: What is promised.
+        labels: Number of held-out decisions that there will be.
+
+    Raises:
+        InputError: a confidence is not between 0 and 1.
+    """
+    scores = np.sort(_confidences(fitting))[::-1]
+    n = len(scores)
+    if not n or labels < guarantee.needed():
+        return ()
+    first = min(n, max(1, int(0.9 * guarantee.needed() * n / labels)))
+    ranks = np.unique(np.linspace(first, n, _THRESHOLDS).astype(int))
+    levels = np.unique(scores)
+    below = np.searchsorted(levels, scores[ranks - 1]) - 1
+    halfway = (levels[below] + levels[below + 1]) / 2
+    found = np.unique(np.where(below < 0, 0.0, halfway))[::-1]
+    table = _Table.of(fitting, found)
+    cases = max(1, round(len(table.accepted) * labels / n))
+    drawn = np.random.default_rng(0).multinomial(
+        cases, np.full(len(table.accepted), 1 / len(table.accepted)), size=_REHEARSALS
+    )
+    passed = table.passed(drawn, guarantee)
+    coverage = table.accepted.sum(0) / n
+    reached = [_reached(passed[:, start:], coverage[start:]) for start in range(len(found))]
+    good = np.flatnonzero(np.array(reached) >= 0.97 * max(reached))
+    return tuple(float(t) for t in found[int(np.median(good)) :])
+
+
+def bound_along(
+    thresholds: Sequence[float],
+    held_out: Sequence[Outcome],
+    guarantee: Guarantee,
+    *,
+    known: Sequence[Outcome] = (),
+) -> Bound:
+    """Test thresholds on held-out labels until the first that fails, and take the last to pass.
+
+    Args:
+        thresholds: In an order that was fixed without a look at `held_out`.
+        held_out: Decisions on labels that took no part in anything before.
+        guarantee: What is promised.
+        known: Other labelled decisions, from which it is estimated how many labels are missing.
+
+    Raises:
+        InputError: a confidence is not between 0 and 1.
+    """
+    labels = len(held_out)
+    _confidences(held_out)
+    if labels and thresholds:
+        table = _Table.of(held_out, np.array(thresholds))
+        everything = np.ones((1, len(table.accepted)), int)
+        passed = int(np.logical_and.accumulate(table.passed(everything, guarantee)[0]).sum())
+        if passed:
+            accepted = int(table.accepted[:, passed - 1].sum())
+            errors = int(table.wrong[:, passed - 1].sum())
+            upper = upper_bound(errors, accepted, guarantee.confidence)
+            return Bound(
+                guarantee=guarantee,
+                threshold=thresholds[passed - 1],
+                labels=labels,
+                accepted=accepted,
+                errors=errors,
+                upper=min(upper, guarantee.risk),
+                summary=f"accepts {percent(accepted / labels)} ({accepted} of {labels} held-out "
+                f"decisions, {errors} of them wrong): {guarantee}",
+            )
+    pairs = [(o.confidence, o.correct) for o in (*known, *held_out)]
+    more, summary = shortfall(pairs, guarantee, labels=labels)
+    return Bound(
+        guarantee=guarantee, threshold=None, labels=labels, more_labels=more, summary=summary
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """How many decisions of each case each threshold accepts, and how many of them are wrong."""
+
+    accepted: NDArray[np.intp]
+    wrong: NDArray[np.intp]
+    most: int
+    """Most decisions about one case."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], thresholds: NDArray[np.float64]) -> _Table:
+        cases: dict[str | int, list[int]] = {}
+        for row, outcome in enumerate(outcomes):
+            cases.setdefault(row if outcome.case is None else outcome.case, []).append(row)
+        takes = _confidences(outcomes)[:, None] >= thresholds
+        fails = takes & ~np.array([o.correct for o in outcomes])[:, None]
+        rows = list(cases.values())
+        return cls(
+            accepted=np.array([takes[r].sum(0) for r in rows]),
+            wrong=np.array([fails[r].sum(0) for r in rows]),
+            most=max(len(r) for r in rows),
+        )
+
+    def passed(self, drawn: NDArray[np.intp], guarantee: Guarantee) -> NDArray[np.bool_]:
+        """Whether each threshold shows the risk, for each row of how often each case is there."""
+        if self.most == 1:
+            accepted, wrong = drawn @ self.accepted, drawn @ self.wrong
+            allowed = allowed_errors(
+                int(accepted.max()), risk=guarantee.risk, failure=guarantee.failure
+            )
+            return wrong <= np.array(allowed)[accepted]
+        excess = self.wrong - guarantee.risk * self.accepted
+        largest = _ALMOST / ((1.0 - guarantee.risk) * self.most)
+        logs = np.stack([drawn @ np.log1p(-stake * largest * excess) for stake in _STAKES])
+        evidence: NDArray[np.float64] = np.logaddexp.reduce(logs, 0) - np.log(len(_STAKES))
+        return evidence >= -np.log(guarantee.failure)
+
+
+def _reached(passed: NDArray[np.bool_], coverage: NDArray[np.float64]) -> float:
+    """Mean coverage of the last threshold before the first that fails."""
+    run = np.cumprod(passed, 1).sum(1)
+    return float(np.where(run, coverage[np.maximum(run, 1) - 1], 0.0).mean())
+
+
+def _confidences(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    found = np.array([o.confidence for o in outcomes], float)
+    if not ((found >= 0.0) & (found <= 1.0)).all():
+        bad = next(o.confidence for o in outcomes if not 0.0 <= o.confidence <= 1.0)
+        raise InputError(f"a confidence must lie between 0 and 1, and one is {bad}")
+    return found
+
+
+def _names(*sides: Sequence[Outcome]) -> list[str]:
+    return sorted({outcome.label for side in sides for outcome in side})

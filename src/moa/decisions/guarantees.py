@@ -1,0 +1,100 @@
+"""Guarantees: what is promised of accepted decisions, and what was found to hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.decisions.binomial import fewest
+from moa.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """The promise "among the decisions accepted, at most `risk` are wrong, with `confidence`".
+
+    The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
+    most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
+
+    Args:
+        risk: Largest share of wrong ones among the decisions accepted.
+        confidence: Probability that the promise holds.
+
+    Raises:
+        ConfigError: one of them is not strictly between 0 and 1.
+    """
+
+    risk: float = 0.05
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.risk < 1.0 and 0.0 < self.confidence < 1.0):
+            raise ConfigError(
+                f"risk={self.risk} and confidence={self.confidence}, but both must lie between 0 "
+                "and 1, as in 0.05 and 0.95"
+            )
+
+    @property
+    def failure(self) -> float:
+        """Most probability that the promise is broken."""
+        return 1.0 - self.confidence
+
+    def needed(self, errors: int = 0) -> int:
+        """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
+        return fewest(errors, risk=self.risk, failure=self.failure)
+
+    def shared(self, parts: int) -> Guarantee:
+        """Make one so strict that `parts` of them hold together with this confidence.
+
+        The failures of the parts add up at most (Bonferroni).
+        """
+        return Guarantee(self.risk, 1.0 - self.failure / parts)
+
+    def __str__(self) -> str:
+        return f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
+
+
+class Bound(BaseModel):
+    """From which confidence on decisions are accepted, and what that was shown to keep.
+
+    It needs nothing to be applied, and is a part of a calibration's file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    guarantee: Guarantee
+    threshold: float | None
+    """Decisions from this confidence on are accepted; `None` accepts nothing."""
+    labels: int
+    """Held-out decisions that it was found on."""
+    accepted: int = 0
+    """Those of them that it accepts."""
+    errors: int = 0
+    """Wrong ones among the accepted."""
+    upper: float = 1.0
+    """Largest error rate that these counts leave possible, at this threshold alone; it never
+    passes the risk. The promise is the guarantee's risk, since the threshold was searched for."""
+    more_labels: int | None = None
+    """About how many more held-out labels it takes to accept something; `None`: something is
+    accepted, or labels alone won't help."""
+    summary: str
+    """In words: what is accepted at which risk, or why nothing is and what it takes."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the held-out decisions that is accepted."""
+        return self.accepted / self.labels if self.labels else 0.0
+
+    def accepts(self, confidence: float) -> bool:
+        """Whether a decision of this confidence is accepted."""
+        return self.threshold is not None and confidence >= self.threshold
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent, with as many digits as tell it from 0 and 100."""
+    value = 100.0 * share
+    digits = 0
+    while digits < 4 and (abs(round(value, digits) - value) > 0.05 * min(value, 100 - value)):
+        digits += 1
+    return f"{value:.{digits}f} %"
