@@ -79,7 +79,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def wait_until(true: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def wait_until(true: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Look at what other processes do until it is so; they tell in no other way."""
     until = time.monotonic() + seconds
     while not true():

@@ -23,6 +23,8 @@ from moa.serving.launching import launch, stop, until_ready
 
 from .fakes import Fake, wait_until
 
+pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
+
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
 
 
@@ -40,7 +42,7 @@ async def test_a_server_is_ready_inside_the_with_and_gone_after_it(fake: Fake, c
 
 async def test_a_server_stays_up_until_it_is_stopped_and_takes_its_engine_along(fake: Fake) -> None:
     launched = launch(fake.spec())
-    state = await until_ready(launched, timeout_s=30)
+    state = await until_ready(launched, timeout_s=60)
     assert (state.phase, state.restarts, state.port) == ("ready", 0, launched.spec.port)
     assert len(fake.left()) == 2
     assert await stop(launched.folder)
@@ -61,7 +63,7 @@ async def test_a_server_that_is_deaf_to_signals_is_stopped_all_the_same(fake: Fa
 
 async def test_a_server_wants_its_key_and_shows_it_to_nobody(fake: Fake) -> None:
     launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     url = local_url(launched.spec.port)
     async with OpenAIEndpoint("other", model="m", base_url=url) as unkeyed:
         with pytest.raises(EndpointUnauthorized):
@@ -86,7 +88,7 @@ async def test_a_server_gets_no_secrets_but_its_key_and_the_token_of_the_hub(
     monkeypatch.setenv("HF_TOKEN", "hub")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     env = fake.started["env"]
     assert {"HF_TOKEN", "VLLM_API_KEY", "VLLM_LOGGING_LEVEL", "PATH"} <= set(env)
     assert not {"AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "VLLM_SOME_API_KEY"} & set(env)
@@ -96,7 +98,7 @@ async def test_a_server_gets_no_secrets_but_its_key_and_the_token_of_the_hub(
 async def test_a_crash_is_mended_and_the_cause_is_told(fake: Fake) -> None:
     fake.plans({}, {})
     launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     server, _ = fake.pids
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: _phase(launched.folder) == "ready" and fake.starts == 2)
@@ -111,7 +113,7 @@ async def test_a_crash_is_mended_and_the_cause_is_told(fake: Fake) -> None:
 async def test_restarts_are_bounded(fake: Fake) -> None:
     fake.plans({}, {"log": OUT_OF_MEMORY, "exit": 1})
     launched = launch(fake.spec(most_restarts=2))
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     os.kill(fake.pids[0], signal.SIGKILL)
     wait_until(lambda: not launched.folder.locked)
     assert fake.starts == 3
@@ -124,14 +126,14 @@ async def test_a_server_that_never_came_up_is_not_tried_again(fake: Fake) -> Non
     fake.plans({"log": "api_server.py: error: unrecognized arguments: --no-such", "exit": 2})
     launched = launch(fake.spec())
     with pytest.raises(EndpointUnavailable, match="vLLM knows no argument --no-such"):
-        await until_ready(launched, timeout_s=30)
+        await until_ready(launched, timeout_s=60)
     assert fake.starts == 1
     assert fake.left() == []
 
 
 async def test_a_killed_supervisor_leaves_nothing(fake: Fake) -> None:
     launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     os.kill(_pid(launched.folder), signal.SIGKILL)
     wait_until(lambda: not launched.folder.locked)
     assert fake.left() == []
@@ -139,7 +141,7 @@ async def test_a_killed_supervisor_leaves_nothing(fake: Fake) -> None:
 
 async def test_a_killed_keeper_leaves_nothing_and_the_server_comes_up_again(fake: Fake) -> None:
     launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     (keeper,) = _children(_pid(launched.folder))
     os.kill(keeper, signal.SIGKILL)
     wait_until(lambda: fake.starts == 2 and _phase(launched.folder) == "ready")
@@ -213,7 +215,7 @@ async def test_a_port_that_another_program_has_is_refused_before_anything_starts
 
 async def test_a_port_on_which_another_model_is_served_is_refused(fake: Fake) -> None:
     spec = fake.spec()
-    await until_ready(launch(spec), timeout_s=30)
+    await until_ready(launch(spec), timeout_s=60)
     other = spec.model_copy(update={"settings": "other"})
     with pytest.raises(ConfigError, match=r"runs on port .* with other settings"):
         launch(other)
@@ -237,7 +239,7 @@ async def test_a_disk_that_fills_up_later_stops_no_server(fake: Fake) -> None:
     folder = ServerFolder.of(spec.port)
     folder.make()
     folder.log.symlink_to("/dev/full")
-    await until_ready(launch(spec), timeout_s=30)
+    await until_ready(launch(spec), timeout_s=60)
     part = folder.path / "state.json.part"
     part.symlink_to("/dev/full")
     os.kill(fake.pids[0], signal.SIGKILL)
@@ -251,14 +253,14 @@ async def test_a_crash_is_explained_where_its_log_could_not_be_kept(fake: Fake) 
     folder.make()
     folder.log.symlink_to("/dev/full")
     with pytest.raises(EndpointUnavailable, match="not enough GPU memory"):
-        await until_ready(launch(spec), timeout_s=30)
+        await until_ready(launch(spec), timeout_s=60)
 
 
 async def test_logs_are_rotated_and_bounded(fake: Fake) -> None:
     line = "x" * 99
     fake.plans({"log": "\n".join([line] * 500)})
     launched = launch(fake.spec(log_bytes=10_000, log_parts=2))
-    await until_ready(launched, timeout_s=30)
+    await until_ready(launched, timeout_s=60)
     wait_until(lambda: (launched.folder.path / "log.2").exists())
     parts = sorted(launched.folder.path.glob("log*"))
     assert [part.name for part in parts] == ["log", "log.1", "log.2"]

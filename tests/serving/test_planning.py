@@ -1,0 +1,157 @@
+"""Planning: the command and the variables that a server is started with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from moa.config import load
+from moa.errors import ConfigError, MissingDependency
+from moa.machine import GPU, Machine
+from moa.servers import VLLMConfig
+from moa.serving.arguments import command, variables
+from moa.serving.environments import Environment, commands, find_environment
+from moa.serving.planning import specs_of
+
+from .fakes import FAKE, Fake
+
+CPU = Environment(python="venv/bin/python", version="0.32.0", cpu=True)
+CUDA = Environment(python="venv/bin/python", version="0.32.0", cpu=False)
+GIB = 1024**3
+
+
+def words(config: VLLMConfig, environment: Environment = CUDA, base: Path = Path()) -> str:
+    return " ".join(command("Qwen/Qwen3-0.6B", config, environment, port=8000, base=base))
+
+
+def test_a_server_listens_on_loopback_alone() -> None:
+    said = words(VLLMConfig())
+    assert "-m vllm.entrypoints.openai.api_server --model Qwen/Qwen3-0.6B" in said
+    assert "--host 127.0.0.1 --port 8000" in said
+    assert "--block-size" not in said
+
+
+def test_settings_become_arguments() -> None:
+    config = VLLMConfig(
+        dtype="float16",
+        max_model_len=4096,
+        gpu_memory_utilization=0.4,
+        quantization="awq",
+        max_num_seqs=32,
+        priority=True,
+        args=("--enforce-eager",),
+    )
+    said = words(config)
+    assert said.endswith(" --enforce-eager")
+    assert (
+        "--dtype float16 --max-model-len 4096 --gpu-memory-utilization 0.4 --quantization awq "
+        "--max-num-seqs 32 --scheduling-policy priority"
+    ) in said
+
+
+def test_on_the_processor_short_prefixes_are_cached() -> None:
+    assert "--block-size 32" in words(VLLMConfig(), CPU)
+    assert "--block-size 64" in words(VLLMConfig(block_size=64), CPU)
+
+
+@pytest.mark.parametrize(
+    "args", [("--host", "0.0.0.0"), ("--api-key=x",), ("--served_model_name",)]
+)
+def test_arguments_that_moa_sets_are_refused(args: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="which moa sets itself"):
+        words(VLLMConfig(args=args))
+
+
+def test_adapters_are_loaded_with_room_for_the_largest(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapters" / "refunds"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 24}))
+    config = VLLMConfig(lora={"refunds": "adapters/refunds", "spam": "someone/spam"})
+    assert words(config, base=tmp_path).endswith(
+        "--enable-lora --max-loras 2 --max-lora-rank 32 --lora-modules "
+        f"refunds={adapter} spam=someone/spam"
+    )
+
+
+def test_a_local_model_is_found_from_the_configuration_and_needs_no_hub(tmp_path: Path) -> None:
+    model = tmp_path / "models" / "mine"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    said = command("models/mine", VLLMConfig(), CUDA, port=8000, base=tmp_path)
+    assert said[said.index("--model") + 1] == str(model)
+    assert said[said.index("--served-model-name") + 1] == "models/mine"
+    env = variables("models/mine", VLLMConfig(), CUDA, base=tmp_path, replica=0)
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in variables("a/b", VLLMConfig(), CUDA, base=tmp_path, replica=0)
+
+
+def on(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    monkeypatch.setattr("moa.serving.arguments.machine", lambda: machine)
+
+
+@pytest.mark.parametrize(("free_gib", "replicas", "kv"), [(24, 1, "6"), (24, 2, "3"), (2, 1, "1")])
+def test_the_cache_on_the_processor_follows_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, replicas: int, kv: str
+) -> None:
+    on(monkeypatch, Machine(cores=2, ram=64 * GIB, ram_free=free_gib * GIB))
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    config = VLLMConfig(replicas=replicas)
+    env = variables("a/b", config, CPU, base=Path(), replica=0)
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == kv
+    assert "VLLM_CPU_KVCACHE_SPACE" not in variables("a/b", config, CUDA, base=Path(), replica=0)
+
+
+def test_replicas_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
+    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card, card)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = VLLMConfig(replicas=3)
+    envs = [variables("a/b", config, CUDA, base=Path(), replica=i) for i in range(3)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0", "1", "0"]
+    own = VLLMConfig(replicas=3, env={"CUDA_VISIBLE_DEVICES": "7"})
+    assert variables("a/b", own, CUDA, base=Path(), replica=1)["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_replicas_are_servers_on_ports_side_by_side(fake: Fake) -> None:
+    text = fake.configured(8300).replace("port = 8300", "port = 8300\nreplicas = 2")
+    Path("moa.toml").write_text(text)
+    assert [(spec.name, spec.port) for spec in specs_of(load(), ())] == [
+        ("small", 8300),
+        ("small", 8301),
+    ]
+
+
+def test_an_endpoint_of_an_adapter_means_the_server_of_its_base(fake: Fake) -> None:
+    text = fake.configured(8300).replace("port = 8300", 'port = 8300\nlora = { refunds = "a/b" }')
+    text += '[endpoints.refunds]\ntier = "slm"\nmodel = "refunds"\nserved_by = "small"\n'
+    Path("moa.toml").write_text(text)
+    assert [spec.name for spec in specs_of(load(), ["refunds"])] == ["small"]
+
+
+def test_what_is_not_there_to_be_started_is_told(fake: Fake) -> None:
+    Path("moa.toml").write_text(fake.configured(8300) + '[endpoints.x]\ntier = "llm"\nmodel="o1"\n')
+    with pytest.raises(ConfigError, match=r"no endpoint 'smal'\. Did you mean 'small'"):
+        specs_of(load(), ["smal"])
+    with pytest.raises(ConfigError, match="not moa's to start"):
+        specs_of(load(), ["x"])
+    Path("moa.toml").write_text("")
+    with pytest.raises(ConfigError, match="names no endpoint with serve"):
+        specs_of(load(), ())
+
+
+def test_vllm_is_found_without_being_imported() -> None:
+    found = find_environment(sys.executable, env={"PYTHONPATH": str(FAKE), "FAKE_FOLDER": ""})
+    assert (found.python, found.cpu) == (sys.executable, False)
+
+
+def test_a_machine_without_vllm_is_told_what_to_do_in_three_lines() -> None:
+    with pytest.raises(MissingDependency) as caught:
+        find_environment()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert 'pip install "mixture-of-agents[vllm]"' in lines[0]
+    assert all(command in lines[1] for command in commands())
+    assert "built-in model" in lines[2]
