@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import pytest
 
 from moa.config import load
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
 from moa.endpoints.vllm import VLLMEndpoint
+from moa.endpoints.wrapping import Wrapping
 from moa.errors import ConfigError
 from moa.servers import ServerFolder, ServerState
 from moa.tiers import Endpoints
@@ -100,10 +100,12 @@ async def test_replicas_are_one_endpoint_and_one_that_is_down_may_come_back() ->
     written(SMALL + "[endpoints.small.vllm]\nport = 8300\nreplicas = 3\n")
     async with Endpoints() as endpoints:
         with kept(8300), kept(8301):
-            replicas = endpoints.slm
-        assert isinstance(replicas, Retried)
-        assert isinstance(replicas.endpoint, Replicas)
-        assert replicas.name == "small"
+            small = endpoints.slm
+        assert small.name == "small"
+        inside = small
+        while isinstance(inside, Wrapping) and not isinstance(inside, Replicas):
+            inside = inside.endpoint
+        assert isinstance(inside, Replicas)
 
 
 async def test_without_a_running_replica_the_command_is_told() -> None:
@@ -129,7 +131,7 @@ def state(port: int) -> ServerState:
 
 
 @contextmanager
-def kept(port: int) -> Iterator[None]:
+def kept(port: int) -> Generator[None, None, None]:
     """Keep what is kept of a server that runs."""
     folder = ServerFolder.of(port)
     folder.make()
