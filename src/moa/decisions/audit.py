@@ -1,0 +1,100 @@
+"""Audit: a random share of accepted decisions is checked, and a broken promise is withdrawn."""
+
+from __future__ import annotations
+
+import random
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.decisions.betting import Evidence
+from moa.decisions.guarantees import Bound, percent
+
+_ALTERNATIVES = (1.3, 1.6, 2.0, 3.0, 5.0, 10.0)
+"""How many times as risky the decisions are, as each bet has it."""
+
+
+class Audit(BaseModel):
+    """The state of a running audit: a small value, which each step replaces by a new one.
+
+    Each check is a bet against "the risk of this decision is at most `risk`", by the ratio of the
+    likelihoods under a larger risk and under this one (a mixture of Wald's sequential probability
+    ratio tests; Waudby-Smith and Ramdas 2023, "Estimating means of bounded random variables by
+    betting", JRSS-B 86). A promise that holds is ever withdrawn with a probability of at most
+    `alpha`, however long the audit runs and whenever it is looked at.
+
+    Simulated with a risk of 5 % and an `alpha` of 5 %: decisions that are twice as risky from the
+    start are found out after 170 checks on average, three times as risky ones after 50; where the
+    risk rises from 3 % to 10 % only after 500 checks, it takes 540 more. At 2 % checked, a hundred
+    checks take 5,000 accepted decisions; a larger `share` finds out sooner.
+
+    It needs checks of decisions that were picked here, all of them: a check that is left out where
+    it is inconvenient makes the audit worthless. Who checks can be wrong too. Where an LLM does,
+    the risk is that of disagreeing with it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    risk: float = Field(gt=0, lt=1)
+    """Largest share of wrong ones among the accepted decisions that was promised."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Most probability of ever withdrawing a promise that holds."""
+    share: float = Field(default=0.02, ge=0, le=1)
+    """Share of the accepted decisions that is checked."""
+    seed: int = 0
+    """Makes the picks repeatable."""
+    accepted: int = 0
+    """Accepted decisions so far."""
+    checked: int = 0
+    """Those of them whose check is in."""
+    wrong: int = 0
+    """Wrong ones among the checked."""
+    evidence: Evidence = Evidence()
+    withdrawn: bool = False
+    """Whether the promise was found broken. It stays so."""
+
+    @classmethod
+    def of(cls, bound: Bound, *, share: float = 0.02, alpha: float = 0.05, seed: int = 0) -> Self:
+        """Start the audit of a bound.
+
+        Args:
+            bound: Whose risk is audited.
+            share: Share of the accepted decisions that is checked.
+            alpha: Most probability of ever withdrawing a promise that holds.
+            seed: Makes the picks repeatable.
+        """
+        return cls(risk=bound.guarantee.risk, share=share, alpha=alpha, seed=seed)
+
+    def pick(self) -> tuple[Self, bool]:
+        """Count one more accepted decision, and say whether it is to be checked."""
+        picked = random.Random(f"{self.seed}/{self.accepted}").random() < self.share
+        return self.model_copy(update={"accepted": self.accepted + 1}), picked
+
+    def record(self, *, correct: bool) -> Self:
+        """Take in the check of a decision that was picked."""
+        factors: list[float] = []
+        for times in _ALTERNATIVES:
+            right = (1.0 - self.risk) ** times  # the larger risk is below 1, whatever the risk
+            factors.append(right / (1.0 - self.risk) if correct else (1.0 - right) / self.risk)
+        evidence = self.evidence.after(factors)
+        return self.model_copy(
+            update={
+                "checked": self.checked + 1,
+                "wrong": self.wrong + (not correct),
+                "evidence": evidence,
+                "withdrawn": self.withdrawn or evidence.refutes(self.alpha),
+            }
+        )
+
+    @property
+    def summary(self) -> str:
+        """Where the audit stands, in words."""
+        found = f"{self.wrong} of {self.checked} checked decisions were wrong"
+        if self.checked:
+            found += f" ({percent(self.wrong / self.checked)})"
+        if self.withdrawn:
+            return (
+                f"the promise of at most {percent(self.risk)} wrong is withdrawn: {found}. "
+                "Everything is escalated until it is calibrated again"
+            )
+        return f"the promise of at most {percent(self.risk)} wrong stands: {found}"
