@@ -23,6 +23,7 @@ LAYERS = [
     {"servers"},
     {"config"},
     {"measuring"},
+    {"benching"},
     {"catalogue", "config_file"},
     {"tiers"},
     {"cards"},

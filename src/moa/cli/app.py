@@ -6,7 +6,20 @@ from collections.abc import Callable
 
 import typer
 
-from moa.cli import decide, doctor, down, draw, models, models_add, models_list, run, status, up
+from moa.cli import (
+    bench,
+    choose,
+    decide,
+    doctor,
+    down,
+    draw,
+    models,
+    models_add,
+    models_list,
+    run,
+    status,
+    up,
+)
 
 app = typer.Typer(
     name="moa",
@@ -34,10 +47,12 @@ def _shown(command: Callable[..., None], examples: str) -> str:
 _add(run.run, run.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
+_add(choose.choose, choose.EXAMPLES)
 app.add_typer(catalogue, name="models")
 _add(up.up, up.EXAMPLES)
 _add(down.down, down.EXAMPLES)
 _add(status.status, status.EXAMPLES)
+_add(bench.bench, bench.EXAMPLES)
 _add(doctor.doctor, doctor.EXAMPLES)
 
 catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
