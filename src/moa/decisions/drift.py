@@ -1,0 +1,201 @@
+"""Drift: whether new inputs are still like those that a calibration was made on.
+
+Each new value is ranked among those of the calibration and all that came since. While nothing has
+changed, its rank is as likely to be any as any other (a conformal p-value; Vovk, Nouretdinov and
+Gammerman 2003, "Testing exchangeability on-line", ICML), and bets against that win nothing. So the
+whole run, however long, raises a false alarm with a probability of at most `alpha`.
+
+A reference is kept as a few of its order statistics and the number of values between them. That
+loses nothing: the shares of a distribution between order statistics of a sample of it are those of
+Pólya's urn, whatever the distribution.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.decisions.betting import Evidence
+from moa.decisions.guarantees import percent
+from moa.errors import ConfigError
+
+Value = float | str
+"""A number, or a name, such as that of a language."""
+
+_BINS = 20
+_FEWEST = 20
+_STAKES = (0.8, 1.8)
+_LEAST = 1e-12
+_MEMORY = 0.02
+"""How much the newest value weighs in what an alarm says of where the values are now."""
+
+
+class Alarm(BaseModel):
+    """What has moved, and since when it is known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """What was watched, such as `length`."""
+    seen: int
+    """New values of it until the alarm."""
+    message: str
+    """In words."""
+
+
+class _Watch(BaseModel):
+    """One watched quantity: its reference, the counts so far, and the evidence of a change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    names: tuple[str, ...] = ()
+    """Names from the most frequent on; empty where the values are numbers."""
+    edges: tuple[tuple[float, float], ...]
+    """Order statistics of the reference, each with the lot that decides among equal values."""
+    counts: tuple[int, ...]
+    """Places between the edges that a new value can take, the new values included."""
+    reference: int
+    """Values in the reference."""
+    evidence: Evidence = Evidence()
+    rank: float = 0.5
+    """Where the latest values lie among all: 0 is below, 1 above."""
+    spread: float = 0.5
+    """How far out they lie: 0 is in the middle, 1 at either end."""
+
+    @classmethod
+    def of(cls, values: Sequence[Value], rng: random.Random) -> Self:
+        names: tuple[str, ...] = ()
+        if any(isinstance(value, str) for value in values):
+            # Names are ordered by one half and counted by the other: ordered by what it is
+            # compared with, a new name would seem rarer than it is.
+            frequency = Counter(str(value) for value in values[::2])
+            names = tuple(sorted(frequency, key=lambda name: (-frequency[name], name)))
+            values = values[1::2]
+        ranked = sorted((_number(value, names), rng.random()) for value in values)
+        bins = min(_BINS, len(ranked))
+        places = [round(len(ranked) * i / bins) for i in range(1, bins + 1)]
+        edges = tuple(ranked[place - 1] for place in places)
+        sizes = [b - a for a, b in zip([0, *places], places, strict=False)]
+        return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked))
+
+    def after(self, value: Value, rng: random.Random) -> Self:
+        at = bisect_left(self.edges, (_number(value, self.names), rng.random()))
+        below, total = sum(self.counts[:at]), sum(self.counts)
+        p = (below + rng.random() * self.counts[at]) / total
+        out = abs(2.0 * p - 1.0)
+        factors = [1.0 + way * stake * (p - 0.5) for stake in _STAKES for way in (1, -1)]
+        factors += [1.0 + way * stake * (out - 0.5) for stake in _STAKES for way in (1, -1)]
+        factors += [0.5 / max(end, _LEAST) ** 0.5 for end in (p, 1.0 - p)]  # a few, far out
+        counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
+        return self.model_copy(
+            update={
+                "counts": counts,
+                "evidence": self.evidence.after(factors),
+                "rank": self.rank + _MEMORY * (p - self.rank),
+                "spread": self.spread + _MEMORY * (out - self.spread),
+            }
+        )
+
+    def said(self, name: str) -> str:
+        at = min(len(self.edges) - 1, int(self.rank * len(self.edges)))
+        there = self.edges[at][0]
+        middle = self.edges[(len(self.edges) - 1) // 2][0]
+        if self.names:
+            known = ", ".join(self.names[:3])
+            return f"{name} is no longer distributed as in the calibration (mostly {known})"
+        if abs(self.rank - 0.5) >= abs(self.spread - 0.5) / 2:
+            way = "up" if self.rank > 0.5 else "down"
+            return f"{name} moved {way}: lately about {there:.3g}, in the calibration {middle:.3g}"
+        way = "further apart" if self.spread > 0.5 else "closer together"
+        return f"{name} lies {way} than in the calibration (about {middle:.3g} there)"
+
+
+class Drift(BaseModel):
+    """The state of a running check on drift: a small value, which each step replaces.
+
+    Watch what can be seen of every input (`confidence`, `label_mass`, `length`, `language`), and
+    what can be seen of few and late: where a label comes in, the difference between it (1 where the
+    answer was right, else 0) and the confidence. Each is watched by itself, with its part of
+    `alpha`; a value that isn't there is left out.
+
+    Simulated with a reference of 256 values and four things watched, `alpha` = 0.01: label mass or
+    confidence that falls by a standard deviation is found out after 30 inputs, by half of one after
+    70, texts twice as long after 20, one input in five in a new language after 160 to 250. A change
+    after 500 good inputs takes twice as long. What goes on without an alarm becomes normal, so a
+    very small or slow change may never raise one. Inputs that come in clumps of like ones are a
+    change too; where that is how they always come, watch a random part of them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    alpha: float = Field(default=0.01, gt=0, lt=1)
+    """Most probability of any alarm in the whole run, where nothing has changed."""
+    seed: int = 0
+    """Makes the lots that decide among equal values repeatable."""
+    seen: int = 0
+    """Inputs so far."""
+    watches: Mapping[str, _Watch]
+    alarms: tuple[Alarm, ...] = ()
+    """What has moved, in the order in which it was found out."""
+
+    @classmethod
+    def of(
+        cls, reference: Mapping[str, Sequence[Value]], *, alpha: float = 0.01, seed: int = 0
+    ) -> Self:
+        """Start a check.
+
+        Args:
+            reference: Values on the inputs of the calibration, by the name of what is watched.
+                They must not be those that the scorer was fitted on, on which it is surer.
+            alpha: Most probability of any alarm in the whole run, where nothing has changed.
+            seed: Makes the lots that decide among equal values repeatable.
+
+        Raises:
+            ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
+        """
+        few = [name for name, values in reference.items() if len(values) < _FEWEST]
+        if few or not reference:
+            raise ConfigError(
+                f"drift needs a reference of at least {_FEWEST} values of each thing watched, and "
+                + (f"{few} have fewer" if few else "there is nothing to watch")
+            )
+        rng = random.Random(f"{seed}/reference")
+        watches = {name: _Watch.of(values, rng) for name, values in reference.items()}
+        return cls(alpha=alpha, seed=seed, watches=watches)
+
+    def after(self, values: Mapping[str, Value | None]) -> Self:
+        """Take in what is seen of one input; names that are not watched, and `None`, are left out.
+
+        New alarms stand at the end of `alarms`; each thing raises at most one.
+        """
+        rng = random.Random(f"{self.seed}/{self.seen}")
+        watches = dict(self.watches)
+        alarms = list(self.alarms)
+        for name, watch in self.watches.items():
+            value = values.get(name)
+            if value is None:
+                continue
+            watches[name] = now = watch.after(value, rng)
+            known = any(alarm.name == name for alarm in alarms)
+            if not known and now.evidence.refutes(self.alpha / len(watches)):
+                seen = now.evidence.steps
+                message = (
+                    f"{now.said(name)}, after {seen} new inputs (in {percent(1 - self.alpha)} of "
+                    "runs without a change there is no such alarm)"
+                )
+                alarms.append(Alarm(name=name, seen=seen, message=message))
+        return self.model_copy(
+            update={"seen": self.seen + 1, "watches": watches, "alarms": tuple(alarms)}
+        )
+
+
+def _number(value: Value, names: Sequence[str]) -> float:
+    """A number for a value: the frequent names come first, unknown ones last."""
+    if not isinstance(value, str):
+        return float(value)
+    return float(names.index(value) if value in names else len(names))

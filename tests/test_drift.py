@@ -1,0 +1,123 @@
+"""Drift: a change is found out and named, and without one there is hardly ever an alarm."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from moa.decisions.drift import Drift, Value
+from moa.errors import ConfigError
+
+Input = Mapping[str, Value | None]
+
+
+def an_input(rng: random.Random, *, longer: float = 1.0, foreign: float = 0.05) -> Input:
+    return {
+        "confidence": rng.choice([0.6, 0.9, 0.9, 1.0, 1.0, 1.0]),
+        "length": rng.lognormvariate(4, 0.6) * longer,
+        "language": rng.choice(["de", "fr", "es"]) if rng.random() < foreign else "en",
+    }
+
+
+def started(rng: random.Random, *, n: int = 200, alpha: float = 0.01) -> Drift:
+    inputs = [an_input(rng) for _ in range(n)]
+    reference = {
+        name: [value for i in inputs if (value := i[name]) is not None] for name in inputs[0]
+    }
+    return Drift.of(reference, alpha=alpha, seed=rng.randrange(1000))
+
+
+@pytest.mark.parametrize("n", [20, 100], ids="reference of {}".format)
+def test_inputs_that_do_not_change_raise_no_more_alarms_than_stated(n: int) -> None:
+    alarmed = 0
+    for seed in range(80):
+        rng = random.Random(seed)
+        drift = started(rng, n=n, alpha=0.2)
+        for _ in range(120):
+            drift = drift.after(an_input(rng))
+        alarmed += bool(drift.alarms)
+    assert alarmed / 80 <= 0.2 + 3 * (0.2 * 0.8 / 80) ** 0.5
+
+
+def test_names_that_are_all_different_are_no_change() -> None:
+    alarmed = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        drift = Drift.of({"topic": [f"t{rng.random()}" for _ in range(40)]}, alpha=0.2, seed=seed)
+        for _ in range(100):
+            drift = drift.after({"topic": f"t{rng.random()}"})
+        alarmed += bool(drift.alarms)
+    assert alarmed / 60 <= 0.2 + 3 * (0.2 * 0.8 / 60) ** 0.5
+
+
+@pytest.mark.parametrize("before", [0, 300])
+def test_longer_texts_are_found_out_and_named(before: int) -> None:
+    rng = random.Random(1)
+    drift = started(rng)
+    for _ in range(before):
+        drift = drift.after(an_input(rng))
+    assert not drift.alarms
+    for _ in range(120):
+        drift = drift.after(an_input(rng, longer=2.0))
+    assert [alarm.name for alarm in drift.alarms] == ["length"]
+    assert "length moved up" in drift.alarms[0].message
+
+
+def test_another_language_is_found_out_and_named() -> None:
+    rng = random.Random(2)
+    drift = started(rng)
+    for _ in range(200):
+        drift = drift.after(an_input(rng, foreign=0.6))
+    assert [alarm.name for alarm in drift.alarms] == ["language"]
+    assert "mostly en" in drift.alarms[0].message
+
+
+def test_few_late_labels_show_that_answers_became_wrong() -> None:
+    rng = random.Random(3)
+
+    def gap(confidence: float, accuracy: float) -> float:
+        return float(rng.random() < accuracy) - confidence
+
+    drift = Drift.of({"right": [gap(0.9, 0.9) for _ in range(200)]})
+    for number in range(1000):
+        late = gap(0.9, 0.6) if number % 10 == 0 else None
+        drift = drift.after({"right": late, "unknown": 1.0})
+    assert drift.seen == 1000
+    assert drift.alarms[0].name == "right"
+    assert drift.alarms[0].seen <= 100
+
+
+def test_texts_of_more_varied_length_are_found_out() -> None:
+    rng = random.Random(4)
+    drift = Drift.of({"length": [rng.gauss(100, 10) for _ in range(200)]})
+    for _ in range(150):
+        drift = drift.after({"length": rng.gauss(100, 30)})
+    assert "further apart" in drift.alarms[0].message
+
+
+def test_a_check_on_drift_goes_on_from_its_json() -> None:
+    rng = random.Random(5)
+    drift = started(rng)
+    for _ in range(5):
+        drift = drift.after(an_input(rng))
+    back = Drift.model_validate_json(drift.model_dump_json())
+    assert back == drift
+    new = an_input(rng)
+    assert back.after(new) == drift.after(new)
+
+
+def test_the_state_does_not_grow() -> None:
+    rng = random.Random(6)
+    drift = started(rng)
+    size = len(drift.model_dump_json())
+    for _ in range(300):
+        drift = drift.after(an_input(rng))
+    assert len(drift.model_dump_json()) < size + 2500
+
+
+@pytest.mark.parametrize("reference", [{}, {"length": [1.0] * 19}], ids=["none", "few"])
+def test_too_small_a_reference_is_refused(reference: Mapping[str, list[Value]]) -> None:
+    with pytest.raises(ConfigError, match="at least 20 values"):
+        Drift.of(reference)
