@@ -84,7 +84,9 @@ async def adapt(
         origin = f"fitted to {len(labelled)} labelled texts, {origin}"
         return _without_idle_views(fitting.views.all, corrections, origin)
     views = Views(shown=[labelled] if labelled and logprob else ())
-    views.sure = confident(texts, plain, reader.questions) if enough and logprob else ()
+    if enough and logprob:
+        fair = {name: _without_lean(reading) for name, reading in plain.items()}
+        views.sure = confident(texts, fair, reader.questions)
     readings = _joined(plain, await reader.read(views.all[1:], texts))
     corrections = {name: _unbiased(reading) for name, reading in readings.items()}
     return _without_idle_views(views.all, corrections, origin)
@@ -111,6 +113,12 @@ class Views:
         own, shown, sure = (0,), tuple(range(1, middle)), tuple(range(middle, end))
         choices = ((own, sure), (sure, shown), (own, shown), (shown,), (own,))
         return [groups for groups in choices if all(groups)]
+
+
+def _without_lean(reading: Floats) -> Floats:
+    """What the agent's own way reads, less its mean: texts, options."""
+    own: Floats = reading[:, 0] - reading[:, 0].mean(0)
+    return own
 
 
 def _unbiased(reading: Floats) -> Correction:
@@ -145,9 +153,9 @@ class _Fitting:
         stacks = self._stacks(mine)
         if sure:
             fair = {
-                q.name: stacks[q.name].fair(self._of(q, mine))
+                q.name: stacks[q.name].read(self._of(q, mine))
                 if q.name in stacks
-                else self.readings[q.name]
+                else _without_lean(self.readings[q.name])
                 for q in self.reader.questions
             }
             self.views.sure = confident(self.texts, fair, self.reader.questions)

@@ -36,25 +36,24 @@ def halves(labelled: Sequence[Example], questions: Sequence[Question]) -> list[V
 
 
 def confident(
-    texts: Sequence[str], readings: Mapping[str, Floats], questions: Sequence[Question]
+    texts: Sequence[str], fair: Mapping[str, Floats], questions: Sequence[Question]
 ) -> list[View]:
-    """Choose two sets of texts that the model is surest of, once its lean is taken out.
+    """Choose two sets of texts that the model is surest of.
 
     A question with more than 24 options has none: too many texts would have to be shown.
 
     Args:
         texts: Unlabelled.
-        readings: By question: texts, one view, options.
+        fair: Log-probabilities by question, without the model's lean: texts, options.
         questions: What is asked.
     """
     views: tuple[list[Example], list[Example]] = ([], [])
     for question in questions:
-        reading = readings[question.name][:, 0]
-        fair = reading - reading.mean(0)
-        best = fair.argmax(1)
+        reading = fair[question.name]
+        best = reading.argmax(1)
         most = _per_option(len(question.options))
         for place, option in enumerate(question.options):
-            sure = [(_lead(fair[i]), text) for i, text in enumerate(texts) if best[i] == place]
+            sure = [(_lead(reading[i]), text) for i, text in enumerate(texts) if best[i] == place]
             surest = [text for _, text in sorted(sure, reverse=True)[: 2 * most]]
             for half, view in enumerate(views):
                 view += [Example(text, {question.name: option.name}) for text in surest[half::2]]

@@ -51,9 +51,10 @@ class Stack:
     bias: Floats
     """Of readings that the lean is taken out of."""
 
-    def fair(self, readings: Readings) -> Floats:
-        """Read the unlabelled texts in one view made of all, without lean and bias."""
-        return np.einsum("v,tvo->to", self.weights, readings.texts - readings.means)[:, None, :]
+    def read(self, readings: Readings) -> Floats:
+        """Give the unlabelled texts' corrected log-probabilities, but for a constant in each."""
+        fair = readings.texts - readings.means
+        return np.einsum("v,tvo->to", self.weights, fair) + self.bias
 
     def correction(self, readings: Readings) -> Correction:
         """Write it as a correction of probabilities as the model gives them."""
