@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError
 
+_STATE_BYTES = 4096
+"""What a state is filled up to."""
+
 Phase = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 
@@ -182,11 +185,20 @@ class ServerFolder:
         """Write the state, whole or not at all.
 
         Raises:
-            OSError: it can't be written, such as on a full disk.
+            OSError: it can't be written, such as on a disk that was full from the start.
         """
-        part = self.path / "state.json.part"
-        part.write_text(state.model_dump_json() + "\n", encoding="utf-8")
-        os.replace(part, self.path / "state.json")
+        part, file = self.path / "state.json.part", self.path / "state.json"
+        written = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
+        try:
+            part.write_bytes(written)
+            os.replace(part, file)
+        except OSError:
+            if not file.exists():
+                raise
+            # A full disk has no room for a new file, and the old one has room for a new state.
+            with file.open("r+b", buffering=0) as old:
+                old.write(written)
+                old.truncate()
 
     def key(self) -> SecretStr | None:
         """Read the key of the server; `None` where there never was one."""

@@ -244,6 +244,9 @@ async def test_a_disk_that_fills_up_later_stops_no_server(fake: Fake) -> None:
     part.symlink_to("/dev/full")
     os.kill(fake.pids[0], signal.SIGKILL)
     wait_until(lambda: _phase(folder) == "ready" and fake.starts == 2)
+    state = folder.read()
+    assert state is not None
+    assert state.restarts == 1  # told in the room of the old state
 
 
 async def test_a_crash_is_explained_where_its_log_could_not_be_kept(fake: Fake) -> None:

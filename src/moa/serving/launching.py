@@ -24,6 +24,7 @@ from moa.serving.environments import inherited
 from moa.serving.spec import ServerSpec
 
 _POLL_S = 0.1
+_LOCK_TRIES, _LOCK_WAIT_S = 5, 0.02
 _STOP_TIMEOUT_S = 40.0
 """Longer than a supervisor gives its server."""
 _TAIL_BYTES = 4096
@@ -77,6 +78,10 @@ def launch(spec: ServerSpec) -> Launched:
     folder = ServerFolder.of(spec.port)
     folder.make()
     lock = folder.lock()
+    for _ in range(_LOCK_TRIES):
+        if lock is None:  # perhaps held for the moment that it takes to look whether it is
+            time.sleep(_LOCK_WAIT_S)
+            lock = folder.lock()
     if lock is None:
         return _joined(spec, folder)
     try:
