@@ -29,6 +29,12 @@ _TOO_LONG = re.compile(
     r"|exceeds? .{0,40}(context|tokens)",
     re.IGNORECASE,
 )
+_BAD_KEY = re.compile(r"api key (is )?(not valid|invalid|expired)", re.IGNORECASE)
+"""What Gemini says with status 400."""
+_NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
+"""What Mistral says with status 400."""
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_QUOTE = 300
 
 
@@ -65,6 +71,8 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
         return error_of_response(error.response, endpoint=endpoint, model="")
     chain = tuple(_chain(error))
     reason = _reason(chain)
+    if _any(chain, aiohttp.ConnectionTimeoutError):
+        return _unreachable(reason, endpoint, url)
     # The aiohttp transport calls every lost connection a ConnectTimeout, so causes are read first.
     if _any(chain, TimeoutError):
         return _timeout(reason, endpoint, url)
@@ -90,9 +98,8 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
     if late and not _any(chain, aiohttp.ClientError, OSError):
         return _timeout(reason, endpoint, url)
     if type(error) is APIError:  # the client raises it bare for an error inside a stream
-        return EndpointUnavailable(f"the server broke off: {reason}", endpoint=endpoint)
-    message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
-    return EndpointUnavailable(message, endpoint=endpoint)
+        return _broken_stream(error.message, error.body, endpoint)
+    return _unreachable(reason, endpoint, url)
 
 
 def error_of_response(
@@ -120,9 +127,9 @@ def error_of_response(
 
 
 def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
-    if status in (401, 403):
+    if status in (401, 403) or (status == 400 and _BAD_KEY.search(said)):
         return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
-    if status == 404 and "model" in said.lower():
+    if (status == 404 and "model" in said.lower()) or (status == 400 and _NO_MODEL.search(said)):
         advice = f"The server has no model {model!r}: correct `model`, or load it there"
         return EndpointRejected, advice
     if status in (404, 405, 501):
@@ -138,6 +145,20 @@ def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[End
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
     return EndpointRejected, "The request is wrong, so it was not sent again"
+
+
+def _unreachable(reason: str, endpoint: str, url: str) -> EndpointUnavailable:
+    message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
+    return EndpointUnavailable(message, endpoint=endpoint)
+
+
+def _broken_stream(message: str, body: object, endpoint: str) -> EndpointError:
+    """Read an error inside a stream, whose status has been sent long before."""
+    said, code = _words(body)
+    said = (said or message)[:_LONGEST_QUOTE]
+    status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+    kind, _ = _meaning(status, said, path="the stream", model="")
+    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status)
 
 
 def _timeout(reason: str, endpoint: str, url: str) -> EndpointTimeout:
@@ -183,7 +204,7 @@ def _words(body: object) -> tuple[str, str]:
         return "", ""
     known = cast("dict[str, Any]", body)
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(known.get(key))
+        said, code = _words(_unwrapped(known.get(key)))
         if said:
             where = ".".join(str(part) for part in known.get("loc") or ())
             found = code or str(known.get("code") or known.get("error_type") or "")
@@ -191,11 +212,23 @@ def _words(body: object) -> tuple[str, str]:
     return "", ""
 
 
+def _unwrapped(said: object) -> object:
+    """Read a JSON object that a gateway put into a text, as Mistral's did."""
+    if not isinstance(said, str) or said[:1] not in "{[":
+        return said
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said
+
+
 def _retry_after_s(response: httpx2.Response) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return int(milliseconds) / 1000
     value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return _reset_s(response)
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -205,3 +238,20 @@ def _retry_after_s(response: httpx2.Response) -> float | None:
     except ValueError:
         return None
     return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _reset_s(response: httpx2.Response) -> float | None:
+    """Find out when to come back from OpenAI's limits, or Google's `RetryInfo`."""
+    if response.status_code != 429:
+        return None
+    spans = [
+        response.headers.get(f"x-ratelimit-reset-{what}", "")
+        for what in ("requests", "tokens")
+        if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', response.text)
+    found = [
+        sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
+        for span in spans
+    ]
+    return max(found, default=None)

@@ -69,7 +69,8 @@ def _cached(usage: Mapping[str, Any]) -> int:
         details = usage.get(key)
         if isinstance(details, dict):
             return _count(cast("dict[str, Any]", details), "cached_tokens")
-    return _count(usage, "prompt_cache_hit_tokens")
+    # DeepSeek's name for it, and Mistral's.
+    return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens")
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.client import JSON, Client
+from moa.endpoints.client import JSON, Client, Posted
 from moa.endpoints.closing import Closing
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.detection import Decides, MakeReader, backend_of
@@ -32,6 +33,12 @@ from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
     import httpx2
+
+_OPTIONAL = ("temperature", "stop", "stream_options")
+_REFUSES = re.compile(
+    r"unsupported|(not|n't) support|extra inputs|unknown (parameter|name)|unrecognized",
+    re.IGNORECASE,
+)
 
 CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
 
@@ -89,6 +96,7 @@ class OpenAIEndpoint(Closing):
         self.price = price
         self.context_window = context_window
         self.capabilities = frozenset(capabilities)
+        self._refused: set[str] = set()
         self.client = Client(
             name,
             tier=tier,
@@ -122,10 +130,7 @@ class OpenAIEndpoint(Closing):
         """
         self._need("complete")
         self._check_length(prompt)
-        body = self.chat(prompt)
-        answer, amount = await self.client.post(
-            "/chat/completions", body, context, estimate=self._estimate(prompt)
-        )
+        answer, amount = await self._posted(prompt, context)
         choice = self._first_choice(answer)
         message = _object(choice.get("message"))
         content, thought = _content(message)
@@ -158,13 +163,10 @@ class OpenAIEndpoint(Closing):
         """
         self._need("stream")
         self._check_length(prompt)
-        body = {**self.chat(prompt), "stream": True, "stream_options": {"include_usage": True}}
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
         amount = Amount()
-        estimate = self._estimate(prompt)
-        events = self.client.stream("/chat/completions", body, context, estimate=estimate)
-        async with aclosing(events):
+        async with aclosing(self._events(prompt, context)) as events:
             async for event in events:
                 if isinstance(event, Amount):
                     amount = event
@@ -273,6 +275,53 @@ class OpenAIEndpoint(Closing):
     def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Say in this server's words that the answer must be JSON that follows `schema`."""
         return {"response_format": response_format(schema)}
+
+    async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
+        while True:
+            body = self._accepted(self.chat(prompt))
+            estimate = self._estimate(prompt)
+            try:
+                return await self.client.post("/chat/completions", body, context, estimate=estimate)
+            except EndpointRejected as error:
+                self._leave_out(body, error, context)
+
+    async def _events(
+        self, prompt: Prompt, context: RunContext
+    ) -> AsyncGenerator[JSON | Amount, None]:
+        begun = False
+        while True:
+            streaming = {"stream": True, "stream_options": {"include_usage": True}}
+            body = self._accepted({**self.chat(prompt), **streaming})
+            estimate = self._estimate(prompt)
+            stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
+            try:
+                async with aclosing(stream) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except EndpointRejected as error:
+                if begun:
+                    raise
+                self._leave_out(body, error, context)
+
+    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in body.items() if key not in self._refused}
+
+    def _leave_out(
+        self, body: Mapping[str, Any], error: EndpointRejected, context: RunContext
+    ) -> None:
+        """Leave out for good what the model refuses and can do without; raise where it's no such.
+
+        OpenAI's reasoning models take no temperature and no stop, Mistral no `stream_options`.
+        """
+        said = error.message
+        refused = [key for key in _OPTIONAL if key in body and re.search(rf"\b{key}\b", said)]
+        if error.status not in (400, 422) or not refused or not _REFUSES.search(said):
+            raise error
+        self._refused.update(refused)
+        for key in refused:
+            context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
     def _estimate(self, prompt: Prompt) -> Amount:
         texts = (message.content for message in prompt.messages)

@@ -14,6 +14,7 @@ def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     without a change of meaning.
     """
     closed, strict = _closed(schema)
+    strict = strict and schema.get("type") == "object" and "anyOf" not in schema
     name = str(schema.get("title") or "answer")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)[:64]
     return {
@@ -22,13 +23,26 @@ def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _closed(value: Any) -> tuple[Any, bool]:
+_NAMED = ("properties", "$defs", "definitions")
+_UNENFORCED = {
+    *("allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas"),
+    *("patternProperties", "propertyNames", "minProperties", "maxProperties"),
+    *("contains", "minContains", "maxContains", "uniqueItems", "minLength", "maxLength"),
+}
+"""Keywords that OpenAI refuses in a strict schema:
+<https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>."""
+
+
+def _closed(value: Any, *, named: bool = False) -> tuple[Any, bool]:
     """Close every object of a schema, and say whether all of them could be."""
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value)
-        pairs = {key: _closed(inner) for key, inner in items.items()}
+        pairs = {key: _closed(inner, named=key in _NAMED) for key, inner in items.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
         strict = all(fine for _, fine in pairs.values())
+        if named:  # its keys are names of the user's own
+            return closed, strict
+        strict = strict and not _UNENFORCED & items.keys()
         if items.get("type") == "object":
             properties = items.get("properties", {})
             extra = closed.setdefault("additionalProperties", False)

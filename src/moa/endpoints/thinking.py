@@ -5,23 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_OPEN = "<think>"
+_TAGS = {
+    "<think>": "</think>",
+    "<thought>": "</thought>",  # Gemini's compatible endpoint
+    "[THINK]": "[/THINK]",  # Magistral, where the server has no parser for it
+}
+"""What closes a thought, by what opens it."""
 _CLOSE = "</think>"
+"""What closes a thought that the chat template opened."""
 
 
 def split_thinking(text: str) -> tuple[str, str | None]:
     """Split a whole text into the answer and the reasoning before it.
 
-    Servers without a reasoning parser leave `<think>…</think>` in the text; where the chat
-    template itself wrote the opening tag, only the closing one is there. An unclosed thought has
-    no answer.
+    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text; where
+    the chat template itself wrote that opening tag, only the closing one is there. An unclosed
+    thought has no answer.
     """
     start = text.lstrip()
-    thought, closed, answer = start.removeprefix(_OPEN).partition(_CLOSE)
-    if closed and (start.startswith(_OPEN) or _OPEN not in thought):
+    opening = _opening(start)
+    if opening is not None:
+        thought, _, answer = start.removeprefix(opening).partition(_TAGS[opening])
         return answer.lstrip(), thought.strip()
-    if start.startswith(_OPEN):
-        return "", thought.strip()
+    thought, closed, answer = start.partition(_CLOSE)
+    if closed and "<think>" not in thought:
+        return answer.lstrip(), thought.strip()
     return text, None
 
 
@@ -32,7 +40,7 @@ class ThinkingSplitter:
     reasoning: str = ""
     text: str = ""
     _held: str = ""
-    _thought: bool = False
+    _closing: str = ""
     _state: Literal["start", "thinking", "answering"] = "start"
 
     def feed(self, piece: str) -> str:
@@ -42,15 +50,16 @@ class ThinkingSplitter:
         self._held += piece
         if self._state == "start":
             start = self._held.lstrip()
-            if len(start) < len(_OPEN) and _OPEN.startswith(start):
+            if any(len(start) < len(tag) and tag.startswith(start) for tag in _TAGS):
                 return ""
-            if not start.startswith(_OPEN):
+            opening = _opening(start)
+            if opening is None:
                 self._state = "answering"
                 return self._answer(self._take())
             self._state = "thinking"
-            self._thought = True
-            self._held = start.removeprefix(_OPEN)
-        thought, closed, answer = self._held.partition(_CLOSE)
+            self._closing = _TAGS[opening]
+            self._held = start.removeprefix(opening)
+        thought, closed, answer = self._held.partition(self._closing)
         if not closed:
             return ""
         self._held = ""
@@ -70,7 +79,11 @@ class ThinkingSplitter:
         return held
 
     def _answer(self, piece: str) -> str:
-        if self._thought and not self.text:
+        if self._closing and not self.text:
             piece = piece.lstrip()
         self.text += piece
         return piece
+
+
+def _opening(start: str) -> str | None:
+    return next((tag for tag in _TAGS if start.startswith(tag)), None)

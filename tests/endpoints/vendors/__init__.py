@@ -1,0 +1,1 @@
+"""Each vendor's request and answer formats, as that vendor documents them. Nothing goes out."""

@@ -1,0 +1,145 @@
+"""vLLM 0.32: <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>, reasoning
+<https://docs.vllm.ai/en/stable/features/reasoning_outputs/>, structured outputs
+<https://docs.vllm.ai/en/stable/features/structured_outputs/>.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.vllm import VLLMEndpoint
+from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+
+from ..conftest import Served
+from .speaking import JSON, answer, chunk, counted, last, refused, sse, streamed
+
+MODEL = "Qwen/Qwen3-0.6B"
+PROMPT = Prompt.of("Capital of France?", max_tokens=300)
+USAGE = {
+    "prompt_tokens": 40,
+    "total_tokens": 55,
+    "completion_tokens": 15,
+    "prompt_tokens_details": None,
+}
+CACHED = {**USAGE, "prompt_tokens_details": {"cached_tokens": 32}}
+
+
+def endpoint_of(transport: httpx2.AsyncClient, **settings: Any) -> VLLMEndpoint:
+    return VLLMEndpoint("vllm", model=MODEL, http_client=transport, **settings)
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(("usage", "cached"), [(USAGE, 0), (CACHED, 32)])
+async def test_a_completion(
+    served: Served, transport: httpx2.AsyncClient, field: str, usage: Any, cached: int
+) -> None:
+    message: JSON = {
+        "content": "\n\nParis",
+        field: "It is Paris.",
+        "tool_calls": [],
+        "refusal": None,
+    }
+    served.will(answer(message, usage, model=MODEL, prompt_logprobs=None))
+    found = await endpoint_of(transport).complete(PROMPT, RunContext())
+    assert (found.text.strip(), found.reasoning) == ("Paris", "It is Paris.")
+    assert counted(found) == (40, cached, 15)
+
+
+async def test_a_stream_with_empty_choices_and_keep_alives(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    parts = [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"reasoning": "It is "}),
+        chunk({"reasoning": "Paris.", "content": None}),
+        chunk({"content": "Paris"}),
+        chunk({"content": ""}, "stop", stop_reason=None),
+        last(CACHED),
+    ]
+    served.will(
+        sse(*(f": ping\n\ndata: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n")
+    )
+    pieces, whole = await streamed(endpoint_of(transport), PROMPT)
+    assert pieces == ["Paris"]
+    assert whole.reasoning == "It is Paris."
+    assert counted(whole) == (40, 32, 15)
+
+
+async def test_a_schema_is_asked_for_in_its_own_words(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(answer({"content": "{}"}, USAGE))
+    schema: JSON = {"type": "object", "properties": {}}
+    await endpoint_of(transport).complete(Prompt.of("Hi", json_schema=schema), RunContext())
+    assert served.bodies[0]["structured_outputs"] == {"json": schema}
+    assert not {"response_format", "guided_json"} & set(served.bodies[0])
+
+
+LONG = (
+    "This model's maximum context length is 2048 tokens. However, your request has 3000 input "
+    "tokens. Please reduce the length of the input messages."
+)
+
+
+def error(message: str, kind: str, code: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (401, {"error": "Unauthorized"}, EndpointUnauthorized, "api_key_env"),
+        (
+            404,
+            error("The model `x` does not exist.", "NotFoundError", 404),
+            EndpointRejected,
+            "correct `model`",
+        ),
+        (400, error(LONG, "BadRequestError", 400), EndpointRejected, "shorten"),
+        # Up to 0.9, errors stood at the root.
+        (
+            400,
+            {"object": "error", "message": LONG, "type": "BadRequestError", "code": 400},
+            EndpointRejected,
+            "shorten",
+        ),
+        (
+            500,
+            error("EngineCore encountered an issue", "x", 500),
+            EndpointUnavailable,
+            "EngineCore",
+        ),
+        (503, "", EndpointUnavailable, "no explanation"),
+    ],
+)
+async def test_an_error_says_what_to_do(
+    served: Served,
+    transport: httpx2.AsyncClient,
+    status: int,
+    body: object,
+    kind: type[EndpointError],
+    said: str,
+) -> None:
+    served.will(refused(status, body))
+    with pytest.raises(kind, match=said) as caught:
+        await endpoint_of(transport).complete(PROMPT, RunContext())
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("code", "kind"), [(400, EndpointRejected), (500, EndpointUnavailable)])
+async def test_an_error_inside_a_stream_keeps_its_meaning(
+    served: Served, transport: httpx2.AsyncClient, code: int, kind: type[EndpointError]
+) -> None:
+    first = f"data: {json.dumps(chunk({'content': 'Par'}))}\n\n"
+    last = f"data: {json.dumps(error('it broke', 'x', code))}\n\ndata: [DONE]\n\n"
+    served.will(sse(first, last))
+    with pytest.raises(kind, match="broke off: it broke") as caught:
+        await streamed(endpoint_of(transport), PROMPT)
+    assert type(caught.value) is kind
+    assert caught.value.status == code
