@@ -17,11 +17,7 @@ from moa.graphs.support import intent_of
 from .conftest import CONFIG, server_of
 from .messages import EXAMPLES, messages
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(300),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 INBOX = EXAMPLES / "inbox.jsonl"
 
 
@@ -41,6 +37,7 @@ def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
     assert all(line["usage"]["calls"] >= 5 for line in read)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_stands_before_every_message_is_read_once(labels: OpenAIEndpoint) -> None:
     server = server_of("small")
     agent = intent_of(labels, SupportSettings())
