@@ -227,6 +227,11 @@ def test_a_known_message_is_a_sentence_that_says_what_to_do(log: str, said: str)
     assert said in explained(log)
 
 
+def test_a_setting_in_the_log_is_no_cause() -> None:
+    log = "INFO [core.py:133] Initializing with trust_remote_code=True, quantization=None\nKeyError: 1"
+    assert explained(log).endswith("Its last words: KeyError: 1")
+
+
 def test_of_an_unknown_message_the_root_cause_is_shown() -> None:
     said = explained(ERROR + "Traceback (most recent call last):\n" + ERROR + "KeyError: 'layers'")
     assert said == "it ended with exit code 1. Its last words: KeyError: 'layers'"

@@ -241,7 +241,7 @@ _KNOWN = (
         ),
     ),
     _known(
-        r"trust_remote_code=True",
+        r"(?:option|argument) `trust_remote_code=True`",
         lambda s, _: (
             f"{s.model} brings code of its own, which vLLM would run. If you trust it: "
             f'{_table(s)} args = ["--trust-remote-code"]'
