@@ -228,7 +228,7 @@ def test_a_known_message_is_a_sentence_that_says_what_to_do(log: str, said: str)
 
 
 def test_a_setting_in_the_log_is_no_cause() -> None:
-    log = "INFO [core.py:133] Initializing with trust_remote_code=True, quantization=None\nKeyError: 1"
+    log = "INFO [core.py:133] Initializing: trust_remote_code=True, seed=0\nKeyError: 1"
     assert explained(log).endswith("Its last words: KeyError: 1")
 
 
