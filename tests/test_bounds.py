@@ -273,6 +273,13 @@ def test_a_scorer_that_more_labels_cannot_help_is_told_so() -> None:
     assert "a better scorer" in bound.summary
 
 
+def test_few_labels_are_not_taken_for_a_bad_scorer() -> None:
+    mixed = [Outcome(confidence=c / 20, correct=c % 3 > 0) for c in range(20)]
+    bound = find_bound(mixed, mixed, PROMISE)
+    assert bound.more_labels == 59 - 20
+    assert "can't be told yet" in bound.summary
+
+
 def test_no_labels_at_all_is_told() -> None:
     bound = find_bound([], [], PROMISE)
     assert bound.threshold is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from moa.decisions.binomial import fewest, tail, upper_bound
 from moa.decisions.guarantees import Guarantee, percent
@@ -12,7 +13,9 @@ _LIKELY = 0.8
 """Chance of success that the estimate of missing labels aims at."""
 _ERRORS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
 _STEPS = 20
-_FEWEST = 20
+_FEWEST = 5
+"""Fewest surest decisions whose error rate says something."""
+_SURE = 0.9
 
 
 def shortfall(
@@ -30,7 +33,7 @@ def shortfall(
         the sentence.
     """
     needed = guarantee.needed()
-    wanted, surest = _wanted(outcomes, guarantee)
+    seen = _look(outcomes, guarantee)
     if labels < needed:
         best = upper_bound(0, labels, guarantee.confidence) if labels else 1.0
         why = (
@@ -38,44 +41,53 @@ def shortfall(
             f"wrong, and {percent(guarantee.risk)} takes at least {needed} accepted without an "
             f"error (confidence {percent(guarantee.confidence)})"
         )
-        more = max(wanted or 0, needed) - labels
-        help_ = wanted is not None or len(outcomes) < _FEWEST
     else:
         why = (
             f"no threshold was shown to keep {percent(guarantee.risk)} on {labels} held-out "
             f"labels (confidence {percent(guarantee.confidence)})"
         )
-        more = max((wanted or 0) - labels, needed // 2)
-        help_ = wanted is not None
-    if not help_:
-        return None, (
-            f"accepts nothing: {why}. Even among the surest decisions about {percent(surest)} are "
-            "wrong, so more labels alone won't help: it takes a better scorer, or a larger risk"
+    if seen.labels is not None:
+        more = max(seen.labels - labels, needed - labels, needed // 2)
+        return more, f"accepts nothing: {why}. It takes about {more} more held-out labels"
+    if not seen.hopeless:
+        more = max(needed - labels, labels)
+        return more, (
+            f"accepts nothing: {why}. It takes at least about {more} more held-out labels, if the "
+            "scorer is good enough at all, which can't be told yet"
         )
-    return more, f"accepts nothing: {why}. It takes about {more} more held-out labels"
+    return None, (
+        f"accepts nothing: {why}. Even among the surest decisions about {percent(seen.lowest)} are "
+        "wrong, so more labels alone won't help: it takes a better scorer, or a larger risk"
+    )
 
 
-def _wanted(
-    outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee
-) -> tuple[int | None, float]:
-    """Held-out labels with which some threshold would likely pass, and the lowest error rate."""
+class _Look(NamedTuple):
+    """What the error rates among the surest decisions, few to all of them, let expect."""
+
+    labels: int | None
+    """Held-out labels with which some threshold would likely pass."""
+    lowest: float
+    """The lowest error rate, as far as it can be told."""
+    hopeless: bool
+    """Whether all of them are above the risk, and not by chance."""
+
+
+def _look(outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee) -> _Look:
     ranked = sorted(outcomes, key=lambda outcome: -outcome[0])
     n = len(ranked)
-    best: int | None = None
-    lowest = 1.0
     sizes = [fewest(k, risk=guarantee.risk, failure=guarantee.failure) for k in _ERRORS]
+    wanted: list[int] = []
+    lowest, hopeless = 1.0, n >= _FEWEST
     for step in range(1, _STEPS + 1):
         accepted = math.ceil(n * step / _STEPS)
-        if accepted < min(n, _FEWEST):
+        if accepted < _FEWEST:
             continue
         wrong = sum(not correct for _, correct in ranked[:accepted])
         rate = (wrong + 0.5) / (accepted + 1)
         lowest = min(lowest, rate)
-        if rate >= guarantee.risk or not accepted:
-            continue
-        enough = (m for k, m in zip(_ERRORS, sizes, strict=True) if tail(k, m, rate) >= _LIKELY)
-        size = next(enough, None)
-        if size is not None:
-            labels = math.ceil(size * n / accepted)
-            best = labels if best is None else min(best, labels)
-    return best, lowest
+        hopeless &= tail(wrong - 1, accepted, guarantee.risk) >= _SURE
+        if rate < guarantee.risk:
+            pairs = zip(_ERRORS, sizes, strict=True)
+            size = next((m for k, m in pairs if tail(k, m, rate) >= _LIKELY), None)
+            wanted += [] if size is None else [math.ceil(size * n / accepted)]
+    return _Look(min(wanted, default=None), lowest, hopeless)
