@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx2
@@ -30,6 +31,7 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget
 
 from .conftest import Served, chat
+from .servers import server as real_server
 
 PROMPT = Prompt.of("Hello?")
 SPAM = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no", False)))
@@ -545,6 +547,29 @@ async def test_a_real_server_is_probed_for_its_models(
         ("a.test", "/v1/models"),
     ]
     assert endpoint.alive == ("b", "a")
+
+
+async def test_no_decision_is_lost_where_a_real_server_is_killed_under_load() -> None:
+    with real_server("jevcompat.cli", "mock") as kept, ExitStack() as killed:
+        urls = (kept, killed.enter_context(real_server("jevcompat.cli", "mock")))
+        pair = [
+            OpenAIEndpoint(name, model="jev-latest", base_url=url, decides="systemone")
+            for name, url in zip("ab", urls, strict=True)
+        ]
+        async with Replicas("m", pair, slack=0) as endpoint:
+
+            async def ask(number: int) -> str:
+                return (await endpoint.decide(f"text {number}", [SPAM], RunContext())).endpoint
+
+            answered: list[str] = []
+            for done in asyncio.as_completed([ask(number) for number in range(32)]):
+                answered.append(await done)
+                if len(answered) == 8:
+                    killed.close()
+            answered += await asyncio.gather(*(ask(number) for number in range(32)))
+            assert len(answered) == 64
+            assert set(answered) == {"a", "b"}
+            assert endpoint.alive == ("a",)
 
 
 def test_replicas_that_cannot_work_are_refused() -> None:
