@@ -237,6 +237,13 @@ def test_of_an_unknown_message_the_root_cause_is_shown() -> None:
     assert said == "it ended with exit code 1. Its last words: KeyError: 'layers'"
 
 
+def test_an_engine_that_was_killed_may_have_run_out_of_memory() -> None:
+    dead = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. (seen)"
+    assert "its engine, a process of vLLM's, died" in explain([dead], served=SERVED, code=0)
+    said = explain(["KeyError: 'layers'", dead], served=SERVED, code=0)
+    assert said.endswith("KeyError: 'layers'")
+
+
 def test_without_an_error_the_last_lines_are_shown() -> None:
     said = explain(["one", "two", "", "three", "four"], served=SERVED, code=3)
     assert said == "it ended with exit code 3. Its last words: two / three / four"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _PREFIX = re.compile(r"^(\(\w[\w -]*pid=\d+\) )?(ERROR|WARNING|INFO|DEBUG) [\d-]+ [\d:]+ \[\S+\] ?")
-_FAULT = re.compile(r"^(?!.*Engine core initialization failed)[\w.]*(Error|Exception): .+")
+_FAULT = re.compile(r"^(?!.*(Engine core init|EngineDeadError))[\w.]*(Error|Exception): .+")
+_ENGINE_DIED = re.compile(r"EngineDeadError|Engine core proc \S+ died")
 _LAST_LINES = 3
 _LONGEST = 300
 
@@ -68,6 +69,11 @@ def _unknown(lines: Sequence[str], code: int) -> str:
         how = f"it ended with exit code {code}"
     said = [stripped for line in lines if (stripped := _PREFIX.sub("", line).strip())]
     faults = [line for line in said if _FAULT.match(line)]
+    if code >= 0 and not faults and any(map(_ENGINE_DIED.search, said)):
+        return (
+            "its engine, a process of vLLM's, died without a word: it was killed, which is what "
+            "the system does when memory runs out"
+        )
     last = " / ".join(line[:_LONGEST] for line in (faults[-1:] or said[-_LAST_LINES:]))
     return f"{how}. Its last words: {last}" if last else f"{how}, without a word"
 
