@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
+    from moa.choosing.ranking import choose
+    from moa.choosing.task import Task
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
@@ -58,9 +60,11 @@ _HOMES = {
     "RunContext": "context",
     "Score": "questions",
     "Sentiment": "agents.sentiment",
+    "Task": "choosing.task",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
     "choice": "questions",
+    "choose": "choosing.ranking",
     "predicate": "questions",
     "score": "questions",
 }
@@ -91,9 +95,11 @@ __all__ = [
     "RunContext",
     "Score",
     "Sentiment",
+    "Task",
     "Text",
     "VLLMEndpoint",
     "choice",
+    "choose",
     "predicate",
     "score",
 ]

@@ -226,7 +226,11 @@ def _longest(model: Model, place: Place, left: int) -> int:
     if left <= 0:
         return 0
     window = model.attention.window if model.attention and model.attention.window else context
-    filling = _kv(model, 1, place)
+    filling = _kv(model, 2, place) - _kv(model, 1, place)
+    state = _kv(model, 1, place) - filling  # of layers that keep one, whatever the length
+    left -= state
+    if left < 0:
+        return 0
     if filling == 0 or left <= filling * window:
         return min(context, left // filling if filling else context)
     growing = _kv(model, window + 1, place) - _kv(model, window, place)
