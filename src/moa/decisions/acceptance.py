@@ -1,0 +1,230 @@
+"""Acceptance: policies that say whether a small model's reply is good enough.
+
+They combine: `Confident(0.9) & Arithmetic()` accepts what both accept, `|` what either does, `~`
+what the policy doesn't. Like Python's `and` and `or` they are lazy, so what costs nothing stands
+first: `Length(most=80) & Plausible(node)` asks no model about a text that is too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.decisions.guarantees import Bound, Guarantee
+from moa.errors import ConfigError
+from moa.handoffs import Reply, Text
+from moa.questions import Choice, Predicate, Score
+
+if TYPE_CHECKING:
+    from moa.decisions.grading import Fitted, Graded
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a policy says of a reply."""
+
+    score: float
+    """From 0 to 1: the higher, the better. Not a probability, unless the policy was fitted."""
+    accepted: bool
+    reasons: tuple[str, ...]
+    """Why, in words, one for each policy that was asked."""
+    signs: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Further numbers that tell something to a policy that is fitted."""
+
+
+class Policy(ABC):
+    """Says whether a reply is good enough. Derive from it to write one's own."""
+
+    @abstractmethod
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Judge a reply.
+
+        Args:
+            request: What the small model was asked.
+            reply: What it answered: a text, or any typed output of an agent.
+            context: Budget, deadline and ledger, which calls to a model are charged to.
+
+        Raises:
+            MoaError: a model was asked, and that failed; the reply is not accepted then.
+        """
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """The policies that it is combined from; itself, where it isn't."""
+        return (self,)
+
+    async def fit(
+        self,
+        graded: Sequence[Graded],
+        guarantee: Guarantee,
+        *,
+        context: RunContext | None = None,
+        seed: int = 0,
+    ) -> Fitted:
+        """Make one policy from the scores of its parts; see `moa.decisions.grading.fit`.
+
+        Args:
+            graded: Replies of the small model, and whether each was good enough.
+            guarantee: What is promised of the replies it accepts.
+            context: Budget, deadline and ledger; `None` starts one.
+            seed: Another one splits the replies otherwise.
+
+        Raises:
+            InputError: there are fewer than 10 graded replies.
+            MoaError: a model was asked, and that failed.
+            MissingDependency: numpy is not installed.
+        """
+        from moa.decisions.grading import fit
+
+        return await fit(self, graded, guarantee, context=context or RunContext(), seed=seed)
+
+    def __and__(self, other: Policy) -> Policy:
+        return Both(self, other)
+
+    def __or__(self, other: Policy) -> Policy:
+        return Either(self, other)
+
+    def __invert__(self) -> Policy:
+        return Not(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Both(Policy):
+    """Accepts what both accept; the lower score counts. Written `first & second`."""
+
+    first: Policy
+    second: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of both."""
+        return (*self.first.parts, *self.second.parts)
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask the second only where the first accepts."""
+        first = await self.first.judge(request, reply, context)
+        if not first.accepted:
+            return first
+        second = await self.second.judge(request, reply, context)
+        reasons = (*first.reasons, *second.reasons)
+        return Judgement(min(first.score, second.score), second.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Policy):
+    """Accepts what one of them accepts; the higher score counts. Written `first | second`."""
+
+    first: Policy
+    second: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of both."""
+        return (*self.first.parts, *self.second.parts)
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask the second only where the first doesn't accept."""
+        first = await self.first.judge(request, reply, context)
+        if first.accepted:
+            return first
+        second = await self.second.judge(request, reply, context)
+        reasons = (*first.reasons, *second.reasons)
+        return Judgement(max(first.score, second.score), second.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Policy):
+    """Accepts what the policy doesn't. Written `~policy`."""
+
+    policy: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of the policy."""
+        return self.policy.parts
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Turn the judgement around."""
+        found = await self.policy.judge(request, reply, context)
+        reasons = tuple(f"turned around: {reason}" for reason in found.reasons)
+        return Judgement(1.0 - found.score, not found.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Confident(Policy):
+    """Accepts a decision from a confidence on; of several questions the least sure one counts.
+
+    Args:
+        threshold: A confidence, or the bound that was found for the scorer. A number that wasn't
+            found on one's own labels promises nothing.
+
+    Raises:
+        ConfigError: the threshold is not between 0 and 1.
+    """
+
+    threshold: float | Bound
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Bound):
+            share(self.threshold, "threshold")
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Compare the confidence; a written label has none and is not accepted."""
+        del request, context
+        confidence = confidence_of(reply)
+        if confidence is None:
+            return Judgement(0.0, False, ("it has no confidence",))
+        if isinstance(self.threshold, Bound):
+            accepted, least = self.threshold.accepts(confidence), self.threshold.threshold
+        else:
+            accepted, least = confidence >= self.threshold, self.threshold
+        wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
+        return Judgement(confidence, accepted, (f"confidence {confidence:.3f}, {wanted}",))
+
+
+def confidence_of(reply: Any) -> float | None:
+    """Read the confidence of a decision, of several questions the lowest; `None` without one."""
+    if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
+        fields: list[Any] = [getattr(reply, name) for name in type(reply).model_fields]
+        answers: list[Any] = [a for a in fields if isinstance(a, Predicate | Choice | Score)]
+        found = [confidence_of(answer) for answer in answers]
+        known = [confidence for confidence in found if confidence is not None]
+        return min(known) if known and len(known) == len(found) else None
+    confidence = getattr(reply, "confidence", None)
+    return float(confidence) if isinstance(confidence, int | float) else None
+
+
+def text_of(value: Any) -> str:
+    """Write a request or a reply as text: a typed output as JSON."""
+    if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
+        return value.model_dump_json(exclude_none=True)
+    return str(value)
+
+
+def share(value: float, name: str) -> float:
+    """Give `value` back if it lies between 0 and 1.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    if 0.0 <= value <= 1.0:
+        return value
+    raise ConfigError(f"{name}={value}, but it must lie between 0 and 1")
+
+
+async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await several calls side by side; where some fail the first failure is raised, alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [task.result() for task in tasks]
