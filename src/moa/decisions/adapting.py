@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
@@ -31,6 +32,8 @@ MOST_TEXTS = 128
 """Most unlabelled texts that are read, evenly spread over those given."""
 MOST_LABELS = 512
 """Most labelled texts that are fitted to, the first ones."""
+_PASSES = 2
+"""Most times that texts are chosen by what the model is sure of."""
 
 
 async def adapt(
@@ -106,6 +109,12 @@ class Views:
         """In order."""
         return ((), *self.shown, *self.sure)
 
+    def show(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Say which texts are shown in which view: texts, views."""
+        shown = [{example.text for example in view} for view in self.all]
+        found = [[text in some for some in shown] for text in texts]
+        return np.array(found, dtype=bool).reshape(len(texts), len(shown))
+
     @property
     def choices(self) -> list[tuple[Group, ...]]:
         """Groups that can be used together; the first is the choice in doubt."""
@@ -134,60 +143,63 @@ def _unbiased(reading: Floats) -> Correction:
 
 @dataclass(slots=True)
 class _Fitting:
-    """Fits corrections to labelled texts, in two passes: first to the own way and the labelled
-    texts shown, then to texts besides that the model is sure of by the first.
+    """Fits corrections to labelled texts: first to the own way and the labelled texts shown, then
+    to texts besides that the model is sure of by the fit before.
     """
 
     reader: Reader
     labelled: Sequence[Example]
     texts: Sequence[str]
-    readings: Mapping[str, Floats]
-    """Of the unlabelled texts, in the views so far."""
+    own: Mapping[str, Floats]
+    """Of the unlabelled texts."""
     views: Views = field(default_factory=Views)
 
     async def run(self, *, show: bool, sure: bool) -> dict[str, Correction]:
         """Fit; show labelled texts if `show`, and texts that the model is sure of if `sure`."""
         if show:
             self.views.shown = halves(self.labelled, self.reader.questions)
-        mine = await self._read_on({}, ((), *self.views.shown))
-        stacks = self._stacks(mine)
-        if sure:
+        texts = _joined(self.own, await self.reader.read(self.views.shown, self.texts))
+        labelled = await self._read_labelled(((), *self.views.shown))
+        stacks = self._stacks(texts, labelled)
+        for _ in range(_PASSES if sure else 0):
             fair = {
-                q.name: stacks[q.name].read(self._of(q, mine))
+                q.name: stacks[q.name].read(self._of(q, texts, labelled))
                 if q.name in stacks
-                else _without_lean(self.readings[q.name])
+                else _without_lean(texts[q.name])
                 for q in self.reader.questions
             }
+            before, kept = self.views.sure, 1 + len(self.views.shown)
             self.views.sure = confident(self.texts, fair, self.reader.questions)
-            mine = await self._read_on(mine, self.views.sure)
-            stacks = self._stacks(mine)
+            if self.views.sure == before:
+                break
+            more = await self.reader.read(self.views.sure, self.texts)
+            texts = _joined(_first(texts, kept), more)
+            labelled = _joined(_first(labelled, kept), await self._read_labelled(self.views.sure))
+            stacks = self._stacks(texts, labelled)
         return {
-            q.name: stacks[q.name].correction(self._of(q, mine))
+            q.name: stacks[q.name].correction(self._of(q, texts, labelled))
             if q.name in stacks
-            else _unbiased(self.readings[q.name])
+            else _unbiased(texts[q.name])
             for q in self.reader.questions
         }
 
-    async def _read_on(
-        self, before: Mapping[str, Floats], views: Sequence[View]
-    ) -> dict[str, Floats]:
-        """Read the labelled texts in more views, and the unlabelled ones in those not read yet."""
-        new = [view for view in views if view]
-        more = await self.reader.read(new, self.texts)
-        self.readings = _joined(self.readings, more)
-        found = await self.reader.read(views, [example.text for example in self.labelled])
-        return _joined(before, found) if before else found
+    async def _read_labelled(self, views: Sequence[View]) -> dict[str, Floats]:
+        return await self.reader.read(views, [example.text for example in self.labelled])
 
-    def _stacks(self, mine: Mapping[str, Floats]) -> dict[str, Stack]:
+    def _stacks(
+        self, texts: Mapping[str, Floats], labelled: Mapping[str, Floats]
+    ) -> dict[str, Stack]:
         """By question, where the labelled texts have more than one answer to it."""
         found: dict[str, Stack] = {}
         for question in self.reader.questions:
-            readings = self._of(question, mine)
+            readings = self._of(question, texts, labelled)
             if len(set(readings.labels.tolist())) > 1:
                 found[question.name] = best_stack(readings, self.views.choices)
         return found
 
-    def _of(self, question: Question, mine: Mapping[str, Floats]) -> Readings:
+    def _of(
+        self, question: Question, texts: Mapping[str, Floats], labelled: Mapping[str, Floats]
+    ) -> Readings:
         names = [option.name for option in question.options]
         given = [
             (row, names.index(example.labels[question.name]))
@@ -195,14 +207,17 @@ class _Fitting:
             if example.labels.get(question.name) in names
         ]
         rows = [row for row, _ in given]
-        shown = [{example.text for example in view} for view in self.views.all]
-        seen = [[self.labelled[row].text in texts for texts in shown] for row in rows]
         return Readings(
-            texts=self.readings[question.name],
-            labelled=mine[question.name][rows],
+            texts=texts[question.name],
+            labelled=labelled[question.name][rows],
             labels=np.array([label for _, label in given], dtype=np.intp),
-            seen=np.array(seen, dtype=bool).reshape(len(rows), len(self.views.all)),
+            shown=self.views.show(self.texts),
+            labelled_shown=self.views.show([self.labelled[row].text for row in rows]),
         )
+
+
+def _first(readings: Mapping[str, Floats], views: int) -> dict[str, Floats]:
+    return {name: reading[:, :views] for name, reading in readings.items()}
 
 
 def _joined(before: Mapping[str, Floats], more: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moa.decisions import Correction
 from moa.decisions.fitting import (
@@ -34,32 +35,49 @@ class Readings:
     labelled: Floats
     labels: Ints
     """Index of the right option of each labelled text."""
-    seen: np.ndarray
-    """Whether a labelled text is shown in a view: labelled texts, views."""
+    shown: NDArray[np.bool_]
+    """Whether an unlabelled text is shown in a view, which says little then: texts, views."""
+    labelled_shown: NDArray[np.bool_]
+    """The same of the labelled texts."""
 
     @property
     def means(self) -> Floats:
         """The lean, by view and option."""
-        return self.texts.mean(0)
+        read = np.where(self.shown, 0.0, 1.0)
+        return np.einsum("tv,tvo->vo", read / read.sum(0), self.texts)
+
+    def fair(self, groups: Sequence[Group]) -> tuple[Floats, Floats]:
+        """Read unlabelled and labelled texts in groups of views, without the lean."""
+        means = self.means
+        texts = [_averaged(self.texts - means, self.shown, group) for group in groups]
+        labelled = [_averaged(self.labelled - means, self.labelled_shown, g) for g in groups]
+        return np.stack(texts, 1), np.stack(labelled, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Weights of the views, and a bias of the options, fitted to labelled texts."""
+    """Weights of groups of views, and a bias of the options, fitted to labelled texts."""
 
+    groups: tuple[Group, ...]
     weights: Floats
     bias: Floats
     """Of readings that the lean is taken out of."""
 
     def read(self, readings: Readings) -> Floats:
-        """Give the unlabelled texts' corrected log-probabilities, but for a constant in each."""
-        fair = readings.texts - readings.means
-        return np.einsum("v,tvo->to", self.weights, fair) + self.bias
+        """Give the unlabelled texts' log-probabilities, without lean and bias: texts, options.
+
+        Without the bias, a rare option has its most probable texts too.
+        """
+        texts, _ = readings.fair(self.groups)
+        return np.einsum("v,tvo->to", self.weights, texts)
 
     def correction(self, readings: Readings) -> Correction:
         """Write it as a correction of probabilities as the model gives them."""
-        offsets = self.bias - np.einsum("v,vo->o", self.weights, readings.means)
-        return Correction(floats(offsets - offsets.mean()), floats(self.weights))
+        by_view = np.zeros(len(readings.means))
+        for weight, group in zip(self.weights, self.groups, strict=True):
+            by_view[list(group)] = weight / len(group)
+        offsets = self.bias - np.einsum("v,vo->o", by_view, readings.means)
+        return Correction(floats(offsets - offsets.mean()), floats(by_view))
 
 
 def best_stack(readings: Readings, choices: Sequence[tuple[Group, ...]]) -> Stack:
@@ -71,16 +89,12 @@ def best_stack(readings: Readings, choices: Sequence[tuple[Group, ...]]) -> Stac
     best: tuple[float, Stack] | None = None
     for groups in choices:
         start = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
-        texts = np.stack([_texts_in(readings, group) for group in groups], 1)
-        labelled = np.stack([_labelled_in(readings, group) for group in groups], 1)
+        texts, labelled = readings.fair(groups)
         bias = matching_bias(texts, start, prior)
         loss = held_out_loss(labelled, readings.labels, weights=start, bias=bias)
         if best is None or loss < best[0] - _GAIN:
             found = fit(labelled, readings.labels, weights=start, bias=bias)
-            weights = np.zeros(readings.texts.shape[1])
-            for weight, group in zip(found.weights, groups, strict=True):
-                weights[list(group)] = weight / len(group)
-            best = (loss, Stack(weights, found.bias))
+            best = (loss, Stack(groups, found.weights, found.bias))
     assert best is not None, "there is a choice"
     return best[1]
 
@@ -90,15 +104,9 @@ def floats(values: Floats) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _texts_in(readings: Readings, group: Group) -> Floats:
-    found: Floats = (readings.texts - readings.means)[:, list(group)].mean(1)
-    return found
-
-
-def _labelled_in(readings: Readings, group: Group) -> Floats:
-    """Average the views of a group; a text that a view shows is not read in it."""
-    fair = (readings.labelled - readings.means)[:, list(group)]
-    weights = np.where(readings.seen[:, list(group)], 0.0, 1.0)
+def _averaged(readings: Floats, shown: NDArray[np.bool_], group: Group) -> Floats:
+    """Average the views of a group but those that show the text, unless all of them do."""
+    weights = np.where(shown[:, list(group)], 0.0, 1.0)
     weights = np.where(weights.sum(1, keepdims=True) == 0, 1.0, weights)
     weights = weights / weights.sum(1, keepdims=True)
-    return np.einsum("tv,tvo->to", weights, fair)
+    return np.einsum("tv,tvo->to", weights, readings[:, list(group)])
