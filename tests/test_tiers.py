@@ -18,6 +18,7 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retried import Retried
 from moa.errors import ConfigError
+from moa.graphs.cascade import Cascade
 from moa.graphs.handles import NodeStep
 from moa.graphs.support import support
 from moa.handoffs import Reply
@@ -126,6 +127,7 @@ def test_every_ready_graph_is_built_from_its_settings(name: str) -> None:
     needed: dict[str, dict[str, Any]] = {
         "filter": {"criterion": "about the weather"},
         "classifier": {"labels": {"a": "one thing", "b": "another"}},
+        "cascade": {"labels": ["a", "b"], "confidence": 0.9},
     }
     graphs = {name: needed.get(name, {})}
     node = node_of(name, Endpoints(Config(graphs=graphs)))
@@ -155,13 +157,33 @@ def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
         node_of("support", Endpoints(config))
 
 
+async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() -> None:
+    table: dict[str, Any] = {"labels": ["a", "b"], "confidence": 0.9}
+    ready = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})))
+    assert isinstance(ready, Cascade)
+    assert (await ready.run("x")).tier == 1
+    given = {"confidence": 0.5, "threshold": 0.1}  # what it has no setting for is for others
+    lenient = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
+    assert isinstance(lenient, Cascade)
+    assert (await lenient.run("x")).tier == 0
+
+
+def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="needs calibration"):
+        node_of("cascade", Endpoints(Config()))
+
+
 class Scripted(Endpoints):
     """The endpoints of a configuration, with doubles for both tiers."""
 
-    def __init__(self, happy: float) -> None:
-        super().__init__(Config())
-        self._slm = SimulatedEndpoint(rule=lambda _: {"happy": {"yes": happy}, "about": {}})
-        self._llm = SimulatedEndpoint(tier="llm", rule=lambda _: "We are sorry.")
+    def __init__(self, happy: float, config: Config | None = None) -> None:
+        super().__init__(config or Config())
+        self._slm = SimulatedEndpoint(
+            rule=lambda _: {"happy": {"yes": happy}, "about": {}, "label": {"a": 0.6}}
+        )
+        self._llm = SimulatedEndpoint(
+            tier="llm", rule=lambda _: {"label": {}} if config else "We are sorry."
+        )
 
     @property
     def slm(self) -> Endpoint:

@@ -16,6 +16,7 @@ NoteKind = Literal[
     "dropped",
     "skipped",
     "escalated",
+    "audited",
     "refused",
     "failed",
     "degraded",

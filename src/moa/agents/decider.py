@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Unpack
+from dataclasses import replace
+from typing import Any, Unpack
+
+from pydantic import BaseModel, create_model
 
 from moa.agents.boundary import Limits, Out
 from moa.agents.deciding import DecidingAgent
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
+from moa.errors import ConfigError
 from moa.questions import Answer, fill, questions_of
 
 
@@ -46,3 +51,43 @@ class Decider(DecidingAgent[Out]):
     def read(self, answers: Sequence[Answer]) -> Out:
         """Fill the model in."""
         return fill(self.output_type, answers)
+
+    def only(self, names: Sequence[str]) -> Decider[BaseModel]:
+        """Copy the agent so that it asks some of its questions; its output has those fields alone.
+
+        Args:
+            names: Of the questions, in any order.
+
+        Raises:
+            ConfigError: there is none, or it has no question of one of these names.
+        """
+        model = self.output_type
+        unknown = [name for name in names if name not in model.model_fields]
+        if unknown or not names:
+            raise ConfigError(
+                f"agent {self.name!r} asks {list(model.model_fields)}, and can't be asked "
+                f"{unknown or 'nothing'}"
+            )
+        asked = tuple(question for question in self.questions if question.name in names)
+        fields: dict[str, Any] = {
+            q.name: (model.model_fields[q.name].annotation, model.model_fields[q.name])
+            for q in asked
+        }
+        part: Any = copy.copy(self)
+        part.output_type = create_model(model.__name__, **fields)
+        part.questions = asked
+        part.adaptation = self.adaptation and _only(self.adaptation, names)
+        return part
+
+
+def _only(adaptation: Adaptation, names: Sequence[str]) -> Adaptation:
+    views = tuple(
+        tuple(
+            replace(example, labels=labels)
+            for example in view
+            if (labels := {n: label for n, label in example.labels.items() if n in names})
+        )
+        for view in adaptation.views
+    )
+    corrections = {n: c for n, c in adaptation.corrections.items() if n in names}
+    return replace(adaptation, views=views, corrections=corrections)

@@ -30,12 +30,12 @@ def draw(
     """Draw a graph."""
     from moa.cli.configuration import configured
     from moa.errors import ConfigError
-    from moa.graphs.built import BuiltGraph
+    from moa.graphs.drawing import Drawable
     from moa.ready import node_of
     from moa.tiers import Endpoints
 
     node = node_of(graph, Endpoints(configured(config), read_keys=False))
-    if not isinstance(node, BuiltGraph):
+    if not isinstance(node, Drawable):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = node.draw()
     if out is None:

@@ -69,7 +69,8 @@ def _totals(tally: Tally, reference: Reference | None) -> Table:
     table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
     table.add_row(
         "seconds an item",
-        f"{tally.percentile(0.5):.2f} median, {tally.percentile(0.95):.2f} at the 95th percentile",
+        f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
+        f"{tally.percentile(0.95):.2f} at the 95th percentile",
     )
     table.add_row("speed", f"{tally.items_per_second:.1f} items/s")
     return table

@@ -63,6 +63,11 @@ class Tally:
         if item.seconds:
             self._sample(item.seconds)
 
+    @property
+    def mean(self) -> float:
+        """Mean of the seconds that an item took."""
+        return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
+
     def percentile(self, share: float) -> float:
         """Seconds within which `share` of the items were done."""
         ordered = sorted(self._seconds)

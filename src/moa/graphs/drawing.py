@@ -6,12 +6,21 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs.diagram import diagram_of
 from moa.graphs.mermaid import mermaid_of
 from moa.graphs.plan import Plan
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A graph, or another node with nodes in it."""
+
+    def draw(self) -> Drawing:
+        """Draw what is in it."""
+        ...
 
 
 @dataclass(frozen=True)

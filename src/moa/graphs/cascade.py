@@ -1,0 +1,361 @@
+"""Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
+
+After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
+say (`moa.decisions.acceptance`); with a bound behind it, what is accepted comes with a promise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+from moa.context import RunContext
+from moa.decisions.acceptance import Confident, Judgement, Policy
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointError,
+    MoaError,
+    OutputError,
+    Unanswered,
+)
+from moa.graphs.builder import Graph
+from moa.graphs.monitor import Monitor, questions_in
+from moa.graphs.plan import Plan
+from moa.graphs.signatures import signature_of
+from moa.graphs.types import UNKNOWN
+from moa.node import Node, Result, finish
+from moa.usage import UNLIMITED, Budget
+
+if TYPE_CHECKING:
+    from moa.graphs.drawing import Drawing
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Unsettled = Literal["mark", "raise"]
+_SAYS_NOTHING = (
+    "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(bound), "
+    "or a calibrated agent"
+)
+_Passing = (EndpointError, OutputError, Unanswered, BudgetExceeded)
+"""What one tier can fail with, and another may not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled(Result[Out]):
+    """What a cascade returns: a result, and who settled it."""
+
+    accepted: bool
+    """Whether the answer was accepted, or is the last tier's. Otherwise it is the best guess of a
+    tier that was in doubt, since no other could be asked."""
+    by: str
+    """Name of the tier that answered; of several questions, of the last that was asked."""
+    tier: int
+    """Its place: 0 is the first, the smallest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Policy):
+    """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Read `.accepted`; of several questions all must be.
+
+        Raises:
+            ConfigError: the answer has none, since nothing calibrated gave it.
+        """
+        del request, context
+        names = questions_in(reply)
+        answers = [getattr(reply, name) for name in names] if names else [reply]
+        if any(map(_says_nothing, answers)):
+            raise ConfigError(_SAYS_NOTHING.format("the small one's answers"))
+        accepted = all(answer.accepted for answer in answers)
+        reason = "accepted by its calibration" if accepted else "not accepted by its calibration"
+        return Judgement(float(accepted), accepted, (reason,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing(Generic[Out]):
+    """The answer so far."""
+
+    output: Out
+    place: int
+    accepted: bool = False
+    doubtful: tuple[str, ...] = ()
+    """Questions that go on; none, where the answer is judged as a whole."""
+    reason: str = ""
+
+
+class Cascade(Generic[In, Out]):
+    """What `cascade` makes. It is a node; only its `monitor` changes while it is used."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Node[In, Out]],
+        policies: Sequence[Policy],
+        *,
+        name: str,
+        monitor: Monitor,
+        unsettled: Unsettled,
+        budget: Budget,
+        timeout_s: float | None,
+    ) -> None:
+        self.name = name
+        self.tiers = tuple(tiers)
+        self.policies = tuple(policies)
+        self.monitor = monitor
+        self.unsettled: Unsettled = unsettled
+        self.budget = budget
+        self.timeout_s = timeout_s
+        self.input_type: Any = signature_of(tiers[0]).input(0)
+        outputs = [signature_of(tier).output for tier in tiers]
+        self.output_type: Any = outputs[0] if outputs.count(outputs[0]) == len(outputs) else UNKNOWN
+        self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
+
+    async def run(self, request: In, context: RunContext | None = None, /) -> Settled[Out]:
+        """Ask the first tier, and the next ones while the answer is not accepted.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+
+        Raises:
+            InputError: `request` is not what the tiers take.
+            EndpointError, OutputError, Unanswered, BudgetExceeded: every tier failed so, or with
+                `unsettled="raise"` the last one did, and no answer was accepted before.
+            DeadlineExceeded: the time is up.
+        """
+        start = time.perf_counter()
+        own = (context or RunContext()).nested(
+            self.name, budget=self.budget, timeout_s=self.timeout_s
+        )
+        suspended = self.monitor.suspended
+        if suspended is None:
+            standing = await self._settle(request, own)
+        else:
+            own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
+            standing = await self._by_the_last(request, own)
+        result = finish(standing.output, own, seconds=time.perf_counter() - start)
+        return Settled(
+            output=result.output,
+            usage=result.usage,
+            trace=result.trace,
+            seconds=result.seconds,
+            llm_alone=result.llm_alone,
+            accepted=standing.accepted,
+            by=self.tiers[standing.place].name,
+            tier=standing.place,
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The tiers as a graph, to be drawn; it runs otherwise."""
+        g: Graph[Any] = Graph(self.name, self.input_type)
+        names = Counter(tier.name for tier in self.tiers)
+        shown = [
+            tier.name if names[tier.name] == 1 else f"{tier.name} {place + 1}"
+            for place, tier in enumerate(self.tiers)
+        ]
+        answer = g.add(self.tiers[0], g.input, name=shown[0])
+        for tier, name in zip(self.tiers[1:], shown[1:], strict=True):
+            answer = g.add(tier, g.input, when=answer.map(doubtful), otherwise=answer, name=name)
+        return g.build(answer).plan
+
+    def draw(self) -> Drawing:
+        """Draw the tiers: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("cascade.svg")`."""
+        from moa.graphs.drawing import Drawing
+
+        return Drawing(self.plan)
+
+    async def _settle(self, request: In, own: RunContext) -> _Standing[Out]:
+        best: _Standing[Out] | None = None
+        failed: MoaError | None = None
+        for place, tier in enumerate(self.tiers):
+            try:
+                best = await self._ask(place, request, best, own)
+            except _Passing as error:
+                failed = error
+                self._note_failure(place, error, own)
+                continue
+            if not place:
+                self.monitor.look(request, best.output, own)
+            if best.accepted:
+                return await self._audited(request, best, own)
+            own.note("escalated", f"from {tier.name!r}: {best.reason}")
+        assert failed is not None, "the last tier is accepted, or fails"
+        return self._left(best, failed, own)
+
+    async def _by_the_last(self, request: In, own: RunContext) -> _Standing[Out]:
+        """Ask the last tier first, and the others only for a guess, where it can't answer."""
+        failed: MoaError | None = None
+        for place in (len(self.tiers) - 1, *range(len(self.tiers) - 1)):
+            try:
+                output = (await self.tiers[place].run(request, own)).output
+            except _Passing as error:
+                failed = failed or error
+                self._note_failure(place, error, own)
+                continue
+            if failed is None:
+                return _Standing(output, place, accepted=True)
+            return self._left(_Standing(output, place), failed, own)
+        assert failed is not None, "a tier answers, or fails"
+        raise failed
+
+    async def _ask(
+        self, place: int, request: In, before: _Standing[Out] | None, own: RunContext
+    ) -> _Standing[Out]:
+        """Ask one tier: all there is to answer, or the questions that are still in doubt."""
+        names = () if before is None else before.doubtful
+        part = self._part(place, names)
+        if part is None:
+            names, part = (), self.tiers[place]
+        output: Any = (await part.run(request, own)).output
+        if names and before is not None:
+            answers = {name: getattr(output, name) for name in names}
+            output = cast("Any", before.output).model_copy(update=answers)
+        if place == len(self.tiers) - 1:
+            return _Standing(output, place, accepted=True)
+        return await self._judged(place, request, output, names, own)
+
+    async def _judged(
+        self, place: int, request: In, output: Out, names: tuple[str, ...], own: RunContext
+    ) -> _Standing[Out]:
+        policy = self.policies[place]
+        names = names or questions_in(output)
+        if len(names) > 1 and all(isinstance(p, Confident | Accepted) for p in policy.parts):
+            found = {n: await _judge(policy, request, getattr(output, n), own) for n in names}
+            doubtful = tuple(name for name, said in found.items() if not said.accepted)
+            reasons = [f"{name}: {', '.join(found[name].reasons)}" for name in doubtful]
+            return _Standing(output, place, not doubtful, doubtful, "; ".join(reasons))
+        said = await _judge(policy, request, output, own)
+        return _Standing(output, place, said.accepted, (), ", ".join(said.reasons))
+
+    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Any] | None:
+        """A tier that is asked some of its questions; `None` where it can't be, or all are."""
+        only: Any = getattr(self.tiers[place], "only", None)
+        if not names or only is None:
+            return None
+        if (place, names) not in self._parts:
+            self._parts[place, names] = only(names)
+        return self._parts[place, names]
+
+    async def _audited(
+        self, request: In, settled: _Standing[Out], own: RunContext
+    ) -> _Standing[Out]:
+        """Let the last tier check an accepted answer where it is picked; its own answer counts."""
+        last = len(self.tiers) - 1
+        if settled.place == last or not self.monitor.picks():
+            return settled
+        name = self.tiers[last].name
+        try:
+            checked = (await self.tiers[last].run(request, own)).output
+        except _Passing as error:
+            own.note("failed", f"the audit by {name!r} is missing: {error}")
+            return settled
+        agrees = self.monitor.record(settled.output, checked, own)
+        own.note("audited", f"by {name!r}, which {'agrees' if agrees else 'answers otherwise'}")
+        return settled if agrees else _Standing(checked, last, accepted=True)
+
+    def _left(
+        self, best: _Standing[Out] | None, failed: MoaError, own: RunContext
+    ) -> _Standing[Out]:
+        """Give what there is, marked as not accepted, where no further tier could be asked."""
+        if best is None or self.unsettled == "raise":
+            raise failed
+        name = self.tiers[best.place].name
+        own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
+        return _Standing(best.output, best.place)
+
+    def _note_failure(self, place: int, error: MoaError, own: RunContext) -> None:
+        further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"
+        kind = "failed" if isinstance(error, EndpointError | OutputError) else "refused"
+        own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
+
+
+def cascade(
+    small: Node[In, Out],
+    *larger: Node[In, Out],
+    accept: Policy | Sequence[Policy] | None = None,
+    name: str = "cascade",
+    monitor: Monitor | None = None,
+    unsettled: Unsettled = "mark",
+    budget: Budget = UNLIMITED,
+    timeout_s: float | None = None,
+) -> Cascade[In, Out]:
+    """Ask a small node first, and larger ones, one after another, where it is in doubt.
+
+    It fails expensive: what can't be judged, and what a tier fails to answer, goes on. Of several
+    questions (a `Decider`) judged by `Confident`, only the doubtful ones go on.
+
+    Args:
+        small: The first tier.
+        larger: The further ones, the best last. The answer of the last is always accepted.
+        accept: What is accepted: one policy, or one for each tier but the last; `None`: what an
+            answer says of itself by `.accepted`, as those of calibrated agents do.
+        name: Shown in traces, errors and drawings.
+        monitor: Audit and drift; `None` watches nothing.
+        unsettled: What becomes of an answer in doubt where no further tier could answer, for the
+            budget or since it is down: `mark` gives it, with `accepted=False` and a note in the
+            trace; `raise` raises what the last tier failed with.
+        budget: Limits on each run, on top of those of the run it is part of.
+        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+
+    Raises:
+        ConfigError: there is one tier alone, not as many policies as it takes, or no policy, and
+            the answers of the first tier don't say whether they are accepted.
+    """
+    tiers = (small, *larger)
+    if not larger:
+        raise ConfigError(f"cascade {name!r} has one tier: give it a larger node to go on to")
+    if isinstance(accept, Policy | None):
+        policies = [accept or Accepted()] * len(larger)
+    else:
+        policies = list(accept)
+    if len(policies) != len(larger):
+        raise ConfigError(
+            f"cascade {name!r} has {len(tiers)} tiers and {len(policies)} policies: give one "
+            "policy, or one for each tier but the last"
+        )
+    if accept is None:
+        _check_says(small, name)
+    return Cascade(
+        tiers,
+        policies,
+        name=name,
+        monitor=monitor or Monitor(),
+        unsettled=unsettled,
+        budget=budget,
+        timeout_s=timeout_s,
+    )
+
+
+def _check_says(small: Node[Any, Any], name: str) -> None:
+    output = signature_of(small).output
+    fields: Any = getattr(output, "model_fields", {})
+    asks = all(hasattr(field.annotation, "accepted") for field in fields.values())
+    if isinstance(output, type) and "accepted" not in fields and not (fields and asks):
+        answers = f"the answers of {small.name!r}"
+        raise ConfigError(f"cascade {name!r}: {_SAYS_NOTHING.format(answers)}")
+
+
+def _says_nothing(answer: Any) -> bool:
+    answered = getattr(answer, "status", "answered") == "answered"
+    return answered and getattr(answer, "accepted", None) is None
+
+
+async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:
+    try:
+        return await policy.judge(request, output, own)
+    except _Passing as error:
+        return Judgement(0.0, False, (f"it could not be judged: {error}",))
+
+
+def doubtful(answer: object) -> bool:
+    """Stand for the policy in drawings; it is not run."""
+    del answer
+    return False

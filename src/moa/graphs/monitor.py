@@ -1,0 +1,161 @@
+"""Monitor: watches a cascade while it is used, and withdraws what it no longer can promise."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ValidationError
+
+from moa.context import RunContext
+from moa.decisions.acceptance import confidence_of, text_of
+from moa.decisions.asking import answer_of
+from moa.decisions.audit import Audit
+from moa.decisions.drift import Drift, Value
+from moa.errors import ConfigError
+from moa.questions import Choice, Predicate, Score
+
+
+class _Kept(BaseModel):
+    audit: Audit | None = None
+    drift: Drift | None = None
+
+
+class Monitor:
+    """The audit and the drift check of a cascade, and what they say. It changes while it is used.
+
+    Args:
+        audit: Which share of the accepted answers is checked by the last tier, and what was found;
+            `None` checks none.
+        drift: What new inputs are compared with; `None` compares nothing.
+        on_drift: `escalate` sends everything to the last tier after an alarm; `warn` notes it in
+            the trace of each run, and goes on.
+        seen: What drift looks at, from a request and the answer of the first tier. What the drift
+            check doesn't watch is left out.
+        same: Whether two answers agree, for the audit.
+        file: Keeps audit and drift from one process to the next; what it holds comes before
+            `audit` and `drift`. `None` keeps nothing.
+
+    Raises:
+        ConfigError: the file is there, and can't be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        audit: Audit | None = None,
+        drift: Drift | None = None,
+        on_drift: Literal["escalate", "warn"] = "escalate",
+        seen: Callable[[Any, Any], Mapping[str, Value | None]] | None = None,
+        same: Callable[[Any, Any], bool] | None = None,
+        file: Path | None = None,
+    ) -> None:
+        kept = _read(file)
+        self.audit = kept.audit or audit
+        self.drift = kept.drift or drift
+        self.on_drift: Literal["escalate", "warn"] = on_drift
+        self._seen = seen or what_is_seen
+        self._same = same or same_answer
+        self._file = file
+
+    @property
+    def suspended(self) -> str | None:
+        """Why nothing is accepted any more; `None` while the promise stands."""
+        if self.audit is not None and self.audit.withdrawn:
+            return self.audit.summary
+        if self.on_drift == "escalate":
+            return self._alarm
+        return None
+
+    @property
+    def _alarm(self) -> str | None:
+        alarms = () if self.drift is None else self.drift.alarms
+        return "; ".join(alarm.message for alarm in alarms) or None
+
+    def look(self, request: Any, answer: Any, context: RunContext) -> None:
+        """Take in an input and the answer of the first tier; an alarm goes into the trace."""
+        if self.drift is None:
+            return
+        known = len(self.drift.alarms)
+        self.drift = self.drift.after(self._seen(request, answer))
+        self._keep()
+        for alarm in self.drift.alarms[known:]:
+            context.note("degraded", f"drift: {alarm.message}")
+        if known and self.on_drift == "warn":
+            context.note("degraded", f"drift, since some time: {self._alarm}")
+
+    def picks(self) -> bool:
+        """Count one more accepted answer, and say whether it is to be checked."""
+        if self.audit is None:
+            return False
+        self.audit, picked = self.audit.pick()
+        self._keep()
+        return picked
+
+    def record(self, small: Any, large: Any, context: RunContext) -> bool:
+        """Take in a check, and say whether the two agree."""
+        assert self.audit is not None, "only an audit picks"
+        agrees = self._same(small, large)
+        stood = not self.audit.withdrawn
+        self.audit = self.audit.record(correct=agrees)
+        self._keep()
+        if stood and self.audit.withdrawn:
+            context.note("degraded", self.audit.summary)
+        return agrees
+
+    def _keep(self) -> None:
+        if self._file is None:
+            return
+        text = _Kept(audit=self.audit, drift=self.drift).model_dump_json()
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=self._file.parent, delete=False
+            ) as draft:
+                draft.write(text)
+            os.replace(draft.name, self._file)
+        except OSError as error:
+            raise ConfigError(f"{self._file} can't be written: {error.strerror}") from error
+
+
+def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
+    """Give what drift looks at unless told otherwise: confidence, length and language."""
+    return {
+        "confidence": confidence_of(answer),
+        "length": float(len(text_of(request))),
+        "language": getattr(request, "language", None),
+    }
+
+
+def same_answer(first: Any, second: Any) -> bool:
+    """Whether two answers say the same, however sure they are; all of several questions count."""
+    names = questions_in(first)
+    if names and names == questions_in(second):
+        return all(answer_of(getattr(first, n)) == answer_of(getattr(second, n)) for n in names)
+    kept = [getattr(answer, "kept", None) for answer in (first, second)]
+    if all(isinstance(value, bool) for value in kept):
+        return kept[0] == kept[1]
+    return answer_of(first) == answer_of(second)
+
+
+def questions_in(output: object) -> tuple[str, ...]:
+    """Name the fields of a model that is made of typed answers alone; empty for any other."""
+    if not isinstance(output, BaseModel) or isinstance(output, Predicate | Choice | Score):
+        return ()
+    names = tuple(type(output).model_fields)
+    answers = (cast("object", getattr(output, name)) for name in names)
+    return names if all(isinstance(a, Predicate | Choice | Score) for a in answers) else ()
+
+
+def _read(file: Path | None) -> _Kept:
+    if file is None or not file.exists():
+        return _Kept()
+    try:
+        return _Kept.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{file} keeps the audit of a cascade, and can't be read: {error}. Mend it, or "
+            "remove it to start the audit anew"
+        ) from error

@@ -1,0 +1,321 @@
+"""A cascade: who is asked, what is accepted, and what happens where something fails."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import pytest
+from pydantic import BaseModel
+
+from moa.agents.classifier import Classifier
+from moa.agents.decider import Decider
+from moa.agents.filter import Filter
+from moa.agents.generator import Generator
+from moa.context import RunContext
+from moa.decisions import Adaptation, Correction
+from moa.decisions.acceptance import Confident
+from moa.decisions.audit import Audit
+from moa.decisions.drift import Drift
+from moa.decisions.verifiers import Arithmetic, Format, Length
+from moa.endpoints import Endpoint, Example
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointRejected,
+    EndpointUnavailable,
+    InputError,
+    OutputError,
+)
+from moa.graphs.builder import Graph
+from moa.graphs.cascade import Cascade, cascade
+from moa.graphs.monitor import Monitor, same_answer
+from moa.handoffs import Text
+from moa.questions import Choice, Predicate, choice, predicate
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.usage import Budget
+
+DOWN = EndpointUnavailable("refused", endpoint="small")
+LABELS = ["card", "app"]
+
+
+def sure(label: str, probability: float) -> Mapping[str, Mapping[str, float]]:
+    return {"classifier": {label: probability}}
+
+
+def small(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="small", steps=steps)
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def labelled(
+    first: Endpoint,
+    second: Endpoint,
+    *,
+    monitor: Monitor | None = None,
+    unsettled: Literal["mark", "raise"] = "mark",
+) -> Cascade[Text | str, Choice[str]]:
+    tiers = [Classifier(endpoint, LABELS, none=False) for endpoint in (first, second)]
+    return cascade(*tiers, accept=Confident(0.8), monitor=monitor, unsettled=unsettled)
+
+
+async def test_of_a_sure_answer_the_large_model_is_not_asked() -> None:
+    first, second = small(sure("app", 0.9)), large()
+    result = await labelled(first, second).run("It crashes.")
+    assert (result.output.label, result.accepted, result.tier) == ("app", True, 0)
+    assert "llm" not in result.usage.by_tier()
+
+
+async def test_a_doubtful_answer_goes_on_and_the_trace_says_why() -> None:
+    first, second = small(sure("app", 0.6)), large(sure("card", 0.7))
+    result = await labelled(first, second).run("Hm.")
+    assert (result.output.label, result.accepted, result.tier) == ("card", True, 1)
+    (note,) = [note for note in result.trace if note.kind == "escalated"]
+    assert note.text == "from 'classifier': confidence 0.600, 0.800 is needed"
+    assert result.usage.calls == 2
+
+
+async def test_where_the_small_tier_is_down_the_large_one_answers() -> None:
+    first, second = small(DOWN), large(sure("card", 0.7))
+    result = await labelled(first, second).run("Hm.")
+    assert (result.output.label, result.accepted) == ("card", True)
+    assert any(n.kind == "failed" and "the next one is asked" in n.text for n in result.trace)
+
+
+async def test_a_budget_too_thin_for_the_large_tier_leaves_the_small_answer_unaccepted() -> None:
+    first, second = small(sure("app", 0.6)), large(sure("card", 0.7))
+    context = RunContext(budget=Budget(llm_calls=0))
+    result = await labelled(first, second).run("Hm.", context)
+    assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
+    assert "not accepted" in result.trace[-1].text
+    assert "llm" not in result.usage.by_tier()
+
+
+async def test_an_answer_in_doubt_can_be_refused_instead() -> None:
+    agent = labelled(small(sure("app", 0.6)), large(), unsettled="raise")
+    with pytest.raises(BudgetExceeded):
+        await agent.run("Hm.", RunContext(budget=Budget(llm_calls=0)))
+
+
+async def test_with_the_large_tier_down_the_small_answer_is_marked_as_not_accepted() -> None:
+    result = await labelled(small(sure("app", 0.6)), large(DOWN)).run("Hm.")
+    assert (result.output.label, result.accepted) == ("app", False)
+
+
+async def test_with_both_tiers_down_the_error_of_the_last_is_raised() -> None:
+    error = EndpointRejected("no", endpoint="large")
+    with pytest.raises(EndpointRejected):
+        await labelled(small(DOWN), large(error)).run("Hm.")
+
+
+async def test_a_wrong_input_is_nobodys_failure() -> None:
+    with pytest.raises(InputError):
+        await labelled(small(), large()).run(cast("str", 3))
+
+
+async def test_tiers_are_asked_in_turn_each_with_its_own_policy() -> None:
+    tiers = [
+        Classifier(ScriptedEndpoint(name=name, steps=[sure("app", p)]), LABELS, none=False)
+        for name, p in (("one", 0.7), ("two", 0.8), ("three", 0.6))
+    ]
+    agent = cascade(*tiers, accept=[Confident(0.9), Confident(0.75)])
+    result = await agent.run("Hm.")
+    assert (result.tier, result.output.confidence) == (1, 0.8)
+
+
+class Triage(BaseModel):
+    refund: Predicate = predicate("Does the customer ask for money back?")
+    topic: Choice[Literal["card", "app"]] = choice("What is it about?", none=False)
+
+
+async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
+    first = small({"refund": {"yes": 0.95}, "topic": {"app": 0.6}})
+    second = large({"topic": {"card": 0.99}})
+    adaptation = Adaptation(
+        views=((Example("My card!", {"refund": "no", "topic": "card"}),),),
+        corrections={"refund": Correction((0.0, 0.0)), "topic": Correction((0.0, 0.0))},
+        origin="a test",
+    )
+    agent = cascade(
+        Decider(first, Triage),
+        Decider(second, Triage, adaptation=adaptation),
+        accept=Confident(0.8),
+    )
+    result = await agent.run("It crashes, money back!")
+    assert result.output.refund.probability == 0.95
+    assert result.output.topic.label == "card"
+    assert result.output.topic.confidence == pytest.approx(0.99)
+    second.assert_used_up()
+
+
+async def test_an_agent_is_asked_no_question_that_it_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="can't be asked"):
+        Decider(small(), Triage).only(["mood"])
+
+
+async def test_a_generated_text_is_accepted_by_a_policy_over_the_reply() -> None:
+    policy = Length(most=20) & Arithmetic()
+    replies = ("2 + 2 = 5", "2 + 2 = 4")
+    tiers = [
+        Generator(ScriptedEndpoint(name=name, steps=[text]), "Answer.")
+        for name, text in zip(("small", "large"), replies, strict=True)
+    ]
+    result = await cascade(*tiers, accept=policy).run("What is 2 + 2?")
+    assert result.output.text == "2 + 2 = 4"
+
+
+async def test_what_the_small_model_could_not_write_goes_on() -> None:
+    class Sum(BaseModel):
+        value: int
+
+    first, second = small("four", "4!"), large('{"value": 4}')
+    tiers = [Generator(endpoint, "Add.", output=Sum) for endpoint in (first, second)]
+    result = await cascade(*tiers, accept=Format("json")).run("2 + 2")
+    assert result.output.value == 4
+    with pytest.raises(OutputError):
+        await Generator(small("four", "4!"), "Add.", output=Sum).run("2 + 2")
+
+
+def simulated(small_label: str, large_label: str) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
+    return (
+        SimulatedEndpoint(name="small", rule=lambda _: sure(small_label, 0.9)),
+        SimulatedEndpoint(name="large", tier="llm", rule=lambda _: sure(large_label, 0.9)),
+    )
+
+
+async def test_an_audited_answer_is_compared_with_the_large_one_which_counts() -> None:
+    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(*simulated("app", "card"), monitor=monitor)
+    result = await agent.run("Hm.")
+    assert result.output.label == "card"
+    assert monitor.audit is not None
+    assert (monitor.audit.checked, monitor.audit.wrong) == (1, 1)
+    assert "answers otherwise" in next(n.text for n in result.trace if n.kind == "audited")
+
+
+async def test_a_promise_that_the_audit_breaks_is_withdrawn_and_everything_escalates() -> None:
+    first, second = simulated("app", "card")
+    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(first, second, monitor=monitor)
+    results = [await agent.run("Hm.") for _ in range(20)]
+    assert monitor.audit is not None
+    assert monitor.audit.withdrawn
+    asked = len(first.states)
+    assert asked < 20
+    last = await agent.run("Hm.")
+    assert len(first.states) == asked
+    assert "is withdrawn" in next(n.text for n in last.trace if n.kind == "escalated")
+    assert all(result.output.label == "card" for result in results)
+
+
+async def test_an_audit_that_agrees_keeps_the_small_answer() -> None:
+    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
+    result = await labelled(*simulated("app", "app"), monitor=monitor).run("Hm.")
+    assert (result.tier, result.accepted) == (0, True)
+
+
+async def test_an_audit_that_could_not_be_made_is_told_and_the_answer_stands() -> None:
+    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
+    result = await labelled(small(sure("app", 0.9)), large(DOWN), monitor=monitor).run("Hm.")
+    assert (result.output.label, result.accepted) == ("app", True)
+    assert "the audit by 'classifier' is missing" in result.trace[-1].text
+
+
+def drift() -> Drift:
+    return Drift.of({"length": [float(n % 10) for n in range(200)]})
+
+
+@pytest.mark.parametrize("on_drift", ["escalate", "warn"])
+async def test_a_drift_alarm_escalates_or_warns(on_drift: Literal["escalate", "warn"]) -> None:
+    monitor = Monitor(drift=drift(), on_drift=on_drift)
+    first, second = simulated("app", "card")
+    agent = labelled(first, second, monitor=monitor)
+    for _ in range(60):
+        await agent.run("x" * 500)
+    assert monitor.drift is not None
+    assert monitor.drift.alarms
+    result = await agent.run("x" * 500)
+    assert result.output.label == ("card" if on_drift == "escalate" else "app")
+    assert any("length moved up" in note.text for note in result.trace)
+
+
+async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() -> None:
+    monitor = Monitor(audit=Audit(risk=0.05, withdrawn=True))
+    agent = labelled(small(sure("app", 0.99)), large(DOWN), monitor=monitor)
+    result = await agent.run("Hm.")
+    assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
+
+
+def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    for checked in (1, 2):
+        monitor = Monitor(audit=Audit(risk=0.05, share=1.0), file=file)
+        asyncio.run(labelled(*simulated("app", "app"), monitor=monitor).run("Hm."))
+        assert monitor.audit is not None
+        assert monitor.audit.checked == checked
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
+    file.write_text("{")
+    with pytest.raises(ConfigError, match="remove it to start the audit anew"):
+        Monitor(file=file)
+
+
+async def test_runs_side_by_side_share_one_audit() -> None:
+    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(*simulated("app", "app"), monitor=monitor)
+    await asyncio.gather(*(agent.run("Hm.") for _ in range(30)))
+    assert monitor.audit is not None
+    assert (monitor.audit.accepted, monitor.audit.checked) == (30, 30)
+
+
+async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:
+    agent = labelled(small(sure("app", 0.6)), large(sure("card", 0.9)))
+    g = Graph("g", str)
+    graph = g.build(g.add(agent, g.input).map(lambda c: c.label))
+    assert (await graph.run("Hm.")).output == "card"
+    drawn = graph.draw().mermaid
+    assert "SLM · small" in drawn
+    assert "LLM · large" in drawn
+    assert re.search(r"if doubtful", agent.draw().mermaid)
+
+
+def test_a_cascade_that_cannot_work_is_refused() -> None:
+    agent = Classifier(small(), LABELS)
+    with pytest.raises(ConfigError, match="has one tier"):
+        cascade(agent, accept=Confident(0.5))
+    with pytest.raises(ConfigError, match="2 tiers and 2 policies"):
+        cascade(agent, agent, accept=[Confident(0.5), Confident(0.5)])
+    writer = Generator(small(), "Answer.")
+    with pytest.raises(ConfigError, match="the answers of 'generator' don't say"):
+        cascade(writer, writer)
+
+
+async def test_an_agent_that_is_not_calibrated_says_so_at_its_first_answer() -> None:
+    tiers = [Classifier(end, LABELS) for end in (small(sure("app", 0.9)), large())]
+    with pytest.raises(ConfigError, match="a calibrated agent"):
+        await cascade(*tiers).run("Hm.")
+
+
+class Says(BaseModel):
+    text: str
+    accepted: bool
+
+
+@pytest.mark.parametrize(("accepted", "tier"), [(True, 0), (False, 1)])
+async def test_an_answer_can_say_itself_whether_it_is_accepted(accepted: bool, tier: int) -> None:
+    says = Says(text="yes", accepted=accepted)
+    tiers = [Generator(end, "Answer.", output=Says) for end in (small(says), large(says))]
+    assert (await cascade(*tiers).run("Hm?")).tier == tier
+
+
+async def test_verdicts_agree_where_they_keep_the_same() -> None:
+    endpoint = SimulatedEndpoint(rule=lambda text: {"filter": {"yes": 0.9 if "!" in text else 0.7}})
+    agent = Filter(endpoint, "loud")
+    first, second = [(await agent.run(text)).output for text in ("Oh!", "Oh")]
+    assert first != second
+    assert same_answer(first, second)
