@@ -6,6 +6,7 @@
     + CapabilityError           an endpoint was given a job that it cannot do
     + MissingDependency         an optional package is not installed
     + ModelNotFound             the weights of a local model could not be had, or not be loaded
+    + CalibrationError          a calibration belongs to another model or question, or is broken
   x InputError                  a value does not fit the node, or the file, it was given to
   x EndpointError               a request to an endpoint failed
     + EndpointTimeout           retryable: no complete answer in time
@@ -69,6 +70,10 @@ class MissingDependency(ConfigError):
 
 class ModelNotFound(ConfigError):
     """The weights of a local model could not be found, fetched, trusted or loaded."""
+
+
+class CalibrationError(ConfigError):
+    """A calibration belongs to another model, question or set of options, or its file is broken."""
 
 
 class InputError(MoaError):

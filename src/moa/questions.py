@@ -79,6 +79,8 @@ class Answer:
     label_mass: float | None = None
     """How much of the probability fell on the options before they were made to add up to 1."""
     source: Source = "native"
+    accepted: bool | None = None
+    """Whether a calibration's promise covers it; `None` without a calibration."""
 
     @property
     def best(self) -> int:
@@ -110,6 +112,8 @@ class _Typed(BaseModel):
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])
     """By the name of the option; empty where the model wrote its answer."""
     source: Source = "native"
+    accepted: bool | None = None
+    """Whether a calibration's promise covers the answer; `None` without a calibration."""
 
     @cached_property
     def question(self) -> str:
@@ -165,7 +169,11 @@ class Predicate(_Typed):
         """Read an endpoint's answer."""
         picked = None if answer.status != "answered" else answer.best == 0
         return cls(
-            status=answer.status, value=picked, probabilities=answer.named(), source=answer.source
+            status=answer.status,
+            value=picked,
+            probabilities=answer.named(),
+            source=answer.source,
+            accepted=answer.accepted,
         )._to(answer.question)
 
 
@@ -192,7 +200,11 @@ class Choice(_Typed, Generic[L]):
         if answer.status == "answered":
             picked = answer.question.options[answer.best].value
         return cls(
-            status=answer.status, label=picked, probabilities=answer.named(), source=answer.source
+            status=answer.status,
+            label=picked,
+            probabilities=answer.named(),
+            source=answer.source,
+            accepted=answer.accepted,
         )._to(answer.question)
 
 
@@ -234,6 +246,7 @@ class Score(_Typed):
             level=answer.question.options[answer.best].name,
             probabilities=answer.named(),
             source=answer.source,
+            accepted=answer.accepted,
         )._to(answer.question)
 
 

@@ -18,6 +18,8 @@ from moa.questions import Answer, Choice, choice, questions_of
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from moa.decisions.calibration import Calibration
+
 L = TypeVar("L")
 
 
@@ -31,12 +33,14 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: What a label means, by label.
         none: Whether "none of these" is an answer too; its label is `None`.
         adaptation: Examples to show, and corrections of the model's bias.
+        calibration: What says which answers are accepted; see `moa.decisions.calibrating`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
         ConfigError: labels are missing, empty or not different, or the adaptation belongs to
             other questions.
+        CalibrationError: the calibration belongs to another question.
     """
 
     @overload
@@ -49,6 +53,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[str, str] | None = None,
         none: bool = True,
         adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
     @overload
@@ -61,6 +66,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[L, str] | None = None,
         none: bool = True,
         adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
     def __init__(
@@ -72,6 +78,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[Any, str] | None = None,
         none: bool = True,
         adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         words: list[str] | None = None
@@ -86,7 +93,9 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
         (question,) = questions_of(model)
         question = replace(question, name=limits.get("name") or "classifier")
-        super().__init__(endpoint, [question], adaptation=adaptation, **limits)
+        super().__init__(
+            endpoint, [question], adaptation=adaptation, calibration=calibration, **limits
+        )
 
     def read(self, answers: Sequence[Answer]) -> Choice[L]:
         """Give the one answer as a choice of the labels."""

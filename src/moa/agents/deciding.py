@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Self, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Self, Unpack
 
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation, View
 from moa.endpoints import Endpoint, Example
-from moa.errors import EndpointGarbled, InputError
+from moa.errors import CalibrationError, EndpointGarbled, InputError
 from moa.handoffs import Text
 from moa.questions import Answer, Question
+
+if TYPE_CHECKING:
+    from moa.decisions.calibrated import Calibrated
+    from moa.decisions.calibration import Calibration
+
+    Calibrations = Calibration | Mapping[str, Calibration] | None
 
 
 class DecidingAgent(TypedNode[Text | str, Out]):
@@ -25,11 +31,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: What is asked about each text.
         examples: Shown to a model whose label probabilities are read.
         adaptation: Views to read each text in, and corrections of the model's bias.
+        calibration: For the one question, or by the name of the question; those without one are
+            asked as ever. What it answers says whether it is `accepted`.
+        embedders: Endpoints that a calibration takes vectors from, by role, other than the
+            embedded model's own.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
         ConfigError: the adaptation belongs to other questions.
+        CalibrationError: a calibration does.
     """
 
     def __init__(
@@ -39,6 +50,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         *,
         examples: Sequence[Example] = (),
         adaptation: Adaptation | None = None,
+        calibration: Calibrations = None,
+        embedders: Mapping[str, Endpoint] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
@@ -48,6 +61,45 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.adaptation = adaptation
         if adaptation is not None:
             adaptation.check(self.questions)
+        self._calibrated = self._with(calibration, embedders)
+
+    def calibrated(
+        self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
+    ) -> Self:
+        """Copy the agent with a calibration; `None` takes it away.
+
+        Raises:
+            CalibrationError: it belongs to another question.
+        """
+        copied = copy.copy(self)
+        copied._calibrated = self._with(calibration, embedders)
+        return copied
+
+    def _with(
+        self, calibration: Calibrations, embedders: Mapping[str, Endpoint] | None
+    ) -> Mapping[str, Calibrated]:
+        if calibration is None:
+            return {}
+        from moa.decisions.calibrated import Calibrated
+        from moa.decisions.sources import sources_of
+
+        by_name = {question.name: question for question in self.questions}
+        if not isinstance(calibration, Mapping):
+            if len(by_name) > 1:
+                raise CalibrationError(
+                    f"{self.name} asks {len(by_name)} questions ({', '.join(by_name)}): give each "
+                    "its calibration by its name"
+                )
+            calibration = dict.fromkeys(by_name, calibration)
+        for name in calibration:
+            if name not in by_name:
+                raise CalibrationError(
+                    f"{self.name} has no question {name!r} to calibrate, only {', '.join(by_name)}"
+                )
+        sources = sources_of(self.endpoint, embedders)
+        return {
+            name: Calibrated(given, by_name[name], sources) for name, given in calibration.items()
+        }
 
     def adapted(self, adaptation: Adaptation | None) -> Self:
         """Copy the agent with another adaptation; `None` takes it away.
@@ -103,7 +155,23 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Ask all questions, in one request a view, and correct the answers."""
+        """Ask all questions, in one request a view, and correct the answers.
+
+        Those with a calibration are asked as it says.
+        """
+        if not self._calibrated:
+            return self.read(await self._plain(request, context))
+        text = self._admit(request)
+        answers = {
+            name: await calibrated.answer(text, context)
+            for name, calibrated in self._calibrated.items()
+        }
+        if len(answers) < len(self.questions):
+            for answer in await self._plain(request, context):
+                answers.setdefault(answer.question.name, answer)
+        return self.read([answers[question.name] for question in self.questions])
+
+    async def _plain(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
         if self.adaptation is None or len(self.adaptation.views) == 1:
             views = [await self.ask(request, context, shown=self._shown[0])]
         else:
@@ -116,7 +184,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from failed
             views = [task.result() for task in asked]
-        return self.read(self.corrected(views, context))
+        return self.corrected(views, context)
+
+    def _admit(self, request: Text | str) -> str:
+        text = str(request)
+        if not text.strip():
+            raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
+        return text
 
     @property
     def _shown(self) -> tuple[View, ...]:
@@ -137,9 +211,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             InputError: the text is empty, so there is nothing to decide on.
             EndpointGarbled: the answers are not those to the questions.
         """
-        text = str(request)
-        if not text.strip():
-            raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
+        text = self._admit(request)
         decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
         if [a.question.name for a in decision.answers] != [q.name for q in self.questions]:
             raise EndpointGarbled(

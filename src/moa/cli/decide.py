@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import typer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.cli.items import Item, Malformed, Row
     from moa.context import RunContext
+    from moa.decisions.calibration import Calibration
     from moa.endpoints import Example
     from moa.tiers import Endpoints
 
@@ -40,6 +43,11 @@ With a few labelled rows ({"text": …, "label": …}), which help a small model
     moa decide mails.jsonl --task "…" --labels billing,delivery --none \\
         --unlabelled last-month.jsonl --out decided.jsonl
 
+With what moa calibrate wrote, which knows task and labels; each line then also has accepted, true
+where the promise of the calibration covers it:
+
+    moa decide mails.jsonl --calibration teams.json --out decided.jsonl
+
 Each line has id, label, confidence (the label's probability) and scores (one a label, adding up
 to 1). In the line of a row that failed they are null, null and {}, and error says why.
 
@@ -53,8 +61,16 @@ def decide(
         typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
     ],
     *,
-    task: Annotated[str, typer.Option("--task", help="The question that the labels answer.")],
-    labels: Annotated[str, typer.Option("--labels", metavar="A,B,C", help="The labels.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="The question that the labels answer.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="A,B,C", help="The labels.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="What moa calibrate wrote."),
+    ] = None,
     examples: Annotated[
         Path | None,
         typer.Option("--examples", metavar="FILE", help="Labelled rows: text and label."),
@@ -74,22 +90,32 @@ def decide(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide on a label for every text of a file."""
-    from moa.agents.classifier import Classifier
     from moa.cli import rows
     from moa.cli.inputs import text_of
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
+    from moa.errors import ConfigError
 
-    names = _labels(labels)
-    labelled = tuple(_labelled(examples, names, none=none)) if examples else ()
+    way: _Way
+    if calibration is not None:
+        from moa.decisions.calibration import Calibration
+
+        if examples or unlabelled or none:
+            raise ConfigError(
+                "--examples, --unlabelled and --none don't go with --calibration, which was made "
+                "with its own"
+            )
+        way = _Calibrated(Calibration.load(calibration), task, labels)
+    else:
+        wanted, names = _asked(task, labels)
+        shown = tuple(_labelled(examples, names, none=none)) if examples else ()
+        way = _Adapted(wanted, names, none, shown)
     found = islice(rows.read(source), limit)
     sample = list(islice(found, SAMPLE))
     texts = list(_texts(rows.read(str(unlabelled)) if unlabelled else iter(sample)))
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
-        agent = Classifier(endpoints.slm, names, task=task, none=none, name="label")
-        fitted = await _adapted(agent, labelled, texts, context, report.errors)
-        return Prepared(fitted, text_of)
+        return Prepared(await way.agent(endpoints, texts, context, report.errors), text_of)
 
     session = Session(
         config=config,
@@ -98,7 +124,7 @@ def decide(
         live=source == rows.STDIN,
     )
     with Report(
-        line,
+        partial(line, calibrated=calibration is not None),
         source=source,
         out=out,
         as_json=as_json,
@@ -108,8 +134,8 @@ def decide(
         raise typer.Exit(session.run(prepare, chain(sample, found), report))
 
 
-def line(item: Item) -> dict[str, object]:
-    """Write a decision as a line of JSON."""
+def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
+    """Write a decision as a line of JSON, with whether it is accepted if `calibrated`."""
     from moa.cli.lines import plain, usage_of
     from moa.questions import Choice
 
@@ -120,6 +146,8 @@ def line(item: Item) -> dict[str, object]:
         "confidence": None,
         "scores": {},
     }
+    if calibrated:
+        written["accepted"] = False
     if isinstance(output, Choice):
         decided = cast("Choice[str]", output)
         written |= {
@@ -127,6 +155,8 @@ def line(item: Item) -> dict[str, object]:
             "confidence": decided.confidence,
             "scores": decided.probabilities,
         }
+        if calibrated:
+            written["accepted"] = bool(decided.accepted)
     if item.error is not None:
         written["error"] = item.error
     return {
@@ -137,30 +167,116 @@ def line(item: Item) -> dict[str, object]:
     }
 
 
-async def _adapted(
-    agent: Classifier[str],
-    labelled: Sequence[Example],
-    unlabelled: Sequence[str],
-    context: RunContext,
-    console: Console,
-) -> Classifier[str]:
-    """Fit the agent to its task before the first decision, and show how far it is."""
-    from rich.progress import Progress
+def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
+    from moa.errors import ConfigError
 
-    with Progress(console=console, transient=True) as bar:
-        reading = bar.add_task("fitting to the task", total=None)
-        fitted = await agent.adapt(
-            labelled=labelled,
-            unlabelled=unlabelled,
-            context=context,
-            progress=lambda done, total: bar.update(reading, completed=done, total=total),
+    if not task or not labels:
+        missing = "--labels" if task else "--task"
+        raise ConfigError(
+            f"moa decide needs {missing}, or a --calibration, which knows its own. "
+            "moa decide --help shows examples"
         )
-    if fitted.adaptation is not None:
-        console.print(f"fitted to the task: {fitted.adaptation.origin}", highlight=False)
-    return fitted
+    return task, label_names(labels)
 
 
-def _labels(given: str) -> list[str]:
+class _Way(Protocol):
+    """How decisions are made."""
+
+    async def agent(
+        self,
+        endpoints: Endpoints,
+        texts: Sequence[str],
+        context: RunContext,
+        console: Console,
+        /,
+    ) -> Classifier[str]:
+        """Give the agent that makes them, fitted to the texts where it has to be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibrated:
+    """As a calibration says; where task or labels are given, it must be for them."""
+
+    made: Calibration
+    task: str | None
+    labels: str | None
+
+    async def agent(
+        self,
+        endpoints: Endpoints,
+        texts: Sequence[str],
+        context: RunContext,
+        console: Console,
+        /,
+    ) -> Classifier[str]:
+        """Build it, and say before the first decision what the promise does not cover."""
+        from moa.agents.classifier import Classifier
+        from moa.cli.calibrations import calibrated, warn
+        from moa.cli.labelled import other_language
+
+        made = self.made
+        names = label_names(self.labels) if self.labels else list(made.labels)
+        if sorted(names) == sorted(made.labels):
+            names = list(made.labels)  # in whatever order they were given
+        agent = Classifier(
+            endpoints.slm,
+            names,
+            task=self.task or made.question.text,
+            describe={o.name: o.description for o in made.question.options if o.description},
+            none=False,
+            name="label",
+            calibration=made,
+        )
+        warnings = await calibrated(made, endpoints).check(context)
+        other = other_language(made.data.languages, texts)
+        warn(console, warnings + ([other] if other else []))
+        console.print(f"promise: {made.bound.summary}", markup=False, highlight=False)
+        return agent
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """As fits the task best with few labels or none."""
+
+    task: str
+    names: list[str]
+    none: bool
+    labelled: Sequence[Example]
+
+    async def agent(
+        self,
+        endpoints: Endpoints,
+        texts: Sequence[str],
+        context: RunContext,
+        console: Console,
+        /,
+    ) -> Classifier[str]:
+        """Fit it before the first decision, and show how far that is."""
+        from rich.progress import Progress
+
+        from moa.agents.classifier import Classifier
+
+        agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")
+        with Progress(console=console, transient=True) as bar:
+            reading = bar.add_task("fitting to the task", total=None)
+            fitted = await agent.adapt(
+                labelled=self.labelled,
+                unlabelled=texts,
+                context=context,
+                progress=lambda done, total: bar.update(reading, completed=done, total=total),
+            )
+        if fitted.adaptation is not None:
+            console.print(f"fitted to the task: {fitted.adaptation.origin}", highlight=False)
+        return fitted
+
+
+def label_names(given: str) -> list[str]:
+    """Read the labels of the command line.
+
+    Raises:
+        ConfigError: there are fewer than two, or one comes twice or is empty.
+    """
     from moa.errors import ConfigError
 
     names = [name.strip() for name in given.split(",")]

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class EmbeddedEndpoint(Closing):
         self.name = name
         self.tier: Tier = tier
         self.model = Path(given or SMOLLM2.file).stem
+        self.model_path = None if given is None else Path(given)
         self.price = price
         self.settings = settings or EngineSettings()
         self.context_window = self.settings.context_window
@@ -78,6 +79,24 @@ class EmbeddedEndpoint(Closing):
         self._key = _Key(None if given is None else str(given), self.settings)
         self._host: EngineHost | None = None
         self._served: list[_Served] = []
+        self._hidden: EmbeddedEndpoint | None = None
+
+    @property
+    def hidden_states(self) -> EmbeddedEndpoint:
+        """The same model, whose `embed` gives the hidden state of the last token of a text.
+
+        It has an engine of its own, which starts at its first call, and is closed with this one.
+        """
+        if self._hidden is None:
+            self._hidden = EmbeddedEndpoint(
+                f"{self.name} hidden states",
+                tier=self.tier,
+                model_path=self.model_path,
+                price=self.price,
+                settings=replace(self.settings, pooling="last"),
+                timeout_s=self._timeout_s,
+            )
+        return self._hidden
 
     async def start(self, context: RunContext, /) -> None:
         """Start the engine now, so that the first call doesn't wait for it.
@@ -144,7 +163,9 @@ class EmbeddedEndpoint(Closing):
             return await served.endpoint.decide(state, questions, context, examples=examples)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Turn texts into vectors: the mean of the model's last hidden states, of length 1.
+        """Turn texts into vectors of length 1: the mean of the model's last hidden states.
+
+        With `EngineSettings(pooling="last")` it is the hidden state of the last token.
 
         Raises:
             EndpointError: the request failed; `EndpointRejected` where a text is over 2048 tokens.
@@ -158,6 +179,9 @@ class EmbeddedEndpoint(Closing):
 
     async def close(self) -> None:
         """Let go of the engine, which ends where nobody else uses it. Twice does nothing."""
+        hidden, self._hidden = self._hidden, None
+        if hidden is not None:
+            await hidden.close()
         served, self._served = self._served, []
         for one in served:
             await one.endpoint.close()

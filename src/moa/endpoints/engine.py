@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from pydantic import SecretStr
 
@@ -84,12 +84,15 @@ class EngineSettings:
     slots: int = 0
     """Requests worked on at once. Zero: one for every four threads. They share the threads, and
     each has its own cache of prompts, so few are faster than many."""
+    pooling: Literal["mean", "last"] = "mean"
+    """What `embed` gives: the mean of the last hidden states of a text's tokens, or the one of its
+    last token. It is the engine's own, so the other one takes a second engine."""
 
     def resolved(self) -> EngineSettings:
         """Replace zeros by what this machine allows."""
         threads = self.threads or min(_MOST_THREADS, usable_cores())
         slots = self.slots or max(1, threads // _CORES_PER_SLOT)
-        return EngineSettings(self.context_window, threads, slots)
+        return replace(self, threads=threads, slots=slots)
 
     @property
     def batch(self) -> int:

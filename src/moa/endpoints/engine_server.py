@@ -61,7 +61,8 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.n_batch = params.n_ubatch = settings["batch"]
     params.cache_ram_mib = _PROMPT_CACHE_MIB
     params.embedding = True  # completions are served all the same
-    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    pooling = f"LLAMA_POOLING_TYPE_{settings['pooling'].upper()}"
+    params.pooling_type = getattr(xllamacpp.llama_pooling_type, pooling)
     params.verbosity = 1
     return xllamacpp.Server(params)
 

@@ -1,0 +1,144 @@
+"""moa calibrate: from labelled rows to decisions that can be accepted at a promised risk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from moa.cli.calibrations import Job
+    from moa.context import RunContext
+    from moa.decisions.guarantees import Guarantee
+    from moa.decisions.labelled import Labelled
+    from moa.decisions.reading_members import Progress
+    from moa.questions import Question
+    from moa.tiers import Endpoints
+
+EXAMPLES = """
+
+Rows with text and label, from which the labels are read too:
+
+    moa calibrate labelled.jsonl --task "What does the customer want?" --out intents.json
+
+    moa calibrate labelled.jsonl --task "Is this message spam?" --labels ham,spam \\
+        --risk 0.02 --confidence 0.99 --out spam.json
+
+What it accepts is wrong at most that often, with that confidence; a table shows the ways to score
+that were tried. With few labels it accepts nothing yet, and says how many more it takes. Then:
+
+    moa decide new.jsonl --calibration intents.json --out decided.jsonl
+    moa eval intents.json other-labelled.jsonl --json report.json
+
+On another server, or for another language, test the promise on labelled rows from there:
+
+    moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
+
+Rows of one case, such as the messages of one thread, are held out together where they have a
+"case". --price says how much accuracy a second a decision must bring: 0 takes the most accurate
+way, 1 nearly always the quickest.
+
+Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
+"""
+
+
+def calibrate(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
+    *,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The question that the labels answer.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
+    ] = None,
+    risk: Annotated[
+        float, typer.Option("--risk", help="Most of the accepted that may be wrong.")
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="How sure that has to be.")
+    ] = 0.95,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
+    ] = None,
+    price: Annotated[
+        float, typer.Option("--price", min=0, help="Accuracy that a second a decision must bring.")
+    ] = 0.05,
+    recheck: Annotated[
+        Path | None,
+        typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="Most time for reading; else 1.1 s a row."),
+    ] = None,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Find out on labelled rows which decisions can be accepted, at a promised risk."""
+    from moa.cli.calibrations import run
+    from moa.cli.labelled import labelled_rows
+    from moa.decisions.guarantees import Guarantee
+    from moa.errors import ConfigError
+
+    if recheck is not None:
+        from moa.cli.recheck import recheck as check
+
+        raise typer.Exit(run(check(recheck, labelled_rows(source), out), config, budget_usd))
+    if not task or out is None:
+        missing = "--task" if not task else "--out"
+        raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
+    rows = labelled_rows(source)
+    question = _question(task, labels, rows)
+    guarantee = Guarantee(risk, confidence)
+    limit_s = None if minutes is None else 60 * minutes
+    job = _job(rows, question, guarantee, price=price, limit_s=limit_s, out=out)
+    raise typer.Exit(run(job, config, budget_usd))
+
+
+def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
+    from moa.cli.decide import label_names
+    from moa.decisions.labelled import sort_out
+    from moa.questions import Option, Question
+
+    names = label_names(labels) if labels else None
+    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    if names is None:
+        names = sorted({row.label for row in rows})
+    return Question("label", "choice", task, tuple(Option(name, name) for name in names))
+
+
+def _job(
+    rows: list[Labelled],
+    question: Question,
+    guarantee: Guarantee,
+    *,
+    price: float,
+    limit_s: float | None,
+    out: Path,
+) -> Job:
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.cli import screen
+        from moa.cli.calibration_table import show
+        from moa.cli.labelled import languages
+        from moa.decisions.calibrating import calibrate
+
+        made = await calibrate(
+            endpoints.slm,
+            question,
+            rows,
+            guarantee=guarantee,
+            price=price,
+            languages=languages([row.text for row in rows]),
+            limit_s=limit_s,
+            context=context,
+            progress=progress,
+        )
+        made.save(out)
+        show(screen.out(), made, out)
+        return 0
+
+    return job

@@ -1,0 +1,88 @@
+"""Calibrations: what the commands share that make, test and measure one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moa.cli import screen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moa.context import RunContext
+    from moa.decisions.calibrated import Calibrated
+    from moa.decisions.calibration import Calibration
+    from moa.decisions.reading_members import Progress
+    from moa.tiers import Endpoints
+
+Job = Callable[["Endpoints", "RunContext", "Progress"], Awaitable[int]]
+"""Does something with the configured endpoints, and gives the exit code."""
+STOPPED = 130
+
+
+def run(job: Job, config: Path | None, budget_usd: float | None) -> int:
+    """Run a job with the endpoints of the configuration, and show how far it is.
+
+    Raises:
+        MoaError: the job failed.
+    """
+    try:
+        return asyncio.run(_run(job, config, budget_usd))
+    except KeyboardInterrupt:
+        screen.err().print("stopped; nothing was written")
+        return STOPPED
+
+
+async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    from moa.cli.configuration import configured
+    from moa.context import RunContext
+    from moa.tiers import Endpoints
+    from moa.usage import Budget
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
+    async with Endpoints(configured(config)) as endpoints:
+        with Bars(*columns, console=screen.err(), transient=True) as bars:
+            shown: dict[str, TaskID] = {}
+
+            def progress(name: str, done: int, total: int) -> None:
+                if name not in shown:
+                    shown[name] = bars.add_task(f"reading {name}", total=total)
+                bars.update(shown[name], completed=done, total=total)
+
+            return await job(endpoints, context, progress)
+
+
+def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
+    """Give a calibration the endpoints of the configuration, by their names.
+
+    Raises:
+        CalibrationError: an endpoint that it reads from isn't there.
+    """
+    from moa.decisions.calibrated import Calibrated
+    from moa.decisions.sources import sources_of
+
+    return Calibrated(calibration, calibration.question.question(), sources_of(endpoints.slm))
+
+
+def warn(console: Console, warnings: list[str]) -> None:
+    """Show warnings, one a line."""
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)

@@ -1,0 +1,95 @@
+"""moa eval: what a calibration is worth on labelled rows that took no part in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moa.cli.calibrations import Job
+    from moa.context import RunContext
+    from moa.decisions.checking import Evaluation
+    from moa.decisions.labelled import Labelled
+    from moa.decisions.reading_members import Progress
+    from moa.tiers import Endpoints
+
+EXAMPLES = """
+
+    moa eval intents.json labelled.jsonl
+    moa eval intents.json labelled.jsonl --json report.json
+
+FILE is what moa calibrate wrote. The rows have text and label, and must be others than those it
+was made from. Coverage is the share of decisions that are accepted; risk is the share of wrong
+ones among the accepted, 0 where none is.
+
+Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
+"""
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A calibration.")],
+    source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
+    *,
+    report: Annotated[
+        Path | None, typer.Option("--json", metavar="REPORT.json", help="Write the figures there.")
+    ] = None,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Measure the decisions of a calibration on labelled rows."""
+    from moa.cli.calibrations import run
+    from moa.cli.labelled import labelled_rows
+
+    raise typer.Exit(run(_job(file, labelled_rows(source), report), config, budget_usd))
+
+
+def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.cli import screen
+        from moa.cli.calibrations import calibrated, warn
+        from moa.cli.labelled import other_language
+        from moa.decisions.calibration import Calibration
+        from moa.decisions.checking import evaluate as measured
+
+        calibration = Calibration.load(file)
+        ready = calibrated(calibration, endpoints)
+        warnings = await ready.check(context)
+        other = other_language(calibration.data.languages, [row.text for row in rows])
+        warn(screen.err(), warnings + ([other] if other else []))
+        found = await measured(ready, rows, context=context, progress=progress)
+        _show(screen.out(), found, calibration.bound.summary)
+        if report is not None:
+            _write(report, found)
+        return 0
+
+    return job
+
+
+def _write(report: Path, found: Evaluation) -> None:
+    from moa.errors import ConfigError
+
+    try:
+        report.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {report}: it can't be written: {error.strerror}") from error
+
+
+def _show(console: Console, found: Evaluation, promise: str) -> None:
+    console.print(
+        f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
+        f"calibration error {found.ece:.3f}",
+        markup=False,
+    )
+    console.print(
+        f"accepted {found.coverage:.1%}, of which {found.risk:.2%} are wrong; "
+        f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
+        "a decision",
+        markup=False,
+    )
+    console.print(f"promise: {promise}", markup=False)

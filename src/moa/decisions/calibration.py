@@ -1,0 +1,333 @@
+"""Calibration: a fitted scorer and its promise, as one readable file that belongs to one model."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moa.decisions.candidates import Candidate
+from moa.decisions.fitting import Floats
+from moa.decisions.guarantees import Bound
+from moa.decisions.heads import Head
+from moa.decisions.members import LabelMember, Member, layout_of
+from moa.decisions.scorers import Fit
+from moa.endpoints.identity import Identity
+from moa.errors import CalibrationError
+from moa.questions import Kind, Option, Question
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class OptionRecord(_Record):
+    """An allowed answer."""
+
+    name: str
+    description: str | None = None
+
+
+class QuestionRecord(_Record):
+    """What is asked."""
+
+    kind: Kind
+    text: str
+    options: tuple[OptionRecord, ...]
+
+    @classmethod
+    def of(cls, question: Question) -> Self:
+        """Write a question down."""
+        options = tuple(
+            OptionRecord(name=o.name, description=o.description) for o in question.options
+        )
+        return cls(kind=question.kind, text=question.text, options=options)
+
+    def question(self, name: str = "label") -> Question:
+        """Ask it again, with the names of the options as labels."""
+        options = tuple(Option(o.name, o.name, o.description) for o in self.options)
+        return Question(name, self.kind, self.text, options)
+
+
+class HeadRecord(_Record):
+    """A linear head."""
+
+    shape: tuple[int, int]
+    """Parts of the vector, options."""
+    weights: str
+    """Base64 of little-endian float32, row by row."""
+    bias: tuple[float, ...]
+
+    @classmethod
+    def of(cls, head: Head) -> Self:
+        """Write a head down."""
+        rows, columns = head.weights.shape
+        packed = base64.b64encode(head.weights.astype("<f4").tobytes()).decode()
+        return cls(shape=(rows, columns), weights=packed, bias=tuple(head.bias.tolist()))
+
+    def head(self) -> Head:
+        """Read it back; it needs nothing but numpy."""
+        weights = np.frombuffer(base64.b64decode(self.weights), "<f4").reshape(self.shape)
+        return Head(weights.astype(float), np.array(self.bias))
+
+
+class FitRecord(_Record):
+    """A fitted scorer."""
+
+    heads: tuple[HeadRecord | None, ...]
+    """One for each member; `null` for one that reads probabilities already."""
+    weights: tuple[float, ...]
+    """One for each member."""
+    bias: tuple[float, ...]
+    """One for each option."""
+
+    @classmethod
+    def of(cls, fit: Fit) -> Self:
+        """Write a fit down."""
+        return cls(
+            heads=tuple(None if head is None else HeadRecord.of(head) for head in fit.heads),
+            weights=tuple(fit.weights.tolist()),
+            bias=tuple(fit.bias.tolist()),
+        )
+
+    def fit(self) -> Fit:
+        """Read it back."""
+        return Fit(
+            tuple(None if head is None else head.head() for head in self.heads),
+            np.array(self.weights),
+            np.array(self.bias),
+        )
+
+
+class DataRecord(_Record):
+    """What it was made from."""
+
+    rows: int
+    """Labelled texts, each once."""
+    duplicates: int
+    """Rows left out, since an earlier one had the same text."""
+    fitted: int
+    """Texts that the accepting fit was made from."""
+    held_out: int
+    """Texts that the promise was found on."""
+    labels: dict[str, int]
+    """Texts by label."""
+    sha256: str
+    """Of texts and labels, in any order."""
+    languages: dict[str, float] = Field(default_factory=dict[str, float])
+    """Shares of the texts by language, where they were looked at."""
+
+
+class Reached(_Record):
+    """What it reached."""
+
+    accuracy: float
+    """Of the best guesses, by cross-validation on all texts."""
+    macro_f1: float
+    ece: float
+    held_out_accuracy: float | None
+    """Of the accepting fit, on the held-out texts; `None` without any."""
+    coverage: float
+    """Share of the held-out texts that it accepts."""
+    seconds: float
+    """Wall time of a decision, while it was made."""
+    tokens: float
+
+
+class Decided(NamedTuple):
+    """What a calibration says of a text."""
+
+    probabilities: tuple[float, ...]
+    accepted: bool
+
+
+class Calibration(_Record):
+    """A scorer fitted to labels, and from which confidence on its decisions are accepted.
+
+    It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
+    which its promise was found: what it accepts has its label. All else has the label of the full
+    one, which was fitted to all texts and is the better guess, and is not accepted.
+    """
+
+    format: Literal[1] = 1
+    made: datetime
+    question: QuestionRecord
+    models: dict[str, Identity]
+    """By role: `slm` decides; others give vectors."""
+    members: tuple[Member, ...]
+    bound: Bound
+    accepting: FitRecord
+    full: FitRecord
+    data: DataRecord
+    reached: Reached
+    chosen: str
+    """Why this scorer."""
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out, and why; what is odd about the data."""
+    seal: str = ""
+    """SHA-256 of what decisions depend on, so that an edited file is not taken for this one."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file.
+
+        Raises:
+            CalibrationError: it is missing, is no calibration, or was edited.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CalibrationError(
+                f"the calibration {str(path)!r} can't be read: {error}"
+            ) from error
+        try:
+            found = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise CalibrationError(
+                f"{str(path)!r} is no calibration: {where}: {first['msg']}. "
+                "moa calibrate writes one"
+            ) from error
+        if found.seal != found.sealed().seal:
+            raise CalibrationError(
+                f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
+                "is not the one that was calibrated. Run moa calibrate again with what you want"
+            )
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write it, readable and in one step.
+
+        Raises:
+            CalibrationError: the file can't be written.
+        """
+        target = Path(path)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            part.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            os.replace(part, target)
+        except OSError as error:
+            raise CalibrationError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+    def sealed(self) -> Self:
+        """Copy it with the seal of what stands in it."""
+        parts = self.model_dump(
+            mode="json", include={"question", "models", "members", "bound", "accepting", "full"}
+        )
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return self.model_copy(update={"seal": digest})
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(option.name for option in self.question.options)
+
+    def check_question(self, question: Question) -> None:
+        """Make sure that it was made for this question.
+
+        Raises:
+            CalibrationError: question, options or the layout of the prompt are others.
+        """
+        asked = QuestionRecord.of(question)
+        mine = self.question
+        if asked.kind != mine.kind:
+            raise _other(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
+        if asked.text != mine.text:
+            raise _other(repr(mine.text), repr(asked.text), "question")
+        names, now = [o.name for o in mine.options], [o.name for o in asked.options]
+        if new := [name for name in now if name not in names]:
+            raise CalibrationError(
+                f"the calibration knows nothing of the label {new[0]!r}: it was made for "
+                f"{', '.join(names)}. Calibrate again with rows of the new label"
+            )
+        if gone := [name for name in names if name not in now]:
+            raise CalibrationError(
+                f"the calibration was made with the label {gone[0]!r} too, which is not among "
+                f"{', '.join(now)}. Calibrate again without it"
+            )
+        if names != now:
+            raise _other(", ".join(names), ", ".join(now), "order of the labels")
+        for was, is_now in zip(mine.options, asked.options, strict=True):
+            if was.description != is_now.description:
+                what = f"description of {was.name!r}"
+                raise _other(repr(was.description), repr(is_now.description), what)
+        layout = layout_of(question)
+        for member in self.members:
+            if isinstance(member, LabelMember) and member.layout != layout:
+                raise CalibrationError(
+                    "the prompt is laid out otherwise in this version of moa than when the "
+                    "calibration was made, so its scores mean something else. Calibrate again"
+                )
+
+    def check_models(self, found: Mapping[str, Identity]) -> list[str]:
+        """Make sure that the models are those it was made on, and say what else has changed.
+
+        Args:
+            found: By role.
+
+        Returns:
+            Warnings, in sentences: of other servers and versions.
+
+        Raises:
+            CalibrationError: a model is another one, or not there.
+        """
+        warnings: list[str] = []
+        for role in sorted({member.source for member in self.members}):
+            was, now = self.models[role], found[role]
+            if was.model != now.model:
+                raise CalibrationError(
+                    f"the calibration was made on {was.model}, and here {now.model} answers: its "
+                    "scores mean something else. Calibrate again on this model"
+                )
+            if was.digest and now.digest and was.digest != now.digest:
+                raise CalibrationError(
+                    f"the weights of {was.model} are others than those of the calibration "
+                    f"(SHA-256 {now.digest[:12]}…, not {was.digest[:12]}…). Calibrate again"
+                )
+            if (was.server, was.version) != (now.server, now.version):
+                warnings.append(
+                    f"{was.model} was served by {_served(was)} when the calibration was made, and "
+                    f"is by {_served(now)} now: scores move a little between servers. Confirm the "
+                    "promise with moa calibrate --recheck"
+                )
+        return warnings
+
+    def decide(self, readings: Sequence[Floats]) -> Decided:
+        """Make a decision of what the members read of one text, in their order."""
+        rows = [reading[None] for reading in readings]
+        accepting, full = self._fits
+        sure = accepting(rows)[0]
+        if self.bound.accepts(float(sure.max())):
+            return Decided(tuple(sure.tolist()), accepted=True)
+        return Decided(tuple(full(rows)[0].tolist()), accepted=False)
+
+    @cached_property
+    def _fits(self) -> tuple[Fit, Fit]:
+        return self.accepting.fit(), self.full.fit()
+
+
+def now() -> datetime:
+    """The time of day that a file says it was made at."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _other(was: str, is_now: str, what: str) -> CalibrationError:
+    return CalibrationError(
+        f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
+        "Calibrate again, or ask what was asked then"
+    )
+
+
+def _served(identity: Identity) -> str:
+    return f"{identity.server} {identity.version}" if identity.version else identity.server

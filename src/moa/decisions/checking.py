@@ -1,0 +1,172 @@
+"""Checking: what a calibration is worth on labelled texts that took no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from moa.context import RunContext
+from moa.decisions.bounds import Outcome, bound_along
+from moa.decisions.calibrated import Calibrated
+from moa.decisions.calibration import Calibration
+from moa.decisions.fitting import Floats
+from moa.decisions.guarantees import Bound
+from moa.decisions.labelled import Labelled, sort_out
+from moa.decisions.measures import measure
+from moa.decisions.reading_members import MemberReader, Progress
+from moa.errors import CalibrationError, InputError
+
+
+class Evaluation(BaseModel):
+    """How good a calibration's decisions are, on labelled texts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    accuracy: float
+    """Of all decisions, accepted or not."""
+    macro_f1: float
+    ece: float
+    """Expected calibration error, in 10 bins."""
+    coverage: float
+    """Share of the decisions that are accepted."""
+    risk: float
+    """Share of wrong ones among the accepted; 0 where none is."""
+    tokens_per_decision: float
+    """Those that no cache had, answers included."""
+    seconds_per_decision: float
+    """Wall time, several decisions being made at once."""
+
+
+async def evaluate(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    *,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Decide on labelled texts, and measure the decisions.
+
+    Args:
+        calibrated: A calibration with its endpoints.
+        rows: With labels that the calibration knows.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far each member is.
+
+    Raises:
+        InputError: a label is none of the calibration's, or there are no rows.
+        CalibrationError: a model is another one than the calibration's, or can't be read.
+        EndpointError: a request failed.
+    """
+    labels = _indices(calibrated.calibration, rows)
+    context = context or RunContext(keep_notes=False)
+    await calibrated.check(context)
+    readings, seconds, tokens = await _read(calibrated, rows, context, progress)
+    decided = [
+        calibrated.calibration.decide([values[place] for values in readings])
+        for place in range(len(rows))
+    ]
+    probabilities = np.array([one.probabilities for one in decided])
+    accepted = np.array([one.accepted for one in decided])
+    wrong = probabilities.argmax(1) != labels
+    measures = measure(probabilities, labels)
+    return Evaluation(
+        n=measures.n,
+        accuracy=measures.accuracy,
+        macro_f1=measures.macro_f1,
+        ece=measures.ece,
+        coverage=float(accepted.mean()),
+        risk=float(wrong[accepted].mean()) if accepted.any() else 0.0,
+        tokens_per_decision=tokens,
+        seconds_per_decision=seconds,
+    )
+
+
+async def recheck(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    *,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+) -> Bound:
+    """Test a calibration's promise where it is used now: on another server, or in a language.
+
+    Its threshold was fixed before, so one exact test on new labels confirms or withdraws it.
+
+    Args:
+        calibrated: A calibration with its endpoints.
+        rows: Labelled texts that it was not made from.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far each member is.
+
+    Returns:
+        The promise as it stands here: without a threshold where it isn't kept.
+
+    Raises:
+        InputError: a label is none of the calibration's, or the rows are those it was made from.
+        CalibrationError: it accepts nothing, or a model is another one than its.
+        EndpointError: a request failed.
+    """
+    calibration = calibrated.calibration
+    if calibration.bound.threshold is None:
+        raise CalibrationError(
+            "the calibration accepts nothing, so there is no promise to confirm: "
+            + calibration.bound.summary
+        )
+    data = sort_out(rows, calibration.labels)
+    if data.fingerprint == calibration.data.sha256:
+        raise InputError(
+            "these are the rows that the calibration was made from, so they would confirm "
+            "anything: give others"
+        )
+    labels = _indices(calibration, data.rows)
+    context = context or RunContext(keep_notes=False)
+    await calibrated.check(context)
+    readings, _, _ = await _read(calibrated, data.rows, context, progress)
+    sure = calibration.accepting.fit()(readings)
+    outcomes = [
+        Outcome(confidence=min(1.0, float(p.max())), correct=bool(p.argmax() == label), case=r.case)
+        for p, label, r in zip(sure, labels, data.rows, strict=True)
+    ]
+    return bound_along((calibration.bound.threshold,), outcomes, calibration.bound.guarantee)
+
+
+def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> np.ndarray:
+    if not rows:
+        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
+    names = calibration.labels
+    for row in rows:
+        if row.label not in names:
+            raise InputError(
+                f"the label {row.label!r} is none of the calibration's: {', '.join(names)}"
+            )
+    return np.array([names.index(row.label) for row in rows], dtype=np.intp)
+
+
+async def _read(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    context: RunContext,
+    progress: Progress | None,
+) -> tuple[list[Floats], float, float]:
+    """Read all texts; also the seconds and the tokens of one."""
+    reader = MemberReader(
+        question=calibrated.question,
+        sources=calibrated.sources,
+        texts=[row.text for row in rows],
+        context=context,
+        limit_s=float("inf"),
+        progress=progress,
+    )
+    found: list[Floats] = []
+    seconds = tokens = 0.0
+    for member in calibrated.calibration.members:
+        reading = await reader.read(member)
+        if reading is None:
+            raise CalibrationError(reader.dropped[-1])
+        found.append(reading.values)
+        seconds += reading.seconds
+        tokens += reading.tokens
+    return found, seconds, tokens

@@ -1,0 +1,146 @@
+"""Heads: linear models on the vectors of texts, fitted to labels and applied with numpy alone.
+
+Multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moa.decisions.fitting import Floats, Ints, class_prior
+from moa.decisions.minimising import minimise
+
+PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+"""Tried in this order, each from where the one before ended, until the held-out loss rises; for
+vectors whose mean distance from their centre is 1."""
+_WORSE = 1.01
+_STEPS, _NEAR = 100, 1e-4
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`log softmax(vector @ weights + bias)`."""
+
+    weights: Floats
+    """Parts of the vector, options."""
+    bias: Floats
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Log-probabilities of each option: vectors, options."""
+        return log_softmax(vectors @ self.weights + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A head, and what it would have said of each vector without that vector's label."""
+
+    head: Head
+    held_out: Floats
+    """Log-probabilities by cross-validation: vectors, options."""
+    penalty: float
+
+
+def fit_head(
+    vectors: Floats,
+    labels: Ints,
+    options: int,
+    folds: Ints,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+) -> Fitted:
+    """Fit a head with the penalty whose held-out log loss is lowest.
+
+    Args:
+        vectors: One a text.
+        labels: Index of the right option of each.
+        options: How many there are.
+        folds: Number of the part that each text belongs to.
+        penalties: Strengths to choose from, strong ones first.
+    """
+    space = _Space.of(vectors)
+    inside = space.inside(vectors)
+    parts = [folds == fold for fold in np.unique(folds)]
+    ends = [_start(labels[~out], options, inside.shape[1]) for out in parts]
+    end = _start(labels, options, inside.shape[1])
+    best: Fitted | None = None
+    lowest = np.inf
+    for penalty in penalties:
+        held_out = np.zeros((len(labels), options))
+        for place, out in enumerate(parts):
+            ends[place] = _fit(inside[~out], labels[~out], ends[place], penalty)
+            held_out[out] = ends[place](inside[out])
+        end = _fit(inside, labels, end, penalty)
+        loss = log_loss(held_out, labels)
+        if loss < lowest:
+            best, lowest = Fitted(space.outside(end), held_out, penalty), loss
+        elif loss > lowest * _WORSE:  # weaker ones are worse still
+            break
+    assert best is not None, "there is a penalty"
+    return best
+
+
+def log_loss(logs: Floats, labels: Ints) -> float:
+    """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
+    right = logs[np.arange(len(labels)), labels]
+    return float(-np.maximum(right, np.log(_SMALLEST)).mean())
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Logarithms of probabilities that add up to 1 along the last axis."""
+    moved = scores - scores.max(-1, keepdims=True)
+    return moved - np.log(np.exp(moved).sum(-1, keepdims=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """The directions in which some vectors differ, centred and of mean length 1.
+
+    There are never more of them than vectors, so fitting there is quick, and gives the same.
+    """
+
+    centre: Floats
+    scale: float
+    basis: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats) -> _Space:
+        centre = vectors.mean(0)
+        moved = vectors - centre
+        scale = float(np.linalg.norm(moved, axis=1).mean()) or 1.0
+        _, sizes, basis = np.linalg.svd(moved / scale, full_matrices=False)
+        return cls(centre, scale, basis[sizes > 1e-6 * max(1.0, sizes[0])].T)
+
+    def inside(self, vectors: Floats) -> Floats:
+        return (vectors - self.centre) / self.scale @ self.basis
+
+    def outside(self, head: Head) -> Head:
+        weights = self.basis @ head.weights / self.scale
+        return Head(weights, head.bias - self.centre @ weights)
+
+
+def _start(labels: Ints, options: int, size: int) -> Head:
+    """Begin with a head that knows nothing but how frequent each option is."""
+    return Head(np.zeros((size, options)), np.log(class_prior(labels, options)))
+
+
+def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
+    n, size = vectors.shape
+    options = len(start.bias)
+    cut = size * options
+    target = np.eye(options)[labels]
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        weights = point[:cut].reshape(size, options)
+        logs = log_softmax(vectors @ weights + point[cut:])
+        error = (np.exp(logs) - target) / n
+        slope = np.concatenate([(vectors.T @ error + penalty * weights).ravel(), error.sum(0)])
+        value = -float((target * logs).sum()) / n + penalty / 2 * float((weights**2).sum())
+        return value, slope
+
+    point = np.concatenate([start.weights.ravel(), start.bias])
+    point = minimise(loss, point, steps=_STEPS, near=_NEAR)
+    return Head(point[:cut].reshape(size, options), point[cut:])

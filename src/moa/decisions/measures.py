@@ -1,0 +1,61 @@
+"""Measures: how good decisions with known right answers are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa.decisions.fitting import Floats, Ints
+
+_BINS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """How good some decisions are."""
+
+    n: int
+    accuracy: float
+    macro_f1: float
+    """Mean over the options that are right, or given, at least once."""
+    ece: float
+    """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
+    apart, on average (Guo et al. 2017, arXiv 1706.04599)."""
+
+
+def measure(probabilities: Floats, labels: Ints) -> Measures:
+    """Measure probabilities, one row a text, against the right options.
+
+    Args:
+        probabilities: Texts, options.
+        labels: Index of the right option of each text.
+    """
+    given = probabilities.argmax(1)
+    return Measures(
+        n=len(labels),
+        accuracy=float((given == labels).mean()),
+        macro_f1=macro_f1(given, labels),
+        ece=calibration_error(probabilities.max(1), given == labels),
+    )
+
+
+def macro_f1(given: Ints, labels: Ints) -> float:
+    """Mean of the F1 scores of the options that are right, or given, at least once."""
+    scores: list[float] = []
+    for option in np.union1d(given, labels):
+        both = int(((given == option) & (labels == option)).sum())
+        scores.append(2 * both / int((given == option).sum() + (labels == option).sum()))
+    return float(np.mean(scores))
+
+
+def calibration_error(confidences: Floats, correct: NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and accuracy over 10 bins of equal width, weighted by size."""
+    bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
+    apart = [
+        abs(float(confidences[bins == b].mean()) - float(correct[bins == b].mean()))
+        * float((bins == b).mean())
+        for b in np.unique(bins)
+    ]
+    return float(np.sum(apart))

@@ -1,0 +1,112 @@
+"""Members: what a calibration reads of a text, each with an endpoint.
+
+A member is written into the calibration's file, and read back from it. It names its endpoint by a
+role, since a file can't hold one: `slm` is the endpoint that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.context import RunContext
+from moa.decisions.fitting import Floats
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.labels import label_prompt, one_line
+from moa.errors import CapabilityError, EndpointGarbled
+from moa.questions import Question
+
+DECIDES = "slm"
+"""Role of the endpoint that decides."""
+ASKED_AS = "label"
+"""Name of the question in the examples of a member, whatever an agent calls it."""
+Sources = Mapping[str, Endpoint]
+"""Endpoints by role."""
+PROMPT = "Task: {question}\nText: {text}\nLabel:"
+"""Of which the last hidden state is taken: the model is about to name the label there."""
+_LONGEST = 4000
+"""Characters of a text that are embedded: longer ones may not fit the encoder."""
+
+
+class LabelMember(BaseModel):
+    """The probabilities of the labels, averaged over views."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["labels"] = "labels"
+    name: str
+    source: str = DECIDES
+    views: tuple[tuple[Example, ...], ...] = ((),)
+    """Labelled texts that are shown; an empty view is the endpoint's own way."""
+    layout: str
+    """What the prompt looked like without a text; see `layout_of`."""
+
+    async def read(
+        self, text: str, question: Question, sources: Sources, context: RunContext
+    ) -> Floats:
+        """Log-probabilities of the options, of mean 0.
+
+        A view that shows the very text is left out, where there are others.
+        """
+        views = [v for v in self.views if all(e.text != text for e in v)] or self.views
+        found = [await _logs(text, question, sources[self.source], context, view) for view in views]
+        mean: Floats = np.mean(found, 0)
+        return mean
+
+
+class VectorMember(BaseModel):
+    """A vector of the text, for a linear head."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["vector"] = "vector"
+    name: str
+    source: str
+    prompt: str | None = None
+    """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
+
+    async def read(
+        self, text: str, question: Question, sources: Sources, context: RunContext
+    ) -> Floats:
+        """Read the vector of a text."""
+        words = text[:_LONGEST]
+        if self.prompt is not None:
+            words = self.prompt.format(question=one_line(question.text), text=one_line(words))
+        found = await sources[self.source].embed([words], context)
+        return np.array(found.vectors[0])
+
+
+Member = Annotated[LabelMember | VectorMember, Field(discriminator="kind")]
+
+
+def layout_of(question: Question) -> str:
+    """Write the prompt of a question as it is without a text and examples."""
+    return label_prompt(question, "", ()).text
+
+
+async def _logs(
+    text: str,
+    question: Question,
+    endpoint: Endpoint,
+    context: RunContext,
+    view: Sequence[Example],
+) -> Floats:
+    asked = replace(question, name=ASKED_AS)
+    decision = await endpoint.decide(text, [asked], context, examples=view)
+    if len(decision.answers) != 1:
+        raise EndpointGarbled(
+            f"it gave {len(decision.answers)} answers to one question", endpoint=endpoint.name
+        )
+    answer = decision.answers[0]
+    if answer.source == "text":
+        raise CapabilityError(
+            f"{endpoint.name} writes its labels, so there are no probabilities to calibrate"
+        )
+    if answer.probabilities is None:  # refused: all options are as likely
+        return np.zeros(len(question.options))
+    logs = np.log(np.maximum(np.array(answer.probabilities), 1e-45))
+    return logs - logs.mean()

@@ -1,0 +1,145 @@
+"""Scorers: what gives a text numbers, and a fit that makes probabilities of them.
+
+A scorer reads a text with one or more members: the probabilities of the labels in some views, or
+a vector of the text. From what is read, a `Fit` makes probabilities: a head on each vector, then
+one weight for each member and one bias for each option, which holds the frequency of the classes.
+For a single member that is a temperature and a bias; for several it is stacking on held-out
+log-probabilities (Wolpert 1992, "Stacked generalization", Neural Networks 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from moa.decisions.fitting import Floats, Ints, class_prior, matching_bias
+from moa.decisions.heads import Fitted, Head, fit_head, log_softmax
+from moa.decisions.minimising import minimise
+
+_WEIGHT_SD, _BIAS_SD = 0.5, 1.0
+"""Standard deviations of the Gaussian priors on weights and bias, around their start."""
+
+
+class Scorer(Protocol):
+    """Makes probabilities of what was read of texts.
+
+    It is given one array for each member, in order: texts and options of log-probabilities, or
+    texts and parts of vectors.
+    """
+
+    def __call__(self, readings: Sequence[Floats], /) -> Floats:
+        """Probabilities: texts, options."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A scorer that was fitted to labels."""
+
+    heads: tuple[Head | None, ...]
+    """One for each member; `None` for one that reads probabilities already."""
+    weights: Floats
+    """One for each member."""
+    bias: Floats
+    """One for each option."""
+
+    def __call__(self, readings: Sequence[Floats], /) -> Floats:
+        """Probabilities: texts, options."""
+        logs = [
+            reading if head is None else head(reading)
+            for head, reading in zip(self.heads, readings, strict=True)
+        ]
+        return blended(np.stack(logs, 1), self.weights, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A member, as far as it was fitted to some labels."""
+
+    head: Head | None
+    logs: Floats
+    """Log-probabilities of each text, by a fit without its own label: texts, options."""
+    penalty: float | None = None
+
+
+def fit_part(
+    reading: Floats,
+    labels: Ints,
+    options: int,
+    folds: Ints,
+    *,
+    is_vector: bool,
+    penalty: float | None = None,
+) -> Part:
+    """Fit one member.
+
+    Args:
+        reading: Of the labelled texts.
+        labels: Index of the right option of each.
+        options: How many there are.
+        folds: Number of the part that each text belongs to.
+        is_vector: Whether it takes a head.
+        penalty: Of the head, where it is known already; `None` chooses one.
+    """
+    if not is_vector:
+        return Part(None, reading)
+    fitted: Fitted = (
+        fit_head(reading, labels, options, folds)
+        if penalty is None
+        else fit_head(reading, labels, options, folds, penalties=(penalty,))
+    )
+    return Part(fitted.head, fitted.held_out, fitted.penalty)
+
+
+def blend(parts: Sequence[Part], labels: Ints) -> Fit:
+    """Find the most probable weights and bias, given labels and a prior around a plain average.
+
+    Args:
+        parts: Fitted to the same labels.
+        labels: Index of the right option of each text.
+    """
+    logs = np.stack([part.logs for part in parts], 1)
+    weights, bias = fit_blend(logs, labels)
+    return Fit(tuple(part.head for part in parts), weights, bias)
+
+
+def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
+    """Probabilities of each text under weights and a bias that were fitted to other folds."""
+    logs = np.stack([part.logs for part in parts], 1)
+    found = np.zeros((len(labels), logs.shape[2]))
+    for fold in np.unique(folds):
+        out = folds == fold
+        found[out] = blended(logs[out], *fit_blend(logs[~out], labels[~out]))
+    return found
+
+
+def fit_blend(logs: Floats, labels: Ints) -> tuple[Floats, Floats]:
+    """Fit one weight for each member and one bias for each option."""
+    n, members, options = logs.shape
+    centred = logs - logs.mean(2, keepdims=True)
+    prior = class_prior(labels, options)
+    weights = np.full(members, 1.0 / members)
+    start = np.concatenate([weights, matching_bias(centred, weights, prior)])
+    precision = np.concatenate([np.full(members, _WEIGHT_SD**-2), np.full(options, _BIAS_SD**-2)])
+    target = np.eye(options)[labels]
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        scores = np.einsum("m,tmo->to", point[:members], centred) + point[members:]
+        found = log_softmax(scores)
+        error = np.exp(found) - target
+        slope = np.concatenate([np.einsum("tmo,to->m", centred, error), error.sum(0)])
+        away = point - start
+        value = -float((target * found).sum()) + float((precision * away**2).sum()) / 2
+        return value / n, (slope + precision * away) / n
+
+    point = minimise(loss, start)
+    return point[:members], point[members:]
+
+
+def blended(logs: Floats, weights: Floats, bias: Floats) -> Floats:
+    """Make probabilities of the log-probabilities of members: texts, members, options."""
+    centred = logs - logs.mean(2, keepdims=True)
+    return np.exp(log_softmax(np.einsum("m,tmo->to", weights, centred) + bias))

@@ -1,0 +1,243 @@
+"""Calibrating: a scorer is chosen, a promise found, and its file refuses what it isn't for."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa import Classifier, RunContext
+from moa.decisions.calibrated import Calibrated
+from moa.decisions.calibrating import calibrate
+from moa.decisions.calibration import Calibration
+from moa.decisions.checking import evaluate, recheck
+from moa.decisions.folds import folds, split
+from moa.decisions.guarantees import Guarantee
+from moa.decisions.heads import fit_head
+from moa.decisions.labelled import Labelled, sort_out
+from moa.decisions.measures import measure
+from moa.decisions.sources import sources_of
+from moa.errors import CalibrationError, InputError
+from moa.questions import Option, Question
+from moa.testing import SimulatedEndpoint
+
+QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
+
+
+@pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+
+
+def endpoint(model: str = "scripted-1") -> SimulatedEndpoint:
+    """The last word of a text is the probability that it gives to `a`."""
+    return SimulatedEndpoint(
+        rule=lambda text: {"label": {"a": float(text.split()[-1])}}, model=model
+    )
+
+
+def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
+    """Texts whose label follows the probability in them, more surely than that says."""
+    draw = random.Random(seed)
+    found: list[Labelled] = []
+    for number in range(n):
+        p = draw.random()
+        right = p**sharp / (p**sharp + (1 - p) ** sharp)
+        label = "a" if draw.random() < right else "b"
+        found.append(Labelled(text=f"{seed}-{number} of {p:.4f}", label=label))
+    return found
+
+
+@pytest.fixture(name="made", scope="module")
+def _made() -> Calibration:
+    import asyncio
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+        return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
+
+
+def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
+    assert "labels" in [one.name for one in made.candidates]
+    assert " + ".join(member.name for member in made.members) in made.chosen
+    assert any("tokenizers" in note for note in made.notes)
+    assert made.data.fitted + made.data.held_out == made.data.rows == 400
+
+
+async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
+    found = await evaluate(ready(made), rows(1500, seed=7))
+    assert made.bound.threshold is not None
+    assert found.risk <= 0.05
+    assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
+    assert found.accuracy > 0.85
+
+
+async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibration) -> None:
+    strict = made.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).sealed()
+    agent = Classifier(endpoint(), ["a", "b"], task="Which?", none=False, calibration=made)
+    sure = (await agent.run("it is 0.999")).output
+    unsure = (await agent.run("it is 0.45")).output
+    assert (sure.label, sure.accepted) == ("a", True)
+    assert (unsure.label, unsure.accepted) == ("b", False)
+
+
+async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(10))
+    assert found.bound.threshold is None
+    assert found.bound.more_labels
+    assert str(found.bound.more_labels) in found.bound.summary
+    assert not (await ready(found).answer("0.999", context())).accepted
+
+
+async def test_a_high_price_takes_the_quicker_scorer() -> None:
+    slow = endpoint()
+    slow.latency_s = 0.002
+    found = await calibrate(slow, QUESTION, rows(60), price=1000.0)
+    quickest = min(found.candidates, key=lambda one: one.seconds)
+    assert " + ".join(member.name for member in found.members) == quickest.name
+
+
+async def test_what_would_take_too_long_is_left_out_with_a_line() -> None:
+    slow = endpoint()
+    slow.latency_s = 0.02
+    with pytest.raises(CalibrationError, match=r"labels left out: .* would take"):
+        await calibrate(slow, QUESTION, rows(200), limit_s=0.1)
+
+
+def test_a_file_comes_back_as_it_was_written(made: Calibration, tmp_path: Path) -> None:
+    made.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == made
+
+
+def test_an_edited_file_is_refused(made: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    made.save(file)
+    written = json.loads(file.read_text())
+    written["bound"]["threshold"] = 0.5
+    file.write_text(json.dumps(written))
+    with pytest.raises(CalibrationError, match="edited after it was made"):
+        Calibration.load(file)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 2}'])
+def test_another_file_is_no_calibration(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(CalibrationError, match="is no calibration"):
+        Calibration.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        pytest.param(["a", "b"], "Which one?", "'Which\\?', and is 'Which one\\?'", id="prompt"),
+        pytest.param(["a", "b", "c"], "Which?", "nothing of the label 'c'", id="new label"),
+        pytest.param(["a", "c"], "Which?", "nothing of the label 'c'", id="other label"),
+        pytest.param(["b", "a"], "Which?", "order of the labels", id="order"),
+        pytest.param({"a": "an A", "b": ""}, "Which?", "description of 'a'", id="description"),
+    ],
+)
+def test_another_question_is_refused_and_the_difference_named(
+    made: Calibration, labels: list[str], task: str, said: str
+) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        Classifier(endpoint(), labels, task=task, none=False, calibration=made)
+
+
+async def test_another_model_is_refused_by_name(made: Calibration) -> None:
+    agent = Classifier(endpoint("other"), ["a", "b"], task="Which?", none=False, calibration=made)
+    with pytest.raises(CalibrationError, match="made on scripted-1, and here other answers"):
+        await agent.run("0.9")
+
+
+def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warned_of(
+    made: Calibration,
+) -> None:
+    was = made.models["slm"].model_copy(update={"digest": "a" * 64, "version": "1"})
+    mine = made.model_copy(update={"models": {"slm": was}})
+    with pytest.raises(CalibrationError, match="weights of scripted-1 are others"):
+        mine.check_models({"slm": was.model_copy(update={"digest": "b" * 64})})
+    (warning,) = mine.check_models({"slm": was.model_copy(update={"version": "2"})})
+    assert "--recheck" in warning
+    assert mine.check_models({"slm": was}) == []
+
+
+async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_others(
+    made: Calibration,
+) -> None:
+    strict = made.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).sealed()
+    confirmed = await recheck(ready(made), rows(600, seed=3))
+    assert confirmed.threshold == 0.9
+    withdrawn = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
+    assert withdrawn.threshold is None
+    with pytest.raises(InputError, match="rows that the calibration was made from"):
+        await recheck(ready(made), rows(400))
+
+
+def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
+    some = rows(40)
+    with pytest.raises(InputError, match="all 40 rows are labelled 'a'"):
+        sort_out([replace(row, label="a") for row in some])
+    with pytest.raises(InputError, match="Is the label in another column"):
+        sort_out([replace(row, label=row.text) for row in some])
+    with pytest.raises(InputError, match="columns swapped"):
+        sort_out([Labelled(text=row.label, label=row.text) for row in some])
+    with pytest.raises(InputError, match="none of a, c; the most frequent is 'b'"):
+        sort_out(some, ["a", "c"])
+    with pytest.raises(InputError, match="no labelled rows"):
+        sort_out([])
+
+
+def test_copies_count_once_and_are_told() -> None:
+    some = rows(20)
+    found = sort_out([*some, *(replace(row, text=row.text.upper()) for row in some[:5])])
+    assert len(found.rows) == 20
+    assert found.duplicates == 5
+    assert "5 of 25 rows repeat" in found.notes[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))
+def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int, int]]) -> None:
+    cases = [f"case {case}" for case, _ in pairs]
+    labels = np.array([label for _, label in pairs], dtype=np.intp)
+    dealt = folds(cases, labels, 3)
+    by_case = {
+        case: {int(d) for c, d in zip(cases, dealt, strict=True) if c == case} for case in cases
+    }
+    assert all(len(parts) == 1 for parts in by_case.values())
+    assert len(set(dealt.tolist())) == min(3, len(by_case))
+    held = split(cases, labels, 0.5)
+    assert set(held.tolist()) <= {0, 1}
+
+
+def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(300, 20))
+    labels = (vectors[:, :3] @ np.array([[2.0, 0, -2], [0, 3, 0], [1, 0, 1]])).argmax(1)
+    part = folds([str(i) for i in range(300)], labels, 5)
+    learnt = fit_head(vectors, labels, 3, part)
+    assert measure(np.exp(learnt.held_out), labels).accuracy > 0.9
+    noise = fit_head(draw.normal(size=(300, 20)), labels, 3, part)
+    assert measure(np.exp(noise.held_out), labels).ece < 0.15
+
+
+async def test_rows_of_one_case_are_held_out_together() -> None:
+    some = [replace(row, case=str(place // 2)) for place, row in enumerate(rows(300))]
+    found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
+    assert found.data.held_out % 2 == 0
+    assert found.bound.labels == found.data.held_out
+
+
+def ready(made: Calibration) -> Calibrated:
+    return Calibrated(made, QUESTION, sources_of(endpoint()))
+
+
+def context() -> RunContext:
+    return RunContext()
