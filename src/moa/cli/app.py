@@ -8,11 +8,13 @@ import typer
 
 from moa.cli import (
     bench,
+    calibrate,
     choose,
     decide,
     doctor,
     down,
     draw,
+    evaluate,
     models,
     models_add,
     models_list,
@@ -46,6 +48,8 @@ def _shown(command: Callable[..., None], examples: str) -> str:
 
 _add(run.run, run.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
+_add(calibrate.calibrate, calibrate.EXAMPLES)
+app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
 _add(draw.draw, draw.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 app.add_typer(catalogue, name="models")
