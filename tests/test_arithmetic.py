@@ -56,14 +56,18 @@ def test_any_text_is_checked_without_a_crash(text: str) -> None:
         assert equation.error >= 0
 
 
-def test_sums_are_found_in_prose_and_in_annotations() -> None:
-    found = check(
-        "He has 3 x 4 = <<3*4=12>>12 apples, and 12 apples * $2 = $24. So 20% of 50 = 10."
-    )
-    assert [(e.left, e.right, e.holds) for e in found.equations] == [
-        ("3*4", "12", True),
+def test_sums_are_found_in_prose_and_in_annotations_in_order() -> None:
+    text = "He has 3 x 4 = 12 apples.\nSo <<12+1=13>>13, and 13 apples * $2 = $26.\n2 + 2 = 5"
+    assert [(e.left, e.right, e.holds) for e in check(text).equations] == [
         ("3 * 4", "12", True),
+        ("12+1", "13", True),
+        ("2 + 2", "5", False),
     ]
+
+
+def test_a_sum_stated_in_two_ways_is_given_once() -> None:
+    assert len(check("3 x 4 = <<3*4=12>>12, and 4 x 3 = <<4*3=12>>12").equations) == 1
+    assert len(check("3 x 4 = <<3*4=12>>13").equations) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -101,22 +102,37 @@ def evaluate(expression: str) -> Fraction:
 
 
 def check(text: str) -> Checked:
-    """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator."""
+    """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator.
+
+    A sum that a line states in both ways is given once. They come line by line.
+    """
     found: list[Equation] = []
     unreadable = 0
-    for annotation in _CALCULATOR.findall(text):
-        equations = list(_equations(annotation))
-        found += equations
-        unreadable += not equations
-    plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", text)))
-    for stated in _STATED.findall(plain):
-        found += _equations(stated)
+    for line in text.splitlines():
+        here: dict[tuple[object, ...], Equation] = {}
+        for annotation in _CALCULATOR.findall(line):
+            equations = list(_equations(annotation))
+            here.update((_terms(equation), equation) for equation in equations)
+            unreadable += not equations
+        plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", line)))
+        for stated in _STATED.findall(plain):
+            here.update((_terms(equation), equation) for equation in _equations(stated))
+        found += here.values()
     return Checked(tuple(found), unreadable)
 
 
 def numbers(text: str) -> list[Fraction]:
     """All numbers of a text written in digits, in order; signs and units are left out."""
     return [Fraction(shown.replace(",", "")) for shown in NUMBER.findall(text)]
+
+
+def magnitude(number: Fraction) -> float:
+    """Say how large a number is, sign apart: the logarithm of one more."""
+    return math.log1p(float(min(abs(number), _BIGGEST)))
+
+
+def _terms(equation: Equation) -> tuple[object, ...]:
+    return (*sorted(numbers(equation.left)), equation.value, equation.holds)
 
 
 def _equations(stated: str) -> Iterator[Equation]:

@@ -1,0 +1,102 @@
+"""Routing features: what a prompt alone shows of how hard it is for a small model."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from math import log1p
+from statistics import fmean, pstdev
+
+from moa.decisions.arithmetic import NUMBER, magnitude, numbers
+
+_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
+DETAIL = "detail: "
+"""The name of a feature that few prompts have begins so: of use in a sum of many, not in trees."""
+_SENTENCE = re.compile(r"[.?!](?:\s|$)")
+_WORDS = (
+    "after", "average", "before", "each", "every", "first", "half", "how many", "how much", "if",
+    "left", "less", "more", "most", "old", "per", "percent", "profit", "remain", "rest", "than",
+    "then", "times", "total", "twice", "why", "would",
+)  # fmt: skip
+_COUNTED = {word: re.compile(rf"\b{word}\b", re.IGNORECASE) for word in _WORDS}
+_NUMBER_WORD = re.compile(
+    r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|hundred|"
+    r"half|third|quarter|twice|double|triple|dozen)\b",
+    re.IGNORECASE,
+)
+_WORDING = {
+    "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
+    "statements": re.compile(r"\bstatements?\b", re.IGNORECASE),
+    "all or none": re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE),
+    "following": re.compile(r"\bfollowing\b", re.IGNORECASE),
+    "which": re.compile(r"\bwhich\b", re.IGNORECASE),
+}
+_CLOSING = re.compile(r"\n\s*Answer:?\s*$", re.IGNORECASE)
+_JUDGED = re.compile(r"(?:true|false|wrong|not wrong|yes|no)\b", re.IGNORECASE)
+_NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
+_FORMULA = re.compile(r"[=^<>\\{}|]")
+_SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
+_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
+
+
+def prompt_features(prompt: str) -> dict[str, float]:
+    """Describe a prompt by numbers: length, form, options, figures, telling words.
+
+    It knows English words; in other languages those are 0, and the rest still tells.
+    """
+    stem, *options = _OPTION.split(_CLOSING.sub("", prompt))
+    return {
+        **_lengths(prompt, stem),
+        **_options([option[3:].strip() for option in options]),
+        **_figures(prompt),
+        **{name: float(bool(rx.search(prompt))) for name, rx in _WORDING.items()},
+        **{DETAIL + word: float(len(rx.findall(stem))) for word, rx in _COUNTED.items()},
+    }
+
+
+def _lengths(prompt: str, stem: str) -> dict[str, float]:
+    words = prompt.split()
+    return {
+        "characters": log1p(len(prompt)),
+        "stem characters": log1p(len(stem)),
+        "words": log1p(len(words)),
+        "sentences": float(len(_SENTENCE.findall(stem))),
+        "lines": float(stem.count("\n")),
+        "questions": float(stem.count("?")),
+        "blank": float("__" in stem),
+        "quotes": float(prompt.count('"')),
+        DETAIL + "names": float(len(set(_NAME.findall(stem)))),
+        "capitals": float(len(_SHOUTED.findall(stem))),
+        "mean word": fmean(map(len, words)) if words else 0.0,
+        "long words": fmean(len(word) > 10 for word in words) if words else 0.0,
+        "different words": len({w.lower() for w in words}) / len(words) if words else 0.0,
+    }
+
+
+def _options(options: list[str]) -> dict[str, float]:
+    sizes = [len(option) for option in options] or [0]
+    return {
+        "options": float(len(options)),
+        "options characters": log1p(sum(sizes)),
+        "longest option": float(max(sizes)),
+        "options words": fmean(len(option.split()) for option in options) if options else 0.0,
+        "options spread": pstdev(sizes),
+        "options with figures": float(sum(bool(NUMBER.search(option)) for option in options)),
+        "numeric options": float(sum(bool(_NUMERIC.fullmatch(option)) for option in options)),
+        "judged options": float(sum(bool(_JUDGED.match(option)) for option in options)),
+    }
+
+
+def _figures(prompt: str) -> dict[str, float]:
+    found = numbers(prompt)
+    return {
+        "figures": float(len(found)),
+        DETAIL + "number words": float(len(_NUMBER_WORD.findall(prompt))),
+        DETAIL + "largest figure": magnitude(max(found, default=Fraction(0))),
+        DETAIL + "decimals": float(sum(number.denominator > 1 for number in found)),
+        DETAIL + "percents": float(prompt.count("%")),
+        DETAIL + "fractions": float(len(re.findall(r"\d/\d", prompt))),
+        DETAIL + "money": float(sum(map(prompt.count, "$€£"))),
+        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
+        "formula signs": float(len(_FORMULA.findall(prompt))),
+    }
