@@ -1,0 +1,52 @@
+"""Routing plot: quality over the share of strong calls, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moa.errors import ConfigError, MissingDependency
+from moa.evals.routing import RoutingReport
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def plot_routing(report: RoutingReport, path: str | Path, *, title: str = "") -> None:
+    """Draw the curve of a router, with chance and both models alone, into a file.
+
+    Args:
+        report: What is drawn.
+        path: Ends in `.png`, `.svg` or `.pdf`.
+        title: Stands above it.
+
+    Raises:
+        ConfigError: the name ends otherwise, or nothing can be written there.
+        MissingDependency: matplotlib is not installed.
+    """
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ConfigError(f"a plot is a file ending in {', '.join(FORMATS)}, not {str(path)!r}")
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise MissingDependency("matplotlib", extra="plot", purpose="to draw a plot") from error
+    make: Any = figure.Figure
+    drawn = make(figsize=(6, 4), layout="constrained")
+    _draw(drawn.add_subplot(), report, title)
+    try:
+        drawn.savefig(path, dpi=150)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+
+def _draw(axes: Any, report: RoutingReport, title: str) -> None:
+    ends = (report.weak_quality, report.strong_quality)
+    axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
+    apgr = report.figures.apgr
+    name = "router" if apgr is None else f"router: APGR {apgr:.3f}"
+    axes.plot(report.line.shares, report.line.qualities, color="tab:blue", label=name)
+    for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
+        axes.axhline(value, linewidth=0.8, color="grey")
+        axes.annotate(label, (0.01, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
+    axes.set(xlabel="share of strong calls", ylabel="share of right answers", title=title)
+    axes.set_xlim(0, 1)
+    axes.legend(loc="lower right")
