@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError
 
+_TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 _STATE_BYTES = 4096
 """What a state is filled up to."""
 
@@ -37,7 +39,8 @@ class VLLMConfig(BaseModel):
     max_model_len: int | None = Field(default=None, gt=0)
     """Most tokens of a prompt and its answer; `None`: as the model says. Less takes less memory."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    """Share of the GPU's memory it may take; `None`: vLLM's default, 0.92 in version 0.32."""
+    """Share of the GPU's memory that each server may take; `None`: vLLM's default, 0.92 in version
+    0.32, which replicas on one GPU divide among them."""
     quantization: str | None = None
     """How weights are quantised; `None`: as the model's own files say."""
     lora: dict[str, str] = Field(default_factory=dict[str, str])
@@ -56,6 +59,13 @@ class VLLMConfig(BaseModel):
     """Further arguments of vLLM, such as `["--enforce-eager"]`."""
     env: dict[str, str] = Field(default_factory=dict[str, str])
     """Further environment variables of vLLM, such as `CUDA_VISIBLE_DEVICES`. No secrets."""
+
+    @property
+    def gpus_each(self) -> int:
+        """GPUs that one server spreads over, as its arguments say."""
+        words = [part for word in self.args for part in word.split("=", 1)]
+        said = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
+        return max(1, int(said[-1])) if said and said[-1].isdecimal() else 1
 
     @property
     def ports(self) -> tuple[int, ...]:

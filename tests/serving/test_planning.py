@@ -115,6 +115,46 @@ def test_replicas_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variables("a/b", own, CUDA, base=Path(), replica=1)["CUDA_VISIBLE_DEVICES"] == "7"
 
 
+def test_replicas_take_as_many_gpus_as_each_spreads_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
+    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card,) * 4))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = VLLMConfig(replicas=2, args=("--tensor-parallel-size", "2"))
+    envs = [variables("a/b", config, CUDA, base=Path(), replica=i) for i in range(2)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0,1", "2,3"]
+    assert "--gpu-memory-utilization" not in words(config)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "share"),
+    [
+        pytest.param(1, 2, "0.46", id="two on one"),
+        pytest.param(2, 3, "0.46", id="two on the first of two"),
+        pytest.param(0, 3, "0.3", id="on what isn't known"),
+    ],
+)
+def test_replicas_on_one_gpu_divide_its_memory(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, replicas: int, share: str
+) -> None:
+    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
+    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card,) * gpus))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert f"--gpu-memory-utilization {share} " in words(VLLMConfig(replicas=replicas))
+
+
+def test_replicas_that_want_more_than_a_gpu_has_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
+    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card, card)))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    apart = VLLMConfig(replicas=2, gpu_memory_utilization=0.6)
+    assert "--gpu-memory-utilization 0.6" in words(apart)
+    pinned = apart.model_copy(update={"env": {"CUDA_VISIBLE_DEVICES": "1"}})
+    with pytest.raises(ConfigError, match=r"2 on one GPU.*Set at most 0\.46"):
+        words(pinned)
+
+
 def test_replicas_are_servers_on_ports_side_by_side(fake: Fake) -> None:
     text = fake.configured(8300).replace("port = 8300", "port = 8300\nreplicas = 2")
     Path("moa.toml").write_text(text)

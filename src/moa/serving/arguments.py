@@ -11,6 +11,7 @@ from moa.errors import ConfigError
 from moa.machine import machine
 from moa.servers import VLLMConfig
 from moa.serving.environments import Environment, inherited
+from moa.serving.gpus import VISIBLE, devices, share
 
 _OWN = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds")
 _CPU_BLOCK = 32
@@ -42,7 +43,9 @@ def command(
         base: Folder that relative paths start at.
 
     Raises:
-        ConfigError: an argument is one of those that `moa` sets, or a folder is not there.
+        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
+            replicas want more of a GPU than there is.
+        MissingDependency: psutil is not installed, and which GPUs replicas share not known.
     """
     _refuse_own(config.args)
     block = config.block_size or (_CPU_BLOCK if environment.cpu else None)
@@ -53,7 +56,7 @@ def command(
         "--port": port,
         "--dtype": None if config.dtype == "auto" else config.dtype,
         "--max-model-len": config.max_model_len,
-        "--gpu-memory-utilization": config.gpu_memory_utilization,
+        "--gpu-memory-utilization": _share(model, config, environment),
         "--quantization": config.quantization,
         "--block-size": block,
         "--max-num-seqs": config.max_num_seqs,
@@ -89,8 +92,9 @@ def variables(
         found["HF_HUB_OFFLINE"] = "1"
     if environment.cpu and "VLLM_CPU_KVCACHE_SPACE" not in found:
         found["VLLM_CPU_KVCACHE_SPACE"] = str(_kv_gib(config))
-    if not environment.cpu and config.replicas > 1 and "CUDA_VISIBLE_DEVICES" not in found:
-        found |= _spread(replica)
+    if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
+        own = devices(config, machine(), replica=replica)
+        found |= {} if own is None else {VISIBLE: own}
     return found | config.env
 
 
@@ -155,7 +159,7 @@ def _kv_gib(config: VLLMConfig) -> int:
     return max(1, int(min(_KV_MOST_GIB, free * _KV_SHARE) / config.replicas))
 
 
-def _spread(replica: int) -> dict[str, str]:
-    """Give each replica a GPU of its own, in turn."""
-    gpus = machine().gpus
-    return {"CUDA_VISIBLE_DEVICES": str(replica % len(gpus))} if len(gpus) > 1 else {}
+def _share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
+    if environment.cpu or config.replicas == 1:
+        return config.gpu_memory_utilization
+    return share(config, machine(), name=model, pinned=VISIBLE in inherited() | config.env)
