@@ -92,13 +92,19 @@ class Machine:
     online: bool = True
     """Whether it may use a network while it runs. Never probed: whoever describes it says so."""
 
-    def __str__(self) -> str:
+    @property
+    def hardware(self) -> str:
+        """What doesn't change from one hour to the next, by which measurements know it again."""
         parts = [f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM"]
         for name in dict.fromkeys(gpu.name for gpu in self.gpus):
             same = [gpu for gpu in self.gpus if gpu.name == name]
             parts.append(f"{len(same)} x {name} with {same[0].memory / GIB:.0f} GiB")
         if not self.gpus:
             parts.append("no GPU")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        parts = [self.hardware]
         if self.battery:
             parts.append("on mains" if self.battery.plugged else "on its battery")
         return ", ".join(parts) + ("" if self.online else ", without a network")
@@ -162,9 +168,7 @@ def _nvidia() -> tuple[GPU, ...]:
     except nvml.NVMLError:  # no driver, so no GPU
         return ()
     try:
-        handles = [
-            nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(nvml.nvmlDeviceGetCount())
-        ]
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(nvml.nvmlDeviceGetCount())]
         return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
     finally:
         nvml.nvmlShutdown()

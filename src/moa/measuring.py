@@ -93,7 +93,8 @@ class Measurement(BaseModel):
     """Its name in the configuration."""
     model: str
     machine: str
-    """The machine that measured, in words. A server elsewhere has hardware of its own."""
+    """The machine that measured, as `Machine.hardware` says it. A server elsewhere has hardware of
+    its own."""
     date: datetime
     moa_version: str
     hourly_usd: Decimal | None = Field(default=None, ge=0)

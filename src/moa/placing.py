@@ -25,7 +25,7 @@ _NEAR_LOSSLESS: tuple[Quantisation, ...] = ("bf16", "fp8")
 _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 """What vLLM computes with on a processor
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
-_SPARE = 1.1
+SPARE = 1.1
 """Memory that is asked of a GPU for each that is reckoned with: the overhead is an estimate."""
 _AMPERE = (8, 0)
 """Compute capability from which on cards know `bfloat16`."""
@@ -48,6 +48,7 @@ def best_fit(
     *,
     tokens: int | None = None,
     concurrency: int | None = None,
+    quantisation: Quantisation | None = None,
     config: Config | None = None,
 ) -> Served | None:
     """Find how vLLM can serve a model on a machine; `None` where it can't.
@@ -60,9 +61,10 @@ def best_fit(
         machine: Where.
         tokens: Longest prompt and answer together; `None`: the first of `STEPS` that fits.
         concurrency: Sequences of that length at once; `None`: the first of `STEPS` that fits.
+        quantisation: How the weights are kept; `None`: as said above.
         config: What is served already.
     """
-    ways = _ways(model, machine)
+    ways = _ways(model, machine, quantisation)
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
     coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
     rounds = ((exact, STEPS[:_GOOD]), (coarse, STEPS), (exact, STEPS[_GOOD:]))
@@ -83,6 +85,7 @@ def least_fit(
     *,
     tokens: int | None = None,
     concurrency: int | None = None,
+    quantisation: Quantisation | None = None,
     config: Config | None = None,
 ) -> Served:
     """Give the way of serving a model that lacks the least memory; arguments as of `best_fit`.
@@ -90,7 +93,7 @@ def least_fit(
     Raises:
         ConfigError: vLLM serves no form of it there.
     """
-    ways = _ways(model, machine)
+    ways = _ways(model, machine, quantisation)
     if not ways and model.no_float16 and machine.gpus:
         raise ConfigError(
             f"{model.title} goes wrong in float16, and {machine.gpus[0].name} computes in nothing "
@@ -115,17 +118,22 @@ def largest_that_fits(machine: Machine, *, config: Config | None = None) -> Serv
     return None
 
 
-def vllm_table(served: Served, *, tier: Tier | None = None, port: int = 8000) -> dict[str, object]:
+def vllm_table(
+    served: Served, *, tier: Tier | None = None, port: int = 8000, replicas: int = 1
+) -> dict[str, object]:
     """Write the endpoint table of a model that `moa up` serves with vLLM.
 
     Args:
         served: Where, and how.
         tier: Of the endpoint; `None`: as the catalogue has it.
         port: Where it listens.
+        replicas: Servers of it, each on GPUs of its own.
     """
     model, place = served.model, served.place
     repository = model.weights[served.fit.quantisation].repository
     settings: dict[str, object] = {"port": port}
+    if replicas > 1:
+        settings["replicas"] = replicas
     if repository is None:  # vLLM makes fp8 out of bf16 while it loads
         settings["quantization"] = served.fit.quantisation
     if _only_float16(place):
@@ -171,7 +179,7 @@ def _at_once(wanted: int, way: _Way) -> int:
     return wanted if way[0].gpu else min(wanted, CPU_CONCURRENCY)
 
 
-def _ways(model: Model, machine: Machine) -> list[_Way]:
+def _ways(model: Model, machine: Machine, only: Quantisation | None = None) -> list[_Way]:
     """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
     where = [place for place in places(machine) if place.engine == "vllm"]
     where.sort(key=lambda place: place.count)
@@ -182,7 +190,8 @@ def _ways(model: Model, machine: Machine) -> list[_Way]:
         (place, quantisation)
         for place in where
         for quantisation in quantisations(model, place)
-        if (place.gpu or quantisation in _ON_CPU)
+        if only in (None, quantisation)
+        and (place.gpu or quantisation in _ON_CPU)
         and not (model.no_float16 and _only_float16(place))
     ]
 
@@ -221,5 +230,5 @@ def _share(served: Served) -> float:
     if not served.fit.fits:
         return UTILISATION
     most = min(UTILISATION, served.fit.budget / served.place.count / gpu.memory)
-    wanted = served.fit.needed * _SPARE / served.place.count / gpu.memory
+    wanted = served.fit.needed * SPARE / served.place.count / gpu.memory
     return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000

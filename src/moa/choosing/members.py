@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from moa.catalogue import Model, Quantisation, models
+from moa.choosing.measured import Figures, figures, held
 from moa.choosing.plans import Cause, Rejected
 from moa.choosing.task import Task
 from moa.config import VENDORS, Config, EndpointConfig, Vendor
 from moa.machine import Machine
-from moa.measuring import Measurement, measured
+from moa.placing import SPARE
 from moa.sizing import Fit, Place, fit, places, quantisations
 from moa.speeds import Speed, speed
 from moa.usage import UNKNOWN_PRICE, Price
 
-BUILT_IN = "smollm2-135m"
-"""The model that `moa` runs with no server and no key."""
 INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item: the same each time, so that one's own
 server has them cached, and a vendor is paid for them."""
@@ -141,13 +140,13 @@ def on(
     machine: Machine, task: Task, *, config: Config | None = None
 ) -> Iterator[Member | Rejected]:
     """List the models that fit a machine alone, and the others with what they would take."""
-    figures = _figures(config)
+    known = figures(config, machine)
     where = places(machine)
     for model in models().values():
         if model.parameters is None or model.retired:
             continue
         found = [
-            _member(model, place, kind, task, figures)
+            _member(model, place, kind, task, known)
             for place in where
             for kind in quantisations(model, place)
         ]
@@ -163,6 +162,8 @@ def beside(member: Member, other: Member) -> Member:
     if not _share(member.place, other.place):
         return member
     taken = other.fit.needed * (member.place.count if member.place.gpu else 1)
+    if other.place.engine == "vllm":  # which is given a share with something to spare
+        taken = int(taken * SPARE)
     left = fit(
         member.model,
         member.place,
@@ -191,10 +192,10 @@ def _member(
     place: Place,
     quantisation: Quantisation,
     task: Task,
-    figures: Mapping[str, Measurement],
+    known: Sequence[Figures],
 ) -> Member:
     tokens = INSTRUCTIONS + task.reads + task.writes
-    found = next((figures[name] for name in _names(model) if name in figures), None)
+    found = held(known, model, place, quantisation)
     return Member(
         model=model,
         place=place,
@@ -202,24 +203,6 @@ def _member(
         speed=speed(model, place, quantisation=quantisation, tokens=tokens, measured=found),
         price=found.price if found else UNKNOWN_PRICE,
     )
-
-
-def _names(model: Model) -> set[str]:
-    """What a configuration may call a model."""
-    names = {model.name, model.hub, model.vendor_model, *model.repositories.values()}
-    return {name for name in names if name}
-
-
-def _figures(config: Config | None) -> dict[str, Measurement]:
-    """Find what `moa bench` measured of the configured endpoints, by the name of the model."""
-    if config is None:
-        return {}
-    found = {name: measured(name, config.file) for name in config.endpoints}
-    return {
-        config.endpoints[name].model: figures
-        for name, figures in found.items()
-        if figures is not None and figures.model == config.endpoints[name].model
-    }
 
 
 def _too_big(found: list[Member]) -> Rejected:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from moa.choosing.costs import Spent
 from moa.choosing.limits import seconds
-from moa.choosing.members import BUILT_IN, Member, vendor_name
+from moa.choosing.measured import BUILT_IN
+from moa.choosing.members import Member, vendor_name
 from moa.choosing.patterns import Draft
 from moa.choosing.plans import BUILT, Cost, Latency
 from moa.choosing.qualities import (

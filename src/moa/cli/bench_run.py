@@ -176,6 +176,6 @@ def _is_near(url: str) -> bool:
 
 def _this_machine() -> str:
     try:
-        return str(machine())
+        return machine().hardware
     except MissingDependency:
         return "not known: psutil is not installed"

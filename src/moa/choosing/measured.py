@@ -1,0 +1,91 @@
+"""Measured: which figures of `moa bench` hold for a model at a place of a machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from moa.catalogue import Model, Quantisation
+from moa.config import EMBEDDED, Config, EndpointConfig
+from moa.endpoints.weight_sources import SMOLLM2
+from moa.machine import Machine
+from moa.measuring import Measurement, measured
+from moa.sizing import Place
+
+BUILT_IN = "smollm2-135m"
+"""The model that `moa` runs with no server and no key."""
+_BUILT_IN_FILE = SMOLLM2.file.removesuffix(".gguf")
+_BUILT_IN_AS: Quantisation = "q4_k_m"
+"""What its weights come to; they are Q4_1, also 4 bits."""
+
+
+class Figures(NamedTuple):
+    """What was measured of one endpoint that runs on the machine."""
+
+    endpoint: EndpointConfig | None
+    """`None`: the model that is built in."""
+    measurement: Measurement
+
+    def hold(self, model: Model, place: Place, quantisation: Quantisation) -> bool:
+        """Whether they are of this model, in this form, at this place."""
+        if self.endpoint is None:
+            here = place.engine == "llama.cpp" and place.gpu is None
+            return here and model.name == BUILT_IN and quantisation == _BUILT_IN_AS
+        asked = self.endpoint.model
+        if not self.endpoint.serve:  # how it was started isn't known
+            return asked in _names(model, quantisation)
+        if place.engine != "vllm" or place.count != self.endpoint.vllm.gpus_each:
+            return False
+        made_while_loading = model.weights[quantisation].repository is None
+        said = quantisation if made_while_loading and quantisation != "bf16" else None
+        return asked in _names(model, quantisation) and self.endpoint.vllm.quantization == said
+
+
+def figures(config: Config | None, machine: Machine) -> list[Figures]:
+    """Find what `moa bench` measured on a machine, of endpoints that run on it.
+
+    What was measured on another machine holds for none that is described, and what a server
+    elsewhere does tells nothing of this one.
+
+    Raises:
+        ConfigError: the file of measurements can't be read.
+    """
+    return [] if config is None else list(_found(config, machine.hardware))
+
+
+def held(
+    found: Sequence[Figures], model: Model, place: Place, quantisation: Quantisation
+) -> Measurement | None:
+    """Pick the figures of a model at a place; `None`: it wasn't measured."""
+    kept = (one.measurement for one in found if one.hold(model, place, quantisation))
+    return max(kept, key=lambda it: it.date, default=None)
+
+
+def _found(config: Config, hardware: str) -> Iterator[Figures]:
+    for name, entry in [*config.endpoints.items(), (EMBEDDED, None)]:
+        if entry is not None and not _is_here(entry):
+            continue
+        asked = _BUILT_IN_FILE if entry is None else entry.model
+        found = measured(name, config.file)
+        if found is not None and (found.model, found.machine) == (asked, hardware):
+            yield Figures(entry, found)
+
+
+def _is_here(entry: EndpointConfig) -> bool:
+    return entry.serve is not None or (bool(entry.urls) and all(map(_is_loopback, entry.urls)))
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _names(model: Model, quantisation: Quantisation) -> set[str | None]:
+    """What a configuration may call a model in one form."""
+    repository = model.weights[quantisation].repository
+    return {model.name, repository or model.hub}
