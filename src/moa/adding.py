@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from urllib.parse import urlsplit
 
-from moa.catalogue import Model
+from moa.catalogue import Model, Quantisation
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.machine import Machine
@@ -25,6 +26,10 @@ class Wish:
     """Longest prompt and answer together."""
     concurrency: int | None = None
     """Sequences of that length at once."""
+    quantisation: Quantisation | None = None
+    """How its weights are kept."""
+    replicas: int = 1
+    """Servers of it, each on GPUs of its own."""
     anyway: bool = False
     """Whether it is added though it does not fit, or is retired."""
 
@@ -75,18 +80,30 @@ def added(
     return _with_default(made, name, config)
 
 
+def free_port(config: Config, *, first: int = VLLMConfig().port) -> int:
+    """Give the first port, from vLLM's own on, that no endpoint is served at."""
+    used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
+    used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
+    port = first
+    while port in used:
+        port += 1
+    return port
+
+
 def _served_here(model: Model, name: str, machine: Machine, config: Config, wish: Wish) -> Added:
     rest = _without(config, name)
-    asked = {"tokens": wish.tokens, "concurrency": wish.concurrency}
-    served = best_fit(model, machine, **asked, config=rest)
+    longest, many, kept = wish.tokens, wish.concurrency, wish.quantisation
+    sought = partial(best_fit, tokens=longest, concurrency=many, quantisation=kept, config=rest)
+    served = sought(model, machine)
     notes: list[str] = []
     if served is None:
-        served = least_fit(model, machine, **asked, config=rest)
+        lacking = partial(least_fit, tokens=longest, concurrency=many, quantisation=kept)
+        served = lacking(model, machine, config=rest)
         sentence = _too_big(served, machine, rest)
         if not wish.anyway:
             raise ConfigError(f"{sentence}. Nothing was written; --force writes it all the same")
         notes.append(f"{sentence}.")
-    table = vllm_table(served, tier=wish.tier, port=_free_port(rest))
+    table = vllm_table(served, tier=wish.tier, port=free_port(rest), replicas=wish.replicas)
     steps = [f"moa up {name}"]
     if model.gated:
         page = f"https://huggingface.co/{model.hub}"
@@ -144,19 +161,10 @@ def _without(config: Config, name: str) -> Config:
     return config.model_copy(update={"endpoints": kept})
 
 
-def _free_port(config: Config) -> int:
-    """Give the first port, from vLLM's own on, that no endpoint is served at."""
-    used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
-    used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
-    port = VLLMConfig().port
-    while port in used:
-        port += 1
-    return port
-
-
 def _sizes(served: Served) -> tuple[str, str]:
     fit = served.fit
-    room = f"room for {fit.asked} requests of {fit.tokens:,} tokens at once"
+    requests = "one request" if fit.asked == 1 else f"{fit.asked} requests"
+    room = f"room for {requests} of {fit.tokens:,} tokens at once"
     parts = f"weights {_gb(fit.weights)} + cache {_gb(fit.kv)} + server {_gb(fit.overhead)}"
     return (
         f"{fit.quantisation} on {served.place}, {room}; by estimate",

@@ -96,6 +96,8 @@ class Plan:
     cost: Cost
     concurrency: int
     """Items in flight at the busiest time, for which memory is reserved."""
+    servers: tuple[int, ...]
+    """Of each member on the machine, those that its figures take; 0 at a vendor."""
     reasons: tuple[str, ...]
     """Why, with numbers."""
     score: float

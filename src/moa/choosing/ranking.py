@@ -22,6 +22,8 @@ from moa.config import Config
 from moa.machine import Machine, machine
 
 _SHOWN: Final = 6
+_IDLE = 0.1
+"""Share of the busiest time up to which one server is enough, and a second saves no wait."""
 _RARE = 0.05
 """Share of the items below which a stage doesn't show in the slowest 5 of 100."""
 
@@ -112,11 +114,21 @@ def _plan(kept: _Kept, task: Task, there: Machine) -> Plan:
         latency=kept.latency,
         cost=kept.cost,
         concurrency=task.concurrency or max(1, in_flight),
+        servers=tuple(_servers(member, kept, task) for member in kept.draft.members),
         reasons=reasons(
             kept.draft, task, there, spent=kept.spent, latency=kept.latency, cost=kept.cost
         ),
         score=kept.score,
     )
+
+
+def _servers(member: Member, kept: _Kept, task: Task) -> int:
+    """Count the servers of a member: all that there is room for, or one where that is idle."""
+    if member.place is None:
+        return 0
+    most = member.place.replicas
+    busy = sum(times.busy for asked, _, times in kept.spent if asked is member and times)
+    return 1 if busy * most < _IDLE and (task.concurrency or 1) == 1 else most
 
 
 def _latency(spent: Sequence[Spent]) -> Latency | None:

@@ -191,7 +191,8 @@ def _write(
     plan = to_write(ranking, nearest=nearest)
     written = write_plan(plan, ranking.machine, path=config, force=force)
     console = screen.err() if as_json else screen.out()
-    console.print(Text(f"Wrote {plan} into {written.file}:", "bold"))
+    did = f"Wrote {' and '.join(written.endpoints)} into {written.file}"
+    console.print(Text(f"{did if written.endpoints else 'Nothing to write'} for {plan}:", "bold"))
     for line in written.lines:
         console.print(Text(f"  {line}"))
 
