@@ -81,6 +81,7 @@ def test_a_measured_plan_has_the_measured_latency_and_says_so() -> None:
     assert str(measured) == "slm: qwen3.5-9b (bf16, RTX 4090)"
     assert measured.latency is not None
     assert measured.latency.mean_s == pytest.approx(DECISION_S + TOKEN_S, rel=0.2)
+    assert all(plan.cost.own == Decimal("86.4") for plan in plans)  # an hour costs US$ 3.60
     assert any("writes 100 tokens/s" in it and "(measured)" in it for it in measured.reasons)
 
 

@@ -59,7 +59,7 @@ def _worked(member: Member, work: Work, times: Times | None, rates: Rates) -> De
     if rates.usd_per_kwh is not None:
         watts = _watts(member)
         return None if watts is None else seconds * watts / _JOULES_A_KWH * rates.usd_per_kwh
-    return _paid(member, work)  # as `moa bench` found, with the price that it was given
+    return None
 
 
 def _watts(member: Member) -> Decimal | None:

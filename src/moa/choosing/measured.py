@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,6 +62,16 @@ def held(
     """Pick the figures of a model at a place; `None`: it wasn't measured."""
     kept = (one.measurement for one in found if one.hold(model, place, quantisation))
     return max(kept, key=lambda it: it.date, default=None)
+
+
+def hourly_usd(config: Config | None, machine: Machine) -> Decimal | None:
+    """Give what an hour of the machine was last measured with; `None`: with no price.
+
+    Raises:
+        ConfigError: the file of measurements can't be read.
+    """
+    priced = [one.measurement for one in figures(config, machine) if one.measurement.hourly_usd]
+    return max(priced, key=lambda it: it.date).hourly_usd if priced else None
 
 
 def _found(config: Config, hardware: str) -> Iterator[Figures]:

@@ -37,7 +37,7 @@ class Member:
     speed: Speed | None = None
     """`None`: not known."""
     price: Price = UNKNOWN_PRICE
-    """Per token, where one pays so."""
+    """Per token, at a vendor."""
 
     @property
     def quantisation(self) -> Quantisation | None:
@@ -201,7 +201,6 @@ def _member(
         place=place,
         fit=fit(model, place, quantisation=quantisation, tokens=tokens),
         speed=speed(model, place, quantisation=quantisation, tokens=tokens, measured=found),
-        price=found.price if found else UNKNOWN_PRICE,
     )
 
 

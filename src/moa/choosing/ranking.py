@@ -10,6 +10,7 @@ from typing import Final
 
 from moa.choosing.costs import Rates, Spent, cost_of
 from moa.choosing.limits import Broken, after_timing, before_timing
+from moa.choosing.measured import hourly_usd as hourly_as_measured
 from moa.choosing.members import Member, at_vendors, on
 from moa.choosing.patterns import Draft, drafts
 from moa.choosing.plans import Cause, Cost, Latency, Pattern, Plan, Ranking, Rejected
@@ -47,7 +48,8 @@ def choose(
         on_machine: Where; `None`: on this machine, as `moa.machine.machine` reads it.
         config: The configuration, whose endpoints may have been measured by `moa bench`: measured
             speeds replace estimates. `None`: estimates alone.
-        hourly_usd: What the machine costs an hour, in US dollars; `None`: not known.
+        hourly_usd: What the machine costs an hour, in US dollars; `None`: as `moa bench` was told
+            on it, else not known.
         usd_per_kwh: What electricity costs; taken where `hourly_usd` is not given.
 
     Raises:
@@ -57,6 +59,8 @@ def choose(
     from moa.choosing.remedies import remedies
 
     there = on_machine or machine(online=not task.offline)
+    if hourly_usd is None and usd_per_kwh is None:
+        hourly_usd = hourly_as_measured(config, there)
     rates = Rates(hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh)
     ranking = ranked(task, there, config=config, rates=rates)
     best = ranking.best
