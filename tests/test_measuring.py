@@ -131,9 +131,39 @@ def test_a_measurement_is_kept_beside_the_configuration(config: Path) -> None:
     first, second = measurement(), measurement(step("decide", 1, fresh=1, out=1))
     other = first.model_copy(update={"endpoint": "other"})
     for one in (first, other, second):
-        assert keep(one, config) == config.with_name(FILE)
+        assert keep(one, config) == (config.with_name(FILE), one)
     assert measured("small", config) == second
     assert measured("other", config) == other
+
+
+HALF = step("read", 1, fresh=1, out=1)
+WHOLE = HALF, step("write", 1, fresh=1, out=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stays"),
+    [
+        pytest.param({"steps": (HALF,)}, True, id="a step is missing"),
+        pytest.param({"steps": (*WHOLE, step("decide", 1, fresh=1, out=1))}, False, id="no less"),
+        pytest.param({"steps": (HALF,), "stopped": False}, False, id="not stopped"),
+        pytest.param({"steps": (HALF,), "model": "another"}, False, id="another model"),
+        pytest.param({"steps": (HALF,), "machine": "another"}, False, id="another machine"),
+    ],
+)
+def test_a_stopped_measurement_never_takes_the_place_of_a_complete_one(
+    config: Path, changes: dict[str, object], stays: bool
+) -> None:
+    complete = measurement(*WHOLE)
+    keep(complete, config)
+    later = complete.model_copy(update={"stopped": True, **changes})
+    assert keep(later, config).measurement == (complete if stays else later)
+    assert measured("small", config) == (complete if stays else later)
+
+
+def test_a_stopped_measurement_takes_the_place_of_one_that_was_stopped(config: Path) -> None:
+    for steps in (WHOLE, (HALF,)):
+        stopped = measurement(*steps).model_copy(update={"stopped": True})
+        assert keep(stopped, config).measurement == stopped
 
 
 def test_nothing_but_the_file_is_left_behind(config: Path) -> None:
@@ -142,7 +172,7 @@ def test_nothing_but_the_file_is_left_behind(config: Path) -> None:
 
 
 def test_without_a_configuration_it_is_kept_in_the_cache(cache: Path) -> None:
-    assert keep(measurement()) == cache / FILE
+    assert keep(measurement()).file == cache / FILE
     assert measured("small") == measurement()
 
 

@@ -168,6 +168,17 @@ class Measurement(BaseModel):
             measured=True,
         )
 
+    def lacks_steps_of(self, before: Measurement) -> bool:
+        """Whether this one was stopped too early to take the place of a complete one."""
+        if not self.stopped or before.stopped:
+            return False
+        if (self.model, self.machine) != (before.model, before.machine):
+            return False
+        ours, theirs = (
+            {(step.work, step.concurrency) for step in one.steps} for one in (self, before)
+        )
+        return not theirs <= ours
+
     def _dollars(self, seconds: float | None, count: Decimal) -> Decimal | None:
         if seconds is None or self.hourly_usd is None:
             return None
@@ -209,16 +220,31 @@ def measured(endpoint_name: str, config_path: str | Path | None = None) -> Measu
     return _read(file_beside(find(config_path))).endpoints.get(endpoint_name)
 
 
-def keep(measurement: Measurement, config_path: str | Path | None = None) -> Path:
-    """Write a measurement in place of the last one of its endpoint; give the file.
+class Kept(NamedTuple):
+    """Which measurement of an endpoint stands in which file."""
 
-    The file is replaced in one go, so that a reader finds the old one or the new one.
+    file: Path
+    measurement: Measurement
+
+
+def keep(measurement: Measurement, config_path: str | Path | None = None) -> Kept:
+    """Write a measurement in place of the last one of its endpoint.
+
+    One that was stopped never takes the place of a complete one of the same model on the same
+    machine, unless it has all its steps. The file is replaced in one go, so that a reader finds the
+    old one or the new one.
+
+    Returns:
+        The file, and the measurement of the endpoint that stands in it now.
 
     Raises:
         ConfigError: the file can't be read or written.
     """
     path = file_beside(find(config_path))
     kept = _read(path)
+    before = kept.endpoints.get(measurement.endpoint)
+    if before is not None and measurement.lacks_steps_of(before):
+        return Kept(path, before)
     kept.endpoints[measurement.endpoint] = measurement
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +253,7 @@ def keep(measurement: Measurement, config_path: str | Path | None = None) -> Pat
         raise ConfigError(
             f"the measurement can't be kept in {path}: {error.strerror or error}"
         ) from error
-    return path
+    return Kept(path, measurement)
 
 
 def price_of(config: Config, name: str) -> Price:

@@ -26,7 +26,7 @@ A vendor's endpoint costs money: it says how much at most, and waits for --yes:
 
 What is measured is kept in moa.bench.json beside moa.toml, where budgets take the price from, if
 moa.toml gives none. Exit codes: 0 measured, 2 usage or configuration, 130 stopped (what was
-measured until then is kept).
+measured until then is kept, unless there is a complete measurement).
 """
 
 
@@ -56,6 +56,8 @@ def bench(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure tokens and decisions per second, and what they cost."""
+    from rich.text import Text
+
     from moa.cli import screen
     from moa.cli.bench_run import Benched, counts, hourly
     from moa.cli.bench_tables import shown
@@ -69,11 +71,12 @@ def bench(
         hourly_usd=hourly(hourly_usd, watts, usd_per_kwh),
         may_cost=yes,
     )
-    found, file = benched.run(screen.err())
+    result = benched.run(screen.err())
+    found = result.measurement
     if as_json:
         typer.echo(found.model_dump_json())
     else:
         console = screen.out()
         console.print(shown(found))
-    screen.err().print(f"kept in {file}")
+    screen.err().print(Text(result.told))
     raise typer.Exit(130 if found.stopped else 0)

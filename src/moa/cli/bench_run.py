@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.retried import Retried
 from moa.errors import ConfigError, MissingDependency
 from moa.machine import machine
-from moa.measuring import Measurement, Step, keep
+from moa.measuring import Kept, Measurement, Step, keep
 from moa.tiers import Endpoints
 from moa.usage import UNLIMITED, Budget
 
@@ -35,11 +34,22 @@ DOES = {
 }
 
 
-class Kept(NamedTuple):
-    """What was measured, and where it lies."""
+class Found(NamedTuple):
+    """What was measured, and what of it is kept."""
 
     measurement: Measurement
-    file: Path
+    kept: Kept
+
+    @property
+    def told(self) -> str:
+        """Say what is kept, and where."""
+        file, there = self.kept
+        if there is self.measurement:
+            return f"kept in {file}"
+        return (
+            f"not kept: {file} has a complete measurement of {there.date:%Y-%m-%d %H:%M} UTC, "
+            "and this one was stopped before it had all its steps"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +64,7 @@ class Benched:
     may_cost: bool
     """Whether the user has agreed to pay."""
 
-    def run(self, console: Console) -> Kept:
+    def run(self, console: Console) -> Found:
         """Measure, with progress on `console`; Ctrl-C ends it, and keeps what there is.
 
         Raises:
@@ -81,7 +91,7 @@ class Benched:
             stopped=stopped,
             steps=tuple(found),
         )
-        return Kept(measurement, keep(measurement, self.config.file))
+        return Found(measurement, keep(measurement, self.config.file))
 
     @property
     def _model(self) -> str:
