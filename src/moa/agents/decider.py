@@ -77,6 +77,7 @@ class Decider(DecidingAgent[Out]):
         part.output_type = create_model(model.__name__, **fields)
         part.questions = asked
         part.adaptation = self.adaptation and _only(self.adaptation, names)
+        part._calibrated = {n: c for n, c in self._calibrated.items() if n in names}
         return part
 
 

@@ -10,6 +10,7 @@ from moa.cli import (
     bench,
     calibrate,
     choose,
+    compare,
     decide,
     doctor,
     down,
@@ -52,6 +53,7 @@ _add(calibrate.calibrate, calibrate.EXAMPLES)
 app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
 _add(draw.draw, draw.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
+_add(compare.compare, compare.EXAMPLES)
 app.add_typer(catalogue, name="models")
 _add(up.up, up.EXAMPLES)
 _add(down.down, down.EXAMPLES)

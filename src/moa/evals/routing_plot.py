@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moa.errors import ConfigError, MissingDependency
+from moa.evals.pictures import save_picture
 from moa.evals.routing import RoutingReport
-
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def plot_routing(report: RoutingReport, path: str | Path, *, title: str = "") -> None:
@@ -16,29 +15,17 @@ def plot_routing(report: RoutingReport, path: str | Path, *, title: str = "") ->
 
     Args:
         report: What is drawn.
-        path: Ends in `.png`, `.svg` or `.pdf`.
+        path: Ends in `.png` or `.svg`.
         title: Stands above it.
 
     Raises:
         ConfigError: the name ends otherwise, or nothing can be written there.
         MissingDependency: matplotlib is not installed.
     """
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ConfigError(f"a plot is a file ending in {', '.join(FORMATS)}, not {str(path)!r}")
-    try:
-        from matplotlib import figure
-    except ImportError as error:
-        raise MissingDependency("matplotlib", extra="plot", purpose="to draw a plot") from error
-    make: Any = figure.Figure
-    drawn = make(figsize=(6, 4), layout="constrained")
-    _draw(drawn.add_subplot(), report, title)
-    try:
-        drawn.savefig(path, dpi=150)
-    except OSError as error:
-        raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
+    save_picture(Path(path), partial(_draw, report, title))
 
 
-def _draw(axes: Any, report: RoutingReport, title: str) -> None:
+def _draw(report: RoutingReport, title: str, axes: Any) -> None:
     ends = (report.weak_quality, report.strong_quality)
     axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
     apgr = report.figures.apgr

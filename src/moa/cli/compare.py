@@ -1,0 +1,114 @@
+"""moa compare: designs side by side on labelled rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from moa.evals.report import Comparison
+
+EXAMPLES = """
+
+The small model, the large one, and the small one first with the large one in doubt:
+
+    moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
+
+Without a calibration, by the labels of the rows; one of your own designs beside them:
+
+    moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
+
+Texts against a reference, at the same budget, kept as it goes, and as tables and pictures:
+
+    moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \\
+        --budget-usd 2 --resume answers.jsonl --markdown report.md --plot report.svg
+
+Rows have text (or prompt) and label, or text and reference. A design is any ready graph or agent
+by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the budget; a
+case that it has no answer for counts as wrong.
+
+Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
+"""
+
+
+def compare(
+    source: Annotated[
+        str, typer.Argument(metavar="DATA", help=".jsonl or .csv: text and label, or reference.")
+    ],
+    *,
+    designs: Annotated[
+        str, typer.Option("--designs", metavar="A,B,C", help="Ready names, or file.py:object.")
+    ] = "slm,llm",
+    task: Annotated[
+        str | None, typer.Option("--task", help="The question, or what to do with each text.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Of the small model."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="What others are compared with; else llm.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Of texts: exact, numeric, rouge-l or judge."),
+    ] = None,
+    risk: Annotated[
+        float, typer.Option("--risk", min=0, max=1, help="Risk that coverage is shown at.")
+    ] = 0.05,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE.json", help="Write all figures.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE.md", help="Write the table.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw into FILE-cost.png, …"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="FILE.jsonl", help="Keep answers here, and take them up."),
+    ] = None,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = 8,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Compare designs on labelled rows: what they reach, what they take, and what pays."""
+    from moa.cli import screen
+    from moa.cli.compare_run import Compared, written
+    from moa.cli.compare_tables import shown
+
+    compared = Compared(
+        source=source,
+        designs=tuple(name.strip() for name in designs.split(",") if name.strip()),
+        task=task,
+        labels=None if labels is None else tuple(labels.split(",")),
+        calibration=calibration,
+        reference=reference,
+        metric=metric,
+        risk=risk,
+        resume=resume,
+        limit=limit,
+        concurrency=concurrency,
+        budget_usd=budget_usd,
+        config=config,
+    )
+    found = compared.run(screen.err())
+    screen.out().print(shown(found))
+    for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
+        screen.err().print(f"written: {file}", markup=False)
+    raise typer.Exit(1 if _failed(found) else 0)
+
+
+def _failed(found: Comparison) -> bool:
+    return any(not design.answered for design in found.designs)

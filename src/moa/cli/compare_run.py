@@ -1,0 +1,143 @@
+"""Runs a comparison: reads rows, builds designs by their names, keeps answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from moa.cli import rows
+from moa.cli.configuration import configured
+from moa.cli.items import Malformed
+from moa.config import Config
+from moa.errors import ConfigError, InputError
+from moa.evals.cases import Data, cases_of
+from moa.evals.comparing import compare
+from moa.evals.markdown import markdown_of
+from moa.evals.report import Comparison
+from moa.node import Node
+from moa.ready import node_of
+from moa.tiers import NO_LLM, Endpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What is to be compared, and how."""
+
+    source: str
+    designs: tuple[str, ...]
+    task: str | None
+    labels: tuple[str, ...] | None
+    calibration: Path | None
+    reference: str | None
+    metric: str | None
+    risk: float
+    resume: Path | None
+    limit: int | None
+    concurrency: int
+    budget_usd: float | None
+    config: Path | None
+
+    def run(self, console: Console) -> Comparison:
+        """Compare, with progress on `console`; what is answered is kept if it is stopped.
+
+        Raises:
+            ConfigError: rows, designs or the configuration are wrong.
+            KeyboardInterrupt: it was stopped.
+        """
+        found = list(_rows(self.source, self.limit))
+        try:
+            data = cases_of(found)
+        except InputError as error:
+            raise ConfigError(f"{self.source}: {error}") from error
+        return asyncio.run(self._compare(found, data, configured(self.config), console))
+
+    async def _compare(
+        self, found: list[dict[str, object]], data: Data, config: Config, console: Console
+    ) -> Comparison:
+        given = self._given(data)
+        async with Endpoints(config) as endpoints:
+            nodes: dict[str, Node[Any, Any]] = {
+                name: node_of(name, endpoints, given=given) for name in self.designs
+            }
+            judge = endpoints.llm if self.metric == "judge" else None
+            if endpoints.stood_in:
+                console.print(NO_LLM, markup=False)
+            await endpoints.warm()
+            with Progress(console=console, transient=True) as bar:
+                tasks = {name: bar.add_task(name, total=len(data.cases)) for name in nodes}
+                return await compare(
+                    found,
+                    nodes,
+                    metric=self.metric,
+                    judge=judge,
+                    reference=self.reference,
+                    risk=self.risk,
+                    budget_usd=self.budget_usd,
+                    cache=self.resume,
+                    setup=_setup(config, given),
+                    concurrency=self.concurrency,
+                    progress=lambda name, done, total: bar.update(
+                        tasks[name], completed=done, total=total
+                    ),
+                )
+
+    def _given(self, data: Data) -> dict[str, object]:
+        """The settings that the command line gives to all designs that have them."""
+        given: dict[str, object] = {}
+        if self.task is not None:
+            given |= {"task": self.task, "instructions": self.task}
+        if self.calibration is not None:
+            given["calibration"] = self.calibration.resolve()
+        elif data.kind == "labels":
+            given["labels"] = list(self.labels or data.labels)
+        return given
+
+
+def written(
+    found: Comparison, *, json_file: Path | None, markdown: Path | None, plot: Path | None
+) -> Iterator[Path]:
+    """Write what was asked for, and give each file as it is there.
+
+    Raises:
+        ConfigError: a file can't be written.
+        MissingDependency: a plot was asked for, and matplotlib is not installed.
+    """
+    texts = ((json_file, found.model_dump_json(indent=1)), (markdown, markdown_of(found)))
+    for file, text in texts:
+        if file is None:
+            continue
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{file} can't be written: {error.strerror}") from error
+        yield file
+    if plot is not None:
+        from moa.evals.plots import save_plots
+
+        yield from save_plots(found, plot)
+
+
+def _rows(source: str, limit: int | None) -> Iterator[dict[str, object]]:
+    for row in islice(rows.read(source), limit):
+        where = f"{source}, line {row.number}"
+        if isinstance(row, Malformed):
+            raise ConfigError(f"{where}: {row.error}")
+        if not isinstance(row.value, dict):
+            raise ConfigError(f"{where}: a text alone, without a label or a reference to compare")
+        yield row.value
+
+
+def _setup(config: Config, given: Mapping[str, object]) -> str:
+    """What the answers depend on: models and graphs of the configuration, and settings given."""
+    described = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    file = given.get("calibration")
+    made = file.read_text(encoding="utf-8") if isinstance(file, Path) and file.is_file() else ""
+    return json.dumps([described, {k: str(v) for k, v in given.items()}, made], sort_keys=True)

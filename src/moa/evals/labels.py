@@ -1,0 +1,107 @@
+"""Label metrics: how good labels are, and how far their confidence can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.decisions.fitting import Floats, np
+from moa.decisions.measures import calibration_error, macro_f1
+from moa.evals.answers import Answer
+
+
+class LabelMetrics(BaseModel):
+    """How good the labels of a design are. A case without an answer counts as wrong."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float
+    macro_f1: float
+    """Mean over the labels that are right, or given, at least once."""
+    ece: float | None
+    """Expected calibration error, in 10 bins; `None`, as the three below, without confidences."""
+    brier: float | None
+    """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
+    coverage_at_risk: float | None
+    """Largest share of these cases, the surest first, among which at most `risk` are wrong. What
+    was seen here, and no promise: a promise takes `moa calibrate`."""
+    risk: float
+    """The risk of `coverage_at_risk`."""
+    coverage: float | None
+    """Share that the design accepts; `None`, as the next, where it doesn't say."""
+    accepted_error: float | None
+    """Share of wrong ones among the accepted; `None` where none is."""
+
+
+def label_metrics(
+    answers: Sequence[Answer], expected: Sequence[str], *, risk: float
+) -> LabelMetrics:
+    """Measure the labels of a design against the right ones.
+
+    Args:
+        answers: One for each case.
+        expected: The right label of each case.
+        risk: At which coverage is asked for.
+    """
+    names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
+    place = {name: number for number, name in enumerate(names)}
+    labels = np.array([place[name] for name in expected])
+    given = np.array([len(names) if a.text is None else place[a.text] for a in answers])
+    correct = given == labels
+    says = [a.accepted for a in answers if a.accepted is not None]
+    taken = np.array([a.accepted is True for a in answers])
+    sure = confidences(answers)
+    return LabelMetrics(
+        accuracy=float(correct.mean()),
+        macro_f1=macro_f1(given, labels),
+        ece=None if sure is None else calibration_error(sure, correct),
+        brier=_brier(answers, expected),
+        coverage_at_risk=None if sure is None else coverage_at_risk(sure, correct, risk),
+        risk=risk,
+        coverage=float(taken.mean()) if says else None,
+        accepted_error=float((~correct)[taken].mean()) if taken.any() else None,
+    )
+
+
+def confidences(answers: Sequence[Answer]) -> Floats | None:
+    """Give the confidences, 0 for a case without an answer; `None` where an answer has none."""
+    if any(a.text is not None and a.confidence is None for a in answers):
+        return None
+    return np.array([a.confidence or 0.0 for a in answers])
+
+
+def coverage_line(sure: Floats, correct: Floats) -> tuple[Floats, Floats]:
+    """Give the share of cases that each confidence accepts, and the share of wrong ones in it.
+
+    Cases of one confidence are accepted together.
+    """
+    order = np.argsort(-sure, kind="stable")
+    ranked = sure[order]
+    wrong = np.cumsum(1.0 - correct[order].astype(float))
+    counts = np.arange(1, len(order) + 1)
+    ends = np.append(ranked[1:] != ranked[:-1], True)
+    return counts[ends] / len(order), (wrong / counts)[ends]
+
+
+def coverage_at_risk(sure: Floats, correct: Floats, risk: float) -> float:
+    """Give the largest share of cases, the surest first, with at most `risk` wrong in it."""
+    shares, errors = coverage_line(sure, correct)
+    held = shares[errors <= risk]
+    return float(held.max()) if held.size else 0.0
+
+
+def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:
+    answered = [
+        (a.probabilities, label)
+        for a, label in zip(answers, expected, strict=True)
+        if a.text is not None
+    ]
+    if not answered or any(not given for given, _ in answered):
+        return None
+    distances = [
+        sum(p * p for name, p in given.items() if name != label)
+        + (1.0 - given.get(label, 0.0)) ** 2
+        for given, label in answered
+    ]
+    return sum(distances) / len(distances)

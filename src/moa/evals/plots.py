@@ -1,0 +1,83 @@
+"""Plots: reliability, coverage against risk, and quality against cost, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moa.evals.pictures import check_name, save_picture
+from moa.evals.report import Comparison
+
+
+def save_plots(found: Comparison, path: Path) -> tuple[Path, ...]:
+    """Draw what there is to draw of a comparison.
+
+    Args:
+        found: What is drawn.
+        path: Ends in `.png` or `.svg`; each picture has its own name put before that.
+
+    Returns:
+        The files: `NAME-cost`, and where designs have confidences `NAME-reliability` and
+        `NAME-coverage`.
+
+    Raises:
+        ConfigError: the name ends otherwise, or nothing can be written there.
+        MissingDependency: matplotlib is not installed.
+    """
+    check_name(path)
+    kinds: dict[str, Callable[[Comparison, Any], None]] = {"cost": _cost}
+    if found.coverage:
+        kinds |= {"reliability": _reliability, "coverage": _coverage}
+    files: list[Path] = []
+    for kind, draw in kinds.items():
+        files.append(path.with_name(f"{path.stem}-{kind}{path.suffix}"))
+        save_picture(files[-1], partial(draw, found))
+    return tuple(files)
+
+
+def _reliability(found: Comparison, axes: Any) -> None:
+    axes.plot((0, 1), (0, 1), linestyle="--", color="grey", label="as sure as right")
+    for name, bins in found.reliability.items():
+        sizes = [20 + 200 * count / found.n for _, _, count in bins]
+        sure, right = [b[0] for b in bins], [b[1] for b in bins]
+        (line,) = axes.plot(sure, right, label=name)
+        axes.scatter(sure, right, s=sizes, color=line.get_color())
+    axes.set(xlabel="confidence", ylabel="share of right answers", title="Reliability")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.legend()
+
+
+def _coverage(found: Comparison, axes: Any) -> None:
+    for name, line in found.coverage.items():
+        axes.plot([share for share, _ in line], [wrong for _, wrong in line], label=name)
+    for design in found.designs:
+        labels = design.labels
+        if labels is not None and labels.coverage and labels.accepted_error is not None:
+            axes.scatter(labels.coverage, labels.accepted_error, marker="x")
+            axes.annotate(f"{design.name} accepts", (labels.coverage, labels.accepted_error))
+    axes.set(xlabel="share of cases, the surest first", ylabel="share of wrong ones")
+    axes.set_title("Coverage against risk")
+    axes.set_xlim(0, 1)
+    axes.legend()
+
+
+def _cost(found: Comparison, axes: Any) -> None:
+    priced = all(design.cost is not None for design in found.designs)
+    for design in found.designs:
+        cost = design.cost if priced else design.llm_calls
+        q = design.quality
+        axes.errorbar(cost, q.value, yerr=[[q.value - q.low], [q.high - q.value]], marker="o")
+        axes.annotate(
+            design.name, (cost, q.value), textcoords="offset points", xytext=(6, 4), fontsize=8
+        )
+    if found.curve:
+        across = [point.cost if priced else point.llm_share for point in found.curve]
+        label = "slm before llm, by threshold"
+        axes.plot(across, [p.quality for p in found.curve], color="grey", label=label)
+        axes.legend(loc="lower right")
+    what = "US$ for all cases" if priced else "calls to large models a case (prices unknown)"
+    axes.set(xlabel=what, ylabel=found.metric, title="Quality against cost")
+    axes.margins(x=0.15)

@@ -1,0 +1,90 @@
+"""Report: what a comparison found, to be printed, drawn or written as JSON."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.evals.cases import Kind
+from moa.evals.intervals import Interval
+from moa.evals.labels import LabelMetrics
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Against(_Frozen):
+    """A design beside the reference, on the same cases."""
+
+    reference: str
+    difference: Interval
+    """How much better it is, with 95 % confidence."""
+    p: float | None
+    """McNemar's exact test; `None` where answers are not just right or wrong."""
+
+
+class DesignReport(_Frozen):
+    """What one design reached, and what it took."""
+
+    name: str
+    answered: int
+    """Cases with an answer."""
+    unreadable: int = 0
+    """Cases whose answer the judge gave no verdict on; they are left out of `quality`."""
+    quality: Interval
+    """Mean over the cases; one without an answer counts 0."""
+    labels: LabelMetrics | None
+    """`None` where texts are compared."""
+    cost: float | None
+    """US dollars for all cases; `None` where a price is unknown."""
+    tokens: float
+    """A case, on average."""
+    llm_calls: float
+    """A case, on average."""
+    seconds_mean: float
+    seconds_p95: float
+    against: Against | None = None
+    """`None` for the reference itself."""
+    pays: bool | None = None
+    """Whether it is worth having; `None` where only a user can weigh loss against cost."""
+    verdict: str = ""
+    error: str | None = None
+    """Of the first case without an answer."""
+
+
+class Point(_Frozen):
+    """The small model with a threshold, and the large one for the rest."""
+
+    llm_share: float
+    """Share of the cases that the large model answers."""
+    quality: float
+    cost: float | None
+    """US dollars for all cases, the small model asked about each."""
+
+
+class Comparison(_Frozen):
+    """Designs side by side on the same cases."""
+
+    kind: Kind
+    metric: str
+    """What quality is: `accuracy`, or the text metric."""
+    n: int
+    reference: str
+    budget: float | None
+    """US dollars that each design had; `None` is no limit."""
+    designs: tuple[DesignReport, ...]
+    curve: tuple[Point, ...] = ()
+    """Quality against cost of `slm` before `llm`, by the confidence from which `slm` is believed;
+    empty where one of the two is missing, or has no confidence."""
+    reliability: dict[str, list[tuple[float, float, int]]] = {}
+    """By design: mean confidence, share of right ones and number of the cases in each bin."""
+    coverage: dict[str, list[tuple[float, float]]] = {}
+    """By design: share of cases accepted, the surest first, and the share of wrong ones in it."""
+
+    def design(self, name: str) -> DesignReport:
+        """Give what one design reached.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return {design.name: design for design in self.designs}[name]

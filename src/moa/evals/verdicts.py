@@ -1,0 +1,100 @@
+"""Verdicts: whether a design pays, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from moa.decisions.guarantees import percent
+from moa.evals.intervals import Interval
+from moa.evals.report import DesignReport
+
+_CLOSE = 0.02
+"""A loss that is not excluded is told from here on."""
+
+
+class Ruling(NamedTuple):
+    """Whether a design pays, and why."""
+
+    pays: bool | None
+    """`None`: that is for the user to weigh."""
+    sentence: str
+
+
+def ruling(
+    design: DesignReport,
+    others: Sequence[DesignReport],
+    reference: DesignReport,
+    lead: Mapping[str, Interval],
+) -> Ruling:
+    """Say whether a design pays.
+
+    Args:
+        design: The one in question.
+        others: All others, the reference among them.
+        reference: What it is compared with.
+        lead: How much better the design is than each of the others, by name.
+    """
+    if design.name == reference.name:
+        return Ruling(None, "what the others are compared with")
+    ratios = {other.name: cost_ratio(other, design) for other in others}
+    cheaper = [o for o in others if (ratio := ratios[o.name]) is not None and ratio < 1.0]
+    better = [o for o in cheaper if lead[o.name].value <= 0.0]
+    if better:
+        best = max(better, key=lambda o: o.quality.value)
+        return Ruling(
+            False,
+            f"doesn't pay: {best.name} is at least as good ({best.quality.value:.3f} against "
+            f"{design.quality.value:.3f}) and cheaper. Use {best.name}",
+        )
+    return _beside(lead[reference.name], _cost(design, reference), reference.name)
+
+
+def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
+    """Give what a design costs as a multiple of another; `None` where neither prices nor calls
+    to large models tell.
+    """
+    if design.cost is not None and other.cost:
+        return design.cost / other.cost
+    if design.cost and other.cost == 0.0:
+        return float("inf")
+    unpriced = design.cost is None or other.cost is None
+    return design.llm_calls / other.llm_calls if unpriced and other.llm_calls else None
+
+
+class _Cost(NamedTuple):
+    ratio: float | None
+    words: str
+
+
+def _cost(design: DesignReport, reference: DesignReport) -> _Cost:
+    ratio = cost_ratio(design, reference)
+    priced = design.cost is not None and reference.cost is not None
+    what = "cost" if priced else "calls to large models (prices are not known)"
+    if ratio is None:
+        return _Cost(None, "at a cost that is not known")
+    share = f"{percent(ratio)} of" if ratio <= 1.0 else f"{ratio:.1f} times"
+    return _Cost(ratio, f"at {share} the {what}")
+
+
+def _beside(lead: Interval, cost: _Cost, reference: str) -> Ruling:
+    apart = f"{lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})"
+    saves = cost.ratio is not None and cost.ratio < 1.0
+    if lead.low > 0.0:
+        return Ruling(True, f"pays: better than {reference} by {apart}, {cost.words}")
+    if lead.high < 0.0 and saves:
+        return Ruling(
+            None, f"worse than {reference} by {apart}, {cost.words}: pays only if that loss is fine"
+        )
+    if lead.high < 0.0:
+        return Ruling(False, f"doesn't pay: worse than {reference} by {apart}, {cost.words}")
+    if not saves:
+        return Ruling(
+            False, f"doesn't pay: not shown to be better than {reference} ({apart}), {cost.words}"
+        )
+    doubt = ""
+    if lead.low < -_CLOSE:
+        doubt = f"; these cases don't exclude that it is {-lead.low:.3f} worse"
+    return Ruling(
+        True, f"pays: no difference to {reference} is shown ({apart}), {cost.words}{doubt}"
+    )

@@ -1,0 +1,264 @@
+"""Comparing designs: in Python, and by the command."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.agents.classifier import Classifier
+from moa.agents.generator import Generator
+from moa.cli import main
+from moa.decisions.acceptance import Confident
+from moa.errors import ConfigError, EndpointUnavailable, InputError
+from moa.evals import compare
+from moa.evals.plots import save_plots
+from moa.graphs.cascade import cascade
+from moa.node import Node
+from moa.testing import SimulatedEndpoint, Step
+from moa.usage import Price
+
+MINE = """
+from moa.agents.classifier import Classifier
+from moa.testing import SimulatedEndpoint
+
+def rule(text):
+    return {"label": {"spam" if "buy" in text else "ham": 0.9}}
+
+asked = SimulatedEndpoint(name="small", rule=rule)
+good = Classifier(asked, ["ham", "spam"], task="Spam?", none=False, name="label")
+
+def broken():
+    class Broken:
+        name = "broken"
+        async def run(self, request, context=None, /):
+            raise KeyError("oh")
+    return Broken()
+"""
+
+
+def rows(n: int) -> list[dict[str, object]]:
+    return [
+        {
+            "id": i,
+            "text": f"message {i}" + " buy" * (i % 3 == 0),
+            "label": "ham" if i % 3 else "spam",
+        }
+        for i in range(n)
+    ]
+
+
+def chance(text: str, salt: str) -> float:
+    return int(hashlib.sha256((salt + text).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def small(text: str) -> Step:
+    """Sure between 0.5 and 1, and right as often as that."""
+    right, wrong = ("spam", "ham") if "buy" in text else ("ham", "spam")
+    sure = 0.5 + chance(text, "sure") / 2
+    return {"label": {right if chance(text, "right") < sure else wrong: sure}}
+
+
+def large(text: str) -> Step:
+    right, wrong = ("spam", "ham") if "buy" in text else ("ham", "spam")
+    return {"label": {right if chance(text, "large") < 0.97 else wrong: 0.97}}
+
+
+SMALL = SimulatedEndpoint(
+    name="small", rule=small, price=Price(input=Decimal("0.1"), output=Decimal("0.1"))
+)
+LARGE = SimulatedEndpoint(
+    name="large", tier="llm", rule=large, price=Price(input=Decimal(5), output=Decimal(5))
+)
+
+
+def agent(endpoint: SimulatedEndpoint) -> Classifier[str]:
+    return Classifier(endpoint, ["ham", "spam"], task="Spam?", none=False, name="label")
+
+
+def designs() -> dict[str, Node[Any, Any]]:
+    both = cascade(agent(SMALL), agent(LARGE), accept=Confident(0.9))
+    return {"slm": agent(SMALL), "llm": agent(LARGE), "cascade": both}
+
+
+async def test_designs_stand_side_by_side_with_what_they_reach_and_take() -> None:
+    found = await compare(rows(300), designs())
+    slm, llm, both = found.designs
+    assert (found.n, found.metric, found.reference) == (300, "accuracy", "llm")
+    assert slm.quality.value < both.quality.value <= llm.quality.value + 0.02
+    assert slm.cost is not None
+    assert llm.cost is not None
+    assert both.cost is not None
+    assert slm.cost < both.cost < llm.cost
+    assert (slm.llm_calls, llm.llm_calls) == (0.0, 1.0)
+    assert 0.5 < both.llm_calls < 1.0
+    assert slm.against is not None
+    assert slm.against.p is not None
+    assert slm.against.p < 0.001
+    assert slm.labels is not None
+    assert slm.labels.ece is not None
+    assert slm.labels.ece < 0.1
+
+
+async def test_the_curve_runs_from_the_small_model_to_the_large_one() -> None:
+    found = await compare(rows(200), designs())
+    first, last = found.curve[0], found.curve[-1]
+    slm, llm = found.design("slm"), found.design("llm")
+    assert (first.llm_share, last.llm_share) == (0.0, 1.0)
+    assert first.quality == pytest.approx(slm.quality.value)
+    assert last.quality == pytest.approx(llm.quality.value)
+    assert last.cost == pytest.approx((slm.cost or 0) + (llm.cost or 0))
+    middle = found.curve[len(found.curve) // 2]
+    assert middle.quality > (first.quality + last.quality) / 2
+
+
+async def test_each_design_has_an_equal_part_of_the_budget() -> None:
+    one = 15 * 5 / 1_000_000
+    found = await compare(rows(30), designs(), budget_usd=3 * 10.5 * one)
+    llm = found.design("llm")
+    assert llm.answered == 10
+    assert llm.quality.value <= 10 / 30
+    assert "BudgetExceeded" in (llm.error or "")
+    assert found.design("slm").answered == 30
+
+
+async def test_answers_are_kept_and_taken_up_and_failures_asked_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def rule(text: str) -> Step:
+        asked.append(text)
+        if len(asked) == 3:
+            return EndpointUnavailable("no", endpoint="small")
+        return large(text)
+
+    nodes = {"slm": agent(SimulatedEndpoint(name="small", rule=rule))}
+    file = tmp_path / "answers.jsonl"
+    first = await compare(rows(5), nodes, cache=file)
+    assert (first.designs[0].answered, len(asked)) == (4, 5)
+    with file.open("a") as half:
+        half.write('{"key": "cut o')
+    second = await compare(rows(5), nodes, cache=file)
+    assert (second.designs[0].answered, len(asked)) == (5, 6)
+    await compare(rows(5), nodes, cache=file, setup="another model")
+    assert len(asked) == 11
+
+
+def test_a_file_of_something_else_is_not_taken_for_answers(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"text": "x"}\n{"text": "y"}\n')
+    with pytest.raises(ConfigError, match="line 1 is no answer of moa compare"):
+        asyncio.run(compare(rows(2), designs(), cache=file))
+
+
+async def test_texts_are_compared_with_their_references() -> None:
+    data = [{"prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(20)]
+
+    def right(text: str) -> str:
+        number = int(text.split("What is ")[1].split()[0])
+        return f"{number} + 1 = {number + 1}. The answer is {number + 1}."
+
+    nodes = {
+        "llm": Generator(SimulatedEndpoint(tier="llm", rule=right), "Add."),
+        "slm": Generator(SimulatedEndpoint(rule=lambda _: "The answer is 3."), "Add."),
+    }
+    found = await compare(data, nodes)
+    assert found.metric == "numeric"
+    assert [round(d.quality.value * 20) for d in found.designs] == [20, 1]
+    assert found.curve == ()
+
+
+async def test_a_judge_tells_ties_from_verdicts_that_it_did_not_give() -> None:
+    data = [{"prompt": f"Say {i}.", "reference": "the reference"} for i in range(4)]
+
+    def verdict(text: str) -> str:
+        if "say 0" in text or "rejected" in text:
+            return "I can't."
+        return '{"better": "A"}' if "say 1" in text else '{"better": "tie"}'
+
+    asked = SimulatedEndpoint(name="judge", tier="llm", rule=verdict)
+    writer = Generator(SimulatedEndpoint(rule=lambda t: t.splitlines()[1].lower()), "Say it.")
+    found = await compare(data, {"slm": writer}, metric="judge", judge=asked)
+    (slm,) = found.designs
+    assert (slm.unreadable, slm.quality.value) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"metric": "rouge-l"}, "compared by accuracy"),
+        ({"reference": "gpt"}, "is none of slm, llm, cascade"),
+    ],
+)
+async def test_what_cannot_be_compared_is_refused(settings: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        await compare(rows(3), designs(), **settings)
+    with pytest.raises(InputError):
+        await compare([], designs())
+    with pytest.raises(ConfigError, match="needs a model that judges"):
+        await compare([{"text": "x", "reference": "y z"}], designs(), metric="judge")
+
+
+async def test_plots_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
+    found = await compare(rows(60), designs())
+    files = save_plots(found, tmp_path / "r.svg") + save_plots(found, tmp_path / "r.png")
+    assert [file.name for file in files][:3] == [
+        "r-cost.svg",
+        "r-reliability.svg",
+        "r-coverage.svg",
+    ]
+    assert files[0].read_text().lstrip().startswith("<?xml")
+    assert files[3].read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match=r"\.png or \.svg"):
+        save_plots(found, tmp_path / "r.doc")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    data = "".join(json.dumps(row) + "\n" for row in rows(30))
+    (tmp_path / "data.jsonl").write_text(data)
+    return tmp_path
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_the_command_writes_json_markdown_and_plots(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--json", "r.json", "--markdown", "r.md", "--plot", "r.png", "--resume", "a.jsonl")
+    assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 0
+    out = capsys.readouterr().out
+    assert "what the others are compared with" in out
+    report = json.loads((folder / "r.json").read_text())
+    assert report["designs"][0]["quality"][0] == 1.0
+    assert report["designs"][0]["labels"]["accuracy"] == 1.0
+    assert (folder / "r.md").read_text().splitlines()[2].startswith("| design | accuracy |")
+    assert len((folder / "a.jsonl").read_text().splitlines()) == 30
+    assert (folder / "r-coverage.png").exists()
+
+
+def test_a_design_that_answers_nothing_is_told_and_leaves_with_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del folder
+    assert moa("compare", "data.jsonl", "--designs", "mine.py:good,mine.py:broken") == 1
+    assert "30 without an answer, such as: NodeError" in " ".join(capsys.readouterr().out.split())
+
+
+def test_rows_without_labels_are_refused_by_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "plain.jsonl").write_text('{"text": "x"}\n')
+    assert moa("compare", "plain.jsonl", "--designs", "mine.py:good") == 2
+    assert "plain.jsonl: row 1 has 'text'" in capsys.readouterr().err

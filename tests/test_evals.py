@@ -1,0 +1,235 @@
+"""Evals: metrics, intervals and judges on small data, checked by hand or by their definition."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.context import RunContext
+from moa.errors import EndpointUnavailable, InputError, Unanswered
+from moa.evals.answers import Answer, answer_text
+from moa.evals.cases import cases_of
+from moa.evals.intervals import Interval, difference, mcnemar, mean_of
+from moa.evals.judge import Outcome, judged
+from moa.evals.labels import coverage_at_risk, label_metrics
+from moa.evals.report import DesignReport
+from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
+from moa.evals.verdicts import cost_ratio, ruling
+from moa.handoffs import Reply
+from moa.questions import Choice, Predicate
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+
+
+def says(label: str, confidence: float, *, accepted: bool | None = None) -> Answer:
+    other = "b" if label == "a" else "a"
+    probabilities = {label: confidence, other: 1 - confidence}
+    return Answer(text=label, probabilities=probabilities, confidence=confidence, accepted=accepted)
+
+
+def test_labels_are_measured_as_by_hand() -> None:
+    answers = [says("a", 0.9), says("a", 0.8), says("b", 0.6), says("b", 0.7)]
+    found = label_metrics(answers, ["a", "b", "b", "b"], risk=0.3)
+    assert found.accuracy == 0.75
+    assert found.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert found.brier == pytest.approx(2 * (0.01 + 0.64 + 0.16 + 0.09) / 4)
+    assert found.coverage_at_risk == 1.0
+    assert found.coverage is None
+
+
+def test_a_case_without_an_answer_is_wrong_and_never_sure() -> None:
+    answers = [says("a", 0.9, accepted=True), Answer(text=None, error="down")]
+    found = label_metrics(answers, ["a", "a"], risk=0.0)
+    assert (found.accuracy, found.coverage_at_risk) == (0.5, 0.5)
+    assert (found.coverage, found.accepted_error) == (0.5, 0.0)
+
+
+def test_written_labels_have_no_calibration_to_measure() -> None:
+    found = label_metrics([Answer(text="a"), Answer(text="b")], ["a", "a"], risk=0.1)
+    assert (found.accuracy, found.ece, found.brier, found.coverage_at_risk) == (0.5, *[None] * 3)
+
+
+def test_cases_of_one_confidence_are_covered_together() -> None:
+    sure, correct = np.array([0.9, 0.9, 0.5]), np.array([True, False, True])
+    assert coverage_at_risk(sure, correct, 0.0) == 0.0
+    assert coverage_at_risk(sure, correct, 0.4) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "score"),
+    [
+        ("the cat sat", "the cat sat", 1.0),
+        ("the cat sat", "a dog ran", 0.0),
+        ("the cat lay down", "The cat sat.", 2 * 2 / 7),
+        ("", "", 1.0),
+        ("", "something", 0.0),
+    ],
+)
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(
+    reply: str, reference: str, score: float
+) -> None:
+    assert rouge_l(reply, reference) == pytest.approx(score)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_rouge_l_is_symmetric_and_whole_only_for_the_same_words(
+    first: list[str], second: list[str]
+) -> None:
+    one, other = " ".join(first), " ".join(second)
+    assert rouge_l(one, other) == pytest.approx(rouge_l(other, one))
+    assert (rouge_l(one, other) == 1.0) == (first == second)
+
+
+def test_numbers_are_compared_by_value_and_words_without_punctuation() -> None:
+    assert numeric_match("12 + 30 is 42, so the answer is 1,200.", "#### 1200") == 1.0
+    assert numeric_match("No idea.", "3") == 0.0
+    assert exact_match("Yes!", "yes") == 1.0
+    assert metric_for(["12", "7.5"]) == "numeric"
+    assert metric_for(["yes", "no"]) == "exact"
+    assert metric_for(["a long summary of what was said"]) == "rouge-l"
+
+
+def test_mcnemar_is_the_sign_test_of_the_cases_apart() -> None:
+    first = [True] * 9 + [False] + [True] * 50
+    second = [False] * 9 + [True] + [True] * 50
+    expected = 2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10
+    assert mcnemar(first, second) == pytest.approx(expected)
+    assert mcnemar(first, first) == 1.0
+
+
+def test_the_bootstrap_is_paired() -> None:
+    hard = [0.0, 1.0] * 50
+    better = [0.0, 1.0] * 49 + [1.0, 1.0]
+    apart = difference(better, hard)
+    assert apart.value == pytest.approx(0.01)
+    assert apart.high - apart.low < 0.05 < mean_of(hard).high - mean_of(hard).low
+
+
+def test_an_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    found = [mean_of((rng.random(80) < 0.7).astype(float)) for _ in range(200)]
+    held = sum(low <= 0.7 <= high for _, low, high in found)
+    assert held >= 180
+
+
+def judge(*verdicts: str) -> ScriptedEndpoint:
+    return ScriptedEndpoint(steps=[f'{{"better": "{v}"}}' if v != "?" else v for v in verdicts])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        (("A", "B"), "first"),
+        (("B", "A"), "second"),
+        (("A", "A"), "tie"),
+        (("tie", "tie"), "tie"),
+        (("tie", "B"), "tie"),
+        (("A", "?", "?"), "unreadable"),
+    ],
+)
+async def test_a_reply_wins_where_it_wins_in_both_places(
+    verdicts: Sequence[str], outcome: Outcome
+) -> None:
+    assert await judged(judge(*verdicts), "Q", "one", "two", RunContext()) == outcome
+
+
+async def test_a_judge_that_prefers_the_first_place_judges_nothing_else() -> None:
+    biased = SimulatedEndpoint(rule=lambda _: '{"better": "A"}')
+    assert await judged(biased, "Q", "good", "bad", RunContext()) == "tie"
+    assert "good" in biased.prompts[0].messages[-1].content
+
+
+async def test_a_judge_that_is_down_is_an_error_and_equal_replies_need_none() -> None:
+    down = ScriptedEndpoint(steps=[EndpointUnavailable("no", endpoint="judge")] * 2)
+    with pytest.raises(EndpointUnavailable):
+        await judged(down, "Q", "one", "two", RunContext())
+    assert await judged(judge(), "Q", "same", "same", RunContext()) == "tie"
+
+
+def test_rows_are_cases_of_one_kind() -> None:
+    found = cases_of([{"id": 7, "prompt": "2+2", "answer": 4}, {"question": "1+1", "answer": "2"}])
+    assert found.kind == "texts"
+    assert [(case.id, case.expected) for case in found.cases] == [("7", "4"), ("2", "2")]
+    assert cases_of([{"text": "x", "label": "b"}, {"text": "y", "label": "a"}]).labels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "no rows"),
+        ([{"text": "x"}], "row 1 has 'text'"),
+        ([{"text": "x", "label": "a"}, {"text": "y", "reference": "b"}], "compare them apart"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(rows: list[dict[str, str]], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        cases_of(rows)
+
+
+def test_the_answer_of_an_output_is_its_label_or_its_text() -> None:
+    assert answer_text(Choice[str](label="card")) == "card"
+    assert answer_text(Choice[str](label=None)) == "none of these"
+    assert answer_text(Predicate(value=True)) == "yes"
+    assert answer_text(Reply(text="hello")) == "hello"
+    with pytest.raises(Unanswered):
+        answer_text(Choice[str](status="refused"))
+
+
+def design(name: str, quality: float, cost: float | None, llm_calls: float = 1.0) -> DesignReport:
+    return DesignReport(
+        name=name,
+        answered=9,
+        quality=Interval(quality, quality, quality),
+        labels=None,
+        cost=cost,
+        tokens=1,
+        llm_calls=llm_calls,
+        seconds_mean=1,
+        seconds_p95=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("cost", "lead", "pays", "said"),
+    [
+        (
+            0.1,
+            Interval(0.0, -0.01, 0.01),
+            True,
+            "pays: no difference to llm .* 10 % of the cost",
+        ),
+        (0.1, Interval(0.0, -0.09, 0.09), True, "don't exclude that it is 0.090 worse"),
+        (0.1, Interval(-0.1, -0.2, -0.05), None, "pays only if that loss is fine"),
+        (2.0, Interval(0.1, 0.05, 0.2), True, "better than llm .* at 2.0 times the cost"),
+        (2.0, Interval(0.01, -0.05, 0.06), False, "doesn't pay: llm is|doesn't pay: not shown"),
+        (2.0, Interval(-0.1, -0.2, -0.05), False, "doesn't pay: llm is at least as good"),
+    ],
+)
+def test_a_design_pays_where_it_is_better_or_cheaper(
+    cost: float, lead: Interval, pays: bool | None, said: str
+) -> None:
+    llm = design("llm", 0.9, 1.0)
+    found = ruling(design("mine", 0.9 + lead.value, cost), [llm], llm, {"llm": lead})
+    assert found.pays is pays
+    assert re.search(said, found.sentence), found.sentence
+
+
+def test_a_cascade_that_the_small_model_alone_beats_does_not_pay() -> None:
+    llm, slm = design("llm", 0.9, 1.0), design("slm", 0.9, 0.01)
+    leads = {"llm": Interval(0.0, -0.01, 0.01), "slm": Interval(0.0, -0.01, 0.01)}
+    found = ruling(design("cascade", 0.9, 0.4), [llm, slm], llm, leads)
+    assert found.pays is False
+    assert "Use slm" in found.sentence
+
+
+def test_without_prices_calls_to_large_models_are_the_cost() -> None:
+    slm, llm = design("slm", 0.8, None, 0.0), design("llm", 0.9, None, 1.0)
+    assert cost_ratio(slm, llm) == 0.0
+    assert cost_ratio(llm, slm) is None
+    found = ruling(slm, [llm], llm, {"llm": Interval(0.0, -0.01, 0.01)})
+    assert "calls to large models (prices are not known)" in found.sentence
