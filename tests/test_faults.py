@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -210,6 +211,26 @@ def test_models_says_how_a_server_decides_as_far_as_it_tells(
         main(["models"])
     assert "decide (written" in capsys.readouterr().out
     assert asked == {}  # no token was spent
+
+
+def test_of_replicas_it_is_said_how_many_answer(
+    asked: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del asked
+    written = tomllib.loads(Path("moa.toml").read_text())["endpoints"]["large"]
+    alive, dead = written["base_url"], "http://127.0.0.1:9/v1"
+    table = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = '
+    Path("moa.toml").write_text(f"{table}{json.dumps([dead, alive])}\n")
+    with pytest.raises(SystemExit):
+        main(["models", "--json"])
+    large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert large["reachable"]
+    assert (large["replicas"], large["replicas_reachable"]) == (2, 1)
+    assert large["state"].startswith("1 of 2 replicas reachable; large@127.0.0.1:9")
+    with pytest.raises(SystemExit) as left:
+        main(["doctor"])
+    assert left.value.code == 1
+    assert "1 of 2 replicas reachable" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_password_in_an_address_is_refused_and_never_printed(

@@ -150,9 +150,14 @@ class Endpoints(Closing):
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
         """
-        return self._servers(name)[0]
+        return self.servers(name)[0]
 
-    def _servers(self, name: str) -> list[OpenAIEndpoint]:
+    def servers(self, name: str) -> list[OpenAIEndpoint]:
+        """Build all replicas of an endpoint, as `server` does; a replica that was never up is left.
+
+        Raises:
+            ConfigError: see `server`.
+        """
         config = self._configured(name)
         if self.config.serves(name):
             return self._replicas(name)
@@ -222,7 +227,7 @@ class Endpoints(Closing):
             embedded = EmbeddedEndpoint(EMBEDDED)
             embedded.price = measured_price(EMBEDDED, embedded.model, self.config.file)
             return embedded
-        first, *others = self._servers(name)
+        first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
         watched = self.config.serves(name) and self._read_keys
         return Retried(self._watched(name, servers) if watched else servers)

@@ -116,4 +116,4 @@ def _endpoint(endpoint: Surveyed) -> Check | None:
     name = f"endpoint {endpoint.name} ({endpoint.model})"
     unpriced = endpoint.there and endpoint.tier == "llm" and not endpoint.price.known
     mend = f"Set input_price and output_price in [endpoints.{endpoint.name}] to see costs"
-    return Check(name, endpoint.there, endpoint.state, mend if unpriced else None)
+    return Check(name, endpoint.whole, endpoint.state, mend if unpriced else None)

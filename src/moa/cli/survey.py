@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from moa.cli.tables import dollars
@@ -16,10 +18,14 @@ from moa.endpoints.detection import way_of
 from moa.endpoints.engine import check_engine
 from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
-from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError
 from moa.measuring import price_of
+from moa.servers import local_url
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
+
+if TYPE_CHECKING:
+    from moa.endpoints.openai import OpenAIEndpoint
 
 PROBE_S = 3.0
 """Seconds until a server counts as not there."""
@@ -35,13 +41,26 @@ class Surveyed:
     tier: Tier
     model: str
     address: str
-    there: bool
+    servers: int = 1
+    """Its replicas."""
+    answering: int
+    """Those of them that can be used."""
     state: str
     """In words: reachable, or what is missing."""
     price: Price
     can: tuple[Capability, ...]
     decides: str
     """How it decides, as far as is known before the first decision."""
+
+    @property
+    def there(self) -> bool:
+        """Whether it can be used: one replica is enough."""
+        return self.answering > 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all replicas can be used."""
+        return self.answering == self.servers
 
     def line(self) -> dict[str, object]:
         """Write it as what `json` can write."""
@@ -52,6 +71,8 @@ class Surveyed:
             "model": self.model,
             "address": self.address,
             "reachable": self.there,
+            "replicas": self.servers,
+            "replicas_reachable": self.answering,
             "state": self.state,
             "input_price": None if self.price.input is None else float(self.price.input),
             "output_price": None if self.price.output is None else float(self.price.output),
@@ -75,6 +96,8 @@ class Surveyed:
 
 async def survey(config: Config) -> list[Surveyed]:
     """Look at every configured endpoint, side by side, and at the embedded model."""
+    if config.endpoints:
+        await asyncio.to_thread(import_module, "openai")  # which takes a part of the time else
     found = await asyncio.gather(*(_server(config, name) for name in config.endpoints))
     return [*found, _embedded(config)]
 
@@ -88,7 +111,8 @@ def defaults(config: Config) -> dict[Tier, str]:
 async def _server(config: Config, name: str) -> Surveyed:
     entry = config.endpoints[name]
     unkeyed = Endpoints(config, read_keys=False)
-    there, state, known = await _probed(config, name)
+    probes = await _probed(config, name)
+    answering = sum(probe.wrong is None for probe in probes)
     try:
         can = tuple(sorted(unkeyed.server(name).capabilities))
     except ConfigError:  # the probe has said what is wrong
@@ -98,21 +122,23 @@ async def _server(config: Config, name: str) -> Surveyed:
         default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
         tier=entry.tier,
         model=entry.model,
-        address=_without_password(_address(config, name)),
-        there=there,
-        state=state,
+        address=_without_password(_addresses(config, name)[0]),
+        servers=len(probes),
+        answering=answering,
+        state=_state(probes),
         price=price_of(config, name),
         can=can,
-        decides=way_of(entry.decide, known),
+        decides=way_of(entry.decide, next((probe.known for probe in probes if probe.known), None)),
     )
 
 
-def _address(config: Config, name: str) -> str:
-    try:
-        server = config.server_of(name)
-        return config.endpoints[server].url(server)
-    except ConfigError:
-        return "none"
+def _addresses(config: Config, name: str) -> list[str]:
+    server = config.endpoints[config.server_of(name)]
+    if server.serve:
+        return list(map(local_url, server.vllm.ports))
+    if server.urls:
+        return list(server.urls)
+    return [server.vendor.base_url] if server.vendor else ["none"]
 
 
 def _without_password(url: str) -> str:
@@ -120,24 +146,53 @@ def _without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-async def _probed(config: Config, name: str) -> tuple[bool, str, Profile | None]:
-    """Ask a server for its list of models, which every vendor's knows and which costs nothing."""
+class _Probe(NamedTuple):
+    """What one server answered."""
+
+    wrong: str | None
+    """Why it can't be used; `None`: it can."""
+    known: Profile | None = None
+
+
+async def _probed(config: Config, name: str) -> list[_Probe]:
+    """Ask each server for its list of models, which every vendor's knows and which costs nothing.
+
+    Replicas that were never started count as those that don't answer.
+    """
     try:
-        server = Endpoints(config).server(name)
+        servers = Endpoints(config).servers(name)
     except ConfigError as error:
-        return False, str(error), None
+        return [_Probe(str(error))]
+    wanted = config.endpoints[name].model
+    found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
+    missing = len(_addresses(config, name)) - len(found)
+    return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
+
+
+async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
     try:
         listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
+    except DeadlineExceeded:
+        return _Probe(f"{server.name}: no answer within {PROBE_S:g} s")
     except MoaError as error:
-        return False, str(error), None
+        return _Probe(str(error))
     finally:
         await server.close()
     known = profile_of(listed)
     models = [str(entry.get("id")) for entry in listed.get("data") or ()]
-    wanted = config.endpoints[name].model
     if models and not any(wanted == model.removeprefix("models/") for model in models):
-        return False, f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}", known
-    return True, "reachable", known
+        said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
+        return _Probe(said, known)
+    return _Probe(None, known)
+
+
+def _state(probes: list[_Probe]) -> str:
+    wrong = [probe.wrong for probe in probes if probe.wrong is not None]
+    if not wrong:
+        return "reachable" if len(probes) == 1 else f"all {len(probes)} replicas reachable"
+    if len(probes) == 1:
+        return wrong[0]
+    return f"{len(probes) - len(wrong)} of {len(probes)} replicas reachable; {wrong[0]}"
 
 
 def _embedded(config: Config) -> Surveyed:
@@ -149,7 +204,7 @@ def _embedded(config: Config) -> Surveyed:
         tier="slm",
         model=endpoint.model,
         address="this machine",
-        there=there,
+        answering=int(there),
         state=state,
         price=endpoint.price,
         can=tuple(sorted(endpoint.capabilities)),
