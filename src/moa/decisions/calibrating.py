@@ -79,7 +79,8 @@ async def calibrate(
         rows: Labelled texts, as they come in and in no order.
         guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
         price: Accuracy that a second a decision must bring; 0 takes the most accurate.
-        embedders: More endpoints that can embed, by a role to be named in the file.
+        embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
+            sentence encoder and, of the embedded model, its hidden states.
         languages: Shares of the texts by language, to be written into the file.
         limit_s: Seconds that reading may take; `None`: 1.1 a text, and at least 120. What would
             take longer is left out.
@@ -97,7 +98,7 @@ async def calibrate(
     data = sort_out(rows, names)
     guarantee = guarantee or Guarantee()
     context = context or RunContext(keep_notes=False)
-    sources = sources_of(endpoint, embedders)
+    sources = sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
     reader = MemberReader(
         question=question,
         sources=sources,
