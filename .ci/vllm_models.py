@@ -32,7 +32,7 @@ def convert(gguf: Path, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     """Turn GGUF into safetensors, the tokenizer with its chat template included."""
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True)
-    ).to(dtype=torch.bfloat16)
+    ).to(dtype=torch.float32)  # the very weights that the embedded engine has
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     assert tokenizer.chat_template, f"{gguf.name} holds no chat template"

@@ -365,7 +365,7 @@ def section(reached: dict[str, Any]) -> str:
     one = [[way, f"{seconds * 1e3:.0f}"] for way, seconds in reached["systemone_s"].items()]
     return f"""## Serving
 
-vLLM 0.32 on the processor, with the weights of SmolLM2-135M-Instruct (bf16); `moa` and a bare
+vLLM 0.32 on the processor, with the weights of SmolLM2-135M-Instruct (float32); `moa` and a bare
 aiohttp loop send the same bodies to one server in turn, no two texts alike. *Writes*: a chat
 completion of {OUTPUT_TOKENS} tokens. *Decides*: a label score, one token. How many are in flight
 stands after the comma. The ratio is the median over the repeats, and is to be at least {RATIO}.

@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from moa import EmbeddedEndpoint, RunContext, Sentiment
-from moa.agents.deciding import DecidingAgent
-from moa.agents.filter import Verdict
-from moa.endpoints import Endpoint
+from moa.agents.sentiment import Mood
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.graphs.shop import SupportSettings
-from moa.graphs.support import Excerpt, intent_of, spam_filter
+from moa.graphs.support import Excerpt
 from moa.handoffs import Text
-from moa.questions import Choice, Option, Question
+from moa.questions import Option, Question
 from moa.usage import Amount
 
 from .messages import messages
@@ -27,11 +25,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-SHOP = SupportSettings()
-AT_LEAST = 200
-AGREE = 0.95
-NEAR = 0.1
-"""Probabilities no further than this from the threshold, or from one another, are a near thing."""
+NEAR = 0.15
+"""Probabilities no further than this from one another are a near thing."""
 MOOD = Question(
     "mood",
     "choice",
@@ -48,37 +43,19 @@ class Decided(NamedTuple):
     margin: float
 
 
-def agents(endpoint: Endpoint) -> tuple[DecidingAgent[Any], ...]:
-    """Build one with a threshold, one with a correction, and one with many options."""
-    return (
-        spam_filter(endpoint, SHOP.spam, threshold=SHOP.threshold),
-        Sentiment(endpoint),
-        intent_of(endpoint, SHOP),
-    )
-
-
-def decided(output: object) -> Decided:
-    """Read the output of any of them."""
-    match output:
-        case Verdict(met=met, confidence=confidence):
-            sure = confidence or 0.0
-            return Decided(str(met), abs((sure if met else 1 - sure) - SHOP.threshold))
-        case Choice():
-            probabilities = output.probabilities
-        case _:
-            raise AssertionError(output)
-    (name, first), (_, second), *_ = sorted(probabilities.items(), key=lambda p: -p[1])
+def decided(mood: Mood) -> Decided:
+    """Take the first of the options, and its lead over the second."""
+    (name, first), (_, second), *_ = sorted(mood.probabilities.items(), key=lambda p: -p[1])
     return Decided(name, first - second)
 
 
-async def all_decided(endpoint: Endpoint, texts: list[Text]) -> list[Decided]:
-    """Decide everything on every text, in order, some at a time."""
-    work = [(agent, text) for agent in agents(endpoint) for text in texts]
-    found: list[Decided] = [Decided("", 0.0)] * len(work)
-    left = iter(enumerate(work))
+async def all_decided(agent: Sentiment, texts: list[Text]) -> list[Decided]:
+    """Decide on every text, in order, some at a time."""
+    found: list[Decided] = [Decided("", 0.0)] * len(texts)
+    left = iter(enumerate(texts))
 
     async def worker() -> None:
-        for place, (agent, text) in left:
+        for place, text in left:
             found[place] = decided((await agent.run(text)).output)
 
     async with asyncio.TaskGroup() as group:
@@ -87,32 +64,38 @@ async def all_decided(endpoint: Endpoint, texts: list[Text]) -> list[Decided]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("neutral", "at_least"),
+    [
+        pytest.param(False, 0.95, id="two feelings"),
+        # On most of these messages three are nearly as probable as each other.
+        pytest.param(True, 0.80, id="three feelings"),
+    ],
+)
 async def test_decisions_on_200_messages_agree_but_for_near_things(
-    labels: OpenAIEndpoint, embedded: EmbeddedEndpoint, capsys: pytest.CaptureFixture[str]
+    labels: OpenAIEndpoint,
+    embedded: EmbeddedEndpoint,
+    capsys: pytest.CaptureFixture[str],
+    neutral: bool,
+    at_least: float,
 ) -> None:
-    excerpt = Excerpt(SHOP.read_tokens)
-    texts = [
-        (await excerpt.run(Text(text=message.text))).output
-        for message in messages()
-        if message.text
+    excerpt = Excerpt(SupportSettings().read_tokens)
+    texts = [(await excerpt.run(Text(text=m.text))).output for m in messages() if m.text]
+    assert len(texts) >= 200
+    through, beside = [
+        await all_decided(Sentiment(endpoint, neutral=neutral), texts)
+        for endpoint in (labels, embedded)
     ]
-    assert len(texts) >= AT_LEAST
-    pairs = list(
-        zip(await all_decided(labels, texts), await all_decided(embedded, texts), strict=True)
-    )
+    pairs = zip(through, beside, strict=True)
     other = [(one, two) for one, two in pairs if one.what != two.what]
-    by_agent = [
-        sum(one.what == two.what for one, two in pairs[start : start + len(texts)]) / len(texts)
-        for start in range(0, len(pairs), len(texts))
-    ]
-    told = [f"{len(texts)} messages, agreement by agent: {[f'{a:.3f}' for a in by_agent]}"]
+    reached = 1 - len(other) / len(texts)
+    told = [f"{reached:.3f} of {len(texts)} agree; the others:"]
     told += [
-        f"{one.what!r} by {one.margin:.3f} through vLLM, {two.what!r} by {two.margin:.3f} embedded"
-        for one, two in other
+        f"{one.what} by {one.margin:.3f}, {two.what} by {two.margin:.3f}" for one, two in other
     ]
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(told) + "\n")
-    assert min(by_agent) >= AGREE
+    assert reached >= at_least
     assert all(max(one.margin, two.margin) <= NEAR for one, two in other)
 
 
