@@ -277,6 +277,7 @@ async def started(config: EndpointConfig) -> AsyncGenerator[tuple[VLLMEndpoint, 
         port=port,
         python=config.vllm.python,
         env=config.vllm.env,
+        dtype=config.vllm.dtype,
         max_model_len=2048,
         max_num_seqs=32,
     ) as endpoint:
