@@ -34,6 +34,7 @@ LAYERS = [
     {"adding"},
     {"choosing"},
     {"serving"},
+    {"evals"},
     {"ready"},
     {"cli"},
     {"__init__", "__main__"},

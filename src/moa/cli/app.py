@@ -19,6 +19,9 @@ from moa.cli import (
     models,
     models_add,
     models_list,
+    route_eval,
+    route_fit,
+    route_score,
     run,
     status,
     up,
@@ -36,6 +39,11 @@ app = typer.Typer(
 
 
 catalogue = typer.Typer(rich_markup_mode=None)
+routing = typer.Typer(
+    help="Routers: which of two models a request goes to, by what the strong one gains.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def _add(command: Callable[..., None], examples: str) -> None:
@@ -54,6 +62,7 @@ app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.
 _add(draw.draw, draw.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)
+app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
 _add(up.up, up.EXAMPLES)
 _add(down.down, down.EXAMPLES)
@@ -68,3 +77,6 @@ catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMP
     models_list.list_models
 )
 catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)
+routing.command("fit", help=_shown(route_fit.fit, route_fit.EXAMPLES))(route_fit.fit)
+routing.command("score", help=_shown(route_score.score, route_score.EXAMPLES))(route_score.score)
+routing.command("eval", help=_shown(route_eval.evaluate, route_eval.EXAMPLES))(route_eval.evaluate)

@@ -24,10 +24,10 @@ _NUMBER_WORD = re.compile(
     r"half|third|quarter|twice|double|triple|dozen)\b",
     re.IGNORECASE,
 )
+_ALL = re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE)
 _WORDING = {
     "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
     "statements": re.compile(r"\bstatements?\b", re.IGNORECASE),
-    "all or none": re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE),
     "following": re.compile(r"\bfollowing\b", re.IGNORECASE),
     "which": re.compile(r"\bwhich\b", re.IGNORECASE),
 }
@@ -48,8 +48,10 @@ def prompt_features(prompt: str) -> dict[str, float]:
     return {
         **_lengths(prompt, stem),
         **_options([option[3:].strip() for option in options]),
+        "stem figures": float(len(NUMBER.findall(stem))),
         **_figures(prompt),
-        **{name: float(bool(rx.search(prompt))) for name, rx in _WORDING.items()},
+        "all or none": float(bool(_ALL.search(prompt))),
+        **{name: float(bool(rx.search(stem))) for name, rx in _WORDING.items()},
         **{DETAIL + word: float(len(rx.findall(stem))) for word, rx in _COUNTED.items()},
     }
 
@@ -90,7 +92,7 @@ def _options(options: list[str]) -> dict[str, float]:
 def _figures(prompt: str) -> dict[str, float]:
     found = numbers(prompt)
     return {
-        "figures": float(len(found)),
+        DETAIL + "figures": float(len(found)),
         DETAIL + "number words": float(len(_NUMBER_WORD.findall(prompt))),
         DETAIL + "largest figure": magnitude(max(found, default=Fraction(0))),
         DETAIL + "decimals": float(sum(number.denominator > 1 for number in found)),

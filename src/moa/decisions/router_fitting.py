@@ -1,0 +1,258 @@
+"""Router fitting: from recorded answers of two models to a router that predicts the gain.
+
+What is predicted is the gain of the strong model (right or not, less the same of the weak one), not
+the weak one's failure: a request that both get wrong is no reason to pay more. Several parts are
+fitted, and blended by greedy selection (Caruana et al. 2004, "Ensemble selection from libraries of
+models") on predictions for rows that took no part in fitting.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from moa.decisions.cases import Table, describe
+from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.folds import folds
+from moa.decisions.gain_fitting import GROUPS, Fitter, candidates, need_sklearn
+from moa.decisions.recorded import Recorded
+from moa.decisions.recovery import Recovery, recovery
+from moa.decisions.routers import Candidate, Kind, Origin, Router, Rung, Weighted
+from moa.errors import InputError
+
+LEAST_ROWS = 40
+"""Fewer rows than these say too little."""
+LEAST_GAINS = 8
+"""As many rows must have the strong model alone right, and as many must not."""
+RECOVERED = 0.8
+"""Part of the quality gap that the threshold of a new router is chosen for."""
+_FOLDS, _REPEATS, _MOST_PICKS = 5, 2, 8
+_LEAST_STEP = 0.001
+"""Less improvement in APGR than this is none."""
+_RUNGS = 100
+LEAST_IN_GROUP = 5
+"""A field groups rows where its values stand in at least so many of them, on average."""
+NEVER = 2.0
+"""No gain is as large: the threshold that lets nothing through."""
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done so far, and those to do in all."""
+
+
+@dataclass(slots=True)
+class Trial:
+    """Candidates, and what each predicts for rows that took no part in its fitting."""
+
+    table: Table
+    weak: Floats
+    strong: Floats
+    fitters: Mapping[str, Fitter]
+    held_out: dict[str, list[Floats]] = field(default_factory=dict[str, list[Floats]])
+    """By candidate: predictions, once for each deal of folds."""
+
+    @property
+    def gains(self) -> Floats:
+        """What the strong model gains on each row."""
+        return self.strong - self.weak
+
+    def hold_out(self, progress: Progress | None) -> None:
+        """Fit every candidate to all folds but one, and predict that one."""
+        prompts = [case.prompt for case in self.table.cases]
+        kinds = (self.gains + 1).astype(np.intp)
+        done, total = 0, _REPEATS * _FOLDS
+        for deal in range(_REPEATS):
+            dealt = folds(prompts, kinds, _FOLDS, seed=deal)
+            for name in self.fitters:
+                self.held_out.setdefault(name, []).append(np.zeros(len(prompts)))
+            for number in range(_FOLDS):
+                self._predict(
+                    deal, np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
+                )
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+    def _predict(self, deal: int, inside: Ints, outside: Ints) -> None:
+        fitted, asked = self.table[inside], self.table[outside]
+        for name, fitter in self.fitters.items():
+            if len(outside):
+                part = fitter(fitted, self.gains[inside])
+                self.held_out[name][deal][outside] = part.predict(asked)
+
+    def blend(self, picks: Counter[str], deal: int) -> Floats:
+        """Mean prediction of the candidates picked."""
+        total = np.zeros(len(self.weak))
+        for name, count in picks.items():
+            total = total + count * self.held_out[name][deal]
+        return total / picks.total()
+
+    def recovery(self, picks: Counter[str], deal: int) -> Recovery:
+        """What a blend recovers on held-out rows."""
+        return recovery(self.blend(picks, deal), self.weak, self.strong)
+
+    def apgr(self, picks: Counter[str]) -> float:
+        """Mean over the deals, of a blend."""
+        found = [self.recovery(picks, deal).apgr or 0.0 for deal in range(_REPEATS)]
+        return sum(found) / len(found)
+
+
+def fit_router(
+    recorded: Sequence[Recorded],
+    *,
+    fields: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Router:
+    """Fit a router, or a cascade where the rows have the weak model's reply.
+
+    Its threshold is the one that recovers 80 % of the quality gap on held-out rows; see
+    `Router.at_share` and `Router.at_quality` for others.
+
+    Args:
+        recorded: Rows in any order. Rows with the same prompt are held out together.
+        fields: Fields of cases to group by; `None` takes those whose values come often enough.
+        progress: Told how far it is.
+
+    Raises:
+        InputError: there are too few rows, only some have a reply, or there is nothing to learn:
+            the strong model is no better, or right on the very same rows.
+        MissingDependency: scikit-learn is not installed.
+    """
+    need_sklearn()
+    rows = list({_key(row): row for row in recorded}.values())
+    _check(rows)
+    kind: Kind = "router" if rows[0].case.reply is None else "cascade"
+    trial = _trial(rows, _grouping(rows) if fields is None else fields)
+    trial.hold_out(progress)
+    picks, why = _select(trial)
+    parts = tuple(
+        Weighted(
+            name=name,
+            weight=count / picks.total(),
+            part=trial.fitters[name](trial.table, trial.gains),
+        )
+        for name, count in picks.most_common()
+    )
+    ladder = _ladder(trial, picks)
+    return Router(
+        name=kind,
+        kind=kind,
+        fields=tuple(name.removeprefix(GROUPS) for name in picks if name.startswith(GROUPS)),
+        target="",
+        threshold=0.0,
+        ladder=ladder,
+        candidates=_report(trial, picks),
+        origin=_origin(rows, trial, picks, why, left_out=len(recorded) - len(rows)),
+        parts=parts,
+    ).at_quality(RECOVERED)
+
+
+def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
+    return row.case.prompt, row.case.reply, row.weak_correct, row.strong_correct
+
+
+def _check(rows: Sequence[Recorded]) -> None:
+    """Make sure that there is something to learn, and enough to learn it from."""
+    replied = sum(row.case.reply is not None for row in rows)
+    if 0 < replied < len(rows):
+        raise InputError(
+            f"{replied} of {len(rows)} rows have a `weak_response`: give it in all of them for a "
+            "cascade, or in none for a router"
+        )
+    if len(rows) < LEAST_ROWS:
+        raise InputError(
+            f"{len(rows)} different rows are too few to fit a router: it takes at least "
+            f"{LEAST_ROWS}, and some hundreds to be of use"
+        )
+    better, worse = (sum(row.gain == gain for row in rows) for gain in (1, -1))
+    if better <= worse:
+        raise InputError(
+            f"the strong model is no better on these rows: it alone is right on {better}, the weak "
+            f"one alone on {worse}. Routing to it doesn't pay: use the weak model, or check that "
+            "`weak_correct` and `strong_correct` aren't swapped"
+        )
+    if better < LEAST_GAINS or len(rows) - better < LEAST_GAINS:
+        raise InputError(
+            f"the strong model alone is right on {better} of {len(rows)} rows: to tell these from "
+            f"the others, it takes at least {LEAST_GAINS} of both"
+        )
+
+
+def _grouping(rows: Sequence[Recorded]) -> list[str]:
+    """Find the fields that all rows have, and whose values come often enough to tell something."""
+    names = [n for n in rows[0].case.fields if all(n in row.case.fields for row in rows)]
+    different = {name: len({row.case.fields[name] for row in rows}) for name in names}
+    return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
+
+
+def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
+    table = describe([row.case for row in rows])
+    weak = np.array([row.weak_correct for row in rows], dtype=float)
+    strong = np.array([row.strong_correct for row in rows], dtype=float)
+    return Trial(table, weak, strong, candidates(table, fields))
+
+
+def _select(trial: Trial) -> tuple[Counter[str], str]:
+    """Add candidates one at a time, the same ones again where that helps, until nothing does."""
+    picks: Counter[str] = Counter()
+    reached = float("-inf")
+    while picks.total() < _MOST_PICKS:
+        tried = {name: trial.apgr(picks + Counter([name])) for name in trial.fitters}
+        best = max(tried, key=lambda name: tried[name])
+        if tried[best] < reached + _LEAST_STEP:
+            break
+        picks[best] += 1
+        reached = tried[best]
+    single = {name: trial.apgr(Counter([name])) for name in trial.fitters}
+    best = max(single, key=lambda name: single[name])
+    alone = f"{best} alone reaches an APGR of {single[best]:.3f} by cross-validation"
+    if len(picks) == 1:
+        return picks, f"{alone}, and nothing added to it raises that"
+    return picks, f"{alone}, {' and '.join(picks)} together {reached:.3f}"
+
+
+def _report(trial: Trial, picks: Counter[str]) -> tuple[Candidate, ...]:
+    found = [
+        Candidate(
+            name=name,
+            apgr=round(trial.apgr(Counter([name])), 4),
+            weight=picks[name] / picks.total(),
+        )
+        for name in trial.fitters
+    ]
+    return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
+
+
+def _ladder(trial: Trial, picks: Counter[str]) -> tuple[Rung, ...]:
+    """Thresholds for shares of strong calls, and the quality of held-out rows at each."""
+    scores, line = trial.blend(picks, 0), trial.recovery(picks, 0)
+    inner = [
+        (place / _RUNGS, float(np.quantile(scores, 1 - place / _RUNGS)))
+        for place in range(1, _RUNGS)
+    ]
+    return tuple(
+        Rung(share=share, threshold=round(threshold, 6), quality=round(line.quality_at(share), 4))
+        for share, threshold in [(0.0, NEVER), *inner, (1.0, -NEVER)]
+    )
+
+
+def _origin(
+    rows: Sequence[Recorded], trial: Trial, picks: Counter[str], why: str, *, left_out: int
+) -> Origin:
+    read = hashlib.sha256()
+    for row in rows:
+        read.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
+    return Origin(
+        moa=version("mixture-of-agents"),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        rows=len(rows),
+        left_out=left_out,
+        fingerprint=read.hexdigest(),
+        weak_quality=round(float(trial.weak.mean()), 4),
+        strong_quality=round(float(trial.strong.mean()), 4),
+        apgr=round(trial.apgr(picks), 4),
+        why=why,
+    )

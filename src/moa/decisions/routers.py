@@ -1,0 +1,243 @@
+"""Routers: fitted functions that say, for a request, how much the strong model would gain.
+
+A router looks at the prompt alone, before any answer; a cascade looks at the weak model's answer
+too. Both are one JSON file, and are applied with numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moa.context import RunContext
+from moa.decisions.cases import Case, Table, describe
+from moa.decisions.fitting import Floats, np
+from moa.decisions.gain_parts import Part
+from moa.errors import ConfigError, InputError
+from moa.node import Result, finish
+
+Kind = Literal["router", "cascade"]
+Choice = Literal["weak", "strong"]
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Weighted(_Written):
+    """A part, and its share in the predicted gain."""
+
+    name: str
+    weight: float = Field(gt=0, le=1)
+    part: Part
+
+
+class Candidate(_Written):
+    """What a candidate reached by cross-validation."""
+
+    name: str
+    apgr: float
+    weight: float
+    """Its share in what was chosen; 0 where it was left out."""
+
+
+class Rung(_Written):
+    """What held-out rows reached at one threshold."""
+
+    share: float
+    """Of requests that go to the strong model."""
+    threshold: float
+    """Of the predicted gain, from which on they do."""
+    quality: float
+    """Share of right answers."""
+
+
+class Origin(_Written):
+    """Where a router comes from."""
+
+    moa: str
+    """Version that fitted it."""
+    date: str
+    rows: int
+    """That it was fitted on."""
+    left_out: int
+    """Rows that stood in the data twice."""
+    fingerprint: str
+    """SHA-256 of the rows."""
+    weak_quality: float
+    strong_quality: float
+    apgr: float
+    """By cross-validation, of what was chosen; a little hopeful, since it was chosen by it."""
+    why: str
+
+
+class Router(_Written):
+    """Says which of two models a request goes to, by the gain it predicts.
+
+    It is a node: `run` takes a `Case`, or the prompt alone, and gives `"weak"` or `"strong"`.
+    """
+
+    format: Literal["moa-router-1"] = "moa-router-1"
+    name: str = "router"
+    kind: Kind
+    """`router`: from the prompt alone; `cascade`: from the weak model's answer too."""
+    fields: tuple[str, ...]
+    """Other fields of a row that are used where they are there."""
+    target: str
+    """What the threshold was chosen for, in words."""
+    threshold: float
+    """A request goes to the strong model where the predicted gain is at least this."""
+    ladder: tuple[Rung, ...]
+    """Other thresholds, from all requests weak to all strong."""
+    candidates: tuple[Candidate, ...]
+    origin: Origin
+    parts: tuple[Weighted, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a router's file.
+
+        Raises:
+            ConfigError: it can't be read, or is no router's file of this version.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            return cls.model_validate_json(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{str(path)!r} can't be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigError(
+                f"{str(path)!r} is no router's file of this version of moa ({where}: "
+                f"{first['msg']}). One is made by: moa route fit DATA.jsonl --out {path}"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one JSON file.
+
+        Raises:
+            ConfigError: it can't be written there.
+        """
+        try:
+            Path(path).write_text(_lines(self.model_dump(mode="json")), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+    def gains(self, cases: Sequence[Case]) -> Floats:
+        """Predict how much likelier the strong model is to be right: from about -1 to 1.
+
+        Raises:
+            InputError: it is a cascade, and a case has no reply.
+        """
+        self._check(cases)
+        return _sum(self.parts, describe(cases))
+
+    def route(
+        self, prompt: str, *, reply: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> Choice:
+        """Choose a model for a request.
+
+        Args:
+            prompt: The request.
+            reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
+            fields: What else is known of the request, such as its subject.
+
+        Raises:
+            InputError: it is a cascade, and there is no reply.
+        """
+        (gain,) = self.gains([Case(prompt, reply, fields or {})]).tolist()
+        return "strong" if gain >= self.threshold else "weak"
+
+    async def run(
+        self, request: Case | str, context: RunContext | None = None, /
+    ) -> Result[Choice]:
+        """Choose a model for a request; no model is asked for it.
+
+        Raises:
+            InputError: it is a cascade, and there is no reply.
+        """
+        start = time.perf_counter()
+        inside = (context or RunContext()).nested(self.name)
+        case = Case(request) if isinstance(request, str) else request
+        (gain,) = self.gains([case]).tolist()
+        chosen: Choice = "strong" if gain >= self.threshold else "weak"
+        if chosen == "strong":
+            inside.note("escalated", f"predicted gain {gain:.2f}, from {self.threshold:.2f} on")
+        return finish(chosen, inside, seconds=time.perf_counter() - start)
+
+    def at_share(self, share: float) -> Self:
+        """The same router, with about a share of requests going to the strong model.
+
+        Args:
+            share: From 0 to 1, among requests like those that it was fitted on.
+
+        Raises:
+            InputError: it is not from 0 to 1.
+        """
+        if not 0 <= share <= 1:
+            raise InputError(f"a share of requests is from 0 to 1, not {share}")
+        rung = min(self.ladder, key=lambda rung: abs(rung.share - share))
+        return self._moved(rung.threshold, f"{share:.0%} of requests to the strong model")
+
+    def at_quality(self, recovered: float) -> Self:
+        """The same router, with the fewest strong calls that recover a part of the quality gap.
+
+        Args:
+            recovered: Part of the gap between the two models, from 0 to 1.
+
+        Raises:
+            InputError: it is not from 0 to 1.
+        """
+        if not 0 <= recovered <= 1:
+            raise InputError(f"a part of the quality gap is from 0 to 1, not {recovered}")
+        weak, strong = self.ladder[0].quality, self.ladder[-1].quality
+        wanted = weak + recovered * (strong - weak) - 1e-9
+        rung = next((r for r in self.ladder if r.quality >= wanted), self.ladder[-1])
+        target = f"{recovered:.0%} of the quality gap recovered, by {rung.share:.0%} strong calls"
+        return self._moved(rung.threshold, target)
+
+    def at_threshold(self, gain: float) -> Self:
+        """The same router, asking the strong model where it gains at least so much.
+
+        With a value of a right answer and a price of a strong call in the same money, the gain
+        that pays is the price divided by the value.
+        """
+        return self._moved(gain, f"a predicted gain of at least {gain:g}")
+
+    def _moved(self, threshold: float, target: str) -> Self:
+        return self.model_copy(update={"threshold": threshold, "target": target})
+
+    def _check(self, cases: Sequence[Case]) -> None:
+        if self.kind == "cascade":
+            for number, case in enumerate(cases, start=1):
+                if case.reply is None:
+                    raise InputError(
+                        f"request {number} has no reply of the weak model (`weak_response`): "
+                        "this is a cascade, which looks at it"
+                    )
+
+
+def _sum(parts: Sequence[Weighted], table: Table) -> Floats:
+    total = np.zeros(len(table.cases))
+    for weighted in parts:
+        total = total + weighted.weight * weighted.part.predict(table)
+    # Sums in another order differ in the last digits: the same case has the same gain anywhere.
+    return np.round(total, 9)
+
+
+def _lines(written: Mapping[str, Any]) -> str:
+    """Write JSON that a person can read: a line for each member, and for each item of a list."""
+    members: list[str] = []
+    for name, value in written.items():
+        if name in ("ladder", "candidates", "parts"):
+            inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            members.append(f"{json.dumps(name)}: [\n  {inner}\n ]")
+        else:
+            members.append(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
+    return "{\n " + ",\n ".join(members) + "\n}\n"

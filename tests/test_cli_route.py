@@ -1,0 +1,155 @@
+"""moa route fit, score and eval, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from routing import rows
+
+from moa.cli import main
+
+
+def moa(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def write(path: Path, found: Sequence[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a router's file and a cascade's."""
+    folder = tmp_path_factory.mktemp("route")
+    for name, replied in (("router", False), ("cascade", True)):
+        data = write(folder / f"{name}.jsonl", rows(60, replied=replied))
+        assert moa("route", "fit", data, "--out", folder / f"{name}.json") == 0
+    return folder
+
+
+def without(found: Sequence[dict[str, object]], *names: str) -> list[dict[str, object]]:
+    return [{k: v for k, v in row.items() if k not in names} for row in found]
+
+
+def test_the_file_says_which_it_is(made: Path) -> None:
+    assert json.loads((made / "router.json").read_text())["kind"] == "router"
+    assert json.loads((made / "cascade.json").read_text())["kind"] == "cascade"
+
+
+def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> None:
+    found = without(rows(25, seed=1), "weak_correct", "strong_correct")
+    del found[3]["id"]
+    source, out = write(tmp_path / "rows.jsonl", found), tmp_path / "scores.jsonl"
+    assert moa("route", "score", made / "router.json", source, "--out", out) == 0
+    scores = read(out)
+    assert [line["id"] for line in scores] == [row.get("id", 4) for row in found]
+    by_subject: dict[object, list[float]] = {"shop": [], "sums": []}
+    for line, row in zip(scores, found, strict=True):
+        by_subject[row["subject"]].append(line["score"])
+    assert min(by_subject["shop"]) > max(by_subject["sums"])
+    assert {line["model"] for line in scores} == {"weak", "strong"}
+
+
+def test_a_report_has_the_figures_and_the_curve(made: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", rows(80, seed=2, replied=True))
+    plot = tmp_path / "curve.png"
+    code = moa(
+        "route", "eval", made / "cascade.json", data, "--json", tmp_path / "r.json", "--plot", plot
+    )
+    assert code == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["n"] == 80
+    assert 0.6 < report["apgr"] <= report["oracle"]["apgr"]
+    assert 0 <= report["cpt50"] <= report["cpt80"] <= 1
+    assert report["curve"][0] == [0, pytest.approx(report["weak_quality"])]
+    assert report["curve"][-1] == [1, pytest.approx(report["strong_quality"])]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_cascade_refuses_rows_without_replies(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "d.jsonl", rows(3))
+    out = tmp_path / "s.jsonl"
+    assert moa("route", "score", made / "cascade.json", data, "--out", out) == 2
+    assert "line 1: there is no text in 'weak_response'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_router_takes_rows_with_replies_and_without_its_fields(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "d.jsonl", without(rows(3, replied=True), "subject"))
+    assert moa("route", "score", made / "router.json", data, "--out", tmp_path / "s.jsonl") == 0
+    assert "3 rows scored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "there are no rows in it"),
+        ('{"prompt": "a"', "line 1: no JSON object"),
+        ('{"text": "a"}', "line 1: there is no text in 'prompt'"),
+    ],
+)
+def test_rows_with_a_fault_stop_the_scoring(
+    text: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "d.jsonl").write_text(text)
+    out = tmp_path / "s.jsonl"
+    assert moa("route", "score", made / "router.json", tmp_path / "d.jsonl", "--out", out) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_ten_rows_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "d.jsonl", rows(10))
+    assert moa("route", "fit", data, "--out", tmp_path / "r.json") == 2
+    assert "10 different rows are too few" in capsys.readouterr().err
+
+
+def test_one_threshold_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "d.jsonl", rows(10))
+    out = tmp_path / "r.json"
+    assert moa("route", "fit", data, "--out", out, "--share", "0.3", "--quality", "0.9") == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_where_the_strong_model_is_no_better_the_figures_are_null(
+    made: Path, tmp_path: Path
+) -> None:
+    same = [{**row, "strong_correct": row["weak_correct"]} for row in rows(20)]
+    data = write(tmp_path / "d.jsonl", same)
+    assert moa("route", "eval", made / "router.json", data, "--json", tmp_path / "r.json") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["apgr"], report["cpt50"], report["cpt80"]) == (None, None, None)
+    assert "doesn't pay" in report["verdict"]
+
+
+def test_a_plot_ends_in_a_picture(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "d.jsonl", rows(20))
+    report = tmp_path / "r.json"
+    words = ("route", "eval", made / "router.json", data, "--json", report, "--plot", "x.doc")
+    assert moa(*words) == 2
+    assert ".png or .svg" in capsys.readouterr().err
+    assert not report.exists()
+
+
+def test_another_file_is_no_router(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "d.jsonl", rows(3))
+    assert moa("route", "score", data, data, "--out", tmp_path / "s.jsonl") == 2
+    assert "is no router's file" in capsys.readouterr().err

@@ -1,0 +1,257 @@
+"""Routers are fitted on recorded answers, are one file, and refuse what they weren't made for."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from routing import rows
+
+from moa.decisions.cases import Case, describe
+from moa.decisions.gain_fitting import candidates
+from moa.decisions.gain_parts import Trees
+from moa.decisions.recorded import Recorded, read_case, read_recorded
+from moa.decisions.recovery import recovery
+from moa.decisions.router_fitting import LEAST_ROWS, fit_router
+from moa.decisions.routers import Router
+from moa.errors import ConfigError, InputError
+
+
+def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
+    made = rows(n, seed=seed, replied=replied)
+    return [read_recorded(row, where=f"row {i}") for i, row in enumerate(made)]
+
+
+def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
+    weak, strong = [r.weak_correct for r in fresh], [r.strong_correct for r in fresh]
+    found = recovery(router.gains([r.case for r in fresh]), weak, strong).apgr
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def router() -> Router:
+    return fit_router(recorded(120))
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Router:
+    return fit_router(recorded(120, replied=True))
+
+
+def test_a_router_is_better_than_chance_on_fresh_rows(router: Router) -> None:
+    assert router.kind == "router"
+    assert apgr(router, recorded(300, seed=1)) > 0.7
+
+
+def test_a_cascade_sees_more_than_a_router(router: Router, cascade: Router) -> None:
+    assert cascade.kind == "cascade"
+    fresh = recorded(300, seed=1, replied=True)
+    assert apgr(cascade, fresh) > apgr(router, fresh) + 0.05
+
+
+def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
+    cascade: Router, tmp_path: Path
+) -> None:
+    cascade.save(tmp_path / "router.json")
+    fresh = rows(20, seed=2, replied=True)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, fresh)))
+    script = """
+import json, sys
+sys.modules["sklearn"] = sys.modules["scipy"] = None
+from moa.decisions.routers import Router
+from moa.decisions.recorded import read_case
+rows = map(json.loads, open("rows.jsonl"))
+print(json.dumps(Router.load("router.json").gains([read_case(r, where="") for r in rows]).tolist()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    expected = cascade.gains([read_case(row, where="") for row in fresh])
+    assert np.allclose(json.loads(done.stdout), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "kernel", "trees", "prompt grams"])
+def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
+    train, fresh = recorded(80, replied=True), recorded(40, seed=3, replied=True)
+    gains = np.array([row.gain for row in train], dtype=float)
+    table = describe([row.case for row in train])
+    part = candidates(table, [])[name](table, gains)
+    told = part.predict(describe([row.case for row in fresh]))
+    truth = np.array([row.gain for row in fresh])
+    assert np.corrcoef(told, truth)[0, 1] > 0.4
+
+
+def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
+    from sklearn import ensemble
+
+    from moa.decisions import gain_fitting
+
+    train = recorded(80)
+    gains = np.array([row.gain for row in train], dtype=float)
+    table = describe([row.case for row in train])
+    part = candidates(table, [])["trees"](table, gains)
+    assert isinstance(part, Trees)
+    settings = dict(gain_fitting._TREES)  # pyright: ignore[reportPrivateUsage]
+    estimator: Any = ensemble.GradientBoostingRegressor
+    groves = [
+        estimator(**settings, random_state=seed)
+        .fit(table.columns(part.names), gains)
+        .predict(table.columns(part.names))
+        for seed in (0, 1)
+    ]
+    assert np.allclose(part.predict(table), np.mean(groves, axis=0), atol=1e-5)
+
+
+def test_a_field_groups_rows_and_may_be_missing(router: Router) -> None:
+    assert "groups of subject" in [candidate.name for candidate in router.candidates]
+    train = recorded(60)
+    gains = np.array([row.gain for row in train], dtype=float)
+    table = describe([row.case for row in train])
+    part = candidates(table, ["subject"])["groups of subject"](table, gains)
+    known = [Case("", fields={"subject": subject}) for subject in ("shop", "sums")]
+    shop, sums, other = part.predict(describe([*known, Case("")])).tolist()
+    assert shop > other > sums
+
+
+def test_the_file_says_what_was_chosen_and_why(router: Router) -> None:
+    assert router.origin.rows == 120
+    assert "by cross-validation" in router.origin.why
+    assert sum(candidate.weight for candidate in router.candidates) == pytest.approx(1)
+    assert router.target.startswith("80% of the quality gap recovered")
+
+
+def test_a_larger_share_sends_more_to_the_strong_model(router: Router) -> None:
+    fresh = [row.case for row in recorded(200, seed=4)]
+    gains = router.gains(fresh)
+    shares = [(gains >= router.at_share(part / 10).threshold).mean() for part in range(11)]
+    assert (shares[0], shares[10]) == (0, 1)
+    assert shares == sorted(shares)
+    assert shares[7] == pytest.approx(0.7, abs=0.2)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 30])
+def test_a_share_is_from_0_to_1(router: Router, share: float) -> None:
+    with pytest.raises(InputError, match="from 0 to 1"):
+        router.at_share(share)
+    with pytest.raises(InputError, match="from 0 to 1"):
+        router.at_quality(share)
+
+
+def test_a_higher_quality_takes_no_fewer_strong_calls(router: Router) -> None:
+    thresholds = [router.at_quality(part / 10).threshold for part in range(11)]
+    assert thresholds == sorted(thresholds, reverse=True)
+
+
+def test_a_threshold_may_be_the_gain_that_pays(router: Router) -> None:
+    assert router.at_threshold(2).route("Add 1 and 2.") == "weak"
+    assert router.at_threshold(-2).route("Add 1 and 2.") == "strong"
+
+
+async def test_a_router_is_a_node(router: Router, cascade: Router) -> None:
+    result = await router.at_threshold(-2).run("Add 1 and 2.")
+    assert result.output == "strong"
+    assert result.trace[0].kind == "escalated"
+    assert (await cascade.at_threshold(2).run(Case("Add 1 and 2.", "3"))).output == "weak"
+
+
+def test_a_cascade_refuses_a_request_without_a_reply(cascade: Router) -> None:
+    with pytest.raises(InputError, match="weak_response"):
+        cascade.route("Add 1 and 2.")
+
+
+def test_duplicated_rows_count_once() -> None:
+    unique = recorded(50)
+    fitted = fit_router([*unique, *unique[:20]], fields=[])
+    assert (fitted.origin.rows, fitted.origin.left_out) == (50, 20)
+
+
+def changed(**values: object) -> list[Recorded]:
+    return [read_recorded({**row, **values}, where="") for row in rows(60)]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        pytest.param(recorded(10), f"10 different rows.*at least {LEAST_ROWS}", id="ten rows"),
+        pytest.param(recorded(1) * 100, "1 different rows", id="one row, often"),
+        pytest.param(changed(strong_correct=False), "no better", id="strong never right"),
+        pytest.param(changed(weak_correct=1, strong_correct=1), "no better", id="both right"),
+        pytest.param(changed(weak_correct=0, strong_correct=1), "60 of 60", id="one class"),
+        pytest.param(
+            [*recorded(40), *recorded(40, seed=1, replied=True)], "40 of 80 rows", id="some replies"
+        ),
+    ],
+)
+def test_rows_that_teach_nothing_are_refused(found: list[Recorded], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        fit_router(found)
+
+
+def test_swapped_columns_are_thought_of() -> None:
+    swapped = [
+        read_recorded(
+            {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]},
+            where="",
+        )
+        for row in rows(80)
+    ]
+    with pytest.raises(InputError, match="swapped"):
+        fit_router(swapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": None}, "no text in 'prompt'"),
+        ({"prompt": 3}, "no text in 'prompt'"),
+        ({"weak_correct": "perhaps"}, "'weak_correct' is true or false"),
+        ({"weak_correct": 0.5}, "not 0.5"),
+        ({"strong_correct": None}, "not None"),
+        ({"strong_correct": [1]}, "true or false"),
+    ],
+)
+def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=f"log, line 7.*{said}"):
+        read_recorded({**rows(1)[0], **change}, where="log, line 7")
+
+
+def test_a_missing_column_is_named_with_those_that_are_there() -> None:
+    with pytest.raises(InputError, match=r"'strong_correct' is missing.*'prompt'"):
+        read_recorded({"prompt": "…", "weak_correct": 1}, where="x")
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1"])
+def test_true_is_written_in_several_ways(value: object) -> None:
+    assert read_recorded({**rows(1)[0], "weak_correct": value}, where="").weak_correct is True
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])
+def test_a_file_that_is_no_router_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match="is no router's file"):
+        Router.load(tmp_path / "x.json")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be read"):
+        Router.load(tmp_path / "none.json")
+
+
+def test_the_order_of_rows_is_kept(router: Router) -> None:
+    cases = [row.case for row in recorded(30, seed=5)]
+    mixed = random.Random(0).sample(range(30), 30)
+    assert router.gains([cases[i] for i in mixed]).tolist() == router.gains(cases)[mixed].tolist()
+
+
+def test_odd_texts_get_a_score(router: Router, cascade: Router) -> None:
+    odd = ["", " ", "💥" * 5000, "1/0 = 3%", "\x00", "9" * 400, "(" * 3000, "= 2 <<"]
+    assert np.isfinite(router.gains([Case(text) for text in odd])).all()
+    assert np.isfinite(cascade.gains([Case("Add 1.", text) for text in odd])).all()
