@@ -61,6 +61,8 @@ def test_up_status_down(fake: Fake, port: int) -> None:
     assert fake.left() == []
     assert moa("down").stdout == f"small on port {port}: was not running\n"
     assert json.loads(moa("status", "--json").stdout)["state"] == "down"
+    Path("moa.toml").unlink()
+    assert moa("status", "--json").stdout == ""  # what is down and not configured is nobody's
 
 
 async def test_the_endpoint_of_a_server_that_is_up_has_its_key(port: int) -> None:

@@ -54,7 +54,7 @@ class Report:
 
 
 async def reports(config: Config, *, interval_s: float = 1.0) -> list[Report]:
-    """Tell of all servers that are configured, and of all others on this machine.
+    """Tell of all servers that are configured, and of others on this machine that aren't down.
 
     Args:
         config: What is configured.
@@ -63,14 +63,14 @@ async def reports(config: Config, *, interval_s: float = 1.0) -> list[Report]:
     kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
     found = [_report(folder, state, interval_s) for folder, state in kept.items()]
     told = await asyncio.gather(*found)
-    known = {(report.name, report.port) for report in told}
-    down = [
-        Report(name=name, model=entry.model, port=port, phase="down")
+    wanted = {
+        (name, port): Report(name=name, model=entry.model, port=port, phase="down")
         for name, entry in config.served.items()
         for port in entry.vllm.ports
-        if (name, port) not in known
-    ]
-    return [*told, *down]
+    }
+    known = {(report.name, report.port) for report in told}
+    shown = [it for it in told if it.phase != "down" or (it.name, it.port) in wanted]
+    return [*shown, *(down for key, down in wanted.items() if key not in known)]
 
 
 async def _report(folder: ServerFolder, state: ServerState, interval_s: float) -> Report:
