@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 import trust_calibration
+import trust_routing
 
-STEPS = ("calibration",)
+STEPS = ("calibration", "routing")
 
 
 def main() -> None:
@@ -26,6 +27,8 @@ def main() -> None:
     if "calibration" in given.steps:
         names = given.sets or [target.name for target in trust_calibration.TARGETS]
         trust_calibration.run(given.data, given.kept, names)
+    if "routing" in given.steps:
+        trust_routing.run(given.data, given.kept)
 
 
 if __name__ == "__main__":

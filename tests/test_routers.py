@@ -38,12 +38,12 @@ def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
 
 @pytest.fixture(scope="module")
 def router() -> Router:
-    return fit_router(recorded(120))
+    return fit_router(recorded(90))
 
 
 @pytest.fixture(scope="module")
 def cascade() -> Router:
-    return fit_router(recorded(120, replied=True))
+    return fit_router(recorded(90, replied=True))
 
 
 def test_a_router_is_better_than_chance_on_fresh_rows(router: Router) -> None:
@@ -80,7 +80,7 @@ print(json.dumps(Router.load("router.json").gains([read_case(r, where="") for r 
 
 @pytest.mark.parametrize("name", ["linear", "kernel", "trees", "prompt grams"])
 def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
-    train, fresh = recorded(80, replied=True), recorded(40, seed=3, replied=True)
+    train, fresh = recorded(100, replied=True), recorded(40, seed=3, replied=True)
     gains = np.array([row.gain for row in train], dtype=float)
     table = describe([row.case for row in train])
     part = candidates(table, [])[name](table, gains)
@@ -94,7 +94,7 @@ def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
 
     from moa.decisions import gain_fitting
 
-    train = recorded(80)
+    train = recorded(100)
     gains = np.array([row.gain for row in train], dtype=float)
     table = describe([row.case for row in train])
     part = candidates(table, [])["trees"](table, gains)
@@ -122,7 +122,7 @@ def test_a_field_groups_rows_and_may_be_missing(router: Router) -> None:
 
 
 def test_the_file_says_what_was_chosen_and_why(router: Router) -> None:
-    assert router.origin.rows == 120
+    assert router.origin.rows == 90
     assert "by cross-validation" in router.origin.why
     assert sum(candidate.weight for candidate in router.candidates) == pytest.approx(1)
     assert router.target.startswith("80% of the quality gap recovered")

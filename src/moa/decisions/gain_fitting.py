@@ -36,6 +36,7 @@ _TREES: Mapping[str, Any] = {
     "max_features": 0.3,
     "min_samples_leaf": 15,
 }
+_LEAST_FOR_TREES = 100
 _GROVES = 2
 """Times that trees are grown, from other random samples: their mean is steadier."""
 _GROUP_WEIGHT = 5.0
@@ -52,9 +53,10 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
     found: dict[str, Fitter] = {
         "linear": _linear,
         "kernel": _kernel,
-        "trees": _trees,
         "prompt grams": partial(_grams, "prompt"),
     }
+    if len(table.cases) >= _LEAST_FOR_TREES:
+        found["trees"] = _trees
     if table.cases[0].reply is not None:
         found["reply grams"] = partial(_grams, "reply")
     return found | {GROUPS + name: partial(_groups, name) for name in fields}
