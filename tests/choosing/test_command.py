@@ -66,3 +66,34 @@ def test_a_pattern_that_is_not_there_yet_is_not_written() -> None:
     assert isinstance(done.exception, ConfigError)
     assert "--nearest writes that" in str(done.exception)
     assert not Path("moa.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(
+            ["--language", "klingon"], "'klingon' is no code of a language", id="language"
+        ),
+        pytest.param(["--vendor", "opnai"], "Did you mean 'openai'", id="vendor"),
+    ],
+)
+def test_what_an_option_can_t_be_is_said(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["choose", "--job", "classify", *HERE, *words])
+    assert isinstance(done.exception, ConfigError)
+    assert said in str(done.exception)
+    assert "moa.toml" not in str(done.exception)
+
+
+@pytest.mark.parametrize("words", [["--job", "sing"], ["--risk", "huge"], ["--per-day", "-3"]])
+def test_an_impossible_value_names_its_option(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["choose", "--job", "classify", *words])
+    assert done.exit_code == 2
+    assert f"'{words[0]}'" in done.output
+
+
+def test_what_is_given_goes_before_what_was_read() -> None:
+    words = ["choose", "classify German mails", *HERE, "--no-api", "--json"]
+    told = json.loads(CliRunner().invoke(app, [*words, "--language", "fr"]).stdout)
+    assert told["task"]["languages"] == ["fr"]
+    told = json.loads(CliRunner().invoke(app, words).stdout)
+    assert told["task"]["languages"] == ["de"]

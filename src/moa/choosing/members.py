@@ -11,7 +11,8 @@ from moa.catalogue import Model, Quantisation, models
 from moa.choosing.measured import Figures, figures, held
 from moa.choosing.plans import Cause, Rejected
 from moa.choosing.task import Task
-from moa.config import VENDORS, Config, EndpointConfig, Vendor
+from moa.config import VENDORS, Config, EndpointConfig, Vendor, nearest
+from moa.errors import ConfigError
 from moa.machine import Machine
 from moa.placing import SPARE
 from moa.sizing import Fit, Place, fit, places, quantisations
@@ -91,7 +92,15 @@ def at_vendors(task: Task) -> Iterator[Member | Rejected]:
     """List the models that vendors sell, or why none may be asked.
 
     A model is left out where the same vendor sells another one that is as good and no dearer.
+
+    Raises:
+        ConfigError: the task names a vendor that `moa` doesn't know.
     """
+    unknown = [name for name in task.vendors if name not in VENDOR_NAMES]
+    if unknown:
+        raise ConfigError(
+            f"there is no vendor {unknown[0]!r}{nearest(unknown[0], list(VENDOR_NAMES))}"
+        )
     barred = _barred(task)
     if barred is not None:
         cause, why = barred

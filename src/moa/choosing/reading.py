@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from moa.choosing.members import VENDOR_NAMES
 from moa.choosing.task import Job, Task
-from moa.config import checked
+from moa.config import explained
 from moa.errors import ConfigError
 
 _JOBS: dict[Job, str] = {
@@ -39,7 +41,8 @@ _LANGUAGES = {
     "thai": "th", "turkish": "tr", "ukrainian": "uk", "vietnamese": "vi",
 }  # fmt: skip
 _HIGH = (
-    r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical|fraud\w*|compliance"
+    r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical|fraud\w*|compliance|"
+    r"(?:zero|no) (?:errors?|mistakes?)|error-free|never be wrong"
     r"|financial advice"
 )
 _LOW = r"low[- ]risk|hobby|casual|nice to have|for fun|internal use"
@@ -114,7 +117,10 @@ def task_of(understood: list[Read], given: dict[str, Any]) -> Task:
             "what is to be done doesn't show from the text: name one of "
             f"{', '.join(_JOBS)} with --job"
         )
-    return checked(Task, fields, table="task")
+    try:
+        return Task.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(explained(error, Task, where="the task")) from error
 
 
 def _found(text: str) -> Iterator[Read]:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Job = Literal[
-    "classify",
-    "extract",
-    "summarise",
-    "converse",
-    "reason",
-    "create",
-    "recommend",
-    "answer-from-documents",
-]
-"""What is done with an item. `recommend`: candidates that you have are scored for somebody."""
-Risk = Literal["low", "medium", "high"]
-"""How bad a wrong answer is: `low` nobody minds, `medium` somebody corrects it, `high` it costs
-money, health or trust."""
+from moa.jobs import Risk as TaskRisk
+from moa.jobs import TaskJob
+
+Job = TaskJob
+Risk = TaskRisk
 
 _DAY_S = 86_400
 
@@ -43,6 +35,12 @@ LENGTHS: dict[Job, _Lengths] = {
 """Usual tokens of an item and of an answer, where the task says none; thoughts are counted."""
 
 
+def _code(language: str) -> str:
+    if not re.fullmatch("[a-z]{2,3}", language):
+        raise ValueError(f"{language!r} is no code of a language: write de for German")
+    return language
+
+
 class Task(BaseModel):
     """A task to choose models for: `Task(job="classify", per_day=10_000, latency_s=0.3)`."""
 
@@ -53,7 +51,7 @@ class Task(BaseModel):
     """Tokens of one item, without instructions; `None`: as usual for the job."""
     output_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of an answer, thoughts included; `None`: as usual for the job."""
-    languages: tuple[str, ...] = ("en",)
+    languages: tuple[Annotated[str, AfterValidator(_code)], ...] = ("en",)
     """ISO 639-1 codes of the items' languages."""
     risk: Risk = "medium"
     labels: int = Field(default=0, ge=0)

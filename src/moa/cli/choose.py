@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from moa.cli import choose_options as given
 from moa.cli import options
 
 if TYPE_CHECKING:
@@ -31,96 +32,42 @@ are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the t
 
 
 def choose(
-    text: Annotated[str, typer.Argument(help="The task, in English.", show_default=False)] = "",
+    context: typer.Context,
+    text: given.Text = "",
     *,
-    job: Annotated[str | None, typer.Option("--job", help="What is done with an item.")] = None,
-    per_day: Annotated[int | None, typer.Option("--per-day", help="Items a day.")] = None,
-    latency: Annotated[
-        float | None, typer.Option("--latency", help="Seconds in which 95 of 100 are answered.")
-    ] = None,
-    streamed: Annotated[
-        bool | None,
-        typer.Option("--streamed/--whole", help="Whether --latency is of the first token."),
-    ] = None,
-    input_tokens: Annotated[int | None, typer.Option("--input-tokens", help="Of one item.")] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option("--output-tokens", help="Of one answer, thoughts included.")
-    ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option("--language", help="As de; several times for several.")
-    ] = None,
-    risk: Annotated[
-        str | None, typer.Option("--risk", help="Of a wrong answer: low, medium or high.")
-    ] = None,
-    labels: Annotated[int | None, typer.Option("--labels", help="Labelled items.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", help="Items in flight at once.")
-    ] = None,
-    max_usd: Annotated[
-        float | None, typer.Option("--max-usd", help="Most US dollars for a thousand items.")
-    ] = None,
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Whether items stay in the house.")
-    ] = None,
-    offline: Annotated[
-        bool | None, typer.Option("--offline/--online", help="Whether there is no network.")
-    ] = None,
-    api: Annotated[
-        bool | None,
-        typer.Option("--api/--no-api", help="Whether vendors may be asked; else: if a key is set."),
-    ] = None,
-    vendor: Annotated[
-        list[str] | None, typer.Option("--vendor", help="As openai; several times for several.")
-    ] = None,
-    gpu: Annotated[
-        list[str] | None,
-        typer.Option("--gpu", help="Of another machine: L4, H100:8 or NAME:1:24GB."),
-    ] = None,
-    no_gpu: Annotated[bool, typer.Option("--no-gpu", help="As if there were none.")] = False,
-    ram: Annotated[str | None, typer.Option("--ram", help="Of another machine: 8GB.")] = None,
-    cores: Annotated[int | None, typer.Option("--cores", help="Of another machine.")] = None,
-    hourly_usd: Annotated[
-        float | None, typer.Option("--hourly-usd", help="What the machine costs an hour.")
-    ] = None,
-    usd_per_kwh: Annotated[
-        float | None, typer.Option("--usd-per-kwh", help="What electricity costs.")
-    ] = None,
+    job: given.Job = None,
+    per_day: given.PerDay = None,
+    latency: given.Latency = None,
+    streamed: given.Streamed = None,
+    input_tokens: given.InputTokens = None,
+    output_tokens: given.OutputTokens = None,
+    language: given.Language = None,
+    risk: given.Risk = None,
+    labels: given.Labels = None,
+    concurrency: given.InFlight = None,
+    max_usd: given.MaxUsd = None,
+    private: given.Private = None,
+    offline: given.Offline = None,
+    api: given.Api = None,
+    vendor: given.Vendors = None,
+    gpu: given.Gpu = None,
+    no_gpu: given.NoGpu = False,
+    ram: given.Ram = None,
+    cores: given.Cores = None,
+    hourly_usd: given.HourlyUsd = None,
+    usd_per_kwh: given.UsdPerKwh = None,
     config: options.ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
-    write: Annotated[
-        bool, typer.Option("--write", help="Write the best plan's endpoints into moa.toml.")
-    ] = False,
-    nearest: Annotated[
-        bool, typer.Option("--nearest", help="With --write: the best plan that moa can run.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --write: overwrite endpoints.")
-    ] = False,
+    as_json: given.Line = False,
+    write: given.Write = False,
+    nearest: given.Nearest = False,
+    force: given.Force = False,
 ) -> None:
     """Choose models and a pattern for a task, with reasons and numbers."""
     from moa.choosing.describing import Description
 
-    fields = {
-        "job": job,
-        "per_day": per_day,
-        "latency_s": latency,
-        "streamed": streamed,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "languages": tuple(language) if language else None,
-        "risk": risk,
-        "labels": labels,
-        "concurrency": concurrency,
-        "max_usd_per_thousand": max_usd,
-        "private": private,
-        "offline": offline,
-        "api": api,
-        "vendors": tuple(vendor) if vendor else None,
-    }
-    understood, task = _task(text, {k: v for k, v in fields.items() if v is not None})
+    understood, task = _task(text, given.of_task(context.params))
     machine = _machine(Description(gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores), task)
-    rates = (_decimal(hourly_usd), _decimal(usd_per_kwh))
-    ranking = _ranked(task, machine, config, rates)
+    ranking = _ranked(task, machine, config, (_decimal(hourly_usd), _decimal(usd_per_kwh)))
     _show(ranking, understood, as_json=as_json)
     if write:
         _write(ranking, config, nearest=nearest, force=force, as_json=as_json)
@@ -128,19 +75,19 @@ def choose(
         raise typer.Exit(1)
 
 
-def _task(text: str, given: dict[str, Any]) -> tuple[list[Read], Task]:
+def _task(text: str, told: dict[str, Any]) -> tuple[list[Read], Task]:
     from moa.choosing.members import keys_set
     from moa.choosing.reading import Read, read, task_of
 
-    understood = [one for one in read(text) if one.field not in given]
-    said = {one.field for one in understood} | set(given)
+    understood = [one for one in read(text) if one.field not in told]
+    said = {one.field for one in understood} | set(told)
     there = keys_set()
     if there and not said & {"api", "vendors"}:
         understood += [
             Read("api", True, "a key in the environment"),
             Read("vendors", there, "a key in the environment"),
         ]
-    return understood, task_of(understood, given)
+    return understood, task_of(understood, told)
 
 
 def _machine(description: Any, task: Task) -> Machine:

@@ -81,7 +81,7 @@ def _row(place: int, plan: Plan) -> tuple[str, ...]:
         str(place),
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
-        f"{plan.quality:.1f} of {plan.needed_quality:g}{short}",
+        f"{plan.quality:.1f}, needs {plan.needed_quality:g}{short}",
         str(plan.cost),
         seconds(latency.mean_s) if latency else "unknown",
         seconds(latency.p95_s) if latency else "unknown",

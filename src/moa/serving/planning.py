@@ -53,9 +53,10 @@ def chosen(config: Config, names: Iterable[str]) -> list[str]:
     """
     served = config.served
     for name in names:
-        if name not in config.endpoints:
+        if name not in config.endpoints and served:
             raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(served))}")
-    found = list(dict.fromkeys(config.server_of(name) for name in names)) or list(served)
+    known = [config.server_of(name) for name in names if name in config.endpoints]
+    found = list(dict.fromkeys(known)) or list(served)
     for name in found:
         if name not in served:
             raise ConfigError(
