@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -38,6 +39,8 @@ def test_a_sum_is_computed_exactly(expression: str, value: Fraction) -> None:
         "'a' * 9",
         "True + 1",
         "x + 1",
+        "1if 2else 3",
+        "(1)(2)",
         "1 +",
         "",
         "(" * 150,
@@ -114,3 +117,16 @@ def test_half_of_a_sum_with_words_in_it_is_not_taken_for_one(text: str) -> None:
 
 def test_numbers_are_read_with_commas_and_points() -> None:
     assert numbers("$1,234.50 for 3 of 007") == [Fraction(2469, 2), Fraction(3), Fraction(7)]
+
+
+@pytest.mark.parametrize(
+    "piece", ["1 + ", "1+1=", "1" + " " * 9, "(", "1 ( ", "<<", "- ", "9", "= "]
+)
+def test_no_text_takes_longer_than_its_length(piece: str) -> None:
+    start = time.perf_counter()
+    check(piece * 20_000)
+    assert time.perf_counter() - start < 10
+
+
+def test_a_number_of_thousands_of_digits_is_none() -> None:
+    assert numbers("9" * 10_000 + " and 5") == [Fraction(5)]

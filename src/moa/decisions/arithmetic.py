@@ -16,6 +16,8 @@ from moa.errors import InputError
 
 _LONGEST = 200
 """Most characters of an expression: a longer one is a text."""
+_LONGEST_NUMBER = 60
+_MOST_SUMS = 200
 _BIGGEST = 10**30
 _MOST_POWER = 64
 
@@ -40,15 +42,19 @@ _MONEY = "$€£"
 _NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(_NUMBER)
 """A number as it stands in a text: digits, with commas and a decimal point."""
-_TERM = rf"[(\s{_MONEY}]*{_NUMBER}[%)\s]*"
-_SUM = rf"{_TERM}(?:[-+*/^][-\s]*{_TERM})*"
+# Possessive and bounded, so that no text takes longer than its length: it may be made to.
+_REST = rf"{_NUMBER}[%)\s]*+"
+_TERM = rf"[(\s{_MONEY}]*+{_REST}"
+_MORE = rf"(?:[-+*/^][-\s]*+{_TERM}){{0,40}}+"
 _STATED = re.compile(
     rf"(?<![\w.,)*/+({_MONEY}-])(?<![)*/+({_MONEY}-]\s)"
-    rf"({_SUM}=\s*(?:{_SUM}=\s*)*-?\s*[{_MONEY}]?-?{_NUMBER}%?)"
+    rf"((?=\S)[({_MONEY}]*+{_REST}{_MORE}=\s*+(?:{_TERM}{_MORE}=\s*+){{0,6}}"
+    rf"-?\s*+[{_MONEY}]?-?{_NUMBER}%?)"
     r"(?!\s*[*/+(^]|\w)"
 )
 _CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
 _UNFINISHED = re.compile(r"<<[^<>]*$")
+_ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
 _SHOWN = re.compile(r"-?[\d.]+")
 
 
@@ -95,8 +101,11 @@ def evaluate(expression: str) -> Fraction:
     """
     if len(expression) > _LONGEST:
         raise InputError(f"{len(expression)} characters are no sum: at most {_LONGEST}")
+    plain = _pythonic(expression)
+    if not _ARITHMETIC.fullmatch(plain):
+        raise InputError(f"{expression!r} has something in it that is no part of a sum")
     try:
-        return _value(ast.parse(_pythonic(expression), mode="eval").body)
+        return _value(ast.parse(plain, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError, ArithmeticError) as error:
         raise InputError(f"{expression!r} can't be computed: {error}") from error
 
@@ -104,7 +113,8 @@ def evaluate(expression: str) -> Fraction:
 def check(text: str) -> Checked:
     """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator.
 
-    A sum that a line states in both ways is given once. They come line by line.
+    A sum that a line states in both ways is given once. They come line by line, and after the
+    first 200 no more are read.
     """
     found: list[Equation] = []
     unreadable = 0
@@ -118,12 +128,21 @@ def check(text: str) -> Checked:
         for stated in _STATED.findall(plain):
             here.update((_terms(equation), equation) for equation in _equations(stated))
         found += here.values()
-    return Checked(tuple(found), unreadable)
+        if len(found) >= _MOST_SUMS:
+            break
+    return Checked(tuple(found[:_MOST_SUMS]), unreadable)
 
 
 def numbers(text: str) -> list[Fraction]:
-    """All numbers of a text written in digits, in order; signs and units are left out."""
-    return [Fraction(shown.replace(",", "")) for shown in NUMBER.findall(text)]
+    """All numbers of a text written in digits, in order; signs and units are left out.
+
+    One with more than 60 characters is no number.
+    """
+    return [
+        Fraction(shown.replace(",", ""))
+        for shown in NUMBER.findall(text)
+        if len(shown) <= _LONGEST_NUMBER
+    ]
 
 
 def magnitude(number: Fraction) -> float:

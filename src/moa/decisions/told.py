@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _N = NUMBER.pattern
 _TOLD = re.compile(
     rf"""(?P<percent>{_N})\s*(?:%|percent)
-    | (?P<fraction>\d+\s*/\s*\d+)
+    | (?P<fraction>\d{{1,20}}\s*/\s*\d{{1,20}}(?!\d))
     | (?P<figure>{_N})(?P<place>st|nd|rd|th)?\b
     | \b(?P<count>a|an|one|two|three|four|five)[\s-]
       (?P<part>hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b
@@ -62,12 +62,13 @@ def told_numbers(prompt: str) -> list[ToldNumber]:
 
 def _read(match: re.Match[str]) -> ToldNumber | None:
     if shown := match["percent"]:
-        return ToldNumber("figure", _of_percent(numbers(shown)[0]))
+        return next((ToldNumber("figure", _of_percent(n)) for n in numbers(shown)), None)
     if shown := match["fraction"]:
         over, under = (Fraction(part) for part in shown.split("/"))
         return ToldNumber("figure", _of_fraction(over, under)) if under else None
     if shown := match["figure"]:
-        return None if match["place"] else ToldNumber("figure", tuple(numbers(shown)))
+        read = () if match["place"] else tuple(numbers(shown))
+        return ToldNumber("figure", read) if read else None
     if part := match["part"]:
         over, under = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
         return ToldNumber("part", _of_fraction(over, under))
