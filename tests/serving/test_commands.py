@@ -136,7 +136,7 @@ def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) ->
     fake.plans({"log": "Downloading shard 1 of 9", "after": str(go)})
     late = moa("up", "--timeout-s", "1")
     assert late.returncode == 2
-    assert "vLLM is not ready after 1 s" in late.stderr
+    assert "vLLM is not ready after 1 s and goes on coming up: moa status shows it" in late.stderr
     go.touch()
     assert moa("up").returncode == 0
     assert fake.starts == 1

@@ -121,10 +121,10 @@ async def until_ready(
             raise EndpointUnavailable(_why_not(launched, state), endpoint=spec.name)
         if until is not None and time.monotonic() > until:
             line = launched.last_line() or "it has said nothing yet"
-            raise EndpointUnavailable(
-                f"vLLM is not ready after {timeout_s:g} s. It said last: {line}",
-                endpoint=spec.name,
-            )
+            late = f"vLLM is not ready after {timeout_s:g} s"
+            if not spec.tethered:
+                late += f" and goes on coming up: moa status shows it, moa down stops it"
+            raise EndpointUnavailable(f"{late}. It said last: {line}", endpoint=spec.name)
         tell(launched.last_line())
         await asyncio.sleep(_POLL_S)
 
