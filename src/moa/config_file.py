@@ -1,4 +1,4 @@
-"""Writes `moa.toml`: adds an endpoint, and leaves every other line and comment as it was."""
+"""Writes `moa.toml`: an endpoint or a graph, and leaves every other line and comment as it was."""
 
 from __future__ import annotations
 
@@ -62,6 +62,46 @@ def write_endpoint(
     after = _replaced(before, name, table) if there else _appended(before, name, table)
     after = _defaulted(after, tiers) if tiers else after
     _check_only(known, after, file=file, name=name, table=table, tiers=tiers or {})
+    _replace(file, after)
+    return file
+
+
+def write_graph(path: str | Path | None, name: str, table: Mapping[str, object]) -> Path:
+    """Write `[graphs.NAME]`, over the one that is there; the file is replaced in one step.
+
+    Args:
+        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
+        name: Of the graph.
+        table: Its keys.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: the file is no TOML or can't be written, or can't be added to as it is laid
+            out.
+    """
+    import tomlkit
+
+    file = target(path)
+    before = _read(file)
+    known = _parsed(before, file)
+    block = tomlkit.dumps({"graphs": {name: _plain(table)}})
+    if name in known.get("graphs", {}):
+        document: Any = tomlkit.parse(before)
+        document["graphs"][name] = _plain(table)
+        after = f"{document.as_string().rstrip()}\n"
+    else:
+        after = f"{before.rstrip()}\n\n{block}" if before.strip() else block
+    wanted = {**known, "graphs": {**known.get("graphs", {}), name: _plain(table)}}
+    try:
+        written = tomllib.loads(after)
+    except tomllib.TOMLDecodeError:
+        written = None  # such as graphs that stand in one line
+    if written != wanted:
+        raise ConfigError(
+            f"{file} is laid out so that moa can't add to it. Add this by hand:\n{block}"
+        )
     _replace(file, after)
     return file
 

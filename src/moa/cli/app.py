@@ -19,6 +19,7 @@ from moa.cli import (
     models,
     models_add,
     models_list,
+    promote,
     route_eval,
     route_fit,
     route_score,
@@ -62,6 +63,7 @@ app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.
 _add(draw.draw, draw.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)
+_add(promote.promote, promote.EXAMPLES)
 app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
 _add(up.up, up.EXAMPLES)

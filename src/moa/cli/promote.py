@@ -1,0 +1,156 @@
+"""moa promote: what a small model can take over of an LLM's decisions, by a log of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moa.context import RunContext
+    from moa.decisions.reading_members import Progress
+    from moa.evals.promoting import Promotion
+    from moa.tiers import Endpoints
+
+EXAMPLES = """
+
+A log of what the LLM decided, rows with text and label:
+
+    moa promote log.jsonl --task "Which team does this mail belong to?" --out teams.json
+
+It calibrates the small model on a part of the log, looks at the rest, says what share could move
+at which risk and what that saves, and writes [graphs.cascade] into moa.toml, with the LLM as the
+audit of a share of what is accepted. Then:
+
+    moa run cascade inbox.jsonl
+
+Only look, and write nothing into moa.toml:
+
+    moa promote log.jsonl --task "…" --risk 0.02 --out teams.json --no-write
+
+Exit codes: 0 looked into, whatever was found; 2 usage, data or configuration, 130 stopped.
+"""
+
+
+def promote(
+    source: Annotated[str, typer.Argument(metavar="LOG", help="Rows with text and label.")],
+    *,
+    task: Annotated[str, typer.Option("--task", help="The question that the labels answer.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
+    ] = None,
+    risk: Annotated[
+        float, typer.Option("--risk", help="Most of the accepted that may differ.")
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="How sure that has to be.")
+    ] = 0.95,
+    use: Annotated[
+        int, typer.Option("--use", min=20, help="Rows to calibrate on; the rest is looked at.")
+    ] = 512,
+    audit: Annotated[
+        float, typer.Option("--audit", min=0, max=1, help="Share of the accepted that is checked.")
+    ] = 0.02,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="Write [graphs.cascade] into moa.toml.")
+    ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="REPORT.json", help="Write the figures there.")
+    ] = None,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Find out what a small model can take over of an LLM's decisions."""
+    from moa.cli.calibrations import run
+    from moa.cli.decide import label_names
+    from moa.cli.labelled import labelled_rows
+    from moa.decisions.guarantees import Guarantee
+
+    rows = labelled_rows(source)
+    names = label_names(labels) if labels else None
+    guarantee = Guarantee(risk, confidence)
+
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.cli import screen
+        from moa.evals.promoting import promote as promoted
+
+        made, found = await promoted(
+            endpoints.slm,
+            rows,
+            task=task,
+            labels=names,
+            guarantee=guarantee,
+            use=use,
+            audit=audit,
+            llm=endpoints.llm,
+            context=context,
+            progress=progress,
+        )
+        made.save(out)
+        _show(screen.out(), found)
+        if json_file is not None:
+            _write(json_file, found)
+        if write:
+            _configure(screen.err(), found, out=out, audit=audit, config=config)
+        return 0
+
+    raise typer.Exit(run(job, config, budget_usd))
+
+
+def _show(console: Console, found: Promotion) -> None:
+    from moa.cli.tables import listed
+    from moa.decisions.guarantees import percent
+
+    rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
+    console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")
+    console.print(listed(("at most wrong", "share moved"), rows))
+    console.print(found.verdict, markup=False)
+    console.print(f"promise: {found.bound.summary}", markup=False)
+    saving = found.saving
+    console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}", markup=False)
+    if saving.llm_alone is None or saving.after is None:
+        console.print("What that saves in US$ is not known: one of the two has no price.")
+    else:
+        console.print(
+            f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
+            f"by the LLM alone, US$ {saving.after:.4f} so",
+            markup=False,
+        )
+
+
+def _write(file: Path, found: Promotion) -> None:
+    from moa.errors import ConfigError
+
+    extra = {"risk": found.risk, "holds": found.holds, "verdict": found.verdict}
+    values = {**found.model_dump(mode="json"), **extra}
+    try:
+        file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {file} can't be written: {error.strerror}") from error
+
+
+def _configure(
+    console: Console, found: Promotion, *, out: Path, audit: float, config: Path | None
+) -> None:
+    from moa.config_file import target, write_graph
+
+    if found.bound.threshold is None or not found.accepted or not found.holds:
+        console.print("Nothing was written into moa.toml: the LLM goes on to decide.")
+        return
+    folder = target(config).resolve().parent
+    calibration = os.path.relpath(out.resolve(), folder)
+    state = os.path.relpath(out.resolve().with_suffix(".audit.json"), folder)
+    table = {"calibration": calibration, "audit": audit, "state": state}
+    file = write_graph(config, "cascade", table)
+    console.print(f"written: {out}, and [graphs.cascade] in {file}", markup=False)

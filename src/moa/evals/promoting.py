@@ -1,0 +1,233 @@
+"""Promoting: what share of an LLM's decisions a small model could make, by a log of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.agents.classifier import Classifier
+from moa.context import RunContext
+from moa.decisions.calibrating import calibrate
+from moa.decisions.calibration import Calibration
+from moa.decisions.fitting import np
+from moa.decisions.guarantees import Bound, Guarantee, percent
+from moa.decisions.labelled import Labelled, sort_out
+from moa.endpoints import Endpoint
+from moa.endpoints.metering import approximate_tokens
+from moa.errors import InputError
+from moa.evals.answers import Answer, Cache
+from moa.evals.cases import Case
+from moa.evals.labels import confidences, coverage_line
+from moa.evals.running import Progress, answers_of
+from moa.questions import Option, Question
+from moa.usage import Amount
+
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+ROWS = 512
+"""Rows of a log that a calibration is made from, unless told otherwise."""
+_LEAST_CHECKED = 50
+_WRAPPING = 60
+"""Tokens that a prompt is taken to have around the text and its labels."""
+
+
+class Seen(BaseModel):
+    """What share would have moved at a risk. As it was seen, and no promise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    risk: float
+    coverage: float
+
+
+class Saving(BaseModel):
+    """What moving saves, for 1000 messages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    llm_calls: float
+    """Calls to the LLM that are left: what isn't accepted, and the audit."""
+    llm_alone: float | None
+    """US dollars without moving, estimated from the texts; `None`: its price is not known."""
+    after: float | None
+    """US dollars of the small model and of the LLM's calls that are left."""
+
+
+class Promotion(BaseModel):
+    """What promoting a small model comes to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    calibrated_on: int
+    checked_on: int
+    """Rows of the log that took no part in the calibration."""
+    bound: Bound
+    coverage: float
+    """Share of the checked rows that the small model's answer is accepted on."""
+    accepted: int
+    disagreeing: int
+    """Accepted answers that differ from the LLM's."""
+    accuracy: float
+    """Share of all checked rows on which both agree."""
+    seen: tuple[Seen, ...]
+    saving: Saving
+
+    @property
+    def risk(self) -> float:
+        """Share of the accepted answers that differ from the LLM's."""
+        return self.disagreeing / self.accepted if self.accepted else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the risk on the checked rows is within the promise."""
+        return self.risk <= self.bound.guarantee.risk
+
+    @property
+    def verdict(self) -> str:
+        """Say in a sentence whether to move, and what that brings."""
+        if self.bound.threshold is None or not self.accepted:
+            return f"This doesn't pay yet, use the LLM: {self.bound.summary}"
+        holds = "holds" if self.holds else "DOES NOT HOLD"
+        return (
+            f"{percent(self.coverage)} of the decisions can move to the small model at "
+            f"{percent(self.bound.guarantee.risk)} risk; the promise {holds} on {self.checked_on} "
+            f"rows that took no part ({self.disagreeing} of {self.accepted} accepted answers "
+            f"differ from the LLM's, {percent(self.risk)})"
+        )
+
+
+class Promoted(NamedTuple):
+    """A calibration made from a log, and what it comes to on the rest of it."""
+
+    calibration: Calibration
+    promotion: Promotion
+
+
+async def promote(
+    slm: Endpoint,
+    rows: Sequence[Labelled],
+    *,
+    task: str,
+    labels: Sequence[str] | None = None,
+    guarantee: Guarantee | None = None,
+    use: int = ROWS,
+    audit: float = 0.02,
+    llm: Endpoint | None = None,
+    concurrency: int = 8,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Promoted:
+    """Calibrate a small model on a part of a log, and look at the rest of it.
+
+    The labels are the LLM's, so what is promised is agreement with it, not truth.
+
+    Args:
+        slm: Who shall decide.
+        rows: Texts, each with what the LLM decided. A text that comes twice counts once.
+        task: The question that the labels answer.
+        labels: The labels there may be; `None` takes those of the rows.
+        guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
+        use: Rows, drawn at random, that the calibration is made from.
+        audit: Share of what is accepted that the LLM goes on to check.
+        llm: Whose price is saved; `None`: what is saved in dollars is not known.
+        concurrency: Most rows that are decided on at once.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far reading is.
+        seed: Another one draws other rows.
+
+    Raises:
+        InputError: fewer than 50 rows are left to look at, or the rows are none that a
+            calibration can be made from.
+        MoaError: calibrating failed; see `moa.decisions.calibrating.calibrate`.
+    """
+    data = sort_out(rows, labels)
+    if len(data.rows) < use + _LEAST_CHECKED:
+        raise InputError(
+            f"the log has {len(data.rows)} different texts: {use} to calibrate on and at least "
+            f"{_LEAST_CHECKED} to see whether it holds make {use + _LEAST_CHECKED}. Give a longer "
+            "log, or calibrate on fewer"
+        )
+    names = list(labels or data.counts)
+    order = list(data.rows)
+    random.Random(seed).shuffle(order)
+    context = context or RunContext(keep_notes=False)
+    question = Question("label", "choice", task, tuple(Option(name, name) for name in names))
+    made = await calibrate(
+        slm, question, order[:use], guarantee=guarantee, context=context, progress=progress
+    )
+    rest = [Case(str(n), row.text, row.label) for n, row in enumerate(order[use:])]
+    answers = await answers_of(
+        "the rest of the log",
+        _agent(slm, made, names, task),
+        rest,
+        cache=Cache(None),
+        context=context,
+        concurrency=concurrency,
+        progress=progress,
+    )
+    return Promoted(made, _promotion(made, rest, answers, use=use, audit=audit, llm=llm))
+
+
+def _agent(slm: Endpoint, made: Calibration, names: Sequence[str], task: str) -> Classifier[str]:
+    return Classifier(slm, names, task=task, none=False, name="label", calibration=made)
+
+
+def _promotion(
+    made: Calibration,
+    rest: Sequence[Case],
+    answers: Sequence[Answer],
+    *,
+    use: int,
+    audit: float,
+    llm: Endpoint | None,
+) -> Promotion:
+    failed = next((a.error for a in answers if a.error is not None), None)
+    if all(a.text is None for a in answers):
+        raise InputError(f"nothing of the rest of the log could be decided on: {failed}")
+    correct = np.array([a.text == case.expected for a, case in zip(answers, rest, strict=True)])
+    taken = np.array([a.accepted is True for a in answers])
+    coverage = float(taken.mean())
+    return Promotion(
+        calibrated_on=use,
+        checked_on=len(rest),
+        bound=made.bound,
+        coverage=coverage,
+        accepted=int(taken.sum()),
+        disagreeing=int((taken & ~correct).sum()),
+        accuracy=float(correct.mean()),
+        seen=_seen(answers, correct),
+        saving=_saving(rest, answers, coverage * (1.0 - audit), made.labels, llm),
+    )
+
+
+def _seen(answers: Sequence[Answer], correct: Any) -> tuple[Seen, ...]:
+    sure = confidences(answers)
+    if sure is None:
+        return ()
+    shares, errors = coverage_line(sure, correct)
+    return tuple(
+        Seen(risk=risk, coverage=float(max(shares[errors <= risk], default=0.0))) for risk in RISKS
+    )
+
+
+def _saving(
+    rest: Sequence[Case],
+    answers: Sequence[Answer],
+    moved: float,
+    labels: Sequence[str],
+    llm: Endpoint | None,
+) -> Saving:
+    """Estimate the cost of 1000 messages from the length of the texts."""
+    around = _WRAPPING + approximate_tokens(", ".join(labels))
+    tokens = sum(approximate_tokens(case.request) for case in rest) / len(rest) + around
+    each = Amount(calls=1, input_tokens=round(tokens), output_tokens=5)
+    price = None if llm is None or llm.tier != "llm" else llm.price.of(each)
+    small = [a.cost for a in answers if a.cost is not None]
+    left = 1.0 - moved
+    alone = None if price is None else 1000 * float(price)
+    own = 1000 * sum(small) / len(small) if len(small) == len(answers) else None
+    after = None if alone is None or own is None else left * alone + own
+    return Saving(llm_calls=1000 * left, llm_alone=alone, after=after)

@@ -1,0 +1,155 @@
+"""Shadow: runs a node beside the one in use, on real requests, without acting on what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from moa.context import RunContext
+from moa.errors import ConfigError, MoaError, NodeError
+from moa.graphs.monitor import same_answer
+from moa.graphs.signatures import signature_of
+from moa.node import Node, Result
+from moa.usage import UNLIMITED, Budget, Usage
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(slots=True)
+class Shadowed:
+    """What was seen of a node that ran in the shadow of another. It grows while that is used."""
+
+    runs: int = 0
+    agreed: int = 0
+    """Runs in which both gave the same answer."""
+    differed: int = 0
+    failed: int = 0
+    """Runs in which the candidate failed."""
+    late: int = 0
+    """Runs in which the candidate was stopped, since the answer had been there too long."""
+    seconds: float = 0.0
+    """Wall time of the node in use, in the runs that both finished."""
+    candidate_seconds: float = 0.0
+    """Wall time of the candidate, in the same runs."""
+    usage: Usage = field(default_factory=Usage)
+    """What the node in use consumed in these."""
+    candidate_usage: Usage = field(default_factory=Usage)
+    """What the candidate consumed in these."""
+
+    @property
+    def summary(self) -> str:
+        """What would have been different, in words."""
+        both = self.agreed + self.differed
+        if not both:
+            return (
+                f"nothing to compare yet: of {self.runs} runs the candidate failed in "
+                f"{self.failed} and was late in {self.late}"
+            )
+        calls, instead = (_llm_calls(u) / both for u in (self.usage, self.candidate_usage))
+        return (
+            f"in {both} runs the candidate gave another answer {self.differed} times "
+            f"({self.differed / both:.1%}), with {instead:.2f} calls to large models a run instead "
+            f"of {calls:.2f}, US$ {_cost(self.candidate_usage)} instead of {_cost(self.usage)}, in "
+            f"{self.candidate_seconds / both:.2f} s instead of {self.seconds / both:.2f} s; it "
+            f"failed in {self.failed} runs and was late in {self.late}"
+        )
+
+
+class Shadow(Generic[In, Out]):
+    """Answers as the node in use does, and lets a candidate answer beside it.
+
+    Whatever the candidate does, the answer, its usage and its trace are those of the node in use.
+
+    Args:
+        current: The node in use.
+        candidate: The one that might take its place, such as a cascade.
+        wait_s: Seconds that a run waits for the candidate, once its answer is there.
+        budget: Limits on each run of the candidate, apart from those of the run it is part of.
+        same: Whether two answers agree; `None`: their labels, numbers or words.
+
+    Raises:
+        ConfigError: the time to wait is negative.
+    """
+
+    def __init__(
+        self,
+        current: Node[In, Out],
+        candidate: Node[In, Any],
+        *,
+        wait_s: float = 5.0,
+        budget: Budget = UNLIMITED,
+        same: Callable[[Any, Any], bool] | None = None,
+    ) -> None:
+        if wait_s < 0:
+            raise ConfigError(f"wait_s={wait_s}, but a run can't wait less than no time")
+        self.name = current.name
+        self.current = current
+        self.candidate = candidate
+        self.wait_s = wait_s
+        self.budget = budget
+        self.seen = Shadowed()
+        self._same = same or same_answer
+        signature = signature_of(current)
+        self.input_type: Any = signature.input(0)
+        self.output_type: Any = signature.output
+
+    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
+        """Run both, and give the result of the node in use.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the node in use; `None` starts one.
+
+        Raises:
+            MoaError: what the node in use raises; the candidate is stopped then.
+        """
+        failed: MoaError | None = None
+        result: Result[Out] | None = None
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(self._candidate(request))
+            try:
+                result = await self.current.run(request, context)
+                await asyncio.wait({beside}, timeout=self.wait_s)
+            except MoaError as error:
+                failed = error
+            beside.cancel()
+        if failed is not None or result is None:
+            raise failed or AssertionError("a node gives a result or raises")
+        self._compare(result, None if beside.cancelled() else beside.result())
+        return result
+
+    async def _candidate(self, request: In) -> Result[Any] | MoaError:
+        try:
+            return await self.candidate.run(request, RunContext(budget=self.budget))
+        except MoaError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  a bug in it must not touch the node in use
+            return NodeError(self.candidate.name, error)
+
+    def _compare(self, result: Result[Out], beside: Result[Any] | MoaError | None) -> None:
+        seen = self.seen
+        seen.runs += 1
+        if beside is None:
+            seen.late += 1
+        elif isinstance(beside, MoaError):
+            seen.failed += 1
+        else:
+            agrees = self._same(beside.output, result.output)
+            seen.agreed += agrees
+            seen.differed += not agrees
+            seen.seconds += result.seconds
+            seen.candidate_seconds += beside.seconds
+            seen.usage += result.usage
+            seen.candidate_usage += beside.usage
+
+
+def _llm_calls(usage: Usage) -> int:
+    by_tier = usage.by_tier()
+    return by_tier["llm"].calls if "llm" in by_tier else 0
+
+
+def _cost(usage: Usage) -> str:
+    return "unknown" if usage.cost is None else f"{usage.cost:.6f}"

@@ -1,0 +1,96 @@
+"""A node in the shadow of another: what it says is compared, and never acted on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from moa.agents.classifier import Classifier
+from moa.context import RunContext
+from moa.decisions.acceptance import Confident
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.cascade import cascade
+from moa.graphs.shadow import Shadow
+from moa.node import Result
+from moa.testing import Rule, SimulatedEndpoint, Step
+from moa.usage import Tier
+
+DOWN = EndpointUnavailable("no", endpoint="x")
+
+
+def small(text: str) -> Step:
+    return {"classifier": {"card": 0.9 if "sure" in text else 0.6}}
+
+
+def large(text: str) -> Step:
+    return {"classifier": {"app" if "app" in text else "card": 0.9}}
+
+
+def down(text: str) -> Step:
+    del text
+    return DOWN
+
+
+def agent(rule: Rule, tier: Tier) -> Classifier[str]:
+    endpoint = SimulatedEndpoint(name=tier, tier=tier, rule=rule)
+    return Classifier(endpoint, ["card", "app"], none=False)
+
+
+async def test_a_cascade_beside_the_llm_is_compared_and_not_acted_on() -> None:
+    llm = agent(large, "llm")
+    shadow = Shadow(llm, cascade(agent(small, "slm"), agent(large, "llm"), accept=Confident(0.8)))
+    texts = ("sure", "sure app", "doubt", "doubt app")
+    labels = [(await shadow.run(text)).output.label for text in texts]
+    assert labels == ["card", "app", "card", "app"]
+    seen = shadow.seen
+    assert (seen.runs, seen.agreed, seen.differed) == (4, 3, 1)
+    assert "another answer 1 times (25.0%), with 0.50 calls" in seen.summary
+    assert "US$ unknown instead of unknown" in seen.summary
+
+
+async def test_what_the_candidate_takes_is_not_charged_to_the_run() -> None:
+    context = RunContext()
+    result = await Shadow(agent(large, "llm"), agent(small, "slm")).run("x", context)
+    assert result.usage.calls == context.usage.calls == 1
+
+
+async def test_a_candidate_that_fails_harms_nobody() -> None:
+    def broken(text: str) -> Step:
+        raise KeyError(text)
+
+    shadow = Shadow(agent(large, "llm"), agent(broken, "slm"))
+    assert (await shadow.run("app")).output.label == "app"
+    other = Shadow(agent(large, "llm"), agent(down, "slm"))
+    await other.run("app")
+    assert (shadow.seen.failed, other.seen.failed) == (1, 1)
+    assert "nothing to compare yet" in other.seen.summary
+
+
+class Never:
+    """A node that doesn't answer."""
+
+    name = "never"
+
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[str]:
+        del request, context
+        await asyncio.Event().wait()
+        return Result(output="")
+
+
+async def test_a_candidate_that_is_late_is_stopped() -> None:
+    shadow = Shadow(agent(large, "llm"), Never(), wait_s=0.0)
+    assert (await shadow.run("app")).output.label == "app"
+    assert shadow.seen.late == 1
+
+
+async def test_the_failure_of_the_node_in_use_is_raised_at_once() -> None:
+    shadow = Shadow(agent(down, "llm"), Never(), wait_s=60.0)
+    with pytest.raises(EndpointUnavailable):
+        await shadow.run("x")
+    assert shadow.seen.runs == 0
+
+
+def test_no_time_is_less_than_none() -> None:
+    with pytest.raises(ConfigError):
+        Shadow(Never(), Never(), wait_s=-1.0)

@@ -1,0 +1,155 @@
+"""Promoting: what of an LLM's decisions a small model can take over, by a log of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from moa.cli import main
+from moa.config_file import write_graph
+from moa.decisions.guarantees import Guarantee
+from moa.decisions.labelled import Labelled
+from moa.errors import ConfigError, InputError
+from moa.evals.promoting import promote
+from moa.testing import Rule, SimulatedEndpoint, Step
+from moa.tiers import Endpoints
+from moa.usage import Price
+
+
+def chance(text: str, salt: str) -> float:
+    return int(hashlib.sha256((salt + text).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def sure_of(text: str) -> float:
+    return 0.6 - 0.1 * chance(text, "how") if chance(text, "hard") < 0.2 else 0.999
+
+
+def right(text: str) -> str:
+    return "spam" if "buy" in text else "ham"
+
+
+def small(text: str) -> Step:
+    """Reads labels: sure and right on two thirds, and little more than guesses on the others."""
+    label = right(text)
+    if chance(text, "right") >= sure_of(text):
+        label = "ham" if label == "spam" else "spam"
+    return {"label": {label: sure_of(text)}}
+
+
+def log(n: int) -> list[Labelled]:
+    texts = [f"message {i}" + " buy" * (chance(str(i), "kind") < 0.5) for i in range(n)]
+    return [Labelled(text=text, label=right(text)) for text in texts]
+
+
+def guess(text: str) -> Step:
+    del text
+    return {"label": {"ham": 0.5}}
+
+
+def endpoint(rule: Rule = small) -> SimulatedEndpoint:
+    return SimulatedEndpoint(
+        name="small",
+        rule=rule,
+        capabilities=frozenset(("complete", "stream", "decide")),
+        price=Price(input=Decimal("0.1"), output=Decimal("0.1")),
+    )
+
+
+def large(text: str) -> Step:
+    return {"label": {right(text): 0.9}}
+
+
+LLM = SimulatedEndpoint(
+    name="large", tier="llm", rule=large, price=Price(input=Decimal(2), output=Decimal(8))
+)
+
+
+@pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the labels are read: the encoder of sentences takes a download."""
+    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+
+
+async def test_a_log_says_what_can_move_and_it_holds_on_the_rest() -> None:
+    made, found = await promote(endpoint(), log(480), task="Spam?", use=360, llm=LLM)
+    assert (found.calibrated_on, found.checked_on) == (360, 120)
+    assert found.holds
+    assert 0.4 < found.coverage < 0.95
+    assert made.bound == found.bound
+    assert "can move to the small model at 5 % risk; the promise holds on 120" in found.verdict
+    shares = [seen.coverage for seen in found.seen]
+    assert shares == sorted(shares)
+    saving = found.saving
+    assert saving.llm_calls == pytest.approx(1000 * (1 - 0.98 * found.coverage))
+    assert saving.llm_alone is not None
+    assert saving.after is not None
+    assert saving.after < saving.llm_alone
+
+
+async def test_where_the_small_model_only_guesses_the_llm_is_kept() -> None:
+    _, found = await promote(endpoint(guess), log(160), task="Spam?", use=100, llm=endpoint())
+    assert found.coverage == 0.0
+    assert found.verdict.startswith("This doesn't pay yet, use the LLM: accepts nothing")
+    assert found.saving.llm_alone is None
+
+
+async def test_a_log_that_is_too_short_says_how_long_it_must_be() -> None:
+    with pytest.raises(InputError, match=r"300 different texts.*make 562"):
+        await promote(endpoint(), log(300) * 2, task="Spam?")
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_the_command_writes_the_cascade_into_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    monkeypatch.setattr(Endpoints, "llm", LLM)
+    rows = [json.dumps({"text": row.text, "label": row.label}) for row in log(440)]
+    Path("log.jsonl").write_text("\n".join(rows))
+    Path("moa.toml").write_text("# mine\n")
+    words = ("--task", "Spam?", "--out", "spam.json", "--use", "360", "--json", "r.json")
+    assert moa("promote", "log.jsonl", *words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "can move to the small model" in out
+    assert "for 1000 messages by the LLM alone" in out
+    assert json.loads(Path("r.json").read_text())["holds"] is True
+    written = Path("moa.toml").read_text()
+    assert written.startswith("# mine\n")
+    table = {"calibration": "spam.json", "audit": 0.02, "state": "spam.audit.json"}
+    assert tomllib.loads(written)["graphs"]["cascade"] == table
+    assert moa("run", "cascade", "log.jsonl", "--limit", "3", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["status"] for line in lines] == ["answered"] * 3
+    assert Path("spam.audit.json").exists()
+
+
+def test_a_graph_is_written_over_and_the_rest_stays(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text('[graphs.filter]\ncriterion = "x"  # why\n')
+    write_graph(file, "cascade", {"calibration": "a.json"})
+    write_graph(file, "cascade", {"calibration": "b.json"})
+    text = file.read_text()
+    assert "# why" in text
+    assert tomllib.loads(text)["graphs"]["cascade"] == {"calibration": "b.json"}
+    file.write_text('graphs = { filter = { criterion = "x" } }\n')
+    with pytest.raises(ConfigError, match="Add this by hand"):
+        write_graph(file, "cascade", {"calibration": "a.json"})
+
+
+async def test_another_guarantee_is_the_one_that_is_promised() -> None:
+    _, found = await promote(
+        endpoint(), log(160), task="Spam?", use=100, guarantee=Guarantee(0.2, 0.9)
+    )
+    assert found.bound.guarantee == Guarantee(0.2, 0.9)
