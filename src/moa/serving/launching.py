@@ -123,7 +123,7 @@ async def until_ready(
             line = launched.last_line() or "it has said nothing yet"
             late = f"vLLM is not ready after {timeout_s:g} s"
             if not spec.tethered:
-                late += f" and goes on coming up: moa status shows it, moa down stops it"
+                late += " and goes on coming up: moa status shows it, moa down stops it"
             raise EndpointUnavailable(f"{late}. It said last: {line}", endpoint=spec.name)
         tell(launched.last_line())
         await asyncio.sleep(_POLL_S)
