@@ -15,7 +15,7 @@ _STYLES = {True: "green", False: "yellow", None: ""}
 
 def shown(found: Comparison) -> Group:
     """Show a comparison: its table, its verdicts, and why cases have no answer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(columns_of(found)):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for design in found.designs:
