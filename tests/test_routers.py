@@ -134,7 +134,6 @@ def test_a_larger_share_sends_more_to_the_strong_model(router: Router) -> None:
     shares = [(gains >= router.at_share(part / 10).threshold).mean() for part in range(11)]
     assert (shares[0], shares[10]) == (0, 1)
     assert shares == sorted(shares)
-    assert shares[7] == pytest.approx(0.7, abs=0.2)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, 30])

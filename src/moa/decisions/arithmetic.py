@@ -52,6 +52,10 @@ _STATED = re.compile(
     rf"-?\s*+[{_MONEY}]?-?{_NUMBER}%?)"
     r"(?!\s*[*/+(^]|\w)"
 )
+_UNITS = re.compile(
+    r"(?<=\d)(?:\s?/\s?|[\s-])[a-z]{1,15}(?:[\s/-][a-z]{1,15}){0,3}\s?(?=[-+*/=])", re.IGNORECASE
+)
+"""Words between a number and a sign, such as those of `3 bags * 4 apples/bag = 12`."""
 _CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
 _UNFINISHED = re.compile(r"<<[^<>]*$")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
@@ -125,6 +129,7 @@ def check(text: str) -> Checked:
             here.update((_terms(equation), equation) for equation in equations)
             unreadable += not equations
         plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", line)))
+        plain = _UNITS.sub(" ", plain)
         for stated in _STATED.findall(plain):
             here.update((_terms(equation), equation) for equation in _equations(stated))
         found += here.values()

@@ -2,18 +2,18 @@
 
 What is predicted is the gain of the strong model (right or not, less the same of the weak one), not
 the weak one's failure: a request that both get wrong is no reason to pay more. Several parts are
-fitted, and blended by greedy selection (Caruana et al. 2004, "Ensemble selection from libraries of
-models") on predictions for rows that took no part in fitting.
+fitted, and stacked on their predictions for rows that took no part in fitting (Breiman 1996,
+"Stacked regressions": weights that aren't negative), drawn towards equal weights.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from moa.decisions.cases import Table, describe
 from moa.decisions.fitting import Floats, Ints, np
@@ -30,15 +30,17 @@ LEAST_GAINS = 8
 """As many rows must have the strong model alone right, and as many must not."""
 RECOVERED = 0.8
 """Part of the quality gap that the threshold of a new router is chosen for."""
-_FOLDS, _REPEATS, _MOST_PICKS = 5, 2, 8
-_LEAST_STEP = 0.001
-"""Less improvement in APGR than this is none."""
+_FOLDS, _REPEATS = 5, 2
+_EQUAL, _LEAST_WEIGHT = 0.3, 0.02
+"""How hard weights are drawn towards equal ones; share of the sum below which one is none."""
 _RUNGS = 100
 LEAST_IN_GROUP = 5
 """A field groups rows where its values stand in at least so many of them, on average."""
 NEVER = 2.0
 """No gain is as large: the threshold that lets nothing through."""
 
+Weights = Mapping[str, float]
+"""By candidate; their sum is 1."""
 Progress = Callable[[int, int], None]
 """Called with the steps done so far, and those to do in all."""
 
@@ -83,20 +85,20 @@ class Trial:
                 part = fitter(fitted, self.gains[inside])
                 self.held_out[name][deal][outside] = part.predict(asked)
 
-    def blend(self, picks: Counter[str], deal: int) -> Floats:
-        """Mean prediction of the candidates picked."""
+    def blend(self, weights: Weights, deal: int) -> Floats:
+        """Predict for held-out rows by several candidates."""
         total = np.zeros(len(self.weak))
-        for name, count in picks.items():
-            total = total + count * self.held_out[name][deal]
-        return total / picks.total()
+        for name, weight in weights.items():
+            total = total + weight * self.held_out[name][deal]
+        return total
 
-    def recovery(self, picks: Counter[str], deal: int) -> Recovery:
+    def recovery(self, weights: Weights, deal: int) -> Recovery:
         """What a blend recovers on held-out rows."""
-        return recovery(self.blend(picks, deal), self.weak, self.strong)
+        return recovery(self.blend(weights, deal), self.weak, self.strong)
 
-    def apgr(self, picks: Counter[str]) -> float:
+    def apgr(self, weights: Weights) -> float:
         """Mean over the deals, of a blend."""
-        found = [self.recovery(picks, deal).apgr or 0.0 for deal in range(_REPEATS)]
+        found = [self.recovery(weights, deal).apgr or 0.0 for deal in range(_REPEATS)]
         return sum(found) / len(found)
 
 
@@ -127,26 +129,20 @@ def fit_router(
     kind: Kind = "router" if rows[0].case.reply is None else "cascade"
     trial = _trial(rows, _grouping(rows) if fields is None else fields)
     trial.hold_out(progress)
-    picks, why = _select(trial)
-    parts = tuple(
-        Weighted(
-            name=name,
-            weight=count / picks.total(),
-            part=trial.fitters[name](trial.table, trial.gains),
-        )
-        for name, count in picks.most_common()
-    )
-    ladder = _ladder(trial, picks)
+    weights = _stacked(trial)
     return Router(
         name=kind,
         kind=kind,
-        fields=tuple(name.removeprefix(GROUPS) for name in picks if name.startswith(GROUPS)),
+        fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
         target="",
         threshold=0.0,
-        ladder=ladder,
-        candidates=_report(trial, picks),
-        origin=_origin(rows, trial, picks, why, left_out=len(recorded) - len(rows)),
-        parts=parts,
+        ladder=_ladder(trial, weights),
+        candidates=_report(trial, weights),
+        origin=_origin(rows, trial, weights, left_out=len(recorded) - len(rows)),
+        parts=tuple(
+            Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.gains))
+            for name, w in weights.items()
+        ),
     ).at_quality(RECOVERED)
 
 
@@ -195,40 +191,48 @@ def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
     return Trial(table, weak, strong, candidates(table, fields))
 
 
-def _select(trial: Trial) -> tuple[Counter[str], str]:
-    """Add candidates one at a time, the same ones again where that helps, until nothing does."""
-    picks: Counter[str] = Counter()
-    reached = float("-inf")
-    while picks.total() < _MOST_PICKS:
-        tried = {name: trial.apgr(picks + Counter([name])) for name in trial.fitters}
-        best = max(tried, key=lambda name: tried[name])
-        if tried[best] < reached + _LEAST_STEP:
-            break
-        picks[best] += 1
-        reached = tried[best]
-    single = {name: trial.apgr(Counter([name])) for name in trial.fitters}
+def _stacked(trial: Trial) -> Weights:
+    """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
+    from scipy import optimize
+
+    solve: Any = getattr(optimize, "nnls")  # noqa: B009 - its types are not known
+    names, gains = list(trial.fitters), trial.gains - trial.gains.mean()
+    told = np.array([np.mean(trial.held_out[name], axis=0) for name in names]).T
+    told = told - told.mean(0)
+    pull = np.sqrt(_EQUAL * (told**2).sum(0).mean())
+    left = np.vstack([told, pull * np.eye(len(names))])
+    right = np.concatenate([gains, np.full(len(names), pull / len(names))])
+    found: list[float] = solve(left, right)[0].tolist()
+    least = _LEAST_WEIGHT * sum(found)
+    kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
+    heaviest = sorted(kept, key=lambda name: -kept[name])
+    return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
+
+
+def _why(trial: Trial, weights: Weights) -> str:
+    single = {name: trial.apgr({name: 1.0}) for name in trial.fitters}
     best = max(single, key=lambda name: single[name])
     alone = f"{best} alone reaches an APGR of {single[best]:.3f} by cross-validation"
-    if len(picks) == 1:
-        return picks, f"{alone}, and nothing added to it raises that"
-    return picks, f"{alone}, {' and '.join(picks)} together {reached:.3f}"
+    if len(weights) == 1:
+        return f"{alone}; the others add nothing"
+    return f"{alone}, the weighted mean of {', '.join(weights)} {trial.apgr(weights):.3f}"
 
 
-def _report(trial: Trial, picks: Counter[str]) -> tuple[Candidate, ...]:
+def _report(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
     found = [
         Candidate(
             name=name,
-            apgr=round(trial.apgr(Counter([name])), 4),
-            weight=picks[name] / picks.total(),
+            apgr=round(trial.apgr({name: 1.0}), 4),
+            weight=weights.get(name, 0.0),
         )
         for name in trial.fitters
     ]
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
 
 
-def _ladder(trial: Trial, picks: Counter[str]) -> tuple[Rung, ...]:
+def _ladder(trial: Trial, weights: Weights) -> tuple[Rung, ...]:
     """Thresholds for shares of strong calls, and the quality of held-out rows at each."""
-    scores, line = trial.blend(picks, 0), trial.recovery(picks, 0)
+    scores, line = trial.blend(weights, 0), trial.recovery(weights, 0)
     inner = [
         (place / _RUNGS, float(np.quantile(scores, 1 - place / _RUNGS)))
         for place in range(1, _RUNGS)
@@ -239,9 +243,7 @@ def _ladder(trial: Trial, picks: Counter[str]) -> tuple[Rung, ...]:
     )
 
 
-def _origin(
-    rows: Sequence[Recorded], trial: Trial, picks: Counter[str], why: str, *, left_out: int
-) -> Origin:
+def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_out: int) -> Origin:
     read = hashlib.sha256()
     for row in rows:
         read.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
@@ -253,6 +255,6 @@ def _origin(
         fingerprint=read.hexdigest(),
         weak_quality=round(float(trial.weak.mean()), 4),
         strong_quality=round(float(trial.strong.mean()), 4),
-        apgr=round(trial.apgr(picks), 4),
-        why=why,
+        apgr=round(trial.apgr(weights), 4),
+        why=_why(trial, weights),
     )

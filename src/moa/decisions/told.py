@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from moa.decisions.arithmetic import NUMBER, numbers
 
 Kind = Literal["figure", "part", "times", "word"]
-"""In digits; a part such as "two thirds"; a multiple such as "twice"; any other number word."""
+"""In digits; a part such as "two thirds"; a multiple such as "twice"; any other number word, and 1,
+which need not be computed with."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _N = NUMBER.pattern
@@ -68,7 +69,7 @@ def _read(match: re.Match[str]) -> ToldNumber | None:
         return ToldNumber("figure", _of_fraction(over, under)) if under else None
     if shown := match["figure"]:
         read = () if match["place"] else tuple(numbers(shown))
-        return ToldNumber("figure", read) if read else None
+        return ToldNumber("word" if read[0] == 1 else "figure", read) if read else None
     if part := match["part"]:
         over, under = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
         return ToldNumber("part", _of_fraction(over, under))

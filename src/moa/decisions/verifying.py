@@ -156,19 +156,19 @@ def _sources(prompt: str, reply: str, checked: Checked, answer: FinalAnswer) -> 
     """Whether the numbers of the prompt lead to the final answer, and no others do."""
     told = told_numbers(prompt)
     path = _path(checked.equations, answer.number)
+    operands = [n for e in path for n in numbers(e.left)]
     shown = {*numbers(reply), *(n for e in checked.equations for n in numbers(e.left))}
-    not_on_path = _not_taken(told, [n for e in path for n in numbers(e.left)])
-    plain = sum(kind != "word" for kind in not_on_path)
     known = {form for number in told for form in number.forms}
     known |= {n for e in checked.equations for n in (e.value, *numbers(e.right))}
-    strange = [n for e in path for n in numbers(e.left) if n not in known]
+    strange = [number for number in operands if number not in known]
+    not_on_path = _not_taken(told, operands, set(strange))
     missing = Counter(number.kind for number in told if shown.isdisjoint(number.forms))
     return {
         "prompt numbers": float(len(told)),
         **{f"{kind} not shown": float(missing[kind]) for kind in KINDS},
         **{f"{kind} not on the path": float(not_on_path.count(kind)) for kind in KINDS},
         "all on the path": float(not not_on_path),
-        "all but words on the path": float(not plain),
+        "all but words on the path": float(not sum(kind != "word" for kind in not_on_path)),
         "share not on the path": len(not_on_path) / max(1, len(told)),
         "path": float(len(path)),
         "off the path": float(len(checked.equations) - len(path)),
@@ -197,17 +197,34 @@ def _makes(equation: Equation, number: Fraction) -> bool:
     return equation.value == number or number in numbers(equation.right)
 
 
-def _not_taken(told: Sequence[ToldNumber], operands: Sequence[Fraction]) -> list[Kind]:
-    """Give the kinds of told numbers that no operand stands for; each operand stands for one."""
+def _not_taken(
+    told: Sequence[ToldNumber], operands: Sequence[Fraction], strange: set[Fraction]
+) -> list[Kind]:
+    """Give the kinds of told numbers that no operand stands for; each operand stands for one.
+
+    A strange one that is made of two told numbers stands for both: a step done in the head.
+    """
     left = Counter(operands)
-    missing: list[Kind] = []
+    missing: list[ToldNumber] = []
     for number in told:
         form = next((form for form in number.forms if left[form]), None)
         if form is None:
-            missing.append(number.kind)
+            missing.append(number)
         else:
             left[form] -= 1
-    return missing
+    first = [number.forms[0] for number in told]
+    return [
+        number.kind
+        for number in missing
+        if not any(_in_the_head(number.forms[0], other, strange) for other in first)
+    ]
+
+
+def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> bool:
+    if one == other or 0 in (one, other):
+        return False
+    made = {one + other, one - other, other - one, one * other, one / other, other / one}
+    return not operands.isdisjoint(made - {one, other})
 
 
 def _doubts(features: dict[str, float]) -> dict[str, float]:
