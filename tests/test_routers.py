@@ -15,7 +15,7 @@ import pytest
 from routing import rows
 
 from moa.decisions.cases import Case, describe
-from moa.decisions.gain_fitting import candidates
+from moa.decisions.gain_fitting import Truth, candidates
 from moa.decisions.gain_parts import Trees
 from moa.decisions.recorded import Recorded, read_case, read_recorded
 from moa.decisions.recovery import recovery
@@ -34,6 +34,11 @@ def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
     found = recovery(router.gains([r.case for r in fresh]), weak, strong).apgr
     assert found is not None
     return found
+
+
+def truth_of(found: Sequence[Recorded]) -> Truth:
+    weak, strong = [r.weak_correct for r in found], [r.strong_correct for r in found]
+    return Truth(np.array(weak, dtype=float), np.array(strong, dtype=float))
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +83,11 @@ print(json.dumps(Router.load("router.json").gains([read_case(r, where="") for r 
     assert np.allclose(json.loads(done.stdout), expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["linear", "kernel", "trees", "prompt grams"])
+@pytest.mark.parametrize("name", ["linear", "kernel", "trees", "prompt grams", "doubt"])
 def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
     train, fresh = recorded(100, replied=True), recorded(40, seed=3, replied=True)
-    gains = np.array([row.gain for row in train], dtype=float)
     table = describe([row.case for row in train])
-    part = candidates(table, [])[name](table, gains)
+    part = candidates(table, [])[name](table, truth_of(train))
     told = part.predict(describe([row.case for row in fresh]))
     truth = np.array([row.gain for row in fresh])
     assert np.corrcoef(told, truth)[0, 1] > 0.4
@@ -95,15 +99,14 @@ def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
     from moa.decisions import gain_fitting
 
     train = recorded(100)
-    gains = np.array([row.gain for row in train], dtype=float)
     table = describe([row.case for row in train])
-    part = candidates(table, [])["trees"](table, gains)
+    part = candidates(table, [])["trees"](table, truth_of(train))
     assert isinstance(part, Trees)
     settings = dict(gain_fitting._TREES)  # pyright: ignore[reportPrivateUsage]
     estimator: Any = ensemble.GradientBoostingRegressor
     groves = [
         estimator(**settings, random_state=seed)
-        .fit(table.columns(part.names), gains)
+        .fit(table.columns(part.names), truth_of(train).gains)
         .predict(table.columns(part.names))
         for seed in (0, 1)
     ]
@@ -113,9 +116,8 @@ def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
 def test_a_field_groups_rows_and_may_be_missing(router: Router) -> None:
     assert "groups of subject" in [candidate.name for candidate in router.candidates]
     train = recorded(60)
-    gains = np.array([row.gain for row in train], dtype=float)
     table = describe([row.case for row in train])
-    part = candidates(table, ["subject"])["groups of subject"](table, gains)
+    part = candidates(table, ["subject"])["groups of subject"](table, truth_of(train))
     known = [Case("", fields={"subject": subject}) for subject in ("shop", "sums")]
     shop, sums, other = part.predict(describe([*known, Case("")])).tolist()
     assert shop > other > sums

@@ -7,17 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from moa.decisions.cases import Table
-from moa.decisions.fitting import Floats, np
-from moa.decisions.gain_parts import Grams, Groups, Kernel, Linear, Part, Scaled, Tree, Trees
+from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.gain_parts import Doubt, Grams, Groups, Kernel, Linear, Part, Scaled, Tree, Trees
 from moa.decisions.grams import BUCKETS, grams
 from moa.decisions.routing_features import DETAIL
+from moa.decisions.verifying import reply_features
 from moa.errors import MissingDependency
 
-Fitter = Callable[[Table, Floats], Part]
-"""Fits a part to cases and the gain of each: 1, 0 or -1."""
+
+class Truth(NamedTuple):
+    """Whether the models were right on cases: 1 or 0 each."""
+
+    weak: Floats
+    strong: Floats
+
+    @property
+    def gains(self) -> Floats:
+        """What the strong model gains: 1, 0 or -1."""
+        return self.strong - self.weak
+
+    def of(self, places: Ints) -> Truth:
+        """The same of some of the cases."""
+        return Truth(self.weak[places], self.strong[places])
+
+
+Fitter = Callable[[Table, Truth], Part]
+"""Fits a part to cases and what is known of them."""
 
 GROUPS = "groups of "
 """The name of a candidate that groups by a field begins so."""
@@ -25,6 +43,9 @@ _DIGITS = 6
 """Significant digits that a file keeps of a number."""
 _PENALTY = 300.0
 """Of the linear part, whose features have spread 1."""
+_DOUBT_STRENGTH = 0.03
+"""Inverse penalty of the logistic regression."""
+_REPLY = frozenset(reply_features("", ""))
 _KERNEL_PENALTY, _KERNEL_WIDTH = 1.0, 0.3
 """The width is for one feature: with more of them it is shared."""
 _GRAMS_PENALTY, _LEAST_TEXTS = 3.0, 2
@@ -58,7 +79,7 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
     if len(table.cases) >= _LEAST_FOR_TREES:
         found["trees"] = _trees
     if table.cases[0].reply is not None:
-        found["reply grams"] = partial(_grams, "reply")
+        found |= {"doubt": _doubt, "reply grams": partial(_grams, "reply")}
     return found | {GROUPS + name: partial(_groups, name) for name in fields}
 
 
@@ -76,25 +97,40 @@ def need_sklearn() -> None:
         ) from error
 
 
-def _linear(table: Table, gains: Floats) -> Linear:
+def _linear(table: Table, truth: Truth) -> Linear:
     from sklearn import linear_model
 
     ridge: Any = linear_model.Ridge
     scaled = _scaled(table)
-    model = ridge(alpha=_PENALTY).fit(scaled(table), gains)
+    model = ridge(alpha=_PENALTY).fit(scaled(table), truth.gains)
     return Linear(scaled=scaled, weights=_kept(model.coef_), constant=_kept([model.intercept_])[0])
 
 
-def _kernel(table: Table, gains: Floats) -> Kernel:
+def _doubt(table: Table, truth: Truth) -> Doubt:
+    from sklearn import linear_model
+
+    estimator: Any = linear_model.LogisticRegression
+    scaled = _scaled(table, [name for name in table.names if name in _REPLY])
+    wrong = 1 - truth.weak
+    model = estimator(C=_DOUBT_STRENGTH, max_iter=1000).fit(scaled(table), wrong)
+    return Doubt(
+        scaled=scaled,
+        weights=_kept(model.coef_[0]),
+        log_odds=_kept(model.intercept_)[0],
+        constant=float(truth.gains.mean() - wrong.mean()),
+    )
+
+
+def _kernel(table: Table, truth: Truth) -> Kernel:
     from sklearn import kernel_ridge
 
     estimator: Any = kernel_ridge.KernelRidge
     scaled = _scaled(table)
     width = _KERNEL_WIDTH / len(scaled.features)
     centres = [_kept(row, 4) for row in scaled(table)]
-    mean = float(gains.mean())
+    mean = float(truth.gains.mean())
     model = estimator(alpha=_KERNEL_PENALTY, kernel="rbf", gamma=width)
-    model.fit(np.array(centres), gains - mean)
+    model.fit(np.array(centres), truth.gains - mean)
     return Kernel(
         scaled=scaled,
         width=width,
@@ -104,18 +140,20 @@ def _kernel(table: Table, gains: Floats) -> Kernel:
     )
 
 
-def _trees(table: Table, gains: Floats) -> Trees:
+def _trees(table: Table, truth: Truth) -> Trees:
     from sklearn import ensemble
 
     estimator: Any = ensemble.GradientBoostingRegressor
     names = tuple(name for name in table.names if not name.startswith(DETAIL))
     values = table.columns(names)
-    fitted = [estimator(**_TREES, random_state=seed).fit(values, gains) for seed in range(_GROVES)]
+    fitted = [
+        estimator(**_TREES, random_state=seed).fit(values, truth.gains) for seed in range(_GROVES)
+    ]
     return Trees(
         names=names,
         trees=tuple(_tree(stage[0].tree_) for model in fitted for stage in model.estimators_),
         rate=_TREES["learning_rate"] / _GROVES,
-        constant=float(gains.mean()),
+        constant=float(truth.gains.mean()),
     )
 
 
@@ -130,7 +168,7 @@ def _tree(fitted: Any) -> Tree:
     )
 
 
-def _grams(text: Literal["prompt", "reply"], table: Table, gains: Floats) -> Grams:
+def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Grams:
     from scipy import sparse
     from sklearn import linear_model
     from sklearn.feature_extraction import text as extraction
@@ -146,7 +184,7 @@ def _grams(text: Literal["prompt", "reply"], table: Table, gains: Floats) -> Gra
     used = np.flatnonzero(np.bincount(buckets, minlength=BUCKETS) >= _LEAST_TEXTS)
     matrix = sparse_rows((counts, (rows, buckets)), shape=(len(found), BUCKETS))[:, used]
     weighted = rare().fit(matrix)
-    model = ridge(alpha=_GRAMS_PENALTY).fit(weighted.transform(matrix), gains)
+    model = ridge(alpha=_GRAMS_PENALTY).fit(weighted.transform(matrix), truth.gains)
     return Grams(
         text=text,
         rarity=dict(zip(used.tolist(), _kept(weighted.idf_), strict=True)),
@@ -155,10 +193,10 @@ def _grams(text: Literal["prompt", "reply"], table: Table, gains: Floats) -> Gra
     )
 
 
-def _groups(field: str, table: Table, gains: Floats) -> Groups:
-    mean = float(gains.mean())
+def _groups(field: str, table: Table, truth: Truth) -> Groups:
+    mean = float(truth.gains.mean())
     by_value: dict[str, list[float]] = {}
-    for case, gain in zip(table.cases, gains.tolist(), strict=True):
+    for case, gain in zip(table.cases, truth.gains.tolist(), strict=True):
         by_value.setdefault(case.fields.get(field, ""), []).append(gain)
     return Groups(
         field=field,
@@ -171,13 +209,15 @@ def _groups(field: str, table: Table, gains: Floats) -> Groups:
     )
 
 
-def _scaled(table: Table) -> Scaled:
+def _scaled(table: Table, names: Sequence[str] | None = None) -> Scaled:
     """Leave out features that are the same in all cases."""
-    spreads = table.values.std(0)
+    names = table.names if names is None else names
+    values = table.columns(names)
+    spreads = values.std(0)
     used = np.flatnonzero(spreads > 1e-9)
     return Scaled(
-        features=tuple(table.names[place] for place in used.tolist()),
-        means=_kept(table.values.mean(0)[used]),
+        features=tuple(names[place] for place in used.tolist()),
+        means=_kept(values.mean(0)[used]),
         spreads=_kept(spreads[used]),
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 from moa.decisions.cases import Table, describe
 from moa.decisions.fitting import Floats, Ints, np
 from moa.decisions.folds import folds
-from moa.decisions.gain_fitting import GROUPS, Fitter, candidates, need_sklearn
+from moa.decisions.gain_fitting import GROUPS, Fitter, Truth, candidates, need_sklearn
 from moa.decisions.recorded import Recorded
 from moa.decisions.recovery import Recovery, recovery
 from moa.decisions.routers import Candidate, Kind, Origin, Router, Rung, Weighted
@@ -50,21 +50,15 @@ class Trial:
     """Candidates, and what each predicts for rows that took no part in its fitting."""
 
     table: Table
-    weak: Floats
-    strong: Floats
+    truth: Truth
     fitters: Mapping[str, Fitter]
     held_out: dict[str, list[Floats]] = field(default_factory=dict[str, list[Floats]])
     """By candidate: predictions, once for each deal of folds."""
 
-    @property
-    def gains(self) -> Floats:
-        """What the strong model gains on each row."""
-        return self.strong - self.weak
-
     def hold_out(self, progress: Progress | None) -> None:
         """Fit every candidate to all folds but one, and predict that one."""
         prompts = [case.prompt for case in self.table.cases]
-        kinds = (self.gains + 1).astype(np.intp)
+        kinds = (self.truth.gains + 1).astype(np.intp)
         done, total = 0, _REPEATS * _FOLDS
         for deal in range(_REPEATS):
             dealt = folds(prompts, kinds, _FOLDS, seed=deal)
@@ -82,19 +76,19 @@ class Trial:
         fitted, asked = self.table[inside], self.table[outside]
         for name, fitter in self.fitters.items():
             if len(outside):
-                part = fitter(fitted, self.gains[inside])
+                part = fitter(fitted, self.truth.of(inside))
                 self.held_out[name][deal][outside] = part.predict(asked)
 
     def blend(self, weights: Weights, deal: int) -> Floats:
         """Predict for held-out rows by several candidates."""
-        total = np.zeros(len(self.weak))
+        total = np.zeros(len(self.table.cases))
         for name, weight in weights.items():
             total = total + weight * self.held_out[name][deal]
         return total
 
     def recovery(self, weights: Weights, deal: int) -> Recovery:
         """What a blend recovers on held-out rows."""
-        return recovery(self.blend(weights, deal), self.weak, self.strong)
+        return recovery(self.blend(weights, deal), *self.truth)
 
     def apgr(self, weights: Weights) -> float:
         """Mean over the deals, of a blend."""
@@ -140,7 +134,7 @@ def fit_router(
         candidates=_report(trial, weights),
         origin=_origin(rows, trial, weights, left_out=len(recorded) - len(rows)),
         parts=tuple(
-            Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.gains))
+            Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
         ),
     ).at_quality(RECOVERED)
@@ -188,7 +182,7 @@ def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
     table = describe([row.case for row in rows])
     weak = np.array([row.weak_correct for row in rows], dtype=float)
     strong = np.array([row.strong_correct for row in rows], dtype=float)
-    return Trial(table, weak, strong, candidates(table, fields))
+    return Trial(table, Truth(weak, strong), candidates(table, fields))
 
 
 def _stacked(trial: Trial) -> Weights:
@@ -196,7 +190,7 @@ def _stacked(trial: Trial) -> Weights:
     from scipy import optimize
 
     solve: Any = getattr(optimize, "nnls")  # noqa: B009 - its types are not known
-    names, gains = list(trial.fitters), trial.gains - trial.gains.mean()
+    names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
     told = np.array([np.mean(trial.held_out[name], axis=0) for name in names]).T
     told = told - told.mean(0)
     pull = np.sqrt(_EQUAL * (told**2).sum(0).mean())
@@ -253,8 +247,8 @@ def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_ou
         rows=len(rows),
         left_out=left_out,
         fingerprint=read.hexdigest(),
-        weak_quality=round(float(trial.weak.mean()), 4),
-        strong_quality=round(float(trial.strong.mean()), 4),
+        weak_quality=round(float(trial.truth.weak.mean()), 4),
+        strong_quality=round(float(trial.truth.strong.mean()), 4),
         apgr=round(trial.apgr(weights), 4),
         why=_why(trial, weights),
     )
