@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def fake(tmp_path: Path) -> Iterator[Fake]:
     yield fake
     if (folder / "pids").exists():
         for pid in fake.left():
-            os.kill(pid, 9)
+            with suppress(ProcessLookupError):  # it may have ended meanwhile
+                os.kill(pid, 9)
 
 
 @pytest.fixture(autouse=True)
