@@ -46,26 +46,6 @@ class Linear(_Part):
         return self.scaled(table) @ np.array(self.weights) + self.constant
 
 
-class Doubt(_Part):
-    """How likely the weak model is wrong, from its reply (logistic regression), as a gain.
-
-    Failure alone is a worse guide than gain, but it is learnt from more rows.
-    """
-
-    kind: Literal["doubt"] = "doubt"
-    scaled: Scaled
-    weights: tuple[float, ...]
-    log_odds: float
-    """Where all features are as on average."""
-    constant: float
-    """Added to the probability, so that the mean is that of the gains."""
-
-    def predict(self, table: Table) -> Floats:
-        """Predict the gain of each case."""
-        odds = self.scaled(table) @ np.array(self.weights) + self.log_odds
-        return 1 / (1 + np.exp(-odds)) + self.constant
-
-
 class Kernel(_Part):
     """Gains of similar cases, similarity falling off as a bell curve over the features."""
 
@@ -107,7 +87,7 @@ class Tree(_Part):
 
 
 class Trees(_Part):
-    """Boosted trees (Friedman 2001): the sum of many small ones."""
+    """The sum of many trees, boosted (Friedman 2001) or grown at random (Geurts et al. 2006)."""
 
     kind: Literal["trees"] = "trees"
     names: tuple[str, ...]
@@ -160,4 +140,4 @@ class Groups(_Part):
         return np.array([self.gains.get(value, self.constant) for value in values])
 
 
-Part = Annotated[Linear | Doubt | Kernel | Trees | Grams | Groups, Field(discriminator="kind")]
+Part = Annotated[Linear | Kernel | Trees | Grams | Groups, Field(discriminator="kind")]

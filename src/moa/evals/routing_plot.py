@@ -33,7 +33,7 @@ def _draw(report: RoutingReport, title: str, axes: Any) -> None:
     axes.plot(report.line.shares, report.line.qualities, color="tab:blue", label=name)
     for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
         axes.axhline(value, linewidth=0.8, color="grey")
-        axes.annotate(label, (0.01, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
+        axes.annotate(label, (0.1, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
     axes.set(xlabel="share of strong calls", ylabel="share of right answers", title=title)
     axes.set_xlim(0, 1)
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
