@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 _SETTINGS = ("MOA_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GEMINI_API_KEY")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start, also where the whole run was started to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
