@@ -241,6 +241,30 @@ def test_a_file_that_is_no_router_is_refused(text: str, tmp_path: Path) -> None:
         Router.load(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
+            {"features": [0], "thresholds": [0], "left": [0], "right": [0], "values": [0]}
+        ]},
+        {"kind": "linear", "weights": [1], "constant": 0, "scaled": {
+            "features": ["from a later version"], "means": [0], "spreads": [1]
+        }},
+    ],
+    ids=["a tree without an end", "an unknown feature"],
+)  # fmt: skip
+def test_a_file_that_was_tampered_with_is_refused(
+    part: dict[str, object], router: Router, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.json"
+    router.save(file)
+    written = json.loads(file.read_text())
+    written["parts"] = [{"name": "x", "weight": 1, "part": part}]
+    file.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"parts\.0\.part"):
+        Router.load(file)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         Router.load(tmp_path / "none.json")

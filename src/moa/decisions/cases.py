@@ -9,6 +9,9 @@ from moa.decisions.fitting import Floats, Ints, np
 from moa.decisions.routing_features import prompt_features
 from moa.decisions.verifying import reply_features
 
+KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
+"""Names of the features that a case can have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

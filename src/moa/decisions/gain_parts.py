@@ -5,13 +5,13 @@ Each is a few lists of numbers that stand in a router's file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.decisions.cases import Table
+from moa.decisions.cases import KNOWN, Table
 from moa.decisions.fitting import Floats, np
 from moa.decisions.grams import grams
 
@@ -25,7 +25,13 @@ class Scaled(_Part):
 
     features: tuple[str, ...]
     means: tuple[float, ...]
-    spreads: tuple[float, ...]
+    spreads: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _need(len(self.means) == len(self.spreads) == len(self.features), "one number a feature")
+        _need_known(self.features)
+        return self
 
     def __call__(self, table: Table) -> Floats:
         """Cases, features; none further out than 5, so that an odd case can't run away."""
@@ -40,6 +46,11 @@ class Linear(_Part):
     scaled: Scaled
     weights: tuple[float, ...]
     constant: float
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _need(len(self.weights) == len(self.scaled.features), "one weight a feature")
+        return self
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
@@ -56,6 +67,13 @@ class Kernel(_Part):
     centres: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
     constant: float
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _need(len(self.weights) == len(self.centres), "one weight a centre")
+        sizes = {len(centre) for centre in self.centres}
+        _need(sizes <= {len(self.scaled.features)}, "one number of a centre for each feature")
+        return self
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
@@ -74,6 +92,20 @@ class Tree(_Part):
     left: tuple[int, ...]
     right: tuple[int, ...]
     values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        n = len(self.features)
+        _need(n == len(self.thresholds) == len(self.values) > 0, "one of each a node")
+        # Children come after their parents, so that following them ends.
+        ends = all(
+            feature < 0 or (place < left < n and place < right < n)
+            for place, (feature, left, right) in enumerate(
+                zip(self.features, self.left, self.right, strict=True)
+            )
+        )
+        _need(ends, "children after their parents")
+        return self
 
     def predict(self, values: Floats) -> Floats:
         """Predict from the features of cases."""
@@ -95,6 +127,13 @@ class Trees(_Part):
     rate: float
     constant: float
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _need_known(self.names)
+        used = max((feature for tree in self.trees for feature in tree.features), default=-1)
+        _need(used < len(self.names), "a name for each feature")
+        return self
+
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
         values = table.columns(self.names)
@@ -111,6 +150,11 @@ class Grams(_Part):
     """By bucket: how rare its runs are (smoothed inverse document frequency)."""
     weights: Mapping[int, float]
     constant: float
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _need(set(self.rarity) == set(self.weights), "the same buckets in both")
+        return self
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
@@ -138,6 +182,16 @@ class Groups(_Part):
         """Predict the gain of each case."""
         values = (case.fields.get(self.field, "") for case in table.cases)
         return np.array([self.gains.get(value, self.constant) for value in values])
+
+
+def _need(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"there must be {what}")
+
+
+def _need_known(names: Sequence[str]) -> None:
+    unknown = set(names) - KNOWN
+    _need(not unknown, f"no feature that this version doesn't know, such as {sorted(unknown)[:1]}")
 
 
 Part = Annotated[Linear | Kernel | Trees | Grams | Groups, Field(discriminator="kind")]
