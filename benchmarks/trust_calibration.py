@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moa import EmbeddedEndpoint
-from moa.decisions.calibrated import Calibrated
-from moa.decisions.calibrating import calibrate
-from moa.decisions.calibration import Calibration
-from moa.decisions.checking import Evaluation, evaluate
-from moa.decisions.labelled import Labelled
-from moa.decisions.sources import sources_of
+from moa.calibration import Calibration
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrating import calibrate
+from moa.calibration.checking import Evaluation, evaluate
+from moa.calibration.labelled import Labelled
+from moa.calibration.sources import sources_of
 from moa.questions import Option, Question
 from report import table, write
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moa.decisions.folds import folds
-from moa.decisions.recorded import Recorded, read_recorded
-from moa.decisions.router_fitting import fit_router
 from moa.evals.routing import RANDOM, evaluate_routing
+from moa.routing.fitting import fit_router
+from moa.routing.recorded import Recorded, read_recorded
 from report import table, write
 
 SECTION = "routing"

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa import Budget, Classifier, Decider, Filter, Generator, RunContext
-from moa.decisions.acceptance import Confident, Judgement, Policy, confidence_of
-from moa.decisions.asking import Agreement, Plausible, answer_of
-from moa.decisions.grading import Graded
-from moa.decisions.guarantees import Bound, Guarantee
-from moa.decisions.verifiers import Arithmetic, Format, Grounded, Length, Signs
+from moa.acceptance import Confident, Judgement, Policy, confidence_of
+from moa.acceptance.asking import Agreement, Plausible, answer_of
+from moa.acceptance.grading import Graded
+from moa.acceptance.verifiers import Arithmetic, Format, Grounded, Length, Signs
 from moa.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
+from moa.guarantees import Bound, Guarantee
 from moa.handoffs import Reply
 from moa.questions import Choice, Predicate, Score, choice, predicate, score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

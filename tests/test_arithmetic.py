@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.decisions.arithmetic import check, evaluate, numbers
+from moa.acceptance.arithmetic import check, evaluate, numbers
 from moa.errors import InputError
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.decisions.audit import Audit
-from moa.decisions.betting import Evidence
-from moa.decisions.bounds import Outcome, bound_along
-from moa.decisions.guarantees import Guarantee
+from moa.guarantees import Guarantee
+from moa.guarantees.audit import Audit
+from moa.guarantees.betting import Evidence
+from moa.guarantees.bounds import Outcome, bound_along
 
 
 def withdrawn_after(risk: float, *, seed: int, most: int, changed: float | None = None) -> int:

@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import Classifier, RunContext
-from moa.decisions.calibrated import Calibrated
-from moa.decisions.calibrating import calibrate
-from moa.decisions.calibration import Calibration
-from moa.decisions.checking import evaluate, recheck
+from moa.calibration import Calibration
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrating import calibrate
+from moa.calibration.checking import evaluate, recheck
+from moa.calibration.labelled import Labelled, sort_out
+from moa.calibration.sources import sources_of
 from moa.decisions.folds import folds, split
-from moa.decisions.guarantees import Guarantee
 from moa.decisions.heads import fit_head
-from moa.decisions.labelled import Labelled, sort_out
 from moa.decisions.measures import measure
-from moa.decisions.sources import sources_of
 from moa.errors import CalibrationError, InputError
+from moa.guarantees import Guarantee
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.cli import main
-from moa.decisions.acceptance import Confident
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.plots import save_plots

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from moa.decisions.drift import Drift, Value
 from moa.errors import ConfigError
+from moa.guarantees.drift import Drift, Value
 
 Input = Mapping[str, Value | None]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from moa.calibration.labelled import Labelled
 from moa.cli import main
 from moa.config_file import write_graph
-from moa.decisions.guarantees import Guarantee
-from moa.decisions.labelled import Labelled
 from moa.errors import ConfigError, InputError
 from moa.evals.promoting import promote
+from moa.guarantees import Guarantee
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
 from moa.usage import Price

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from routing import rows
 
-from moa.decisions.cases import Case, describe
-from moa.decisions.gain_fitting import Truth, candidates
-from moa.decisions.gain_parts import Trees
-from moa.decisions.recorded import Recorded, read_case, read_recorded
-from moa.decisions.recovery import recovery
-from moa.decisions.router_fitting import LEAST_ROWS, fit_router
-from moa.decisions.routers import Router
 from moa.errors import ConfigError, InputError
+from moa.routing import Router
+from moa.routing.cases import Case, describe
+from moa.routing.fitting import LEAST_ROWS, fit_router
+from moa.routing.gain_fitting import Truth, candidates
+from moa.routing.gain_parts import Trees
+from moa.routing.recorded import Recorded, read_case, read_recorded
+from moa.routing.recovery import recovery
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
@@ -71,8 +71,8 @@ def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
     script = """
 import json, sys
 sys.modules["sklearn"] = sys.modules["scipy"] = None
-from moa.decisions.routers import Router
-from moa.decisions.recorded import read_case
+from moa.routing import Router
+from moa.routing.recorded import read_case
 rows = map(json.loads, open("rows.jsonl"))
 print(json.dumps(Router.load("router.json").gains([read_case(r, where="") for r in rows]).tolist()))
 """
@@ -96,7 +96,7 @@ def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
 def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
     from sklearn import ensemble
 
-    from moa.decisions import gain_fitting
+    from moa.routing import gain_fitting
 
     train = recorded(100)
     table = describe([row.case for row in train])

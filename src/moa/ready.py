@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.generator import Generator
@@ -20,20 +21,19 @@ from moa.agents.preprocessor import Preprocessor
 from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
 from moa.config import checked, nearest
-from moa.decisions.acceptance import Confident
-from moa.decisions.audit import Audit
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.cascade import cascade
 from moa.graphs.monitor import Monitor
 from moa.graphs.shop import SupportSettings
 from moa.graphs.support import injection_filter, spam_filter, support
+from moa.guarantees.audit import Audit
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
-    from moa.decisions.calibration import Calibration
+    from moa.calibration import Calibration
 
 AnyNode = Node[Any, Any]
 _SHOP = SupportSettings()
@@ -224,7 +224,7 @@ def _cascade(endpoints: Endpoints, settings: CascadeSettings) -> AnyNode:
 def _calibration(endpoints: Endpoints, settings: LabelSettings) -> Calibration | None:
     if settings.calibration is None:
         return None
-    from moa.decisions.calibration import Calibration
+    from moa.calibration import Calibration
 
     return Calibration.load(beside(endpoints, settings.calibration))
 

@@ -11,16 +11,14 @@ from typing import Literal, cast
 import pytest
 from pydantic import BaseModel
 
+from moa.acceptance import Confident
+from moa.acceptance.verifiers import Arithmetic, Format, Length
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
-from moa.decisions.acceptance import Confident
-from moa.decisions.audit import Audit
-from moa.decisions.drift import Drift
-from moa.decisions.verifiers import Arithmetic, Format, Length
 from moa.endpoints import Endpoint, Example
 from moa.errors import (
     BudgetExceeded,
@@ -33,6 +31,8 @@ from moa.errors import (
 from moa.graphs.builder import Graph
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.monitor import Monitor, same_answer
+from moa.guarantees.audit import Audit
+from moa.guarantees.drift import Drift
 from moa.handoffs import Text
 from moa.questions import Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

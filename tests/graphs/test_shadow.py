@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.context import RunContext
-from moa.decisions.acceptance import Confident
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import cascade
 from moa.graphs.shadow import Shadow

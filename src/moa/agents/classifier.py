@@ -18,7 +18,7 @@ from moa.questions import Answer, Choice, choice, questions_of
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from moa.decisions.calibration import Calibration
+    from moa.calibration import Calibration
 
 L = TypeVar("L")
 
@@ -33,7 +33,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: What a label means, by label.
         none: Whether "none of these" is an answer too; its label is `None`.
         adaptation: Examples to show, and corrections of the model's bias.
-        calibration: What says which answers are accepted; see `moa.decisions.calibrating`.
+        calibration: What says which answers are accepted; see `moa.calibration.calibrating`.
         limits: See `Limits`.
 
     Raises:

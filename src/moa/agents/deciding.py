@@ -17,8 +17,8 @@ from moa.handoffs import Text
 from moa.questions import Answer, Question
 
 if TYPE_CHECKING:
-    from moa.decisions.calibrated import Calibrated
-    from moa.decisions.calibration import Calibration
+    from moa.calibration import Calibration
+    from moa.calibration.calibrated import Calibrated
 
     Calibrations = Calibration | Mapping[str, Calibration] | None
 
@@ -80,8 +80,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     ) -> Mapping[str, Calibrated]:
         if calibration is None:
             return {}
-        from moa.decisions.calibrated import Calibrated
-        from moa.decisions.sources import sources_of
+        from moa.calibration.calibrated import Calibrated
+        from moa.calibration.sources import sources_of
 
         by_name = {question.name: question for question in self.questions}
         if not isinstance(calibration, Mapping):

@@ -10,11 +10,11 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
+    from moa.calibration.labelled import Labelled
+    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.decisions.guarantees import Guarantee
-    from moa.decisions.labelled import Labelled
-    from moa.decisions.reading_members import Progress
+    from moa.guarantees import Guarantee
     from moa.questions import Question
     from moa.tiers import Endpoints
 
@@ -81,8 +81,8 @@ def calibrate(
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
     from moa.cli.calibrations import run
     from moa.cli.labelled import labelled_rows
-    from moa.decisions.guarantees import Guarantee
     from moa.errors import ConfigError
+    from moa.guarantees import Guarantee
 
     if recheck is not None:
         from moa.cli.recheck import recheck as check
@@ -100,8 +100,8 @@ def calibrate(
 
 
 def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
+    from moa.calibration.labelled import sort_out
     from moa.cli.decide import label_names
-    from moa.decisions.labelled import sort_out
     from moa.questions import Option, Question
 
     names = label_names(labels) if labels else None
@@ -121,10 +121,10 @@ def _job(
     out: Path,
 ) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration.calibrating import calibrate
         from moa.cli import screen
         from moa.cli.calibration_table import show
         from moa.cli.labelled import languages
-        from moa.decisions.calibrating import calibrate
 
         made = await calibrate(
             endpoints.slm,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from moa.decisions.calibration import Calibration
+    from moa.calibration import Calibration
 
 
 def show(console: Console, made: Calibration, file: Path) -> None:

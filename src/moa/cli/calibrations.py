@@ -12,10 +12,10 @@ from moa.cli import screen
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moa.calibration import Calibration
+    from moa.calibration.calibrated import Calibrated
+    from moa.calibration.reading_members import Progress
     from moa.context import RunContext
-    from moa.decisions.calibrated import Calibrated
-    from moa.decisions.calibration import Calibration
-    from moa.decisions.reading_members import Progress
     from moa.tiers import Endpoints
 
 Job = Callable[["Endpoints", "RunContext", "Progress"], Awaitable[int]]
@@ -76,8 +76,8 @@ def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
     Raises:
         CalibrationError: an endpoint that it reads from isn't there.
     """
-    from moa.decisions.calibrated import Calibrated
-    from moa.decisions.sources import sources_of
+    from moa.calibration.calibrated import Calibrated
+    from moa.calibration.sources import sources_of
 
     return Calibrated(calibration, calibration.question.question(), sources_of(endpoints.slm))
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moa.agents.classifier import Classifier
+    from moa.calibration import Calibration
     from moa.cli.items import Item, Malformed, Row
     from moa.context import RunContext
-    from moa.decisions.calibration import Calibration
     from moa.endpoints import Example
     from moa.tiers import Endpoints
 
@@ -98,7 +98,7 @@ def decide(
 
     way: _Way
     if calibration is not None:
-        from moa.decisions.calibration import Calibration
+        from moa.calibration import Calibration
 
         if examples or unlabelled or none:
             raise ConfigError(

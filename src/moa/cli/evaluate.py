@@ -12,11 +12,11 @@ from moa.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moa.calibration.checking import Evaluation
+    from moa.calibration.labelled import Labelled
+    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.decisions.checking import Evaluation
-    from moa.decisions.labelled import Labelled
-    from moa.decisions.reading_members import Progress
     from moa.tiers import Endpoints
 
 EXAMPLES = """
@@ -51,11 +51,11 @@ def evaluate(
 
 def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration import Calibration
+        from moa.calibration.checking import evaluate as measured
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
         from moa.cli.labelled import other_language
-        from moa.decisions.calibration import Calibration
-        from moa.decisions.checking import evaluate as measured
 
         calibration = Calibration.load(file)
         ready = calibrated(calibration, endpoints)

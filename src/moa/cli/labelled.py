@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moa.decisions.labelled import Labelled
+    from moa.calibration.labelled import Labelled
 
 _READ = 400
 """Most texts whose language is looked at, evenly spread."""
@@ -21,10 +21,10 @@ def labelled_rows(source: str) -> list[Labelled]:
     Raises:
         ConfigError: there is no such file, or a row is broken, or lacks its text or label.
     """
+    from moa.calibration.labelled import Labelled
     from moa.cli import rows
     from moa.cli.inputs import text_of
     from moa.cli.items import Malformed
-    from moa.decisions.labelled import Labelled
     from moa.errors import ConfigError, InputError
 
     found: list[Labelled] = []

@@ -14,8 +14,8 @@ from moa.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moa.calibration.reading_members import Progress
     from moa.context import RunContext
-    from moa.decisions.reading_members import Progress
     from moa.evals.promoting import Promotion
     from moa.tiers import Endpoints
 
@@ -75,7 +75,7 @@ def promote(
     from moa.cli.calibrations import run
     from moa.cli.decide import label_names
     from moa.cli.labelled import labelled_rows
-    from moa.decisions.guarantees import Guarantee
+    from moa.guarantees import Guarantee
 
     rows = labelled_rows(source)
     names = label_names(labels) if labels else None
@@ -110,7 +110,7 @@ def promote(
 
 def _show(console: Console, found: Promotion) -> None:
     from moa.cli.tables import listed
-    from moa.decisions.guarantees import percent
+    from moa.guarantees import percent
 
     rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
     console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moa.calibration.labelled import Labelled
+    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.decisions.labelled import Labelled
-    from moa.decisions.reading_members import Progress
     from moa.tiers import Endpoints
 
 CONFIRMED, WITHDRAWN = 0, 1
@@ -19,11 +19,11 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration import Calibration, now
+        from moa.calibration.checking import recheck as check
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
         from moa.cli.labelled import languages
-        from moa.decisions.calibration import Calibration, now
-        from moa.decisions.checking import recheck as check
 
         calibration = Calibration.load(file)
         ready = calibrated(calibration, endpoints)

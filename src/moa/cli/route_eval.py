@@ -10,8 +10,8 @@ import typer
 from moa.cli.routing_rows import RouterFile
 
 if TYPE_CHECKING:
-    from moa.decisions.routers import Router
     from moa.evals.routing import RoutingReport
+    from moa.routing import Router
 
 EXAMPLES = """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from moa.decisions.routers import Router
+    from moa.routing import Router
 
 EXAMPLES = """
 
@@ -53,8 +53,8 @@ def fit(
 ) -> None:
     """Fit a router, or a cascade, from recorded answers of a weak and a strong model."""
     from moa.cli import routing_rows, screen
-    from moa.decisions.router_fitting import fit_router
     from moa.errors import ConfigError
+    from moa.routing.fitting import fit_router
 
     if share is not None and quality is not None:
         raise ConfigError("give --share or --quality, not both: each chooses the threshold")

@@ -10,9 +10,9 @@ import typer
 
 if TYPE_CHECKING:
     from moa.cli.items import Row
-    from moa.decisions.cases import Case
-    from moa.decisions.recorded import Recorded
-    from moa.decisions.routers import Router
+    from moa.routing import Router
+    from moa.routing.cases import Case
+    from moa.routing.recorded import Recorded
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def recorded(source: str, *, replied: bool | None = None) -> list[Recorded]:
         ConfigError: it can't be read, or a line is no object.
         InputError: it is empty, or something is missing in a row.
     """
-    from moa.decisions.recorded import read_recorded
+    from moa.routing.recorded import read_recorded
 
     return [
         read_recorded(value, where=where, replied=replied)
@@ -43,7 +43,7 @@ def cases(source: str, router: Router) -> list[tuple[Row, Case]]:
         ConfigError: it can't be read, or a line is no object.
         InputError: it is empty, or something that the router looks at is missing in a row.
     """
-    from moa.decisions.recorded import read_case
+    from moa.routing.recorded import read_case
 
     replied = router.kind == "cascade"
     return [
@@ -65,7 +65,7 @@ def loaded(path: Path) -> Router:
     Raises:
         ConfigError: it can't be read, or is no router's file.
     """
-    from moa.decisions.routers import Router
+    from moa.routing import Router
 
     return Router.load(path)
 

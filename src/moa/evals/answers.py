@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa.decisions.acceptance import confidence_of, text_of
+from moa.acceptance import confidence_of, text_of
 from moa.errors import ConfigError, InputError
 from moa.node import Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score

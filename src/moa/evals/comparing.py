@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moa.acceptance import all_of
 from moa.context import RunContext
-from moa.decisions.acceptance import all_of
 from moa.decisions.fitting import Floats, np
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError

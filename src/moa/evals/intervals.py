@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moa.decisions.binomial import tail
 from moa.decisions.fitting import Floats, np
+from moa.guarantees.binomial import tail
 
 _DRAWS = 2000
 _TAIL = 0.025

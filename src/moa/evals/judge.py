@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from moa.acceptance import all_of
 from moa.agents import Agent
 from moa.agents.prompts import block
 from moa.context import RunContext
-from moa.decisions.acceptance import all_of
 from moa.endpoints import Endpoint
 from moa.errors import OutputError
 

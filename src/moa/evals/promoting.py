@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents.classifier import Classifier
+from moa.calibration import Calibration
+from moa.calibration.calibrating import calibrate
+from moa.calibration.labelled import Labelled, sort_out
 from moa.context import RunContext
-from moa.decisions.calibrating import calibrate
-from moa.decisions.calibration import Calibration
 from moa.decisions.fitting import np
-from moa.decisions.guarantees import Bound, Guarantee, percent
-from moa.decisions.labelled import Labelled, sort_out
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
@@ -22,6 +21,7 @@ from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case
 from moa.evals.labels import confidences, coverage_line
 from moa.evals.running import Progress, answers_of
+from moa.guarantees import Bound, Guarantee, percent
 from moa.questions import Option, Question
 from moa.usage import Amount
 
@@ -141,7 +141,7 @@ async def promote(
     Raises:
         InputError: fewer than 50 rows are left to look at, or the rows are none that a
             calibration can be made from.
-        MoaError: calibrating failed; see `moa.decisions.calibrating.calibrate`.
+        MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
     """
     data = sort_out(rows, labels)
     if len(data.rows) < use + _LEAST_CHECKED:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.decisions.recovery import Recovery, recovery
+from moa.routing.recovery import Recovery, recovery
 
 _DRAWS = 1000
 _CONFIDENCE = 0.95

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from moa.decisions.arithmetic import numbers
-from moa.decisions.verifying import final_answer
+from moa.acceptance.arithmetic import numbers
+from moa.acceptance.verifying import final_answer
 
 _WORD = re.compile(r"\w+")
 

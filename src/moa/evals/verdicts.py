@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from moa.decisions.guarantees import percent
 from moa.evals.intervals import Interval
 from moa.evals.report import DesignReport
+from moa.guarantees import percent
 
 _CLOSE = 0.02
 """A loss that is not excluded is told from here on."""

@@ -10,12 +10,12 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ValidationError
 
+from moa.acceptance import confidence_of, text_of
+from moa.acceptance.asking import answer_of
 from moa.context import RunContext
-from moa.decisions.acceptance import confidence_of, text_of
-from moa.decisions.asking import answer_of
-from moa.decisions.audit import Audit
-from moa.decisions.drift import Drift, Value
 from moa.errors import ConfigError
+from moa.guarantees.audit import Audit
+from moa.guarantees.drift import Drift, Value
 from moa.questions import Choice, Predicate, Score
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
-from moa.decisions.arithmetic import NUMBER, numbers
+from moa.acceptance.arithmetic import NUMBER, numbers
 
 Kind = Literal["figure", "part", "times", "word"]
 """In digits; a part such as "two thirds"; a multiple such as "twice"; any other number word, and 1,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.decisions.binomial import fewest
 from moa.errors import ConfigError
+from moa.guarantees.binomial import fewest
 
 
 @dataclass(frozen=True, slots=True)

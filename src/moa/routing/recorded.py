@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moa.decisions.cases import Case
 from moa.errors import InputError
+from moa.routing.cases import Case
 
 PROMPT, REPLY = "prompt", "weak_response"
 WEAK, STRONG = "weak_correct", "strong_correct"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moa.acceptance import Judgement, Policy, all_of
 from moa.context import RunContext
-from moa.decisions.acceptance import Judgement, Policy, all_of
-from moa.decisions.guarantees import Bound, Guarantee
 from moa.errors import InputError
+from moa.guarantees import Bound, Guarantee
 
 _FEWEST = 10
 _PARTS = 5
@@ -89,10 +89,10 @@ async def fit(
         MoaError: a model was asked, and that failed.
         MissingDependency: numpy is not installed.
     """
-    from moa.decisions.bounds import Outcome, find_bound
     from moa.decisions.fitting import np
     from moa.decisions.folds import folds, split
     from moa.decisions.heads import fit_head
+    from moa.guarantees.bounds import Outcome, find_bound
 
     if len(graded) < _FEWEST:
         raise InputError(f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}")

@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa.decisions.candidates import Candidate
+from moa.calibration.candidates import Candidate
+from moa.calibration.members import LabelMember, Member, layout_of
+from moa.calibration.scorers import Fit
 from moa.decisions.fitting import Floats
-from moa.decisions.guarantees import Bound
 from moa.decisions.heads import Head
-from moa.decisions.members import LabelMember, Member, layout_of
-from moa.decisions.scorers import Fit
 from moa.endpoints.identity import Identity
 from moa.errors import CalibrationError
+from moa.guarantees import Bound
 from moa.questions import Kind, Option, Question
 
 

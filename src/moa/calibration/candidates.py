@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from moa.calibration.reading_members import Reading
+from moa.calibration.scorers import Part, held_out
 from moa.decisions.fitting import Floats, Ints
 from moa.decisions.heads import log_loss
 from moa.decisions.measures import measure
-from moa.decisions.reading_members import Reading
-from moa.decisions.scorers import Part, held_out
 
 _GAIN = 0.002
 """Least fall of the log loss for which a member is added."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from moa.decisions.cases import Table
+from moa.acceptance.verifying import reply_features
 from moa.decisions.fitting import Floats, Ints, np
-from moa.decisions.gain_parts import Grams, Groups, Kernel, Linear, Part, Scaled, Tree, Trees
-from moa.decisions.grams import BUCKETS, grams
-from moa.decisions.routing_features import DETAIL
-from moa.decisions.verifying import reply_features
 from moa.errors import MissingDependency
+from moa.routing.cases import Table
+from moa.routing.features import DETAIL
+from moa.routing.gain_parts import Grams, Groups, Kernel, Linear, Part, Scaled, Tree, Trees
+from moa.routing.grams import BUCKETS, grams
 
 
 class Truth(NamedTuple):

@@ -15,11 +15,11 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa.context import RunContext
-from moa.decisions.cases import Case, Table, describe
 from moa.decisions.fitting import Floats, np
-from moa.decisions.gain_parts import Part
 from moa.errors import ConfigError, InputError
 from moa.node import Result, finish
+from moa.routing.cases import Case, Table, describe
+from moa.routing.gain_parts import Part
 
 Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]

@@ -2,7 +2,7 @@
 
 The texts are split once. On the fitting part, members are read, fitted and compared, and the
 scorer is chosen; the held-out part is then looked at once, to find from which confidence on its
-decisions can be accepted (`moa.decisions.bounds`). The scorer is fitted a second time to all
+decisions can be accepted (`moa.guarantees.bounds`). The scorer is fitted a second time to all
 texts, for the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is
 promised of it.
 """
@@ -14,9 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moa.context import RunContext
-from moa.decisions.bounds import Outcome, find_bound
-from moa.decisions.calibration import (
+from moa.calibration import (
     Calibration,
     DataRecord,
     FitRecord,
@@ -24,15 +22,9 @@ from moa.decisions.calibration import (
     Reached,
     now,
 )
-from moa.decisions.candidates import Tried, chosen, tried
-from moa.decisions.choosing import confident, halves
-from moa.decisions.fitting import Floats, Ints
-from moa.decisions.folds import folds, split
-from moa.decisions.guarantees import Bound, Guarantee
-from moa.decisions.heads import log_softmax
-from moa.decisions.labelled import Labelled, Sorted, sort_out
-from moa.decisions.measures import measure
-from moa.decisions.members import (
+from moa.calibration.candidates import Tried, chosen, tried
+from moa.calibration.labelled import Labelled, Sorted, sort_out
+from moa.calibration.members import (
     ASKED_AS,
     DECIDES,
     PROMPT,
@@ -41,12 +33,20 @@ from moa.decisions.members import (
     VectorMember,
     layout_of,
 )
-from moa.decisions.reading_members import MemberReader, Progress, Reading
-from moa.decisions.scorers import Part, blend, blended, fit_blend, fit_part, held_out
-from moa.decisions.sources import HIDDEN, SENTENCES, sources_of
+from moa.calibration.reading_members import MemberReader, Progress, Reading
+from moa.calibration.scorers import Part, blend, blended, fit_blend, fit_part, held_out
+from moa.calibration.sources import HIDDEN, SENTENCES, sources_of
+from moa.context import RunContext
+from moa.decisions.choosing import confident, halves
+from moa.decisions.fitting import Floats, Ints
+from moa.decisions.folds import folds, split
+from moa.decisions.heads import log_softmax
+from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.identity import identity_of
 from moa.errors import CalibrationError
+from moa.guarantees import Bound, Guarantee
+from moa.guarantees.bounds import Outcome, find_bound
 from moa.questions import Question
 
 PRICE = 0.05

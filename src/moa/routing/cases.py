@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moa.acceptance.verifying import reply_features
 from moa.decisions.fitting import Floats, Ints, np
-from moa.decisions.routing_features import prompt_features
-from moa.decisions.verifying import reply_features
+from moa.routing.features import prompt_features
 
 KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
 """Names of the features that a case can have."""

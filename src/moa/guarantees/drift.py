@@ -20,9 +20,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.decisions.betting import Evidence
-from moa.decisions.guarantees import percent
 from moa.errors import ConfigError
+from moa.guarantees import percent
+from moa.guarantees.betting import Evidence
 
 Value = float | str
 """A number, or a name, such as that of a language."""

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from moa.acceptance import Judgement, Policy, all_of, share, text_of
+from moa.acceptance.verifying import final_answer
 from moa.context import RunContext
-from moa.decisions.acceptance import Judgement, Policy, all_of, share, text_of
-from moa.decisions.verifying import final_answer
 from moa.errors import ConfigError
 from moa.node import Node
 from moa.questions import Choice, Predicate, Score

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moa.decisions.binomial import fewest, tail, upper_bound
-from moa.decisions.guarantees import Guarantee, percent
+from moa.guarantees import Guarantee, percent
+from moa.guarantees.binomial import fewest, tail, upper_bound
 
 _LIKELY = 0.8
 """Chance of success that the estimate of missing labels aims at."""

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.decisions.cases import KNOWN, Table
 from moa.decisions.fitting import Floats, np
-from moa.decisions.grams import grams
+from moa.routing.cases import KNOWN, Table
+from moa.routing.grams import grams
 
 
 class _Part(BaseModel):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import log1p
 
-from moa.decisions.arithmetic import NUMBER, Checked, Equation, check, magnitude, numbers
-from moa.decisions.told import KINDS, Kind, ToldNumber, told_numbers
+from moa.acceptance.arithmetic import NUMBER, Checked, Equation, check, magnitude, numbers
+from moa.acceptance.told import KINDS, Kind, ToldNumber, told_numbers
 
 _MARK = re.compile(
     r"####|\\boxed\{|\b(?:the )?(?:final )?answer(?: is|:)|\*\*answer:?\*\*", re.IGNORECASE

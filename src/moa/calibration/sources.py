@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moa.decisions.members import DECIDES
+from moa.calibration.members import DECIDES
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.sentences import SentenceEncoder

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from moa.acceptance import Judgement, Policy, share, text_of
+from moa.acceptance.arithmetic import check, numbers
+from moa.acceptance.verifying import reply_features
 from moa.context import RunContext
-from moa.decisions.acceptance import Judgement, Policy, share, text_of
-from moa.decisions.arithmetic import check, numbers
-from moa.decisions.verifying import reply_features
 from moa.errors import ConfigError
 
 _WORD = re.compile(r"[^\W\d_]{4,}")

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.decisions.binomial import allowed_errors, upper_bound
-from moa.decisions.guarantees import Bound, Guarantee, percent
-from moa.decisions.shortfall import shortfall
 from moa.errors import InputError, MissingDependency
+from moa.guarantees import Bound, Guarantee, percent
+from moa.guarantees.binomial import allowed_errors, upper_bound
+from moa.guarantees.shortfall import shortfall
 
 try:
     import numpy as np

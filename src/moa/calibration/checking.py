@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from moa.calibration import Calibration
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.labelled import Labelled, sort_out
+from moa.calibration.reading_members import MemberReader, Progress
 from moa.context import RunContext
-from moa.decisions.bounds import Outcome, bound_along
-from moa.decisions.calibrated import Calibrated
-from moa.decisions.calibration import Calibration
 from moa.decisions.fitting import Floats
-from moa.decisions.guarantees import Bound
-from moa.decisions.labelled import Labelled, sort_out
 from moa.decisions.measures import measure
-from moa.decisions.reading_members import MemberReader, Progress
 from moa.errors import CalibrationError, InputError
+from moa.guarantees import Bound
+from moa.guarantees.bounds import Outcome, bound_along
 
 
 class Evaluation(BaseModel):

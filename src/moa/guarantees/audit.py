@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.decisions.betting import Evidence
-from moa.decisions.guarantees import Bound, percent
+from moa.guarantees import Bound, percent
+from moa.guarantees.betting import Evidence
 
 _ALTERNATIVES = (1.3, 1.6, 2.0, 3.0, 5.0, 10.0)
 """How many times as risky the decisions are, as each bet has it."""

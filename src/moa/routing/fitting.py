@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from moa.decisions.cases import Table, describe
 from moa.decisions.fitting import Floats, Ints, np
 from moa.decisions.folds import folds
-from moa.decisions.gain_fitting import GROUPS, Fitter, Truth, candidates, need_sklearn
-from moa.decisions.recorded import Recorded
-from moa.decisions.recovery import Recovery, recovery
-from moa.decisions.routers import Candidate, Kind, Origin, Router, Rung, Weighted
 from moa.errors import InputError
+from moa.routing import Candidate, Kind, Origin, Router, Rung, Weighted
+from moa.routing.cases import Table, describe
+from moa.routing.gain_fitting import GROUPS, Fitter, Truth, candidates, need_sklearn
+from moa.routing.recorded import Recorded
+from moa.routing.recovery import Recovery, recovery
 
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.decisions.guarantees import Bound, Guarantee
 from moa.errors import ConfigError
+from moa.guarantees import Bound, Guarantee
 from moa.handoffs import Reply, Text
 from moa.questions import Choice, Predicate, Score
 
 if TYPE_CHECKING:
-    from moa.decisions.grading import Fitted, Graded
+    from moa.acceptance.grading import Fitted, Graded
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Policy(ABC):
         context: RunContext | None = None,
         seed: int = 0,
     ) -> Fitted:
-        """Make one policy from the scores of its parts; see `moa.decisions.grading.fit`.
+        """Make one policy from the scores of its parts; see `moa.acceptance.grading.fit`.
 
         Args:
             graded: Replies of the small model, and whether each was good enough.
@@ -82,7 +82,7 @@ class Policy(ABC):
             MoaError: a model was asked, and that failed.
             MissingDependency: numpy is not installed.
         """
-        from moa.decisions.grading import fit
+        from moa.acceptance.grading import fit
 
         return await fit(self, graded, guarantee, context=context or RunContext(), seed=seed)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from moa.calibration import Calibration
+from moa.calibration.members import Sources
 from moa.context import RunContext
-from moa.decisions.calibration import Calibration
 from moa.decisions.fitting import Floats
-from moa.decisions.members import Sources
 from moa.endpoints.identity import Identity, identity_of
 from moa.errors import CalibrationError
 from moa.questions import Answer, Question
