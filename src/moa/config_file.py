@@ -59,9 +59,11 @@ def write_endpoint(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
             "overwrite it with --force"
         )
-    after = _replaced(before, name, table) if there else _appended(before, name, table)
+    after = (_replaced if there else _appended)(before, "endpoints", name, table)
     after = _defaulted(after, tiers) if tiers else after
-    _check_only(known, after, file=file, name=name, table=table, tiers=tiers or {})
+    _check_only(
+        known, after, file=file, section="endpoints", name=name, table=table, tiers=tiers or {}
+    )
     _replace(file, after)
     return file
 
@@ -81,27 +83,12 @@ def write_graph(path: str | Path | None, name: str, table: Mapping[str, object])
         ConfigError: the file is no TOML or can't be written, or can't be added to as it is laid
             out.
     """
-    import tomlkit
-
     file = target(path)
     before = _read(file)
     known = _parsed(before, file)
-    block = tomlkit.dumps({"graphs": {name: _plain(table)}})
-    if name in known.get("graphs", {}):
-        document: Any = tomlkit.parse(before)
-        document["graphs"][name] = _plain(table)
-        after = f"{document.as_string().rstrip()}\n"
-    else:
-        after = f"{before.rstrip()}\n\n{block}" if before.strip() else block
-    wanted = {**known, "graphs": {**known.get("graphs", {}), name: _plain(table)}}
-    try:
-        written = tomllib.loads(after)
-    except tomllib.TOMLDecodeError:
-        written = None  # such as graphs that stand in one line
-    if written != wanted:
-        raise ConfigError(
-            f"{file} is laid out so that moa can't add to it. Add this by hand:\n{block}"
-        )
+    there = name in known.get("graphs", {})
+    after = (_replaced if there else _appended)(before, "graphs", name, table)
+    _check_only(known, after, file=file, section="graphs", name=name, table=table, tiers={})
     _replace(file, after)
     return file
 
@@ -128,19 +115,19 @@ def _parsed(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
-def _appended(before: str, name: str, table: Mapping[str, object]) -> str:
+def _appended(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
     import tomlkit
 
-    block = tomlkit.dumps({"endpoints": {name: _plain(table)}})
+    block = tomlkit.dumps({section: {name: _plain(table)}})
     return f"{before.rstrip()}\n\n{block}" if before.strip() else block
 
 
-def _replaced(before: str, name: str, table: Mapping[str, object]) -> str:
+def _replaced(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
     import tomlkit
 
     document: Any = tomlkit.parse(before)
-    block: Any = tomlkit.parse(_appended("", name, table) + "\n")
-    document["endpoints"][name] = block["endpoints"][name]
+    block: Any = tomlkit.parse(_appended("", section, name, table) + "\n")
+    document[section][name] = block[section][name]
     return f"{document.as_string().rstrip()}\n"
 
 
@@ -160,20 +147,21 @@ def _check_only(
     after: str,
     *,
     file: Path,
+    section: str,
     name: str,
     table: Mapping[str, object],
     tiers: Mapping[Tier, str],
 ) -> None:
     """Hold what will be written against what was there: nothing else may differ."""
-    wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: _plain(table)}}
+    wanted = {**known, section: {**known.get(section, {}), name: _plain(table)}}
     if tiers:
         wanted["tiers"] = {**known.get("tiers", {}), **tiers}
     try:
         written = tomllib.loads(after)
     except tomllib.TOMLDecodeError:
-        written = None  # such as endpoints that stand in one line, which can't be added to
+        written = None  # such as tables that stand in one line, which can't be added to
     if written != wanted:
-        block = _appended("", name, table)
+        block = _appended("", section, name, table)
         raise ConfigError(
             f"{file} is laid out so that moa can't add to it. Add this by hand:\n{block}"
         )

@@ -8,7 +8,7 @@ from moa.calibration.members import DECIDES
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.sentences import SentenceEncoder
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrapping import unwrapped
 
 HIDDEN = "hidden states"
 """The embedded model itself, which is about to name the label."""
@@ -26,9 +26,7 @@ def sources_of(
         embedders: More endpoints that can embed, by role.
     """
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
-    inner = endpoint
-    while isinstance(inner, Wrapping):
-        inner = inner.endpoint
+    inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         found[HIDDEN] = inner.hidden_states
     return {**found, **(embedders or {})}

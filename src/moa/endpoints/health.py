@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrapping import unwrapped
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
@@ -34,8 +34,7 @@ async def list_models(endpoint: Endpoint, context: RunContext) -> None:
         EndpointError: there was no answer.
         DeadlineExceeded: there was none in time.
     """
-    while isinstance(endpoint, Wrapping):
-        endpoint = endpoint.endpoint
+    endpoint = unwrapped(endpoint)
     if isinstance(endpoint, OpenAIEndpoint):
         await endpoint.client.get("/models", context)
 

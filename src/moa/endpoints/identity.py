@@ -18,7 +18,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.sentences import SentenceEncoder
 from moa.endpoints.weights import find_weights
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrapping import unwrapped
 from moa.errors import EndpointError
 
 
@@ -48,8 +48,7 @@ async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
         ModelNotFound: the weights of the embedded model can't be had.
         MissingDependency: the encoder's packages are not installed.
     """
-    while isinstance(endpoint, Wrapping):
-        endpoint = endpoint.endpoint
+    endpoint = unwrapped(endpoint)
     match endpoint:
         case EmbeddedEndpoint():
             weights = await asyncio.to_thread(find_weights, endpoint.model_path)

@@ -329,8 +329,10 @@ class OpenAIEndpoint(Closing):
 
     def _check_length(self, prompt: Prompt) -> None:
         """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
+        if self.context_window is None:
+            return
         fewest = sum(fewest_tokens(message.content) for message in prompt.messages)
-        if self.context_window is not None and fewest >= self.context_window:
+        if fewest >= self.context_window:
             raise EndpointRejected(
                 f"the prompt has at least {fewest} tokens, and the context window of {self.model} "
                 f"is {self.context_window}, so it was not sent. Shorten it, or ask an endpoint "

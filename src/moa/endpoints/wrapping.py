@@ -19,6 +19,13 @@ from moa.questions import Question
 from moa.usage import Price, Tier
 
 
+def unwrapped(endpoint: Endpoint) -> Endpoint:
+    """Look through all that wraps an endpoint; of replicas, at the first."""
+    while isinstance(endpoint, Wrapping):
+        endpoint = endpoint.endpoint
+    return endpoint
+
+
 class Wrapping(Closing):
     """Passes everything on. A wrapper overrides what it changes, and keeps the name.
 

@@ -77,8 +77,8 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the server up until `stop`, or until it can't be."""
         failures = 0
+        self._write("starting")
         while not self.stopping:
-            self._write("restarting" if self._restarts else "starting")
             was_ready, end = await self._run_once()
             if self.stopping:
                 break
