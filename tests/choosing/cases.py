@@ -235,7 +235,7 @@ CASES = (
         task=Task(job="classify", risk="high", labels=600, per_day=200_000, api=True),
         machine=computer(32, "L4"),
         best=("cascade",),
-        says=("go on to the large one", "moa has no ready cascade"),
+        says=("go on to the large one", "moa run cascade runs it"),
         holds=good_enough,
     ),
     Case(

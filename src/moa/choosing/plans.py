@@ -32,7 +32,7 @@ Cause = Literal[
 ]
 
 BUILT: tuple[Pattern, ...] = ("slm", "hybrid", "llm")
-"""Patterns that `moa` has; the others are one's own graph, for now."""
+"""Patterns that `--write` writes. A cascade takes a calibration besides; the rest is one's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class Plan:
 
     @property
     def exists(self) -> bool:
-        """Whether `moa` has the pattern, so that it can be written into `moa.toml`."""
+        """Whether it can be written into `moa.toml`."""
         return self.pattern in BUILT
 
     @property

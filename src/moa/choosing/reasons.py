@@ -126,8 +126,10 @@ def _cost(cost: Cost, task: Task, draft: Draft) -> Iterator[str]:
 
 
 def _advice(draft: Draft, task: Task) -> Iterator[str]:
-    if draft.pattern not in BUILT:
-        yield f"moa has no ready {draft.pattern} yet: it is a graph of your own"
+    if draft.pattern == "cascade" and task.decides:
+        yield "moa promote or moa calibrate makes it of labelled rows, and moa run cascade runs it"
+    elif draft.pattern not in BUILT:
+        yield f"moa has no ready {draft.pattern} for this: it is a graph of your own"
     if task.decides and draft.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
         yield (
             f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "

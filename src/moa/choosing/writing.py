@@ -47,10 +47,10 @@ def to_write(ranking: Ranking, *, nearest: bool = False) -> Plan:
 
     Args:
         ranking: Of which the best is written.
-        nearest: Whether another one is taken where the best is of a pattern that `moa` lacks.
+        nearest: Whether another one is taken where the best can't be written.
 
     Raises:
-        ConfigError: nothing fits, or the best plan's pattern isn't there yet.
+        ConfigError: nothing fits, or the best plan's pattern can't be written.
     """
     best = ranking.best
     if best is None:
@@ -59,9 +59,15 @@ def to_write(ranking: Ranking, *, nearest: bool = False) -> Plan:
     if best.exists or (nearest and built is not None):
         return best if best.exists or built is None else built
     instead = f". The nearest that it has: {built}; --nearest writes that" if built else ""
+    made = (
+        "add its endpoints by moa models add, and let moa promote or moa calibrate make it of "
+        "labelled rows"
+        if best.pattern == "cascade" and ranking.task.decides
+        else "build it as a graph of your own"
+    )
     raise ConfigError(
-        f"the best plan is a {best.pattern}, and moa has {', '.join(BUILT)} so far: build it as a "
-        f"graph of your own{instead}"
+        f"the best plan is a {best.pattern}, and --write writes {', '.join(BUILT)} alone: "
+        f"{made}{instead}"
     )
 
 
@@ -71,7 +77,7 @@ def write_plan(
     """Write the endpoints of a plan: all of them, or none.
 
     Args:
-        plan: Of a pattern that `moa` has.
+        plan: Of a pattern that can be written.
         machine: Where its models are served.
         path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
         force: Whether endpoints of the same names are overwritten.
