@@ -280,3 +280,9 @@ def test_odd_texts_get_a_score(router: Router, cascade: Router) -> None:
     odd = ["", " ", "💥" * 5000, "1/0 = 3%", "\x00", "9" * 400, "(" * 3000, "= 2 <<"]
     assert np.isfinite(router.gains([Case(text) for text in odd])).all()
     assert np.isfinite(cascade.gains([Case("Add 1.", text) for text in odd])).all()
+
+
+def test_a_router_looks_at_no_reply(router: Router) -> None:
+    case = Case("What is 2 + 3?")
+    with_reply = Case("What is 2 + 3?", reply="2 + 3 = 6 #### 6")
+    assert router.gains([with_reply, case]).tolist() == router.gains([case, case]).tolist()

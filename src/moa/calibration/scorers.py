@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -23,21 +22,13 @@ _WEIGHT_SD, _BIAS_SD = 0.5, 1.0
 """Standard deviations of the Gaussian priors on weights and bias, around their start."""
 
 
-class Scorer(Protocol):
-    """Makes probabilities of what was read of texts.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A scorer that was fitted to labels.
 
     It is given one array for each member, in order: texts and options of log-probabilities, or
     texts and parts of vectors.
     """
-
-    def __call__(self, readings: Sequence[Floats], /) -> Floats:
-        """Probabilities: texts, options."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A scorer that was fitted to labels."""
 
     heads: tuple[Head | None, ...]
     """One for each member; `None` for one that reads probabilities already."""

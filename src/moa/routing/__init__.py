@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -136,6 +137,8 @@ class Router(_Written):
             InputError: it is a cascade, and a case has no reply.
         """
         self._check(cases)
+        if self.kind == "router":
+            cases = [replace(case, reply=None) for case in cases]
         return _sum(self.parts, describe(cases))
 
     def route(

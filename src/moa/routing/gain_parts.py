@@ -6,12 +6,13 @@ Each is a few lists of numbers that stand in a router's file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import sqrt
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.decisions.fitting import Floats, np
+from moa.decisions.fitting import Floats, Ints, np
 from moa.routing.cases import KNOWN, Table
 from moa.routing.grams import grams
 
@@ -75,9 +76,13 @@ class Kernel(_Part):
         _need(sizes <= {len(self.scaled.features)}, "one number of a centre for each feature")
         return self
 
+    @cached_property
+    def _centres(self) -> Floats:
+        return np.array(self.centres)
+
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
-        here, centres = self.scaled(table), np.array(self.centres)
+        here, centres = self.scaled(table), self._centres
         squares = (here**2).sum(1)[:, None] + (centres**2).sum(1)[None, :]
         distance = np.maximum(squares - 2 * here @ centres.T, 0)
         return np.exp(-self.width * distance) @ np.array(self.weights) + self.constant
@@ -107,15 +112,24 @@ class Tree(_Part):
         _need(ends, "children after their parents")
         return self
 
+    @cached_property
+    def _arrays(self) -> tuple[Ints, Floats, Ints, Ints, Floats]:
+        return (
+            np.array(self.features),
+            np.array(self.thresholds),
+            np.array(self.left),
+            np.array(self.right),
+            np.array(self.values),
+        )
+
     def predict(self, values: Floats) -> Floats:
         """Predict from the features of cases."""
-        features, thresholds = np.array(self.features), np.array(self.thresholds)
-        left, right = np.array(self.left), np.array(self.right)
+        features, thresholds, left, right, leaves = self._arrays
         here, rows = np.zeros(len(values), dtype=int), np.arange(len(values))
         while (inside := features[here] >= 0).any():
             goes_left = values[rows, features[here]] <= thresholds[here]
             here = np.where(inside, np.where(goes_left, left[here], right[here]), here)
-        return np.array(self.values)[here]
+        return leaves[here]
 
 
 class Trees(_Part):
