@@ -22,6 +22,8 @@ LAYERS = [
     {"acceptance"},
     {"calibration", "routing"},
     {"agents"},
+    {"documents", "mixing"},
+    {"guards"},
     {"graphs"},
     {"servers"},
     {"config"},

@@ -30,7 +30,7 @@ from moa.errors import (
 )
 from moa.graphs.builder import Graph
 from moa.graphs.cascade import Cascade, cascade
-from moa.graphs.monitor import Monitor, same_answer
+from moa.graphs.oversight import Oversight, same_answer
 from moa.guarantees.audit import Audit
 from moa.guarantees.drift import Drift
 from moa.handoffs import Text
@@ -58,11 +58,11 @@ def labelled(
     first: Endpoint,
     second: Endpoint,
     *,
-    monitor: Monitor | None = None,
+    oversight: Oversight | None = None,
     unsettled: Literal["mark", "raise"] = "mark",
 ) -> Cascade[Text | str, Choice[str]]:
     tiers = [Classifier(endpoint, LABELS, none=False) for endpoint in (first, second)]
-    return cascade(*tiers, accept=Confident(0.8), monitor=monitor, unsettled=unsettled)
+    return cascade(*tiers, accept=Confident(0.8), oversight=oversight, unsettled=unsettled)
 
 
 async def test_of_a_sure_answer_the_large_model_is_not_asked() -> None:
@@ -190,22 +190,22 @@ def simulated(small_label: str, large_label: str) -> tuple[SimulatedEndpoint, Si
 
 
 async def test_an_audited_answer_is_compared_with_the_large_one_which_counts() -> None:
-    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(*simulated("app", "card"), monitor=monitor)
+    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(*simulated("app", "card"), oversight=oversight)
     result = await agent.run("Hm.")
     assert result.output.label == "card"
-    assert monitor.audit is not None
-    assert (monitor.audit.checked, monitor.audit.wrong) == (1, 1)
+    assert oversight.audit is not None
+    assert (oversight.audit.checked, oversight.audit.wrong) == (1, 1)
     assert "answers otherwise" in next(n.text for n in result.trace if n.kind == "audited")
 
 
 async def test_a_promise_that_the_audit_breaks_is_withdrawn_and_everything_escalates() -> None:
     first, second = simulated("app", "card")
-    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(first, second, monitor=monitor)
+    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(first, second, oversight=oversight)
     results = [await agent.run("Hm.") for _ in range(20)]
-    assert monitor.audit is not None
-    assert monitor.audit.withdrawn
+    assert oversight.audit is not None
+    assert oversight.audit.withdrawn
     asked = len(first.states)
     assert asked < 20
     last = await agent.run("Hm.")
@@ -215,14 +215,14 @@ async def test_a_promise_that_the_audit_breaks_is_withdrawn_and_everything_escal
 
 
 async def test_an_audit_that_agrees_keeps_the_small_answer() -> None:
-    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
-    result = await labelled(*simulated("app", "app"), monitor=monitor).run("Hm.")
+    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
+    result = await labelled(*simulated("app", "app"), oversight=oversight).run("Hm.")
     assert (result.tier, result.accepted) == (0, True)
 
 
 async def test_an_audit_that_could_not_be_made_is_told_and_the_answer_stands() -> None:
-    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
-    result = await labelled(small(sure("app", 0.9)), large(DOWN), monitor=monitor).run("Hm.")
+    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
+    result = await labelled(small(sure("app", 0.9)), large(DOWN), oversight=oversight).run("Hm.")
     assert (result.output.label, result.accepted) == ("app", True)
     assert "the audit by 'classifier' is missing" in result.trace[-1].text
 
@@ -233,21 +233,21 @@ def drift() -> Drift:
 
 @pytest.mark.parametrize("on_drift", ["escalate", "warn"])
 async def test_a_drift_alarm_escalates_or_warns(on_drift: Literal["escalate", "warn"]) -> None:
-    monitor = Monitor(drift=drift(), on_drift=on_drift)
+    oversight = Oversight(drift=drift(), on_drift=on_drift)
     first, second = simulated("app", "card")
-    agent = labelled(first, second, monitor=monitor)
+    agent = labelled(first, second, oversight=oversight)
     for _ in range(60):
         await agent.run("x" * 500)
-    assert monitor.drift is not None
-    assert monitor.drift.alarms
+    assert oversight.drift is not None
+    assert oversight.drift.alarms
     result = await agent.run("x" * 500)
     assert result.output.label == ("card" if on_drift == "escalate" else "app")
     assert any("length moved up" in note.text for note in result.trace)
 
 
 async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() -> None:
-    monitor = Monitor(audit=Audit(risk=0.05, withdrawn=True))
-    agent = labelled(small(sure("app", 0.99)), large(DOWN), monitor=monitor)
+    oversight = Oversight(audit=Audit(risk=0.05, withdrawn=True))
+    agent = labelled(small(sure("app", 0.99)), large(DOWN), oversight=oversight)
     result = await agent.run("Hm.")
     assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
 
@@ -255,22 +255,22 @@ async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() 
 def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
     for checked in (1, 2):
-        monitor = Monitor(audit=Audit(risk=0.05, share=1.0), file=file)
-        asyncio.run(labelled(*simulated("app", "app"), monitor=monitor).run("Hm."))
-        assert monitor.audit is not None
-        assert monitor.audit.checked == checked
+        oversight = Oversight(audit=Audit(risk=0.05, share=1.0), file=file)
+        asyncio.run(labelled(*simulated("app", "app"), oversight=oversight).run("Hm."))
+        assert oversight.audit is not None
+        assert oversight.audit.checked == checked
     assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
     file.write_text("{")
     with pytest.raises(ConfigError, match="remove it to start the audit anew"):
-        Monitor(file=file)
+        Oversight(file=file)
 
 
 async def test_runs_side_by_side_share_one_audit() -> None:
-    monitor = Monitor(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(*simulated("app", "app"), monitor=monitor)
+    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
+    agent = labelled(*simulated("app", "app"), oversight=oversight)
     await asyncio.gather(*(agent.run("Hm.") for _ in range(30)))
-    assert monitor.audit is not None
-    assert (monitor.audit.accepted, monitor.audit.checked) == (30, 30)
+    assert oversight.audit is not None
+    assert (oversight.audit.accepted, oversight.audit.checked) == (30, 30)
 
 
 async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:

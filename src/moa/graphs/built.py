@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
@@ -12,6 +11,7 @@ from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.plan import Plan
 from moa.graphs.scheduler import Run
+from moa.graphs.streaming import streamed
 from moa.graphs.types import shown
 from moa.node import Result, finish
 from moa.trace import Event
@@ -55,7 +55,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
-    async def stream(
+    def stream(
         self, request: In_contra, context: RunContext | None = None, /
     ) -> AsyncIterator[Event | Result[Out_co]]:
         """Run, and tell what happens while it happens. The result comes last.
@@ -69,24 +69,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         Raises:
             MoaError: as `run`.
         """
-        seen: asyncio.Queue[Event | None] = asyncio.Queue()
-        outer = context or RunContext()
-        inner = outer.nested()
-
-        def listen(event: Event) -> None:
-            seen.put_nowait(event)
-            outer.emit(event)
-
-        inner.listener = listen
-        running = asyncio.get_running_loop().create_task(self.run(request, inner))
-        running.add_done_callback(lambda _: seen.put_nowait(None))
-        try:
-            while (event := await seen.get()) is not None:
-                yield event
-            yield await running
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        return streamed(self, request, context)
 
     def compile(
         self,

@@ -24,7 +24,7 @@ from moa.errors import (
     Unanswered,
 )
 from moa.graphs.builder import Graph
-from moa.graphs.monitor import Monitor, questions_in
+from moa.graphs.oversight import Oversight, questions_in
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.graphs.types import UNKNOWN
@@ -92,7 +92,7 @@ class _Standing(Generic[Out]):
 
 
 class Cascade(Generic[In, Out]):
-    """What `cascade` makes. It is a node; only its `monitor` changes while it is used."""
+    """What `cascade` makes. It is a node; only its `oversight` changes while it is used."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Cascade(Generic[In, Out]):
         policies: Sequence[Policy],
         *,
         name: str,
-        monitor: Monitor,
+        oversight: Oversight,
         unsettled: Unsettled,
         budget: Budget,
         timeout_s: float | None,
@@ -108,7 +108,7 @@ class Cascade(Generic[In, Out]):
         self.name = name
         self.tiers = tuple(tiers)
         self.policies = tuple(policies)
-        self.monitor = monitor
+        self.oversight = oversight
         self.unsettled: Unsettled = unsettled
         self.budget = budget
         self.timeout_s = timeout_s
@@ -134,7 +134,7 @@ class Cascade(Generic[In, Out]):
         own = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        suspended = self.monitor.suspended
+        suspended = self.oversight.suspended
         if suspended is None:
             standing = await self._settle(request, own)
         else:
@@ -183,7 +183,7 @@ class Cascade(Generic[In, Out]):
                 self._note_failure(place, error, own)
                 continue
             if not place:
-                self.monitor.look(request, best.output, own)
+                self.oversight.look(request, best.output, own)
             if best.accepted:
                 return await self._audited(request, best, own)
             own.note("escalated", f"from {tier.name!r}: {best.reason}")
@@ -249,7 +249,7 @@ class Cascade(Generic[In, Out]):
     ) -> _Standing[Out]:
         """Let the last tier check an accepted answer where it is picked; its own answer counts."""
         last = len(self.tiers) - 1
-        if settled.place == last or not self.monitor.picks():
+        if settled.place == last or not self.oversight.picks():
             return settled
         name = self.tiers[last].name
         try:
@@ -257,7 +257,7 @@ class Cascade(Generic[In, Out]):
         except _Passing as error:
             own.note("failed", f"the audit by {name!r} is missing: {error}")
             return settled
-        agrees = self.monitor.record(settled.output, checked, own)
+        agrees = self.oversight.record(settled.output, checked, own)
         own.note("audited", f"by {name!r}, which {'agrees' if agrees else 'answers otherwise'}")
         return settled if agrees else _Standing(checked, last, accepted=True)
 
@@ -282,7 +282,7 @@ def cascade(
     *larger: Node[In, Out],
     accept: Policy | Sequence[Policy] | None = None,
     name: str = "cascade",
-    monitor: Monitor | None = None,
+    oversight: Oversight | None = None,
     unsettled: Unsettled = "mark",
     budget: Budget = UNLIMITED,
     timeout_s: float | None = None,
@@ -298,7 +298,7 @@ def cascade(
         accept: What is accepted: one policy, or one for each tier but the last; `None`: what an
             answer says of itself by `.accepted`, as those of calibrated agents do.
         name: Shown in traces, errors and drawings.
-        monitor: Audit and drift; `None` watches nothing.
+        oversight: Audit and drift; `None` watches nothing.
         unsettled: What becomes of an answer in doubt where no further tier could answer, for the
             budget or since it is down: `mark` gives it, with `accepted=False` and a note in the
             trace; `raise` raises what the last tier failed with.
@@ -327,7 +327,7 @@ def cascade(
         tiers,
         policies,
         name=name,
-        monitor=monitor or Monitor(),
+        oversight=oversight or Oversight(),
         unsettled=unsettled,
         budget=budget,
         timeout_s=timeout_s,

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.monitor import same_answer
+from moa.graphs.oversight import same_answer
 from moa.graphs.signatures import signature_of
 from moa.node import Node, Result
 from moa.usage import UNLIMITED, Budget, Usage

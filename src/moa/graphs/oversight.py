@@ -1,4 +1,4 @@
-"""Monitor: watches a cascade while it is used, and withdraws what it no longer can promise."""
+"""Oversight: watches a cascade while it is used, and withdraws what it no longer can promise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Kept(BaseModel):
     drift: Drift | None = None
 
 
-class Monitor:
+class Oversight:
     """The audit and the drift check of a cascade, and what they say. It changes while it is used.
 
     Args:
