@@ -173,7 +173,7 @@ CASES = (
     ),
     Case(
         name="a device with no network",
-        task=Task(job="classify", offline=True, risk="low", per_day=1000, api=True),
+        task=Task(job="classify", offline=True, risk="medium", per_day=1000, api=True),
         machine=computer(4, cores=4, online=False),
         best=("slm",),
         sizes=(0.1, 4.5),

@@ -25,8 +25,8 @@ _MORE_TEXT = 0.2
 _TEN_TIMES_COST, _ROOT_COST = 0.25, 0.06
 """Ten times the dollars a day, from one dollar a day on; and their root, so that a thousand dollars
 a day saved are worth building something for."""
-_TEN_TIMES_LATENCY, _NO_MATTER = 0.15, 0.08
-"""Ten times the seconds, from a tenth of a second on; less where the task doesn't mind."""
+_TEN_TIMES_LATENCY = 0.2
+"""Ten times the seconds, from a tenth of a second on."""
 _BOUNDED = 0.35
 """That a cascade's errors can be bounded, where risk is high."""
 _PARTS: dict[Pattern, float] = {
@@ -63,7 +63,7 @@ def score(
     """Weigh a plan; higher is better."""
     wasteful = task.decides and task.risk != "high" and draft.pattern == "llm"
     waste = _LARGE_FOR_LABELS if wasteful and draft.members[0].local else 0.0
-    spent = _price(cost, task) + _time(latency, task) + _burden(draft, machine)
+    spent = _price(cost, task) + _time(latency) + _burden(draft, machine)
     return _worth(draft, task) - spent - waste
 
 
@@ -81,11 +81,10 @@ def _price(cost: Cost, task: Task) -> float:
     return _TEN_TIMES_COST * log10(1 + daily) + _ROOT_COST * sqrt(daily) + unpriced
 
 
-def _time(latency: Latency | None, task: Task) -> float:
+def _time(latency: Latency | None) -> float:
     if latency is None:
         return _UNKNOWN_SPEED
-    weight = _NO_MATTER if task.latency_s is None else _TEN_TIMES_LATENCY
-    return weight * log10(1 + 10 * latency.p95_s)
+    return _TEN_TIMES_LATENCY * log10(1 + 10 * latency.p95_s)
 
 
 def _burden(draft: Draft, machine: Machine) -> float:
