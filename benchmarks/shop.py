@@ -16,7 +16,8 @@ import numpy as np
 
 from moa import EmbeddedEndpoint, RunContext, Sentiment
 from moa.agents.deciding import DecidingAgent
-from moa.decisions.fitting import Fit, Ints, class_prior, fit, matching_bias
+from moa.decisions.arrays import Ints
+from moa.decisions.fitting import Fit, class_prior, fit, matching_bias
 from moa.graphs.shop import SupportSettings
 from moa.graphs.support import intent_of, urgency_of
 

@@ -89,7 +89,7 @@ async def fit(
         MoaError: a model was asked, and that failed.
         MissingDependency: numpy is not installed.
     """
-    from moa.decisions.fitting import np
+    from moa.decisions.arrays import np
     from moa.decisions.folds import folds, split
     from moa.decisions.heads import fit_head
     from moa.guarantees.bounds import Outcome, find_bound

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moa.calibration.candidates import Candidate
 from moa.calibration.members import LabelMember, Member, layout_of
 from moa.calibration.scorers import Fit
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.decisions.heads import Head
 from moa.endpoints.identity import Identity
 from moa.errors import CalibrationError

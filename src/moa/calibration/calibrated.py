@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from moa.calibration import Calibration
 from moa.calibration.members import Sources
 from moa.context import RunContext
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.endpoints.identity import Identity, identity_of
 from moa.errors import CalibrationError
 from moa.questions import Answer, Question

@@ -34,13 +34,12 @@ from moa.calibration.members import (
     layout_of,
 )
 from moa.calibration.reading_members import MemberReader, Progress, Reading
-from moa.calibration.scorers import Part, blend, blended, fit_blend, fit_part, held_out
+from moa.calibration.scorers import Part, blend, fit_blend, fit_part, held_out
 from moa.calibration.sources import HIDDEN, SENTENCES, sources_of
 from moa.context import RunContext
+from moa.decisions.arrays import Floats, Ints
 from moa.decisions.choosing import confident, halves
-from moa.decisions.fitting import Floats, Ints
 from moa.decisions.folds import folds, split
-from moa.decisions.heads import log_softmax
 from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.identity import identity_of
@@ -220,12 +219,12 @@ def _sure(
     """Show texts of the fitting part of which the model is surest, in two views."""
     fitting = ~task.held
     logs = np.stack([values[fitting] for values in known], 1)
-    fair = np.log(blended(logs, *fit_blend(logs, task.labels[fitting])))
+    fair = fit_blend(logs, task.labels[fitting]).logs(logs)
     texts = [text for text, held in zip(reader.texts, task.held, strict=True) if not held]
     right = fair.argmax(1) == task.labels[fitting]
     return confident(
         [text for text, is_right in zip(texts, right, strict=True) if is_right],
-        {ASKED_AS: log_softmax(fair[right])},
+        {ASKED_AS: fair[right]},
         [replace(reader.question, name=ASKED_AS)],
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.calibration.reading_members import Reading
 from moa.calibration.scorers import Part, held_out
-from moa.decisions.fitting import Floats, Ints
+from moa.decisions.arrays import Floats, Ints
 from moa.decisions.heads import log_loss
 from moa.decisions.measures import measure
 

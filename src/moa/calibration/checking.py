@@ -12,7 +12,7 @@ from moa.calibration.calibrated import Calibrated
 from moa.calibration.labelled import Labelled, sort_out
 from moa.calibration.reading_members import MemberReader, Progress
 from moa.context import RunContext
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.decisions.measures import measure
 from moa.errors import CalibrationError, InputError
 from moa.guarantees import Bound

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.context import RunContext
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.labels import label_prompt, one_line
 from moa.errors import CapabilityError, EndpointGarbled

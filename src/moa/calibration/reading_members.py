@@ -13,7 +13,7 @@ import numpy as np
 
 from moa.calibration.members import Member, Sources
 from moa.context import RunContext
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.errors import CapabilityError, EndpointRejected, MissingDependency
 from moa.questions import Question
 from moa.usage import Amount

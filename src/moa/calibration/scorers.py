@@ -14,12 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa.decisions.fitting import Floats, Ints, class_prior, matching_bias
-from moa.decisions.heads import Fitted, Head, fit_head, log_softmax
-from moa.decisions.minimising import minimise
-
-_WEIGHT_SD, _BIAS_SD = 0.5, 1.0
-"""Standard deviations of the Gaussian priors on weights and bias, around their start."""
+from moa.decisions.arrays import Floats, Ints
+from moa.decisions.fitting import Fit as Blend
+from moa.decisions.fitting import class_prior, fit, matching_bias
+from moa.decisions.heads import Fitted, Head, fit_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Fit:
             reading if head is None else head(reading)
             for head, reading in zip(self.heads, readings, strict=True)
         ]
-        return blended(np.stack(logs, 1), self.weights, self.bias)
+        return Blend(self.weights, self.bias)(np.stack(logs, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,8 @@ def blend(parts: Sequence[Part], labels: Ints) -> Fit:
         labels: Index of the right option of each text.
     """
     logs = np.stack([part.logs for part in parts], 1)
-    weights, bias = fit_blend(logs, labels)
-    return Fit(tuple(part.head for part in parts), weights, bias)
+    found = fit_blend(logs, labels)
+    return Fit(tuple(part.head for part in parts), found.weights, found.bias)
 
 
 def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
@@ -103,34 +101,13 @@ def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
     found = np.zeros((len(labels), logs.shape[2]))
     for fold in np.unique(folds):
         out = folds == fold
-        found[out] = blended(logs[out], *fit_blend(logs[~out], labels[~out]))
+        found[out] = fit_blend(logs[~out], labels[~out])(logs[out])
     return found
 
 
-def fit_blend(logs: Floats, labels: Ints) -> tuple[Floats, Floats]:
-    """Fit one weight for each member and one bias for each option."""
-    n, members, options = logs.shape
-    centred = logs - logs.mean(2, keepdims=True)
-    prior = class_prior(labels, options)
+def fit_blend(logs: Floats, labels: Ints) -> Blend:
+    """Fit one weight for each member and one bias for each option, around a plain average."""
+    members, options = logs.shape[1:]
     weights = np.full(members, 1.0 / members)
-    start = np.concatenate([weights, matching_bias(centred, weights, prior)])
-    precision = np.concatenate([np.full(members, _WEIGHT_SD**-2), np.full(options, _BIAS_SD**-2)])
-    target = np.eye(options)[labels]
-
-    def loss(point: Floats) -> tuple[float, Floats]:
-        scores = np.einsum("m,tmo->to", point[:members], centred) + point[members:]
-        found = log_softmax(scores)
-        error = np.exp(found) - target
-        slope = np.concatenate([np.einsum("tmo,to->m", centred, error), error.sum(0)])
-        away = point - start
-        value = -float((target * found).sum()) + float((precision * away**2).sum()) / 2
-        return value / n, (slope + precision * away) / n
-
-    point = minimise(loss, start)
-    return point[:members], point[members:]
-
-
-def blended(logs: Floats, weights: Floats, bias: Floats) -> Floats:
-    """Make probabilities of the log-probabilities of members: texts, members, options."""
-    centred = logs - logs.mean(2, keepdims=True)
-    return np.exp(log_softmax(np.einsum("m,tmo->to", weights, centred) + bias))
+    bias = matching_bias(logs, weights, class_prior(labels, options))
+    return fit(logs, labels, weights=weights, bias=bias)

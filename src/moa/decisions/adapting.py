@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
+from moa.decisions.arrays import Floats
 from moa.decisions.choosing import confident, halves
-from moa.decisions.fitting import Floats, shrunk_mean
+from moa.decisions.fitting import shrunk_mean
 from moa.decisions.reading import Progress, Reader
 from moa.decisions.stacking import Group, Readings, Stack, best_stack, floats
 from moa.decisions.stand_ins import STAND_INS

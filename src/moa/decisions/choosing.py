@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from moa.decisions import View
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.endpoints import Example
 from moa.questions import Question
 

@@ -8,22 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moa.errors import MissingDependency
-
-try:
-    import numpy as np
-    from numpy.typing import NDArray
-except ImportError as error:
-    raise MissingDependency(
-        "numpy", extra="local", purpose="to fit an agent to its task"
-    ) from error
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
+from moa.decisions.arrays import Floats, Ints, log_softmax, np
+from moa.decisions.minimising import minimise
 
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
-_STEPS, _NEAR = 50, 1e-6
 _FOLDS = 8
 
 
@@ -36,7 +25,11 @@ class Fit:
 
     def __call__(self, readings: Floats) -> Floats:
         """Probabilities of stacked readings."""
-        return _softmax(_weighted(readings, self.weights) + self.bias)
+        return np.exp(self.logs(readings))
+
+    def logs(self, readings: Floats) -> Floats:
+        """Log-probabilities of stacked readings."""
+        return log_softmax(_weighted(readings, self.weights) + self.bias)
 
 
 def shrunk_mean(reading: Floats) -> Floats:
@@ -61,7 +54,7 @@ def matching_bias(readings: Floats, weights: Floats, prior: Floats) -> Floats:
     scores = _weighted(readings, weights)
     bias = np.log(prior)
     for _ in range(200):
-        bias = bias + np.log(prior) - np.log(_softmax(scores + bias).mean(0))
+        bias = bias + np.log(prior) - np.log(np.exp(log_softmax(scores + bias)).mean(0))
         bias = bias - bias.mean()
     return bias
 
@@ -69,37 +62,26 @@ def matching_bias(readings: Floats, weights: Floats, prior: Floats) -> Floats:
 def fit(readings: Floats, labels: Ints, *, weights: Floats, bias: Floats) -> Fit:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
-    Newton's method on a convex loss, with steps halved until they lower it.
-
     Args:
         readings: Texts, views, options.
         labels: Index of the right option of each text.
         weights: Start and mean of the prior; its standard deviation is 0.5.
         bias: Start and mean of the prior; its standard deviation is 1.
     """
-    views, options = readings.shape[1:]
+    n, views, options = readings.shape
     start = np.concatenate([weights, bias])
     precision = np.concatenate([np.full(views, _WEIGHT_SD**-2), np.full(options, _BIAS_SD**-2)])
     target = np.eye(options)[labels]
 
-    def loss(point: Floats) -> float:
-        p = Fit(point[:views], point[views:])(readings)
-        likely = np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-300)).sum()
-        return float((precision * (point - start) ** 2).sum() / 2 - likely)
-
-    point = start.copy()
-    for _ in range(_STEPS):
-        p = Fit(point[:views], point[views:])(readings)
-        error = p - target
+    def loss(point: Floats) -> tuple[float, Floats]:
+        logs = Fit(point[:views], point[views:]).logs(readings)
+        error = np.exp(logs) - target
         slope = np.concatenate([np.einsum("tvo,to->v", readings, error), error.sum(0)])
-        slope = slope + precision * (point - start)
-        step = np.linalg.solve(_curvature(readings, p) + np.diag(precision), slope)
-        here = loss(point)
-        while loss(point - step) > here and np.abs(step).max() > _NEAR:
-            step = step / 2
-        if np.abs(step).max() <= _NEAR:
-            break
-        point = point - step
+        away = point - start
+        value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
+        return value / n, (slope + precision * away) / n
+
+    point = minimise(loss, start)
     return Fit(point[:views], point[views:])
 
 
@@ -118,19 +100,5 @@ def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floa
     return float(np.mean(losses))
 
 
-def _curvature(readings: Floats, p: Floats) -> Floats:
-    """Second derivatives of the log loss by weights and bias."""
-    spread = np.einsum("to,op->top", p, np.eye(p.shape[1])) - np.einsum("to,tp->top", p, p)
-    by_view = np.einsum("top,tvp->tvo", spread, readings)
-    weights = np.einsum("tvo,tuo->vu", by_view, readings)
-    mixed = by_view.sum(0)
-    return np.block([[weights, mixed], [mixed.T, spread.sum(0)]])
-
-
 def _weighted(readings: Floats, weights: Floats) -> Floats:
     return np.einsum("v,tvo->to", weights, readings)
-
-
-def _softmax(scores: Floats) -> Floats:
-    shares = np.exp(scores - scores.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moa.decisions.fitting import Ints
+from moa.decisions.arrays import Ints
 
 
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa.decisions.fitting import Floats, Ints, class_prior
+from moa.decisions.arrays import Floats, Ints, log_softmax
+from moa.decisions.fitting import class_prior
 from moa.decisions.minimising import minimise
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -87,12 +88,6 @@ def log_loss(logs: Floats, labels: Ints) -> float:
     """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
     right = logs[np.arange(len(labels)), labels]
     return float(-np.maximum(right, np.log(_SMALLEST)).mean())
-
-
-def log_softmax(scores: Floats) -> Floats:
-    """Logarithms of probabilities that add up to 1 along the last axis."""
-    moved = scores - scores.max(-1, keepdims=True)
-    return moved - np.log(np.exp(moved).sum(-1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True)

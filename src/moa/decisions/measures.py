@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.decisions.fitting import Floats, Ints
+from moa.decisions.arrays import Floats, Ints
 
 _BINS = 10
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 
 Function = Callable[[Floats], tuple[float, Floats]]
 """Gives the value at a point, and the slope there."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from moa.context import RunContext
 from moa.decisions import View
-from moa.decisions.fitting import Floats
+from moa.decisions.arrays import Floats
 from moa.endpoints import Endpoint
 from moa.questions import Answer, Question, Source
 

@@ -9,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa.decisions import Correction
-from moa.decisions.fitting import (
-    Floats,
-    Ints,
-    class_prior,
-    fit,
-    held_out_loss,
-    matching_bias,
-)
+from moa.decisions.arrays import Floats, Ints
+from moa.decisions.fitting import class_prior, fit, held_out_loss, matching_bias
 
 Group = tuple[int, ...]
 """Places of the views that are averaged."""

@@ -9,18 +9,18 @@ from typing import Any
 
 from moa.acceptance import all_of
 from moa.context import RunContext
-from moa.decisions.fitting import Floats, np
+from moa.decisions.arrays import Floats, np
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
 from moa.evals.intervals import difference, mcnemar, mean_of
-from moa.evals.judge import Outcome, judged
 from moa.evals.labels import confidences, coverage_line, label_metrics
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
 from moa.evals.verdicts import ruling
+from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
 

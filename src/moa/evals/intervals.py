@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moa.decisions.fitting import Floats, np
+from moa.decisions.arrays import Floats, np
 from moa.guarantees.binomial import tail
 
 _DRAWS = 2000

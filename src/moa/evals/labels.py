@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.decisions.fitting import Floats, np
+from moa.decisions.arrays import Floats, np
 from moa.decisions.measures import calibration_error, macro_f1
 from moa.evals.answers import Answer
 

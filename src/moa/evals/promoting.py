@@ -13,7 +13,7 @@ from moa.calibration import Calibration
 from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled, sort_out
 from moa.context import RunContext
-from moa.decisions.fitting import np
+from moa.decisions.arrays import np
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa.context import RunContext
-from moa.decisions.fitting import Floats, np
+from moa.decisions.arrays import Floats, np
 from moa.errors import ConfigError, InputError
 from moa.node import Result, finish
 from moa.routing.cases import Case, Table, describe

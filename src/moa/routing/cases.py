@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moa.acceptance.verifying import reply_features
-from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.arrays import Floats, Ints, np
 from moa.routing.features import prompt_features
 
 KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.folds import folds
 from moa.errors import InputError
 from moa.routing import Candidate, Kind, Origin, Router, Rung, Weighted

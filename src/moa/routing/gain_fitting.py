@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from moa.acceptance.verifying import reply_features
-from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import MissingDependency
 from moa.routing.cases import Table
 from moa.routing.features import DETAIL

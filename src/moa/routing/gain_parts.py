@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.decisions.fitting import Floats, Ints, np
+from moa.decisions.arrays import Floats, Ints, np
 from moa.routing.cases import KNOWN, Table
 from moa.routing.grams import grams
 

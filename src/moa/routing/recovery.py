@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.decisions.fitting import Floats, np
+from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 
 
