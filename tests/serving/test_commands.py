@@ -137,6 +137,7 @@ def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) ->
     late = moa("up", "--timeout-s", "1")
     assert late.returncode == 2
     assert "vLLM is not ready after 1 s and goes on coming up: moa status shows it" in late.stderr
+    assert "it is coming up" in " ".join(moa("models").stdout.split())
     go.touch()
     assert moa("up").returncode == 0
     assert fake.starts == 1

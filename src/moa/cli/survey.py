@@ -20,7 +20,7 @@ from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError
 from moa.measuring import price_of
-from moa.servers import local_url
+from moa.servers import ServerFolder, local_url
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 
@@ -165,8 +165,15 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
     found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
+    if config.serves(name) and any(probe.wrong for probe in found) and _is_coming(config, name):
+        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
     missing = len(_addresses(config, name)) - len(found)
     return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
+
+
+def _is_coming(config: Config, name: str) -> bool:
+    ports = config.endpoints[config.server_of(name)].vllm.ports
+    return any(ServerFolder.of(port).is_watched for port in ports)
 
 
 async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
