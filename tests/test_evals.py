@@ -16,12 +16,12 @@ from moa.errors import EndpointUnavailable, InputError, Unanswered
 from moa.evals.answers import Answer, answer_text
 from moa.evals.cases import cases_of
 from moa.evals.intervals import Interval, difference, mcnemar, mean_of
-from moa.evals.judge import Outcome, judged
 from moa.evals.labels import coverage_at_risk, label_metrics
 from moa.evals.report import DesignReport
 from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
 from moa.evals.verdicts import cost_ratio, ruling
 from moa.handoffs import Reply
+from moa.mixing.judging import Outcome, judged
 from moa.questions import Choice, Predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

@@ -1,4 +1,4 @@
-"""Judge: a large model says which of two replies is better, asked twice with places swapped.
+"""Judging: a model says which of two replies is better, asked twice with places swapped.
 
 Models prefer the first, or the last, of two replies whatever they say (Zheng et al. 2023, "Judging
 LLM-as-a-judge with MT-Bench and Chatbot Arena", arXiv:2306.05685). So a reply wins where it wins in

@@ -1,0 +1,151 @@
+"""Voting: what counts as the same answer, and that stopping early never changes the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.agents.reasoner import Reasoned
+from moa.errors import ConfigError
+from moa.handoffs import Reply
+from moa.mixing.stating import field_of, label_of, last_number, shown, stated, written
+from moa.mixing.voting import Tally
+from moa.questions import Choice
+
+answers = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=9)
+
+
+def counted(given: Sequence[str | None], order: Sequence[int] | None = None) -> Tally:
+    tally = Tally(left=len(given))
+    for place in order if order is not None else range(len(given)):
+        tally = tally.with_vote(place, given[place])
+    return tally
+
+
+@given(answers.flatmap(lambda a: st.tuples(st.just(a), st.permutations(range(len(a))))))
+def test_the_order_in_which_votes_come_does_not_matter(
+    case: tuple[list[str | None], list[int]],
+) -> None:
+    given_answers, order = case
+    one, other = counted(given_answers), counted(given_answers, order)
+    assert list(one.counts.items()) == list(other.counts.items())
+    assert (one.leaders, one.share) == (other.leaders, other.share)
+
+
+@given(answers, st.randoms())
+def test_which_sample_gave_which_answer_changes_no_majority(
+    given_answers: list[str | None], random: Any
+) -> None:
+    moved: list[str | None] = random.sample(given_answers, len(given_answers))
+    assert counted(given_answers).counts == counted(moved).counts
+    assert set(counted(given_answers).leaders) == set(counted(moved).leaders)
+
+
+@given(answers, st.randoms())
+def test_stopping_early_never_changes_the_winner(
+    given_answers: list[str | None], random: Any
+) -> None:
+    order: list[int] = random.sample(range(len(given_answers)), len(given_answers))
+    tally = Tally(left=len(given_answers))
+    for place in order:
+        if tally.settled:
+            break
+        tally = tally.with_vote(place, given_answers[place])
+    assert tally.leaders[:1] == counted(given_answers).leaders[:1]
+    if tally.left:
+        assert len(counted(given_answers).leaders) == 1
+
+
+@given(answers, st.integers(1, 9))
+def test_no_fewer_samples_than_wanted_could_settle_it(
+    given_answers: list[str | None], left: int
+) -> None:
+    tally = Tally(left=left + len(given_answers))
+    for place, answer in enumerate(given_answers):
+        tally = tally.with_vote(place, answer)
+    best = tally.leaders[0] if tally.leaders else "a"
+    after = tally
+    for further in range(tally.wanted):
+        assert not after.settled
+        after = after.with_vote(len(given_answers) + further, best)
+    assert after.settled
+
+
+def test_a_sample_that_fails_is_not_waited_for() -> None:
+    tally = Tally(left=5).with_vote(0, "a").with_vote(1, "a")
+    assert not tally.settled
+    assert tally.without(2).settled
+
+
+def test_unreadable_samples_count_against_the_confidence() -> None:
+    voted = counted(["a", None, "a", "b"]).voted("It is a.", "a")
+    assert (voted.confidence, voted.unreadable, voted.votes) == (0.5, 1, {"a": 2, "b": 1})
+
+
+def test_a_tie_is_said_and_the_first_sample_counts() -> None:
+    tally = counted(["b", "a", "a", "b"])
+    assert tally.leaders == ("b", "a")
+    assert tally.voted("b", "b").tied == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (Reply(text="3 and 4 make 7. The answer is 7."), Fraction(7)),
+        (Reply(text="The answer is Canberra."), "canberra"),
+        (Reasoned[int](reasons="3 + 4", answer=7), Fraction(7)),
+        (Reasoned[str](reasons="a capital", answer="Canberra!"), "canberra"),
+        (Reasoned[bool](reasons="so it is", answer=True), "true"),
+        (Choice(label="card"), "card"),
+        (Reply(text="..."), None),
+    ],
+)
+def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
+    assert stated(reply) == answer
+
+
+def test_the_last_number_counts_where_none_is_marked() -> None:
+    assert last_number("6 times 7 is 42, and that takes them 3 days") == 3
+    assert last_number("#### 42, since 6 times 7") == 42
+    assert last_number("nobody knows") is None
+
+
+def test_a_field_of_a_typed_output_is_compared() -> None:
+    assert field_of("reasons")(Reasoned[int](reasons="Because.", answer=1)) == "because"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("It isn't negative, it is Positive.", "positive"),
+        ("The answer is negative, not what others call positive", "positive"),
+        ("very positive? The answer is: negative.", "negative"),
+        ("positively", None),
+        ("That was not positive", "not positive"),
+    ],
+)
+def test_the_label_that_is_named_last_counts(text: str, label: str | None) -> None:
+    assert label_of(["positive", "negative", "not positive"])(Reply(text=text)) == label
+
+
+def test_labels_that_can_not_be_told_apart_are_refused() -> None:
+    with pytest.raises(ConfigError, match="different"):
+        label_of(["spam", "Spam"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(Fraction(1200), "1200"), (Fraction(5, 2), "2.5"), (Fraction(1, 3), "1/3"), ("no", "no")],
+)
+def test_answers_are_shown_as_one_writes_them(answer: Any, text: str) -> None:
+    assert shown(answer) == text
+
+
+def test_of_a_typed_output_the_answer_is_its_text() -> None:
+    assert written(Reasoned[int](reasons="3 + 4", answer=7), Fraction(7)) == "7"
+    assert written(Reply(text="It is 7."), Fraction(7)) == "It is 7."
