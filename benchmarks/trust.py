@@ -11,24 +11,35 @@ from pathlib import Path
 
 import trust_calibration
 import trust_routing
+from kept import Kept
 
 STEPS = ("calibration", "routing")
 
 
 def main() -> None:
+    sets = [target.name for target in trust_calibration.TARGETS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
-    parser.add_argument("--sets", nargs="+", help="of the step calibration; all by default")
-    parser.add_argument("--kept", type=Path, default=Path("trust.json"), help="to go on from")
+    parser.add_argument(
+        "--sets", nargs="+", choices=sets, default=sets, help="of the step calibration"
+    )
+    parser.add_argument(
+        "--resume", type=Path, help="file that keeps what was measured, and is read again"
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="a trial of the step calibration with so many labels, which writes no page",
+    )
     given = parser.parse_args()
     if given.data is None:
         raise SystemExit("give the folder of the sets by --data or $MOA_DATA")
+    kept = Kept(given.resume)
     if "calibration" in given.steps:
-        names = given.sets or [target.name for target in trust_calibration.TARGETS]
-        trust_calibration.run(given.data, given.kept, names)
-    if "routing" in given.steps:
-        trust_routing.run(given.data, given.kept)
+        trust_calibration.run(given.data, kept, given.sets, few=given.rows)
+    if "routing" in given.steps and given.rows is None:
+        trust_routing.run(given.data, kept)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kept import Kept
 from moa import EmbeddedEndpoint
 from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.calibrating import calibrate
+from moa.calibration.candidates import Candidate
 from moa.calibration.checking import Evaluation, evaluate
 from moa.calibration.labelled import Labelled
 from moa.calibration.sources import sources_of
@@ -30,6 +34,8 @@ class Target(NamedTuple):
     accuracy: float
     macro_f1: float | None = None
     coverage: float | None = None
+    minutes: float = 10
+    """That calibrating may take on two quiet cores."""
 
 
 SENTIMENT, INTENT = "What is the sentiment of the text?", "What does the customer want?"
@@ -38,7 +44,7 @@ TARGETS = (
     Target("sms_spam", "Is this message spam?", 512, 0.97, 0.93, 0.95),
     Target("intent_banking10", INTENT, 512, 0.975, coverage=0.95),
     Target("sentiment3_movie", SENTIMENT, 512, 0.62, 0.58),
-    Target("intent_banking77", INTENT, 1001, 0.84, coverage=0.40),
+    Target("intent_banking77", INTENT, 1001, 0.84, coverage=0.40, minutes=20),
 )
 HEAD = (
     "set",
@@ -52,6 +58,7 @@ HEAD = (
     "wrong of the accepted",
     "ms a decision",
     "tokens",
+    "minutes to calibrate",
 )
 TEXT = """
 ## Calibration
@@ -62,42 +69,99 @@ no rows left over: its accuracy is by cross-validation on all, its coverage and 
 that is held out."""
 
 
-def run(data: Path, kept: Path, names: list[str]) -> None:
-    """Calibrate on each set that isn't in `kept` yet, and write the section."""
-    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    for target in TARGETS:
-        if target.name in names and target.name not in found:
-            found[target.name] = asyncio.run(_measured(target, data))
-            kept.write_text(json.dumps(found, indent=2))
-    rows = [_row(target, found.get(target.name)) for target in TARGETS]
-    goals = [goal for target in TARGETS for goal in _goals(target, found.get(target.name))]
+def run(data: Path, kept: Kept, names: Sequence[str], *, few: int | None = None) -> None:
+    """Calibrate on each set whose figures aren't in `kept` yet, and write the section.
+
+    Args:
+        data: Folder of the sets.
+        kept: What was found before.
+        names: Of the sets to measure.
+        few: A trial on so many labels and so many further rows, without a limit of time, that
+            prints the section and writes no page.
+    """
+    wanted = [target for target in TARGETS if target.name in names]
+    if few is not None:
+        wanted = [target._replace(labels=few) for target in wanted]
+    for target in wanted:
+        if (name := _figures(target)) not in kept.found:
+            kept.keep(name, asyncio.run(_measured(target, data, kept, few)))
+    shown = TARGETS if few is None else wanted
+    found = [(target, kept.found.get(_figures(target))) for target in shown]
+    rows = [_row(target, figures) for target, figures in found]
+    goals = [goal for target, figures in found for goal in _goals(target, figures)]
     body = "\n\n".join((TEXT, table(HEAD, rows), table(("goal", "measured", "target", ""), goals)))
+    if few is not None:
+        print(body)
+        return
     write(SECTION, "python benchmarks/trust.py --data DIR --steps calibration", body)
 
 
-async def _measured(target: Target, data: Path) -> dict[str, Any]:
-    lines = (data / target.name / "dev.jsonl").read_text().splitlines()
-    rows = [Labelled(text=row["text"], label=row["label"]) for row in map(json.loads, lines)]
+def _figures(target: Target) -> str:
+    return f"{SECTION}: {target.name}, {target.labels} labels"
+
+
+async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> dict[str, Any]:
+    rows = _rows(target, data)
     labels = sorted({row.label for row in rows})
-    question = Question(
-        "label", "choice", target.question, tuple(Option(label, label) for label in labels)
-    )
+    options = tuple(Option(label, label) for label in labels)
+    question = Question("label", "choice", target.question, options)
+    calibrated_as = f"{_figures(target)}: the file"
     async with EmbeddedEndpoint() as endpoint:
-        made = await calibrate(
-            endpoint,
-            question,
-            rows[: target.labels],
-            progress=lambda name, done, total: print(
-                f"\r{target.name}: {name} {done}/{total}    ", end="", flush=True
-            ),
+        if calibrated_as not in kept.found:
+            started = time.perf_counter()
+            made = await calibrate(
+                endpoint,
+                question,
+                rows[: target.labels],
+                limit_s=None if few is None else math.inf,
+                progress=_Said(target.name),
+            )
+            minutes = (time.perf_counter() - started) / 60
+            file = made.model_dump(mode="json")
+            kept.keep(calibrated_as, {"minutes": minutes, "file": file})
+        before = kept.found[calibrated_as]
+        made = Calibration.model_validate(before["file"])
+        for line in (*(_tried(one) for one in made.candidates), *made.notes, made.chosen):
+            print(f"{target.name}: {line}")
+        print(f"{target.name}: {made.bound.summary}", flush=True)
+        rest = rows[target.labels :][:few]
+        report = (
+            await evaluate(
+                Calibrated(made, question, sources_of(endpoint)), rest, progress=_Said(target.name)
+            )
+            if rest
+            else _by_itself(made)
         )
-        made.save(f"{os.environ.get('TMPDIR', '/tmp')}/{target.name}.json")
-        print(f"\n{target.name}: {made.chosen}\n{made.bound.summary}")
-        calibrated = Calibrated(made, question, sources_of(endpoint))
-        rest = rows[target.labels :]
-        report = await evaluate(calibrated, rest) if rest else _by_itself(made)
     scorer = " + ".join(member.name for member in made.members)
-    return {"scorer": scorer, **report.model_dump()}
+    return {"scorer": scorer, "minutes": before["minutes"], **report.model_dump()}
+
+
+def _rows(target: Target, data: Path) -> list[Labelled]:
+    lines = (data / target.name / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Labelled(text=row["text"], label=row["label"]) for row in map(json.loads, lines)]
+
+
+def _tried(one: Candidate) -> str:
+    return (
+        f"{one.name}: accuracy {one.accuracy:.3f}, macro F1 {one.macro_f1:.3f}, ECE {one.ece:.3f}, "
+        f"{1000 * one.seconds:.0f} ms, {one.tokens:.0f} tokens"
+    )
+
+
+class _Said:
+    """Prints where a member has begun and where it has ended: a line for each."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._started: dict[str, float] = {}
+
+    def __call__(self, member: str, done: int, total: int) -> None:
+        if member not in self._started:
+            self._started[member] = time.perf_counter()
+            print(f"{self._name}: reads {member}", flush=True)
+        if done == total:
+            seconds = time.perf_counter() - self._started[member]
+            print(f"{self._name}: read {member}, {total} texts in {seconds:.0f} s", flush=True)
 
 
 def _by_itself(made: Calibration) -> Evaluation:
@@ -125,6 +189,7 @@ def _row(target: Target, found: dict[str, Any] | None) -> list[str]:
         *(f"{found[key]:.3f}" for key in ("accuracy", "macro_f1", "ece", "coverage", "risk")),
         f"{1000 * found['seconds_per_decision']:.0f}",
         f"{found['tokens_per_decision']:.0f}",
+        f"{found['minutes']:.1f}",
     ]
 
 
@@ -147,4 +212,7 @@ def _goals(target: Target, found: dict[str, Any] | None) -> list[list[str]]:
     if found is not None:
         kept = "reached" if found["risk"] <= 0.05 else "**missed**"
         lines.append([f"`{target.name}`, risk", f"{found['risk']:.3f}", "at most 0.05", kept])
+        in_time = "reached" if found["minutes"] <= target.minutes else "**missed**"
+        limit = f"at most {target.minutes:g}"
+        lines.append([f"`{target.name}`, minutes", f"{found['minutes']:.1f}", limit, in_time])
     return lines

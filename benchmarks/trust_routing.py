@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kept import Kept
 from moa.decisions.folds import folds
 from moa.evals.routing import RANDOM, evaluate_routing
 from moa.routing.fitting import fit_router
@@ -64,16 +65,16 @@ weak model alone is right. A cascade pays for the weak model's answer first. The
 while looking at the GSM8K rows, so on fresh rows expect a little less."""
 
 
-def run(data: Path, kept: Path) -> None:
+def run(data: Path, kept: Kept) -> None:
     """Measure each target that isn't in `kept` yet, and write the section."""
-    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for target in TARGETS:
-        deals: list[Any] = found.setdefault(f"{SECTION}: {target.name}", [])
+        name = f"{SECTION}: {target.name}"
+        deals: list[Any] = kept.found.get(name, [])
         while len(deals) < DEALS:
             deals.append(_measured(target, data, len(deals)))
-            kept.write_text(json.dumps(found, indent=2))
+            kept.keep(name, deals)
             print(f"{target.name}: {deals[-1]}", flush=True)
-    measured = [found[f"{SECTION}: {target.name}"] for target in TARGETS]
+    measured = [kept.found[f"{SECTION}: {target.name}"] for target in TARGETS]
     rows = [_row(target, deals) for target, deals in zip(TARGETS, measured, strict=True)]
     kinds = [_thresholds(target, deals) for target, deals in zip(TARGETS, measured, strict=True)]
     goals = [

@@ -48,13 +48,22 @@ class LabelMember(BaseModel):
     async def read(
         self, text: str, question: Question, sources: Sources, context: RunContext
     ) -> Floats:
-        """Log-probabilities of the options, of mean 0.
+        """Log-probabilities of the options, of mean 0."""
+        found = [
+            await _logs(text, question, sources[self.source], context, view) for view in self.views
+        ]
+        return self.merged(text, found)
 
-        A view that shows the very text is left out, where there are others.
-        """
-        views = [v for v in self.views if all(e.text != text for e in v)] or self.views
-        found = [await _logs(text, question, sources[self.source], context, view) for view in views]
-        mean: Floats = np.mean(found, 0)
+    @property
+    def passes(self) -> Sequence[LabelMember]:
+        """One for each view: a server that caches prompts keeps one beginning at a time."""
+        return [self.model_copy(update={"views": (view,)}) for view in self.views]
+
+    def merged(self, text: str, found: Sequence[Floats]) -> Floats:
+        """Average the views but those that show the very text, where there are others."""
+        shown = [any(example.text == text for example in view) for view in self.views]
+        fair = [logs for logs, is_shown in zip(found, shown, strict=True) if not is_shown]
+        mean: Floats = np.mean(fair or found, 0)
         return mean
 
 
@@ -78,6 +87,16 @@ class VectorMember(BaseModel):
             words = self.prompt.format(question=one_line(question.text), text=one_line(words))
         found = await sources[self.source].embed([words], context)
         return np.array(found.vectors[0])
+
+    @property
+    def passes(self) -> Sequence[VectorMember]:
+        """A text is read once."""
+        return [self]
+
+    def merged(self, text: str, found: Sequence[Floats]) -> Floats:
+        """What was read, as it is."""
+        del text
+        return found[0]
 
 
 Member = Annotated[LabelMember | VectorMember, Field(discriminator="kind")]

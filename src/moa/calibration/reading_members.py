@@ -106,14 +106,31 @@ class MemberReader:
     async def _all(
         self, member: Member, texts: Sequence[str], context: RunContext, before: int
     ) -> list[Floats]:
+        passes = member.passes
+        found: list[list[Floats]] = []
+        for number, one in enumerate(passes):
+
+            def told(read: int, earlier: int = number * len(texts)) -> None:
+                if self.progress is not None:
+                    done = before + (earlier + read) // len(passes)
+                    self.progress(member.name, done, len(self.texts))
+
+            found.append(await self._pass(one, texts, context, told))
+        return [
+            member.merged(text, given)
+            for text, given in zip(texts, zip(*found, strict=True), strict=True)
+        ]
+
+    async def _pass(
+        self, member: Member, texts: Sequence[str], context: RunContext, told: Callable[[int], None]
+    ) -> list[Floats]:
         found: dict[int, Floats] = {}
         left = iter(enumerate(texts))
 
         async def work() -> None:
             for place, text in left:
                 found[place] = await member.read(text, self.question, self.sources, context)
-                if self.progress is not None:
-                    self.progress(member.name, before + len(found), len(self.texts))
+                told(len(found))
 
         try:
             async with asyncio.TaskGroup() as group:
