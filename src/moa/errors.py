@@ -8,6 +8,7 @@
     + ModelNotFound             the weights of a local model could not be had, or not be loaded
     + CalibrationError          a calibration belongs to another model or question, or is broken
   x InputError                  a value does not fit the node, or the file, it was given to
+  x StoreError                  what is kept from one run to the next can't be read or written
   x EndpointError               a request to an endpoint failed
     + EndpointTimeout           retryable: no complete answer in time
     + EndpointUnavailable       retryable: refused, connection lost, 429, 5xx
@@ -18,12 +19,14 @@
   x OutputError                 the model answered, but not with a valid output
   x Unanswered                  a label was read from a question that was refused or left out
   x NodeError                   a plain function in a graph raised
+  x QuorumNotMet                too few of several nodes answered
   x BudgetExceeded              a limit of the `Budget` would be passed
   x DeadlineExceeded            the run's time is up
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -78,6 +81,10 @@ class CalibrationError(ConfigError):
 
 class InputError(MoaError):
     """A value does not fit the node, or the file, that it was given to."""
+
+
+class StoreError(MoaError):
+    """A conversation, or what else is kept from one run to the next, can't be read or written."""
 
 
 class EndpointError(MoaError):
@@ -178,6 +185,19 @@ class NodeError(MoaError):
     def __init__(self, node: str, cause: BaseException) -> None:
         super().__init__(f"{node}: {type(cause).__name__}: {cause}")
         self.node = node
+
+
+class QuorumNotMet(MoaError):
+    """Of several nodes on one request, too few answered.
+
+    Args:
+        message: How many did, how many must, and each cause.
+        causes: Why, by the name of each node that failed.
+    """
+
+    def __init__(self, message: str, *, causes: Mapping[str, MoaError]) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 class BudgetExceeded(MoaError):

@@ -1,0 +1,242 @@
+"""Fan-out: several nodes on one request, side by side, without waiting for the last of them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from moa.context import RunContext
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    MoaError,
+    NodeError,
+    QuorumNotMet,
+)
+from moa.node import Node, Result
+from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn(Generic[Out]):
+    """What one member of a fan-out gave."""
+
+    place: int
+    """Its place among the members that were asked, from 0."""
+    name: str
+    """Its name; with a number behind it where several members have the same."""
+    result: Result[Out]
+    seconds: float
+    """Seconds from the start of the fan-out until it was there."""
+
+    @property
+    def output(self) -> Out:
+        """What it answered."""
+        return self.result.output
+
+
+async def fan_out(
+    members: Sequence[Node[In, Out]],
+    request: In,
+    context: RunContext,
+    *,
+    quorum: int | None = None,
+    timeout_s: float | None = None,
+    patience_s: float | None = 0.2,
+    hurry_s: float | None = None,
+    enough: Callable[[Sequence[Out]], bool] | None = None,
+) -> list[Drawn[Out]]:
+    """Ask all members at once; give what came, in the order of the members.
+
+    A member that fails or is late is left out, and named in the trace with the reason. What is
+    still running when enough is there is cancelled, and has ended when this returns. Nothing that
+    members write is streamed.
+
+    Args:
+        members: Who is asked. The same node may stand there several times, to be sampled.
+        request: What each of them is given.
+        context: Budget, deadline and ledger of the run; members run nested in it.
+        quorum: Fewest answers to go on with. Once they are there, the other members get
+            `patience_s` more. `None`: one is enough to go on with, but members are waited for
+            until all are there, or all but one of three or more and `patience_s` have passed.
+        timeout_s: Seconds that a member may take, its retries and repairs included; `None`: as
+            long as the run has.
+        patience_s: Seconds that members still get once the quorum is there, wherever they are in
+            their retries; `None` waits for all.
+        hurry_s: Seconds after which nothing more than the fewest answers to go on with is waited
+            for, so that time is left for what follows; `None`: no hurry.
+        enough: Told what is there after each answer, in the order of the members; `True` ends the
+            fan-out at once.
+
+    Raises:
+        QuorumNotMet: too few members answered; with the cause of each that didn't.
+        BudgetExceeded: too few answered, and the budget alone was why.
+        DeadlineExceeded: too few answered, and the time of the run is up.
+        ConfigError: there are no members, or fewer than the quorum.
+    """
+    if not 1 <= (quorum or 1) <= len(members):
+        raise ConfigError(
+            f"{context.node or 'a fan-out'} has {len(members)} members and a quorum of "
+            f"{quorum or 1}: the quorum is at least 1, and at most as many as there are members"
+        )
+    context.remaining_s()
+    fan = _Fan(
+        names=_told_apart([member.name for member in members]),
+        context=context,
+        timeout_s=timeout_s,
+        patience_s=math.inf if patience_s is None else patience_s,
+        fewest=quorum or 1,
+        waited_for=quorum or (len(members) if len(members) < 3 else len(members) - 1),
+        enough=enough,
+    )
+    fan.start(members, request)
+    try:
+        await fan.wait(hurry_s)
+    finally:
+        await fan.stop()
+    return fan.answers()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fan(Generic[Out]):
+    """One fan-out. Its state belongs to one event loop."""
+
+    names: Sequence[str]
+    context: RunContext
+    timeout_s: float | None
+    patience_s: float
+    fewest: int
+    waited_for: int
+    enough: Callable[[Sequence[Out]], bool] | None
+    running: dict[asyncio.Future[Drawn[Out]], int] = field(
+        default_factory=dict[asyncio.Future[Drawn[Out]], int]
+    )
+    there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
+    failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
+
+    def start(self, members: Sequence[Node[In, Out]], request: In) -> None:
+        for place, member in enumerate(members):
+            self.running[asyncio.ensure_future(self._ask(place, member, request))] = place
+
+    async def _ask(self, place: int, member: Node[In, Out], request: In) -> Drawn[Out]:
+        name, start = self.names[place], time.perf_counter()
+        step = "" if name == member.name else name
+        own = self.context.nested(step, timeout_s=self.timeout_s)
+        own.listener = None  # what members write is nobody's answer yet
+        self.context.emit(NodeStarted(self._path(place)))
+        left = own.remaining_s()
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                result = await member.run(request, own)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"{name}: no answer within {left:.2f} s") from error
+        seconds = time.perf_counter() - start
+        self.context.emit(NodeFinished(self._path(place), result.output, seconds))
+        return Drawn(place=place, name=name, result=result, seconds=seconds)
+
+    async def wait(self, hurry_s: float | None) -> None:
+        """Wait until enough is there, and say of whoever still runs then why it is left out."""
+        now = asyncio.get_running_loop().time
+        hurry_at = math.inf if hurry_s is None else now() + hurry_s
+        cut_at = math.inf
+        while self.running:
+            here = len(self.there)
+            if here >= self.waited_for:
+                cut_at = min(cut_at, now() + self.patience_s)
+            if here and self.enough is not None and self.enough(self._outputs()):
+                return self._leave_out("skipped", f"is not needed: {here} answers are enough")
+            if now() >= cut_at:
+                waited = f"{here} others had answered {self.patience_s:g} s before"
+                return self._leave_out("dropped", f"gave no answer in time: {waited}")
+            if now() >= hurry_at and here >= self.fewest:
+                return self._leave_out("dropped", "gave no answer in the time that is left for it")
+            until = min(cut_at, math.inf if now() >= hurry_at else hurry_at)
+            done, _ = await asyncio.wait(
+                self.running,
+                timeout=None if until == math.inf else max(0.0, until - now()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in sorted(done, key=self.running.__getitem__):
+                self._take(task)
+        return None
+
+    async def stop(self) -> None:
+        """Cancel who still runs, and wait until it has ended."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+    def answers(self) -> list[Drawn[Out]]:
+        """What is there, in the order of the members.
+
+        Raises:
+            MoaError: it is too little; see `fan_out`.
+        """
+        if len(self.there) < self.fewest:
+            raise self._too_few()
+        return [self.there[place] for place in sorted(self.there)]
+
+    def _outputs(self) -> list[Out]:
+        return [self.there[place].output for place in sorted(self.there)]
+
+    def _take(self, task: asyncio.Future[Drawn[Out]]) -> None:
+        place = self.running.pop(task)
+        try:
+            self.there[place] = task.result()
+        except MoaError as error:
+            self._miss(place, error)
+        except asyncio.CancelledError as error:  # from within: nothing here has cancelled it
+            self._miss(place, NodeError(self.names[place], error))
+
+    def _miss(self, place: int, error: MoaError) -> None:
+        self.failed[place] = error
+        self._tell(place, "failed", f"gave no answer: {error}")
+
+    def _leave_out(self, kind: NoteKind, why: str) -> None:
+        for place in self.running.values():
+            self._tell(place, kind, why)
+
+    def _tell(self, place: int, kind: NoteKind, what: str) -> None:
+        self.context.note(kind, f"{self.names[place]!r} {what}")
+        self.context.emit(NodeSkipped(self._path(place), what))
+
+    def _path(self, place: int) -> str:
+        return f"{self.context.node}/{self.names[place]}".lstrip("/")
+
+    def _too_few(self) -> MoaError:
+        causes = {self.names[place]: error for place, error in sorted(self.failed.items())}
+        listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
+        message = (
+            f"{self.context.node or 'fan-out'}: {len(self.there)} of {len(self.names)} answered, "
+            f"and {self.fewest} must:{listed}"
+        )
+        if all(isinstance(error, BudgetExceeded) for error in causes.values()):
+            return BudgetExceeded(message, spent=self.context.usage)
+        try:
+            self.context.remaining_s()
+        except DeadlineExceeded:
+            return DeadlineExceeded(message)
+        return QuorumNotMet(message, causes=causes)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Number the names that several have."""
+    several = {name for name, count in Counter(names).items() if count > 1}
+    seen: Counter[str] = Counter()
+    told: list[str] = []
+    for name in names:
+        seen[name] += 1
+        told.append(f"{name} {seen[name]}" if name in several else name)
+    return told
