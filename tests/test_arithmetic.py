@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.acceptance.arithmetic import check, evaluate, numbers
+from moa.acceptance.arithmetic import (
+    check,
+    evaluate,
+    filled,
+    named_in,
+    numbers,
+    only_number,
+    written,
+)
 from moa.errors import InputError
 
 
@@ -135,3 +143,39 @@ def test_no_text_takes_longer_than_its_length(piece: str) -> None:
 
 def test_a_number_of_thousands_of_digits_is_none() -> None:
     assert numbers("9" * 10_000 + " and 5") == [Fraction(5)]
+
+
+@given(numerator=st.integers(-(10**9), 10**9), denominator=st.sampled_from([1, 2, 5, 8, 100]))
+def test_a_number_is_read_as_it_was_written(numerator: int, denominator: int) -> None:
+    number = Fraction(numerator, denominator)
+    assert only_number(written(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-5 degrees", Fraction(-5)),
+        ("$1,200 a month.", Fraction(1200)),
+        ("3/4", Fraction(3, 4)),
+        ("about 50%", Fraction(1, 2)),
+    ],
+)
+def test_the_one_number_of_an_answer_is_read(text: str, value: Fraction) -> None:
+    assert only_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "none", "3 or 4", "3-5 apples", "2 + 2", "12 a 3"])
+def test_an_answer_without_one_number_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="no single number"):
+        only_number(text)
+
+
+def test_names_in_braces_are_filled_with_exact_numbers() -> None:
+    expression = filled("{a} * ({b} + {c})", {"a": Fraction(1, 3), "b": Fraction(2)})
+    assert expression == "(1/3) * ((2) + {c})"
+    assert named_in("{a} + {b} * {a}") == ("a", "b")
+
+
+def test_a_long_number_is_written_to_twelve_places() -> None:
+    assert written(Fraction(1, 3)) == "0.333333333333"
+    assert written(Fraction(-1, 10**13)) == "0"

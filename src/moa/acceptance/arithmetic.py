@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -60,6 +60,11 @@ _CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
 _UNFINISHED = re.compile(r"<<[^<>]*$")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
 _SHOWN = re.compile(r"-?[\d.]+")
+_WORD = re.compile(r"[^\W\d_]+")
+_ONE_NUMBER = re.compile(rf"[-+]?\s*[{_MONEY}]?\s*-?{_NUMBER}\s*%?")
+_FRACTION = re.compile(r"-?\d+\s*/\s*\d+")
+_PLACES = 12
+_NAMED = re.compile(r"\{([^{}]{1,60})\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,45 @@ def numbers(text: str) -> list[Fraction]:
         for shown in NUMBER.findall(text)
         if len(shown) <= _LONGEST_NUMBER
     ]
+
+
+def only_number(text: str) -> Fraction:
+    """Read the one number of a short answer, such as `-5 degrees`, `$1,200 a month` or `3/4`.
+
+    Raises:
+        InputError: it holds none, or more than one.
+    """
+    plain = text.translate(_SIGNS).strip().rstrip(".")
+    alone = _WORD.sub(" ", plain).strip(" .,:;!?\"'")
+    shown = next((t for t in (plain, alone) if _ONE_NUMBER.fullmatch(t)), None)
+    if shown is None and _FRACTION.fullmatch(plain):
+        shown = plain
+    if shown is None:
+        raise InputError(f"{text[:80]!r} is no single number")
+    return evaluate(shown)
+
+
+def filled(expression: str, values: Mapping[str, Fraction]) -> str:
+    """Put exact numbers where an expression names them, as in `{price} * 3`.
+
+    Args:
+        expression: Names in braces stand for numbers; one that has no number is left as it is.
+        values: The numbers, by name.
+    """
+    return _NAMED.sub(lambda m: f"({values[m[1]]})" if m[1] in values else m[0], expression)
+
+
+def named_in(expression: str) -> tuple[str, ...]:
+    """Names in braces that an expression holds, each once."""
+    return tuple(dict.fromkeys(_NAMED.findall(expression)))
+
+
+def written(value: Fraction) -> str:
+    """Write a number in digits, to at most 12 decimal places."""
+    whole, rest = divmod(round(abs(value) * 10**_PLACES), 10**_PLACES)
+    places = f"{rest:0{_PLACES}d}".rstrip("0")
+    sign = "-" if value < 0 and (whole or rest) else ""
+    return f"{sign}{whole}.{places}" if places else f"{sign}{whole}"
 
 
 def magnitude(number: Fraction) -> float:

@@ -1,0 +1,149 @@
+"""Planner: breaks a problem into steps that say which of the others they need."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from typing import Literal, Self, Unpack
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from moa.acceptance.arithmetic import named_in
+from moa.agents import Agent, Settings
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.usage import Tier
+
+Solver = Literal["slm", "llm", "arithmetic"]
+"""Who worked a step out: a model, or the exact evaluator."""
+
+
+class Step(BaseModel):
+    """One step of a plan."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(min_length=1, max_length=40, description="a short name, one word")
+    question: str = Field(min_length=1, description="what this step finds out, in full")
+    needs: tuple[str, ...] = Field(
+        default=(), description="ids of the steps whose results this one needs, and no others"
+    )
+    tier: Tier = Field(
+        default="llm",
+        description="slm: looking something up in the problem is enough. llm: anything harder",
+    )
+    compute: str | None = Field(
+        default=None,
+        description=(
+            "for a calculation alone: numbers, + - * / ^ ( ), and {id} for the result of a needed "
+            "step; it is computed exactly, and nobody is asked"
+        ),
+    )
+
+
+class Steps(BaseModel):
+    """A plan. Ids are different, every need is the id of a step, and there is no circle."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: tuple[Step, ...] = Field(min_length=1, description="in any order")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        ids = [step.id for step in self.steps]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"ids must differ, and these are {ids}")
+        for step in self.steps:
+            wanted = [need for need in step.needs if need not in ids]
+            if wanted:
+                raise ValueError(f"step {step.id!r} needs {wanted}, and the ids are {ids}")
+            used = [name for name in named_in(step.compute or "") if name not in step.needs]
+            if used:
+                raise ValueError(f"step {step.id!r} computes with {used}, which it does not need")
+        try:
+            self._sorted()
+        except CycleError as error:
+            circle = " needs ".join(reversed(error.args[1]))
+            raise ValueError(f"steps must not wait for each other: {circle}") from error
+        return self
+
+    @property
+    def ordered(self) -> tuple[Step, ...]:
+        """The steps, each after those that it needs."""
+        by_id = {step.id: step for step in self.steps}
+        return tuple(by_id[name] for name in self._sorted())
+
+    def _sorted(self) -> list[str]:
+        needs = {step.id: step.needs for step in self.steps}
+        return list(TopologicalSorter(needs).static_order())
+
+
+class StepResult(BaseModel):
+    """What a step found out, or why it did not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    question: str
+    needs: tuple[str, ...] = ()
+    by: Solver
+    answer: str = ""
+    """Empty where there is none; `fault` says why."""
+    reasons: str = ""
+    """How it was found."""
+    fault: str | None = None
+    """What is wrong with it; `None`: nothing was found."""
+
+
+class Attempt(BaseModel):
+    """A plan that was carried out, and what is wrong with what came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: tuple[StepResult, ...]
+    answer: str
+    """Empty where a step failed, so that no answer was written."""
+    faults: tuple[str, ...] = ()
+
+
+class Problem(BaseModel):
+    """A problem, and the attempt that failed, if there was one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    problem: str
+    failed: Attempt | None = None
+
+
+class Planner(Agent[Problem, Steps]):
+    """Breaks a problem into steps; those that don't need each other can run side by side.
+
+    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times.
+
+    Args:
+        endpoint: Who plans.
+        most: Most steps of a plan.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+        ConfigError: `most` is not at least 1.
+    """
+
+    instructions = (
+        "Break the problem into the fewest steps that lead to its answer. A step needs only what "
+        "it really builds on, so that the others can run at the same time. Leave calculations to "
+        "compute. Where an attempt is shown that failed, find another way around its faults. Do "
+        "not solve anything yet."
+    )
+
+    def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:
+        super().__init__(endpoint, **settings)
+        if most < 1:
+            raise ConfigError(f"agent {self.name!r}: most={most}, but a plan has at least one step")
+        self.most = most
+
+    def check(self, request: Problem, output: Steps) -> None:
+        """Hold the number of steps against the limit."""
+        del request
+        if len(output.steps) > self.most:
+            raise ValueError(f"{len(output.steps)} steps, and at most {self.most} are allowed")
