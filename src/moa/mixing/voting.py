@@ -30,7 +30,8 @@ class Voted(Reply):
     tied: tuple[str, ...] = ()
     """Other answers that as many samples gave."""
     partial: bool = False
-    """Whether the budget or the time ended it before all was asked."""
+    """Whether samples that failed, or were too many for the budget or the time, could have changed
+    it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Tally:
     """Samples that may still come."""
     ballots: tuple[tuple[int, Hashable | None], ...] = ()
     """The place of each sample that came, and what it answers; `None` where nothing was read."""
+    lost: int = 0
+    """Samples that will not come."""
 
     def with_vote(self, place: int, answer: Hashable | None) -> Tally:
         """Count a sample that came."""
@@ -49,7 +52,7 @@ class Tally:
 
     def without(self, samples: int) -> Tally:
         """Don't wait for some samples any more."""
-        return replace(self, left=self.left - samples)
+        return replace(self, left=self.left - samples, lost=self.lost + samples)
 
     @cached_property
     def counts(self) -> dict[Hashable, int]:
@@ -73,20 +76,25 @@ class Tally:
     @property
     def settled(self) -> bool:
         """Whether no samples that may still come can change or tie the majority."""
-        return not self.left or self._top - self._second > self.left
+        return not self.left or self._lead > self.left
+
+    @property
+    def partial(self) -> bool:
+        """Whether samples that will not come could have changed or tied the majority."""
+        return bool(self.lost) and self._lead <= self.lost + self.left
 
     @property
     def wanted(self) -> int:
         """Fewest further samples that could settle it: those that all agree with the leader."""
         if self.settled:
             return 0
-        return min(self.left, (self.left - self._top + self._second) // 2 + 1)
+        return min(self.left, (self.left - self._lead) // 2 + 1)
 
     def place_of(self, answer: Hashable) -> int:
         """Place of the first sample that answers so."""
         return next(place for place, given in self.ballots if given == answer)
 
-    def voted(self, text: str, answer: Hashable, *, partial: bool = False) -> Voted:
+    def voted(self, text: str, answer: Hashable) -> Voted:
         """Write down the vote, for the answer that was chosen."""
         return Voted(
             text=text,
@@ -95,7 +103,7 @@ class Tally:
             votes={shown(a): votes for a, votes in self.counts.items()},
             unreadable=sum(given is None for _, given in self.ballots),
             tied=tuple(shown(a) for a in self.leaders if a != answer),
-            partial=partial,
+            partial=self.partial,
         )
 
     @property
@@ -103,5 +111,6 @@ class Tally:
         return next(iter(self.counts.values()), 0)
 
     @property
-    def _second(self) -> int:
-        return next((votes for votes in list(self.counts.values())[1:]), 0)
+    def _lead(self) -> int:
+        """By how much the leading answer is ahead of the next one, or of one nobody gave yet."""
+        return self._top - next(iter(list(self.counts.values())[1:]), 0)

@@ -1,0 +1,186 @@
+"""Self-consistency: what is counted, when it stops, and what happens where samples fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from moa.acceptance import Confident
+from moa.agents.generator import Generator
+from moa.agents.reasoner import Reasoned, Reasoner
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointUnavailable,
+    OutputError,
+    QuorumNotMet,
+)
+from moa.graphs.cascade import cascade
+from moa.graphs.self_consistency import SelfConsistency, self_consistency
+from moa.handoffs import Reply
+from moa.mixing.stating import field_of, label_of, last_number
+from moa.mixing.voting import Voted
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
+from moa.usage import Budget
+
+DOWN = EndpointUnavailable("refused", endpoint="small")
+
+
+def says(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="small", steps=steps)
+
+
+def writer(endpoint: Endpoint) -> Generator[Reply]:
+    return Generator(endpoint, "Work it out.", temperature=0.7)
+
+
+async def test_the_answer_that_most_samples_give_wins() -> None:
+    endpoint = says("It is 7.\n#### 7", "The answer is 8.", "7", "The answer is $7.00", "8")
+    output = (await self_consistency(writer(endpoint), at_once=5).run("3 + 4?")).output
+    assert (output.text, output.answer, output.confidence) == ("It is 7.\n#### 7", "7", 0.6)
+    assert (output.votes, output.tied, output.partial) == ({"7": 3, "8": 2}, (), False)
+
+
+async def test_it_stops_where_no_further_sample_can_change_the_majority() -> None:
+    endpoint = says("7", "7", "7")
+    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?")
+    assert (result.usage.calls, result.output.confidence) == (3, 1.0)
+    assert not result.output.partial
+
+
+async def test_only_as_many_samples_are_asked_as_could_settle_it() -> None:
+    endpoint = says("7", "8", "7", "7")
+    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?")
+    assert (result.usage.calls, result.output.votes) == (4, {"7": 3, "8": 1})
+
+
+async def test_what_is_still_running_when_it_is_settled_is_cancelled() -> None:
+    gates = [asyncio.Event() for _ in range(5)]
+    asked = 0
+
+    class Slow:
+        name = "slow"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
+            nonlocal asked
+            gate = gates[asked]
+            asked += 1
+            if asked <= 3:
+                gate.set()
+            await gate.wait()
+            return Result(output=Reply(text="7"))
+
+    result = await self_consistency(Slow(), samples=5, at_once=5).run("3 + 4?")
+    assert (asked, result.output.votes) == (5, {"7": 3})
+    assert not result.output.partial
+
+
+async def test_a_tie_is_said() -> None:
+    output = (await self_consistency(writer(says("7", "8")), samples=2).run("3 + 4?")).output
+    assert (output.answer, output.tied, output.confidence) == ("7", ("8",), 0.5)
+
+
+async def test_a_failing_sample_is_left_out_and_named() -> None:
+    endpoint = says(DOWN, "7", "7", "7")
+    result = await self_consistency(writer(endpoint), samples=4, at_once=4).run("3 + 4?")
+    assert (result.output.votes, result.output.partial) == ({"7": 3}, False)
+    (note,) = [note for note in result.trace if note.kind == "failed"]
+    assert "refused" in note.text
+
+
+async def test_where_every_sample_fails_the_error_has_the_causes() -> None:
+    with pytest.raises(QuorumNotMet, match="refused") as caught:
+        await self_consistency(writer(SimulatedEndpoint(rule=lambda _: DOWN))).run("3 + 4?")
+    assert len(caught.value.causes) == 3
+
+
+async def test_a_thin_budget_leaves_the_majority_so_far_and_says_so() -> None:
+    endpoint = says("7", "8", "7")
+    context = RunContext(budget=Budget(calls=3))
+    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?", context)
+    assert (result.output.answer, result.output.partial) == ("7", True)
+    assert [note.text for note in result.trace if note.kind == "degraded"] == [
+        "3 of 5 samples came, and the others could have changed the majority"
+    ]
+
+
+async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
+    with pytest.raises(BudgetExceeded):
+        await self_consistency(writer(says()), budget=Budget(calls=0)).run("3 + 4?")
+
+
+async def test_samples_that_answer_nothing_are_no_majority() -> None:
+    node = self_consistency(writer(SimulatedEndpoint(rule=lambda _: "Hm.")), key=last_number)
+    with pytest.raises(OutputError, match="none of 5 samples"):
+        await node.run("3 + 4?")
+
+
+async def test_labels_are_found_in_texts() -> None:
+    endpoint = says("I'd say: Positive!", "negative", "It is positive, not more")
+    node = self_consistency(
+        writer(endpoint), samples=3, at_once=3, key=label_of(["positive", "negative"])
+    )
+    assert (await node.run("Lovely")).output.votes == {"positive": 2, "negative": 1}
+
+
+async def test_a_typed_output_is_counted_by_its_field() -> None:
+    class Bill(BaseModel):
+        total: float
+        note: str
+
+    endpoint = says(*(Bill(total=12.5, note=str(n)) for n in range(2)))
+    agent = Generator(endpoint, "Read the bill.", output=Bill, temperature=0.7)
+    output = (await self_consistency(agent, samples=3, key=field_of("total")).run("…")).output
+    assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
+
+
+async def test_a_reasoner_is_counted_by_its_answer() -> None:
+    steps = [Reasoned[int](reasons=str(n), answer=7) for n in range(2)]
+    output = (await self_consistency(Reasoner(says(*steps), answer=int), samples=3).run("?")).output
+    assert (output.text, output.answer) == ("7", "7")
+
+
+async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
+    small = self_consistency(writer(says("7", "8", "9")), samples=3, name="small")
+    large = self_consistency(writer(says("8")), samples=1, name="large")
+    result = await cascade(small, large, accept=Confident(0.6)).run("3 + 4?")
+    assert (result.by, result.output.answer) == ("large", "8")
+
+
+async def test_only_the_answer_that_won_is_streamed() -> None:
+    node = self_consistency(writer(says("It is 8", "so 7", "7")), samples=3, at_once=3)
+    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
+    assert [piece.text for piece in pieces] == ["so 7"]
+
+
+def test_nothing_to_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        self_consistency(writer(says()), samples=0)
+
+
+def test_it_is_drawn_with_the_number_of_samples() -> None:
+    assert "generator x 5" in self_consistency(writer(says())).draw().mermaid
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from("123"), min_size=1, max_size=7), st.integers(1, 7))
+async def test_stopping_early_gives_the_winner_of_the_whole_vote(
+    answers: list[str], at_once: int
+) -> None:
+    node: SelfConsistency = self_consistency(
+        writer(says(*answers)), samples=len(answers), at_once=at_once
+    )
+    output: Voted = (await node.run("?")).output
+    counts = Counter(answers)
+    most = [answer for answer in counts if counts[answer] == max(counts.values())]
+    assert output.answer == most[0]
+    assert len(most) == 1 + len(output.tied)
