@@ -1,0 +1,189 @@
+"""Choose best: several models sampled, and the one that agrees most with itself is believed.
+
+After Wang et al. 2025, "SLM-MUX: Orchestrating small language models for reasoning",
+arXiv:2510.05077: small models that read each other get worse, and choosing among them gets better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moa.context import RunContext
+from moa.errors import ConfigError, OutputError
+from moa.graphs.builder import Graph
+from moa.graphs.gathering import gathered
+from moa.graphs.pattern import Pattern
+from moa.graphs.plan import Plan
+from moa.graphs.signatures import signature_of
+from moa.mixing.fan_out import Drawn, fan_out
+from moa.mixing.stating import Key, stated, written
+from moa.mixing.voting import Tally, Voted
+from moa.node import Node
+from moa.trace import Piece
+from moa.usage import UNLIMITED, Budget
+
+
+class Chosen(Voted):
+    """The answer of the model that agrees most with itself; `votes` are of its own samples."""
+
+    model: str
+    """Name of the node that was chosen."""
+    shares: dict[str, float]
+    """Share of each node's samples that give its own most frequent answer, by name."""
+    tied_models: tuple[str, ...] = ()
+    """Others that agree with themselves as much, and that nothing told apart from it."""
+
+
+class ChooseBest(Pattern[Any, Chosen]):
+    """What `choose_best` makes."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node[Any, Any]],
+        *,
+        samples: int,
+        key: Key,
+        accuracy: Mapping[str, float],
+        name: str,
+        budget: Budget,
+        timeout_s: float | None,
+    ) -> None:
+        names = [node.name for node in nodes]
+        unknown = sorted(set(accuracy) - set(names))
+        if not nodes or samples < 1:
+            raise ConfigError(f"{name}: {len(nodes)} models and samples={samples}: give 1 or more")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{name}: models need different names, got {', '.join(names)}")
+        if unknown:
+            raise ConfigError(f"{name}: accuracy of {unknown[0]!r}, which is none of its models")
+        self.input_type = signature_of(nodes[0]).input(0)
+        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
+        self.nodes = tuple(nodes)
+        self.samples = samples
+        self.key = key
+        self.accuracy = dict(accuracy)
+
+    async def answer(self, request: Any, context: RunContext) -> Chosen:
+        """Sample every model side by side, and choose.
+
+        Raises:
+            QuorumNotMet: no sample of any model came; with the cause of each.
+            OutputError: no sample holds an answer that could be read.
+        """
+        members = [node for node in self.nodes for _ in range(self.samples)]
+        drawn = await fan_out(members, request, context, patience_s=None)
+        tallies = [Tally(left=self.samples) for _ in self.nodes]
+        for one in drawn:
+            model, place = divmod(one.place, self.samples)
+            tallies[model] = tallies[model].with_vote(place, self.key(one.output))
+        tallies = [tally.without(tally.left) for tally in tallies]
+        best, tied = self._best(tallies, drawn)
+        chosen = self._chosen(best, tied, tallies, drawn)
+        if chosen.partial:
+            context.note(
+                "degraded",
+                f"{len(drawn)} of {len(members)} samples came, and the others could have changed "
+                "the choice",
+            )
+        context.emit(Piece(context.node, chosen.text))
+        return chosen
+
+    @property
+    def plan(self) -> Plan:
+        """The models and the choice as a graph, to be drawn; it runs otherwise."""
+        g: Graph[Any] = Graph(self.name, self.input_type)
+        drawn = [g.add(node, g.input, name=f"{node.name} x {self.samples}") for node in self.nodes]
+        return g.build(g.add(choice, gathered(g, drawn))).plan
+
+    def _best(self, tallies: Sequence[Tally], drawn: Sequence[Drawn[Any]]) -> tuple[int, list[int]]:
+        """Give the place of the best model, and those of the others that nothing tells from it."""
+        read = [place for place, tally in enumerate(tallies) if tally.leaders]
+        if not read:
+            raise OutputError(
+                f"in none of {len(drawn)} samples an answer was found that could be counted. "
+                "Ask for a form that the key reads",
+                node=self.name,
+                text=written(drawn[0].output, None),
+            )
+
+        def rank(place: int) -> tuple[float, float]:
+            known = self.accuracy.get(self.nodes[place].name, 0.0)
+            return self._share(tallies[place]), known
+
+        best = max(read, key=rank)  # the first of those that rank alike
+        return best, [place for place in read if place != best and rank(place) == rank(best)]
+
+    def _share(self, tally: Tally) -> float:
+        # Of all that were asked: a model that fails, or can't be read, is not one that agrees.
+        return max(tally.counts.values(), default=0) / self.samples
+
+    def _chosen(
+        self, best: int, tied: list[int], tallies: Sequence[Tally], drawn: Sequence[Drawn[Any]]
+    ) -> Chosen:
+        tally = tallies[best]
+        winner = tally.leaders[0]
+        place = best * self.samples + tally.place_of(winner)
+        output = next(one.output for one in drawn if one.place == place)
+        voted = tally.voted(written(output, winner), winner)
+        shares = {node.name: self._share(t) for node, t in zip(self.nodes, tallies, strict=True)}
+        most = shares[self.nodes[best].name]
+        overtaken = any(
+            self._share(t) + t.lost / self.samples >= most
+            for place, t in enumerate(tallies)
+            if place != best and t.lost
+        )
+        known = voted.model_dump(exclude={"confidence", "partial"})
+        return Chosen(
+            **known,
+            confidence=most,
+            partial=voted.partial or overtaken,
+            model=self.nodes[best].name,
+            shares=shares,
+            tied_models=tuple(self.nodes[place].name for place in tied),
+        )
+
+
+def choose_best(
+    *nodes: Node[Any, Any],
+    samples: int = 3,
+    key: Key = stated,
+    accuracy: Mapping[str, float] | None = None,
+    name: str = "choose_best",
+    budget: Budget = UNLIMITED,
+    timeout_s: float | None = None,
+) -> ChooseBest:
+    """Sample several models, and give the answer of the one that agrees most with itself.
+
+    They don't read each other. A sample that fails counts against its model; a model that gives
+    nothing is left out.
+
+    Args:
+        nodes: The models, each a node that answers the request, with a name of its own and a
+            temperature above 0.
+        samples: Times that each is asked; the calls are as many for each model.
+        key: Turns what a node gives into what is compared; see `self_consistency`.
+        accuracy: Share of right answers of each model on one's own labelled rows, by name. It
+            decides where models agree with themselves equally often; without it the first one does.
+        name: Shown in traces, errors and drawings.
+        budget: Limits on each run, on top of those of the run it is part of.
+        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+
+    Raises:
+        ConfigError: there are no models, two have one name, or `accuracy` names another.
+    """
+    return ChooseBest(
+        nodes,
+        samples=samples,
+        key=key,
+        accuracy=accuracy or {},
+        name=name,
+        budget=budget,
+        timeout_s=timeout_s,
+    )
+
+
+def choice(samples: object) -> Chosen:
+    """Stand for the choice in drawings; it is not run."""
+    del samples
+    raise AssertionError("a plan that is drawn is not run")
