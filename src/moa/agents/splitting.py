@@ -28,14 +28,39 @@ def split(
         ConfigError: `max_tokens` is less than 1.
         MissingDependency: `semantic-text-splitter` is not installed.
     """
+    language = text.language if isinstance(text, Text) else None
+    return [
+        Text(text=chunk, language=language)
+        for _, chunk in chunks(str(text), max_tokens=max_tokens, count=count)
+    ]
+
+
+def chunks(
+    text: str,
+    *,
+    max_tokens: int,
+    count: Callable[[str], int] = approximate_tokens,
+    markdown: bool = False,
+) -> list[tuple[int, str]]:
+    """Split a text as `split` does, and say at which character each chunk begins.
+
+    Args:
+        text: Any text; an empty one has no chunks.
+        max_tokens: Most tokens of a chunk.
+        count: Counts the tokens of a text.
+        markdown: Whether to split where Markdown's headings and blocks end.
+
+    Raises:
+        ConfigError: `max_tokens` is less than 1.
+        MissingDependency: `semantic-text-splitter` is not installed.
+    """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens}, but a chunk has at least 1 token")
     try:
-        from semantic_text_splitter import TextSplitter
+        from semantic_text_splitter import MarkdownSplitter, TextSplitter
     except ImportError as error:
         raise MissingDependency(
             "semantic-text-splitter", extra="local", purpose="to split a text at its sentences"
         ) from error
-    language = text.language if isinstance(text, Text) else None
-    chunks = TextSplitter.from_callback(count, max_tokens).chunks(str(text))
-    return [Text(text=chunk, language=language) for chunk in chunks]
+    splitter = MarkdownSplitter if markdown else TextSplitter
+    return splitter.from_callback(count, max_tokens).chunk_indices(text)

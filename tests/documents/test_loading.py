@@ -1,0 +1,170 @@
+"""Loading: files of every kind, and those that are not what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from documents.files import FOX, PNG, pdf, pictures
+from moa.documents.loading import Loaded, Step, load
+from moa.errors import ConfigError
+
+
+def only(loaded: Loaded) -> str:
+    """The text of the one document."""
+    assert not loaded.unread
+    (document,) = loaded.documents
+    return document.text
+
+
+def why(loaded: Loaded) -> str:
+    """Why the one file was not read."""
+    assert not loaded.documents
+    (unread,) = loaded.unread
+    return str(unread)
+
+
+def test_a_folder_is_read_with_those_in_it_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "hidden.txt").write_text("hidden")
+    (tmp_path / "deep" / "b.md").write_text("# Foxes\n\nThey jump.")
+    (tmp_path / "a.txt").write_text("Dogs sleep.")
+    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04")
+    loaded = load(tmp_path)
+    assert [(d.id, d.title) for d in loaded.documents] == [("a.txt", "a"), ("deep/b.md", "Foxes")]
+    assert loaded.ignored == ("table.xlsx",)
+
+
+def test_html_is_read_as_its_reader_sees_it(tmp_path: Path) -> None:
+    page = "<html><head><title>Our &amp; shop</title><script>x()</script></head><p>Open<br>daily"
+    (tmp_path / "a.html").write_text(page)
+    (document,) = load(tmp_path / "a.html").documents
+    assert (document.title, document.text) == ("Our & shop", "Open\ndaily")
+
+
+def test_html_in_another_encoding_is_read_as_it_declares(tmp_path: Path) -> None:
+    page = '<meta charset="windows-1251"><p>Привет, мир</p>'
+    (tmp_path / "a.html").write_bytes(page.encode("cp1251"))
+    assert only(load(tmp_path)) == "Привет, мир"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_a_text_is_read_in_its_encoding(encoding: str, tmp_path: Path) -> None:
+    text = "Das Café öffnet um acht Uhr, und für Gäste gibt es heiße Brötchen. " * 4
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    assert only(load(tmp_path)) == text
+
+
+def test_the_pages_of_a_pdf_are_known(tmp_path: Path) -> None:
+    pdf(tmp_path / "a.pdf", "First page.", FOX, title="Animals")
+    (document,) = load(tmp_path).documents
+    assert document.title == "Animals"
+    assert document.page_at(document.text.index("First")) == 1
+    assert document.page_at(document.text.index("fox")) == 2
+
+
+def test_words_and_sentences_of_a_pdf_go_on_over_the_ends_of_lines(tmp_path: Path) -> None:
+    pdf(tmp_path / "a.pdf", "An exam-\nple of a\nlong line.\nA new one.")
+    assert only(load(tmp_path)) == "An example of a long line.\nA new one."
+
+
+def test_a_pdf_of_300_pages_is_read_whole_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    pdf(tmp_path / "a.pdf", *(f"Page number {number}. {FOX}" for number in range(1, 301)))
+    seen: list[Step] = []
+    (document,) = load(tmp_path, progress=seen.append).documents
+    assert len(document.pages) == 300
+    assert document.page_at(document.text.index("number 300.")) == 300
+    assert [step.page for step in seen] == list(range(301))
+    assert {step.pages for step in seen[1:]} == {300}
+
+
+def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Dogs sleep.")
+    (tmp_path / "empty.pdf").write_bytes(b"")
+    pdf(tmp_path / "good.pdf", FOX)
+    pictures(tmp_path / "scan.pdf", pages=2)
+    loaded = load(tmp_path)
+    assert [document.id for document in loaded.documents] == ["a.txt", "good.pdf"]
+    assert [unread.file for unread in loaded.unread] == ["empty.pdf", "scan.pdf"]
+    assert all(unread.file in unread.reason for unread in loaded.unread)
+
+
+def test_a_pdf_of_pictures_is_told_from_one_of_empty_pages(tmp_path: Path) -> None:
+    assert why(load(pictures(tmp_path / "scan.pdf", pages=2))) == (
+        "scan.pdf holds no text, as its 2 pages are pictures: have its text recognised first, as "
+        "`ocrmypdf` does"
+    )
+    assert why(load(pdf(tmp_path / "blank.pdf", ""))) == "blank.pdf holds no text on its page"
+
+
+def test_pages_of_a_pdf_without_text_are_told(tmp_path: Path) -> None:
+    (document,) = load(pdf(tmp_path / "a.pdf", FOX, "", FOX)).documents
+    assert document.notes == ("page 2 of 3 hold no text, as pictures do",)
+
+
+def test_an_encrypted_pdf_is_told(tmp_path: Path) -> None:
+    file = pdf(tmp_path / "a.pdf", FOX, password="secret")
+    assert why(load(file)) == "a.pdf is encrypted, and can't be read: save it without a password"
+
+
+def test_a_pdf_that_needs_no_password_to_be_read_is_read(tmp_path: Path) -> None:
+    assert only(load(pdf(tmp_path / "a.pdf", FOX, password=""))) == FOX
+
+
+def test_a_pdf_that_breaks_off_is_told(tmp_path: Path) -> None:
+    file = pdf(tmp_path / "a.pdf", FOX)
+    file.write_bytes(file.read_bytes()[:120])
+    assert why(load(file)).startswith("a.pdf is a broken PDF, and could not be read (")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.pdf", PNG, "a.pdf is no PDF, as its name says, but a PNG picture"),
+        ("a.pdf", b"<html><p>Hi</p>", "a.pdf is no PDF, as its name says, but a web page (HTML)"),
+        ("a.pdf", b"Hello there", "a.pdf is no PDF, as its name says, but plain text"),
+        ("a.txt", PNG, "a.txt is no text, as its name says, but a PNG picture"),
+        ("a.txt", b"%PDF-1.7 \x00", "a.txt is no text, as its name says, but a PDF"),
+        (
+            "a.md",
+            b"PK\x03\x04\xff\xfe\x00",
+            "a.md is no Markdown, as its name says, but a ZIP",
+        ),
+        (
+            "a.html",
+            bytes(range(256)),
+            "a.html is no HTML, as its name says, but bytes",
+        ),
+        ("a.txt", b" \n", "a.txt is empty"),
+        ("a.html", b"<p> </p>", "a.html holds no text"),
+        ("a.docx", b"PK\x03\x04", "a.docx is of no kind that is read: .txt"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_told(
+    name: str, data: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert why(load(tmp_path / name)).startswith(reason)
+
+
+def test_of_several_folders_each_gives_its_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    loaded = load([tmp_path / "one", tmp_path / "two"])
+    assert [document.id for document in loaded.documents] == ["one/a.txt", "two/a.txt"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    with pytest.raises(ConfigError, match=r"would both be called 'a.txt'"):
+        load([tmp_path / "one" / "a.txt", tmp_path / "two" / "a.txt"])
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        load(tmp_path / "missing")
