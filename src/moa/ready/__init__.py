@@ -8,14 +8,19 @@ from typing import Any
 
 from moa.config import checked, nearest
 from moa.errors import ConfigError
-from moa.ready import agents, labelling, reasoning
+from moa.ready import agents, labelling, reasoning, writing
 from moa.ready.entry import AnyNode, Ready
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
 
 __all__ = ["READY", "AnyNode", "Ready", "node_of"]
 
-READY: dict[str, Ready[Any]] = {**agents.READY, **labelling.READY, **reasoning.READY}
+READY: dict[str, Ready[Any]] = {
+    **agents.READY,
+    **labelling.READY,
+    **reasoning.READY,
+    **writing.READY,
+}
 """The ready agents and graphs, by name."""
 
 

@@ -1,0 +1,62 @@
+"""Length: how long a text is to be, in words or in sentences, and by how much one misses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.documents.sentences import sentences
+
+T = TypeVar("T")
+
+_MOST, _LEAST = 1.15, 0.6
+"""Shares of the words asked for between which a text is as long as was asked."""
+
+
+class Length(BaseModel):
+    """How long a text is to be. Without a number, any length will do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    words: int | None = Field(default=None, gt=0)
+    """About so many words: from 60 % to 115 % of them are."""
+    sentences: int | None = Field(default=None, gt=0)
+    """At most so many sentences."""
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        if self.sentences is not None:
+            parts.append("1 sentence" if self.sentences == 1 else f"{self.sentences} sentences")
+        if self.words is not None:
+            parts.append(f"about {self.words} words")
+        return " and ".join(parts)
+
+    def fault(self, text: str) -> str | None:
+        """Say in words how a text misses the length; `None` where it keeps to it."""
+        count = len(text.split())
+        if self.words is not None and not _LEAST <= count / self.words <= _MOST:
+            return f"it has {count} words, and about {self.words} are asked for"
+        there = len(sentences(text)) if self.sentences is not None else 0
+        if self.sentences is not None and there > self.sentences:
+            return f"it has {there} sentences, and at most {self.sentences} are asked for"
+        return None
+
+    def too_long(self, text: str) -> bool:
+        """Whether a text is longer than was asked, shorter ones being no fault."""
+        if self.words is not None and len(text.split()) > self.words * _MOST:
+            return True
+        return self.sentences is not None and len(sentences(text)) > self.sentences
+
+    def fitting(self, pieces: Sequence[T], text_of: Callable[[T], str] = str) -> list[T]:
+        """Give the first pieces that together are not too long; one at least, where there is one.
+
+        Args:
+            pieces: Sentences, or what holds one each.
+            text_of: Gives the text of a piece.
+        """
+        kept = list(pieces)
+        while len(kept) > 1 and self.too_long(" ".join(map(text_of, kept))):
+            kept.pop()
+        return kept

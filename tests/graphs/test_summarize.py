@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moa.context import RunContext
+from moa.documents.lengths import Length
+from moa.endpoints.metering import approximate_tokens
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.built import BuiltGraph
+from moa.graphs.notes import Original
+from moa.graphs.summarize import Summary, summarize
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Event, Piece
+from moa.usage import Budget
+
+from .encoder import WordEncoder
+
+WORDS = ("whales", "sing", "ships", "weather")
+SENTENCES = (
+    "The weather was fine that day.",
+    "Whales sing to each other over great distances.",
+    "Somebody had lost a hat on the pier.",
+    "Ships drown out the whales when they sing.",
+    "The hat was found again in the evening.",
+    "Lunch was served at noon in the small hall.",
+)
+TEXT = " ".join(SENTENCES)
+LONG = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(40))
+
+
+def drafted(*sentences: tuple[str, list[int]]) -> str:
+    return json.dumps({"sentences": [{"text": t, "parts": p} for t, p in sentences]})
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def graph(
+    llm: ScriptedEndpoint | SimulatedEndpoint,
+    *,
+    slm: SimulatedEndpoint | None = None,
+    length: Length | None = None,
+    keep: float = 0.3,
+    chunk_tokens: int = 800,
+    read_tokens: int = 3000,
+    condense: bool = False,
+    encoder: WordEncoder | None = None,
+) -> BuiltGraph[Original, Summary]:
+    return summarize(
+        slm or SimulatedEndpoint(name="small"),
+        llm,
+        length=length or Length(sentences=1),
+        keep=keep,
+        chunk_tokens=chunk_tokens,
+        read_tokens=read_tokens,
+        condense=condense,
+        encoder=encoder or WordEncoder(name="words", words=WORDS),
+    )
+
+
+def notes(result: Result[Summary], kind: str) -> list[str]:
+    return [note.text for note in result.trace if note.kind == kind]
+
+
+async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None:
+    llm = large("Ships keep whales from singing.")
+    result = await graph(llm, length=Length(words=8)).run(Original(text=TEXT))
+    (read,) = [prompt.messages[-1].content for prompt in llm.prompts]
+    assert SENTENCES[3] in read
+    assert SENTENCES[4] not in read
+    assert approximate_tokens(read) < 0.6 * approximate_tokens(TEXT)
+    assert result.output.text == "Ships keep whales from singing."
+    assert result.output.written_by == "llm"
+    assert [s.chunks for s in result.output.sentences] == [(1,)]
+
+
+async def test_a_title_says_which_sentences_matter() -> None:
+    llm = large("Lunch.")
+    words = WordEncoder(name="words", words=(*WORDS, "lunch"))
+    await graph(llm, encoder=words).run(Original(text=TEXT, title="Lunch, and more lunch"))
+    assert SENTENCES[5] in llm.prompts[0].messages[-1].content
+
+
+async def test_each_sentence_names_the_chunks_it_rests_on() -> None:
+    llm = large(drafted(("Whales sing.", [1, 3]), ("Ships are loud.", [2])))
+    result = await graph(llm, length=Length(sentences=2), chunk_tokens=200).run(Original(text=LONG))
+    first, second = result.output.sentences
+    assert (first.chunks, second.chunks) == ((1, 3), (2,))
+    start, end = result.output.spans[second.chunks[0] - 1]
+    assert LONG[start:end].startswith("The weather was fine")
+
+
+async def test_a_chunk_that_is_not_there_is_asked_for_again() -> None:
+    llm = large(drafted(("Whales sing.", [99])), drafted(("Whales sing.", [1])))
+    result = await graph(llm, chunk_tokens=200, read_tokens=300).run(Original(text=LONG))
+    assert [s.chunks for s in result.output.sentences] == [(1,)]
+    assert "there are no parts [99]" in notes(result, "repaired")[0]
+
+
+async def test_a_long_text_is_read_up_to_the_limit_alone() -> None:
+    llm = large(drafted(("Whales sing.", [1])))
+    await graph(llm, chunk_tokens=200, read_tokens=400).run(Original(text=LONG))
+    assert approximate_tokens(llm.prompts[0].messages[-1].content) < 600
+    assert approximate_tokens(LONG) > 3000
+
+
+async def test_a_summary_that_is_too_long_is_written_anew() -> None:
+    llm = large("One. Two. Three.", "One alone.")
+    result = await graph(llm).run(Original(text=TEXT))
+    assert result.output.text == "One alone."
+    assert "it has 3 sentences" in llm.prompts[1].messages[-1].content
+
+
+async def test_a_summary_that_stays_too_long_is_cut_at_a_sentence_and_that_is_noted() -> None:
+    result = await graph(large("One. Two.", "One. Two. Three.")).run(Original(text=TEXT))
+    assert result.output.text == "One."
+    assert notes(result, "truncated") == ["the last 2 sentences, by its length"]
+
+
+async def test_an_empty_text_has_an_empty_summary_and_nobody_is_asked() -> None:
+    result = await graph(large()).run(Original(text=" \n "))
+    assert (result.output.text, result.output.sentences) == ("", ())
+    assert result.usage.calls == 0
+    assert notes(result, "skipped") == ["the text is empty, and so is its summary"]
+
+
+async def test_a_text_as_short_as_its_summary_is_its_own_summary() -> None:
+    result = await graph(large()).run(Original(text=SENTENCES[1]))
+    assert result.output.text == SENTENCES[1]
+    assert result.usage.calls == 0
+
+
+async def test_where_the_large_model_is_down_the_sentences_of_the_text_make_the_summary() -> None:
+    llm = large(EndpointUnavailable("it is down", endpoint="large"))
+    result = await graph(llm).run(Original(text=TEXT))
+    assert result.output.text in SENTENCES
+    assert result.output.written_by == "extract"
+    assert "made of the text's own sentences" in notes(result, "degraded")[0]
+
+
+async def test_where_the_budget_has_no_call_to_the_large_model_left_the_text_is_extracted() -> None:
+    context = RunContext(budget=Budget(llm_calls=0))
+    result = await graph(large()).run(Original(text=TEXT), context)
+    assert result.output.written_by == "extract"
+    assert "llm_calls" in notes(result, "failed")[0]
+
+
+async def test_a_model_too_small_to_write_is_not_asked() -> None:
+    (model,) = TOO_SMALL_TO_WRITE
+    tiny = SimulatedEndpoint(name="tiny", model=model)
+    result = await graph(tiny, length=Length(sentences=2)).run(Original(text=TEXT))
+    assert [s.text in SENTENCES for s in result.output.sentences] == [True, True]
+    assert tiny.prompts == []
+
+
+async def test_without_its_encoder_the_first_sentences_are_kept() -> None:
+    down = WordEncoder(name="words", failure=EndpointUnavailable("down", endpoint="words"))
+    llm = large("Fine.")
+    result = await graph(llm, encoder=down).run(Original(text=TEXT))
+    assert SENTENCES[0] in llm.prompts[0].messages[-1].content
+    assert "the first sentences are taken" in notes(result, "degraded")[0]
+
+
+async def test_a_small_model_condenses_chunks_and_neighbours_until_they_can_be_read() -> None:
+    small = SimulatedEndpoint(name="small", rule=lambda _: "Whales sing and ships are loud. " * 4)
+    llm = large(drafted(("Whales sing.", [1])))
+    made = graph(llm, slm=small, condense=True, chunk_tokens=300, read_tokens=150)
+    result = await made.run(Original(text=LONG))
+    assert len(small.prompts) > len(result.output.spans)
+    assert len(result.output.sentences[0].chunks) > 1
+
+
+async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentences() -> None:
+    def rule(text: str) -> Step:
+        return EndpointUnavailable("down", endpoint="small") if "part 0" in text else "Whales sing."
+
+    llm = large(drafted(("Whales sing.", [1])))
+    small = SimulatedEndpoint(name="small", rule=rule)
+    made = graph(llm, slm=small, condense=True, chunk_tokens=300)
+    result = await made.run(Original(text=LONG))
+    assert "[1] The weather" not in llm.prompts[0].messages[-1].content
+    assert "no note of chunks (1,)" in notes(result, "failed")[0]
+
+
+async def test_the_summary_streams_when_its_length_is_checked() -> None:
+    made = graph(large("One. Two. Three.", "One sentence. And two."), length=Length(sentences=2))
+    seen = [event async for event in made.stream(Original(text=TEXT))]
+    pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, Piece)]
+    assert pieces == ["One sentence.", " And two."]
+
+
+@pytest.mark.parametrize(
+    ("length", "keep"), [(Length(), 0.3), (Length(words=5), 0.0)], ids=["no length", "no share"]
+)
+def test_what_cannot_work_is_refused_when_it_is_built(length: Length, keep: float) -> None:
+    with pytest.raises(ConfigError):
+        summarize(SimulatedEndpoint(), SimulatedEndpoint(), length=length, keep=keep)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(alphabet="ab .!?\n", max_size=200), st.integers(1, 4))
+async def test_any_text_has_a_summary_of_its_length(text: str, most: int) -> None:
+    down = SimulatedEndpoint(
+        name="large", tier="llm", rule=lambda _: EndpointUnavailable("down", endpoint="large")
+    )
+    length = Length(sentences=most)
+    output = (await graph(down, length=length).run(Original(text=text))).output
+    assert not length.too_long(output.text)
+    assert bool(output.text) == bool(text.strip())
