@@ -1,0 +1,138 @@
+"""Coder: writes a program in a fenced block. What it wrote is parsed, and never executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.agents import Agent
+from moa.agents.prompts import block
+from moa.handoffs import Reply
+
+Parser = Literal["python", "json", "toml"]
+
+_FENCE = re.compile(r"^(`{3,})[^\n`]*\n(.*?)^\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
+_PARSERS: dict[str, Parser] = {
+    "python": "python",
+    "python3": "python",
+    "py": "python",
+    "json": "json",
+    "toml": "toml",
+}
+
+
+class CodePlan(BaseModel):
+    """How a program is to be written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    language: str = Field(min_length=1, description="such as Python; one word where there is one")
+    parts: tuple[str, ...] = Field(min_length=1, description="what it is made of, in order")
+    tests: tuple[str, ...] = Field(default=(), description="what its tests check; none for data")
+
+
+class Assignment(BaseModel):
+    """What is to be written, and what was wrong with the draft, if there is one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    plan: CodePlan
+    draft: str = ""
+    """The reply to be mended; empty at first."""
+    faults: tuple[str, ...] = ()
+
+
+class Source(NamedTuple):
+    """A program, taken out of a reply."""
+
+    code: str
+    tests: str
+    """Empty where there are none."""
+
+
+class Coder(Agent[Assignment, Reply]):
+    """Writes a program and its tests, each in a fenced block, or mends its draft.
+
+    What can't be parsed goes back to the model, `repairs` times: Python, JSON and TOML. Of other
+    languages only the block is looked for.
+    """
+
+    instructions = (
+        "Write the program by its plan. Give it in one fenced block, whole, and where the plan has "
+        "tests, those in a second one; they stand below the program, in the same file. Where a "
+        "draft is shown, mend its faults and keep the rest. Write nothing but the blocks."
+    )
+
+    def prompt(self, request: Assignment) -> str:
+        """Show the task, the plan, and the draft with its faults."""
+        parts = [
+            f"The task:\n{block(request.task)}",
+            f"The plan:\n{block(request.plan.model_dump_json(indent=1))}",
+        ]
+        if request.draft:
+            faults = "\n".join(f"- {fault}" for fault in request.faults)
+            parts += [f"The draft:\n{block(request.draft)}", f"Its faults:\n{block(faults)}"]
+        return "\n\n".join(parts)
+
+    def check(self, request: Assignment, output: Reply) -> None:
+        """Parse it."""
+        source_of(output.text, request.plan.language)
+
+
+def parser_of(language: str) -> Parser | None:
+    """Name what parses a language; `None`: nothing here does."""
+    return _PARSERS.get(language.strip().lower())
+
+
+def source_of(text: str, language: str) -> Source:
+    """Take the program and its tests out of a reply, and parse them.
+
+    Args:
+        text: The reply: a fenced block, and perhaps a second one with the tests. Without a block
+            it is the program itself, where its language can be parsed.
+        language: In any case; the tags of the blocks don't matter.
+
+    Raises:
+        ValueError: there is no block, or it can't be parsed; the message says where.
+    """
+    parser = parser_of(language)
+    blocks = [found[2].strip("\n") for found in _FENCE.finditer(text)]
+    if not blocks and parser is None:
+        raise ValueError("there is no fenced block: start it with ``` and end it with ```")
+    code, *rest = blocks or [text.strip()]
+    tests = "\n\n".join(rest)
+    if not code.strip():
+        raise ValueError("the block is empty")
+    if parser is not None:
+        _parse(code, parser, "the program")
+        if tests:
+            _parse(tests, parser, "the tests")
+    return Source(code, tests)
+
+
+def _parse(source: str, parser: Parser, what: str) -> None:
+    parse: dict[Parser, Callable[[str], object]] = {
+        # For the line of an error, CPython opens the file of this name: there is none.
+        "python": partial(ast.parse, filename=""),
+        "json": json.loads,
+        "toml": tomllib.loads,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the program, such as an invalid escape
+            parse[parser](source)
+    except SyntaxError as error:
+        shown = (error.text or "").strip()
+        where = f"line {error.lineno}" if error.lineno else "somewhere"
+        raise ValueError(f"{what} is no valid {parser}: {error.msg}, {where}: {shown!r}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{what} is no valid {parser}: {error}") from error

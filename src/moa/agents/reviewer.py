@@ -1,0 +1,43 @@
+"""Reviewer: reads a program, and says what must be mended."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.agents import Agent
+from moa.agents.prompts import block
+
+
+class Draft(BaseModel):
+    """A program, and what it is for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    source: str
+    """The program, and below it its tests."""
+
+
+class Review(BaseModel):
+    """What must be mended in a program."""
+
+    model_config = ConfigDict(frozen=True)
+
+    faults: tuple[str, ...] = Field(
+        description="each a fault that makes the program wrong, unsafe or incomplete: where it is, "
+        "and what happens; empty where there is none"
+    )
+
+
+class Reviewer(Agent[Draft, Review]):
+    """Looks for faults in a program: what the task asks for and it does not do."""
+
+    instructions = (
+        "Review the program against its task. Name the faults for which it must not be used as it "
+        "is: wrong results, cases left out, holes in its safety, tests that check nothing. Leave "
+        "matters of taste out. Run nothing."
+    )
+
+    def prompt(self, request: Draft) -> str:
+        """Show the task and the program."""
+        return f"The task:\n{block(request.task)}\n\nThe program:\n{block(request.source)}"
