@@ -13,8 +13,9 @@ from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import MoaError, OutputError
+from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointError, MoaError, OutputError
 from moa.mixing.judging import Outcome, judged
+from moa.node import Node
 
 
 class Candidates(BaseModel):
@@ -200,6 +201,18 @@ class ByPolicy(TypedNode[Candidates, Picked]):
             return await self.policy.judge(request, reply, context)
         except MoaError as error:
             return error
+
+
+async def picked_by(
+    judge: Node[Candidates, Picked], request: str, replies: Sequence[str], context: RunContext
+) -> Picked | None:
+    """Ask a judge; `None` where it fails or can't be afforded, which the trace says."""
+    try:
+        result = await judge.run(Candidates(request=request, replies=tuple(replies)), context)
+    except (EndpointError, OutputError, BudgetExceeded, DeadlineExceeded) as error:
+        context.note("degraded", f"nothing was judged, so most answers decide: {error}")
+        return None
+    return result.output
 
 
 def distinct(texts: Sequence[str]) -> list[int]:

@@ -20,7 +20,8 @@ class Voted(Reply):
     """A text that was chosen for what it answers, and how the others answered."""
 
     answer: str
-    """What it answers, as it was compared: a number, a label, a few words."""
+    """What it answers, as it was compared: a number, a label, a few words; empty where a judge
+    chose a text in which nothing was found that could be compared."""
     confidence: float = Field(ge=0, le=1)
     """Share of the samples that answer so. No probability, unless it was calibrated."""
     votes: dict[str, int]
@@ -94,12 +95,13 @@ class Tally:
         """Place of the first sample that answers so."""
         return next(place for place, given in self.ballots if given == answer)
 
-    def voted(self, text: str, answer: Hashable) -> Voted:
+    def voted(self, text: str, answer: Hashable | None) -> Voted:
         """Write down the vote, for the answer that was chosen."""
+        votes = 0 if answer is None else self.counts[answer]
         return Voted(
             text=text,
-            answer=shown(answer),
-            confidence=self.counts[answer] / len(self.ballots),
+            answer="" if answer is None else shown(answer),
+            confidence=votes / len(self.ballots),
             votes={shown(a): votes for a, votes in self.counts.items()},
             unreadable=sum(given is None for _, given in self.ballots),
             tied=tuple(shown(a) for a in self.leaders if a != answer),
