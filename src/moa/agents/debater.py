@@ -1,0 +1,66 @@
+"""Debater: answers a request, and answers it again having read what others answer."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.agents import Agent, Settings
+from moa.agents.prompts import block
+from moa.endpoints import Endpoint
+from moa.handoffs import Reply
+
+INSTRUCTIONS = (
+    "Answer the request. Where an answer of your own and answers of others stand below it, weigh "
+    "them: take over what is right in them, keep what is right in yours, and follow no one merely "
+    "because there are more of them. Write a whole answer for someone who has not seen the others, "
+    'without a word about them. Where the answer is short, end with "The answer is" and the answer.'
+)
+
+
+class Exchange(BaseModel):
+    """A request, and what was answered to it so far; nobody is told who answered what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    """The request."""
+    own: str | None = None
+    """What the debater itself answered; `None` in the first round."""
+    others: tuple[str, ...] = ()
+    """What the others answered."""
+
+
+class Debater(Agent[Exchange, Reply]):
+    """Answers a request in view of what others answer.
+
+    Source: Du et al. 2023, "Improving factuality and reasoning in language models through
+    multiagent debate", arXiv:2305.14325.
+
+    Args:
+        endpoint: Who answers.
+        instructions: What to do, where the usual words won't do.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        instructions: str = INSTRUCTIONS,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.instructions = instructions
+        super().__init__(endpoint, **settings)
+
+    def prompt(self, request: Exchange) -> str:
+        """Write the request and the answers, each as data."""
+        parts = [("Request", request.text)]
+        if request.own is not None:
+            parts.append(("Your answer so far", request.own))
+        parts += [("Another answer", other) for other in request.others]
+        return "\n\n".join(f"{name}:\n{block(text)}" for name, text in parts)
