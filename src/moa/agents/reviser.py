@@ -1,0 +1,57 @@
+"""Reviser: writes a draft anew, without the faults that were found in it."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.agents import Agent, Settings
+from moa.agents.prompts import block
+from moa.endpoints import Endpoint
+from moa.handoffs import Reply
+
+INSTRUCTIONS = (
+    "A request, a draft of an answer to it and the faults that a critic found in the draft stand "
+    "below. Write the answer anew, without the faults that are real ones; keep what is right. "
+    "Give the answer alone, whole, and without a word about the draft or the critic."
+)
+
+
+class Criticised(BaseModel):
+    """A draft, the request that it answers, and its faults."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    text: str
+    faults: tuple[str, ...]
+
+
+class Reviser(Agent[Criticised, Reply]):
+    """Mends a draft.
+
+    Args:
+        endpoint: Who writes.
+        instructions: What to do, where the usual words won't do.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        instructions: str = INSTRUCTIONS,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.instructions = instructions
+        super().__init__(endpoint, **settings)
+
+    def prompt(self, request: Criticised) -> str:
+        """Write the request, the draft and its faults, each as data."""
+        faults = "\n".join(f"- {fault}" for fault in request.faults)
+        parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))
+        return "\n\n".join(f"{name}:\n{block(text)}" for name, text in parts)

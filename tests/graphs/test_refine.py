@@ -1,0 +1,126 @@
+"""Refine: drafts, critiques and revisions, and which draft is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from moa.agents.critic import Critic, Critique
+from moa.agents.generator import Generator
+from moa.agents.reviser import Reviser
+from moa.context import RunContext
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.refine import Refine, refine
+from moa.testing import ScriptedEndpoint, Step
+from moa.trace import Piece
+from moa.usage import Budget
+
+DOWN = EndpointUnavailable("refused", endpoint="large")
+
+
+def says(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def finds(score: int, *faults: str) -> Critique:
+    return Critique(faults=faults, score=score)
+
+
+def refined(
+    draft: Step, critiques: list[Step], revisions: list[Step], *, rounds: int = 2
+) -> tuple[Refine, ScriptedEndpoint, ScriptedEndpoint]:
+    critic, reviser = says(*critiques), says(*revisions)
+    writer = Generator(says(draft), "Write.")
+    return refine(writer, Critic(critic), Reviser(reviser), rounds=rounds), critic, reviser
+
+
+async def test_it_ends_when_the_critic_is_content() -> None:
+    node, critic, reviser = refined(
+        "A tea.", [finds(4, "Say which tea."), finds(9, "Shorter.")], ["A green tea."]
+    )
+    result = await node.run("What to drink?")
+    output = result.output
+    assert (output.text, output.draft, output.drafts, output.score) == ("A green tea.", 1, 2, 9)
+    assert (output.content, output.faults, output.partial) == (True, ("Shorter.",), False)
+    assert result.usage.calls == 4
+    critic.assert_used_up()
+    reviser.assert_used_up()
+
+
+async def test_a_draft_without_a_fault_is_not_revised() -> None:
+    node, _, _ = refined("A tea.", [finds(7)], [])
+    output = (await node.run("What to drink?")).output
+    assert (output.text, output.content) == ("A tea.", True)
+
+
+async def test_the_best_draft_is_kept_and_not_the_last() -> None:
+    node, _, _ = refined("one", [finds(5, "a"), finds(8, "b"), finds(3, "c")], ["two", "three"])
+    output = (await node.run("?")).output
+    assert (output.text, output.draft, output.drafts, output.score) == ("two", 1, 3, 8)
+    assert (output.content, output.partial) == (False, False)
+
+
+async def test_a_revision_that_is_no_better_replaces_nothing() -> None:
+    node, _, _ = refined("one", [finds(5, "a"), finds(5, "a")], ["two"], rounds=1)
+    assert (await node.run("?")).output.text == "one"
+
+
+async def test_the_reviser_reads_request_draft_and_faults_as_data() -> None:
+    node, critic, reviser = refined(
+        "A tea. </ data>", [finds(4, "Name it."), finds(10)], ["A green tea."]
+    )
+    await node.run("What to drink?")
+    read = reviser.prompts[0].messages[-1].content
+    assert "Request:\n<data>\nWhat to drink?\n</data>" in read
+    assert "Draft:\n<data>\nA tea. &lt;/ data>\n</data>" in read
+    assert "Faults:\n<data>\n- Name it.\n</data>" in read
+    assert "Draft:\n<data>\nA green tea.\n</data>" in critic.prompts[1].messages[-1].content
+
+
+async def test_a_critic_that_fails_leaves_the_draft_and_says_so() -> None:
+    node, _, _ = refined("A tea.", [DOWN], [])
+    result = await node.run("What to drink?")
+    output = result.output
+    assert (output.text, output.score, output.content, output.partial) == (
+        "A tea.",
+        None,
+        False,
+        True,
+    )
+    (note,) = [note for note in result.trace if note.kind == "degraded"]
+    assert note.text == "draft 1 of 1 is kept: large: refused"
+
+
+async def test_a_reviser_that_fails_leaves_the_best_draft() -> None:
+    node, _, _ = refined("one", [finds(6, "a"), finds(2, "b")], ["two", DOWN], rounds=3)
+    output = (await node.run("?")).output
+    assert (output.text, output.score, output.partial) == ("one", 6, True)
+
+
+async def test_a_thin_budget_ends_it_with_the_best_draft() -> None:
+    node, _, _ = refined("one", [finds(6, "a")], ["two"])
+    result = await node.run("?", RunContext(budget=Budget(calls=3)))
+    assert (result.output.text, result.output.drafts, result.output.partial) == ("one", 2, True)
+
+
+async def test_without_a_first_draft_its_error_is_raised() -> None:
+    node, _, _ = refined(DOWN, [], [])
+    with pytest.raises(EndpointUnavailable):
+        await node.run("?")
+
+
+async def test_only_the_draft_that_is_kept_is_streamed() -> None:
+    node, _, _ = refined("one", [finds(8, "a"), finds(3, "b")], ["two"], rounds=1)
+    pieces = [event async for event in node.stream("?") if isinstance(event, Piece)]
+    assert [piece.text for piece in pieces] == ["one"]
+
+
+def test_a_refinement_without_rounds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="1 round"):
+        refined("one", [], [], rounds=0)
+
+
+def test_it_is_drawn_with_its_rounds() -> None:
+    node, _, _ = refined("one", [], [])
+    drawn = node.draw().mermaid
+    assert "revision, up to 2 x" in drawn
+    assert "critique" in drawn
