@@ -144,6 +144,17 @@ def test_a_call_cut_in_the_middle_has_an_unknown_cost() -> None:
     assert run.usage.cost is None
 
 
+def test_a_limit_ahead_is_named_before_anything_is_set_aside() -> None:
+    run = RunContext(budget=Budget(calls=3))
+    inner = run.nested("inner", budget=Budget(llm_calls=1))
+    planned: list[tuple[Tier, Amount]] = [("slm", ONE), ("llm", ONE)]
+    spend(run)
+    assert inner.limit_ahead(planned) is None
+    assert inner.limit_ahead([*planned, ("slm", ONE)]) == "calls=4 of 3"
+    assert inner.limit_ahead([("llm", ONE), ("llm", ONE)]) == "llm_calls=2 of 1"
+    assert run.usage.calls == 1
+
+
 def test_a_passed_deadline_stops_the_next_call() -> None:
     run = RunContext(timeout_s=0.0, node="run")
     with pytest.raises(DeadlineExceeded, match="run: the time"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -154,6 +154,30 @@ class RunContext:
                 level._held += estimate
                 level._calls[tier] = level._calls.get(tier, 0) + estimate.calls
         return Reservation(self, Part(tier, self.node, endpoint), estimate)
+
+    def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
+        """Name the first limit, here or above, that further calls together would pass.
+
+        Nothing is set aside, so it tells how to go on, and not whether a call may be sent.
+
+        Args:
+            calls: The tier of each, and what it is expected to take.
+
+        Returns:
+            Such as `calls=9 of 8`; `None`: all of them fit.
+        """
+        planned = list(calls)
+        total = sum((amount for _, amount in planned), NOTHING)
+        with self._lock:
+            for level in self._lineage():
+                by_tier = dict(level._calls)
+                for tier, amount in planned:
+                    by_tier[tier] = by_tier.get(tier, 0) + amount.calls
+                used = sum(level._spent.values(), NOTHING) + level._held + total
+                passed = level.budget.limit_passed(used, by_tier)
+                if passed is not None:
+                    return passed
+        return None
 
     def _check(self, tier: Tier, estimate: Amount) -> None:
         if self.budget is UNLIMITED:

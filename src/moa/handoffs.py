@@ -29,6 +29,15 @@ class Reply(BaseModel):
         return self.text
 
 
+class Consulted(BaseModel):
+    """A request, and what others answered to it, without a word of whose it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    answers: tuple[str, ...]
+
+
 class Dropped(BaseModel):
     """What comes out where something is set aside instead of being answered."""
 

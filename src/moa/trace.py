@@ -13,6 +13,7 @@ NoteKind = Literal[
     "cached",
     "truncated",
     "changed",
+    "packed",
     "dropped",
     "skipped",
     "escalated",

@@ -14,6 +14,7 @@ from pathlib import Path
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
 from moa.endpoints.closing import Closing, closed_after
+from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings
 from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed
 from moa.endpoints.openai import OpenAIEndpoint
@@ -176,6 +177,16 @@ class EmbeddedEndpoint(Closing):
         """
         async with self._running(context) as served:
             return await served.endpoint.embed(texts, context)
+
+    async def count_tokens(self, text: str, context: RunContext, /) -> int:
+        """Count the tokens of a text by the model's own tokenizer.
+
+        Raises:
+            MoaError: as `complete`.
+        """
+        async with self._running(context) as served:
+            reader = LlamaCppReader(served.endpoint.client)
+            return len(await reader.tokens(neutralise(text), context, whole=False))
 
     async def close(self) -> None:
         """Let go of the engine, which ends where nobody else uses it. Twice does nothing."""

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from moa.context import RunContext
 from moa.endpoints import Capability, Prompt
+from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.detection import Decides
 from moa.endpoints.openai import CHAT, OpenAIEndpoint
 from moa.endpoints.profiles import VLLM, Profile
 from moa.endpoints.vllm_labels import VLLMLabelReader
-from moa.usage import UNKNOWN_PRICE, Price, Tier
+from moa.errors import EndpointGarbled
+from moa.usage import NOTHING, UNKNOWN_PRICE, Price, Tier
 
 if TYPE_CHECKING:
     import httpx2
@@ -83,6 +86,22 @@ class VLLMEndpoint(OpenAIEndpoint):
             http_client=http_client,
         )
         self._priority = priority
+
+    async def count_tokens(self, text: str, context: RunContext, /) -> int:
+        """Count the tokens of a text by the model's own tokenizer.
+
+        Raises:
+            EndpointError: the request failed.
+            DeadlineExceeded: the run's time is up.
+        """
+        body = {"model": self.model, "prompt": neutralise(text), "add_special_tokens": False}
+        reply, _ = await self.client.post(
+            "/tokenize", body, context, estimate=NOTHING, at_root=True
+        )
+        count = reply.get("count")
+        if not isinstance(count, int):
+            raise EndpointGarbled("the tokenizer sent no count", endpoint=self.name)
+        return count
 
     def chat(self, prompt: Prompt) -> dict[str, Any]:
         """Write a request in vLLM's words."""

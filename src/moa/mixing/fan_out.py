@@ -90,7 +90,7 @@ async def fan_out(
         )
     context.remaining_s()
     fan = _Fan(
-        names=_told_apart([member.name for member in members]),
+        names=told_apart([member.name for member in members]),
         context=context,
         timeout_s=timeout_s,
         patience_s=math.inf if patience_s is None else patience_s,
@@ -231,8 +231,8 @@ class _Fan(Generic[Out]):
         return QuorumNotMet(message, causes=causes)
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """Number the names that several have."""
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Number the names that several have, as `sample 1` and `sample 2`."""
     several = {name for name, count in Counter(names).items() if count > 1}
     seen: Counter[str] = Counter()
     told: list[str] = []

@@ -1,0 +1,202 @@
+"""Packing: what an aggregator reads of the answers of others, so that it fits its context.
+
+The request comes first and the answers last, so that a server's cache of prompts holds all that
+does not change. Answers stand without names and in an order drawn anew for each request, since
+models prefer the first of several. Where they don't fit, near duplicates are merged, then the
+longest of those that others agree with are cut in the middle, and one that stands alone at last.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from moa.errors import InputError
+from moa.handoffs import Consulted
+from moa.mixing.agreement import likeness
+from moa.mixing.stating import stated
+
+Count = Callable[[str], Awaitable[int]]
+"""Counts the tokens of a text, as whoever reads it does."""
+
+CUT = " […] "
+"""Stands where the middle of an answer was cut out."""
+_NEARLY_THE_SAME = 0.8
+"""Likeness from which on one of two answers stands for both."""
+_HEAD = 0.6
+"""Share of what is kept of a cut answer that is its beginning; its end has the conclusion."""
+_SHORTEST = 24
+"""Tokens under which an answer is left out rather than cut further."""
+_SLACK = 0.95
+"""Cut texts are aimed a little too short, since tokens aren't evenly long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What is read, and what became of each answer. Places are those of the answers given."""
+
+    consulted: Consulted
+    order: tuple[int, ...]
+    """The answers that stand there, as they stand there."""
+    tokens: int
+    """Tokens of all that is read, at most as many as there was room for."""
+    cut: dict[int, int] = field(default_factory=dict[int, int])
+    """Tokens that are left of those that were cut."""
+    merged: dict[int, int] = field(default_factory=dict[int, int])
+    """Near duplicates, and the answer that stands for each of them."""
+    left_out: tuple[int, ...] = ()
+    """Those for which there was no room at all."""
+
+
+async def pack(
+    request: str,
+    answers: Sequence[str],
+    *,
+    write: Callable[[Consulted], str],
+    count: Count,
+    room: int | None,
+    seed: int | str = 0,
+) -> Packed:
+    """Bring a request and the answers of others into what one request to a model holds.
+
+    Args:
+        request: What was asked. It is never cut.
+        answers: What others answered.
+        write: Writes all that the model will read, such as an agent's `prompt`.
+        count: Counts the tokens of a text.
+        room: Most tokens of what `write` writes; `None`: there is no limit.
+        seed: Together with the request it decides the order.
+
+    Raises:
+        InputError: the request alone is longer than there is room for.
+    """
+    order = list(range(len(answers)))
+    random.Random(f"{seed}\n{request}").shuffle(order)
+    packing = _Packing(request, list(answers), write, count)
+    packed = await packing.whole(order)
+    if room is None or packed.tokens <= room:
+        return packed
+    packed = await packing.merged(packed)
+    while packed.tokens > room:
+        if not packed.order:
+            raise InputError(
+                f"the request alone has {packed.tokens} tokens as it is read, and there is room "
+                f"for {room}. Shorten it, or ask a model with a larger context window"
+            )
+        packed = await packing.shorter(packed, room)
+    return packed
+
+
+@dataclass(slots=True)
+class _Packing:
+    request: str
+    answers: list[str]
+    write: Callable[[Consulted], str]
+    count: Count
+    shown: dict[int, str] = field(default_factory=dict[int, str])
+    """Each answer as it stands now."""
+    sizes: dict[int, int] = field(default_factory=dict[int, int])
+    """Its tokens."""
+    twins: dict[int, str] = field(default_factory=dict[int, str])
+    """What is said behind an answer that stands for others."""
+
+    async def whole(self, order: Sequence[int]) -> Packed:
+        """Show every answer as it is."""
+        self.shown = dict(enumerate(self.answers))
+        nothing = Consulted(request=self.request, answers=())
+        return await self._written(Packed(consulted=nothing, order=tuple(order), tokens=0))
+
+    async def merged(self, packed: Packed) -> Packed:
+        """Let one of several near duplicates stand for all: the one that was given first."""
+        merged: dict[int, int] = {}
+        for place in sorted(packed.order):
+            standing = (p for p in range(place) if p not in merged)
+            for other in standing:
+                if likeness(self.answers[place], self.answers[other]) >= _NEARLY_THE_SAME:
+                    merged[place] = other
+                    break
+        for other, times in Counter(merged.values()).items():
+            says = "another answer says" if times == 1 else f"{times} other answers say"
+            self.twins[other] = f"\n[{says} nearly the same]"
+            self.shown[other] = self.answers[other] + self.twins[other]
+        order = tuple(place for place in packed.order if place not in merged)
+        return await self._written(replace(packed, order=order, merged=merged))
+
+    async def shorter(self, packed: Packed, room: int) -> Packed:
+        """Cut what is too long, or leave an answer out where all are as short as can be."""
+        for place in packed.order:
+            if place not in self.sizes:
+                self.sizes[place] = await self.count(self.shown[place])
+        now = {place: self.sizes[place] for place in packed.order}
+        too_many = packed.tokens - room
+        levels = _levels(now, self._alone(packed), sum(now.values()) - too_many)
+        cut = {place: level for place, level in levels.items() if level < now[place]}
+        if not cut or min(cut.values()) < _SHORTEST:
+            return await self._without_one(packed)
+        left = dict(packed.cut)
+        for place, level in cut.items():
+            left[place] = await self._cut(place, level)
+        return await self._written(replace(packed, cut=left))
+
+    async def _cut(self, place: int, level: int) -> int:
+        """Cut the middle out until what is left has at most `level` tokens."""
+        text, size = self.answers[place], await self.count(self.answers[place])
+        keep = len(text)
+        while True:
+            keep = min(keep - 1, int(keep * level / max(size, 1) * _SLACK))
+            head = max(0, int(keep * _HEAD))
+            tail = max(0, keep - head)
+            shown = text[:head].rstrip() + CUT + text[len(text) - tail :].lstrip()
+            shown += self.twins.get(place, "")
+            size = await self.count(shown)
+            if size <= level or keep <= 0:
+                self.shown[place], self.sizes[place] = shown, size
+                return size
+
+    async def _without_one(self, packed: Packed) -> Packed:
+        """Leave out one that others agree with, if there is one, and the longest of those."""
+        alone = self._alone(packed)
+        agreed = [place for place in packed.order if place not in alone] or list(packed.order)
+        out = max(agreed, key=lambda place: (self.sizes[place], place))
+        return await self._written(
+            replace(
+                packed,
+                order=tuple(place for place in packed.order if place != out),
+                cut={place: size for place, size in packed.cut.items() if place != out},
+                left_out=(*packed.left_out, out),
+            )
+        )
+
+    def _alone(self, packed: Packed) -> set[int]:
+        """The answers that no other one agrees with, where some do agree."""
+        said = {place: stated(answer) for place, answer in enumerate(self.answers)}
+        groups = Counter(said.values())
+        return {p for p in packed.order if groups[said[p]] == 1 and p not in self.twins}
+
+    async def _written(self, packed: Packed) -> Packed:
+        shown = tuple(self.shown[place] for place in packed.order)
+        consulted = Consulted(request=self.request, answers=shown)
+        return replace(packed, consulted=consulted, tokens=await self.count(self.write(consulted)))
+
+
+def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
+    """Say how long each answer may be: those that stand alone whole, as far as that goes.
+
+    What is shared is shared so that the shorter ones stay whole and the longer ones get equally
+    much (max-min fairness).
+    """
+    agreed = {place: size for place, size in sizes.items() if place not in alone}
+    left = room - sum(sizes[place] for place in alone)
+    if agreed and left >= _SHORTEST * len(agreed):
+        return {place: sizes[place] for place in alone} | _shared(agreed, left)
+    return _shared(sizes, room)
+
+
+def _shared(sizes: dict[int, int], room: int) -> dict[int, int]:
+    levels: dict[int, int] = {}
+    for done, place in enumerate(sorted(sizes, key=lambda place: sizes[place])):
+        levels[place] = max(0, min(sizes[place], room // (len(sizes) - done)))
+        room -= levels[place]
+    return levels

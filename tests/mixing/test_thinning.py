@@ -1,0 +1,83 @@
+"""What a thin budget still pays for: fewer proposers, then fewer layers, then one model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.context import RunContext
+from moa.mixing.thinning import Call, affordable
+from moa.usage import Amount, Budget
+
+SMALL: Call = ("slm", Amount(calls=1, input_tokens=100))
+LARGE: Call = ("llm", Amount(calls=1, input_tokens=100))
+
+
+def layers(*sizes: int, call: Call = SMALL) -> list[list[Call]]:
+    return [[call] * size for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        pytest.param(13, (6, 6), id="all"),
+        pytest.param(12, (5, 5), id="fewer proposers"),
+        pytest.param(5, (2, 2), id="two of each layer"),
+        pytest.param(4, (3,), id="fewer layers"),
+        pytest.param(3, (2,), id="one layer of two"),
+        pytest.param(2, (), id="one model alone"),
+        pytest.param(0, (), id="nothing is paid for"),
+    ],
+)
+def test_a_thin_budget_takes_proposers_then_layers(calls: int, expected: tuple[int, ...]) -> None:
+    share = affordable(layers(6, 6), [LARGE], RunContext(budget=Budget(calls=calls)))
+    assert share.layers == expected
+    assert share.thinned is (calls < 13)
+
+
+def test_it_names_the_limit() -> None:
+    share = affordable(layers(3), [LARGE], RunContext(budget=Budget(tokens=350)))
+    assert (share.layers, share.limit) == ((2,), "tokens=400 of 350")
+
+
+def test_what_was_spent_counts() -> None:
+    run = RunContext(budget=Budget(calls=5))
+    with run.reserve("e", "slm", Amount(calls=2)) as call:
+        call.settle(Amount(calls=2))
+    assert affordable(layers(3), [LARGE], run).layers == (2,)
+
+
+def test_limits_of_a_tier_count() -> None:
+    run = RunContext(budget=Budget(slm_calls=3))
+    assert affordable(layers(4), [LARGE], run).layers == (3,)
+
+
+def test_a_budget_further_out_counts() -> None:
+    run = RunContext(budget=Budget(calls=3)).nested("mixture", budget=Budget(calls=9))
+    assert affordable(layers(4), [LARGE], run).layers == (2,)
+
+
+def test_a_layer_of_one_is_not_thinned_away() -> None:
+    run = RunContext(budget=Budget(calls=4))
+    assert affordable(layers(4, 1), [LARGE], run).layers == (2, 1)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), max_size=3),
+    calls=st.none() | st.integers(0, 20),
+    tokens=st.none() | st.integers(0, 2000),
+)
+def test_what_is_left_fits_and_is_no_smaller_than_it_must_be(
+    sizes: list[int], calls: int | None, tokens: int | None
+) -> None:
+    run = RunContext(budget=Budget(calls=calls, tokens=tokens))
+    share = affordable(layers(*sizes), [LARGE], run)
+    assert all(taken <= size for taken, size in zip(share.layers, sizes, strict=False))
+    planned = [*([SMALL] * sum(share.layers)), LARGE]
+    if share.layers:
+        assert run.limit_ahead(planned) is None
+    if not share.thinned:
+        assert share.layers == tuple(sizes)
+    whole = [*([SMALL] * sum(sizes)), LARGE]
+    assert share.thinned is (run.limit_ahead(whole) is not None)
