@@ -254,5 +254,22 @@ class Budget:
                 return f"{name}={value} of {limit}"
         return None
 
+    def after(self, spent: Usage) -> Budget:
+        """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
+        used, tiers = spent.total, spent.by_tier()
+        cost = None if self.cost is None else Decimal(str(self.cost)) - used.priced_cost
+        return Budget(
+            cost=None if cost is None else max(ZERO, cost),
+            tokens=_left(self.tokens, used.tokens),
+            calls=_left(self.calls, used.calls),
+            slm_calls=_left(self.slm_calls, tiers["slm"].calls if "slm" in tiers else 0),
+            llm_calls=_left(self.llm_calls, tiers["llm"].calls if "llm" in tiers else 0),
+            joules=None if self.joules is None else max(0.0, self.joules - used.joules),
+        )
+
+
+def _left(limit: int | None, used: int) -> int | None:
+    return None if limit is None else max(0, limit - used)
+
 
 UNLIMITED = Budget()

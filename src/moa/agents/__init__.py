@@ -99,6 +99,13 @@ class Agent(TypedNode[In, Out]):
         """
         return data(cast("Any", request))
 
+    def messages(self, request: In) -> tuple[Message, ...]:
+        """Write what the model reads; by default the instructions, and `prompt` as the user's."""
+        return (
+            Message("system", system(self.instructions, self._schema)),
+            Message("user", self.prompt(request)),
+        )
+
     def read(self, completion: Completion) -> Out:
         """Read what the model wrote.
 
@@ -123,10 +130,7 @@ class Agent(TypedNode[In, Out]):
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, validate, check, and have it repaired."""
-        messages = (
-            Message("system", system(self.instructions, self._schema)),
-            Message("user", self.prompt(request)),
-        )
+        first = messages = self.messages(request)
         for left in range(self.repairs, -1, -1):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
@@ -140,7 +144,7 @@ class Agent(TypedNode[In, Out]):
                 if not left:
                     raise self._unusable(completion, fault) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                messages = (*messages[:2], *again(completion, fault))
+                messages = (*first, *again(completion, fault))
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")

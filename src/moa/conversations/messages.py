@@ -1,0 +1,69 @@
+"""Messages: what goes into a chat and what comes out, and how it is set up."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.conversations.speaking import PERSONA
+from moa.handoffs import Reply
+from moa.usage import Tier
+
+THREAD = "default"
+FILE = "chat.sqlite"
+"""Where threads are kept unless it is said otherwise."""
+MEMORY = ":memory:"
+"""In place of a file: what is kept is gone with the chat."""
+POSTGRES = ("postgres://", "postgresql://")
+"""How the address of a database begins."""
+
+
+class Said(BaseModel):
+    """A message of the user."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    text: str
+    thread: str = Field(default=THREAD, min_length=1)
+    """The conversation that it belongs to."""
+    id: str | None = Field(default=None, min_length=1)
+    """A message with an id is answered once: said again, it gives the reply that is kept."""
+
+
+class ChatReply(Reply):
+    """What was answered, and by whom."""
+
+    thread: str
+    turn: int
+    """Its place in the thread; the first is 1."""
+    by: Tier
+    endpoint: str
+    """Name of the endpoint that was asked."""
+    reason: str
+    """Why it was asked, and not the other one."""
+    summarised: int = 0
+    """Turns at the beginning of the thread that were read as a summary, not word for word."""
+    unfinished_before: bool = False
+    """Whether an earlier answer to the message had been cut off, so that it was written anew."""
+    kept: bool = False
+    """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
+
+
+class ChatSettings(BaseModel):
+    """How a chat talks, and what of a conversation it reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    persona: str = Field(default=PERSONA, min_length=1)
+    """Who answers, and how, in words to the model."""
+    language: str | None = None
+    """The language of the answers, such as "French"; `None`: that of each message."""
+    history_tokens: int = Field(default=2000, gt=0)
+    """What of the conversation is read word for word; what is over it is summed up."""
+    keep_turns: int = Field(default=2, ge=0)
+    """The last turns before the message, which are never summed up."""
+    summary_tokens: int = Field(default=256, gt=0)
+    """Most tokens of a summary."""
+    reply_tokens: int = Field(default=512, gt=0)
+    """Most tokens of a reply."""
+    threshold: float = Field(default=0.8, gt=0, lt=1)
+    """Probability of small talk from which on the small model answers. It promises nothing."""

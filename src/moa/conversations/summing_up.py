@@ -1,0 +1,138 @@
+"""Summing up: what stands for the turns that no longer fit, written by a model or extracted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Unpack
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.agents import Agent, Settings
+from moa.agents.boundary import TypedNode
+from moa.agents.prompts import block
+from moa.context import RunContext
+from moa.conversations import LEFT_OUT, Turn
+from moa.conversations.speaking import shown_reply
+from moa.endpoints import Endpoint
+from moa.endpoints.metering import approximate_tokens
+from moa.errors import ConfigError
+from moa.handoffs import Reply
+
+_INSTRUCTIONS = (
+    "Sum up the conversation for whoever goes on with it, in its language, in at most {words} "
+    "words. Keep names, numbers, dates, wishes, decisions and open questions, and say whose they "
+    "are. What the earlier summary says stays in. Invent nothing. Write the summary alone."
+)
+_WIDE = "。\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}"
+_SENTENCE = re.compile(rf"(?<=[.!?…])\s+|(?<=[{_WIDE}])|\n+")
+_OF_A_REPLY = 1
+"""Sentences of a reply that are extracted: it opens with what it answers."""
+
+
+class Passage(BaseModel):
+    """Turns that are to be summed up, and the summary of what came before them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    turns: tuple[Turn, ...] = Field(min_length=1)
+    before: str | None = None
+
+
+class Summariser(Agent[Passage, Reply]):
+    """Writes the summary.
+
+    Args:
+        endpoint: Who writes.
+        settings: See `Agent`; `max_tokens` bounds the summary.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(self, endpoint: Endpoint, **settings: Unpack[Settings]) -> None:
+        super().__init__(endpoint, **settings)
+        self.instructions = _INSTRUCTIONS.format(words=max(10, self.max_tokens // 2))
+
+    def prompt(self, request: Passage) -> str:
+        """Show the earlier summary and the turns, as data."""
+        said = "\n".join(
+            f"user: {turn.text}\nassistant: {shown_reply(turn) or LEFT_OUT}"
+            for turn in request.turns
+        )
+        earlier = [f"The earlier summary:\n{block(request.before)}"] if request.before else []
+        return "\n\n".join([*earlier, f"What was said since:\n{block(said)}"])
+
+
+class Extract(TypedNode[Passage, Reply]):
+    """Keeps the last sentences word for word, those of the user first. No model is asked.
+
+    For where the small model writes too badly to be trusted with a summary. What is left out is
+    marked.
+
+    Args:
+        max_tokens: Most tokens to keep, counted by `approximate_tokens`.
+
+    Raises:
+        ConfigError: `max_tokens` is less than 1.
+    """
+
+    def __init__(self, *, max_tokens: int = 256) -> None:
+        super().__init__(name="extract")
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens={max_tokens}, but an extract has at least 1 token")
+        self.max_tokens = max_tokens
+
+    async def answer(self, request: Passage, context: RunContext) -> Reply:
+        """Pick the newest sentences that fit, and give them in the order they were said."""
+        del context
+        lines = [*_kept_before(request.before), *_lines(request.turns)]
+        # Mark the gaps after: they take a token or two each, which is within the count's slack.
+        newest = sorted(range(len(lines)), key=lambda i: (lines[i].startswith("user:"), i))
+        kept: set[int] = set()
+        left = self.max_tokens
+        for place in reversed(newest):
+            left -= approximate_tokens(lines[place])
+            if left < 0:
+                break
+            kept.add(place)
+        if not kept:
+            return Reply(text=f"{LEFT_OUT} {_tail(lines[newest[-1]], self.max_tokens)}")
+        return Reply(text="\n".join(_marked(lines, kept)))
+
+
+def _kept_before(before: str | None) -> list[str]:
+    return [line for line in (before or "").splitlines() if line not in ("", LEFT_OUT)]
+
+
+def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
+    for turn in turns:
+        for sentence in _sentences(turn.text):
+            yield f"user: {sentence}"
+        for sentence in _sentences(turn.reply)[:_OF_A_REPLY]:
+            yield f"assistant: {sentence}"
+
+
+def _sentences(text: str) -> list[str]:
+    return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+
+
+def _marked(lines: list[str], kept: set[int]) -> Iterator[str]:
+    gap = False
+    for place, line in enumerate(lines):
+        if place not in kept:
+            gap = True
+            continue
+        if gap:
+            yield LEFT_OUT
+        gap = False
+        yield line
+    if gap:
+        yield LEFT_OUT
+
+
+def _tail(line: str, tokens: int) -> str:
+    """Keep the end of a sentence that is too long as a whole."""
+    while approximate_tokens(line) > tokens:
+        line = line[max(1, len(line) // 8) :]
+    return line

@@ -1,0 +1,271 @@
+"""Stores: where LangGraph's checkpoints are kept, a SQLite file, Postgres or memory.
+
+Each use opens a connection of its own and closes it, so nothing has to be closed at the end, and
+nothing stays open while a model writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from pydantic import SecretStr
+
+from moa.context import RunContext
+from moa.conversations.messages import MEMORY, POSTGRES
+from moa.errors import DeadlineExceeded, MissingDependency, StoreError
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+_POLL_S = 0.02
+Saver = BaseCheckpointSaver[Any]
+
+
+class PlainJson:
+    """Writes checkpoints as JSON, and revives nothing but JSON from them.
+
+    LangGraph's own serializer can revive classes that a checkpoint names.
+    """
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Write a value that is JSON already."""
+        return "json", json.dumps(obj).encode()
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """Read it back.
+
+        Raises:
+            ValueError: it was written otherwise.
+        """
+        kind, written = data
+        if kind != "json":
+            raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
+        return json.loads(written)
+
+
+class Store(Protocol):
+    """Opens a saver of checkpoints, and lets one writer at a time into a thread."""
+
+    @property
+    def shown(self) -> str:
+        """What it is, in words without a secret."""
+        ...
+
+    def opened(self) -> AbstractAsyncContextManager[Saver]:
+        """Open a saver.
+
+        Raises:
+            StoreError: it can't be opened, read or written.
+            MissingDependency: the package for it is not installed.
+        """
+        ...
+
+    def held(self, thread: str, context: RunContext) -> AbstractAsyncContextManager[None]:
+        """Wait until no other process writes into a thread, and keep the others out.
+
+        A process that dies lets go of it.
+
+        Raises:
+            DeadlineExceeded: the time is up.
+            StoreError: it can't be locked.
+        """
+        ...
+
+
+class GivenStore:
+    """A saver of the user's own, or memory. Other processes are not kept out of it."""
+
+    def __init__(self, saver: Saver | None = None) -> None:
+        if saver is None:
+            from langgraph.checkpoint.memory import InMemorySaver
+
+            saver = InMemorySaver(serde=PlainJson())
+        self._saver = saver
+        self.shown = f"the {type(saver).__name__}"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Saver]:
+        """Give the saver."""
+        yield self._saver
+
+    @asynccontextmanager
+    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
+        """Keep nobody out."""
+        del thread, context
+        yield
+
+
+class SqliteStore:
+    """A SQLite file, with lock files in a folder beside it.
+
+    Args:
+        file: Made where it isn't there.
+
+    Raises:
+        MissingDependency: `langgraph-checkpoint-sqlite` is not installed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            import filelock
+            from langgraph.checkpoint.sqlite import aio
+        except ImportError as error:
+            raise MissingDependency(
+                "langgraph-checkpoint-sqlite",
+                extra="local",
+                purpose="to keep conversations in a file",
+            ) from error
+        self.file = file
+        self.shown = str(file)
+        self._lock = filelock.AsyncFileLock
+        self._savers = aio.AsyncSqliteSaver
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Saver]:
+        """Connect to the file."""
+        with self._told():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            async with self._savers.from_conn_string(str(self.file)) as saver:
+                saver.serde = PlainJson()
+                yield saver
+
+    @asynccontextmanager
+    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
+        """Hold the lock file of a thread, which the system frees when its process ends."""
+        folder = self.file.with_name(f"{self.file.name}.locks")
+        name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = self._lock(
+                folder / f"{name}.lock",
+                thread_local=False,
+                run_in_executor=False,
+            )
+            await _in_time(lock.acquire(poll_interval=_POLL_S), thread, context)
+        try:
+            yield
+        finally:
+            await lock.release()
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.file}: the conversations in it can't be read or written: {error}. "
+                "It has to be a SQLite file that moa chat made, in a folder that can be written"
+            ) from error
+
+
+class PostgresStore:
+    """A Postgres database, whose advisory locks keep other processes out of a thread.
+
+    Args:
+        url: Its address. What it leaves out, such as the password, Postgres' own client looks for
+            in its variables and in `~/.pgpass`.
+
+    Raises:
+        MissingDependency: `langgraph-checkpoint-postgres` is not installed.
+    """
+
+    def __init__(self, url: SecretStr) -> None:
+        try:
+            import psycopg
+            from langgraph.checkpoint.postgres import aio
+        except ImportError as error:
+            raise MissingDependency(
+                "langgraph-checkpoint-postgres",
+                extra="postgres",
+                purpose="to keep conversations in Postgres",
+            ) from error
+        parts = urlsplit(url.get_secret_value())
+        self.shown = f"postgres at {parts.hostname or 'this machine'}{parts.path}"
+        self._url = url
+        self._psycopg = psycopg
+        self._savers = aio.AsyncPostgresSaver
+        self._made = False
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Saver]:
+        """Connect to the database, and make its tables where they aren't there."""
+        with self._told():
+            url = self._url.get_secret_value()
+            async with self._savers.from_conn_string(url, serde=PlainJson()) as saver:
+                if not self._made:
+                    await self._make(saver)
+                yield saver
+
+    @asynccontextmanager
+    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
+        """Hold the advisory lock of a thread, which Postgres frees when the connection ends."""
+        key = f"moa.chat/{thread}"
+        with self._told():
+            connection = await self._connected()
+        async with connection:
+            with self._told():
+                waiting = connection.execute(
+                    "SELECT pg_advisory_lock(hashtextextended(%s, 0))", (key,)
+                )
+                await _in_time(waiting, thread, context)
+            yield
+
+    async def _connected(self) -> AsyncConnection[Any]:
+        url = self._url.get_secret_value()
+        return await self._psycopg.AsyncConnection.connect(url, autocommit=True)
+
+    async def _make(self, saver: Any) -> None:
+        """Make the tables; two processes at once would each try to."""
+        async with await self._connected() as connection:
+            await connection.execute("SELECT pg_advisory_lock(hashtextextended('moa.chat', 0))")
+            await saver.setup()
+        self._made = True
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except (self._psycopg.Error, OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.shown}: its conversations can't be read or written: {error}. "
+                "Look whether the server runs, and whether the address and the rights are right"
+            ) from error
+
+
+def store_of(given: str | Path | SecretStr | Saver) -> Store:
+    """Choose a store.
+
+    Args:
+        given: A file; `:memory:`, which is gone with the node; the URL of a Postgres database; or
+            a saver of LangGraph's.
+
+    Raises:
+        MissingDependency: the package for it is not installed.
+    """
+    if isinstance(given, BaseCheckpointSaver):
+        return GivenStore(given)
+    text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
+    if text.startswith(POSTGRES):
+        return PostgresStore(SecretStr(text))
+    return GivenStore() if text == MEMORY else SqliteStore(Path(text))
+
+
+async def _in_time(waiting: Awaitable[object], thread: str, context: RunContext) -> None:
+    left_s = context.remaining_s()
+    try:
+        async with asyncio.timeout(left_s):
+            await waiting
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"{context.node}: thread {thread!r} was written to by another process until the time "
+            "was up"
+        ) from error

@@ -1,0 +1,260 @@
+"""Threads: conversations by name, each the newest of its checkpoints in a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from moa.agents.boundary import said
+from moa.context import RunContext
+from moa.conversations import Conversation, Summary, Turn
+from moa.errors import StoreError
+from moa.graphs.stores import Store
+from moa.usage import Amount, Part, Usage
+
+_CHANNEL = "conversation"
+_FIRST = "moa_first"
+_SAID = "moa_said"
+_OPENING = 60
+
+
+class Thread(BaseModel):
+    """A thread, as a list of them shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    turns: int
+    opening: str
+    """How its first message begins, or what is left of it."""
+    last_at: datetime
+    unfinished: bool
+    """Whether the answer to the last message is still to be written."""
+    usage: Usage
+
+
+class Transcript(BaseModel):
+    """All that was said in a thread; write it with `model_dump_json()`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    thread: str
+    turns: tuple[Turn, ...]
+    summary: Summary | None
+    spent: tuple[tuple[Part, Amount], ...]
+    cut_off: int
+
+
+class Held:
+    """A thread that nobody else writes into meanwhile.
+
+    Args:
+        name: Its name.
+        conversation: What its newest checkpoint holds.
+        store: Where it is kept.
+        tip: Id of that checkpoint; `None` where there is none.
+    """
+
+    def __init__(
+        self, name: str, conversation: Conversation, *, store: Store, tip: str | None
+    ) -> None:
+        self.name = name
+        self.conversation = conversation
+        self._store = store
+        self._tip = tip
+
+    async def save(self, conversation: Conversation) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            StoreError: it can't be written.
+        """
+        turn = conversation.last
+        assert turn is not None, "there is nothing to save before something is said"
+        checkpoint = empty_checkpoint()
+        checkpoint["id"] = _after(self._tip, checkpoint["id"])
+        checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
+        versions: ChannelVersions = {_CHANNEL: checkpoint["id"]}
+        checkpoint["channel_versions"] = versions
+        metadata: Any = {"source": "update", "step": turn.number, "parents": {}, _SAID: turn.id}
+        if self._tip is None:
+            metadata[_FIRST] = True
+        async with self._store.opened() as saver:
+            await saver.aput(_config(self.name, self._tip), checkpoint, metadata, versions)
+        self._tip = checkpoint["id"]
+        self.conversation = conversation
+
+
+class Threads:
+    """The conversations in a store.
+
+    Args:
+        store: Where they are kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._queues: dict[tuple[int, str], _Queue] = {}
+
+    @asynccontextmanager
+    async def held(self, name: str, context: RunContext) -> AsyncGenerator[Held]:
+        """Wait for a thread, first come first served, and keep all others out of it.
+
+        Raises:
+            StoreError: it can't be read.
+            DeadlineExceeded: the time is up.
+        """
+        key = (id(asyncio.get_running_loop()), name)
+        queue = self._queues.setdefault(key, _Queue())
+        queue.waiting += 1
+        try:
+            async with queue.lock, self.store.held(name, context):
+                async with self.store.opened() as saver:
+                    tip = await saver.aget_tuple(_config(name))
+                conversation = Conversation() if tip is None else self._read(tip)
+                yield Held(
+                    name,
+                    conversation,
+                    store=self.store,
+                    tip=None if tip is None else tip.checkpoint["id"],
+                )
+        finally:
+            queue.waiting -= 1
+            if not queue.waiting:
+                del self._queues[key]
+
+    async def list(self) -> tuple[Thread, ...]:
+        """List the threads, the one that was used last first.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        async with self.store.opened() as saver:
+            firsts = [found async for found in saver.alist(None, filter={_FIRST: True})]
+            names = dict.fromkeys(_name(first) for first in firsts)
+            openings = {_name(first): self._read(first).recent[0].text for first in firsts}
+            tips = [await saver.aget_tuple(_config(name)) for name in names]
+        found = [_thread(tip, self._read(tip), openings) for tip in tips if tip is not None]
+        return tuple(sorted(found, key=lambda thread: thread.last_at, reverse=True))
+
+    async def load(self, name: str) -> Conversation:
+        """Read what the next turn of a thread would need; an unknown thread is empty.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        async with self.store.opened() as saver:
+            tip = await saver.aget_tuple(_config(name))
+        return Conversation() if tip is None else self._read(tip)
+
+    async def transcript(self, name: str) -> Transcript:
+        """Read all that was said in a thread, from its checkpoints.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        turns: dict[int, Turn] = {}
+        newest: Conversation | None = None
+        async with self.store.opened() as saver:
+            async for found in saver.alist(_config(name)):
+                conversation = self._read(found)
+                newest = newest or conversation
+                for turn in conversation.recent:
+                    turns.setdefault(turn.number, turn)
+        newest = newest or Conversation()
+        return Transcript(
+            thread=name,
+            turns=tuple(turns[number] for number in sorted(turns)),
+            summary=newest.summary,
+            spent=newest.spent,
+            cut_off=newest.cut_off,
+        )
+
+    async def find(self, name: str, said_id: str) -> Turn | None:
+        """Look for the newest turn whose message had an id; `None` where there is none.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        async with self.store.opened() as saver:
+            newest = [f async for f in saver.alist(_config(name), filter={_SAID: said_id}, limit=1)]
+        return self._read(newest[0]).last if newest else None
+
+    async def delete(self, name: str, context: RunContext | None = None) -> bool:
+        """Delete a thread, once nobody writes into it.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StoreError: it can't be deleted.
+            DeadlineExceeded: the time is up.
+        """
+        async with self.held(name, context or RunContext()) as thread:
+            if thread.conversation.last is None:
+                return False
+            async with self.store.opened() as saver:
+                await saver.adelete_thread(name)
+        return True
+
+    def _read(self, found: CheckpointTuple) -> Conversation:
+        """Validate what a checkpoint holds.
+
+        Raises:
+            StoreError: it holds something else than a conversation.
+        """
+        values = found.checkpoint["channel_values"]
+        try:
+            return Conversation.model_validate(values.get(_CHANNEL, {"form": "missing"}))
+        except ValidationError as error:
+            raise StoreError(
+                f"thread {_name(found)!r} in {self.store.shown} holds no conversation of moa chat: "
+                f"{said(error)}. Take another name or another store"
+            ) from error
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Those of one event loop that wait for a thread."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+def _config(name: str, checkpoint: str | None = None) -> RunnableConfig:
+    place = {"thread_id": name, "checkpoint_ns": ""}
+    return {"configurable": place if checkpoint is None else place | {"checkpoint_id": checkpoint}}
+
+
+def _name(found: CheckpointTuple) -> str:
+    return str(found.config.get("configurable", {})["thread_id"])
+
+
+def _thread(tip: CheckpointTuple, conversation: Conversation, openings: dict[str, str]) -> Thread:
+    last = conversation.last
+    assert last is not None, "what is saved has a turn"
+    opening = " ".join(openings[_name(tip)].split())
+    return Thread(
+        name=_name(tip),
+        turns=last.number,
+        opening=opening if len(opening) <= _OPENING else f"{opening[: _OPENING - 1]}…",
+        last_at=last.at,
+        unfinished=last.unfinished,
+        usage=conversation.usage,
+    )
+
+
+def _after(parent: str | None, new: str) -> str:
+    """Give an id that sorts after its parent's, also where this machine's clock is behind."""
+    if parent is None or new > parent:
+        return new
+    return str(UUID(int=UUID(parent).int + 1))

@@ -1,0 +1,386 @@
+"""A chat: what is kept, who answers, and what happens where something breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+
+from moa.acceptance.verifiers import Length
+from moa.agents.filter import Verdict
+from moa.context import RunContext
+from moa.conversations.messages import ChatReply, ChatSettings, Said
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.closing import closed_after
+from moa.errors import BudgetExceeded, EndpointUnavailable, InputError, StoreError
+from moa.graphs.chat import Chat, chat
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
+from moa.usage import Budget, Price
+
+DOWN = EndpointUnavailable("refused", endpoint="large")
+YES: Mapping[str, Mapping[str, float]] = {"small_talk": {"yes": 0.95}}
+NO: Mapping[str, Mapping[str, float]] = {"small_talk": {"yes": 0.05}}
+
+
+def small(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="small", steps=steps)
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def echo(**more: Any) -> SimulatedEndpoint:
+    return SimulatedEndpoint(
+        name="only", tier="llm", rule=lambda text: f"re: {text.splitlines()[-1]}", **more
+    )
+
+
+def alone(endpoint: Any, store: Any, **more: Any) -> Chat:
+    return chat(endpoint, endpoint, store=store, **more)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "chat.sqlite"
+
+
+class Hanging(SimulatedEndpoint):
+    """Writes two words, then nothing more."""
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        self.prompts.append(prompt)
+        yield "two"
+        yield " words"
+        await asyncio.Event().wait()
+
+
+def hanging() -> Hanging:
+    return Hanging(name="only", tier="llm")
+
+
+def roles(prompt: Prompt) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in prompt.messages[1:]]
+
+
+async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_large_one() -> None:
+    first, second = small(YES, "Hi!", NO), large("Because of Rayleigh scattering.")
+    talk = chat(first, second, store=":memory:")
+    hello = (await talk.run(Said(text="Hello"))).output
+    asked = (await talk.run(Said(text="Why is the sky blue?"))).output
+    assert (hello.text, hello.by, hello.endpoint) == ("Hi!", "slm", "small")
+    assert "it is small talk" in hello.reason
+    assert (asked.by, asked.endpoint, asked.turn) == ("llm", "large", 2)
+    assert "it is not small talk" in asked.reason
+    first.assert_used_up()
+
+
+async def test_the_large_model_is_told_what_was_said_before() -> None:
+    second = large("Because of Rayleigh scattering.")
+    talk = chat(small(YES, "Hi Ann!", NO), second, store=":memory:")
+    await talk.run(Said(text="Hello, I am Ann"))
+    await talk.run(Said(text="Why is the sky blue?"))
+    assert roles(second.prompts[0]) == [
+        ("user", "Hello, I am Ann"),
+        ("assistant", "Hi Ann!"),
+        ("user", "Why is the sky blue?"),
+    ]
+
+
+async def test_a_policy_hands_over_what_the_small_model_wrote_and_it_is_not_shown() -> None:
+    talk = chat(
+        small("far too long an answer for this policy", "Short."),
+        large("The large one's."),
+        store=":memory:",
+        accept=Length(most=2),
+    )
+    shown: list[str] = []
+    context = RunContext(listener=lambda e: shown.append(e.text) if isinstance(e, Piece) else None)
+    handed = await talk.run(Said(text="one"), context)
+    assert (handed.output.by, "".join(shown)) == ("llm", "The large one's.")
+    assert any(note.kind == "escalated" for note in handed.trace)
+    shown.clear()
+    accepted = await talk.run(Said(text="two"), context)
+    assert (accepted.output.by, shown) == ("slm", ["Short."])
+
+
+async def test_a_node_of_ones_own_says_what_the_small_model_answers() -> None:
+    class Short:
+        name = "short"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Verdict]:
+            kept = len(request) < 10
+            return Result(output=Verdict(kept=kept, reason="is short", confidence=None, met=kept))
+
+    talk = chat(small("Yes."), large("A long one."), store=":memory:", keeps=Short())
+    assert (await talk.run(Said(text="Really?"))).output.by == "slm"
+    assert (await talk.run(Said(text="And what follows from that?"))).output.by == "llm"
+
+
+async def test_where_it_cant_be_told_the_large_model_is_asked() -> None:
+    talk = chat(small(DOWN), large("Here."), store=":memory:")
+    result = await talk.run(Said(text="Hello"))
+    assert result.output.by == "llm"
+    assert any(note.kind == "failed" for note in result.trace)
+
+
+async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so() -> None:
+    talk = chat(small(NO, "A guess."), large(DOWN), store=":memory:")
+    result = await talk.run(Said(text="Why?"))
+    assert (result.output.by, result.output.reason) == (
+        "slm",
+        "the large model could not be asked",
+    )
+    assert any(note.kind == "degraded" for note in result.trace)
+
+
+async def test_a_model_that_writes_too_badly_answers_only_where_it_is_alone() -> None:
+    bad = ScriptedEndpoint(name="embedded", model="SmolLM2-135M-Instruct.Q4_1", steps=["Hm."])
+    reply = (await chat(bad, large("Hello."), store=":memory:").run(Said(text="Hi"))).output
+    assert (reply.by, reply.reason) == ("llm", "the small model writes too badly")
+    assert (await alone(bad, ":memory:").run(Said(text="Hi"))).output.by == "slm"
+
+
+async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file(
+    file: Path,
+) -> None:
+    first = alone(echo(), file)
+    await first.run(Said(text="I am Ann", thread="ann"))
+    await first.run(Said(text="I am Bob", thread="bob"))
+    endpoint = echo()
+    reply = (await alone(endpoint, file).run(Said(text="Who am I?", thread="ann"))).output
+    assert (reply.turn, reply.thread) == (2, "ann")
+    assert roles(endpoint.prompts[0])[0] == ("user", "I am Ann")
+    assert "Bob" not in str(endpoint.prompts)
+
+
+async def test_threads_are_listed_deleted_and_written_as_json(file: Path) -> None:
+    talk = alone(echo(), file)
+    for text, thread in (("one", "a"), ("two", "b"), ("three", "a")):
+        await talk.run(Said(text=text, thread=thread))
+    listed = await talk.threads.list()
+    assert [(t.name, t.turns, t.opening, t.unfinished) for t in listed] == [
+        ("a", 2, "one", False),
+        ("b", 1, "two", False),
+    ]
+    written = (await talk.threads.transcript("a")).model_dump(mode="json")
+    assert [(t["text"], t["reply"], t["by"]) for t in written["turns"]] == [
+        ("one", "re: one", "llm"),
+        ("three", "re: three", "llm"),
+    ]
+    assert await talk.threads.delete("a")
+    assert not await talk.threads.delete("a")
+    assert [thread.name for thread in await talk.threads.list()] == ["b"]
+    assert (await talk.run(Said(text="anew", thread="a"))).output.turn == 1
+
+
+async def test_usage_of_a_thread_adds_up_over_restarts(file: Path) -> None:
+    for text in ("one", "two", "three"):
+        talk = alone(echo(tokens=(100, 10), price=Price(input=Decimal(1), output=Decimal(1))), file)
+        result = await talk.run(Said(text=text))
+        assert result.usage.calls == 1
+    usage = (await alone(echo(), file).threads.load("default")).usage
+    assert (usage.calls, usage.input_tokens, usage.output_tokens) == (3, 300, 30)
+    assert float(usage.cost or 0) == pytest.approx(330 / 1e6)
+
+
+async def test_a_thread_has_a_budget_over_all_its_turns(file: Path) -> None:
+    for _ in range(2):
+        await alone(echo(), file, thread_budget=Budget(calls=2)).run(Said(text="on"))
+    talk = alone(echo(), file, thread_budget=Budget(calls=2))
+    with pytest.raises(BudgetExceeded):
+        await talk.run(Said(text="and on"))
+    await talk.run(Said(text="another thread", thread="b"))
+    with pytest.raises(BudgetExceeded):
+        await alone(echo(), file, budget=Budget(calls=0)).run(Said(text="x", thread="c"))
+
+
+async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_as_they_are(
+    file: Path,
+) -> None:
+    settings = ChatSettings(history_tokens=60, keep_turns=1)
+    words = "word " * 20
+    second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
+
+    def slm(text: str) -> Step:
+        return "Ann talks." if "<data>" in text else NO
+
+    talk = chat(SimulatedEndpoint(name="small", rule=slm), second, store=file, settings=settings)
+    traces = [(await talk.run(Said(text=f"message {i}"))).trace for i in range(4)]
+    reply = (await talk.run(Said(text="last"))).output
+    kept = await talk.threads.load("default")
+    assert kept.summary is not None
+    assert (kept.summary.text, kept.summary.by) == ("Ann talks.", "summary")
+    assert reply.summarised == kept.summary.turns == kept.recent[0].number - 1
+    prompt = second.prompts[-1]
+    assert "What was said before, in short:\n<data>\nAnn talks.\n</data>" in (
+        prompt.messages[0].content
+    )
+    assert roles(prompt)[0] == ("user", f"message {reply.summarised}")
+    assert any("are read as a summary" in n.text for t in traces for n in t)
+    whole = await talk.threads.transcript("default")
+    assert [turn.text for turn in whole.turns] == [*(f"message {i}" for i in range(4)), "last"]
+
+
+async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note() -> None:
+    words = "word " * 20
+
+    def slm(text: str) -> Step:
+        return DOWN if "<data>" in text else NO
+
+    second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
+    first = SimulatedEndpoint(name="small", rule=slm)
+    settings = ChatSettings(history_tokens=60, keep_turns=1)
+    talk = chat(first, second, store=":memory:", settings=settings)
+    await talk.run(Said(text="message 0"))
+    await talk.run(Said(text="message 1"))
+    result = await talk.run(Said(text="message 2"))
+    assert any("no summary" in note.text for note in result.trace)
+    assert roles(second.prompts[-1])[0] == ("user", "message 0")
+    result = await talk.run(Said(text="message 3"))
+    result = await talk.run(Said(text="message 4"))
+    assert any("are not read" in note.text for note in result.trace)
+    assert roles(second.prompts[-1])[0] != ("user", "message 0")
+    assert (await talk.threads.load("default")).recent[0].text == "message 0"
+
+
+async def test_an_answer_that_is_stopped_is_kept_as_far_as_it_was_written(file: Path) -> None:
+    talk = alone(hanging(), file)
+    async with closed_after(talk.stream(Said(text="Tell me"))) as events:
+        async for event in events:
+            if isinstance(event, Piece) and event.text == " words":
+                break
+    last = (await talk.threads.load("default")).last
+    assert last is not None
+    assert (last.status, last.reply) == ("stopped", "two words")
+    assert await talk.unfinished() is None
+    endpoint = echo()
+    await alone(endpoint, file).run(Said(text="Go on"))
+    assert roles(endpoint.prompts[0]) == [
+        ("user", "Tell me"),
+        ("assistant", "two words […]"),
+        ("user", "Go on"),
+    ]
+
+
+async def test_a_message_whose_answer_failed_is_answered_anew_and_not_doubled(file: Path) -> None:
+    with pytest.raises(EndpointUnavailable):
+        await alone(large(DOWN), file).run(Said(text="Why?"))
+    talk = alone(large("So."), file)
+    left = await talk.unfinished()
+    assert left is not None
+    assert left.text == "Why?"
+    result = await talk.run(left)
+    assert (result.output.turn, result.output.unfinished_before) == (1, True)
+    assert any("written anew" in note.text for note in result.trace)
+    assert len((await talk.threads.transcript("default")).turns) == 1
+    again = await talk.run(left)
+    assert (again.output.text, again.output.kept, again.usage.calls) == ("So.", True, 0)
+
+
+async def test_after_a_failed_answer_another_message_is_answered_together_with_it() -> None:
+    second = large(DOWN, "Both.")
+    talk = alone(second, ":memory:")
+    with pytest.raises(EndpointUnavailable):
+        await talk.run(Said(text="Why?"))
+    result = await talk.run(Said(text="And how?"))
+    assert result.output.turn == 2
+    assert roles(second.prompts[-1]) == [("user", "Why?\n\nAnd how?")]
+    assert any("answers both" in note.text for note in result.trace)
+
+
+async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:
+    rows = [Said(text=f"message {i}", id=str(i)) for i in range(3)]
+    first = [(await alone(echo(), file).run(row)).output for row in rows]
+    second = [(await alone(echo(), file).run(row)).output for row in rows]
+    assert [reply.text for reply in second] == [reply.text for reply in first]
+    assert all(reply.kept for reply in second)
+    with pytest.raises(InputError, match="another message"):
+        await alone(echo(), file).run(Said(text="something else", id="1"))
+
+
+async def test_turns_that_come_at_once_are_answered_in_their_order(file: Path) -> None:
+    talk = alone(echo(latency_s=0.001), file)
+    said = [Said(text=f"{t}{i}", thread=t) for i in range(5) for t in ("a", "b")]
+    replies = await asyncio.gather(*(talk.run(message) for message in said))
+    assert [r.output.turn for r in replies if r.output.thread == "a"] == [1, 2, 3, 4, 5]
+    for name in ("a", "b"):
+        whole = await talk.threads.transcript(name)
+        assert [turn.text for turn in whole.turns] == [f"{name}{i}" for i in range(5)]
+
+
+async def test_an_empty_message_is_refused() -> None:
+    with pytest.raises(InputError, match="empty"):
+        await alone(echo(), ":memory:").run(Said(text=" \n"))
+
+
+async def test_persona_and_language_are_told() -> None:
+    endpoint = echo()
+    settings = ChatSettings(persona="You are a pirate.", language="French")
+    await alone(endpoint, ":memory:", settings=settings).run(Said(text="Hi"))
+    told = endpoint.prompts[0].messages[0].content
+    assert told.startswith("You are a pirate.")
+    assert "in French" in told
+
+
+async def test_a_saver_of_ones_own_keeps_it_too() -> None:
+    saver = InMemorySaver()
+    await alone(echo(), saver).run(Said(text="one"))
+    assert (await alone(echo(), saver).run(Said(text="two"))).output.turn == 2
+
+
+async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("something else, and long enough to be no database at all" * 20)
+    with pytest.raises(StoreError, match=r"notes\.txt"):
+        await alone(echo(), file).run(Said(text="Hi"))
+
+
+async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
+    from langgraph.checkpoint.base import empty_checkpoint
+
+    saver = InMemorySaver()
+    other: RunnableConfig = {"configurable": {"thread_id": "default", "checkpoint_ns": ""}}
+    saver.put(other, empty_checkpoint(), {"source": "loop"}, {})
+    with pytest.raises(StoreError, match="holds no conversation"):
+        await alone(echo(), saver).run(Said(text="Hi"))
+
+
+async def test_a_checkpoint_that_names_a_class_revives_nothing(file: Path) -> None:
+    import sqlite3
+
+    await alone(echo(), file).run(Said(text="Hi"))
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE checkpoints SET type = 'msgpack', checkpoint = X'C7'")
+    connection.close()
+    with pytest.raises(StoreError, match="only JSON is read"):
+        await alone(echo(), file).threads.list()
+
+
+async def test_a_chat_streams_and_gives_the_result_last() -> None:
+    talk = alone(echo(), ":memory:")
+    *pieces, result = [event async for event in talk.stream(Said(text="one two"))]
+    assert "".join(p.text for p in pieces if isinstance(p, Piece)) == "re: one two"
+    assert isinstance(result, Result)
+    assert isinstance(result.output, ChatReply)
+
+
+def test_it_is_drawn_with_who_is_asked(tmp_path: Path) -> None:
+    drawn = chat(small(), large(), store=tmp_path / "none.sqlite").draw().mermaid
+    assert "small_talk" in drawn
+    assert "LLM · large" in drawn
+    assert (
+        "not_accepted"
+        in chat(small(), large(), store=":memory:", accept=Length(most=9)).draw().mermaid
+    )
+    assert not list(tmp_path.iterdir())
