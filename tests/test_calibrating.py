@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa import Classifier, RunContext
+from moa import Classifier, RunContext, Text
 from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.calibrating import calibrate
@@ -22,7 +23,9 @@ from moa.calibration.sources import sources_of
 from moa.decisions.folds import folds, split
 from moa.decisions.heads import fit_head
 from moa.decisions.measures import measure
+from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
+from moa.graphs.oversight import Oversight
 from moa.guarantees import Guarantee
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -173,10 +176,12 @@ async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_othe
 ) -> None:
     strict = made.bound.model_copy(update={"threshold": 0.9})
     made = made.model_copy(update={"bound": strict}).sealed()
-    confirmed = await recheck(ready(made), rows(600, seed=3))
-    assert confirmed.threshold == 0.9
+    confirmed = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
+    assert confirmed.bound.threshold == 0.9
+    assert confirmed.languages == {"en": 1.0}
+    assert confirmed.drift is not None
     withdrawn = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
-    assert withdrawn.threshold is None
+    assert withdrawn.bound.threshold is None
     with pytest.raises(InputError, match="rows that the calibration was made from"):
         await recheck(ready(made), rows(400))
 
@@ -233,6 +238,78 @@ async def test_rows_of_one_case_are_held_out_together() -> None:
     found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
     assert found.data.held_out % 2 == 0
     assert found.bound.labels == found.data.held_out
+
+
+async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
+    made = await calibrate(endpoint(), QUESTION, rows(400), language=lambda _: "en")
+    assert made.drift is not None
+    assert set(made.drift.watches) == {"length", "language", "accepted", "accepted confidence"}
+    assert made.data.languages == {"en": 1.0}
+    agent = Classifier(
+        endpoint(), ["a", "b"], task="Which?", none=False, name="label", calibration=made
+    )
+    same, longer = Oversight(drift=made.drift), Oversight(drift=made.drift)
+    for row in random.Random(1).sample(rows(400, seed=8), 80):
+        text = Text(text=row.text, language="en")
+        same.look(text, (await agent.run(text)).output, context())
+        more = Text(text=f"and much longer, {row.text}", language="en")
+        longer.look(more, (await agent.run(more)).output, context())
+    assert same.suspended is None
+    assert longer.suspended is not None
+    assert "length moved up" in longer.suspended
+
+
+async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -> None:
+    loose = Guarantee(0.15, 0.9)
+    made = await calibrate(endpoint(), QUESTION, rows(500), guarantee=loose, by_label=True)
+    assert set(made.bounds) == {"a", "b"}
+    found = await evaluate(ready(made), rows(1500, seed=7))
+    assert found.risk <= 0.15
+    only_a = {"a": made.bounds["a"], "b": made.bounds["b"].model_copy(update={"threshold": None})}
+    strict = made.model_copy(update={"bounds": only_a}).sealed()
+    strict.save(tmp_path / "c.json")
+    kept = ready(Calibration.load(tmp_path / "c.json"))
+    assert (await kept.answer("it is 0.999", context())).accepted
+    assert not (await kept.answer("it is 0.001", context())).accepted
+    there = await recheck(kept, rows(600, seed=3))
+    assert there.bounds["b"].threshold is None
+    assert there.bounds["a"].threshold == made.bounds["a"].threshold
+
+
+class Firstly(SimulatedEndpoint):
+    """Prefers whatever option is shown first, on some texts more than on others."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        first, p = questions[0].options[0].name, float(state.split()[-1])
+        pull = 2.5 * random.Random(state).random()
+        logit = 3 * np.log(p / (1 - p)) + (pull if first == "a" else -pull)
+        given = {"label": {"a": float(1 / (1 + np.exp(-logit)))}}
+        self.rule = lambda _: given
+        return await super().decide(state, questions, context, examples=examples)
+
+
+async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> None:
+    biased = Firstly(rule=lambda _: {})
+    made = await calibrate(biased, QUESTION, rows(300), price=0.0)
+    assert [member.name for member in made.members][:2] == ["labels", "turned"]
+    alone = next(one for one in made.candidates if one.name == "labels")
+    both = next(one for one in made.candidates if one.name == "labels + turned")
+    assert both.log_loss < alone.log_loss
+    answer = await Calibrated(made, QUESTION, sources_of(biased)).answer("0.999", context())
+    assert answer.probabilities is not None
+    assert answer.probabilities[0] > 0.9
+
+
+async def test_too_few_rows_are_watched_for_nothing() -> None:
+    assert (await calibrate(endpoint(), QUESTION, rows(12))).drift is None
 
 
 def ready(made: Calibration) -> Calibrated:

@@ -82,6 +82,11 @@ class Endpoints(Closing):
         return self.named(self.config.of_tier("llm") or self.config.of_tier("slm") or EMBEDDED)
 
     @property
+    def to_be_asked(self) -> bool:
+        """Whether they can be asked; without keys they are only there to be drawn."""
+        return self._read_keys
+
+    @property
     def has_llm(self) -> bool:
         """Whether a large model is configured, so that replies are more than drafts."""
         name = self.config.of_tier("llm") or EMBEDDED

@@ -23,6 +23,7 @@ from moa.decisions.heads import Head
 from moa.endpoints.identity import Identity
 from moa.errors import CalibrationError
 from moa.guarantees import Bound
+from moa.guarantees.drift import Drift
 from moa.questions import Kind, Option, Question
 
 
@@ -121,6 +122,10 @@ class DataRecord(_Record):
     """Texts that the promise was found on."""
     labels: dict[str, int]
     """Texts by label."""
+    chosen: int = 0
+    """Texts that were chosen to be labelled, and not drawn at random; none of them is held out."""
+    labelled_by: dict[str, int] = Field(default_factory=dict[str, int])
+    """Texts by who labelled them, as far as the rows say."""
     sha256: str
     """Of texts and labels, in any order."""
     languages: dict[str, float] = Field(default_factory=dict[str, float])
@@ -131,7 +136,7 @@ class Reached(_Record):
     """What it reached."""
 
     accuracy: float
-    """Of the best guesses, by cross-validation on all texts."""
+    """Of the best guesses, by cross-validation, on the texts that were drawn at random."""
     macro_f1: float
     ece: float
     held_out_accuracy: float | None
@@ -165,6 +170,8 @@ class Calibration(_Record):
     """By role: `slm` decides; others give vectors."""
     members: tuple[Member, ...]
     bound: Bound
+    bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
+    """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
     accepting: FitRecord
     full: FitRecord
     data: DataRecord
@@ -172,6 +179,8 @@ class Calibration(_Record):
     chosen: str
     """Why this scorer."""
     candidates: tuple[Candidate, ...]
+    drift: Drift | None = None
+    """The check on drift before its first input: what new inputs are compared with."""
     notes: tuple[str, ...] = ()
     """What was left out, and why; what is odd about the data."""
     seal: str = ""
@@ -222,9 +231,10 @@ class Calibration(_Record):
 
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""
-        parts = self.model_dump(
-            mode="json", include={"question", "models", "members", "bound", "accepting", "full"}
-        )
+        sealed = {"question", "models", "members", "bound", "accepting", "full"}
+        if self.bounds:
+            sealed.add("bounds")
+        parts = self.model_dump(mode="json", include=sealed)
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return self.model_copy(update={"seal": digest})
 
@@ -308,9 +318,14 @@ class Calibration(_Record):
         rows = [reading[None] for reading in readings]
         accepting, full = self._fits
         sure = accepting(rows)[0]
-        if self.bound.accepts(float(sure.max())):
+        if self.accepts(sure):
             return Decided(tuple(sure.tolist()), accepted=True)
         return Decided(tuple(full(rows)[0].tolist()), accepted=False)
+
+    def accepts(self, probabilities: Floats) -> bool:
+        """Whether a decision of the accepting fit, with these probabilities, is accepted."""
+        label = self.labels[int(probabilities.argmax())]
+        return self.bounds.get(label, self.bound).accepts(float(probabilities.max()))
 
     @cached_property
     def _fits(self) -> tuple[Fit, Fit]:

@@ -36,16 +36,17 @@ from moa.calibration.members import (
 from moa.calibration.reading_members import MemberReader, Progress, Reading
 from moa.calibration.scorers import Part, blend, fit_blend, fit_part, held_out
 from moa.calibration.sources import HIDDEN, SENTENCES, sources_of
+from moa.calibration.watching import Detect, reference, shares
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints
 from moa.decisions.choosing import confident, halves
 from moa.decisions.folds import folds, split
 from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.identity import identity_of
+from moa.endpoints.identity import Identity, identity_of
 from moa.errors import CalibrationError
 from moa.guarantees import Bound, Guarantee
-from moa.guarantees.bounds import Outcome, find_bound
+from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together
 from moa.questions import Question
 
 PRICE = 0.05
@@ -63,9 +64,10 @@ async def calibrate(
     rows: Sequence[Labelled],
     *,
     guarantee: Guarantee | None = None,
+    by_label: bool = False,
     price: float = PRICE,
     embedders: Mapping[str, Endpoint] | None = None,
-    languages: Mapping[str, float] | None = None,
+    language: Detect | None = None,
     limit_s: float | None = None,
     context: RunContext | None = None,
     progress: Progress | None = None,
@@ -77,10 +79,11 @@ async def calibrate(
         question: What is asked; the names of its options are the labels.
         rows: Labelled texts, as they come in and in no order.
         guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
+        by_label: Whether it is promised of the decisions for each label; that takes more labels.
         price: Accuracy that a second a decision must bring; 0 takes the most accurate.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
             sentence encoder and, of the embedded model, its hidden states.
-        languages: Shares of the texts by language, to be written into the file.
+        language: Tells the language of a text; `None` looks at none.
         limit_s: Seconds that reading may take; `None`: 1.1 a text, and at least 120. What would
             take longer is left out.
         context: Budget, deadline and ledger; `None` starts one.
@@ -106,40 +109,16 @@ async def calibrate(
         limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
         progress=progress,
     )
-    task = _Task.of(data, names, guarantee)
+    task = _Task.of(data, names, guarantee, by_label=by_label)
     readings = await _readings(reader, task, list(sources))
     if not readings:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    fitting = ~task.held
-    parts = [_part(reading, task, fitting) for reading in readings]
-    found = tried(readings, parts, task.labels[fitting], task.folds[fitting], price=price)
-    best, why = chosen(found, price=price)
-    made = _Made.of(task, [readings[p] for p in best.places], [parts[p] for p in best.places], best)
+    made = _Made.of(task, readings, price=price)
     used = {reading.member.source for reading in made.readings}
-    return Calibration(
-        made=now(),
-        question=QuestionRecord.of(question),
-        models={role: await identity_of(sources[role], context) for role in sorted(used)},
-        members=tuple(reading.member for reading in made.readings),
-        bound=made.bound,
-        accepting=made.accepting,
-        full=made.full,
-        data=DataRecord(
-            rows=len(data.rows),
-            duplicates=data.duplicates,
-            fitted=int(fitting.sum()),
-            held_out=int(task.held.sum()),
-            labels=data.counts,
-            sha256=data.fingerprint,
-            languages=dict(languages or {}),
-        ),
-        reached=made.reached,
-        chosen=why,
-        candidates=tuple(one.candidate for one in found),
-        notes=(*data.notes, *reader.dropped),
-    ).sealed()
+    models = {role: await identity_of(sources[role], context) for role in sorted(used)}
+    return made.written(question, models, language=language, notes=reader.dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +128,33 @@ class _Task:
     data: Sorted
     names: Sequence[str]
     guarantee: Guarantee
+    by_label: bool
     labels: Ints
+    drawn: np.ndarray
+    """Whether a text was drawn at random, so that figures on it are those of texts to come."""
     held: np.ndarray
     folds: Ints
 
     @classmethod
-    def of(cls, data: Sorted, names: Sequence[str], guarantee: Guarantee) -> _Task:
+    def of(
+        cls, data: Sorted, names: Sequence[str], guarantee: Guarantee, *, by_label: bool
+    ) -> _Task:
         labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
-        enough = len(labels) * _HELD_OUT >= guarantee.needed()
-        held = split(data.cases, labels, _HELD_OUT if enough else 0.0).astype(bool)
+        drawn = np.array([not row.chosen for row in data.rows])
+        enough = drawn.sum() * _HELD_OUT >= guarantee.needed()
+        held = split(data.cases, labels, _HELD_OUT if enough else 0.0).astype(bool) & drawn
         parts = min(_FOLDS, len(set(data.cases)))
-        return cls(data, names, guarantee, labels, held, folds(data.cases, labels, parts, seed=1))
+        dealt = folds(data.cases, labels, parts, seed=1)
+        return cls(data, names, guarantee, by_label, labels, drawn, held, dealt)
+
+    def promised(
+        self, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
+    ) -> tuple[Bound, dict[str, Bound]]:
+        """Find what can be promised: of all decisions, and of those for each label if asked."""
+        if not self.by_label:
+            return find_bound(fitting, held_out, self.guarantee), {}
+        found = find_bounds_by_label(fitting, held_out, self.guarantee)
+        return together(found, self.guarantee), found
 
     def outcomes(self, probabilities: Floats, rows: Ints) -> list[Outcome]:
         """Decisions on some of the texts."""
@@ -186,6 +181,8 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     found = [await reader.read(member) for member in vectors]
     own = await reader.read(_labels(reader.question, "labels", ((),)))
     found.append(own)
+    if own is not None and await _order_matters(reader):
+        found.append(await reader.read(_labels(reader.question, "turned", ((),), turned=True)))
     if own is not None and len(task.names) <= _MOST_OPTIONS_SHOWN:
         shown = await reader.read(
             _labels(reader.question, "labels after examples", _examples(reader, task))
@@ -197,10 +194,22 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     return [one for one in found if one is not None]
 
 
-def _labels(question: Question, name: str, views: Sequence[Sequence[Example]]) -> LabelMember:
-    return LabelMember(
-        name=name, views=tuple(tuple(view) for view in views), layout=layout_of(question)
-    )
+async def _order_matters(reader: MemberReader) -> bool:
+    """Whether the server is shown the options in an order of which it may prefer the first.
+
+    Where the words of the labels are read, the order hardly stands in the prompt.
+    """
+    asked = replace(reader.question, name=ASKED_AS)
+    endpoint = reader.sources[DECIDES]
+    decision = await endpoint.decide(reader.texts[0], [asked], reader.context)
+    return asked.kind == "choice" and all(a.source == "native" for a in decision.answers)
+
+
+def _labels(
+    question: Question, name: str, views: Sequence[Sequence[Example]], *, turned: bool = False
+) -> LabelMember:
+    shown = tuple(tuple(view) for view in views)
+    return LabelMember(name=name, views=shown, turned=turned, layout=layout_of(question))
 
 
 def _examples(reader: MemberReader, task: _Task) -> Sequence[Sequence[Example]]:
@@ -244,16 +253,27 @@ def _part(reading: Reading, task: _Task, rows: np.ndarray, penalty: float | None
 class _Made:
     """The chosen scorer in both its fits, and its promise."""
 
+    task: _Task
+    tried: Sequence[Tried]
+    why: str
     readings: Sequence[Reading]
     accepting: FitRecord
     full: FitRecord
+    judged: Floats
+    """Probabilities of the accepting fit for each held-out text."""
     bound: Bound
+    bounds: dict[str, Bound]
     reached: Reached
 
     @classmethod
-    def of(
-        cls, task: _Task, readings: Sequence[Reading], parts: Sequence[Part], best: Tried
-    ) -> _Made:
+    def of(cls, task: _Task, readings: Sequence[Reading], *, price: float) -> _Made:
+        """Choose among the members on the fitting part, then look at the held-out one."""
+        fitting = ~task.held
+        parts = [_part(reading, task, fitting) for reading in readings]
+        found = tried(readings, parts, task.labels[fitting], task.folds[fitting], price=price)
+        best, why = chosen(found, price=price)
+        readings = [readings[place] for place in best.places]
+        parts = [parts[place] for place in best.places]
         everything = np.ones(len(task.labels), bool)
         all_parts = (
             [_part(r, task, everything, p.penalty) for r, p in zip(readings, parts, strict=True)]
@@ -261,28 +281,81 @@ class _Made:
             else parts
         )
         # Through the record, since what is applied has the weights as they are written.
-        accepting = FitRecord.of(blend(parts, task.labels[~task.held]))
+        accepting = FitRecord.of(blend(parts, task.labels[fitting]))
         held = np.flatnonzero(task.held)
         judged = accepting.fit()([reading.values[held] for reading in readings])
-        bound = find_bound(
-            task.outcomes(best.probabilities, np.flatnonzero(~task.held)),
+        bound, bounds = task.promised(
+            task.outcomes(best.probabilities, np.flatnonzero(fitting)),
             task.outcomes(judged, held),
-            task.guarantee,
         )
-        guesses = measure(held_out(all_parts, task.labels, task.folds), task.labels)
-        right = judged.argmax(1) == task.labels[held]
         return cls(
+            task=task,
+            tried=found,
+            why=why,
             readings=readings,
             accepting=accepting,
             full=FitRecord.of(blend(all_parts, task.labels)),
+            judged=judged,
             bound=bound,
-            reached=Reached(
-                accuracy=guesses.accuracy,
-                macro_f1=guesses.macro_f1,
-                ece=guesses.ece,
-                held_out_accuracy=float(right.mean()) if len(right) else None,
-                coverage=bound.coverage,
-                seconds=best.candidate.seconds,
-                tokens=best.candidate.tokens,
-            ),
+            bounds=bounds,
+            reached=_reached(task, best, all_parts, judged, bound),
         )
+
+    def written(
+        self,
+        question: Question,
+        models: dict[str, Identity],
+        *,
+        language: Detect | None,
+        notes: Sequence[str],
+    ) -> Calibration:
+        """Write it down as a calibration."""
+        data, task = self.task.data, self.task
+        drawn = [row.text for row in data.rows if not row.chosen]
+        spoken = [] if language is None else [language(text) for text in drawn]
+        calibration = Calibration(
+            made=now(),
+            question=QuestionRecord.of(question),
+            models=models,
+            members=tuple(reading.member for reading in self.readings),
+            bound=self.bound,
+            bounds=self.bounds,
+            accepting=self.accepting,
+            full=self.full,
+            data=DataRecord(
+                rows=len(data.rows),
+                duplicates=data.duplicates,
+                fitted=int((~task.held).sum()),
+                held_out=int(task.held.sum()),
+                labels=data.counts,
+                chosen=int((~task.drawn).sum()),
+                labelled_by=data.by,
+                sha256=data.fingerprint,
+                languages=shares(spoken),
+            ),
+            reached=self.reached,
+            chosen=self.why,
+            candidates=tuple(one.candidate for one in self.tried),
+            notes=(*data.notes, *notes),
+        )
+        sure = np.minimum(self.judged.max(1), 1.0).tolist()
+        accepted = [calibration.accepts(p) for p in self.judged]
+        watched = reference(drawn, spoken, sure, accepted)
+        return calibration.model_copy(update={"drift": watched}).sealed()
+
+
+def _reached(
+    task: _Task, best: Tried, parts: Sequence[Part], judged: Floats, bound: Bound
+) -> Reached:
+    fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
+    guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
+    right = judged.argmax(1) == task.labels[task.held]
+    return Reached(
+        accuracy=guesses.accuracy,
+        macro_f1=guesses.macro_f1,
+        ece=guesses.ece,
+        held_out_accuracy=float(right.mean()) if len(right) else None,
+        coverage=bound.coverage,
+        seconds=best.candidate.seconds,
+        tokens=best.candidate.tokens,
+    )

@@ -70,7 +70,9 @@ def tried(
             probabilities,
         )
 
-    found = [of((place,)) for place in range(len(parts))]
+    # The options in the opposite order are the same member once more, and stand beside it.
+    alone = [p for p, r in enumerate(readings) if not getattr(r.member, "turned", False)]
+    found = [of((place,)) for place in alone]
     best = min(found, key=lambda one: one.candidate.log_loss)
     while len(best.places) < len(parts):
         others = [

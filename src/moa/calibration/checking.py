@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -10,13 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.labelled import Labelled, sort_out
-from moa.calibration.reading_members import MemberReader, Progress
+from moa.calibration.reading_members import MemberReader, Progress, Reading
+from moa.calibration.watching import Detect, reference, shares
 from moa.context import RunContext
 from moa.decisions.arrays import Floats
 from moa.decisions.measures import measure
 from moa.errors import CalibrationError, InputError
 from moa.guarantees import Bound
-from moa.guarantees.bounds import Outcome, bound_along
+from moa.guarantees.bounds import Outcome, bound_along, together
+from moa.guarantees.drift import Drift
 
 
 class Evaluation(BaseModel):
@@ -63,9 +66,9 @@ async def evaluate(
     labels = _indices(calibrated.calibration, rows)
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
-    readings, seconds, tokens = await _read(calibrated, rows, context, progress)
+    read = await read_texts(calibrated, [row.text for row in rows], context, progress)
     decided = [
-        calibrated.calibration.decide([values[place] for values in readings])
+        calibrated.calibration.decide([values[place] for values in read.values])
         for place in range(len(rows))
     ]
     probabilities = np.array([one.probabilities for one in decided])
@@ -79,9 +82,20 @@ async def evaluate(
         ece=measures.ece,
         coverage=float(accepted.mean()),
         risk=float(wrong[accepted].mean()) if accepted.any() else 0.0,
-        tokens_per_decision=tokens,
-        seconds_per_decision=seconds,
+        tokens_per_decision=read.tokens,
+        seconds_per_decision=read.seconds,
     )
+
+
+class Rechecked(NamedTuple):
+    """What a calibration is worth somewhere else."""
+
+    bound: Bound
+    bounds: dict[str, Bound]
+    """By label, where the promise is of each."""
+    languages: dict[str, float]
+    """Shares of the texts by language."""
+    drift: Drift | None
 
 
 async def recheck(
@@ -89,8 +103,9 @@ async def recheck(
     rows: Sequence[Labelled],
     *,
     context: RunContext | None = None,
+    language: Detect | None = None,
     progress: Progress | None = None,
-) -> Bound:
+) -> Rechecked:
     """Test a calibration's promise where it is used now: on another server, or in a language.
 
     Its threshold was fixed before, so one exact test on new labels confirms or withdraws it.
@@ -99,10 +114,12 @@ async def recheck(
         calibrated: A calibration with its endpoints.
         rows: Labelled texts that it was not made from.
         context: Budget, deadline and ledger; `None` starts one.
+        language: Tells the language of a text; `None` looks at none.
         progress: Told how far each member is.
 
     Returns:
-        The promise as it stands here: without a threshold where it isn't kept.
+        The promise as it stands here, without a threshold where it isn't kept; and what new inputs
+        are compared with here.
 
     Raises:
         InputError: a label is none of the calibration's, or the rows are those it was made from.
@@ -124,13 +141,40 @@ async def recheck(
     labels = _indices(calibration, data.rows)
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
-    readings, _, _ = await _read(calibrated, data.rows, context, progress)
-    sure = calibration.accepting.fit()(readings)
+    read = await read_texts(calibrated, [row.text for row in data.rows], context, progress)
+    sure = calibration.accepting.fit()(read.values)
     outcomes = [
-        Outcome(confidence=min(1.0, float(p.max())), correct=bool(p.argmax() == label), case=r.case)
-        for p, label, r in zip(sure, labels, data.rows, strict=True)
+        Outcome(
+            confidence=min(1.0, float(p.max())),
+            correct=bool(p.argmax() == label),
+            label=calibration.labels[int(p.argmax())],
+            case=row.case,
+        )
+        for p, label, row in zip(sure, labels, data.rows, strict=True)
     ]
-    return bound_along((calibration.bound.threshold,), outcomes, calibration.bound.guarantee)
+    here = _rechecked(calibration, outcomes)
+    texts = [row.text for row in data.rows]
+    spoken = [] if language is None else [language(text) for text in texts]
+    confidences = [outcome.confidence for outcome in outcomes]
+    found = reference(texts, spoken, confidences, [here.accepts(p) for p in sure])
+    return Rechecked(here.bound, here.bounds, shares(spoken), found)
+
+
+def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:
+    """Copy a calibration with the promise as it stands where the outcomes come from."""
+    guarantee, threshold = calibration.bound.guarantee, calibration.bound.threshold
+    tested = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
+    if not tested:
+        along = () if threshold is None else (threshold,)
+        return calibration.model_copy(update={"bound": bound_along(along, outcomes, guarantee)})
+    each = guarantee.shared(len(tested))
+    bounds = {
+        name: bound_along((tested[name],), [o for o in outcomes if o.label == name], each)
+        if name in tested
+        else was
+        for name, was in calibration.bounds.items()
+    }
+    return calibration.model_copy(update={"bounds": bounds, "bound": together(bounds, guarantee)})
 
 
 def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> np.ndarray:
@@ -145,28 +189,45 @@ def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> np.ndarray:
     return np.array([names.index(row.label) for row in rows], dtype=np.intp)
 
 
-async def _read(
+class ReadTexts(NamedTuple):
+    """What the members of a calibration read of some texts."""
+
+    values: list[Floats]
+    """By member: texts, options or parts of a vector."""
+    seconds: float
+    """Wall time of a text, several being read at once."""
+    tokens: float
+    """Tokens of a text that no cache had, answers included."""
+
+
+async def read_texts(
     calibrated: Calibrated,
-    rows: Sequence[Labelled],
+    texts: Sequence[str],
     context: RunContext,
-    progress: Progress | None,
-) -> tuple[list[Floats], float, float]:
-    """Read all texts; also the seconds and the tokens of one."""
+    progress: Progress | None = None,
+) -> ReadTexts:
+    """Read texts with all members of a calibration.
+
+    Raises:
+        CalibrationError: a member can't be read here.
+        EndpointError: a request failed.
+    """
     reader = MemberReader(
         question=calibrated.question,
         sources=calibrated.sources,
-        texts=[row.text for row in rows],
+        texts=texts,
         context=context,
         limit_s=float("inf"),
         progress=progress,
     )
-    found: list[Floats] = []
-    seconds = tokens = 0.0
+    found: list[Reading] = []
     for member in calibrated.calibration.members:
         reading = await reader.read(member)
         if reading is None:
             raise CalibrationError(reader.dropped[-1])
-        found.append(reading.values)
-        seconds += reading.seconds
-        tokens += reading.tokens
-    return found, seconds, tokens
+        found.append(reading)
+    return ReadTexts(
+        [reading.values for reading in found],
+        sum(reading.seconds for reading in found),
+        sum(reading.tokens for reading in found),
+    )

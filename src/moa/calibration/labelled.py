@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moa.errors import InputError
@@ -24,6 +24,11 @@ class Labelled:
     label: str
     case: str | None = None
     """What it is about, where several texts are about one thing; they are held out together."""
+    chosen: bool = False
+    """Whether it was chosen to be labelled, and not drawn at random. It is fitted to and never held
+    out: what is promised must hold for texts as they come."""
+    by: str | None = None
+    """Who labelled it, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +44,17 @@ class Sorted:
     @property
     def cases(self) -> tuple[str, ...]:
         """What each row belongs to: its case, else its text."""
-        return tuple(_key(row.text) if row.case is None else row.case for row in self.rows)
+        return tuple(same_text(row.text) if row.case is None else row.case for row in self.rows)
 
     @property
     def counts(self) -> dict[str, int]:
         """Rows by label, in alphabetical order."""
         return dict(sorted(Counter(row.label for row in self.rows).items()))
+
+    @property
+    def by(self) -> dict[str, int]:
+        """Rows by who labelled them, as far as that is known."""
+        return dict(sorted(Counter(row.by for row in self.rows if row.by is not None).items()))
 
     @property
     def fingerprint(self) -> str:
@@ -78,24 +88,46 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
     kept: dict[str, Labelled] = {}
     torn: set[str] = set()
     for row in rows:
-        if kept.setdefault(_key(row.text), row).label != row.label:
-            torn.add(_key(row.text))
-    unique = tuple(kept.values())
-    notes: list[str] = []
-    if doubled := len(rows) - len(unique):
-        notes.append(
-            f"{doubled} of {len(rows)} rows repeat the text of another and are left out: copies "
+        if kept.setdefault(same_text(row.text), row).label != row.label:
+            torn.add(same_text(row.text))
+    unique = _without_leaks(tuple(kept.values()))
+    notes = (
+        *_repeated(len(rows) - len(kept), len(rows), len(torn)),
+        *_chosen(sum(row.chosen for row in unique), len(kept) - len(unique)),
+        *_missing(sorted(set(labels or ()) - set(found))),
+    )
+    return Sorted(rows=unique, notes=notes, duplicates=len(rows) - len(kept))
+
+
+def _repeated(doubled: int, rows: int, torn: int) -> Iterator[str]:
+    if doubled:
+        yield (
+            f"{doubled} of {rows} rows repeat the text of another and are left out: copies "
             "would make the promise look surer than it is"
         )
     if torn:
-        notes.append(
-            f"{len(torn)} texts stand there with more than one label; the first one counts"
+        yield f"{torn} texts stand there with more than one label; the first one counts"
+
+
+def _chosen(chosen: int, leaks: int) -> Iterator[str]:
+    if chosen:
+        yield (
+            f"{chosen} rows were chosen to be labelled: they are fitted to and not held out, since "
+            "a promise can only be found on rows that were drawn at random"
         )
-    if missing := sorted(set(labels or ()) - set(found)):
-        notes.append(
-            f"no row is labelled {', '.join(map(repr, missing))}: nothing was learnt about that"
-        )
-    return Sorted(rows=unique, notes=tuple(notes), duplicates=doubled)
+    if leaks:
+        yield f"{leaks} chosen rows are left out: their case has rows drawn at random too"
+
+
+def _missing(labels: Sequence[str]) -> Iterator[str]:
+    if labels:
+        yield (f"no row is labelled {', '.join(map(repr, labels))}: nothing was learnt about that")
+
+
+def _without_leaks(rows: Sequence[Labelled]) -> tuple[Labelled, ...]:
+    """Leave out chosen rows of a case that may be held out."""
+    cases = {row.case for row in rows if not row.chosen and row.case is not None}
+    return tuple(row for row in rows if not (row.chosen and row.case in cases))
 
 
 def _check_labels(rows: Sequence[Labelled], labels: Sequence[str]) -> None:
@@ -125,7 +157,8 @@ def _check_column(rows: Sequence[Labelled]) -> None:
     )
 
 
-def _key(text: str) -> str:
+def same_text(text: str) -> str:
+    """Give what two texts share that count as the same: their words, in small letters."""
     return " ".join(text.split()).casefold()
 
 

@@ -42,6 +42,8 @@ class LabelMember(BaseModel):
     source: str = DECIDES
     views: tuple[tuple[Example, ...], ...] = ((),)
     """Labelled texts that are shown; an empty view is the endpoint's own way."""
+    turned: bool = False
+    """Whether the options are asked for in the opposite order."""
     layout: str
     """What the prompt looked like without a text; see `layout_of`."""
 
@@ -49,10 +51,13 @@ class LabelMember(BaseModel):
         self, text: str, question: Question, sources: Sources, context: RunContext
     ) -> Floats:
         """Log-probabilities of the options, of mean 0."""
+        if self.turned:
+            question = replace(question, options=question.options[::-1])
         found = [
             await _logs(text, question, sources[self.source], context, view) for view in self.views
         ]
-        return self.merged(text, found)
+        logs = self.merged(text, found)
+        return logs[::-1] if self.turned else logs
 
     @property
     def passes(self) -> Sequence[LabelMember]:

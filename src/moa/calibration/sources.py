@@ -28,5 +28,6 @@ def sources_of(
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
+        found[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
         found[HIDDEN] = inner.hidden_states
     return {**found, **(embedders or {})}

@@ -16,6 +16,7 @@ from moa.cli import (
     down,
     draw,
     evaluate,
+    label,
     models,
     models_add,
     models_list,
@@ -60,6 +61,7 @@ _add(run.run, run.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
 _add(calibrate.calibrate, calibrate.EXAMPLES)
 app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
+_add(label.label, label.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)

@@ -37,6 +37,8 @@ On another server, or for another language, test the promise on labelled rows fr
 
     moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
 
+With --per-class the risk holds of each label's decisions by itself, which takes more rows.
+
 Rows of one case, such as the messages of one thread, are held out together where they have a
 "case". --price says how much accuracy a second a decision must bring: 0 takes the most accurate
 way, 1 nearly always the quickest.
@@ -61,6 +63,9 @@ def calibrate(
     confidence: Annotated[
         float, typer.Option("--confidence", help="How sure that has to be.")
     ] = 0.95,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
@@ -95,7 +100,9 @@ def calibrate(
     question = _question(task, labels, rows)
     guarantee = Guarantee(risk, confidence)
     limit_s = None if minutes is None else 60 * minutes
-    job = _job(rows, question, guarantee, price=price, limit_s=limit_s, out=out)
+    job = _job(
+        rows, question, guarantee, per_class=per_class, price=price, limit_s=limit_s, out=out
+    )
     raise typer.Exit(run(job, config, budget_usd))
 
 
@@ -116,23 +123,25 @@ def _job(
     question: Question,
     guarantee: Guarantee,
     *,
+    per_class: bool,
     price: float,
     limit_s: float | None,
     out: Path,
 ) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.agents.language import can_detect, language_of
         from moa.calibration.calibrating import calibrate
         from moa.cli import screen
         from moa.cli.calibration_table import show
-        from moa.cli.labelled import languages
 
         made = await calibrate(
             endpoints.slm,
             question,
             rows,
             guarantee=guarantee,
+            by_label=per_class,
             price=price,
-            languages=languages([row.text for row in rows]),
+            language=language_of if can_detect() else None,
             limit_s=limit_s,
             context=context,
             progress=progress,

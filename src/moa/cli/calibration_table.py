@@ -42,5 +42,7 @@ def show(console: Console, made: Calibration, file: Path) -> None:
             f"{right:.1%} are right",
             markup=False,
         )
+    for label, bound in made.bounds.items():
+        console.print(f"{label}: {bound.summary}", markup=False)
     console.print(f"promise: {made.bound.summary}", markup=False)
     console.print(f"written to {file}", markup=False)

@@ -23,8 +23,20 @@ Job = Callable[["Endpoints", "RunContext", "Progress"], Awaitable[int]]
 STOPPED = 130
 
 
-def run(job: Job, config: Path | None, budget_usd: float | None) -> int:
+def run(
+    job: Job,
+    config: Path | None,
+    budget_usd: float | None,
+    *,
+    stopped: str = "stopped; nothing was written",
+) -> int:
     """Run a job with the endpoints of the configuration, and show how far it is.
+
+    Args:
+        job: What is done.
+        config: The file; `None` finds it.
+        budget_usd: Most US dollars; `None` is no limit.
+        stopped: What is said after Ctrl-C.
 
     Raises:
         MoaError: the job failed.
@@ -32,7 +44,7 @@ def run(job: Job, config: Path | None, budget_usd: float | None) -> int:
     try:
         return asyncio.run(_run(job, config, budget_usd))
     except KeyboardInterrupt:
-        screen.err().print("stopped; nothing was written")
+        screen.err().print(stopped)
         return STOPPED
 
 

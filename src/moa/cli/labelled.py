@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -46,21 +45,28 @@ def labelled_rows(source: str) -> list[Labelled]:
             raise ConfigError(f"{where}: {error}") from error
         if not text.strip():
             raise ConfigError(f"{where}: the text is empty")
-        found.append(Labelled(text=text, label=label, case=None if case is None else str(case)))
+        by = fields.get("labelled_by")
+        found.append(
+            Labelled(
+                text=text,
+                label=label,
+                case=None if case is None else str(case),
+                chosen=fields.get("chosen") is True,
+                by=by if isinstance(by, str) else None,
+            )
+        )
     return found
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:
     """Give the share of each language in some of the texts; empty where none can be told."""
     from moa.agents.language import can_detect, language_of
+    from moa.calibration.watching import shares
 
     if not can_detect():
         return {}
     step = max(1, len(texts) // _READ)
-    found = [name for name in map(language_of, texts[::step]) if name is not None]
-    return {
-        name: n / len(found) for name, n in Counter(found).most_common() if n >= 0.01 * len(found)
-    }
+    return shares([language_of(text) for text in texts[::step]])
 
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:

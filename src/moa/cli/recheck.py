@@ -19,26 +19,29 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.agents.language import can_detect, language_of
         from moa.calibration import Calibration, now
         from moa.calibration.checking import recheck as check
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
-        from moa.cli.labelled import languages
 
         calibration = Calibration.load(file)
         ready = calibrated(calibration, endpoints)
         warn(screen.err(), await ready.check(context))
-        bound = await check(ready, rows, context=context, progress=progress)
+        detect = language_of if can_detect() else None
+        found = await check(ready, rows, context=context, language=detect, progress=progress)
+        bound = found.bound
         confirmed = bound.threshold is not None
         console = screen.out()
         console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}", markup=False)
         if out is not None:
-            found = languages([row.text for row in rows])
-            data = calibration.data.model_copy(update={"languages": found})
+            data = calibration.data.model_copy(update={"languages": found.languages})
             update = {
                 "bound": bound,
+                "bounds": found.bounds,
                 "models": await ready.identities(context),
                 "data": data,
+                "drift": found.drift,
                 "made": now(),
             }
             calibration.model_copy(update=update).sealed().save(out)

@@ -42,7 +42,7 @@ _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(bound), "
     "or a calibrated agent"
 )
-_Passing = (EndpointError, OutputError, Unanswered, BudgetExceeded)
+PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
 """What one tier can fail with, and another may not."""
 
 
@@ -178,7 +178,7 @@ class Cascade(Generic[In, Out]):
         for place, tier in enumerate(self.tiers):
             try:
                 best = await self._ask(place, request, best, own)
-            except _Passing as error:
+            except PASSING as error:
                 failed = error
                 self._note_failure(place, error, own)
                 continue
@@ -196,7 +196,7 @@ class Cascade(Generic[In, Out]):
         for place in (len(self.tiers) - 1, *range(len(self.tiers) - 1)):
             try:
                 output = (await self.tiers[place].run(request, own)).output
-            except _Passing as error:
+            except PASSING as error:
                 failed = failed or error
                 self._note_failure(place, error, own)
                 continue
@@ -254,7 +254,7 @@ class Cascade(Generic[In, Out]):
         name = self.tiers[last].name
         try:
             checked = (await self.tiers[last].run(request, own)).output
-        except _Passing as error:
+        except PASSING as error:
             own.note("failed", f"the audit by {name!r} is missing: {error}")
             return settled
         agrees = self.oversight.record(settled.output, checked, own)
@@ -351,7 +351,7 @@ def _says_nothing(answer: Any) -> bool:
 async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:
     try:
         return await policy.judge(request, output, own)
-    except _Passing as error:
+    except PASSING as error:
         return Judgement(0.0, False, (f"it could not be judged: {error}",))
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from moa.acceptance import confidence_of, text_of
 from moa.acceptance.asking import answer_of
+from moa.agents.language import can_detect, language_of
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guarantees.audit import Audit
@@ -121,11 +122,21 @@ class Oversight:
 
 
 def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
-    """Give what drift looks at unless told otherwise: confidence, length and language."""
+    """Give what drift looks at unless told otherwise: confidence, length and language.
+
+    Of a calibrated answer also whether it is accepted, and how surely then.
+    """
+    confidence, accepted = confidence_of(answer), getattr(answer, "accepted", None)
+    text = str(getattr(request, "text", None) or text_of(request))
+    language = getattr(request, "language", None)
+    if language is None and can_detect():
+        language = language_of(text)
     return {
-        "confidence": confidence_of(answer),
-        "length": float(len(text_of(request))),
-        "language": getattr(request, "language", None),
+        "confidence": confidence,
+        "accepted": None if accepted is None else float(accepted),
+        "accepted confidence": confidence if accepted else None,
+        "length": float(len(text)),
+        "language": language,
     }
 
 

@@ -16,7 +16,7 @@ variables by betting", JRSS-B 86).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moa.errors import InputError, MissingDependency
@@ -114,6 +114,41 @@ def find_bounds_by_label(
         else:
             bounds[name] = bound_along((), held, each, known=fitted)
     return bounds
+
+
+def together(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
+    """Sum the bounds of labels up to one that is to be read; each is applied by itself.
+
+    Args:
+        bounds: By label, all of them found to hold together.
+        guarantee: What they promise together.
+    """
+    labels = sum(bound.labels for bound in bounds.values())
+    accepted = sum(bound.accepted for bound in bounds.values())
+    found = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
+    none = sorted(name for name in bounds if name not in found)
+    missing = [bounds[name].more_labels for name in none]
+    known = [more for more in missing if more is not None]
+    summary = (
+        f"accepts {percent(accepted / labels) if labels else 'nothing'} "
+        f"({accepted} of {labels} held-out decisions): of each label {guarantee}"
+    )
+    if not found:
+        summary = f"accepts nothing: no label has a threshold that was shown to keep {guarantee}"
+    elif none:
+        summary += f"; nothing is accepted of {', '.join(none)}"
+    if known:
+        summary += f". For the label that takes least, about {min(known)} more held-out labels"
+    return Bound(
+        guarantee=guarantee,
+        threshold=min(found.values(), default=None),
+        labels=labels,
+        accepted=accepted,
+        errors=sum(bound.errors for bound in bounds.values()),
+        upper=max((bounds[name].upper for name in found), default=1.0),
+        more_labels=None if found else min(known, default=None),
+        summary=summary,
+    )
 
 
 def sequence(fitting: Sequence[Outcome], guarantee: Guarantee, *, labels: int) -> tuple[float, ...]:

@@ -28,7 +28,8 @@ Value = float | str
 """A number, or a name, such as that of a language."""
 
 _BINS = 20
-_FEWEST = 20
+FEWEST = 20
+"""Values of each thing watched that it takes to know how it is distributed."""
 _STAKES = (0.8, 1.8)
 _LEAST = 1e-12
 _MEMORY = 0.02
@@ -158,10 +159,10 @@ class Drift(BaseModel):
         Raises:
             ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
         """
-        few = [name for name, values in reference.items() if len(values) < _FEWEST]
+        few = [name for name, values in reference.items() if len(values) < FEWEST]
         if few or not reference:
             raise ConfigError(
-                f"drift needs a reference of at least {_FEWEST} values of each thing watched, and "
+                f"drift needs a reference of at least {FEWEST} values of each thing watched, and "
                 + (f"{few} have fewer" if few else "there is nothing to watch")
             )
         rng = random.Random(f"{seed}/reference")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
@@ -56,44 +56,59 @@ class CascadeSettings(LabelSettings):
     is promised of it."""
     audit: float = Field(default=0.02, ge=0, le=1)
     """Share of what is accepted that the large model checks, where there is a calibration."""
+    drift: Literal["escalate", "warn", "off"] = "escalate"
+    """What an alarm does, where inputs are no longer like those of the calibration: everything goes
+    to the large model, or the trace says so. `off` compares nothing."""
     state: Path | None = None
-    """File that keeps the audit from one run to the next, beside `moa.toml`."""
+    """File that keeps audit and drift from one run to the next, beside `moa.toml`."""
 
-    @model_validator(mode="after")
-    def _says_what_is_accepted(self) -> Self:
-        if self.calibration is None and (self.labels is None or self.confidence is None):
-            raise ValueError(
-                "a cascade needs calibration = the file that moa calibrate wrote, or both labels "
-                "and confidence, of which nothing is promised"
-            )
-        return self
+    @property
+    def says_what_is_accepted(self) -> bool:
+        """Whether a cascade can be run so; without that it can only be drawn."""
+        return self.calibration is not None or (
+            self.labels is not None and self.confidence is not None
+        )
 
 
 def _slm(endpoints: Endpoints, settings: AloneSettings) -> AnyNode:
-    return _alone(endpoints, endpoints.slm, settings, calibrated=True)
+    return alone(endpoints, endpoints.slm, settings, calibrated=True)
 
 
 def _llm(endpoints: Endpoints, settings: AloneSettings) -> AnyNode:
-    return _alone(endpoints, endpoints.llm, settings, calibrated=False)
+    return alone(endpoints, endpoints.llm, settings, calibrated=False)
 
 
-def _alone(
+def alone(
     endpoints: Endpoints, endpoint: Endpoint, settings: AloneSettings, *, calibrated: bool
 ) -> AnyNode:
+    """Build the agent of one model, which decides where there are labels, and else writes."""
     if settings.labels is None and settings.calibration is None:
         return Generator(endpoint, settings.instructions, max_tokens=settings.max_tokens)
-    return _labelling(endpoint, settings, _calibration(endpoints, settings), calibrated=calibrated)
+    return labeller(endpoint, settings, _calibration(endpoints, settings), calibrated=calibrated)
 
 
 def _cascade(endpoints: Endpoints, settings: CascadeSettings) -> AnyNode:
+    if not settings.says_what_is_accepted:
+        if endpoints.to_be_asked:
+            raise ConfigError(
+                "graphs.cascade: a cascade needs calibration = the file that moa calibrate wrote, "
+                "or both labels and confidence, of which nothing is promised"
+            )
+        drawn = AloneSettings(labels=settings.labels)
+        tiers = [
+            alone(endpoints, one, drawn, calibrated=False) for one in (endpoints.slm, endpoints.llm)
+        ]
+        return cascade(*tiers, accept=Confident(1.0))
     calibration = _calibration(endpoints, settings)
     oversight = Oversight(
         audit=calibration and Audit.of(calibration.bound, share=settings.audit),
+        drift=calibration.drift if calibration and settings.drift != "off" else None,
+        on_drift="warn" if settings.drift == "warn" else "escalate",
         file=settings.state and beside(endpoints, settings.state),
     )
     return cascade(
-        _labelling(endpoints.slm, settings, calibration, calibrated=True),
-        _labelling(endpoints.llm, settings, calibration, calibrated=False),
+        labeller(endpoints.slm, settings, calibration, calibrated=True),
+        labeller(endpoints.llm, settings, calibration, calibrated=False),
         accept=None if calibration else Confident(settings.confidence or 0.0),
         oversight=oversight,
     )
@@ -107,7 +122,7 @@ def _calibration(endpoints: Endpoints, settings: LabelSettings) -> Calibration |
     return Calibration.load(beside(endpoints, settings.calibration))
 
 
-def _labelling(
+def labeller(
     endpoint: Endpoint,
     settings: LabelSettings,
     calibration: Calibration | None,

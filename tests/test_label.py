@@ -1,0 +1,218 @@
+"""`moa label`: which texts are picked, one key a label, by an LLM; what is labelled is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moa.calibration import Calibration
+from moa.calibration.active import helpful, picked
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.calibrating import calibrate
+from moa.calibration.labelled import Labelled
+from moa.calibration.sources import sources_of
+from moa.cli import main
+from moa.questions import Option, Question
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+from moa.usage import Price, Tier
+
+QUESTION = Question("label", "choice", "Spam?", (Option("ham", "ham"), Option("spam", "spam")))
+
+
+def endpoint(name: str = "small", tier: Tier = "slm", price: Price | None = None) -> Any:
+    """The last word of a text is the probability that it is spam."""
+    more: dict[str, Any] = {} if price is None else {"price": price}
+    return SimulatedEndpoint(
+        name=name, tier=tier, rule=lambda text: {"label": {"spam": float(text.split()[-1])}}, **more
+    )
+
+
+def rows(n: int, *, seed: int = 0) -> list[Labelled]:
+    draw = random.Random(seed)
+    found: list[Labelled] = []
+    for number in range(n):
+        p = draw.random()
+        label = "spam" if draw.gauss(p, 0.15) > 0.5 else "ham"
+        found.append(Labelled(text=f"{seed}-{number} of {p:.4f}", label=label))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+
+
+@pytest.fixture(name="made", scope="module")
+def _made() -> Calibration:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+        return asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
+
+
+@pytest.fixture(name="folder")
+def _folder(made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    made.save("spam.json")
+    lines = [json.dumps({"text": row.text, "id": n}) for n, row in enumerate(rows(60, seed=5))]
+    Path("in.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def ready(made: Calibration) -> Calibrated:
+    return Calibrated(made, QUESTION, sources_of(endpoint()))
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(("label", "in.jsonl", "--calibration", "spam.json", "--out", "out.jsonl", *words))
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def labelled() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+
+
+def press(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+
+
+async def test_half_is_drawn_and_half_chosen_in_turn(made: Calibration) -> None:
+    texts = [row.text for row in rows(80, seed=3)]
+    picks = await picked(ready(made), texts, most=20)
+    assert [pick.chosen for pick in picks] == [True, False] * 10
+    assert len({pick.place for pick in picks}) == 20
+
+
+async def test_doubtful_texts_are_chosen_first(made: Calibration) -> None:
+    texts = [row.text for row in rows(200, seed=3)]
+    picks = await picked(ready(made), texts, most=12)
+    chosen = [float(texts[p.place].split()[-1]) for p in picks if p.chosen]
+    assert np.mean([abs(p - 0.5) for p in chosen]) < 0.2
+
+
+async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibration) -> None:
+    texts = [row.text for row in rows(80, seed=3)]
+    at_once = [p.place for p in await picked(ready(made), texts, most=40) if not p.chosen]
+    first = await picked(ready(made), texts, most=20)
+    known = [texts[p.place] for p in first]
+    then = await picked(ready(made), texts, most=20, known=known)
+    drawn = [p.place for p in (*first, *then) if not p.chosen]
+    assert drawn == at_once
+
+
+async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
+    texts = ["one 0.5", "ONE  0.5", "two 0.5"] * 3
+    assert len(await picked(ready(made), texts, most=20)) == 2
+
+
+def test_a_text_like_one_that_was_chosen_waits(made: Calibration) -> None:
+    logs = np.log(np.array([[0.5, 0.5], [0.5001, 0.4999], [0.48, 0.52]]))
+    logs -= logs.mean(1, keepdims=True)
+    readings = [logs for _ in made.members]
+    assert sorted(helpful(ready(made), readings, most=3)) == [0, 1, 2]
+
+
+def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
+    data = [*rows(160), *(Labelled(text=f"c{n} 0.5", label="ham", chosen=True) for n in range(40))]
+    made = asyncio.run(calibrate(endpoint(), QUESTION, data))
+    alone = asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
+    assert made.data.chosen == 40
+    assert made.data.held_out <= 100
+    assert made.bound.labels == made.data.held_out
+    assert made.data.rows == alone.data.rows + 40
+    assert any("chosen to be labelled" in note for note in made.notes)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    press("12 2\n11", monkeypatch)
+    assert moa() == 0
+    found = labelled()
+    assert [row["label"] for row in found] == ["ham", "spam", "spam"]
+    assert {row["labelled_by"] for row in found} == {"person"}
+    assert all({"text", "id", "chosen"} <= set(row) for row in found)
+
+
+@pytest.mark.usefixtures("folder")
+def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    press("11\x03", monkeypatch)
+    assert moa() == 130
+    assert len(labelled()) == 2
+    press("2", monkeypatch)
+    assert moa() == 0
+    assert len({row["text"] for row in labelled()}) == 3
+
+
+@pytest.mark.usefixtures("folder")
+def test_backspace_takes_the_last_label_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    press("12\x7f1", monkeypatch)
+    assert moa() == 0
+    assert [row["label"] for row in labelled()] == ["ham", "ham"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    press("\n", monkeypatch)
+    assert moa() == 1
+    assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out.jsonl").write_text('{"name": "x"}\n')
+    assert moa() == 2
+    assert "no labelled row" in capsys.readouterr().err
+    assert Path("out.jsonl").read_text() == '{"name": "x"}\n'
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_large_model_labels_and_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm"))
+    monkeypatch.setattr(Endpoints, "has_llm", True)
+    assert moa("--by-llm", "--limit", "10") == 0
+    found = labelled()
+    assert len(found) == 10
+    assert {row["labelled_by"] for row in found} == {"large: scripted-1"}
+    for row in found:
+        assert row["label"] == ("spam" if float(row["text"].split()[-1]) > 0.5 else "ham")
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_large_model_stops_when_the_budget_is_spent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    price = Price(input=Decimal(50_000), output=Decimal(0))
+    monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm", price))
+    monkeypatch.setattr(Endpoints, "has_llm", True)
+    assert moa("--by-llm", "--limit", "30", "--budget-usd", "5") == 0
+    assert 0 < len(labelled()) < 30
+    assert "budget is spent" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("--by-llm") == 2
+    assert "needs a large model" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    press("12" * 20, monkeypatch)
+    assert moa("--limit", "40") == 0
+    with pytest.raises(SystemExit) as left:
+        main(("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json"))
+    assert left.value.code == 0
+    data = Calibration.load("new.json").data
+    assert data.labelled_by == {"person": 40}
+    assert data.chosen == 20
