@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import typer
 
@@ -36,6 +36,16 @@ Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 
 """
 
 
+@runtime_checkable
+class Watching(Protocol):
+    """A node that has something to say once all rows are through."""
+
+    @property
+    def summary(self) -> str:
+        """What it saw, in words."""
+        ...
+
+
 def run(
     graph: Annotated[
         str, typer.Argument(help="Name of a ready graph or agent, or file.py:object.")
@@ -61,9 +71,13 @@ def run(
     from moa.cli.session import Prepared, Session
     from moa.ready import node_of
 
+    said: list[Watching] = []
+
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
         del context
         node = node_of(graph, endpoints)
+        if isinstance(node, Watching):
+            said.append(node)
         return Prepared(node, reader_of(node))
 
     found = rows.literal(source) if text else rows.read(source)
@@ -81,4 +95,7 @@ def run(
         total=1 if text else rows.count(source, limit),
         counts_dollars=budget_usd is not None,
     ) as report:
-        raise typer.Exit(session.run(prepare, islice(found, limit), report))
+        code = session.run(prepare, islice(found, limit), report)
+        for node in said:
+            report.say(node.summary)
+        raise typer.Exit(code)

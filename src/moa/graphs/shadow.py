@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, NodeError
+from moa.graphs.builder import Graph
 from moa.graphs.oversight import same_answer
+from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.node import Node, Result
 from moa.usage import UNLIMITED, Budget, Usage
+
+if TYPE_CHECKING:
+    from moa.graphs.drawing import Drawing
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -121,6 +127,25 @@ class Shadow(Generic[In, Out]):
         self._compare(result, None if beside.cancelled() else beside.result())
         return result
 
+    @property
+    def summary(self) -> str:
+        """What would have been different, in words."""
+        return f"{self.candidate.name!r} beside {self.current.name!r}: {self.seen.summary}"
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Both nodes as a graph, to be drawn; it runs otherwise."""
+        g: Graph[Any] = Graph(self.name, self.input_type)
+        current = g.add(self.current, g.input, name=f"{self.current.name} (in use)")
+        candidate = g.add(self.candidate, g.input, name=f"{self.candidate.name} (candidate)")
+        return g.build(g.join(compared, current, candidate)).plan
+
+    def draw(self) -> Drawing:
+        """Draw both: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("shadow.svg")`."""
+        from moa.graphs.drawing import Drawing
+
+        return Drawing(self.plan)
+
     async def _candidate(self, request: In) -> Result[Any] | MoaError:
         try:
             return await self.candidate.run(request, RunContext(budget=self.budget))
@@ -144,6 +169,12 @@ class Shadow(Generic[In, Out]):
             seen.candidate_seconds += beside.seconds
             seen.usage += result.usage
             seen.candidate_usage += beside.usage
+
+
+def compared(current: Any, candidate: Any) -> Any:
+    """Stand for the comparison in drawings: the answer is that of the node in use."""
+    del candidate
+    return current
 
 
 def _llm_calls(usage: Usage) -> int:

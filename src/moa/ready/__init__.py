@@ -8,7 +8,7 @@ from typing import Any
 
 from moa.config import checked, nearest
 from moa.errors import ConfigError
-from moa.ready import agents, labelling, reasoning, writing
+from moa.ready import agents, conversations, labelling, reasoning, routing, shadowing, writing
 from moa.ready.entry import AnyNode, Ready
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
@@ -17,8 +17,11 @@ __all__ = ["READY", "AnyNode", "Ready", "node_of"]
 
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
+    **conversations.READY,
     **labelling.READY,
     **reasoning.READY,
+    **routing.READY,
+    **shadowing.READY,
     **writing.READY,
 }
 """The ready agents and graphs, by name."""

@@ -1,0 +1,171 @@
+"""Routed: a fitted router chooses the model before any answer, or a cascade after the first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa import Generator, RunContext
+from moa.cli import main
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.cascade import Cascade
+from moa.graphs.routed import Routed, routed
+from moa.node import Node, Result
+from moa.routing import Origin, Router, Weighted
+from moa.routing.gain_parts import Linear, Scaled
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+from moa.usage import Tier
+
+EASY = "Add 2 and 3. What is the sum?"
+HARD = (
+    "A shop sells 12 boxes of 7 pens, of which half are blue, and gives every third box away after "
+    "the first week. How many blue pens are left, if two boxes are lost on each day?"
+)
+
+
+def router(*, replied: bool = False) -> Router:
+    """Sees a gain in long prompts, or in replies with a wrong sum."""
+    feature, mean = ("any wrong sum", 0.5) if replied else ("words", 3.0)
+    scaled = Scaled(features=(feature,), means=(mean,), spreads=(1.0,))
+    part = Linear(scaled=scaled, weights=(0.5,), constant=0.25)
+    return Router(
+        kind="cascade" if replied else "router",
+        fields=(),
+        target="a test",
+        threshold=0.4,
+        ladder=(),
+        candidates=(),
+        origin=Origin(
+            moa="0",
+            date="",
+            rows=0,
+            left_out=0,
+            fingerprint="",
+            weak_quality=0.5,
+            strong_quality=0.9,
+            apgr=0.9,
+            why="",
+        ),
+        parts=(Weighted(name="linear", weight=1.0, part=part),),
+    )
+
+
+def model(name: str, *, tier: Tier = "slm", down: bool = False) -> Node[Any, Any]:
+    def rule(text: str) -> Any:
+        return EndpointUnavailable("no", endpoint=name) if down else f"{name} on {text[:5]}"
+
+    return Generator(SimulatedEndpoint(name=name, tier=tier, rule=rule), "Solve it.", name=name)
+
+
+def two(**more: Any) -> Any:
+    return routed(model("small"), model("large", tier="llm"), **more)
+
+
+async def test_an_easy_request_goes_to_the_small_model_and_a_hard_one_to_the_large() -> None:
+    graph = two(routers=router())
+    assert isinstance(graph, Routed)
+    for text, name in ((EASY, "small"), (HARD, "large")):
+        result = await graph.run(text)
+        assert result.output.text.startswith(name)
+        assert set(result.usage.by_endpoint()) == {name}
+
+
+async def test_the_trace_says_why_the_large_model_was_chosen() -> None:
+    notes = (await two(routers=router()).run(HARD)).trace
+    assert any(n.kind == "escalated" and "predicted gain" in n.text for n in notes)
+
+
+async def test_of_three_models_the_one_that_gains_most_is_chosen() -> None:
+    little, much = router().at_threshold(0.5), router().at_threshold(0.3)
+    graph = routed(model("a"), model("b"), model("c"), routers=[much, little])
+    assert (await graph.run(HARD)).output.text.startswith("b")
+    assert (await graph.run(EASY)).output.text.startswith("a")
+
+
+async def test_where_the_chosen_model_is_down_the_best_of_the_others_answers() -> None:
+    graph = routed(model("a", down=True), model("b"), model("c"), routers=[router(), router()])
+    result = await graph.run(EASY)
+    assert result.output.text.startswith("c")
+    assert any(n.kind == "failed" and "'a'" in n.text for n in result.trace)
+
+
+async def test_with_all_models_down_the_chosen_ones_error_is_raised() -> None:
+    with pytest.raises(EndpointUnavailable) as failed:
+        await routed(model("a", down=True), model("b", down=True), routers=router()).run(EASY)
+    assert failed.value.endpoint == "a"
+
+
+async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
+    wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\n#### 3")
+    graph = routed(
+        Generator(wrong, "Solve it.", name="small"),
+        model("large", tier="llm"),
+        routers=router(replied=True).at_threshold(0.2),
+    )
+    assert isinstance(graph, Cascade)
+    assert (await graph.run(EASY)).by == "large"
+
+
+async def test_the_chosen_model_streams() -> None:
+    seen = [event async for event in two(routers=router()).stream(EASY, RunContext())]
+    assert isinstance(seen[-1], Result)
+    assert len(seen) > 1
+
+
+def test_another_number_of_routers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="2 models and 2 routers"):
+        two(routers=[router(), router()])
+
+
+def test_routers_that_look_at_different_things_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="others don't"):
+        routed(model("a"), model("b"), model("c"), routers=[router(), router(replied=True)])
+
+
+async def test_without_a_router_it_is_drawn_and_not_run() -> None:
+    graph = two()
+    assert "LLM" in graph.draw().mermaid
+    with pytest.raises(ConfigError, match="no router"):
+        await graph.run(EASY)
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for tier in ("slm", "llm"):
+        double = SimulatedEndpoint(name=tier, tier=tier, rule=lambda text: f"#### {len(text)}")
+        monkeypatch.setattr(Endpoints, tier, double)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_it_is_run_and_compared_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    router().save("router.json")
+    Path("moa.toml").write_text('[graphs.routed]\nrouter = "router.json"\n')
+    given = [{"text": EASY, "reference": f"{len(EASY)}"}, {"text": HARD, "reference": "2"}]
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, given)))
+    assert moa("run", "routed", "in.jsonl", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(line["usage"]["by_tier"]) for line in lines] == [["slm"], ["llm"]]
+    assert moa("compare", "in.jsonl", "--designs", "routed,llm", "--metric", "numeric") == 0
+    assert "routed" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_router_the_command_says_what_to_give(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert moa("draw", "routed") == 0
+    assert moa("run", "routed", EASY, "--text") == 2
+    assert "moa route fit" in capsys.readouterr().err
