@@ -94,28 +94,19 @@ def decide(
     from moa.cli.inputs import text_of
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
-    from moa.errors import ConfigError
 
     way: _Way
-    if calibration is not None:
-        from moa.calibration import Calibration
-
-        if examples or unlabelled or none:
-            raise ConfigError(
-                "--examples, --unlabelled and --none don't go with --calibration, which was made "
-                "with its own"
-            )
-        way = _Calibrated(Calibration.load(calibration), task, labels)
+    if calibration is None:
+        way = _adapted(task, labels, examples, none=none)
     else:
-        wanted, names = _asked(task, labels)
-        shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-        way = _Adapted(wanted, names, none, shown)
+        way = _calibrated(calibration, task, labels, alone=not (examples or unlabelled or none))
     found = islice(rows.read(source), limit)
     sample = list(islice(found, SAMPLE))
     texts = list(_texts(rows.read(str(unlabelled)) if unlabelled else iter(sample)))
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
-        return Prepared(await way.agent(endpoints, texts, context, report.errors), text_of)
+        agent = await way.agent(endpoints, texts, context, report.errors)
+        return Prepared(agent, text_of, warm=calibration is not None)
 
     session = Session(
         config=config,
@@ -167,6 +158,26 @@ def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
     }
 
 
+def _calibrated(file: Path, task: str | None, labels: str | None, *, alone: bool) -> _Calibrated:
+    from moa.calibration import Calibration
+    from moa.errors import ConfigError
+
+    if not alone:
+        raise ConfigError(
+            "--examples, --unlabelled and --none don't go with --calibration, which was made with "
+            "its own"
+        )
+    return _Calibrated(Calibration.load(file), task, labels)
+
+
+def _adapted(
+    task: str | None, labels: str | None, examples: Path | None, *, none: bool
+) -> _Adapted:
+    wanted, names = _asked(task, labels)
+    shown = tuple(_labelled(examples, names, none=none)) if examples else ()
+    return _Adapted(wanted, names, none, shown)
+
+
 def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
     from moa.errors import ConfigError
 
@@ -214,6 +225,7 @@ class _Calibrated:
         from moa.agents.classifier import Classifier
         from moa.cli.calibrations import calibrated, warn
         from moa.cli.labelled import other_language
+        from moa.context import RunContext
 
         made = self.made
         names = label_names(self.labels) if self.labels else list(made.labels)
@@ -228,7 +240,9 @@ class _Calibrated:
             name="label",
             calibration=made,
         )
-        warnings = await calibrated(made, endpoints).check(context)
+        ready = calibrated(made, endpoints)
+        warnings = await ready.check(context)
+        await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(made.data.languages, texts)
         warn(console, warnings + ([other] if other else []))
         console.print(f"promise: {made.bound.summary}", markup=False, highlight=False)

@@ -12,6 +12,7 @@ from moa.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moa.calibration import Calibration
     from moa.calibration.checking import Evaluation
     from moa.calibration.labelled import Labelled
     from moa.calibration.reading_members import Progress
@@ -61,7 +62,7 @@ def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
         ready = calibrated(calibration, endpoints)
         warnings = await ready.check(context)
         other = other_language(calibration.data.languages, [row.text for row in rows])
-        warn(screen.err(), warnings + ([other] if other else []))
+        warn(screen.err(), [*warnings, *([other] if other else []), *_seen(calibration, rows)])
         found = await measured(ready, rows, context=context, progress=progress)
         _show(screen.out(), found, calibration.bound.summary)
         if report is not None:
@@ -69,6 +70,18 @@ def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
         return 0
 
     return job
+
+
+def _seen(calibration: Calibration, rows: list[Labelled]) -> list[str]:
+    from moa.calibration.labelled import Sorted
+
+    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint != calibration.data.sha256:
+        return []
+    warning = (
+        "the calibration was made from these rows, so the figures say little of others: give rows "
+        "that took no part in it"
+    )
+    return [warning]
 
 
 def _write(report: Path, found: Evaluation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,12 @@ from moa.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from moa.calibration.labelled import Labelled
     from moa.calibration.reading_members import Progress
+    from moa.cli.calibrations import Job
     from moa.context import RunContext
     from moa.evals.promoting import Promotion
+    from moa.guarantees import Guarantee
     from moa.tiers import Endpoints
 
 EXAMPLES = """
@@ -77,10 +81,36 @@ def promote(
     from moa.cli.labelled import labelled_rows
     from moa.guarantees import Guarantee
 
-    rows = labelled_rows(source)
-    names = label_names(labels) if labels else None
-    guarantee = Guarantee(risk, confidence)
+    asked = _Asked(
+        task=task,
+        labels=label_names(labels) if labels else None,
+        guarantee=Guarantee(risk, confidence),
+        use=use,
+        audit=audit,
+        out=out,
+        json_file=json_file,
+        write=write,
+        config=config,
+    )
+    raise typer.Exit(run(_job(labelled_rows(source), asked), config, budget_usd))
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the command line asks for."""
+
+    task: str
+    labels: list[str] | None
+    guarantee: Guarantee
+    use: int
+    audit: float
+    out: Path
+    json_file: Path | None
+    write: bool
+    config: Path | None
+
+
+def _job(rows: list[Labelled], asked: _Asked) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
         from moa.cli import screen
         from moa.evals.promoting import promote as promoted
@@ -88,24 +118,24 @@ def promote(
         made, found = await promoted(
             endpoints.slm,
             rows,
-            task=task,
-            labels=names,
-            guarantee=guarantee,
-            use=use,
-            audit=audit,
+            task=asked.task,
+            labels=asked.labels,
+            guarantee=asked.guarantee,
+            use=asked.use,
+            audit=asked.audit,
             llm=endpoints.llm,
             context=context,
             progress=progress,
         )
-        made.save(out)
+        made.save(asked.out)
         _show(screen.out(), found)
-        if json_file is not None:
-            _write(json_file, found)
-        if write:
-            _configure(screen.err(), found, out=out, audit=audit, config=config)
+        if asked.json_file is not None:
+            _write(asked.json_file, found)
+        if asked.write:
+            _configure(screen.err(), found, asked)
         return 0
 
-    raise typer.Exit(run(job, config, budget_usd))
+    return job
 
 
 def _show(console: Console, found: Promotion) -> None:
@@ -140,17 +170,18 @@ def _write(file: Path, found: Promotion) -> None:
         raise ConfigError(f"--json {file} can't be written: {error.strerror}") from error
 
 
-def _configure(
-    console: Console, found: Promotion, *, out: Path, audit: float, config: Path | None
-) -> None:
+def _configure(console: Console, found: Promotion, asked: _Asked) -> None:
     from moa.config_file import target, write_graph
 
     if found.bound.threshold is None or not found.accepted or not found.holds:
         console.print("Nothing was written into moa.toml: the LLM goes on to decide.")
         return
-    folder = target(config).resolve().parent
-    calibration = os.path.relpath(out.resolve(), folder)
-    state = os.path.relpath(out.resolve().with_suffix(".audit.json"), folder)
-    table = {"calibration": calibration, "audit": audit, "state": state}
-    file = write_graph(config, "cascade", table)
-    console.print(f"written: {out}, and [graphs.cascade] in {file}", markup=False)
+    folder = target(asked.config).resolve().parent
+    out = asked.out.resolve()
+    table = {
+        "calibration": os.path.relpath(out, folder),
+        "audit": asked.audit,
+        "state": os.path.relpath(out.with_suffix(".audit.json"), folder),
+    }
+    file = write_graph(asked.config, "cascade", table)
+    console.print(f"written: {asked.out}, and [graphs.cascade] in {file}", markup=False)

@@ -27,6 +27,8 @@ class Prepared(NamedTuple):
 
     node: Node[Any, object]
     read: Reader
+    warm: bool = False
+    """Whether all that it asks was asked already, so that no item waits for it."""
 
 
 Prepare = Callable[[Endpoints, RunContext], Awaitable[Prepared]]
@@ -65,7 +67,8 @@ class Session:
             prepared = await prepare(endpoints, context)
             if endpoints.stood_in:
                 report.say(NO_LLM)
-            await endpoints.warm()
+            if not prepared.warm:
+                await endpoints.warm()
 
             async def work(row: Row) -> Item:
                 return await run_one(prepared.node, row, prepared.read, context)

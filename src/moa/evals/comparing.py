@@ -96,14 +96,26 @@ async def compare(
     finally:
         kept.close()
     found = [_design(name, answers[name], scores[name], data, risk) for name in designs]
-    judged_designs = _ruled(found, scores, main, binary=scoring.binary)
+    ruled = _ruled(found, scores, main, binary=scoring.binary)
+    return _comparison(data, scoring, main, each, ruled, answers, scores)
+
+
+def _comparison(
+    data: Data,
+    scoring: _Scoring,
+    main: str,
+    budget: float | None,
+    designs: tuple[DesignReport, ...],
+    answers: Mapping[str, Sequence[Answer]],
+    scores: Mapping[str, Floats],
+) -> Comparison:
     return Comparison(
         kind=data.kind,
         metric=scoring.metric,
         n=len(data.cases),
         reference=main,
-        budget=each,
-        designs=judged_designs,
+        budget=budget,
+        designs=designs,
         curve=_curve(answers, scores),
         reliability=_each_sure(answers, scores, _reliability),
         coverage=_each_sure(answers, scores, _coverage),

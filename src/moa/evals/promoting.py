@@ -144,15 +144,8 @@ async def promote(
         MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
     """
     data = sort_out(rows, labels)
-    if len(data.rows) < use + _LEAST_CHECKED:
-        raise InputError(
-            f"the log has {len(data.rows)} different texts: {use} to calibrate on and at least "
-            f"{_LEAST_CHECKED} to see whether it holds make {use + _LEAST_CHECKED}. Give a longer "
-            "log, or calibrate on fewer"
-        )
+    order = _dealt(data.rows, use, seed)
     names = list(labels or data.counts)
-    order = list(data.rows)
-    random.Random(seed).shuffle(order)
     context = context or RunContext(keep_notes=False)
     question = Question("label", "choice", task, tuple(Option(name, name) for name in names))
     made = await calibrate(
@@ -169,6 +162,19 @@ async def promote(
         progress=progress,
     )
     return Promoted(made, _promotion(made, rest, answers, use=use, audit=audit, llm=llm))
+
+
+def _dealt(rows: Sequence[Labelled], use: int, seed: int) -> list[Labelled]:
+    """Mix the rows, of which the first are calibrated on and the others looked at."""
+    if len(rows) < use + _LEAST_CHECKED:
+        raise InputError(
+            f"the log has {len(rows)} different texts: {use} to calibrate on and at least "
+            f"{_LEAST_CHECKED} to see whether it holds make {use + _LEAST_CHECKED}. Give a longer "
+            "log, or calibrate on fewer"
+        )
+    order = list(rows)
+    random.Random(seed).shuffle(order)
+    return order
 
 
 def _agent(slm: Endpoint, made: Calibration, names: Sequence[str], task: str) -> Classifier[str]:

@@ -1,0 +1,283 @@
+"""`moa calibrate`, `moa eval`, `moa decide --calibration`: what they write, and what they say."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.calibration import Calibration
+from moa.cli import main
+from moa.endpoints.sentences import missing_for_sentences
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+
+TASK = ("--task", "Is this message spam?")
+Row = dict[str, Any]
+GERMAN = (
+    "Guten Morgen, wir sehen uns heute Nachmittag am Bahnhof",
+    "Bitte schicken Sie mir die Unterlagen bis nächsten Freitag zu",
+    "Herzlichen Glückwunsch, Sie haben eine Reise nach Italien gewonnen",
+)
+ENGLISH = (
+    "Good morning, we will meet at the station this afternoon",
+    "Please send me the papers before the end of next week",
+    "Congratulations, you have won a journey to the south of Italy",
+)
+
+
+def endpoint(model: str = "m-1") -> SimulatedEndpoint:
+    """The last word of a text is the probability that it is spam."""
+    return SimulatedEndpoint(
+        model=model, rule=lambda text: {"label": {"spam": _last(text)} if _last(text) else {}}
+    )
+
+
+def _last(text: str) -> float:
+    word = text.split()[-1]
+    return float(word) if word.startswith("0.") else 0.0
+
+
+def rows(n: int, *, seed: int = 0, words: Sequence[str] = ENGLISH) -> list[Row]:
+    draw = random.Random(seed)
+    found: list[Row] = []
+    for number in range(n):
+        p = draw.random()
+        label = "spam" if draw.gauss(p, 0.1) > 0.5 else "ham"
+        text = f"{words[number % len(words)]}, number {number + 1000 * seed} {p:.4f}"
+        found.append({"id": f"r{number}", "text": text, "label": label})
+    return found
+
+
+def write(name: str, found: Sequence[Row]) -> str:
+    Path(name).write_text("\n".join(map(json.dumps, found)), encoding="utf-8")
+    return name
+
+
+def read(name: str) -> list[Row]:
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+
+
+@pytest.fixture(name="made")
+def _made() -> str:
+    assert moa("calibrate", write("a.jsonl", rows(300)), *TASK, "--out", "c.json") == 0
+    return "c.json"
+
+
+def test_it_shows_what_it_tried_chose_and_promises(
+    made: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = capsys.readouterr().out
+    assert "By cross-validation" in out
+    for word in ("labels", "chosen:", "promise: accepts", f"written to {made}"):
+        assert word in out
+
+
+def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
+    write("new.jsonl", [{"id": "x", "text": "hello 0.999"}, {"id": "y", "text": "hello 0.5"}])
+    assert moa("decide", "new.jsonl", "--calibration", made, "--out", "out.jsonl") == 0
+    sure, unsure = read("out.jsonl")
+    assert (sure["id"], sure["label"], sure["accepted"]) == ("x", "spam", True)
+    assert unsure["label"] in ("ham", "spam")
+    assert sum(sure["scores"].values()) == pytest.approx(1.0)
+    assert sure["confidence"] > unsure["confidence"]
+
+
+def test_eval_writes_the_figures_of_other_rows(made: str) -> None:
+    write("b.jsonl", rows(200, seed=1))
+    assert moa("eval", made, "b.jsonl", "--json", "r.json") == 0
+    found = json.loads(Path("r.json").read_text())
+    keys = ("accuracy", "macro_f1", "ece", "coverage", "risk")
+    assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
+    assert found["n"] == 200
+    assert all(0 <= found[key] <= 1 for key in keys)
+    assert found["accuracy"] > 0.8
+
+
+def test_eval_warns_where_the_rows_are_those_it_was_made_from(
+    made: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("eval", made, "a.jsonl") == 0
+    assert "made from these rows" in capsys.readouterr().err
+
+
+def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(
+    made: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("b.jsonl", rows(300, seed=2))
+    assert moa("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json") == 0
+    assert "confirmed" in capsys.readouterr().out
+    wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
+    write("c.jsonl", wrong)
+    assert moa("calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json") == 1
+    assert "withdrawn" in capsys.readouterr().out
+    assert Calibration.load("gone.json").bound.threshold is None
+
+
+def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.jsonl", rows(400))
+    words = ("--per-class", "--risk", "0.15", "--confidence", "0.9", "--out", "c.json")
+    assert moa("calibrate", "a.jsonl", *TASK, *words) == 0
+    out = capsys.readouterr().out
+    assert "ham: accepts" in out
+    assert "spam: accepts" in out
+    assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
+
+
+def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.jsonl", rows(10))
+    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "accepts nothing" in out
+    assert "more held-out labels" in out
+    write("new.jsonl", [{"text": "hello 0.999"}])
+    assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
+    assert [row["accepted"] for row in read("out.jsonl")] == [False]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"label": "ham"}, "all 300 rows are labelled 'ham'", id="one class"),
+        pytest.param({"label": ""}, "needs a text in 'label'", id="no label"),
+        pytest.param("swapped", "are the two columns swapped?", id="wrong column"),
+        pytest.param("texts", "Is the label in another column?", id="texts for labels"),
+    ],
+)
+def test_rows_that_can_teach_nothing_are_refused(
+    change: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows(300)
+    if change == "swapped":
+        found = [{"text": row["label"], "label": row["text"]} for row in found]
+    elif change == "texts":
+        found = [{**row, "label": row["text"]} for row in found]
+    else:
+        found = [{**row, **change} for row in found]
+    write("a.jsonl", found)
+    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("c.json").exists()
+
+
+def test_a_label_that_was_not_named_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.jsonl", rows(300))
+    words = ("--labels", "ham,phishing", "--out", "c.json")
+    assert moa("calibrate", "a.jsonl", *TASK, *words) == 2
+    assert "none of ham, phishing; the most frequent is 'spam'" in capsys.readouterr().err
+
+
+def test_copies_are_told_and_count_once(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.jsonl", rows(150) * 2)
+    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
+    assert "150 of 300 rows repeat the text of another" in capsys.readouterr().out
+    assert Calibration.load("c.json").data.rows == 150
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("--task", "Is it junk?"), "made for another question", id="edited prompt"),
+        pytest.param(("--labels", "ham,spam,news"), "knows nothing of the label 'news'", id="new"),
+        pytest.param(("--labels", "ham,news"), "knows nothing of the label 'news'", id="other"),
+    ],
+)
+def test_another_question_is_refused_with_the_difference(
+    made: str, words: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("new.jsonl", [{"text": "hello 0.9"}])
+    assert moa("decide", "new.jsonl", "--calibration", made, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_another_model_is_refused_by_its_name(
+    made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", endpoint("m-2"))
+    write("new.jsonl", rows(3, seed=4))
+    for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
+        assert moa(*words) == 2
+        assert "was made on m-1, and here m-2 answers" in capsys.readouterr().err
+
+
+def test_input_in_another_language_is_warned_of(
+    made: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("new.jsonl", rows(12, seed=4, words=GERMAN))
+    for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
+        assert moa(*words) == 0
+        assert "the input is in de" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
+def test_what_reads_sentences_alone_does_not_ask_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    asked = SimulatedEndpoint(rule=lambda _: {"label": {"ham": 0.5, "spam": 0.5}})
+    monkeypatch.setattr(Endpoints, "slm", asked)
+    prizes = ("You have won a prize, call now", "Free entry to win cash, text today")
+    plain = ("I will be home at six for dinner", "Shall we walk the dog in the park")
+    found = [
+        {"text": f"{text} {n}", "label": label}
+        for n in range(12)
+        for label, texts in (("spam", prizes), ("ham", plain))
+        for text in texts
+    ]
+    folder = Path.cwd()
+    assert moa("calibrate", write(f"{folder}/a.jsonl", found), *TASK, "--out", "c.json") == 0
+    assert [member.name for member in Calibration.load("c.json").members] == ["sentences"]
+    asked.states.clear()
+    write("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
+    assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
+    assert [row["label"] for row in read("out.jsonl")] == ["spam", "ham"]
+    assert asked.states == []
+    assert asked.prompts == []
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(600)
+def test_the_embedded_model_is_calibrated_and_decides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    glad, sad = ("I love it", "Wonderful service", "Great film"), ("I hate it", "Awful", "So dull")
+    found = [
+        {"text": f"{text}, visit number {n}.", "label": label}
+        for n in range(4)
+        for label, texts in (("good", glad), ("bad", sad))
+        for text in texts
+    ]
+    write("a.jsonl", found)
+    words = ("--task", "How does the writer feel?", "--out", "c.json")
+    assert moa("calibrate", "a.jsonl", *words) == 0
+    names = {one.name for one in Calibration.load("c.json").candidates}
+    assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
+    assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
+    right = [
+        row["label"] == given["label"] for row, given in zip(read("out.jsonl"), found, strict=True)
+    ]
+    assert sum(right) >= 20
+    assert moa("eval", "c.json", "a.jsonl", "--json", "r.json") == 0
+    assert json.loads(Path("r.json").read_text())["n"] == 24
