@@ -10,10 +10,11 @@ import os
 from pathlib import Path
 
 import trust_calibration
+import trust_promotion
 import trust_routing
 from kept import Kept
 
-STEPS = ("calibration", "routing")
+STEPS = ("calibration", "routing", "promotion")
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--rows",
         type=int,
-        help="a trial of the step calibration with so many labels, which writes no page",
+        help="a trial of calibration and promotion with so many labels, which writes no page",
     )
     given = parser.parse_args()
     if given.data is None:
@@ -38,6 +39,8 @@ def main() -> None:
     kept = Kept(given.resume)
     if "calibration" in given.steps:
         trust_calibration.run(given.data, kept, given.sets, few=given.rows)
+    if "promotion" in given.steps:
+        trust_promotion.run(given.data, kept, few=given.rows)
     if "routing" in given.steps and given.rows is None:
         trust_routing.run(given.data, kept)
 

@@ -21,6 +21,7 @@ from moa.calibration.labelled import Labelled
 from moa.calibration.sources import sources_of
 from moa.questions import Option, Question
 from report import table, write
+from saying import Said
 
 SECTION = "calibration"
 
@@ -114,7 +115,7 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
                 question,
                 rows[: target.labels],
                 limit_s=None if few is None else math.inf,
-                progress=_Said(target.name),
+                progress=Said(target.name),
             )
             minutes = (time.perf_counter() - started) / 60
             file = made.model_dump(mode="json")
@@ -127,7 +128,7 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
         rest = rows[target.labels :][:few]
         report = (
             await evaluate(
-                Calibrated(made, question, sources_of(endpoint)), rest, progress=_Said(target.name)
+                Calibrated(made, question, sources_of(endpoint)), rest, progress=Said(target.name)
             )
             if rest
             else _by_itself(made)
@@ -146,22 +147,6 @@ def _tried(one: Candidate) -> str:
         f"{one.name}: accuracy {one.accuracy:.3f}, macro F1 {one.macro_f1:.3f}, ECE {one.ece:.3f}, "
         f"{1000 * one.seconds:.0f} ms, {one.tokens:.0f} tokens"
     )
-
-
-class _Said:
-    """Prints where a member has begun and where it has ended: a line for each."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._started: dict[str, float] = {}
-
-    def __call__(self, member: str, done: int, total: int) -> None:
-        if member not in self._started:
-            self._started[member] = time.perf_counter()
-            print(f"{self._name}: reads {member}", flush=True)
-        if done == total:
-            seconds = time.perf_counter() - self._started[member]
-            print(f"{self._name}: read {member}, {total} texts in {seconds:.0f} s", flush=True)
 
 
 def _by_itself(made: Calibration) -> Evaluation:
