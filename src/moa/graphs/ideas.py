@@ -1,0 +1,287 @@
+"""Ideas: proposed by a persona, merged where they are alike, scored, and grouped by theme."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from moa.acceptance import all_of
+from moa.agents import Agent
+from moa.agents.boundary import TypedNode, require
+from moa.agents.decider import Decider
+from moa.agents.prompts import block
+from moa.context import RunContext
+from moa.documents.bm25 import words
+from moa.documents.dense import normalised, similarities
+from moa.endpoints import Endpoint
+from moa.errors import Unanswered
+from moa.graphs.notes import AT_ONCE, FAILURES
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.questions import Score, score
+
+_LEVELS = ["poor", "fair", "good", "excellent"]
+_SAME_THEME = 0.45
+"""Cosine from which on ideas are of one theme, where no model names the themes."""
+
+_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Idea(BaseModel):
+    """One idea, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    proposed_by: tuple[str, ...]
+    """Names of the personas that had it."""
+    score: float | None = None
+    """How good it is, from 0 to 1; `None` where it could not be scored."""
+    group: str = ""
+    """Its theme."""
+
+
+class Pool(BaseModel):
+    """A request, and the ideas there are for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    ideas: tuple[Idea, ...]
+
+
+class Proposed(BaseModel):
+    """What a persona proposes."""
+
+    ideas: list[_Words] = Field(min_length=1)
+
+
+class Persona(Agent[str | BaseModel, Proposed]):
+    """Proposes ideas from one point of view.
+
+    Args:
+        endpoint: Who writes.
+        name: Of the persona.
+        view: What it looks for, in words.
+        ideas: How many it proposes.
+        temperature: `None` leaves it to the server.
+        max_tokens: Most tokens to generate, reasoning included.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        view: str,
+        *,
+        ideas: int,
+        temperature: float | None = None,
+        max_tokens: int = 1024,
+    ) -> None:
+        self.instructions = (
+            f"{view}\nPropose {ideas} ideas for what is asked, as different from each other as "
+            "they can be, each in one sentence that stands alone. Use the language of the request."
+        )
+        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=max_tokens)
+
+
+class Merge(TypedNode[Pool, Pool]):
+    """Merges ideas that say the same: in the same words, or by vectors that are alike.
+
+    Args:
+        encoder: Turns ideas into vectors.
+        alike: Cosine from which on two ideas are one.
+
+    Raises:
+        CapabilityError: the encoder can't embed.
+    """
+
+    def __init__(self, encoder: Endpoint, *, alike: float) -> None:
+        super().__init__(name="merge")
+        self.endpoint = require(encoder, "embed", agent=self.name)
+        self.alike = alike
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Keep the first of those that are alike; it names all who had it."""
+        near = await _nearness(self.endpoint, request.ideas, context)
+        kept: dict[int, list[str]] = {}
+        for place, idea in enumerate(request.ideas):
+            twin = next((k for k in kept if near(k, place) >= self.alike), place)
+            names = kept.setdefault(twin, [])
+            names += [name for name in idea.proposed_by if name not in names]
+        gone = len(request.ideas) - len(kept)
+        if gone:
+            context.note("dropped", f"{gone} of {len(request.ideas)} ideas say the same as others")
+        ideas = tuple(
+            request.ideas[place].model_copy(update={"proposed_by": tuple(names)})
+            for place, names in kept.items()
+        )
+        return request.model_copy(update={"ideas": ideas})
+
+
+class Worth(BaseModel):
+    """What is asked about each idea."""
+
+    useful: Score = score("How well would this idea serve what is asked?", levels=_LEVELS)
+    original: Score = score("How fresh and unusual is this idea?", levels=_LEVELS)
+
+
+class Rank(TypedNode[Pool, Pool]):
+    """Scores each idea by a small model, and puts the best first.
+
+    Args:
+        slm: Decides.
+        most: Ideas that are kept; `None` keeps all.
+
+    Raises:
+        CapabilityError: `slm` can't decide.
+    """
+
+    def __init__(self, slm: Endpoint, *, most: int | None = None) -> None:
+        super().__init__(name="rank")
+        self.endpoint = slm
+        self.most = most
+        self.decider = Decider(slm, Worth, name="score")
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Score all, some at a time. What can't be scored comes last."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def scored(idea: Idea) -> Idea:
+            async with gate:
+                return idea.model_copy(
+                    update={"score": await self._score(request.request, idea, context)}
+                )
+
+        ideas = await all_of(scored(idea) for idea in request.ideas)
+        ideas.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
+        if self.most is not None and len(ideas) > self.most:
+            context.note("dropped", f"{len(ideas) - self.most} ideas with the lowest scores")
+            ideas = ideas[: self.most]
+        return request.model_copy(update={"ideas": tuple(ideas)})
+
+    async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
+        text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
+        try:
+            worth = (await self.decider.run(text, context)).output
+            total = worth.useful.value + worth.original.value
+        except (*FAILURES, Unanswered) as error:
+            context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
+            return None
+        return round(total / (2 * (len(_LEVELS) - 1)), 4)
+
+
+class Theme(BaseModel):
+    """Ideas that belong together."""
+
+    theme: _Words
+    ideas: list[int] = Field(min_length=1)
+
+
+class Themes(BaseModel):
+    """All ideas by their themes."""
+
+    themes: list[Theme] = Field(min_length=1)
+
+
+class Sorter(Agent[Pool, Themes]):
+    """Sorts numbered ideas by theme."""
+
+    instructions = (
+        "Sort the numbered ideas by theme: name a few themes, in one to four words each, in the "
+        "language of the ideas, and give the numbers of the ideas of each. Every idea belongs to "
+        "one theme."
+    )
+
+    def prompt(self, request: Pool) -> str:
+        """List the ideas by number."""
+        return block("\n".join(f"[{n}] {idea.text}" for n, idea in enumerate(request.ideas, 1)))
+
+    def check(self, request: Pool, output: Themes) -> None:
+        """Refuse numbers that no idea has, and ideas that have two themes or none."""
+        given = [number for theme in output.themes for number in theme.ideas]
+        wrong = sorted(set(given) - set(range(1, len(request.ideas) + 1)))
+        if wrong:
+            raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
+        twice = sorted({number for number in given if given.count(number) > 1})
+        left = sorted(set(range(1, len(request.ideas) + 1)) - set(given))
+        if twice or left:
+            raise ValueError(f"ideas {twice} have several themes, and ideas {left} have none")
+
+
+class Group(TypedNode[Pool, Pool]):
+    """Has a large model sort the ideas by theme; else those that are alike are put together.
+
+    Args:
+        llm: Sorts. One that is too small to write isn't asked.
+        encoder: Turns ideas into vectors, where the model fails.
+
+    Raises:
+        CapabilityError: `llm` can't complete, or the encoder can't embed.
+    """
+
+    def __init__(self, llm: Endpoint, encoder: Endpoint) -> None:
+        super().__init__(name="group")
+        self.endpoint = llm
+        self.encoder = require(encoder, "embed", agent=self.name)
+        self.sorter = Sorter(llm, name="sort", max_tokens=1024)
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Give each idea its theme."""
+        if not request.ideas:
+            return request
+        if self.endpoint.model not in TOO_SMALL_TO_WRITE:
+            try:
+                themes = (await self.sorter.run(request, context)).output.themes
+            except FAILURES as error:
+                context.note("failed", f"no model named the themes: {error}")
+            else:
+                by_number = {number: theme.theme for theme in themes for number in theme.ideas}
+                return _grouped(request, by_number)
+        context.note("degraded", "ideas that are alike are grouped, under the best of them")
+        near = await _nearness(self.encoder, request.ideas, context)
+        heads: dict[int, int] = {}
+        for place in range(len(request.ideas)):
+            of = [head for head in set(heads.values()) if near(head, place) >= _SAME_THEME]
+            heads[place] = max(of, key=lambda head: near(head, place), default=place)
+        return _grouped(request, {n + 1: request.ideas[head].text for n, head in heads.items()})
+
+
+def _grouped(pool: Pool, themes: Mapping[int, str]) -> Pool:
+    ideas = tuple(
+        idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
+    )
+    return pool.model_copy(update={"ideas": ideas})
+
+
+class _Nearness:
+    """How near two ideas are to each other: 1 where they have the same words."""
+
+    def __init__(self, ideas: Sequence[Idea], vectors: Sequence[Sequence[float]]) -> None:
+        self._words = [words(idea.text) for idea in ideas]
+        self._rows = normalised(vectors) if vectors else None
+        self._vectors = vectors
+
+    def __call__(self, one: int, other: int) -> float:
+        if self._words[one] == self._words[other]:
+            return 1.0
+        if self._rows is None:
+            return 0.0
+        return similarities(self._rows[one : one + 1], self._vectors[other])[0]
+
+
+async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContext) -> _Nearness:
+    """Compare ideas by their vectors; by their words alone, where the encoder fails."""
+    if len(ideas) < 2:
+        return _Nearness(ideas, ())
+    try:
+        found = await encoder.embed([idea.text for idea in ideas], context)
+    except FAILURES as error:
+        context.note("degraded", f"ideas are compared by their words alone: {error}")
+        return _Nearness(ideas, ())
+    return _Nearness(ideas, found.vectors)

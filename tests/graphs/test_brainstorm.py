@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from moa.context import RunContext
+from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
+from moa.graphs.brainstorm import Brainstorm, Ideas, brainstorm
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
+from moa.usage import Budget
+
+from .encoder import WordEncoder
+
+ASKED = "How can a library have more visitors?"
+PERSONAS = {"pragmatist": "You look for what is easy.", "outsider": "You come from elsewhere."}
+WORDS = ("coffee", "concert", "bus", "night")
+
+
+def proposing(*each: list[str] | Exception) -> ScriptedEndpoint:
+    steps = [e if isinstance(e, Exception) else json.dumps({"ideas": e}) for e in each]
+    return ScriptedEndpoint(name="proposers", tier="llm", steps=steps)
+
+
+def sorting(*themes: tuple[str, list[int]]) -> ScriptedEndpoint:
+    written = json.dumps({"themes": [{"theme": t, "ideas": i} for t, i in themes]})
+    return ScriptedEndpoint(name="large", tier="llm", steps=[written])
+
+
+def _scores(state: str) -> Step:
+    level = {"excellent": 1.0} if "coffee" in state.lower() else {"fair": 1.0}
+    return {"useful": level, "original": level}
+
+
+def storm(
+    proposers: ScriptedEndpoint,
+    large: ScriptedEndpoint | SimulatedEndpoint,
+    *,
+    small: SimulatedEndpoint | None = None,
+    most: int | None = None,
+    encoder: WordEncoder | None = None,
+) -> Brainstorm:
+    return brainstorm(
+        small or SimulatedEndpoint(name="small", rule=_scores),
+        large,
+        proposers=[proposers],
+        personas=PERSONAS,
+        most=most,
+        encoder=encoder or WordEncoder(name="words", words=WORDS),
+    )
+
+
+def notes(result: Result[Ideas], kind: str) -> list[str]:
+    return [note.text for note in result.trace if note.kind == kind]
+
+
+async def test_ideas_come_scored_by_theme_with_the_best_first() -> None:
+    proposers = proposing(["A night bus."], ["A concert.", "Coffee for all."])
+    result = await storm(proposers, sorting(("events", [2]), ("comfort", [1, 3]))).run(ASKED)
+    found = [(i.text, i.group, i.score, i.proposed_by) for i in result.output.ideas]
+    assert found == [
+        ("Coffee for all.", "comfort", 1.0, ("outsider",)),
+        ("A concert.", "comfort", 0.3333, ("outsider",)),
+        ("A night bus.", "events", 0.3333, ("pragmatist",)),
+    ]
+    assert result.output.text.splitlines()[:2] == ["comfort:", "- Coffee for all."]
+
+
+async def test_ideas_that_say_the_same_are_one_that_names_all_who_had_it() -> None:
+    proposers = proposing(["A coffee bar."], ["Have coffee!", "A night bus."])
+    result = await storm(proposers, sorting(("all", [1, 2]))).run(ASKED)
+    assert [i.text for i in result.output.ideas] == ["A coffee bar.", "A night bus."]
+    assert result.output.ideas[0].proposed_by == ("pragmatist", "outsider")
+    assert notes(result, "dropped") == ["1 of 3 ideas say the same as others"]
+
+
+async def test_a_failing_persona_is_left_out() -> None:
+    proposers = proposing(EndpointUnavailable("down", endpoint="proposers"), ["A concert."])
+    result = await storm(proposers, sorting(("all", [1]))).run(ASKED)
+    assert [i.text for i in result.output.ideas] == ["A concert."]
+    assert notes(result, "failed")[0].startswith("'pragmatist' gave no answer")
+
+
+async def test_all_personas_down_is_one_error_with_each_cause() -> None:
+    down = EndpointUnavailable("down", endpoint="proposers")
+    with pytest.raises(QuorumNotMet) as raised:
+        await storm(proposing(down, down), sorting(("all", [1]))).run(ASKED)
+    assert set(raised.value.causes) == set(PERSONAS)
+
+
+async def test_an_idea_with_two_themes_or_none_is_sorted_again() -> None:
+    right = json.dumps({"themes": [{"theme": "all", "ideas": [1, 2]}]})
+    wrong = json.dumps({"themes": [{"theme": "one", "ideas": [1, 1]}]})
+    large = ScriptedEndpoint(name="large", tier="llm", steps=[wrong, right])
+    result = await storm(proposing(["A concert."], ["A bus."]), large).run(ASKED)
+    assert {i.group for i in result.output.ideas} == {"all"}
+    assert "ideas [1] have several themes, and ideas [2] have none" in notes(result, "repaired")[0]
+
+
+async def test_without_a_model_for_themes_ideas_that_are_alike_stand_together() -> None:
+    (model,) = TOO_SMALL_TO_WRITE
+    tiny = SimulatedEndpoint(name="tiny", model=model)
+    proposers = proposing(["Coffee, coffee at night.", "A bus."], ["A night with coffee."])
+    result = await storm(proposers, tiny).run(ASKED)
+    assert [i.group for i in result.output.ideas] == ["Coffee, coffee at night."] * len(
+        [i for i in result.output.ideas if "offee" in i.text]
+    ) + ["A bus."]
+    assert tiny.prompts == []
+
+
+async def test_an_idea_that_cannot_be_scored_comes_last_without_a_score() -> None:
+    def rule(state: str) -> Step:
+        broken = EndpointUnavailable("down", endpoint="small")
+        return broken if "offee" in state else {"useful": {"fair": 1}, "original": {"fair": 1}}
+
+    small = SimulatedEndpoint(name="small", rule=rule)
+    result = await storm(
+        proposing(["Coffee."], ["A bus."]), sorting(("all", [1, 2])), small=small
+    ).run(ASKED)
+    assert [(i.text, i.score) for i in result.output.ideas] == [
+        ("A bus.", 0.3333),
+        ("Coffee.", None),
+    ]
+
+
+async def test_only_the_best_are_kept_where_that_is_asked_for() -> None:
+    result = await storm(proposing(["A bus."], ["Coffee."]), sorting(("all", [1])), most=1).run(
+        ASKED
+    )
+    assert [i.text for i in result.output.ideas] == ["Coffee."]
+
+
+async def test_without_vectors_the_same_words_are_still_one_idea() -> None:
+    down = WordEncoder(name="words", failure=EndpointUnavailable("down", endpoint="words"))
+    result = await storm(
+        proposing(["A bus."], ["a bus!", "Night."]), sorting(("all", [1, 2])), encoder=down
+    ).run(ASKED)
+    assert [i.text for i in result.output.ideas] == ["A bus.", "Night."]
+
+
+async def test_a_budget_without_calls_for_scores_and_themes_still_gives_ideas() -> None:
+    context = RunContext(budget=Budget(calls=3))
+    result = await storm(proposing(["A bus."], ["Coffee."]), sorting(("all", [1, 2]))).run(
+        ASKED, context
+    )
+    assert [i.score for i in result.output.ideas] == [None, None]
+    assert result.usage.calls <= 3
+
+
+async def test_what_personas_write_is_not_streamed_but_the_list_is() -> None:
+    made = storm(proposing(["A bus."], ["Coffee."]), sorting(("all", [1, 2])))
+    seen = [event async for event in made.stream(ASKED)]
+    assert [e.text for e in seen if isinstance(e, Piece)] == ["all:\n- Coffee.\n- A bus."]
+
+
+def test_it_draws_its_personas() -> None:
+    drawn = storm(proposing(), sorting(("all", [1]))).draw().mermaid
+    assert "pragmatist" in drawn
+    assert "outsider" in drawn
+
+
+def test_a_brainstorm_without_personas_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        brainstorm(SimulatedEndpoint(), SimulatedEndpoint(), personas={})
