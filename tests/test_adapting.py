@@ -14,7 +14,15 @@ from moa import Classifier, RunContext
 from moa.decisions import Correction
 from moa.decisions.adapting import MOST_TEXTS, adapt
 from moa.decisions.choosing import halves
-from moa.decisions.fitting import class_prior, fit, held_out_loss, matching_bias, shrunk_mean
+from moa.decisions.fitting import (
+    agreement,
+    class_prior,
+    fit,
+    held_out_loss,
+    is_blind,
+    matching_bias,
+    shrunk_mean,
+)
 from moa.decisions.stand_ins import STAND_INS
 from moa.endpoints import Decision, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -226,3 +234,16 @@ async def test_the_embedded_model_tells_moods_apart_without_labels() -> None:
     await slm.close()
     assert sum(label == "positive" for label in found[:4]) >= 3
     assert sum(label == "negative" for label in found[4:]) >= 3
+
+
+def test_a_model_that_says_the_same_whatever_the_text_is_blind() -> None:
+    spread = np.linspace(-1, 1, 40)[:, None] * np.array([1.0, -1.0])
+    assert not is_blind(spread + np.array([2.0, -2.0]))
+    assert is_blind(spread + np.array([4.0, -4.0]))
+
+
+def test_views_agree_as_far_as_they_move_together_beyond_their_leans() -> None:
+    one = np.linspace(-1, 1, 40)[:, None] * np.array([1.0, -1.0])
+    readings = np.stack([one, one * 3 + np.array([5.0, -5.0]), one], 1)
+    assert agreement(readings) == pytest.approx(1.0)
+    assert agreement(np.stack([one, -one], 1)) == 0.0

@@ -18,7 +18,7 @@ from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
 from moa.decisions.arrays import Floats
 from moa.decisions.choosing import confident, halves
-from moa.decisions.fitting import shrunk_mean
+from moa.decisions.fitting import agreement, centred_mean, is_blind, shrunk_mean
 from moa.decisions.reading import Progress, Reader
 from moa.decisions.stacking import Group, Readings, Stack, best_stack, floats
 from moa.decisions.stand_ins import STAND_INS
@@ -92,7 +92,9 @@ async def adapt(
         fair = {name: _without_lean(reading) for name, reading in plain.items()}
         views.sure = confident(texts, fair, reader.questions)
     readings = _joined(plain, await reader.read(views.all[1:], texts))
-    corrections = {name: _unbiased(reading) for name, reading in readings.items()}
+    blind = {name for name, reading in plain.items() if enough and is_blind(reading[:, 0])}
+    corrections = {name: _unbiased(reading, name in blind) for name, reading in readings.items()}
+    origin += "".join(_doubt(q, plain[q.name]) for q in questions if q.name in blind)
     return _without_idle_views(views.all, corrections, origin)
 
 
@@ -131,14 +133,28 @@ def _without_lean(reading: Floats) -> Floats:
     return own
 
 
-def _unbiased(reading: Floats) -> Correction:
-    """The own way has weight 1, and so have all other views together."""
+def _doubt(question: Question, plain: Floats) -> str:
+    label = question.options[int(plain[:, 0].mean(0).argmax())].name
+    return (
+        f"; DOUBTFUL: the model says {label!r} whatever the text, and with that taken out its "
+        "answers are little better than chance: give it at least 8 labelled examples"
+    )
+
+
+def _unbiased(reading: Floats, blind: bool = False) -> Correction:
+    """The own way has weight 1, and so have all other views together.
+
+    Of a model that is blind to the texts, the whole lean is taken out, and the views count for as
+    much as they agree.
+    """
     others = reading.shape[1] - 1
     weights = np.array([1.0] + [1.0 / others] * others) if others else np.array([1.0])
-    lean = shrunk_mean(reading[:, 0])
+    if blind and others:
+        weights *= agreement(reading)
+    own = reading[:, 0]
+    lean = weights[0] * (centred_mean(own) if blind else shrunk_mean(own))
     for view in range(1, others + 1):
-        mean = reading[:, view].mean(0)
-        lean = lean + weights[view] * (mean - mean.mean())
+        lean = lean + weights[view] * centred_mean(reading[:, view])
     return Correction(floats(-lean), floats(weights))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.decisions.minimising import minimise
 
+_BLIND = 4.0
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
 _FOLDS = 8
@@ -32,15 +33,36 @@ class Fit:
         return log_softmax(_weighted(readings, self.weights) + self.bias)
 
 
+def centred_mean(reading: Floats) -> Floats:
+    """The lean: how far an option is above the others on the mean."""
+    mean: Floats = reading.mean(0)
+    return mean - mean.mean()
+
+
 def shrunk_mean(reading: Floats) -> Floats:
-    """How much of the mean of unlabelled texts is taken for bias: all but one part in `options`.
+    """How much of the lean on unlabelled texts is taken for bias: all but one part in `options`.
 
     Of two labels, one may really be rarer, so half of the lean stays; among many labels a lean is
     the model's.
     """
-    options = reading.shape[1]
-    mean: Floats = reading.mean(0)
-    return (1 - 1 / options) * (mean - mean.mean())
+    return (1 - 1 / reading.shape[1]) * centred_mean(reading)
+
+
+def is_blind(reading: Floats) -> bool:
+    """Whether texts make no difference: the lean is over four standard deviations of them."""
+    spread = float(reading.std(0).max())
+    return spread > 0 and float(np.abs(centred_mean(reading)).max()) > _BLIND * spread
+
+
+def agreement(readings: Floats) -> float:
+    """Mean correlation of what the views read, beyond their leans; at least 0."""
+    views = readings.shape[1]
+    fair = (readings - readings.mean(0)).swapaxes(0, 1).reshape(views, -1)
+    spread = np.sqrt((fair**2).sum(1))
+    if views < 2 or not spread.all():
+        return 0.0
+    alike = (fair @ fair.T) / np.outer(spread, spread)
+    return max(0.0, float(alike[np.triu_indices(views, 1)].mean()))
 
 
 def class_prior(labels: Ints, options: int) -> Floats:
