@@ -20,6 +20,7 @@
   x Unanswered                  a label was read from a question that was refused or left out
   x NodeError                   a plain function in a graph raised
   x QuorumNotMet                too few of several nodes answered
+  x GuardFailed                 a guard could not look at a text, so nothing was sent
   x BudgetExceeded              a limit of the `Budget` would be passed
   x DeadlineExceeded            the run's time is up
 """
@@ -198,6 +199,10 @@ class QuorumNotMet(MoaError):
     def __init__(self, message: str, *, causes: Mapping[str, MoaError]) -> None:
         super().__init__(message)
         self.causes = causes
+
+
+class GuardFailed(MoaError):
+    """A guard could not look at a text, so nothing was sent. It never quotes the text."""
 
 
 class BudgetExceeded(MoaError):

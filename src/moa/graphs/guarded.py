@@ -1,0 +1,232 @@
+"""Guarded: a node with guards before it, beside it and after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel
+
+from moa.agents.filter import Verdict
+from moa.context import RunContext
+from moa.errors import WiringError
+from moa.graphs.builder import Graph
+from moa.graphs.guard_drawing import plan_of_guarded
+from moa.graphs.held import HeldEvents
+from moa.graphs.pattern import Pattern
+from moa.graphs.plan import Plan
+from moa.graphs.signatures import signature_of
+from moa.graphs.types import UNKNOWN, fits, union
+from moa.guards import Blocked, Exchange, Place
+from moa.guards.pii import Pii, PiiSession, counted
+from moa.guards.walking import texts_of
+from moa.handoffs import Text
+from moa.node import Node
+from moa.usage import UNLIMITED, Budget
+
+In = TypeVar("In")
+Out = TypeVar("Out", bound=BaseModel)
+
+Check = Node[Any, Verdict]
+"""A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
+Guard = Check | Pii
+
+
+class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
+    """What `guarded` makes."""
+
+    def __init__(
+        self,
+        node: Node[In, Out],
+        *,
+        before: Sequence[Guard],
+        beside: Sequence[Check],
+        after: Sequence[Guard],
+        name: str | None,
+        budget: Budget,
+        timeout_s: float | None,
+    ) -> None:
+        self.node = node
+        self.before = tuple(before)
+        self.beside = tuple(beside)
+        self.after = tuple(after)
+        signature = signature_of(node)
+        self.input_type = object if signature.input(0) is UNKNOWN else signature.input(0)
+        self.output_type = union((signature.output, Blocked))
+        name = name or f"guarded {node.name}"
+        for guard in (*self.before, *self.beside, *self.after):
+            _check_fits(guard, name)
+        if any(isinstance(guard, Pii) for guard in self.beside):
+            raise WiringError(
+                f"{name!r}: what masks a text can't stand beside the node, which would have been "
+                "given the text as it was: put Pii into before"
+            )
+        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
+
+    @property
+    def plan(self) -> Plan:
+        """The guards and the node as a graph, to be drawn; it runs otherwise."""
+        graph: Graph[Any] = Graph(self.name, self.input_type)
+        return plan_of_guarded(
+            graph, self.node, before=self.before, beside=self.beside, after=self.after
+        )
+
+    async def answer(self, request: In, context: RunContext) -> Out | Blocked:
+        """Let the guards before it look, run the node, and let those after it look."""
+        with ExitStack() as open_sessions:
+            sessions: list[PiiSession] = []
+            for guard in self.before:
+                if isinstance(guard, Pii):
+                    session = open_sessions.enter_context(guard.session())
+                    request = await session.mask_all(request)
+                    sessions.append(session)
+                    _note_masked(guard, session, context)
+                elif blocked := await _checked(guard, request, "before", context):
+                    return blocked
+            events = HeldEvents(context, [session.restoring for session in reversed(sessions)])
+            output = await self._beside(request, context, events)
+            if not isinstance(output, Blocked):
+                exchange = Exchange(request=request, output=output)
+                output = await self._after(exchange, context, sessions, events)
+            if isinstance(output, Blocked):
+                return output
+            for session in reversed(sessions):
+                output = session.restore_all(output)
+            events.end()
+            return output
+
+    async def _beside(self, request: In, context: RunContext, events: HeldEvents) -> Out | Blocked:
+        """Start the node at once, and cancel it where a guard beside it says no.
+
+        What the guards say is waited for, also where the node fails before.
+        """
+        running = asyncio.ensure_future(self.node.run(request, events.context))
+        try:
+            calls = [_checked(guard, request, "beside", context) for guard in self.beside]
+            blocked = await _first(calls)
+            if blocked:
+                return blocked
+            if not self.after:
+                events.release()
+            return (await running).output
+        finally:
+            await _stopped([running])
+
+    async def _after(
+        self,
+        exchange: Exchange,
+        context: RunContext,
+        sessions: Sequence[PiiSession],
+        events: HeldEvents,
+    ) -> Out | Blocked:
+        for guard in self.after:
+            if isinstance(guard, Pii):
+                with guard.session(sessions) as session:
+                    output = await session.mask_all(exchange.output)
+                    exchange = Exchange(request=exchange.request, output=output)
+                    events.change(session.mask)
+                    _note_masked(guard, session, context)
+            elif blocked := await _checked(guard, exchange, "after", context):
+                return blocked
+        events.release()
+        return cast("Out", exchange.output)
+
+
+def guarded(
+    node: Node[In, Out],
+    *,
+    before: Sequence[Guard] = (),
+    beside: Sequence[Check] = (),
+    after: Sequence[Guard] = (),
+    name: str | None = None,
+    budget: Budget = UNLIMITED,
+    timeout_s: float | None = None,
+) -> Guarded[In, Out]:
+    """Put guards around a node.
+
+    A check is any node that gives a `Verdict`. It is given every text of the request, or of the
+    output after the node, or what it says that it takes: the request itself, or an `Exchange` of
+    both. What it doesn't keep is stopped, and `Blocked` comes out. Where it fails, the run fails,
+    and nothing that the node wrote is given on.
+
+    `Pii` before the node masks the request, for the guards that stand behind it too, and puts
+    everything back into what comes out, also while it streams. After the node it masks what the
+    node brought in, for good.
+
+    Args:
+        node: What is guarded.
+        before: Run one after another, and the node after them.
+        beside: Run side by side with the node, which starts at once; it is cancelled where one
+            says no, and nothing that it writes is given on before all have said yes. The whole
+            takes as long as the slowest of them, and a stopped request may have cost tokens.
+        after: Run one after another on the output, which is streamed only when all have said yes.
+        name: Shown in traces, errors and drawings; `None`: that of the node, behind "guarded".
+        budget: Limits on each run, on top of those of the run it is part of.
+        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+
+    Raises:
+        WiringError: a guard gives no `Verdict`, or `Pii` stands beside the node.
+    """
+    return Guarded(
+        node,
+        before=before,
+        beside=beside,
+        after=after,
+        name=name,
+        budget=budget,
+        timeout_s=timeout_s,
+    )
+
+
+def _check_fits(guard: Guard, name: str) -> None:
+    given = signature_of(guard).output
+    if not isinstance(guard, Pii) and not fits(given, Verdict):
+        raise WiringError(
+            f"{name!r}: the guard {guard.name!r} gives {getattr(given, '__name__', given)}, and a "
+            "guard is Pii, or a node that gives a Verdict, such as a Filter"
+        )
+
+
+async def _checked(guard: Check, value: Any, place: Place, context: RunContext) -> Blocked | None:
+    verdict = (await guard.run(_as_wanted(guard, value), context)).output
+    if verdict.kept:
+        return None
+    context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
+    return Blocked(reason=verdict.reason, guard=guard.name, place=place)
+
+
+def _as_wanted(guard: Check, value: Any) -> Any:
+    """Give a guard the texts of a value, unless it says that it takes something else."""
+    wanted = signature_of(guard).input(0)
+    if fits(cast("object", type(value)), wanted) and wanted is not UNKNOWN:
+        return value
+    if isinstance(value, Exchange):
+        return _as_wanted(guard, value.output)
+    text = "\n".join(texts_of(value))
+    return text if fits(str, wanted) else Text(text=text)
+
+
+async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocked | None:
+    """Give the first that says no; the others are cancelled then."""
+    running = [asyncio.ensure_future(call) for call in calls]
+    try:
+        for done in asyncio.as_completed(running):
+            blocked = await done
+            if blocked is not None:
+                return blocked
+        return None
+    finally:
+        await _stopped(running)
+
+
+async def _stopped(running: Sequence[asyncio.Future[Any]]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
+    if session.found:
+        context.note("changed", f"{guard.name!r} masked {counted(session.found)}")

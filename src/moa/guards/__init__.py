@@ -1,0 +1,36 @@
+"""Guards: what stands between a text and a node, one file a guard.
+
+There are two kinds. A **check** is any node that takes a text and gives a `Verdict`, such as
+`Filter`: what it doesn't keep is stopped. `Pii` takes secrets out of a request and puts them back
+into the answer. `moa.graphs.guarded` puts guards around a node.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.handoffs import Dropped
+
+Place = Literal["before", "beside", "after"]
+"""Where a guard stands: before the node, beside it while it runs, or after it, on its output."""
+
+
+class Blocked(Dropped):
+    """What comes out where a guard stopped a request, or an answer."""
+
+    guard: str
+    """Name of the guard."""
+    place: Place
+
+
+class Exchange(BaseModel):
+    """A request and its answer, for a check of the answer that has to see both."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: Any
+    """What the node was given."""
+    output: Any
+    """What it gave."""

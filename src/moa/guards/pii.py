@@ -1,0 +1,303 @@
+"""Pii: takes personal data out of a text, and puts it back into what is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar, Unpack
+
+from pydantic import Field
+
+from moa.agents.boundary import Limits, TypedNode
+from moa.context import RunContext
+from moa.errors import ConfigError
+from moa.guards.findings import Finding, Recognizer, find
+from moa.guards.patterns import Pattern, denied, looks_like_a_placeholder
+from moa.guards.presidio import presidio_recognizers
+from moa.guards.vault import QUOTED, Vault
+from moa.guards.walking import changed, texts_of
+from moa.handoffs import Text
+
+T = TypeVar("T")
+
+_LONG = 4000
+"""Characters from which on a text is read beside the event loop, and not in it."""
+_HELD = 256
+
+
+class Redacted(Text):
+    """A text with placeholders in the place of personal data; nothing leads back."""
+
+    found: dict[str, int] = Field(default_factory=dict[str, int])
+    """How often each kind was found."""
+
+
+class Pii(TypedNode[Text | str, Redacted]):
+    """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
+
+    By itself it is a node that masks a text for good. As a guard of `moa.graphs.guarded` it masks
+    a request and puts everything back into the answer, streamed or whole. What it finds by itself:
+    credit cards, IBANs, e-mail addresses, phone numbers, IP and MAC addresses, wallets, URLs, and
+    the numbers that 17 countries give to people, by presidio's recognisers; checksums are
+    computed. It does not find names and postal addresses: those take a list, `deny`.
+
+    The same secret has the same placeholder within a request. What looked like a placeholder
+    before is masked itself, so that nothing is taken for another thing. Where a recogniser raises,
+    nothing is sent.
+
+    Args:
+        patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`.
+        deny: Phrases that are masked wherever they stand, in any case.
+        ignore: Kinds to leave alone, such as `URL`.
+        recognizers: Who looks, beside `patterns` and `deny`; `None`: presidio's.
+        threshold: Score from which on a finding counts, 0 to 1. Lower finds more, and more
+            order numbers among them.
+        limits: See `Limits`.
+
+    Raises:
+        ConfigError: a pattern, a kind, a phrase or the threshold is not valid.
+        MissingDependency: `recognizers` is `None`, and `presidio-analyzer` is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        patterns: Mapping[str, str] | None = None,
+        deny: Iterable[str] = (),
+        ignore: Collection[str] = (),
+        recognizers: Sequence[Recognizer] | None = None,
+        threshold: float = 0.4,
+        **limits: Unpack[Limits],
+    ) -> None:
+        super().__init__(**limits)
+        if not 0 < threshold <= 1:
+            raise ConfigError(f"threshold={threshold}, but a score lies between 0 and 1")
+        if isinstance(deny, str) or isinstance(ignore, str):
+            raise ConfigError("deny and ignore are lists of texts, and not one text")
+        phrases = list(deny)
+        self.threshold = threshold
+        self.ignore = frozenset(ignore) - {QUOTED}
+        self.recognizers: tuple[Recognizer, ...] = (
+            looks_like_a_placeholder(),
+            *(presidio_recognizers() if recognizers is None else recognizers),
+            *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
+            *([denied(phrases)] if phrases else ()),
+        )
+        self.held = max(_HELD, *(2 * len(phrase) for phrase in phrases), 0)
+        """Characters that a masked stream holds back: no secret with blanks in it is longer."""
+
+    def find(self, text: str) -> list[Finding]:
+        """Find what would be masked, in order and without overlaps.
+
+        Raises:
+            GuardFailed: a recogniser raised.
+        """
+        return find(self.recognizers, text, least=self.threshold, ignore=self.ignore)
+
+    @contextmanager
+    def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
+        """Open what masks and restores the texts of one request; at its end all is forgotten.
+
+        Args:
+            within: Sessions of the same request, whose placeholders it leaves alone.
+        """
+        others = [session.vault for session in within]
+        vault = Vault(others)
+        try:
+            yield PiiSession(self, vault, others)
+        finally:
+            vault.close()
+
+    async def answer(self, request: Text | str, context: RunContext) -> Redacted:
+        """Mask a text for good, and note how much was found."""
+        with self.session() as session:
+            text = await session.mask_all(str(request))
+            found = dict(session.found)
+        if found:
+            context.note("changed", f"masked {counted(found)}")
+        language = request.language if isinstance(request, Text) else None
+        return Redacted(text=text, language=language, found=found)
+
+
+class PiiSession:
+    """Masks and restores the texts of one request; `Pii.session` opens it."""
+
+    def __init__(self, pii: Pii, vault: Vault, others: Sequence[Vault] = ()) -> None:
+        self._pii = pii
+        self._others = others
+        self.vault = vault
+        """What it has taken out."""
+        self.found: Counter[str] = Counter()
+        """How often each kind was masked."""
+
+    def __repr__(self) -> str:
+        return f"PiiSession({self.vault!r})"
+
+    def mask(self, text: str) -> str:
+        """Put placeholders in the place of everything that is found.
+
+        Raises:
+            GuardFailed: a recogniser raised.
+            ConfigError: the session is over.
+        """
+        return self._masked(text, self._pii.find(text))
+
+    def restore(self, text: str) -> str:
+        """Put back what was masked; placeholders of nobody's stay.
+
+        Raises:
+            ConfigError: the session is over.
+        """
+        return self.vault.restore(text)
+
+    async def mask_all(self, value: T) -> T:
+        """Mask every text in a value; a long one is read beside the event loop.
+
+        Raises:
+            GuardFailed: a recogniser raised.
+            InputError: something in it can't be looked into, or is a number to be masked.
+        """
+        if sum(map(len, texts_of(value))) < _LONG:
+            return changed(value, self.mask, strict=True)
+        return await asyncio.to_thread(lambda: changed(value, self.mask, strict=True))
+
+    def restore_all(self, value: T) -> T:
+        """Put back what was masked in every text of a value."""
+        return changed(value, self.restore, strict=False)
+
+    def masking(self) -> Masking:
+        """Mask a text that comes in pieces."""
+        return Masking(self._pii.find, self._masked, held=self._pii.held)
+
+    def restoring(self) -> Restoring:
+        """Restore a text that comes in pieces."""
+        return Restoring(self.vault)
+
+    def _masked(self, text: str, found: Iterable[Finding]) -> str:
+        pieces: list[str] = []
+        end = 0
+        for finding in found:
+            secret = text[finding.start : finding.end]
+            if any(other.holds(secret) for other in self._others):
+                continue
+            pieces += [text[end : finding.start], self.vault.placeholder(finding.kind, secret)]
+            self.found[finding.kind] += 1
+            end = finding.end
+        return "".join((*pieces, text[end:]))
+
+
+class Masking:
+    """Masks a text that comes in pieces, however they are cut.
+
+    It gives text on only where no secret can go on in what is still to come: it holds back some
+    hundred characters, and what stands without a blank around the cut.
+    """
+
+    def __init__(
+        self,
+        find_in: Callable[[str], list[Finding]],
+        mask: Callable[[str, Iterable[Finding]], str],
+        *,
+        held: int,
+    ) -> None:
+        self._find = find_in
+        self._mask = mask
+        self._held = held
+        self._before = ""
+        self._pending = ""
+        self._due = 2 * held
+
+    def __repr__(self) -> str:
+        return f"Masking({len(self._pending)} characters held back)"
+
+    def feed(self, piece: str) -> str:
+        """Take a piece, and give the masked text that is safe to go on.
+
+        Raises:
+            GuardFailed: a recogniser raised.
+        """
+        self._pending += piece
+        if len(self._pending) < self._due:
+            return ""
+        found = self._found()
+        cut = _end_of_word(self._pending, len(self._pending) - self._held)
+        while straddling := [f.start for f in found if f.start < cut <= f.end]:
+            cut = straddling[0]
+        given = self._cut(found, cut)
+        # Where nothing could go, twice as much comes before the next look: text without an end.
+        self._due = 2 * max(self._held, len(self._pending) if not cut else 0)
+        return given
+
+    def close(self) -> str:
+        """Give the rest.
+
+        Raises:
+            GuardFailed: a recogniser raised.
+        """
+        return self._cut(self._found(), len(self._pending))
+
+    def _found(self) -> list[Finding]:
+        """Find in what is pending, seen after what stood before it."""
+        offset = len(self._before)
+        return [
+            Finding(f.kind, max(0, f.start - offset), f.end - offset, f.score)
+            for f in self._find(self._before + self._pending)
+            if f.end > offset
+        ]
+
+    def _cut(self, found: Sequence[Finding], cut: int) -> str:
+        given = self._mask(self._pending[:cut], [f for f in found if f.end <= cut])
+        seen = self._before + self._pending[:cut]
+        self._before = seen[_end_of_word(seen, max(0, len(seen) - self._held)) :]
+        self._pending = self._pending[cut:]
+        return given
+
+
+class Restoring:
+    """Restores a text that comes in pieces: a placeholder may come in several."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._pending = ""
+
+    def __repr__(self) -> str:
+        return f"Restoring({len(self._pending)} characters held back)"
+
+    def feed(self, piece: str) -> str:
+        """Take a piece, and give the restored text that is there.
+
+        Raises:
+            ConfigError: the session is over.
+        """
+        self._pending += piece
+        opened = self._pending.rfind("[")
+        held = opened if opened >= 0 and self._vault.is_begun(self._pending[opened:]) else None
+        whole = self._pending if held is None else self._pending[:held]
+        self._pending = "" if held is None else self._pending[held:]
+        return self._vault.restore(whole)
+
+    def close(self) -> str:
+        """Give the rest: what began like a placeholder, and was none."""
+        rest, self._pending = self._pending, ""
+        return self._vault.restore(rest)
+
+
+def counted(found: Mapping[str, int]) -> str:
+    """Say how much was found, without saying what."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+
+
+def _end_of_word(text: str, place: int) -> int:
+    """Give the last place at or before one where a word ends; 0 where there is none."""
+    while place > 0 and not _ends_words(text[place - 1]):
+        place -= 1
+    return place
+
+
+def _ends_words(character: str) -> bool:
+    if character.isascii():
+        return character.isspace()
+    return character.isspace() or unicodedata.category(character) in ("Lo", "Po")

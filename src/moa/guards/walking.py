@@ -1,0 +1,122 @@
+"""Walking: every text inside a typed value, read or changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+from moa.errors import InputError
+
+Change = Callable[[str], str]
+_OPAQUE = (
+    bool,
+    type(None),
+    enum.Enum,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    SecretStr,
+    SecretBytes,
+    type,
+)
+"""What holds no text that a user wrote, or shows it to nobody."""
+_NUMBERS = (int, float, decimal.Decimal, uuid.UUID)
+
+
+def changed(value: Any, change: Change, *, strict: bool) -> Any:
+    """Change every text in a value: in models, data classes, mappings and sequences.
+
+    What doesn't change comes back as the same object. Models are copied without being validated
+    again, so that a placeholder may stand where a pattern was asked for.
+
+    Args:
+        value: Any value.
+        change: Applied to each text, keys of mappings included.
+        strict: Whether what can't be looked into, and a number that would change as a text, is an
+            error; else it is left as it is.
+
+    Raises:
+        InputError: there is such a thing, and `strict` is set.
+    """
+    return _Walk(change, strict=strict).walked(value)
+
+
+def texts_of(value: Any) -> list[str]:
+    """Give every text in a value, in order; what can't be looked into has none."""
+    found: list[str] = []
+
+    def keep(text: str) -> str:
+        found.append(text)
+        return text
+
+    changed(value, keep, strict=False)
+    return found
+
+
+class _Walk:
+    def __init__(self, change: Change, *, strict: bool) -> None:
+        self._change = change
+        self._strict = strict
+
+    def walked(self, value: Any) -> Any:
+        if isinstance(value, _OPAQUE):
+            return value
+        if isinstance(value, str):
+            return self._change(value)
+        if isinstance(value, BaseModel):
+            return self._model(value)
+        if dataclasses.is_dataclass(value):
+            return self._data_class(value)
+        if isinstance(value, Mapping):
+            return self._mapping(cast("Mapping[Any, Any]", value))
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._sequence(cast("Any", value))
+        return self._other(value)
+
+    def _model(self, value: BaseModel) -> BaseModel:
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        update = self._differing({**fields, **(value.model_extra or {})})
+        return value.model_copy(update=update) if update else value
+
+    def _data_class(self, value: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        update = self._differing({name: getattr(value, name) for name in names})
+        return dataclasses.replace(value, **update) if update else value
+
+    def _differing(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        made = {name: self.walked(inner) for name, inner in fields.items()}
+        return {name: inner for name, inner in made.items() if inner is not fields[name]}
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        made = {self.walked(key): self.walked(inner) for key, inner in value.items()}
+        same = all(key in made and made[key] is inner for key, inner in value.items())
+        return value if same else made
+
+    def _sequence(self, value: Any) -> Any:
+        made = [self.walked(inner) for inner in value]
+        if all(one is other for one, other in zip(made, value, strict=True)):
+            return value
+        kind: Any = cast("Any", type(value))
+        return kind(*made) if hasattr(kind, "_fields") else kind(made)
+
+    def _other(self, value: Any) -> Any:
+        if not self._strict:
+            return value
+        if not isinstance(value, _NUMBERS):
+            raise InputError(
+                f"a {type(value).__name__} stands in the request, and a guard can't look for "
+                "secrets in it: give it as a text, or as a pydantic model"
+            )
+        if self._change(str(value)) != str(value):
+            raise InputError(
+                f"a {type(value).__name__} in the request is a secret, and can't be replaced by a "
+                "placeholder: give it as a text"
+            )
+        return value

@@ -1,0 +1,329 @@
+"""Personal data: found with its checksums, masked, and put back, whole and in pieces."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import re
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guards.messages import Message, messages
+from moa.context import RunContext
+from moa.errors import ConfigError, GuardFailed
+from moa.guards.findings import Finding, merged
+from moa.guards.folding import views
+from moa.guards.pii import Masking, Pii
+from moa.guards.vault import Vault
+from moa.handoffs import Text
+
+MESSAGES = messages(240, seed=20)
+PART = 6
+"""Characters of a secret that are too many to be seen."""
+
+
+def pieces(text: str, length: int) -> list[str]:
+    return [text[i : i + length] for i in range(0, len(text), length)]
+
+
+def folded(text: str) -> str:
+    return views(text)[1].text if len(views(text)) > 1 else text
+
+
+def leaks(message: Message, shown: str) -> list[str]:
+    """Parts of secrets that can be read in what was shown."""
+    shown = folded(shown)
+    bare = message.text
+    for secret in message.secrets:
+        bare = bare.replace(secret, "")
+    parts = {
+        plain[i : i + PART]
+        for plain in map(folded, message.secrets)
+        for i in range(len(plain) - PART + 1)
+    }
+    return [part for part in parts if part in shown and part not in folded(bare)]
+
+
+@pytest.mark.timeout(300)
+def test_no_secret_of_240_messages_passes_and_every_one_comes_back(pii: Pii) -> None:
+    for message in MESSAGES:
+        with pii.session() as session:
+            masked = session.mask(message.text)
+            assert not leaks(message, masked), masked
+            assert session.restore(masked) == message.text
+
+
+@pytest.mark.timeout(300)
+def test_pieces_of_every_length_are_masked_like_the_whole(pii: Pii) -> None:
+    for message in MESSAGES:
+        with pii.session() as session:
+            whole = session.mask(message.text)
+        for length in range(1, len(message.text) + 1):
+            with pii.session() as session:
+                masking = session.masking()
+                given_on = [masking.feed(piece) for piece in pieces(message.text, length)]
+                assert "".join((*given_on, masking.close())) == whole
+
+
+def test_placeholders_in_pieces_of_every_length_are_put_back(pii: Pii) -> None:
+    for message in MESSAGES:
+        with pii.session() as session:
+            masked = session.mask(message.text)
+            for length in range(1, len(masked) + 1):
+                restoring = session.restoring()
+                shown = [restoring.feed(piece) for piece in pieces(masked, length)]
+                assert "".join((*shown, restoring.close())) == message.text
+
+
+def test_a_long_text_in_pieces_gives_on_what_is_safe_before_its_end() -> None:
+    text = " ".join(f"{word} order A-{number:06d} is late." for number, word in _words(120))
+    pii = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
+    with pii.session() as session:
+        whole = session.mask(text)
+    for length in (1, 7, 50, 1000):
+        with pii.session() as session:
+            masking = session.masking()
+            given_on = [masking.feed(piece) for piece in pieces(text, length)]
+            assert "".join(given_on), "it would wait for the end"
+            assert not re.search(r"A-[0-9]", "".join(given_on))
+            assert "".join((*given_on, masking.close())) == whole
+
+
+def _words(count: int) -> Iterator[tuple[int, str]]:
+    return ((number, "Hello,") for number in range(count))
+
+
+@given(
+    st.lists(st.sampled_from(["A-123456", "A-9", "see", "(A-777777)", "\n", "x" * 90, "東京"])),
+    st.integers(1, 60),
+    st.sampled_from([" ", ""]),
+)
+@settings(max_examples=200, deadline=None)
+def test_however_a_text_is_cut_it_is_masked_the_same(
+    words: list[str], length: int, between: str
+) -> None:
+    text = between.join(words)
+    pii = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
+    with pii.session() as session:
+        whole = session.mask(text)
+    with pii.session() as session:
+        masking = session.masking()
+        masking._held, masking._due = 24, 48  # pyright: ignore[reportPrivateUsage]
+        given_on = [masking.feed(piece) for piece in pieces(text, length)]
+        assert "".join((*given_on, masking.close())) == whole
+
+
+@pytest.mark.timeout(300)
+def test_real_recognisers_mask_a_long_stream(pii: Pii) -> None:
+    text = "\n".join(message.text for message in MESSAGES[:40])
+    with pii.session() as session:
+        masking = session.masking()
+        shown = [masking.feed(piece) for piece in pieces(text, 700)]
+        whole = "".join((*shown, masking.close()))
+        everything = Message(text, tuple(s for m in MESSAGES[:40] for s in m.secrets))
+        assert not leaks(everything, whole)
+        assert session.restore(whole) == text
+
+
+def test_the_same_secret_has_the_same_placeholder(pii: Pii) -> None:
+    with pii.session() as session:
+        first = session.mask("Write to jane@example.org or ole@example.org.")
+        second = session.mask("I said jane@example.org!")
+    assert first == "Write to [EMAIL_1] or [EMAIL_2]."
+    assert second == "I said [EMAIL_1]!"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Card 4111 1111 1111 1112 is no card.",  # the check digit is wrong
+        "IBAN DE88 3704 0044 0532 0130 00 is none.",
+        "The film was great.by the way, see 3.5 of 10.",
+        "Order 1182 from 2026-11-25, 3 items at 19.99.",
+    ],
+)
+def test_what_only_looks_like_personal_data_stays(pii: Pii, text: str) -> None:
+    with pii.session() as session:
+        assert "[CARD" not in session.mask(text)
+        assert "[IBAN" not in session.mask(text)
+        assert "[URL" not in session.mask(text)
+
+
+def test_a_weak_number_counts_where_a_word_before_it_speaks_for_it(pii: Pii) -> None:
+    kinds = [finding.kind for finding in pii.find("My social security: 536221234")]
+    assert kinds == ["US_SSN"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "4\u200b111 1111 1111 1111",
+        "\uff14\uff11\uff11\uff11 1111 1111 1111",
+        "4111\u20111111\u20111111\u20111111",
+        "\u0664\u0661\u0661\u0661 1111 1111 1111",
+        "4111\u00a01111\u202f1111\u20091111",
+        "卡号4111111111111111。",
+        "IBAN\u200bDE89370400440532013000",
+        "de89 3704 0044 0532 0130 00",
+        "jane\u00ad@example.org",
+        "jane\uff20example.org",
+    ],
+)
+def test_a_secret_written_oddly_is_found_and_comes_back_as_written(pii: Pii, written: str) -> None:
+    with pii.session() as session:
+        masked = session.mask(f"Here: {written}")
+        assert not re.search(r"\d{4}|example", folded(masked)), masked
+        assert session.restore(masked) == f"Here: {written}"
+
+
+def test_a_placeholder_in_the_text_is_not_taken_for_ours(pii: Pii) -> None:
+    text = "[EMAIL_1] is what your template says, and jane@example.org is me. [EMAIL_2]?"
+    with pii.session() as session:
+        masked = session.mask(text)
+        assert masked.count("[EMAIL_1]") == 1
+        assert session.restore(masked) == text
+        assert session.restore("[EMAIL_1] and [EMAIL_2]") == "jane@example.org and [EMAIL_2]"
+
+
+def test_a_placeholder_that_comes_later_in_a_stream_is_not_taken_for_ours(pii: Pii) -> None:
+    with pii.session() as session:
+        first = session.mask("I am jane@example.org. ")
+        second = session.mask("Your mail says [EMAIL_1].")
+        assert first + second == "I am [EMAIL_1]. Your mail says [QUOTED_1]."
+        assert session.restore(second) == "Your mail says [EMAIL_1]."
+
+
+def test_placeholders_that_are_nobodys_stay() -> None:
+    with Pii(recognizers=[]).session() as session:
+        assert session.restore("[EMAIL_7] and [1]") == "[EMAIL_7] and [1]"
+        restoring = session.restoring()
+        assert restoring.feed("[EMAIL") + restoring.feed("_7") + restoring.close() == "[EMAIL_7"
+
+
+def test_own_patterns_and_a_deny_list_are_masked() -> None:
+    pii = Pii(recognizers=[], patterns={"ORDER": r"\bA-\d{4}\b"}, deny=["Project  Falcon", "東京"])
+    with pii.session() as session:
+        masked = session.mask("project\nfalcon, falconry, A-1234, 東京都, Project Falconer")
+    assert masked == "[PRIVATE_1], falconry, [ORDER_1], [PRIVATE_2]都, Project Falconer"
+
+
+def test_kinds_can_be_left_alone(pii: Pii) -> None:
+    quiet = Pii(recognizers=pii.recognizers, ignore=["URL"])
+    with quiet.session() as session:
+        masked = session.mask("https://shop.example.org/x by jane@example.org")
+    assert masked == "https://shop.example.org/x by [EMAIL_1]"
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8), st.sampled_from([0.4, 0.6, 1.0]))))
+def test_of_findings_that_overlap_nothing_is_left_over(spans: list[tuple[int, int, float]]) -> None:
+    found = [Finding(f"K{i}", s, s + n, score) for i, (s, n, score) in enumerate(spans)]
+    made = merged(found)
+    assert {i for f in found for i in range(f.start, f.end)} == {
+        i for f in made for i in range(f.start, f.end)
+    }
+    assert all(one.end <= other.start for one, other in pairwise(made))
+
+
+def test_of_findings_that_overlap_the_surest_names_it_then_the_longest() -> None:
+    sure, long, short = Finding("A", 4, 8, 1.0), Finding("B", 0, 9, 0.6), Finding("C", 2, 5, 0.6)
+    assert merged([long, sure, short]) == [Finding("A", 0, 9, 1.0)]
+    assert merged([short, long]) == [Finding("B", 0, 9, 0.6)]
+
+
+@dataclass
+class Broken:
+    """A recogniser that fails, and tells everybody what it read."""
+
+    name: str = "broken"
+
+    def find(self, text: str, /) -> Iterator[Finding]:
+        raise ValueError(f"can't read {text}")
+
+
+def test_a_recogniser_that_raises_stops_everything_and_tells_nothing() -> None:
+    pii = Pii(recognizers=[Broken()])
+    secret = "4111".join(("my card is ", " 1111 1111 1111"))
+    failing = pytest.raises(GuardFailed, match="'broken' raised ValueError")
+    with failing as caught, pii.session() as session:
+        session.mask(secret)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "4111" not in told + repr(caught.value) + str(caught.value.__context__)
+
+
+def test_a_pattern_that_runs_out_of_time_stops_everything(
+    pii: Pii, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presidio_analyzer.pattern_recognizer.REGEX_TIMEOUT_SECONDS", 1e-9)
+    with pytest.raises(GuardFailed, match="TimeoutError"):
+        pii.find("4 " * 3000 + "never seen before")
+
+
+def test_presidio_logs_nothing_of_a_text(pii: Pii, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    pii.find("IBAN DE89 3704 0044 0532 0130 00 and AA00 ÄÄÄÄ 1111 2222 3333")
+    assert "3704" not in caplog.text
+    assert "1111" not in caplog.text
+
+
+def test_a_vault_shows_nothing_and_ends_with_its_session(pii: Pii) -> None:
+    with pii.session() as session:
+        session.mask("jane@example.org")
+        assert "jane" not in repr(session) + repr(vars(session)) + str(vars(session))
+    with pytest.raises(ConfigError, match="its request is over"):
+        session.restore("[EMAIL_1]")
+    with pytest.raises(ConfigError, match="its request is over"):
+        session.mask("jane@example.org")
+
+
+def test_a_vault_can_be_neither_copied_nor_pickled() -> None:
+    vault = Vault()
+    vault.placeholder("EMAIL", "jane@example.org")
+    assert repr(vault) == "Vault(1 kept)"
+    for take in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="can't be copied"):
+            take(vault)
+
+
+async def test_as_a_node_it_masks_for_good_and_counts(pii: Pii) -> None:
+    context = RunContext()
+    result = await pii.run(Text(text="jane@example.org, 10.1.22.33", language="en"), context)
+    assert result.output.text == "[EMAIL_1], [IP_1]"
+    assert result.output.found == {"EMAIL": 1, "IP": 1}
+    assert result.output.language == "en"
+    assert [note.text for note in result.trace] == ["masked 1 EMAIL, 1 IP"]
+
+
+async def test_a_long_text_is_read_beside_the_event_loop() -> None:
+    pii = Pii(recognizers=[], deny=["Falcon"])
+    result = await pii.run("Falcon " * 2000)
+    assert "Falcon" not in result.output.text
+    assert result.output.found == {"PRIVATE": 2000}
+
+
+def test_masking_shows_nothing_of_what_it_holds_back(pii: Pii) -> None:
+    with pii.session() as session:
+        masking: Masking = session.masking()
+        masking.feed("jane@example.org")
+        assert "jane" not in repr(masking)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"patterns": {"order": "x"}}, "capitals"),
+        ({"patterns": {"ORDER": "("}}, "no regular expression"),
+        ({"deny": [" "]}, "none of them empty"),
+        ({"deny": "Falcon"}, "lists of texts"),
+        ({"threshold": 0.0}, "threshold=0.0"),
+    ],
+)
+def test_what_is_not_valid_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Pii(recognizers=[], **wrong)  # pyright: ignore[reportArgumentType]
