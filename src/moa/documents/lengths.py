@@ -60,3 +60,10 @@ class Length(BaseModel):
         while len(kept) > 1 and self.too_long(" ".join(map(text_of, kept))):
             kept.pop()
         return kept
+
+    def cut(self, text: str) -> str:
+        """Cut a text that is too long at the end of a sentence; its first sentence always stays."""
+        ends = [start + len(sentence) for start, sentence in sentences(text)]
+        while len(ends) > 1 and self.too_long(text[: ends[-1]]):
+            ends.pop()
+        return text[: ends[-1]] if ends else text

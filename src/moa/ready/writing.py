@@ -10,6 +10,7 @@ from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.summarize import summarize
+from moa.graphs.write import write
 from moa.ready.entry import AnyNode, Ready
 from moa.tiers import Endpoints
 
@@ -93,6 +94,30 @@ def _brainstorm(endpoints: Endpoints, settings: BrainstormSettings) -> AnyNode:
     )
 
 
+class WriteSettings(BaseModel):
+    """`[graphs.write]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    llm: str | None = None
+    """Endpoint that outlines and edits; `None`: the default large model."""
+    writers: list[str] = Field(default_factory=list[str])
+    """Endpoints that write the sections, in turn; none: the one that outlines."""
+    words: int = Field(default=600, gt=0)
+    """Of the whole text, about."""
+    sections: int | None = Field(default=None, gt=0)
+    """Most sections; `None`: one for each 100 words, from 2 to 8."""
+
+
+def _write(endpoints: Endpoints, settings: WriteSettings) -> AnyNode:
+    return write(
+        endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
+        words=settings.words,
+        sections=settings.sections,
+        writers=[endpoints.named(name) for name in settings.writers],
+    )
+
+
 def _encoder(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
@@ -108,4 +133,5 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 READY: dict[str, Ready[Any]] = {
     "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
+    "write": Ready("an article: outline, sections, one voice", WriteSettings, _write),
 }
