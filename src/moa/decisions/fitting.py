@@ -66,8 +66,11 @@ def agreement(readings: Floats) -> float:
 
 
 def class_prior(labels: Ints, options: int) -> Floats:
-    """How frequent each option is, by the labels and one more of each."""
-    counts = np.bincount(labels, minlength=options) + 1.0
+    """How frequent each option is, by the labels and half as many more of each as options.
+
+    The more options there are, the less a few labels tell of how frequent each is.
+    """
+    counts = np.bincount(labels, minlength=options) + options / 2
     return counts / counts.sum()
 
 
