@@ -8,7 +8,16 @@ from typing import Any
 
 from moa.config import checked, nearest
 from moa.errors import ConfigError
-from moa.ready import agents, conversations, labelling, reasoning, routing, shadowing, writing
+from moa.ready import (
+    agents,
+    conversations,
+    labelling,
+    reasoning,
+    routing,
+    sampling,
+    shadowing,
+    writing,
+)
 from moa.ready.entry import AnyNode, Ready
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
@@ -21,6 +30,7 @@ READY: dict[str, Ready[Any]] = {
     **labelling.READY,
     **reasoning.READY,
     **routing.READY,
+    **sampling.READY,
     **shadowing.READY,
     **writing.READY,
 }
