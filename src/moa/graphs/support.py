@@ -23,7 +23,6 @@ from moa.graphs.builder import Graph
 from moa.graphs.built import BuiltGraph
 from moa.graphs.shop import (
     CORRECTIONS,
-    INJECTION_EXAMPLES,
     INSTRUCTIONS,
     INTENTS,
     OTHERS,
@@ -32,6 +31,7 @@ from moa.graphs.shop import (
     SupportSettings,
 )
 from moa.graphs.skipped import Skipped
+from moa.guards.injection import EXAMPLES as INJECTION_EXAMPLES
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 

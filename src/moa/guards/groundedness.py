@@ -1,0 +1,92 @@
+"""Groundedness: stops an answer with sentences that its passages don't hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
+
+from pydantic import Field
+
+from moa.acceptance import Policy, all_of
+from moa.acceptance.verifiers import Grounded
+from moa.agents.boundary import Limits, TypedNode
+from moa.agents.filter import Verdict
+from moa.context import RunContext
+from moa.documents.sentences import sentences
+from moa.errors import ConfigError
+from moa.guards import Exchange
+from moa.guards.walking import texts_of
+
+
+class GroundedVerdict(Verdict):
+    """Whether an answer rests on its passages."""
+
+    ungrounded: tuple[int, ...] = Field(default=())
+    """Numbers of the sentences that don't, from 0."""
+    sentences: int = 0
+    """Of how many."""
+
+
+class Groundedness(TypedNode[Exchange, GroundedVerdict]):
+    """Looks every sentence of an answer up in passages; stands after a node.
+
+    By default by its words and numbers, which sees what was made up, not what was put together
+    wrongly, and only in the language of the passages. `policy` asks who you say instead, such as
+    `Plausible` with a deciding node.
+
+    Args:
+        passages: Finds them in the request and the output: `lambda request, output: [...]`;
+            `None`: every text of the request.
+        policy: Judges a sentence, the passages being the request; `None`: `Grounded(least=0.5)`.
+        most: Share of the sentences that may be without ground, 0 to 1.
+        limits: See `Limits`.
+
+    Raises:
+        ConfigError: the share is not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        passages: Callable[[Any, Any], Sequence[str]] | None = None,
+        policy: Policy | None = None,
+        most: float = 0.0,
+        **limits: Unpack[Limits],
+    ) -> None:
+        if not 0 <= most < 1:
+            raise ConfigError(f"most={most}, but a share of sentences lies between 0 and 1")
+        super().__init__(**limits)
+        self._passages = passages or _texts_of_the_request
+        self._policy = policy or Grounded(least=0.5)
+        self.most = most
+
+    async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
+        """Look up sentence by sentence, side by side; an empty answer has nothing to look up.
+
+        Raises:
+            MoaError: the policy asked a model, and that failed.
+        """
+        text = "\n".join(texts_of(request.output))
+        passages = "\n\n".join(self._passages(request.request, request.output))
+        found = [sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))]
+        judged = await all_of(self._policy.judge(passages, one, context) for one in found)
+        bad = tuple(i for i, judgement in enumerate(judged) if not judgement.accepted)
+        kept = len(bad) <= self.most * len(found)
+        reason = f"{len(bad)} of {len(found)} sentences are not in the passages"
+        if bad:
+            reason += f"; the first is number {bad[0] + 1}: {judged[bad[0]].reasons[-1]}"
+        if not kept:
+            context.note("dropped", reason)
+        return GroundedVerdict(
+            kept=kept,
+            reason=reason,
+            confidence=None,
+            met=not kept,
+            ungrounded=bad,
+            sentences=len(found),
+        )
+
+
+def _texts_of_the_request(request: Any, output: Any) -> Sequence[str]:
+    del output
+    return texts_of(request)
