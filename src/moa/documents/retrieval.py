@@ -99,14 +99,12 @@ def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
         rankings: The best first in each.
         top_k: Most passages to give.
     """
-    scores: dict[str, float] = {}
-    by_id: dict[str, Passage] = {}
+    scores: dict[Passage, float] = {}
     for ranking in rankings:
         for rank, passage in enumerate(ranking.passages, 1):
-            by_id.setdefault(passage.id, passage)
-            scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (_RANK + rank)
+            scores[passage] = scores.get(passage, 0.0) + 1 / (_RANK + rank)
     order = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
-    return Passages(passages=tuple(by_id[each] for each in order))
+    return Passages(passages=tuple(order))
 
 
 def searched(passage: Passage) -> str:

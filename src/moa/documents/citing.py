@@ -1,0 +1,111 @@
+"""Citing: passages with numbers in a prompt, and the numbers that an answer cites them by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.agents.prompts import block
+from moa.documents import Passage
+from moa.documents.sentences import sentences
+
+_CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
+_PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
+_BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
+
+
+class Citation(BaseModel):
+    """A number in an answer, and the passage that it stands for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    passage: Passage
+
+
+class Statement(NamedTuple):
+    """A sentence of an answer."""
+
+    text: str
+    """Without its citations."""
+    numbers: tuple[int, ...]
+    """The passages that it cites; they count from 1."""
+
+
+class Cited(NamedTuple):
+    """An answer whose citations were checked."""
+
+    text: str
+    """The answer, without citations of what was not given."""
+    citations: tuple[Citation, ...]
+    """Each passage that it cites, once, in the order of their numbers."""
+    unknown: tuple[int, ...]
+    """Numbers that no passage has."""
+
+
+def listed(passages: Sequence[Passage]) -> str:
+    """Write passages for a prompt, each as data, under the number that it is cited by.
+
+    Numbers in brackets inside a passage are put in parentheses, so that none of them can pass for
+    a citation.
+    """
+    shown = [unbracketed(f"{passage.source}\n{passage.text}") for passage in passages]
+    return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(shown, 1))
+
+
+def unbracketed(text: str) -> str:
+    """Put numbers that stand in brackets, as footnotes do, in parentheses."""
+    return _BRACKETS.sub(r"(\1)", text)
+
+
+def cited(answer: str, passages: Sequence[Passage]) -> Cited:
+    """Check the citations of an answer: those of passages that were not given are taken out.
+
+    Args:
+        answer: Cites by `[1]`, `[1, 2]` or `[1-3]`.
+        passages: Those that were given, in the order of their numbers.
+    """
+    found: set[int] = set()
+
+    def kept(match: re.Match[str]) -> str:
+        numbers = _numbers(match[1])
+        found.update(numbers)
+        known = [number for number in numbers if 0 < number <= len(passages)]
+        blank = " " if match[0][0].isspace() else ""
+        return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
+
+    text = _CITATION.sub(kept, answer)
+    known = sorted(number for number in found if 0 < number <= len(passages))
+    return Cited(
+        text=text,
+        citations=tuple(Citation(number=n, passage=passages[n - 1]) for n in known),
+        unknown=tuple(sorted(found.difference(known))),
+    )
+
+
+def statements(answer: str) -> list[Statement]:
+    """Split an answer into its sentences, each with the numbers that it cites.
+
+    What holds no letter and no digit beside its citations, such as a rule, is none.
+    """
+    found: list[Statement] = []
+    for _, sentence in sentences(answer):
+        numbers = sorted({n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])})
+        text = _CITATION.sub("", sentence).strip()
+        if any(map(str.isalnum, text)):
+            found.append(Statement(text, tuple(numbers)))
+    return found
+
+
+def _numbers(inside: str) -> list[int]:
+    """Read `1, 3-5`. A range counts as its two ends where it runs backwards or over 50 numbers."""
+    found: list[int] = []
+    for match in _PART.finditer(inside):
+        first = int(match[1])
+        last = int(match[2] or first)
+        within = 0 <= last - first <= 50
+        found += range(first, last + 1) if within else (first, last)
+    return found

@@ -1,0 +1,238 @@
+"""The index: kept on disk, brought up to date, and shared by processes."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from moa.context import RunContext
+from moa.documents import Passage
+from moa.documents.bm25 import BM25
+from moa.documents.index import Index
+from moa.documents.indexed import Indexed
+from moa.documents.loading import Step
+from moa.errors import BudgetExceeded, ConfigError
+from moa.testing import ScriptedEndpoint
+from moa.usage import Budget
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "docs"
+    made.mkdir()
+    (made / "a.txt").write_text("Foxes jump over dogs.")
+    (made / "b.txt").write_text("Cats sleep on sofas.")
+    return made
+
+
+def texts(index: Index) -> list[str]:
+    return [passage.text for passage in index.passages()]
+
+
+def test_only_what_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    assert index.update(folder).added == ("a.txt", "b.txt")
+    (folder / "b.txt").write_text("Cats sleep all day.")
+    (folder / "c.txt").write_text("Birds sing.")
+    (folder / "a.txt").touch()
+    changes = Index(tmp_path / "kept").update(folder)
+    assert (changes.added, changes.changed, changes.kept) == (("c.txt",), ("b.txt",), ("a.txt",))
+    assert texts(index) == ["Foxes jump over dogs.", "Cats sleep all day.", "Birds sing."]
+
+
+def test_what_was_removed_is_forgotten(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (folder / "a.txt").unlink()
+    assert index.update(folder).removed == ("a.txt",)
+    assert texts(index) == ["Cats sleep on sofas."]
+
+
+def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (folder / "a.txt").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
+    changes = index.update(folder)
+    assert [unread.file for unread in changes.unread] == ["a.txt"]
+    assert changes.removed == ()
+    assert "Foxes jump over dogs." in texts(index)
+
+
+def test_a_folder_that_is_gone_empties_nothing(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        index.update(folder)
+    assert len(texts(index)) == 2
+
+
+def test_another_length_of_passages_splits_all_files_again(folder: Path, tmp_path: Path) -> None:
+    Index(tmp_path / "kept").update(folder)
+    changes = Index(tmp_path / "kept", max_tokens=3).update(folder)
+    assert changes.changed == ("a.txt", "b.txt")
+    assert len(texts(Index(tmp_path / "kept"))) > 2
+
+
+def test_an_update_that_breaks_off_spoils_nothing(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (folder / "a.txt").write_text("Foxes sleep.")
+
+    def stop(step: Step) -> None:
+        if step.file == "b.txt":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.update(folder, progress=stop)
+    assert texts(index) == ["Foxes jump over dogs.", "Cats sleep on sofas."]
+    assert index.update(folder).changed == ("a.txt",)
+
+
+def test_an_index_in_memory_is_brought_up_to_date_too(folder: Path) -> None:
+    index = Index()
+    assert index.update(folder).added == ("a.txt", "b.txt")
+    assert index.update(folder).kept == ("a.txt", "b.txt")
+    assert len(index.passages()) == 2
+
+
+def test_a_broken_index_is_told(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    assert index.path is not None
+    index.path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(ConfigError, match=r"documents.sqlite is broken \(.*delete it"):
+        index.update(folder)
+
+
+def test_an_index_of_another_version_is_told(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    assert index.path is not None
+    connection = sqlite3.connect(index.path)
+    connection.execute("pragma user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigError, match="no index of this version"):
+        index.passages()
+
+
+def test_an_index_where_nothing_can_be_written_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="can't be kept there"):
+        Index(tmp_path / "file").update(folder)
+
+
+def _update(kept: Path, folder: Path) -> None:
+    for _ in range(3):
+        Index(kept).update(folder)
+
+
+def test_processes_that_write_at_once_spoil_nothing(folder: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"Text number {number}.")
+    spawn = multiprocessing.get_context("fork")
+    started = [spawn.Process(target=_update, args=(tmp_path / "kept", folder)) for _ in range(4)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * 4
+    assert len(texts(Index(tmp_path / "kept"))) == 22
+
+
+async def test_vectors_are_made_once(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    context = RunContext()
+    first = await index.vectors(index.passages(), ScriptedEndpoint(), context)
+    again = await Index(tmp_path / "kept").vectors(index.passages(), ScriptedEndpoint(), context)
+    assert [list(vector) for vector in first] == [list(vector) for vector in again]
+    assert context.usage.total.calls == 1
+    (folder / "a.txt").write_text("Foxes sleep.")
+    index.update(folder)
+    await index.vectors(index.passages(), ScriptedEndpoint(), context)
+    assert context.usage.total.calls == 2
+
+
+async def test_a_vector_of_a_passage_that_changed_meanwhile_is_not_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    before = index.passages()
+    (folder / "a.txt").write_text("Foxes sleep.")
+    index.update(folder)
+    await index.vectors(before, ScriptedEndpoint())
+    context = RunContext()
+    await index.vectors(index.passages(), ScriptedEndpoint(), context)
+    assert context.usage.total.calls == 1
+
+
+async def test_the_first_search_reads_the_files_and_names_what_it_could_not_read(
+    folder: Path,
+) -> None:
+    (folder / "c.pdf").write_bytes(b"")
+    retriever = Indexed(folder)
+    for _ in range(2):
+        result = await retriever.run("sofas")
+        assert [passage.text for passage in result.output.passages] == ["Cats sleep on sofas."]
+        assert [note.text for note in result.trace] == ["not read: c.pdf is empty"]
+
+
+async def test_searches_that_begin_together_read_once(folder: Path) -> None:
+    endpoint = ScriptedEndpoint()
+    retriever = Indexed(folder, endpoint=endpoint)
+    results = await asyncio.gather(*(retriever.run("sofas") for _ in range(3)))
+    assert sum(result.usage.total.calls for result in results) == 4  # one for all, one a query
+
+
+async def test_a_refresh_finds_what_was_added_since(folder: Path) -> None:
+    retriever = Indexed(folder)
+    await retriever.run("sofas")
+    (folder / "c.txt").write_text("Birds sing.")
+    assert not (await retriever.run("birds")).output.passages
+    assert (await retriever.refresh()).added == ("c.txt",)
+    assert (await retriever.run("birds")).output.passages
+
+
+async def test_without_its_vectors_passages_are_found_by_words(folder: Path) -> None:
+    retriever = Indexed(folder, endpoint=ScriptedEndpoint())
+    result = await retriever.run("sofas", RunContext(budget=Budget(calls=0)))
+    assert [passage.text for passage in result.output.passages] == ["Cats sleep on sofas."]
+    assert [note.kind for note in result.trace] == ["degraded"]
+    with pytest.raises(BudgetExceeded):
+        await Indexed(folder, endpoint=ScriptedEndpoint()).index.vectors(
+            _read(folder), ScriptedEndpoint(), RunContext(budget=Budget(calls=0))
+        )
+    assert (await retriever.run("sofas")).usage.total.calls == 2
+
+
+def _read(folder: Path) -> tuple[Passage, ...]:
+    index = Index()
+    index.update(folder)
+    return index.passages()
+
+
+async def test_an_index_that_was_made_elsewhere_is_searched_as_it_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    Index(tmp_path / "kept").update(folder)
+    retriever = Indexed(None, Index(tmp_path / "kept"))
+    assert len((await retriever.run("sofas")).output.passages) == 1
+    with pytest.raises(ConfigError, match=r"nothing to search in no documents: name the files"):
+        await Indexed(None).run("sofas")
+
+
+async def test_nothing_to_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"nothing to search in .*: a.pdf is empty"):
+        await Indexed(tmp_path).run("sofas")
+
+
+def test_by_words_is_what_an_index_without_an_endpoint_is_searched(folder: Path) -> None:
+    assert Indexed(folder, by_words=False).by_words
+    assert BM25([]).passages == ()
