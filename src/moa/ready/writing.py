@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
+from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
 from moa.graphs.brainstorm import PERSONAS, brainstorm
+from moa.graphs.recommend import recommend
 from moa.graphs.summarize import summarize
 from moa.graphs.write import write
-from moa.ready.entry import AnyNode, Ready
+from moa.ready.entry import AnyNode, Ready, beside
+from moa.ready.shelves import items_of
 from moa.tiers import Endpoints
 
 
@@ -118,6 +122,37 @@ def _write(endpoints: Endpoints, settings: WriteSettings) -> AnyNode:
     )
 
 
+class RecommendSettings(TwoModels):
+    """`[graphs.recommend]`."""
+
+    catalogue: Path | None = None
+    """File of the items, `.jsonl` or `.csv`, beside `moa.toml`; each has an `id` and a `text`, and
+    may have a `title` and further columns."""
+    candidates: int = Field(default=20, gt=0)
+    """Most items that the small model scores."""
+    shown: int = Field(default=3, gt=0)
+    """Most items that are given."""
+    least: float = Field(default=0.34, ge=0, le=1)
+    """Score under which an item is left out."""
+    encoder: str | None = None
+    """Endpoint that turns items into vectors; `None`: the built-in one, where it is installed."""
+
+
+def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
+    slm, llm = _models(endpoints, settings)
+    built_in = None if missing_for_sentences() else SentenceEncoder()
+    file = settings.catalogue and beside(endpoints, settings.catalogue)
+    return recommend(
+        slm,
+        llm,
+        items_of(file) if file else [],
+        encoder=_encoder(endpoints, settings.encoder) or built_in,
+        candidates=settings.candidates,
+        shown=settings.shown,
+        least=settings.least,
+    )
+
+
 def _encoder(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
@@ -132,6 +167,7 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 
 READY: dict[str, Ready[Any]] = {
     "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
+    "recommend": Ready("what of a catalogue suits somebody", RecommendSettings, _recommend),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
     "write": Ready("an article: outline, sections, one voice", WriteSettings, _write),
 }

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moa.context import RunContext
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.built import BuiltGraph
+from moa.graphs.items import Interests, Item
+from moa.graphs.recommend import Recommendations, recommend
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.node import Result
+from moa.ready.shelves import items_of
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.usage import Budget
+
+from .encoder import WordEncoder
+
+CATALOGUE = [
+    Item(id="1", title="Parka", text="A warm jacket for cold winters."),
+    Item(id="2", title="Windbreaker", text="A light jacket for rain and wind."),
+    Item(id="3", title="Wool hat", text="A warm hat, knitted."),
+    Item(id="4", title="Sandals", text="Open shoes for the beach."),
+    Item.model_validate(
+        {"id": "5", "title": "Down vest", "text": "Warm, no sleeves.", "price": 90}
+    ),
+]
+
+
+def _suits(state: str) -> Step:
+    item = state.split("The item:")[1]
+    return {"suits": {"very well": 1.0} if "jacket" in item else {"a little": 1.0}}
+
+
+def reasons(*numbers: int) -> str:
+    return json.dumps({"reasons": [{"item": n, "reason": f"Reason {n}."} for n in numbers]})
+
+
+def shop(
+    llm: ScriptedEndpoint | SimulatedEndpoint,
+    *,
+    catalogue: Sequence[Item] = CATALOGUE,
+    slm: SimulatedEndpoint | None = None,
+    encoder: WordEncoder | None = None,
+    shown: int = 2,
+    least: float = 0.2,
+) -> BuiltGraph[Interests, Recommendations]:
+    slm = slm or SimulatedEndpoint(name="small", rule=_suits)
+    return recommend(slm, llm, catalogue, encoder=encoder, shown=shown, least=least)
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def notes(result: Result[Recommendations], kind: str) -> list[str]:
+    return [note.text for note in result.trace if note.kind == kind]
+
+
+def ids(result: Result[Recommendations]) -> list[str]:
+    return [each.item.id for each in result.output.items]
+
+
+async def test_what_suits_best_is_shown_with_its_reason() -> None:
+    result = await shop(large(reasons(1, 2))).run(Interests(text="a warm jacket"))
+    assert ids(result) == ["1", "2"]
+    assert [each.reason for each in result.output.items] == ["Reason 1.", "Reason 2."]
+    assert result.output.text == "- Parka: Reason 1.\n- Windbreaker: Reason 2."
+
+
+async def test_what_was_had_is_not_recommended_by_id_or_title() -> None:
+    request = Interests(text="a warm jacket", history=("1", "windbreaker"))
+    result = await shop(large(reasons(1, 2))).run(request)
+    assert not {"1", "2"} & set(ids(result))
+
+
+async def test_a_history_alone_finds_what_is_like_it() -> None:
+    result = await shop(large(reasons(1, 2)), least=0.0).run(Interests(history=("1",)))
+    assert "2" in ids(result)
+    assert "1" not in ids(result)
+
+
+async def test_what_suits_too_little_is_left_out() -> None:
+    result = await shop(large(reasons(1)), least=0.5).run(Interests(text="parka, hat"))
+    assert "3" not in ids(result)
+    assert "suit too little" in notes(result, "dropped")[0]
+
+
+async def test_items_are_found_by_meaning_where_there_is_an_encoder() -> None:
+    words = WordEncoder(name="words", words=("beach", "shoes"))
+    alike = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"well": 1.0}})
+    graph = shop(large(reasons(1)), slm=alike, encoder=words, shown=1)
+    result = await graph.run(Interests(text="Shoes?"))
+    assert ids(result) == ["4"]
+
+
+async def test_without_vectors_items_are_found_by_words_and_the_next_run_tries_again() -> None:
+    words = WordEncoder(
+        name="words", words=("jacket",), failure=EndpointUnavailable("down", endpoint="words")
+    )
+    graph = shop(large(reasons(1, 2), reasons(1, 2)), encoder=words)
+    first = await graph.run(Interests(text="jacket"))
+    assert "items are found by words alone" in notes(first, "degraded")[0]
+    words.failure = None
+    assert notes(await graph.run(Interests(text="jacket")), "degraded") == []
+
+
+async def test_reasons_for_what_was_not_given_are_asked_for_again() -> None:
+    result = await shop(large(reasons(1, 7), reasons(1, 2))).run(Interests(text="a jacket"))
+    assert [each.reason for each in result.output.items] == ["Reason 1.", "Reason 2."]
+    assert "it has reasons for items [1, 7]" in notes(result, "repaired")[0]
+
+
+async def test_without_the_large_model_items_are_shown_without_reasons() -> None:
+    llm = large(EndpointUnavailable("down", endpoint="large"))
+    result = await shop(llm).run(Interests(text="a warm jacket"))
+    assert [each.reason for each in result.output.items] == ["", ""]
+    assert result.output.text == "- Parka\n- Windbreaker"
+
+
+async def test_a_model_too_small_to_write_is_not_asked_for_reasons() -> None:
+    (model,) = TOO_SMALL_TO_WRITE
+    tiny = SimulatedEndpoint(name="tiny", model=model)
+    result = await shop(tiny).run(Interests(text="a warm jacket"))
+    assert tiny.prompts == []
+    assert "too small to write" in notes(result, "degraded")[0]
+
+
+async def test_without_scores_items_are_shown_in_the_order_they_were_found() -> None:
+    slm = SimulatedEndpoint(
+        name="small", rule=lambda _: EndpointUnavailable("down", endpoint="small")
+    )
+    result = await shop(large(reasons(1, 2)), slm=slm).run(Interests(text="a warm jacket"))
+    assert ids(result)[0] == "1"
+    assert [each.score for each in result.output.items] == [None, None]
+
+
+async def test_nothing_known_of_the_person_shows_the_first_items_and_says_so() -> None:
+    result = await shop(large(reasons(1, 2))).run(Interests())
+    assert ids(result) == ["1", "2"]
+    assert "nothing is known" in notes(result, "degraded")[0]
+
+
+async def test_nothing_near_to_what_is_wanted_is_no_error() -> None:
+    result = await shop(large()).run(Interests(text="zebra"))
+    assert result.output.items == ()
+    assert "nothing in the catalogue" in notes(result, "skipped")[0]
+
+
+async def test_an_empty_catalogue_is_an_error_with_a_word_on_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="the catalogue is empty: name a file"):
+        await shop(large(), catalogue=[]).run(Interests(text="x"))
+
+
+async def test_a_budget_without_calls_still_recommends() -> None:
+    context = RunContext(budget=Budget(calls=0))
+    result = await shop(large()).run(Interests(text="a warm jacket"), context)
+    assert ids(result)[0] == "1"
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.text(alphabet="warm jacket hat beach", max_size=20),
+    st.lists(st.sampled_from([*"12345", "Parka", "sandals", "nothing", ""]), max_size=6),
+)
+async def test_nothing_is_recommended_that_was_had_or_is_not_there(
+    text: str, history: list[str]
+) -> None:
+    down = SimulatedEndpoint(
+        name="large", tier="llm", rule=lambda _: EndpointUnavailable("down", endpoint="large")
+    )
+    graph = shop(down, shown=5, least=0.0)
+    result = await graph.run(Interests(text=text, history=tuple(history)))
+    shown = ids(result)
+    assert set(shown) <= {item.id for item in CATALOGUE}
+    assert len(set(shown)) == len(shown)
+    had = {name.casefold() for name in history}
+    assert not any({i.item.id, (i.item.title or "").casefold()} & had for i in result.output.items)
+
+
+def test_two_items_of_one_id_are_refused() -> None:
+    with pytest.raises(ConfigError, match="each item needs an id of its own"):
+        shop(large(), catalogue=[CATALOGUE[0], CATALOGUE[0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a.jsonl", '{"id": 7, "text": "Shoes.", "price": 3}\n\n'),
+        ("a.csv", "id,text,price\n7,Shoes.,3\n"),
+    ],
+)
+def test_a_catalogue_is_read_with_all_its_columns(name: str, written: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(written, encoding="utf-8")
+    (item,) = items_of(file)
+    assert (item.id, item.text) == ("7", "Shoes.")
+    assert "price: 3" in str(item)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "said"),
+    [
+        ("a.txt", "x", "give a .jsonl or a .csv file"),
+        ("a.jsonl", '{"id": 1}', "row 1 is no item: text: Field required"),
+        ("a.jsonl", "{", "is broken"),
+        ("none.jsonl", None, "can't be read"),
+    ],
+)
+def test_what_is_no_catalogue_is_named(
+    name: str, written: str | None, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    if written is not None:
+        file.write_text(written, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        items_of(file)
