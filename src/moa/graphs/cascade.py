@@ -21,6 +21,7 @@ from moa.errors import (
     EndpointError,
     MoaError,
     OutputError,
+    QuorumNotMet,
     Unanswered,
 )
 from moa.graphs.builder import Graph
@@ -42,7 +43,7 @@ _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(bound), "
     "or a calibrated agent"
 )
-PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
+PASSING = (EndpointError, OutputError, Unanswered, QuorumNotMet, BudgetExceeded)
 """What one tier can fail with, and another may not."""
 
 

@@ -120,6 +120,7 @@ class _Fan(Generic[Out]):
     running: dict[asyncio.Future[Drawn[Out]], int] = field(
         default_factory=dict[asyncio.Future[Drawn[Out]], int]
     )
+    contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
     there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
 
@@ -131,6 +132,7 @@ class _Fan(Generic[Out]):
         name, start = self.names[place], time.perf_counter()
         step = "" if name == member.name else name
         own = self.context.nested(step, timeout_s=self.timeout_s)
+        self.contexts[place] = own
         own.listener = None  # what members write is nobody's answer yet
         self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
@@ -206,7 +208,13 @@ class _Fan(Generic[Out]):
 
     def _leave_out(self, kind: NoteKind, why: str) -> None:
         for place in self.running.values():
-            self._tell(place, kind, why)
+            self._tell(place, kind, why + self._failed_before(place))
+
+    def _failed_before(self, place: int) -> str:
+        """Say why it was late, where it was being asked again."""
+        own = self.contexts.get(place)
+        tries = [note for note in own.trace if note.kind == "retried"] if own else []
+        return f"; it was asked again {tries[-1].text}" if tries else ""
 
     def _tell(self, place: int, kind: NoteKind, what: str) -> None:
         self.context.note(kind, f"{self.names[place]!r} {what}")

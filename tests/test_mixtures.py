@@ -1,0 +1,224 @@
+"""The ready mixtures: every setting from the file, drawn without one, run from the command line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.agents.proposer import Proposer
+from moa.cli import main
+from moa.config import load
+from moa.endpoints.vllm_server import free_port
+from moa.errors import ConfigError
+from moa.graphs.mixture import Mixture
+from moa.graphs.self_mixture import SelfMixture
+from moa.ready import node_of
+from moa.tiers import Endpoints
+
+ENDPOINTS = """
+[endpoints.small]
+tier = "slm"
+model = "s"
+base_url = "http://{host}/v1"
+
+[endpoints.other]
+tier = "llm"
+model = "o"
+base_url = "http://{host}/v1"
+
+[endpoints.large]
+tier = "llm"
+model = "l"
+base_url = "http://{host}/v1"
+
+[endpoints.dead]
+tier = "llm"
+model = "d"
+base_url = "http://127.0.0.1:{closed}/v1"
+
+[tiers]
+llm = "large"
+"""
+
+
+def built(tmp_path: Path, tables: str, name: str = "mixture") -> Mixture:
+    file = tmp_path / "moa.toml"
+    file.write_text(ENDPOINTS.format(host="localhost:1", closed=1) + tables)
+    node = node_of(name, Endpoints(load(file), read_keys=False))
+    assert isinstance(node, Mixture)
+    return node
+
+
+def ran(*words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code == 0
+
+
+def members(graph: Mixture) -> list[list[Proposer]]:
+    found: Any = [[reader.node for reader in layer] for layer in graph.layers]
+    return found
+
+
+def test_without_settings_the_default_models_are_mixed(tmp_path: Path) -> None:
+    graph = built(tmp_path, "")
+    assert [[m.name for m in layer] for layer in members(graph)] == [["small", "large"]]
+    aggregator: Any = graph.aggregator.node
+    assert (aggregator.name, aggregator.endpoint.name) == ("aggregator", "large")
+
+
+def test_every_setting_comes_from_the_table(tmp_path: Path) -> None:
+    graph = built(
+        tmp_path,
+        """
+[graphs.mixture]
+proposers = ["small", "other"]
+aggregator = "other"
+layers = 2
+quorum = 2
+timeout_s = 20
+patience_s = 0.5
+agree = 2
+temperatures = [0.3, 0.9]
+roles = ["", "Look for errors."]
+instructions = "Answer in one sentence."
+max_tokens = 99
+calls = 12
+seed = 7
+""",
+    )
+    first, second = members(graph)
+    assert [m.temperature for m in first] == [0.3, 0.9]
+    assert [m.temperature for m in second] == [0.3, 0.9]
+    assert first[0].instructions == "Answer in one sentence."
+    assert first[1].instructions == "Answer in one sentence.\nLook for errors."
+    assert {m.max_tokens for m in (*first, *second)} == {99}
+    terms = graph.terms
+    assert (terms.quorum, terms.timeout_s, terms.patience_s, terms.agree) == (2, 20.0, 0.5, 2)
+    assert graph.budget.calls == 12
+    assert {reader.seed for reader in graph.layers[0]} == {7}
+    aggregator: Any = graph.aggregator.node
+    assert (aggregator.endpoint.name, aggregator.max_tokens) == ("other", 99)
+
+
+def test_each_layer_can_have_its_own_lists(tmp_path: Path) -> None:
+    graph = built(
+        tmp_path,
+        """
+[graphs.mixture]
+proposers = [["small", "small", "other"], ["large"]]
+temperatures = [[0.2, 0.8, 0.5], [0.0]]
+roles = [["", "", "Be brief."], [""]]
+""",
+    )
+    found = members(graph)
+    assert [[m.endpoint.name for m in layer] for layer in found] == [
+        ["small", "small", "other"],
+        ["large"],
+    ]
+    assert [reader.name for reader in graph.layers[0]] == ["small 1", "small 2", "other"]
+    assert [[m.temperature for m in layer] for layer in found] == [[0.2, 0.8, 0.5], [0.0]]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        pytest.param('proposers = ["nobody"]', "no endpoint 'nobody'", id="unknown"),
+        pytest.param('proposers = ["small"]\ntemperatures = [0.1, 0.2]', "one for each", id="many"),
+        pytest.param('proposers = ["small"]\nquorum = 2', "quorum=2", id="quorum"),
+        pytest.param('proposers = [["small"], []]', "a layer is empty", id="empty layer"),
+        pytest.param("proposers = []", "proposers", id="empty"),
+        pytest.param('proposer = ["small"]', "Did you mean 'proposers'", id="misspelt"),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence(tmp_path: Path, table: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        built(tmp_path, f"[graphs.mixture]\n{table}\n")
+
+
+def test_a_self_mixture_samples_what_its_table_says(tmp_path: Path) -> None:
+    graph = built(
+        tmp_path,
+        """
+[graphs.self_mixture]
+model = "other"
+samples = 5
+temperature = 0.5
+window = 3
+aggregator = "large"
+""",
+        "self_mixture",
+    )
+    assert isinstance(graph, SelfMixture)
+    (layer,) = members(graph)
+    assert [m.endpoint.name for m in layer] == ["other"] * 5
+    assert {m.temperature for m in layer} == {0.5}
+    assert (graph.window, graph.aggregations) == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["mixture", "self_mixture"])
+def test_it_is_drawn_without_a_configuration(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran("draw", name)
+    assert "SLM · embedded" in capsys.readouterr().out
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the name of the model, and the aggregator with what it read."""
+
+    asked: list[str]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        model, text = body["model"], body["messages"][-1]["content"]
+        self.asked.append(model)
+        said = f"{model} read {text.count('Answer ')} answers"
+        message = {"role": "assistant", "content": said}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        data = json.dumps({"model": model, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    handler = type("Listing", (Handler,), {"asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_mixture_runs_from_the_command_line_with_one_model_dead(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mix.toml").write_text(
+        ENDPOINTS.format(host=host, closed=free_port())
+        + '[graphs.mixture]\nproposers = ["small", "other", "dead"]\naggregator = "large"\n'
+        "layers = 2\n"
+    )
+    ran("run", "mixture", "--text", "Why?", "--config", "mix.toml", "--json")
+    (line,) = capsys.readouterr().out.strip().splitlines()
+    item = json.loads(line)
+    assert item["output"]["text"] == "l read 2 answers"
+    assert item["output"]["by"] == "aggregator"
+    assert item["output"]["missing"] == ["dead"]
