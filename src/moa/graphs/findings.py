@@ -1,0 +1,203 @@
+"""Findings: the sub-questions of a question, what sources say to each, and a report of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from moa.agents import Agent
+from moa.agents.prompts import block
+from moa.documents import Passage
+from moa.documents.citing import Citation, statements
+from moa.documents.sourced import NotInDocuments, Sourced
+from moa.endpoints import Endpoint
+from moa.handoffs import Reply, Text
+
+_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Finding(BaseModel):
+    """A sub-question, and what the sources say to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    answer: str = ""
+    """With citations that count over the whole report; empty where there is none."""
+    citations: tuple[int, ...] = ()
+    """The numbers that it cites."""
+    missing: str | None = None
+    """Why there is no answer, in words."""
+
+
+class Disagreement(BaseModel):
+    """What findings contradict each other about."""
+
+    about: _Words
+    findings: list[int] = Field(min_length=1, description="numbers of the findings")
+
+
+class Findings(BaseModel):
+    """A question, and what was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    findings: tuple[Finding, ...]
+    passages: tuple[Passage, ...] = ()
+    """Those that are cited; `[1]` is the first."""
+    disagreements: tuple[Disagreement, ...] = ()
+
+    @classmethod
+    def of(
+        cls, question: str, outcomes: Sequence[tuple[str, Sourced | NotInDocuments | str]]
+    ) -> Self:
+        """Number the passages of all answers together.
+
+        Args:
+            question: The whole one.
+            outcomes: Each sub-question, with its answer, or why there is none.
+        """
+        numbers: dict[Passage, int] = {}
+        findings: list[Finding] = []
+        for asked, outcome in outcomes:
+            if not isinstance(outcome, Sourced):
+                reason = outcome if isinstance(outcome, str) else outcome.reason
+                findings.append(Finding(question=asked, missing=reason))
+                continue
+            of = {
+                each.number: numbers.setdefault(each.passage, len(numbers) + 1)
+                for each in outcome.citations
+            }
+            said: list[str] = []
+            for text, cites in statements(outcome.text):
+                marks = "".join(f"[{of[n]}]" for n in cites if n in of)
+                said.append(f"{text} {marks}".strip())
+            cited = tuple(sorted(of.values()))
+            findings.append(Finding(question=asked, answer=" ".join(said), citations=cited))
+        return cls(question=question, findings=tuple(findings), passages=tuple(numbers))
+
+    @property
+    def answered(self) -> tuple[Finding, ...]:
+        """Those that have an answer."""
+        return tuple(each for each in self.findings if each.answer)
+
+    @property
+    def unanswered(self) -> tuple[Finding, ...]:
+        """Those that have none."""
+        return tuple(each for each in self.findings if not each.answer)
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{each.question}\n{each.answer}" for each in self.answered)
+
+
+class Report(Reply):
+    """An answer from sources, question by question."""
+
+    findings: tuple[Finding, ...]
+    citations: tuple[Citation, ...]
+    """The passages that it cites."""
+    unanswered: tuple[str, ...]
+    """Sub-questions that the sources don't answer."""
+    disagreements: tuple[Disagreement, ...]
+    """What the sources contradict each other about; numbers of findings count from 1."""
+    written_by: Literal["llm", "findings"]
+    """`findings`: the answers to the sub-questions, one after another, as no model could write."""
+
+    def __str__(self) -> str:
+        parts = [self.text]
+        if self.citations:
+            parts.append("; ".join(f"[{c.number}] {c.passage.source}" for c in self.citations))
+        if self.unanswered:
+            parts.append(f"Not in the sources: {' '.join(self.unanswered)}")
+        return "\n".join(parts)
+
+
+class SubQuestions(BaseModel):
+    """Questions that together answer another."""
+
+    questions: list[_Words] = Field(min_length=1)
+
+
+class Divider(Agent[Text | str, SubQuestions]):
+    """Divides a question into some that can be answered one by one.
+
+    Args:
+        llm: Writes.
+        most: How many there are, at most.
+
+    Raises:
+        CapabilityError: it can't complete.
+    """
+
+    def __init__(self, llm: Endpoint, *, most: int) -> None:
+        self.most = most
+        self.instructions = (
+            f"Divide the question into at most {most} questions whose answers together answer it. "
+            "Each stands alone, names what it is about, and can be looked up by itself. A question "
+            "that asks one thing stays as it is. Use its language."
+        )
+        super().__init__(llm, name="divide", max_tokens=1024)
+
+    def check(self, request: Text | str, output: SubQuestions) -> None:
+        """Refuse too many."""
+        if len(output.questions) > self.most:
+            raise ValueError(f"it has {len(output.questions)} questions, and {self.most} may be")
+
+
+class Conflicts(BaseModel):
+    """What findings contradict each other about; nothing, where they don't."""
+
+    disagreements: list[Disagreement]
+
+
+class Comparer(Agent[Findings, Conflicts]):
+    """Finds where findings contradict each other."""
+
+    instructions = (
+        "Say where these findings contradict each other, or where one of them says that its "
+        "sources do: what it is about, and the numbers of the findings. What only adds to another "
+        "is no contradiction."
+    )
+
+    def prompt(self, request: Findings) -> str:
+        """List the findings by number."""
+        return block(_numbered(request))
+
+    def check(self, request: Findings, output: Conflicts) -> None:
+        """Refuse numbers that no finding has, and those without an answer."""
+        known = {n for n, each in enumerate(request.findings, 1) if each.answer}
+        wrong = sorted({n for each in output.disagreements for n in each.findings} - known)
+        if wrong:
+            raise ValueError(f"there are no findings {wrong}, only {sorted(known)}")
+
+
+class Synthesis(Agent[Findings, Reply]):
+    """Writes the report from the findings."""
+
+    instructions = (
+        "Answer the question from the findings alone, in the language of the question. Leave the "
+        "numbers in brackets behind what they stand for. Where findings disagree, give each side "
+        "with its numbers, and don't settle it. Say what the sources leave open."
+    )
+
+    def prompt(self, request: Findings) -> str:
+        """Show the findings, where they disagree, what is open, and the question last."""
+        parts = [f"Findings:\n{block(_numbered(request))}"]
+        if request.disagreements:
+            about = "\n".join(each.about for each in request.disagreements)
+            parts.append(f"They disagree about:\n{block(about)}")
+        if request.unanswered:
+            left = "\n".join(each.question for each in request.unanswered)
+            parts.append(f"The sources leave open:\n{block(left)}")
+        return "\n\n".join([*parts, f"Question:\n{block(request.question)}"])
+
+
+def _numbered(findings: Findings) -> str:
+    return "\n\n".join(
+        f"Finding {n}: {each.question}\n{each.answer}"
+        for n, each in enumerate(findings.findings, 1)
+        if each.answer
+    )

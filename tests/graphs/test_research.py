@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from moa.agents.boundary import TypedNode
+from moa.context import RunContext
+from moa.documents import Passage
+from moa.documents.citing import Citation
+from moa.documents.sourced import NotInDocuments, Sourced
+from moa.errors import ConfigError, EndpointUnavailable, InputError
+from moa.graphs.findings import Report
+from moa.graphs.research import research
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.handoffs import Text
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
+
+ASKED = "How old is the bridge, and how long?"
+OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
+PAPER, GUIDE = (Passage(document=d, title=d, text=f"The {d}.") for d in ("paper", "guide"))
+Outcome = Sourced | NotInDocuments
+
+
+def sourced(text: str, *passages: Passage) -> Sourced:
+    citations = tuple(Citation(number=n, passage=p) for n, p in enumerate(passages, 1))
+    return Sourced(text=text, kind="answer", citations=citations, claims=(), passages=passages)
+
+
+ANSWERS: Mapping[str, Outcome | Exception] = {
+    OLD: sourced("It is 80 years old [1]. Some say 90 [2].", PAPER, GUIDE),
+    LONG: sourced("It is 90 m long [1].", GUIDE),
+    WIDE: NotInDocuments(reason="no passage was found"),
+    ASKED: sourced("It is old [1].", PAPER),
+}
+
+
+class Library(TypedNode[Text | str, Outcome]):
+    """Answers what it has an answer to."""
+
+    def __init__(self, answers: Mapping[str, Outcome | Exception]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    async def answer(self, request: Text | str, context: RunContext) -> Outcome:
+        context.emit(Piece(context.node, "secret"))
+        found = self.answers[str(request)]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def divided(*questions: str) -> str:
+    return json.dumps({"questions": questions})
+
+
+def conflicts(*found: tuple[str, list[int]]) -> str:
+    return json.dumps({"disagreements": [{"about": a, "findings": f} for a, f in found]})
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+async def ran(
+    llm: ScriptedEndpoint | SimulatedEndpoint,
+    answers: Mapping[str, Outcome | Exception] = ANSWERS,
+    asked: str = ASKED,
+) -> Result[Report | NotInDocuments]:
+    return await research(llm, Library(answers)).run(asked)
+
+
+def report_of(result: Result[Report | NotInDocuments]) -> Report:
+    assert isinstance(result.output, Report)
+    return result.output
+
+
+def notes(result: Result[Report | NotInDocuments], kind: str) -> list[str]:
+    return [note.text for note in result.trace if note.kind == kind]
+
+
+async def test_parts_are_answered_from_sources_and_cited_by_one_numbering() -> None:
+    llm = large(divided(OLD, LONG), conflicts(), "80 years [1], and 90 m [2].")
+    report = report_of(await ran(llm))
+    assert [each.answer for each in report.findings] == [
+        "It is 80 years old. [1] Some say 90. [2]",
+        "It is 90 m long. [2]",
+    ]
+    assert [(c.number, c.passage) for c in report.citations] == [(1, PAPER), (2, GUIDE)]
+    assert report.text == "80 years [1], and 90 m [2]."
+
+
+async def test_disagreements_are_kept_and_the_writer_is_told_of_them() -> None:
+    llm = large(divided(OLD, LONG), conflicts(("its age", [1])), "80 [1] or 90 [2].")
+    report = report_of(await ran(llm))
+    assert [(d.about, d.findings) for d in report.disagreements] == [("its age", [1])]
+    assert "They disagree about:\n<data>\nits age" in llm.prompts[-1].messages[-1].content
+
+
+async def test_a_part_without_sources_is_said_and_the_writer_is_told() -> None:
+    llm = large(divided(OLD, WIDE), "80 years [1].")
+    result = await ran(llm)
+    assert report_of(result).unanswered == (WIDE,)
+    assert f"The sources leave open:\n<data>\n{WIDE}" in llm.prompts[-1].messages[-1].content
+    assert str(result.output).endswith(f"Not in the sources: {WIDE}")
+    assert notes(result, "skipped") == [f"{WIDE!r} is not answered: no passage was found"]
+
+
+async def test_a_part_that_fails_is_left_out_and_said() -> None:
+    down = EndpointUnavailable("down", endpoint="search")
+    llm = large(divided(OLD, LONG), "80 years [1].")
+    report = report_of(await ran(llm, {**ANSWERS, LONG: down}))
+    assert report.unanswered == (LONG,)
+    assert "it could not be looked up" in (report.findings[1].missing or "")
+
+
+async def test_all_parts_failing_is_an_error() -> None:
+    down = EndpointUnavailable("down", endpoint="search")
+    with pytest.raises(EndpointUnavailable):
+        await ran(large(divided(OLD, LONG)), {OLD: down, LONG: down})
+
+
+async def test_nothing_to_search_in_is_an_error_at_once() -> None:
+    with pytest.raises(ConfigError):
+        await ran(large(divided(OLD, LONG)), {**ANSWERS, LONG: ConfigError("no documents")})
+
+
+async def test_sources_that_answer_nothing_give_no_report() -> None:
+    result = await ran(large(divided(WIDE)))
+    assert isinstance(result.output, NotInDocuments)
+    assert "no passage was found" in result.output.reason
+
+
+async def test_citations_of_what_was_not_given_are_taken_out_and_noted() -> None:
+    result = await ran(large(divided(OLD, LONG), conflicts(), "80 years [1][7]."))
+    assert report_of(result).text == "80 years [1]."
+    assert notes(result, "changed") == ["citations of passages that were not given: 7"]
+
+
+async def test_without_a_division_the_question_is_looked_up_as_it_is() -> None:
+    llm = large(EndpointUnavailable("down", endpoint="large"), "It is old [1].")
+    report = report_of(await ran(llm))
+    assert [each.question for each in report.findings] == [ASKED]
+
+
+async def test_too_many_parts_are_asked_for_again() -> None:
+    llm = large(divided(OLD, LONG), divided(OLD), "80 years [1].")
+    result = await research(llm, Library(ANSWERS), most=1).run(ASKED)
+    assert len(report_of(result).findings) == 1
+    assert "it has 2 questions, and 1 may be" in notes(result, "repaired")[0]
+
+
+async def test_where_no_report_can_be_written_the_answers_stand_one_after_another() -> None:
+    down = EndpointUnavailable("down", endpoint="large")
+    result = await ran(large(divided(OLD, LONG), conflicts(), down))
+    report = report_of(result)
+    assert report.written_by == "findings"
+    assert report.text.startswith(f"{OLD}\nIt is 80 years old. [1]")
+    assert [c.number for c in report.citations] == [1, 2]
+
+
+async def test_a_model_too_small_to_write_is_not_asked() -> None:
+    (model,) = TOO_SMALL_TO_WRITE
+    tiny = SimulatedEndpoint(name="tiny", model=model)
+    report = report_of(await ran(tiny))
+    assert (report.written_by, tiny.prompts) == ("findings", [])
+
+
+async def test_the_report_alone_streams() -> None:
+    llm = large(divided(OLD, LONG), conflicts(), "80 years [1].")
+    seen = [event async for event in research(llm, Library(ANSWERS)).stream(ASKED)]
+    assert "".join(e.text for e in seen if isinstance(e, Piece)) == "80 years [1]."
+
+
+async def test_an_empty_question_is_refused() -> None:
+    with pytest.raises(InputError):
+        await ran(large(), asked="  ")
+
+
+def test_it_draws_the_answerer_and_the_report() -> None:
+    drawn = research(large(), Library(ANSWERS)).draw().mermaid
+    for name in ("divide", "library each", "compare", "report"):
+        assert name in drawn
