@@ -17,6 +17,7 @@ from moa.ready import (
     routing,
     sampling,
     shadowing,
+    streams,
     writing,
 )
 from moa.ready.entry import AnyNode, Ready
@@ -34,6 +35,7 @@ READY: dict[str, Ready[Any]] = {
     **routing.READY,
     **sampling.READY,
     **shadowing.READY,
+    **streams.READY,
     **writing.READY,
 }
 """The ready agents and graphs, by name."""

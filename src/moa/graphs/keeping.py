@@ -1,0 +1,53 @@
+"""Keeping: the state of a graph that learns while it is used, as a file that is always whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from moa.errors import ConfigError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+    """Read what an earlier process kept.
+
+    Args:
+        file: `None`, or one that isn't there, holds nothing.
+        kind: What it holds.
+        what: The same in words, such as "the windows of a monitor".
+
+    Raises:
+        ConfigError: it is there, and can't be read.
+    """
+    if file is None or not file.exists():
+        return None
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{file} keeps {what}, and can't be read: {error}. Mend it, or remove it to start anew"
+        ) from error
+
+
+def keep(file: Path | None, state: BaseModel) -> None:
+    """Write a state in place of the one before it; `None` keeps nothing.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if file is None:
+        return
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=file.parent, delete=False
+        ) as draft:
+            draft.write(state.model_dump_json())
+        os.replace(draft.name, file)
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from error

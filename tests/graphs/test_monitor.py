@@ -1,0 +1,332 @@
+"""A monitor: windows in order, and a report only where something has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from moa.agents.classifier import Classifier
+from moa.agents.filter import Verdict
+from moa.context import RunContext
+from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
+from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in, monitor
+from moa.guarantees.shares import moved, p_value
+from moa.node import Result
+from moa.questions import Choice, Predicate, Score
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
+
+from . import clock
+
+DOWN = EndpointUnavailable("refused", endpoint="small")
+
+
+def decide(text: str) -> Step:
+    """Texts are labels here; `down` fails."""
+    return DOWN if text == "down" else {"topic": {text.split()[0]: 0.9}}
+
+
+def topics(**settings: Any) -> Classifier[str]:
+    small = SimulatedEndpoint(name="small", rule=decide, **settings)
+    return Classifier(small, ["card", "app"], none=False, name="topic")
+
+
+def reporter(*steps: Step) -> ScriptedEndpoint:
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps or ["Apps crash."])
+
+
+async def reports(watched: Monitor, texts: Sequence[str]) -> dict[int, Report]:
+    """Run one after another; the reports by the place of their item."""
+    found: dict[int, Report] = {}
+    for place, text in enumerate(texts, start=1):
+        report = (await watched.run(Item(text=text))).output.report
+        if report is not None:
+            found[place] = report
+    return found
+
+
+CALM, CHANGED = ["card", "card", "card", "app"] * 10, ["app crash"] * 20
+
+
+async def test_a_change_is_reported_at_the_end_of_its_window() -> None:
+    large = reporter()
+    watched = monitor(topics(), large, window=10)
+    found = await reports(watched, CALM + CHANGED)
+    (place,) = found
+    report = found[place]
+    assert place % 10 == 0
+    assert place > len(CALM)
+    assert (report.text, report.written, report.window) == ("Apps crash.", True, place // 10)
+    assert {(one.question, one.label) for one in report.moved} == {
+        ("topic", "card"),
+        ("topic", "app"),
+    }
+    (app,) = [f for f in report.figures if f.label == "app"]
+    assert (app.reference, app.window, app.count) == (0.25, 1.0, 10)
+    assert report.examples == {"topic: app": ("app crash",) * 3}
+    asked = large.prompts[0].messages[-1].content
+    assert "app crash" in asked
+    assert asked.startswith("<data>")
+
+
+async def test_while_nothing_changes_the_large_model_is_not_asked() -> None:
+    assert await reports(monitor(topics(), reporter(), window=10), CALM * 4) == {}
+
+
+async def test_after_a_report_there_is_a_new_reference() -> None:
+    large = reporter("first", "second")
+    found = await reports(monitor(topics(), large, window=10), CALM + ["app"] * 100 + ["card"] * 30)
+    assert [report.text for report in found.values()] == ["first", "second"]
+
+
+async def test_a_label_that_was_not_there_before_is_a_change() -> None:
+    found = await reports(monitor(topics(), reporter(), window=10), ["card"] * 40 + CHANGED)
+    (report,) = found.values()
+    assert {one.label for one in report.moved} == {"card", "app"}
+    assert "topic: app" in report.examples
+
+
+@given(order=st.permutations(range(60)), down=st.sets(st.integers(0, 59), max_size=5))
+@settings(max_examples=8, deadline=None)
+def test_the_order_of_completion_does_not_matter(order: list[int], down: set[int]) -> None:
+    texts = ["down" if i in down else text for i, text in enumerate(CALM + CHANGED)]
+
+    class Late:
+        name = "late"
+
+        def __init__(self) -> None:
+            self.started = 0
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Any:
+            place, self.started = self.started, self.started + 1
+            await asyncio.sleep(order[place])
+            return await topics().run(request, context)
+
+    async def main() -> list[Result[Observation] | BaseException]:
+        large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
+        watched = monitor(Late(), large, window=10)
+        runs = (watched.run(Item(text=text)) for text in texts)
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    async def one_by_one() -> dict[int, Report]:
+        large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
+        watched, found = monitor(topics(), large, window=10), dict[int, Report]()
+        for place, text in enumerate(texts):
+            try:
+                report = (await watched.run(Item(text=text))).output.report
+            except EndpointUnavailable:
+                continue
+            if report is not None:
+                found[place] = report
+        return found
+
+    results = clock.run(main())
+    together = {
+        place: result.output.report
+        for place, result in enumerate(results)
+        if isinstance(result, Result) and result.output.report is not None
+    }
+    assert {i for i, r in enumerate(results) if isinstance(r, EndpointUnavailable)} == down
+    alone = clock.run(one_by_one())
+    closers = {p for p in range(9, 60, 10) if p not in down}
+    if set(alone) <= closers:
+        assert together == alone
+    else:  # the item that ends the window failed, and another tells
+        assert list(together.values()) == list(alone.values())
+
+
+def counted(share: float, items: int, rng: random.Random) -> dict[str, dict[str, int]]:
+    """Three labels, the first of them with this share."""
+    labels = rng.choices("xyz", weights=[share, 0.3, 0.7 - share], k=items)
+    return {"topic": {label: labels.count(label) for label in set(labels)}}
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_false_alarms_are_as_rare_as_promised(alpha: float) -> None:
+    rng, runs, alarms = random.Random(7), 250, 0
+    for _ in range(runs):
+        reference = counted(0.2, 200, rng)
+        windows = [counted(0.2, 50, rng) for _ in range(4)]
+        alarms += bool(moved(reference, windows, alpha=alpha))
+    assert 0 < alarms / runs <= alpha
+
+
+def test_a_share_that_doubles_is_found_out_within_four_windows() -> None:
+    rng, runs, found = random.Random(3), 100, 0
+    for _ in range(runs):
+        reference = counted(0.2, 200, rng)
+        windows = [counted(0.4, 50, rng) for _ in range(4)]
+        found += any(moved(reference, windows[:n], alpha=0.001) for n in range(1, 5))
+    assert found / runs > 0.8
+
+
+@pytest.mark.parametrize(
+    ("counts", "p"),
+    [  # the classical tables, and what R's fisher.test says of one side, doubled
+        pytest.param((3, 4, 1, 4), 2 * 17 / 70, id="Fisher's tea"),
+        pytest.param((4, 4, 0, 4), 2 / 70, id="all of them"),
+        pytest.param((0, 0, 1, 4), 1.0, id="nothing came"),
+        pytest.param((1, 4, 1, 4), 1.0, id="the same"),
+    ],
+)
+def test_the_exact_test_gives_known_values(counts: tuple[int, int, int, int], p: float) -> None:
+    assert p_value(*counts) == pytest.approx(p)
+
+
+async def test_a_report_that_can_not_be_written_holds_the_figures() -> None:
+    down = EndpointUnavailable("refused", endpoint="large")
+    found = await reports(monitor(topics(), reporter(down), window=10), CALM + CHANGED)
+    (report,) = found.values()
+    assert not report.written
+    assert "topic: 'app' is more frequent" in report.text
+    assert "refused" not in report.text
+
+
+async def test_a_change_survives_the_item_that_was_to_tell_of_it() -> None:
+    watched = monitor(topics(), reporter(), window=10)
+    found = await reports(watched, CALM)
+    texts, place = [*CHANGED], 0
+    for place, text in enumerate(texts, start=1):
+        failing = place % 10 == 0
+        try:
+            report = (await watched.run(Item(text="down" if failing else text))).output.report
+        except EndpointUnavailable:
+            continue
+        if report is not None:
+            found[place] = report
+    (place,) = found
+    assert place % 10 == 1
+
+
+async def test_a_file_keeps_the_windows(tmp_path: Path) -> None:
+    file = tmp_path / "windows.json"
+    whole = await reports(monitor(topics(), reporter(), window=10), CALM + CHANGED)
+    found: dict[int, Report] = {}
+    for place, text in enumerate(CALM + CHANGED, start=1):  # a new process for each item
+        watched = monitor(topics(), reporter(), window=10, file=file)
+        report = (await watched.run(Item(text=text))).output.report
+        if report is not None:
+            found[place] = report
+    assert found == whole
+
+
+async def test_a_change_that_nobody_told_of_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    file = tmp_path / "windows.json"
+    hanging = SimulatedEndpoint(tier="llm", latency_s=3600, rule=lambda _: "never")
+    watched = monitor(topics(), hanging, window=10, file=file)
+    await reports(watched, CALM)
+    await reports(watched, CHANGED[:9])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await watched.run(Item(text=CHANGED[9]))
+    found = await reports(monitor(topics(), reporter(), window=10, file=file), ["card"])
+    assert list(found) == [1]
+
+
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "windows.json"
+    file.write_text("{")
+    with pytest.raises(ConfigError, match="keeps the windows of a monitor"):
+        monitor(topics(), reporter(), file=file)
+
+
+async def test_windows_go_by_time() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    watched = monitor(topics(), reporter(), window=timedelta(minutes=10), reference=3)
+    found: dict[int, Report] = {}
+    for minute, text in enumerate(CALM + CHANGED):
+        at = start + timedelta(minutes=minute)
+        report = (await watched.run(Item(text=text, at=at))).output.report
+        if report is not None:
+            found[minute] = report
+    (minute,) = found
+    assert minute % 10 == 0  # the first item after the window
+    assert found[minute].items == 10
+
+
+async def test_empty_times_are_no_windows() -> None:
+    watched = monitor(topics(), reporter(), window=timedelta(seconds=60))
+    day = datetime(2026, 1, 1)
+    for days in range(3):
+        await watched.run(Item(text="card", at=day + timedelta(days=days)))
+    assert watched.windows.state.window.number == 3
+
+
+async def test_a_stream_is_watched() -> None:
+    async def stream() -> AsyncIterator[Item | str]:
+        for text in CALM + CHANGED:
+            yield text
+
+    watched = monitor(topics(), reporter(), window=10)
+    results = [result async for result in watched.watch(stream())]
+    assert len(results) == 60
+    assert sum(result.output.report is not None for result in results) == 1
+
+
+async def test_the_report_is_streamed_while_it_is_written() -> None:
+    watched = monitor(topics(), reporter(), window=10)
+    await reports(watched, CALM)
+    events = [e for text in CHANGED async for e in watched.stream(Item(text=text))]
+    pieces = [event.text for event in events if isinstance(event, Piece)]
+    assert "".join(pieces) == "Apps crash."
+
+
+async def test_an_item_does_not_wait_beyond_its_time() -> None:
+    never = asyncio.Event()
+
+    class Hanging:
+        name = "hanging"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Any:
+            if request == "hang":
+                await never.wait()
+            return await topics().run(request, context)
+
+    watched = monitor(Hanging(), reporter(), window=2)
+    async with asyncio.TaskGroup() as group:
+        hung = group.create_task(watched.run(Item(text="hang")))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded, match="before all items before"):
+            await watched.run(Item(text="card"), RunContext(timeout_s=0.5))
+        hung.cancel()
+
+
+def test_labels_are_read_from_any_decision() -> None:
+    class Triage(BaseModel):
+        refund: Predicate
+        topic: Choice[str]
+        urgency: Score
+        missing: Predicate
+
+    triage = Triage(
+        refund=Predicate(value=True),
+        topic=Choice[str](label=None),
+        urgency=Score(value=1.2, level="today"),
+        missing=Predicate(status="missing"),
+    )
+    assert labels_in(triage) == {"refund": "yes", "topic": "none of these", "urgency": "today"}
+    assert labels_in(Verdict(kept=False, reason="", confidence=None, met=True)) == {
+        "filter": "dropped"
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"window": timedelta(0)}, {"reference": 0}, {"alpha": 1.0}]
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="hold something"):
+        monitor(topics(), reporter(), **wrong)
+
+
+def test_it_can_be_drawn() -> None:
+    drawn = monitor(topics(), reporter()).draw().mermaid
+    assert all(name in drawn for name in ("topic", "windows", "report"))
