@@ -35,6 +35,7 @@ def plan_of_guarded(
     before: Sequence[AnyNode],
     beside: Sequence[AnyNode],
     after: Sequence[AnyNode],
+    output: Any,
 ) -> Plan:
     """Wire the guards and the node: one after another, but for those beside it."""
     names = _Names()
@@ -45,9 +46,11 @@ def plan_of_guarded(
     answer: Handle[Any] = graph.add(node, text, name=names.of(node))
     if checks:
         # One join takes eight handles, and more guards than that stand beside nothing.
-        answer = graph.add(_Stands("hold back"), graph.join(_first, answer, *checks[:7]))
+        answer = graph.add(
+            _Stands("hold back", object, output), graph.join(_first, answer, *checks[:7])
+        )
     for guard in after:
-        answer = graph.add(_Stands(names.of(guard)), answer)
+        answer = graph.add(_Stands(names.of(guard), object, output), answer)
     return graph.build(answer).plan
 
 

@@ -70,7 +70,12 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
         """The guards and the node as a graph, to be drawn; it runs otherwise."""
         graph: Graph[Any] = Graph(self.name, self.input_type)
         return plan_of_guarded(
-            graph, self.node, before=self.before, beside=self.beside, after=self.after
+            graph,
+            self.node,
+            before=self.before,
+            beside=self.beside,
+            after=self.after,
+            output=self.output_type,
         )
 
     async def answer(self, request: In, context: RunContext) -> Out | Blocked:

@@ -11,6 +11,7 @@ from moa.errors import ConfigError
 from moa.ready import (
     agents,
     conversations,
+    guards,
     labelling,
     mixtures,
     reasoning,
@@ -29,6 +30,7 @@ __all__ = ["READY", "AnyNode", "Ready", "node_of"]
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
     **conversations.READY,
+    **guards.READY,
     **labelling.READY,
     **mixtures.READY,
     **reasoning.READY,
@@ -70,6 +72,9 @@ def node_of(
             "One of your own is given as file.py:object"
         )
     known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
-    table = {**tables.get(name, {}), **known}
+    around, table = guards.apart({**tables.get(name, {}), **known}, name=name)
     settings = checked(ready.settings, table, table=f"graphs.{name}")
-    return ready.build(endpoints, settings)
+    node = ready.build(endpoints, settings)
+    if around is None:
+        return node
+    return guards.around(node, around, lambda guard: node_of(guard, endpoints))

@@ -13,7 +13,8 @@ from moa.agents.preprocessor import Preprocessor
 from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
 from moa.graphs.shop import SupportSettings
-from moa.graphs.support import injection_filter, spam_filter, support
+from moa.graphs.support import spam_filter, support
+from moa.guards.injection import Injection
 from moa.ready.entry import AnyNode, NoSettings, Ready
 from moa.tiers import Endpoints
 
@@ -96,7 +97,7 @@ def _spam(endpoints: Endpoints, settings: FilterSettings) -> AnyNode:
 
 
 def _injection(endpoints: Endpoints, settings: FilterSettings) -> AnyNode:
-    return injection_filter(endpoints.slm, settings.criterion, threshold=settings.threshold)
+    return Injection(endpoints.slm, criterion=settings.criterion, threshold=settings.threshold)
 
 
 def _generator(endpoints: Endpoints, settings: WriterSettings) -> AnyNode:
