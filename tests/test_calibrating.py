@@ -289,15 +289,19 @@ class Firstly(SimulatedEndpoint):
         examples: Sequence[Example] = (),
     ) -> Decision:
         first, p = questions[0].options[0].name, float(state.split()[-1])
-        pull = 2.5 * random.Random(state).random()
+        pull = 8 * random.Random(state).random()
         logit = 3 * np.log(p / (1 - p)) + (pull if first == "a" else -pull)
-        given = {"label": {"a": float(1 / (1 + np.exp(-logit)))}}
-        self.rule = lambda _: given
-        return await super().decide(state, questions, context, examples=examples)
+        a = float(1 / (1 + np.exp(-logit)))
+        found = await super().decide(state, questions, context, examples=examples)
+        answers = tuple(
+            replace(one, probabilities=(a, 1 - a) if first == "a" else (1 - a, a))
+            for one in found.answers
+        )
+        return replace(found, answers=answers)
 
 
 async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> None:
-    biased = Firstly(rule=lambda _: {})
+    biased = Firstly(rule=lambda _: {"label": {"a": 0.5}})
     made = await calibrate(biased, QUESTION, rows(300), price=0.0)
     assert [member.name for member in made.members][:2] == ["labels", "turned"]
     alone = next(one for one in made.candidates if one.name == "labels")
@@ -306,6 +310,66 @@ async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> Non
     answer = await Calibrated(made, QUESTION, sources_of(biased)).answer("0.999", context())
     assert answer.probabilities is not None
     assert answer.probabilities[0] > 0.9
+
+
+class Massy(SimulatedEndpoint):
+    """Is right where its labels have much of the probability, whatever its confidence."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        found = await super().decide(state, questions, context, examples=examples)
+        mass = float(state.split()[0])
+        answers = tuple(replace(a, label_mass=mass, source="logprob") for a in found.answers)
+        return replace(found, answers=answers)
+
+
+def massy_rows(n: int, *, seed: int = 0) -> list[Labelled]:
+    draw = random.Random(seed)
+    found: list[Labelled] = []
+    for number in range(n):
+        mass, p = draw.choice((0.2, 0.9)), draw.choice((0.15, 0.85))
+        guess, other = ("a", "b") if p > 0.5 else ("b", "a")
+        wrong = draw.random() < (0.4 if mass < 0.5 else 0.002)
+        text = f"{mass + number / 1e5:.5f} is the mass of {seed}-{number} {p}"
+        found.append(Labelled(text=text, label=other if wrong else guess))
+    return found
+
+
+async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Path) -> None:
+    endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
+    made = await calibrate(endpoint, QUESTION, massy_rows(500))
+    assert made.doubt is not None
+    assert "label mass" in made.doubt.signs
+    assert any("label mass" in note for note in made.notes)
+    made.save(tmp_path / "c.json")
+    kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
+    found = await evaluate(kept, massy_rows(600, seed=3))
+    assert found.risk <= 0.05
+    assert 0.35 < found.coverage < 0.65
+    file = tmp_path / "c.json"
+    written = json.loads(file.read_text())
+    written["doubt"]["constant"] += 1.0
+    file.write_text(json.dumps(written))
+    with pytest.raises(CalibrationError, match="edited after it was made"):
+        Calibration.load(file)
+
+
+def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:
+    assert made.doubt is None
+
+
+async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
+    two = [replace(row, case=f"c{n % 2}") for n, row in enumerate(rows(200))]
+    assert (await calibrate(endpoint(), QUESTION, two)).data.held_out == 0
+    with pytest.raises(InputError, match="all rows are about one case"):
+        await calibrate(endpoint(), QUESTION, [replace(row, case="c") for row in two])
 
 
 async def test_too_few_rows_are_watched_for_nothing() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa.calibration.candidates import Candidate
+from moa.calibration.doubting import Doubt, Judged, judged
 from moa.calibration.members import LabelMember, Member, layout_of
 from moa.calibration.scorers import Fit
 from moa.decisions.arrays import Floats
@@ -24,7 +25,7 @@ from moa.endpoints.identity import Identity
 from moa.errors import CalibrationError
 from moa.guarantees import Bound
 from moa.guarantees.drift import Drift
-from moa.questions import Kind, Option, Question
+from moa.questions import NONE_OF_THESE, Kind, Option, Question
 
 
 class _Record(BaseModel):
@@ -173,6 +174,8 @@ class Calibration(_Record):
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
     accepting: FitRecord
+    doubt: Doubt | None = None
+    """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
     full: FitRecord
     data: DataRecord
     reached: Reached
@@ -232,8 +235,7 @@ class Calibration(_Record):
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""
         sealed = {"question", "models", "members", "bound", "accepting", "full"}
-        if self.bounds:
-            sealed.add("bounds")
+        sealed |= {name for name in ("bounds", "doubt") if getattr(self, name)}
         parts = self.model_dump(mode="json", include=sealed)
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return self.model_copy(update={"seal": digest})
@@ -316,16 +318,23 @@ class Calibration(_Record):
     def decide(self, readings: Sequence[Floats]) -> Decided:
         """Make a decision of what the members read of one text, in their order."""
         rows = [reading[None] for reading in readings]
-        accepting, full = self._fits
-        sure = accepting(rows)[0]
-        if self.accepts(sure):
-            return Decided(tuple(sure.tolist()), accepted=True)
-        return Decided(tuple(full(rows)[0].tolist()), accepted=False)
+        found = self.judge(rows)
+        if self.accepted(found)[0]:
+            return Decided(tuple(found.probabilities[0].tolist()), accepted=True)
+        return Decided(tuple(self._fits[1](rows)[0].tolist()), accepted=False)
 
-    def accepts(self, probabilities: Floats) -> bool:
-        """Whether a decision of the accepting fit, with these probabilities, is accepted."""
-        label = self.labels[int(probabilities.argmax())]
-        return self.bounds.get(label, self.bound).accepts(float(probabilities.max()))
+    def judge(self, readings: Sequence[Floats]) -> Judged:
+        """Apply the accepting fit to what the members read of some texts, in their order."""
+        none = self.labels.index(NONE_OF_THESE) if NONE_OF_THESE in self.labels else -1
+        return judged(self._fits[0], self.doubt, readings, self.members, none)
+
+    def accepted(self, found: Judged) -> list[bool]:
+        """Whether each decision of the accepting fit is accepted."""
+        given = [self.labels[int(place)] for place in found.probabilities.argmax(1)]
+        return [
+            self.bounds.get(label, self.bound).accepts(sure)
+            for label, sure in zip(given, found.sure.tolist(), strict=True)
+        ]
 
     @cached_property
     def _fits(self) -> tuple[Fit, Fit]:

@@ -94,7 +94,7 @@ def helpful(calibrated: Calibrated, readings: Sequence[Floats], *, most: int) ->
     doubt = np.linalg.norm(error, axis=1)
     worth = doubt / max(float(doubt.max()), 1e-12)
     if (threshold := calibration.bound.threshold) is not None:
-        sure = calibration.accepting.fit()(readings).max(1)
+        sure = calibration.judge(readings).sure
         worth = np.maximum(worth, np.exp(-np.abs(_logit(sure) - _logit(np.array([threshold])))))
     direction = error / np.maximum(doubt, 1e-12)[:, None]
     return _farthest(worth[:, None] * direction, _told(calibrated, readings), most)
@@ -105,11 +105,12 @@ def _told(calibrated: Calibrated, readings: Sequence[Floats]) -> Floats:
     members = calibrated.calibration.members
     vectors = [isinstance(member, VectorMember) for member in members]
     used = [
-        reading / np.maximum(np.linalg.norm(reading, axis=1, keepdims=True), 1e-12)
+        reading if is_vector else reading - reading.mean(1, keepdims=True)
         for reading, is_vector in zip(readings, vectors, strict=True)
         if is_vector or not any(vectors)
     ]
-    return np.concatenate(used, 1)
+    sizes = [np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-12) for one in used]
+    return np.concatenate([one / size for one, size in zip(used, sizes, strict=True)], 1)
 
 
 def _farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:

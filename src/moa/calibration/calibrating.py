@@ -9,7 +9,7 @@ promised of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from moa.calibration import (
     now,
 )
 from moa.calibration.candidates import Tried, chosen, tried
+from moa.calibration.doubting import Doubt, Judged, doubting, judged, signs_of
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.calibration.members import (
     ASKED_AS,
@@ -44,14 +45,14 @@ from moa.decisions.folds import folds, split
 from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.identity import Identity, identity_of
-from moa.errors import CalibrationError
+from moa.errors import CalibrationError, InputError
 from moa.guarantees import Bound, Guarantee
 from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together
-from moa.questions import Question
+from moa.questions import NONE_OF_THESE, Question
 
 PRICE = 0.05
 """Accuracy that a second a decision must bring: 0.2 s more are worth 1 % more right."""
-SECONDS_A_ROW, LEAST_S = 1.1, 120.0
+SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT = 0.5
 _FOLDS = 5
@@ -84,13 +85,14 @@ async def calibrate(
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
             sentence encoder and, of the embedded model, its hidden states.
         language: Tells the language of a text; `None` looks at none.
-        limit_s: Seconds that reading may take; `None`: 1.1 a text, and at least 120. What would
+        limit_s: Seconds that reading may take; `None`: 1 a text, and at least 120. What would
             take longer is left out.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how far each member is.
 
     Raises:
-        InputError: the rows are none that a calibration can be made from; see `sort_out`.
+        InputError: the rows are none that a calibration can be made from (see `sort_out`), or all
+            of one case.
         CalibrationError: no scorer could be read.
         EndpointError: a request failed.
         BudgetExceeded: a limit would be passed.
@@ -145,6 +147,13 @@ class _Task:
         held = split(data.cases, labels, _HELD_OUT if enough else 0.0).astype(bool) & drawn
         parts = min(_FOLDS, len(set(data.cases)))
         dealt = folds(data.cases, labels, parts, seed=1)
+        if len(set(dealt.tolist())) < 2:
+            raise InputError(
+                "all rows are about one case, so none can be looked at that nothing was learnt "
+                "from: give rows of other cases too"
+            )
+        if len(set(dealt[~held].tolist())) < 2:
+            held[:] = False  # too few cases to fit to some and hold others out
         return cls(data, names, guarantee, by_label, labels, drawn, held, dealt)
 
     def promised(
@@ -156,18 +165,23 @@ class _Task:
         found = find_bounds_by_label(fitting, held_out, self.guarantee)
         return together(found, self.guarantee), found
 
-    def outcomes(self, probabilities: Floats, rows: Ints) -> list[Outcome]:
+    def outcomes(self, found: Judged, rows: Ints) -> list[Outcome]:
         """Decisions on some of the texts."""
-        given = probabilities.argmax(1)
+        given = [int(place) for place in found.probabilities.argmax(1)]
         return [
             Outcome(
-                confidence=min(1.0, float(p.max())),
-                correct=bool(given[place] == self.labels[row]),
-                label=self.names[int(given[place])],
+                confidence=min(1.0, sure),
+                correct=bool(place == self.labels[row]),
+                label=self.names[place],
                 case=self.data.rows[row].case,
             )
-            for place, (row, p) in enumerate(zip(map(int, rows), probabilities, strict=True))
+            for row, place, sure in zip(map(int, rows), given, found.sure.tolist(), strict=True)
         ]
+
+    @property
+    def none(self) -> int:
+        """Place of "none of these" among the options; below 0 where it is none of them."""
+        return list(self.names).index(NONE_OF_THESE) if NONE_OF_THESE in self.names else -1
 
 
 async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
@@ -259,8 +273,9 @@ class _Made:
     readings: Sequence[Reading]
     accepting: FitRecord
     full: FitRecord
-    judged: Floats
-    """Probabilities of the accepting fit for each held-out text."""
+    doubt: Doubt | None
+    judged: Judged
+    """Of the held-out texts, by the accepting fit."""
     bound: Bound
     bounds: dict[str, Bound]
     reached: Reached
@@ -283,10 +298,12 @@ class _Made:
         # Through the record, since what is applied has the weights as they are written.
         accepting = FitRecord.of(blend(parts, task.labels[fitting]))
         held = np.flatnonzero(task.held)
-        judged = accepting.fit()([reading.values[held] for reading in readings])
+        kinds = [reading.member for reading in readings]
+        rehearsed, doubt = _rehearsed(task, best, parts, kinds)
+        read = [reading.values[held] for reading in readings]
+        found_held = judged(accepting.fit(), doubt, read, kinds, task.none)
         bound, bounds = task.promised(
-            task.outcomes(best.probabilities, np.flatnonzero(fitting)),
-            task.outcomes(judged, held),
+            task.outcomes(rehearsed, np.flatnonzero(fitting)), task.outcomes(found_held, held)
         )
         return cls(
             task=task,
@@ -295,10 +312,11 @@ class _Made:
             readings=readings,
             accepting=accepting,
             full=FitRecord.of(blend(all_parts, task.labels)),
-            judged=judged,
+            doubt=doubt,
+            judged=found_held,
             bound=bound,
             bounds=bounds,
-            reached=_reached(task, best, all_parts, judged, bound),
+            reached=_reached(task, best, all_parts, found_held.probabilities, bound),
         )
 
     def written(
@@ -321,6 +339,7 @@ class _Made:
             bound=self.bound,
             bounds=self.bounds,
             accepting=self.accepting,
+            doubt=self.doubt,
             full=self.full,
             data=DataRecord(
                 rows=len(data.rows),
@@ -336,12 +355,32 @@ class _Made:
             reached=self.reached,
             chosen=self.why,
             candidates=tuple(one.candidate for one in self.tried),
-            notes=(*data.notes, *notes),
+            notes=(*data.notes, *notes, *_kept(self.doubt)),
         )
-        sure = np.minimum(self.judged.max(1), 1.0).tolist()
-        accepted = [calibration.accepts(p) for p in self.judged]
-        watched = reference(drawn, spoken, sure, accepted)
+        accepted = calibration.accepted(self.judged)
+        watched = reference(drawn, spoken, self.judged.probabilities.max(1), accepted)
         return calibration.model_copy(update={"drift": watched}).sealed()
+
+
+def _rehearsed(
+    task: _Task, best: Tried, parts: Sequence[Part], kinds: Sequence[Member]
+) -> tuple[Judged, Doubt | None]:
+    """Judge the fitting part without its own labels, with signs of doubt where they help."""
+    p, fitting = best.probabilities, ~task.held
+    signs = signs_of(np.stack([part.logs for part in parts], 1), p, kinds, task.none)
+    found = doubting(p, signs, task.labels[fitting], task.folds[fitting])
+    if found is None:
+        return Judged(p, p.max(1)), None
+    return Judged(p, found[1]), found[0]
+
+
+def _kept(doubt: Doubt | None) -> Iterator[str]:
+    if doubt is not None:
+        yield (
+            f"what is accepted is told by {' and '.join(doubt.signs)} beside the confidence, which "
+            f"tells wrong decisions better by cross-validation (log loss {doubt.log_loss:.3f}, "
+            f"{doubt.log_loss_without:.3f} without)"
+        )
 
 
 def _reached(

@@ -142,22 +142,27 @@ async def recheck(
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
     read = await read_texts(calibrated, [row.text for row in data.rows], context, progress)
-    sure = calibration.accepting.fit()(read.values)
+    found = calibration.judge(read.values)
     outcomes = [
         Outcome(
-            confidence=min(1.0, float(p.max())),
-            correct=bool(p.argmax() == label),
-            label=calibration.labels[int(p.argmax())],
+            confidence=min(1.0, sure),
+            correct=given == label,
+            label=calibration.labels[given],
             case=row.case,
         )
-        for p, label, row in zip(sure, labels, data.rows, strict=True)
+        for sure, given, label, row in zip(
+            found.sure.tolist(),
+            [int(place) for place in found.probabilities.argmax(1)],
+            labels.tolist(),
+            data.rows,
+            strict=True,
+        )
     ]
     here = _rechecked(calibration, outcomes)
     texts = [row.text for row in data.rows]
     spoken = [] if language is None else [language(text) for text in texts]
-    confidences = [outcome.confidence for outcome in outcomes]
-    found = reference(texts, spoken, confidences, [here.accepts(p) for p in sure])
-    return Rechecked(here.bound, here.bounds, shares(spoken), found)
+    watched = reference(texts, spoken, found.probabilities.max(1), here.accepted(found))
+    return Rechecked(here.bound, here.bounds, shares(spoken), watched)
 
 
 def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:

@@ -28,6 +28,8 @@ Sources = Mapping[str, Endpoint]
 """Endpoints by role."""
 PROMPT = "Task: {question}\nText: {text}\nLabel:"
 """Of which the last hidden state is taken: the model is about to name the label there."""
+_LEAST_MASS = 1e-3
+"""A smaller label mass tells no more."""
 _LONGEST = 4000
 """Characters of a text that are embedded: longer ones may not fit the encoder."""
 
@@ -50,7 +52,7 @@ class LabelMember(BaseModel):
     async def read(
         self, text: str, question: Question, sources: Sources, context: RunContext
     ) -> Floats:
-        """Log-probabilities of the options, of mean 0."""
+        """Log-probabilities of the options; without the log, they add up to the label mass."""
         if self.turned:
             question = replace(question, options=question.options[::-1])
         found = [
@@ -130,7 +132,8 @@ async def _logs(
         raise CapabilityError(
             f"{endpoint.name} writes its labels, so there are no probabilities to calibrate"
         )
-    if answer.probabilities is None:  # refused: all options are as likely
-        return np.zeros(len(question.options))
-    logs = np.log(np.maximum(np.array(answer.probabilities), 1e-45))
-    return logs - logs.mean()
+    n = len(question.options)
+    if answer.probabilities is None:  # refused: all options are as likely, and none is likely
+        return np.full(n, np.log(_LEAST_MASS / n))
+    mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
+    return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)

@@ -37,11 +37,19 @@ class Fit:
 
     def __call__(self, readings: Sequence[Floats], /) -> Floats:
         """Probabilities: texts, options."""
+        return self.blended(self.stacked(readings))
+
+    def stacked(self, readings: Sequence[Floats]) -> Floats:
+        """Log-probabilities of each member: texts, members, options."""
         logs = [
             reading if head is None else head(reading)
             for head, reading in zip(self.heads, readings, strict=True)
         ]
-        return Blend(self.weights, self.bias)(np.stack(logs, 1))
+        return np.stack(logs, 1)
+
+    def blended(self, logs: Floats) -> Floats:
+        """Probabilities of what is stacked: texts, options."""
+        return Blend(self.weights, self.bias)(logs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from moa.decisions.arrays import Floats, np
 from moa.guarantees.drift import FEWEST, Drift, Value
 
 Detect = Callable[[str], str | None]
@@ -14,7 +15,7 @@ Detect = Callable[[str], str | None]
 def reference(
     texts: Sequence[str],
     languages: Sequence[str | None],
-    sure: Sequence[float],
+    sure: Floats,
     accepted: Sequence[bool],
 ) -> Drift | None:
     """Start a check on drift, which watches length, language, and what is accepted how surely.
@@ -31,11 +32,12 @@ def reference(
     Returns:
         The check before its first input; `None` where there are too few texts to watch anything.
     """
+    confidences = np.minimum(sure, 1.0).tolist()
     watched: dict[str, list[Value]] = {
         "length": [float(len(text)) for text in texts],
         "language": [name for name in languages if name is not None],
         "accepted": [float(one) for one in accepted] if any(accepted) else [],
-        "accepted confidence": [c for c, is_in in zip(sure, accepted, strict=True) if is_in],
+        "accepted confidence": [c for c, is_in in zip(confidences, accepted, strict=True) if is_in],
     }
     enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
     return Drift.of(enough) if enough else None

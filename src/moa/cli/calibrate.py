@@ -78,7 +78,7 @@ def calibrate(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.1, help="Most time for reading; else 1.1 s a row."),
+        typer.Option("--minutes", min=0.1, help="Most time for reading; else 1 s a row."),
     ] = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,

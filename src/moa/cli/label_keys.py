@@ -87,12 +87,12 @@ def _show(console: Console, keys: dict[str, str], text: str, where: str) -> None
 
 def _key() -> str:
     """Wait for one key; empty where no more will come."""
-    import click
+    import typer
 
     if not sys.stdin.isatty():
         return sys.stdin.read(1)
     try:
-        return click.getchar()
+        return typer.getchar()
     except KeyboardInterrupt:
         return _STOP
     except EOFError:
