@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -101,6 +102,13 @@ async def test_where_the_small_model_only_guesses_the_llm_is_kept() -> None:
 async def test_a_log_that_is_too_short_says_how_long_it_must_be() -> None:
     with pytest.raises(InputError, match=r"300 different texts.*make 562"):
         await promote(endpoint(), log(300) * 2, task="Spam?")
+
+
+async def test_rows_of_one_case_stand_on_one_side() -> None:
+    rows = [replace(row, case=f"c{n // 8}") for n, row in enumerate(log(400))]
+    _, found = await promote(endpoint(), rows, task="Spam?", use=100, guarantee=Guarantee(0.3, 0.8))
+    assert found.calibrated_on == 96
+    assert found.checked_on == 304
 
 
 def moa(*words: str) -> int:

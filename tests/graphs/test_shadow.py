@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
 from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
+from moa.cli import main
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import cascade
 from moa.graphs.shadow import Shadow
 from moa.node import Result
 from moa.testing import Rule, SimulatedEndpoint, Step
+from moa.tiers import Endpoints
 from moa.usage import Tier
 
 DOWN = EndpointUnavailable("no", endpoint="x")
@@ -94,3 +98,49 @@ async def test_the_failure_of_the_node_in_use_is_raised_at_once() -> None:
 def test_no_time_is_less_than_none() -> None:
     with pytest.raises(ConfigError):
         Shadow(Never(), Never(), wait_s=-1.0)
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+TABLES = """
+[graphs.llm]
+labels = ["card", "app"]
+
+[graphs.cascade]
+labels = ["card", "app"]
+confidence = 0.8
+"""
+
+
+def test_by_its_name_it_says_at_the_end_what_would_have_been_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said_card, said_app = {"label": {"card": 0.9}}, {"label": {"app": 0.6}}
+    small = SimulatedEndpoint(name="slm", tier="slm", rule=lambda _: said_card)
+    large = SimulatedEndpoint(name="llm", tier="llm", rule=lambda _: said_app)
+    monkeypatch.setattr(Endpoints, "slm", small)
+    monkeypatch.setattr(Endpoints, "llm", large)
+    Path("moa.toml").write_text(TABLES)
+    Path("in.txt").write_text("one\ntwo\n")
+    assert moa("draw", "shadow") == 0
+    assert "candidate" in capsys.readouterr().out
+    assert moa("run", "shadow", "in.txt", "--out", "out.jsonl") == 0
+    out = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["output"]["label"] for line in out] == ["app", "app"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "in 2 runs the candidate gave another answer 2 times" in said
+
+
+def test_a_shadow_has_no_shadow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text('[graphs.shadow]\ncandidate = "shadow"\n')
+    assert moa("draw", "shadow") == 2
+    assert "its own shadow" in capsys.readouterr().err

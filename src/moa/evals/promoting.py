@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from moa.agents.classifier import Classifier
 from moa.calibration import Calibration
 from moa.calibration.calibrating import calibrate
-from moa.calibration.labelled import Labelled, sort_out
+from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.context import RunContext
 from moa.decisions.arrays import np
 from moa.endpoints import Endpoint
@@ -130,7 +130,8 @@ async def promote(
         task: The question that the labels answer.
         labels: The labels there may be; `None` takes those of the rows.
         guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
-        use: Rows, drawn at random, that the calibration is made from.
+        use: Rows, drawn at random, that the calibration is made from. Rows of one case stay
+            together, so it may be a few less.
         audit: Share of what is accepted that the LLM goes on to check.
         llm: Whose price is saved; `None`: what is saved in dollars is not known.
         concurrency: Most rows that are decided on at once.
@@ -144,14 +145,14 @@ async def promote(
         MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
     """
     data = sort_out(rows, labels)
-    order = _dealt(data.rows, use, seed)
+    drawn, others = _dealt(data, use, seed)
     names = list(labels or data.counts)
     context = context or RunContext(keep_notes=False)
     question = Question("label", "choice", task, tuple(Option(name, name) for name in names))
     made = await calibrate(
-        slm, question, order[:use], guarantee=guarantee, context=context, progress=progress
+        slm, question, drawn, guarantee=guarantee, context=context, progress=progress
     )
-    rest = [Case(str(n), row.text, row.label) for n, row in enumerate(order[use:])]
+    rest = [Case(str(n), row.text, row.label) for n, row in enumerate(others)]
     answers = await answers_of(
         "the rest of the log",
         _agent(slm, made, names, task),
@@ -161,20 +162,27 @@ async def promote(
         concurrency=concurrency,
         progress=progress,
     )
-    return Promoted(made, _promotion(made, rest, answers, use=use, audit=audit, llm=llm))
+    return Promoted(made, _promotion(made, rest, answers, use=len(drawn), audit=audit, llm=llm))
 
 
-def _dealt(rows: Sequence[Labelled], use: int, seed: int) -> list[Labelled]:
-    """Mix the rows, of which the first are calibrated on and the others looked at."""
-    if len(rows) < use + _LEAST_CHECKED:
+def _dealt(data: Sorted, use: int, seed: int) -> tuple[list[Labelled], list[Labelled]]:
+    """Draw the rows to calibrate on; rows of one case stay together."""
+    if len(data.rows) < use + _LEAST_CHECKED:
         raise InputError(
-            f"the log has {len(rows)} different texts: {use} to calibrate on and at least "
+            f"the log has {len(data.rows)} different texts: {use} to calibrate on and at least "
             f"{_LEAST_CHECKED} to see whether it holds make {use + _LEAST_CHECKED}. Give a longer "
             "log, or calibrate on fewer"
         )
-    order = list(rows)
-    random.Random(seed).shuffle(order)
-    return order
+    by_case: dict[str, list[Labelled]] = {}
+    for case, row in zip(data.cases, data.rows, strict=True):
+        by_case.setdefault(case, []).append(row)
+    cases = list(by_case.values())
+    random.Random(seed).shuffle(cases)
+    drawn: list[Labelled] = []
+    rest: list[Labelled] = []
+    for rows in cases:
+        (drawn if len(drawn) + len(rows) <= use else rest).extend(rows)
+    return drawn, rest
 
 
 def _agent(slm: Endpoint, made: Calibration, names: Sequence[str], task: str) -> Classifier[str]:
