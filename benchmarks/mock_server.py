@@ -1,7 +1,8 @@
 """A model server that answers after a set time: `python benchmarks/mock_server.py`.
 
 It prints its port, and stops when its input is closed. A model called `NAME-20` answers after
-20 ms. It runs in a process of its own, so that its work is not counted as the client's.
+20 ms; `half-20` sends half of the answer then, and `empty-20` one without a text. It runs in a
+process of its own, so that its work is not counted as the client's.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import sys
 
 from aiohttp import web
 
+TEXT = "A short answer to the text."
+
 
 def answer(model: str) -> bytes:
-    """A chat completion as OpenAI and vLLM send it."""
-    return json.dumps(
+    """A chat completion as OpenAI and vLLM send it, or as they don't."""
+    fault = model.partition("-")[0]
+    content = "" if fault == "empty" else TEXT
+    whole = json.dumps(
         {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -24,7 +29,7 @@ def answer(model: str) -> bytes:
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": "A short answer to the text."},
+                    "message": {"role": "assistant", "content": content},
                     "logprobs": None,
                     "finish_reason": "stop",
                 }
@@ -32,6 +37,7 @@ def answer(model: str) -> bytes:
             "usage": {"prompt_tokens": 40, "completion_tokens": 8, "total_tokens": 48},
         }
     ).encode()
+    return whole[: len(whole) // 2] if fault == "half" else whole
 
 
 async def complete(request: web.Request) -> web.Response:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import table, write
+from report import table, verdict, write
 
 HERE = Path(__file__).parent
 NAMES = {
@@ -172,9 +172,9 @@ def section(
         + [f"{max(j['memory_mib'] for j in found[p].values()):.0f}" for p in peers],
     ]
     goals = [
-        [f"`{name}`", f"{reached[name]:.3f}", f"{way} {target}", f"{way} {aim}", verdict]
+        [f"`{name}`", f"{reached[name]:.3f}", f"{way} {target}", f"{way} {aim}", said]
         for name, (way, target, aim) in TARGETS.items()
-        for verdict in [_verdict(reached[name], way, target, aim)]
+        for said in [verdict(reached[name], way, target, aim)]
     ]
     return f"""## Overhead
 
@@ -188,13 +188,6 @@ than at 64 is the garbage collector's: more objects are alive when it looks at t
 
 {table(["ratio", "measured", "target", "aim", ""], goals)}
 """
-
-
-def _verdict(value: float, way: str, target: float, aim: float) -> str:
-    def within(goal: float) -> bool:
-        return value <= goal if way == "at most" else value >= goal
-
-    return "aim reached" if within(aim) else "target reached" if within(target) else "**missed**"
 
 
 def main() -> None:

@@ -36,6 +36,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def verdict(value: float, way: str, target: float, aim: float) -> str:
+    """Say whether a figure reaches its target, and its aim; `way` is `at most` or `at least`."""
+
+    def within(goal: float) -> bool:
+        return value <= goal if way == "at most" else value >= goal
+
+    return "aim reached" if within(aim) else "target reached" if within(target) else "**missed**"
+
+
 def write(section: str, command: str, body: str) -> None:
     """Replace a section of the page, or append it."""
     begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
