@@ -16,6 +16,7 @@ from moa.cli import (
     down,
     draw,
     evaluate,
+    index,
     label,
     models,
     models_add,
@@ -63,6 +64,7 @@ _add(calibrate.calibrate, calibrate.EXAMPLES)
 app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
 _add(label.label, label.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
+_add(index.index, index.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)
 _add(promote.promote, promote.EXAMPLES)

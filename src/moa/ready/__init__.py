@@ -11,6 +11,7 @@ from moa.errors import ConfigError
 from moa.ready import (
     agents,
     conversations,
+    documents,
     guards,
     labelling,
     mixtures,
@@ -30,6 +31,7 @@ __all__ = ["READY", "AnyNode", "Ready", "node_of"]
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
     **conversations.READY,
+    **documents.READY,
     **guards.READY,
     **labelling.READY,
     **mixtures.READY,

@@ -1,0 +1,112 @@
+"""moa index: documents as an index that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moa.documents.index import Changes, Index
+    from moa.documents.loading import Step
+
+EXAMPLES = """
+
+Read a folder of text, Markdown, HTML and PDF files, and keep what was read:
+
+    moa index manuals --out manuals.index
+
+The same again reads only what was added or changed, and forgets what was removed:
+
+    moa index manuals --out manuals.index
+
+Ask it: put two lines into moa.toml, and `moa run rag` brings the index up to date by itself:
+
+    [graphs.rag]
+    documents = "manuals"
+    index = "manuals.index"
+
+    moa run rag --text "How do I change the filter?"
+
+Files that can't be read are named, with the reason, and the others go on.
+
+Exit codes: 0 all read, 1 some files could not be read, 2 usage or configuration, 130 stopped; what
+was read by then is kept.
+"""
+
+
+def index(
+    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE…", help="What to read.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the index is kept.")],
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            "--embedder",
+            metavar="NAME",
+            help="Endpoint of moa.toml that turns texts into vectors, so that passages are found "
+            "by meaning too; none: the built-in sentence encoder, where it is installed.",
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Make no vectors: find passages by words alone.")
+    ] = False,
+    passage_tokens: Annotated[
+        int | None, typer.Option("--passage-tokens", min=1, help="Most tokens of a passage.")
+    ] = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Read documents into an index, or bring one up to date."""
+    import asyncio
+
+    from moa.cli import screen
+    from moa.documents.chunking import MAX_TOKENS
+    from moa.documents.index import Index
+
+    made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
+    with screen.waiting() as tell:
+        changes = made.update(sources, progress=lambda step: tell(_said(step)))
+        if not words:
+            asyncio.run(_embed(made, embedder, config, tell))
+    _report(changes, made)
+    raise typer.Exit(1 if changes.unread else 0)
+
+
+async def _embed(
+    index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
+) -> None:
+    from moa.cli.configuration import configured
+    from moa.ready.documents import DocumentSettings, embedder_of
+    from moa.tiers import Endpoints
+
+    async with Endpoints(configured(config)) as endpoints:
+        endpoint = embedder_of(endpoints, DocumentSettings(embedder=embedder))
+        if endpoint is not None:
+            await index.vectors(
+                index.passages(),
+                endpoint,
+                progress=lambda done, of: tell(f"vectors: {done} of {of} passages"),
+            )
+
+
+def _said(step: Step) -> str:
+    page = f", page {step.page} of {step.pages}" if step.pages else ""
+    return f"reading {step.files_done + 1} of {step.files}: {step.file}{page}"
+
+
+def _report(changes: Changes, index: Index) -> None:
+    from moa.cli import screen
+
+    errors, console = screen.err(), screen.out()
+    for unread in changes.unread:
+        errors.print(f"not read: {unread}", markup=False)
+    for note in changes.notes:
+        errors.print(f"incomplete: {note}", markup=False)
+    console.print(
+        f"{changes.summary}: {len(index.passages())} passages in {index.path}", markup=False
+    )

@@ -1,0 +1,157 @@
+"""The ready graph that answers from documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.documents.answering import Answerer
+from moa.documents.chunking import MAX_TOKENS
+from moa.documents.extracting import LEAST, Extractive
+from moa.documents.grading import RELEVANT, SUPPORTED, Grader
+from moa.documents.index import Index
+from moa.documents.indexed import Indexed
+from moa.documents.rewriting import Rewriter
+from moa.endpoints import Endpoint
+from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
+from moa.graphs.rag import rag
+from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.ready.entry import AnyNode, Ready, beside
+from moa.tiers import Endpoints
+
+if TYPE_CHECKING:
+    from moa.calibration import Calibration
+
+
+class DocumentSettings(BaseModel):
+    """Where passages come from, and how they are found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    documents: Path | tuple[Path, ...] | None = None
+    """Files and folders of text, Markdown, HTML and PDF, beside `moa.toml`; `None`: what the index
+    holds already."""
+    index: Path | None = None
+    """Folder that keeps what was read, beside `moa.toml`; `None` reads it anew in each process."""
+    search: Literal["words", "meaning", "both"] = "both"
+    """How passages are found. Without an endpoint that embeds it is by words."""
+    embedder: str | None = None
+    """Name of an endpoint that turns texts into vectors; `None`: the built-in sentence encoder,
+    where its packages are installed."""
+    passage_tokens: int = Field(default=MAX_TOKENS, gt=0)
+    """Most tokens of a passage."""
+    top_k: int = Field(default=5, gt=0)
+    """Most passages that the writer is given."""
+
+
+class RagSettings(DocumentSettings):
+    """`[graphs.rag]`."""
+
+    writer: str | None = None
+    """Name of the endpoint that answers; `None`: the large model. A model that is too small to
+    write gives the nearest sentence instead."""
+    small: str | None = None
+    """Name of the endpoint that rewrites, filters and checks; `None`: the small model."""
+    rewrite: bool | None = None
+    """Whether the question is also searched for as the small model rewrites it; `None`: where that
+    isn't too small to write."""
+    filter: bool | Path | None = None
+    """Whether the small model leaves out passages that don't help, or a calibration of it for that;
+    `None`: where that isn't too small."""
+    relevant: float = Field(default=0.2, gt=0, lt=1)
+    """Probability of helping under which a passage is left out, where there is no calibration."""
+    check: bool | Path | None = None
+    """Whether the small model checks each sentence against the passages that it cites, or a
+    calibration of it for that; `None`: where that isn't too small."""
+    supported: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a sentence is supported, where there is no calibration."""
+    near: float = Field(default=LEAST, ge=0, le=1)
+    """Likeness to the question under which a sentence is no answer, where no model writes."""
+    max_tokens: int = Field(default=512, gt=0)
+    """Most tokens of an answer."""
+
+
+def _rag(endpoints: Endpoints, settings: RagSettings) -> AnyNode:
+    small = endpoints.named(settings.small) if settings.small else endpoints.slm
+    large = endpoints.named(settings.writer) if settings.writer else endpoints.llm
+    embedder = embedder_of(endpoints, settings)
+    writes = large.model not in TOO_SMALL_TO_WRITE
+    able = small.model not in TOO_SMALL_TO_WRITE
+    rewrites = able if settings.rewrite is None else settings.rewrite
+    grade = _Grading(endpoints, small, able=able)
+    return rag(
+        retriever_of(endpoints, settings),
+        Answerer(large, max_tokens=settings.max_tokens)
+        if writes
+        else Extractive(embedder, least=settings.near),
+        rewriter=Rewriter(small) if rewrites else None,
+        relevance=grade.by(settings.filter, RELEVANT, settings.relevant, "filter"),
+        support=grade.by(settings.check, SUPPORTED, settings.supported, "check")
+        if writes
+        else None,
+        top_k=settings.top_k,
+    )
+
+
+class _Grading:
+    """Builds the graders that are asked for."""
+
+    def __init__(self, endpoints: Endpoints, small: Endpoint, *, able: bool) -> None:
+        self._endpoints = endpoints
+        self._small = small
+        self._able = able
+
+    def by(
+        self, given: bool | Path | None, question: str, threshold: float, name: str
+    ) -> Grader | None:
+        wanted = self._able if given is None else given
+        if wanted is False:
+            return None
+        calibration = self._calibration(wanted) if isinstance(wanted, Path) else None
+        return Grader(
+            self._small, question, threshold=threshold, calibration=calibration, name=name
+        )
+
+    def _calibration(self, file: Path) -> Calibration:
+        from moa.calibration import Calibration
+
+        return Calibration.load(beside(self._endpoints, file))
+
+
+def embedder_of(endpoints: Endpoints, settings: DocumentSettings) -> Endpoint | None:
+    """Give the endpoint that turns texts into vectors; `None` where there is none.
+
+    Raises:
+        ConfigError: the one that is named isn't configured.
+    """
+    if settings.embedder is not None:
+        return endpoints.named(settings.embedder)
+    return None if missing_for_sentences() else SentenceEncoder()
+
+
+def retriever_of(endpoints: Endpoints, settings: DocumentSettings) -> Indexed:
+    """Build the retriever over the documents that the settings name.
+
+    Raises:
+        ConfigError: the embedder that is named isn't configured.
+        CapabilityError: it can't embed.
+    """
+    given = settings.documents
+    paths = (given,) if isinstance(given, Path) else given
+    sources = None if paths is None else [beside(endpoints, path) for path in paths]
+    folder = settings.index and beside(endpoints, settings.index)
+    return Indexed(
+        sources,
+        Index(folder, max_tokens=settings.passage_tokens),
+        endpoint=None if settings.search == "words" else embedder_of(endpoints, settings),
+        by_words=settings.search != "meaning",
+        top_k=settings.top_k,
+        name="passages",
+    )
+
+
+READY: dict[str, Ready[Any]] = {
+    "rag": Ready("answers from your documents, with citations", RagSettings, _rag),
+}
