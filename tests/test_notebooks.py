@@ -26,20 +26,37 @@ def text_of(notebook: Any) -> str:
     return "\n".join(parts)
 
 
+def executed(name: str, folder: Path) -> str:
+    """Run a notebook in a folder of its own, and give what it shows."""
+    notebook = read(FOLDER / name)
+    client = NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
+    client.execute()
+    return text_of(notebook)
+
+
 @pytest.mark.embedded
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_quickstart_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
-    notebook = read(FOLDER / "quickstart.ipynb")
-    client = NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    )
-    client.execute()
-    shown = text_of(notebook)
+    shown = executed("quickstart.ipynb", tmp_path)
     assert "negative  The straps broke" in shown
     assert "positive about sport" in shown
     assert shown.count("image/svg+xml: <svg") == 2
     assert "IProgress" not in shown
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
+def test_the_notebook_on_mixtures_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
+    shown = executed("mixture.ipynb", tmp_path)
+    assert "by aggregator - without third" in shown
+    assert "'third' gave no answer: third: connection refused" in shown
+    assert "without slow in less than 5 seconds: True" in shown
+    assert "one model alone instead of 2 layers of 2 and 2" in shown
+    assert "('Canberra.', 'a', 3)" in shown
+    assert shown.count("image/svg+xml: <svg") == 2
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
