@@ -100,8 +100,6 @@ async def test_labels_that_are_stopped() -> None:
 def test_a_label_that_is_none_of_them_is_refused() -> None:
     with pytest.raises(ConfigError, match="its labels are"):
         Labelled(ScriptedEndpoint([]), ["a", "b"], stop=["c"])
-    with pytest.raises(ConfigError, match="doubtful"):
-        Labelled(ScriptedEndpoint([]), ["a", "b"], stop=["b"], doubtful="maybe")
 
 
 PASSAGE = "The bridge was opened in 1932. It is 503 metres long and crosses the harbour."

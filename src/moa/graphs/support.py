@@ -31,7 +31,7 @@ from moa.graphs.shop import (
     SupportSettings,
 )
 from moa.graphs.skipped import Skipped
-from moa.guards.injection import EXAMPLES as INJECTION_EXAMPLES
+from moa.guards.injection import injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 
@@ -197,23 +197,9 @@ def support(
 
 def spam_filter(slm: Endpoint, criterion: str, *, threshold: float) -> Filter:
     """Build the filter that drops spam, with examples of what is and what isn't."""
-    return _filter(slm, "spam", criterion, threshold, SPAM_EXAMPLES)
-
-
-def injection_filter(slm: Endpoint, criterion: str, *, threshold: float) -> Filter:
-    """Build the filter that drops orders to the software, with examples."""
-    return _filter(slm, "injection", criterion, threshold, INJECTION_EXAMPLES)
-
-
-def _filter(
-    slm: Endpoint,
-    name: str,
-    criterion: str,
-    threshold: float,
-    examples: Sequence[tuple[str, bool]],
-) -> Filter:
-    shown = _adapted(slm, name, [(text, "yes" if met else "no") for text, met in examples])
-    return Filter(slm, criterion, name=name, threshold=threshold, adaptation=shown)
+    examples = [(text, "yes" if met else "no") for text, met in SPAM_EXAMPLES]
+    shown = _adapted(slm, "spam", examples)
+    return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=shown)
 
 
 def _sentiment(slm: Endpoint) -> Sentiment:

@@ -8,7 +8,7 @@ every prompt of `moa`, whatever a guard thinks of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moa.acceptance import all_of
@@ -125,21 +125,13 @@ class Injection(TypedNode[Text | str, Verdict]):
         criterion: str = CRITERION,
         threshold: float = 0.58,
         rules: bool = True,
-        examples: tuple[tuple[str, bool], ...] = EXAMPLES,
+        examples: Sequence[tuple[str, bool]] = EXAMPLES,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
         self._rules = InjectionRules(name="rules") if rules else None
-        shown = tuple(
-            Example(text, {"injection": "yes" if met else "no"}) for text, met in examples
-        )
-        self._filter = Filter(
-            slm,
-            criterion,
-            name="injection",
-            threshold=threshold,
-            adaptation=Adaptation(views=(shown,), corrections={}, origin="the guard's examples"),
-        )
+        self.filter = injection_filter(slm, criterion, threshold=threshold, examples=examples)
+        """The small model's part of it."""
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules, then ask the model."""
@@ -153,8 +145,21 @@ class Injection(TypedNode[Text | str, Verdict]):
         parts = [text]
         if approximate_tokens(text) > _READ_TOKENS:
             parts = [part.text for part in split(text, max_tokens=_READ_TOKENS)]
-        results = await all_of(self._filter.run(part, context) for part in parts)
+        results = await all_of(self.filter.run(part, context) for part in parts)
         return max((result.output for result in results), key=_how_bad)
+
+
+def injection_filter(
+    slm: Endpoint,
+    criterion: str = CRITERION,
+    *,
+    threshold: float = 0.58,
+    examples: Sequence[tuple[str, bool]] = EXAMPLES,
+) -> Filter:
+    """Build the filter that drops orders to the software, by the small model alone."""
+    shown = tuple(Example(text, {"injection": "yes" if met else "no"}) for text, met in examples)
+    adaptation = Adaptation(views=(shown,), corrections={}, origin="the injection guard ships it")
+    return Filter(slm, criterion, name="injection", threshold=threshold, adaptation=adaptation)
 
 
 def _how_bad(verdict: Verdict) -> tuple[bool, float]:

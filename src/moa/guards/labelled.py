@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa.agents.boundary import Limits, TypedNode
 from moa.agents.classifier import Classifier
@@ -49,7 +49,7 @@ class Labelled(TypedNode[Text | str, Verdict]):
         stop: Collection[str],
         task: str = "What is this text about?",
         calibration: Calibration | None = None,
-        doubtful: str = "judge",
+        doubtful: Literal["judge", "stop", "keep"] = "judge",
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
@@ -67,8 +67,6 @@ class Labelled(TypedNode[Text | str, Verdict]):
                 f"guard {self.name!r} stops {stop!r}, and its labels are {list(labels or ())}: "
                 "give a list of some of them"
             )
-        if doubtful not in ("judge", "stop", "keep"):
-            raise ConfigError(f"doubtful={doubtful!r}, but it is 'judge', 'stop' or 'keep'")
         self.stop = frozenset(stop)
         self.doubtful = doubtful
         self._classifier = Classifier(
