@@ -18,7 +18,7 @@ from moa.context import RunContext
 from moa.conversations.messages import ChatReply, ChatSettings, Said
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.closing import closed_after
-from moa.errors import BudgetExceeded, EndpointUnavailable, InputError, StoreError
+from moa.errors import BudgetExceeded, EndpointRejected, EndpointUnavailable, InputError, StoreError
 from moa.graphs.chat import Chat, chat
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -249,7 +249,9 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
     assert roles(second.prompts[-1])[0] == ("user", "message 0")
     result = await talk.run(Said(text="message 3"))
     result = await talk.run(Said(text="message 4"))
-    assert any("are not read" in note.text for note in result.trace)
+    assert any(
+        "not read: 0" not in note.text and "not read: 1" in note.text for note in result.trace
+    )
     assert roles(second.prompts[-1])[0] != ("user", "message 0")
     assert (await talk.threads.load("default")).recent[0].text == "message 0"
 
@@ -297,6 +299,17 @@ async def test_after_a_failed_answer_another_message_is_answered_together_with_i
     assert result.output.turn == 2
     assert roles(second.prompts[-1]) == [("user", "Why?\n\nAnd how?")]
     assert any("answers both" in note.text for note in result.trace)
+
+
+async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> None:
+    second = large(EndpointRejected("too long", endpoint="large"), "Here.")
+    talk = alone(second, ":memory:")
+    with pytest.raises(EndpointRejected):
+        await talk.run(Said(text="word " * 100))
+    assert await talk.unfinished() is None
+    result = await talk.run(Said(text="In short: why?"))
+    assert roles(second.prompts[-1]) == [("user", "In short: why?")]
+    assert any(note.text == "turns that are not read: 1" for note in result.trace)
 
 
 async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 from moa.cli import (
     bench,
     calibrate,
+    chat,
     choose,
     compare,
     decide,
@@ -59,6 +60,7 @@ def _shown(command: Callable[..., None], examples: str) -> str:
 
 
 _add(run.run, run.EXAMPLES)
+_add(chat.chat, chat.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
 _add(calibrate.calibrate, calibrate.EXAMPLES)
 app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)

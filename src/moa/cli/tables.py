@@ -38,7 +38,7 @@ def results(items: Sequence[Item]) -> Table:
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
     """Show what all items came to, and by node."""
-    return Group(_totals(tally, reference), _by_node(tally.spent))
+    return Group(_totals(tally, reference), by_node(tally.spent))
 
 
 def cost_of(usage: Usage) -> str:
@@ -83,7 +83,8 @@ def _alone(usage: Usage, reference: Reference | None) -> str:
     return f"{dollars(estimate.cost)} ({estimate.how})"
 
 
-def _by_node(usage: Usage) -> Table:
+def by_node(usage: Usage) -> Table:
+    """Show what each node used."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("node", "tier", "endpoint"):
         table.add_column(name)

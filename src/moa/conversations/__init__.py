@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.endpoints.metering import approximate_tokens
 from moa.usage import Amount, Part, Tier, Usage
 
-Status = Literal["open", "answered", "stopped", "failed"]
+Status = Literal["open", "answered", "stopped", "failed", "rejected"]
 """`open`: being answered, or cut off when its process ended. `stopped`: by whoever asked, on
-purpose. `failed`: no model answered."""
+purpose. `failed`: no model answered. `rejected`: a server would not take the message, as too
+long or by its rules, so that it is not read again."""
 
 LEFT_OUT = "[…]"
 """Stands for words that are missing."""
@@ -47,6 +48,8 @@ class Turn(BaseModel):
     @property
     def tokens(self) -> int:
         """What it takes of a prompt, counted from above."""
+        if self.status == "rejected":
+            return 0
         return approximate_tokens(self.text) + approximate_tokens(self.reply)
 
 

@@ -42,7 +42,10 @@ class Memory:
         if not old:
             return None
         before = conversation.summary
-        passage = Passage(turns=old, before=before and before.text)
+        told = tuple(turn for turn in old if turn.status != "rejected")
+        if not told:
+            return None
+        passage = Passage(turns=told, before=before and before.text)
         try:
             text = (await self.sums_up.run(passage, quiet(context))).output.text
         except MoaError as error:
@@ -69,16 +72,17 @@ class Memory:
         return tuple(old)
 
     def exchange(self, conversation: Conversation, context: RunContext) -> Exchange:
-        """Give what is read.
+        """Give what is read, and say in the trace what isn't.
 
-        Where no summary could be made, the oldest turns over twice the limit are left out, and
-        the trace says so.
+        Where no summary could be made, the oldest turns over twice the limit are left out; so are
+        messages that a server rejected, since it would reject those after them too.
         """
-        turns, tokens = conversation.recent, conversation.tokens
-        while tokens > 2 * self.history_tokens and len(turns) > 1 + self.keep_turns:
-            tokens -= turns[0].tokens
-            turns = turns[1:]
-        if len(turns) < len(conversation.recent):
-            first = conversation.recent[0].number
-            context.note("truncated", f"turns {first} to {turns[0].number - 1} are not read")
-        return Exchange(turns=turns, summary=conversation.summary)
+        *before, last = conversation.recent
+        read = [turn for turn in before if turn.status != "rejected"]
+        tokens = last.tokens + sum(turn.tokens for turn in read)
+        while tokens > 2 * self.history_tokens and len(read) > self.keep_turns:
+            tokens -= read.pop(0).tokens
+        left_out = [str(turn.number) for turn in before if turn not in read]
+        if left_out:
+            context.note("truncated", f"turns that are not read: {', '.join(left_out)}")
+        return Exchange(turns=(*read, last), summary=conversation.summary)

@@ -20,7 +20,13 @@ from moa.conversations.remembering import Memory
 from moa.conversations.speaking import Speaker
 from moa.conversations.summing_up import Extract, Passage, Summariser
 from moa.endpoints import Endpoint
-from moa.errors import InputError, MoaError
+from moa.errors import (
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnsupported,
+    InputError,
+    MoaError,
+)
 from moa.graphs.chat_plan import chat_plan
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
@@ -116,7 +122,8 @@ class Chat(Pattern[Said, ChatReply]):
             await _close(thread, own, {"status": "stopped", "reply": written()})
             raise
         except MoaError as error:
-            failed = {"status": "failed", "reply": written(), "reason": str(error)}
+            status = "rejected" if _is_refusal(error) else "failed"
+            failed = {"status": status, "reply": written(), "reason": str(error)}
             await _close(thread, own, failed)
             raise
         return await _close(thread, own, _facts(spoken))
@@ -232,6 +239,12 @@ def _told(conversation: Conversation) -> Conversation:
     last = conversation.last
     lost = last is not None and last.status == "open"
     return conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
+
+
+def _is_refusal(error: MoaError) -> bool:
+    """Whether it is the message that a server would not take; a wrong key can be mended."""
+    mendable = (EndpointUnauthorized, EndpointUnsupported)
+    return isinstance(error, EndpointRejected) and not isinstance(error, mendable)
 
 
 def _written(context: RunContext) -> Callable[[], str]:

@@ -213,10 +213,7 @@ class PostgresStore:
             connection = await self._connected()
         async with connection:
             with self._told():
-                waiting = connection.execute(
-                    "SELECT pg_advisory_lock(hashtextextended(%s, 0))", (key,)
-                )
-                await _in_time(waiting, thread, context)
+                await _in_time(_locked(connection, key), thread, context)
             yield
 
     async def _connected(self) -> AsyncConnection[Any]:
@@ -226,7 +223,7 @@ class PostgresStore:
     async def _make(self, saver: Any) -> None:
         """Make the tables; two processes at once would each try to."""
         async with await self._connected() as connection:
-            await connection.execute("SELECT pg_advisory_lock(hashtextextended('moa.chat', 0))")
+            await _locked(connection, "moa.chat")
             await saver.setup()
         self._made = True
 
@@ -257,6 +254,22 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
     if text.startswith(POSTGRES):
         return PostgresStore(SecretStr(text))
     return GivenStore() if text == MEMORY else SqliteStore(Path(text))
+
+
+async def _locked(connection: AsyncConnection[Any], key: str) -> None:
+    """Take an advisory lock, by asking again and again.
+
+    A statement that waits would hold up the indexes that LangGraph builds concurrently, for which
+    whoever holds the lock may wait in turn: https://www.postgresql.org/docs/current/sql-createindex.html.
+    """
+    while True:
+        asked = await connection.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)
+        )
+        row = await asked.fetchone()
+        if row is not None and row[0]:
+            return
+        await asyncio.sleep(_POLL_S)
 
 
 async def _in_time(waiting: Awaitable[object], thread: str, context: RunContext) -> None:

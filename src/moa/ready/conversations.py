@@ -19,9 +19,9 @@ class ReadyChatSettings(ChatSettings):
     store: SecretStr = SecretStr(FILE)
     """Where the threads are kept: a SQLite file beside `moa.toml`, `:memory:`, or the URL of a
     Postgres database."""
-    small: str | None = None
+    slm: str | None = None
     """Endpoint that sums up and answers small talk; `None`: the default small one."""
-    large: str | None = None
+    llm: str | None = None
     """Endpoint that answers the rest; `None`: the default large one."""
     thread_cost: float | None = Field(default=None, ge=0)
     """Most US dollars for a thread, over all its turns."""
@@ -39,8 +39,8 @@ def _chat(endpoints: Endpoints, settings: ReadyChatSettings) -> AnyNode:
     store = settings.store.get_secret_value()
     file = store != MEMORY and not store.startswith(POSTGRES)
     return chat(
-        endpoints.slm if settings.small is None else endpoints.named(settings.small),
-        endpoints.llm if settings.large is None else endpoints.named(settings.large),
+        endpoints.slm if settings.slm is None else endpoints.named(settings.slm),
+        endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
         store=beside(endpoints, Path(store)) if file else settings.store,
         settings=settings,
         thread_budget=Budget(cost=settings.thread_cost, tokens=settings.thread_tokens),

@@ -1,0 +1,67 @@
+"""moa chat: a conversation in the terminal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moa.cli import options
+
+EXAMPLES = """
+
+    moa chat                                 goes on where you left off
+    moa chat --thread holidays               a conversation of its own, by name
+    moa chat --persona "You are a pirate."   who answers
+
+What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
+file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut off,
+by a crash or a reboot, is written anew at the next start.
+
+Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
+
+    /help      what there is            /usage          what the thread has cost
+    /new       begin another thread     /export FILE    write the thread as JSON
+    /threads   list them                /delete NAME    delete one
+    /thread X  go to one                /quit           end
+
+Lines from a pipe are said one after another, and the answers go to standard output:
+
+    printf 'I am Ann.\\nWho am I?\\n' | moa chat --thread script
+
+A large model answers what is no small talk, once three lines in moa.toml name one; the built-in
+model, which answers alone until then, is tiny and writes badly:
+
+    [endpoints.large]
+    tier = "llm"
+    model = "gpt-5-mini"
+
+Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
+"""
+
+
+def chat(
+    *,
+    thread: Annotated[
+        str, typer.Option("--thread", metavar="NAME", help="Which conversation to go on with.")
+    ] = "default",
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="FILE|URL", help="Where conversations are kept."),
+    ] = None,
+    persona: Annotated[
+        str | None, typer.Option("--persona", help="Who answers, and how, in words to the model.")
+    ] = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Talk with a small and a large model, over many turns, restarts and threads."""
+    from pathlib import Path
+
+    from moa.cli.conversing import held
+    from moa.conversations.messages import MEMORY, POSTGRES
+
+    if store is not None and store != MEMORY and not store.startswith(POSTGRES):
+        store = str(Path(store).absolute())  # what is given here stands in this folder
+    given = {"store": store, "persona": persona}
+    settings = {name: value for name, value in given.items() if value is not None}
+    raise typer.Exit(held(config, settings, thread=thread))

@@ -1,0 +1,205 @@
+"""Stores of a chat: two processes on one thread, and Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moa.context import RunContext
+from moa.conversations.messages import Said
+from moa.errors import DeadlineExceeded, StoreError
+from moa.graphs.chat import Chat, chat
+from moa.graphs.threads import Threads
+from moa.testing import SimulatedEndpoint
+
+TALKING = """
+import asyncio, sys
+from moa.conversations.messages import Said
+from moa.graphs.chat import chat
+from moa.testing import SimulatedEndpoint
+
+only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
+talk = chat(only, only, store=sys.argv[1])
+
+async def main():
+    for i in range(int(sys.argv[3])):
+        await talk.run(Said(text=f"{sys.argv[2]}{i}", thread="shared"))
+
+asyncio.run(main())
+"""
+HOLDING = """
+import asyncio, sys
+from moa.context import RunContext
+from moa.graphs.stores import store_of
+
+async def main():
+    async with store_of(sys.argv[1]).held("shared", RunContext()):
+        print("held", flush=True)
+        sys.stdin.read()
+
+asyncio.run(main())
+"""
+EACH = 6
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "chat.sqlite")
+    return str(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A real Postgres on a socket in a folder, where there is one on this machine."""
+    pytest.importorskip("psycopg")
+    if shutil.which("initdb") is None or shutil.which("postgres") is None:
+        pytest.skip("no Postgres on this machine")
+    # Not pytest's own folder: a socket's path is short, and Postgres doesn't run as root, who
+    # alone gets into that one.
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        own: int | None = None
+        if os.getuid() == 0:
+            own = pwd.getpwnam("nobody").pw_uid
+            os.chown(folder, own, -1)
+        data = folder / "data"
+        made = ["initdb", "-D", str(data), "-U", "moa", "-A", "trust", "--no-sync"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder, user=own)
+        process = subprocess.Popen(
+            ["postgres", "-D", str(data), "-c", "listen_addresses=", "-k", str(folder), "-F"],
+            cwd=folder,
+            user=own,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        asyncio.run(_up(folder))
+        yield f"postgresql://moa@/postgres?host={folder}"
+        process.send_signal(signal.SIGINT)  # "fast": whoever is connected is let go
+        process.wait(timeout=20)
+
+
+async def _up(folder: Path) -> None:
+    import psycopg
+
+    for _ in range(200):
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                f"host={folder} user=moa dbname=postgres"
+            )
+        except psycopg.OperationalError:
+            await asyncio.sleep(0.1)  # nothing tells from outside when it is ready
+            continue
+        await connection.close()
+        return
+    raise AssertionError("Postgres takes no connections")
+
+
+@pytest.fixture
+def postgres(server: str) -> str:
+    """The server, without what an earlier test left in it."""
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return server
+
+
+async def started(script: str, *words: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+
+def alone(store: str) -> Chat:
+    only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
+    return chat(only, only, store=store)
+
+
+async def test_two_processes_on_a_thread_take_turns(store: str) -> None:
+    both = [await started(TALKING, store, name, str(EACH)) for name in ("a", "b")]
+    assert [await process.wait() for process in both] == [0, 0]
+    talk = alone(store)
+    turns = (await talk.threads.transcript("shared")).turns
+    assert [turn.number for turn in turns] == list(range(1, 2 * EACH + 1))
+    assert all(turn.reply == f"re: {turn.text}" for turn in turns)
+    for name in ("a", "b"):
+        own = [turn.text for turn in turns if turn.text.startswith(name)]
+        assert own == [f"{name}{i}" for i in range(EACH)]
+    assert (await talk.threads.load("shared")).usage.calls == 2 * EACH
+
+
+async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(
+    store: str,
+) -> None:
+    holder = await started(HOLDING, store)
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
+    with pytest.raises(DeadlineExceeded, match="another process"):
+        await alone(store).run(Said(text="x", thread="shared"), RunContext(timeout_s=0.2))
+    waiting = asyncio.ensure_future(alone(store).run(Said(text="x", thread="shared")))
+    other = await alone(store).run(Said(text="y", thread="another"))
+    assert (other.output.text, waiting.done()) == ("re: y", False)
+    holder.kill()
+    await holder.communicate()
+    assert (await waiting).output.turn == 1
+
+
+async def test_threads_are_listed_found_and_deleted_in_every_store(store: str) -> None:
+    talk = alone(store)
+    for i, thread in enumerate(("a", "b", "a")):
+        await talk.run(Said(text=f"m{i}\x00 and a 'quote'", thread=thread, id=f"i{i}"))
+    assert [(t.name, t.turns) for t in await talk.threads.list()] == [("a", 2), ("b", 1)]
+    found = await talk.threads.find("a", "i0")
+    assert found is not None
+    assert found.number == 1
+    assert (await talk.run(Said(text="m0\x00 and a 'quote'", thread="a", id="i0"))).output.kept
+    assert await talk.threads.delete("a")
+    assert [t.name for t in await talk.threads.list()] == ["b"]
+
+
+async def test_a_postgres_that_is_not_there_is_told_without_the_password(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError) as told:
+        await alone(f"postgresql://moa:s3cret@/db?host={tmp_path}").run(Said(text="x"))
+    assert "postgres at this machine/db" in str(told.value)
+    assert "s3cret" not in str(told.value)
+
+
+async def test_a_clock_that_is_behind_loses_no_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
+
+    store = str(tmp_path / "chat.sqlite")
+    await alone(store).run(Said(text="one"))
+
+    def long_ago() -> Checkpoint:
+        made = empty_checkpoint()
+        made["id"] = "1e000000-0000-6000-8000-000000000000"
+        return made
+
+    monkeypatch.setattr("moa.graphs.threads.empty_checkpoint", long_ago)
+    assert (await alone(store).run(Said(text="two"))).output.turn == 2
+    assert (await alone(store).threads.load("default")).last is not None
+    assert [t.text for t in (await alone(store).threads.transcript("default")).turns] == [
+        "one",
+        "two",
+    ]
+    assert isinstance(alone(store).threads, Threads)

@@ -1,0 +1,267 @@
+"""`moa chat` through its own door: lines in, answers out, over kills and Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from moa.cli import main
+
+CONFIG = """
+[endpoints.large]
+tier = "llm"
+model = "echo"
+base_url = "http://127.0.0.1:{port}/v1"
+input_price = 1
+output_price = 1
+
+[graphs.chat]
+slm = "large"
+"""
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Repeats the last message; of one that says hang it writes two words, and waits."""
+
+    go_on: ClassVar[threading.Event]
+    asked: ClassVar[list[list[dict[str, str]]]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        messages = body["messages"]
+        self.asked.append(messages)
+        said = messages[-1]["content"]
+        if "refuse" in said:
+            self.send_response(400)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": f"You said {said}."}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            whole = {"id": "1", "model": "echo", "choices": [choice], "usage": usage}
+            self.send_header("Content-Length", str(len(json.dumps(whole))))
+            self.end_headers()
+            self._write(json.dumps(whole))
+            return
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        if "hang" in said:
+            self._piece("two words")
+            self.go_on.wait(20)
+        self._piece(f"You said {said}.", finish_reason="stop")
+        self._event({"id": "1", "model": "echo", "choices": [], "usage": usage})
+        self._write("data: [DONE]\n\n")
+
+    def _piece(self, text: str, finish_reason: str | None = None) -> None:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+        self._event({"id": "1", "model": "echo", "choices": [choice]})
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._write(f"data: {json.dumps(event)}\n\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.wfile.write(text.encode())
+            self.wfile.flush()
+        except OSError:
+            self.close_connection = True  # whoever asked is gone
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    Echo.go_on, Echo.asked = threading.Event(), []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    (tmp_path / "moa.toml").write_text(CONFIG.format(port=server.server_port))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    Echo.go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] = ()) -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    with pytest.raises(SystemExit) as left:
+        main(("chat", *options))
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def begun(line: str) -> subprocess.Popen[str]:
+    """Start `moa chat` in a process of its own, and wait until it writes an answer."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moa", "chat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    assert process.stdout.read(len("two words")) == "two words", process.poll()
+    return process
+
+
+def ended(process: subprocess.Popen[str], by: signal.Signals) -> int:
+    process.send_signal(by)
+    code = process.wait(timeout=30)
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+    return code
+
+
+def test_lines_of_a_pipe_are_answered_and_the_thread_goes_on_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "one", "", "two") == 0
+    assert capsys.readouterr().out == "You said one.\nYou said two.\n"
+    assert talk(monkeypatch, "three") == 0
+    assert [m["content"] for m in Echo.asked[-1] if m["role"] == "user"] == ["one", "two", "three"]
+
+
+def test_an_answer_that_a_kill_cut_off_is_told_and_written_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(monkeypatch, "before")
+    assert ended(begun("hang on"), signal.SIGKILL) == -signal.SIGKILL
+    Echo.go_on.set()
+    capsys.readouterr()
+    assert talk(monkeypatch, "after", "/export") == 0
+    out, err = capsys.readouterr()
+    assert "is unfinished, and is written anew: hang on" in err
+    first, second, export = out.split("\n", 2)
+    assert (first, second) == ("two wordsYou said hang on.", "You said after.")
+    turns = json.loads(export)["turns"]
+    assert [(t["number"], t["text"], t["status"]) for t in turns] == [
+        (1, "before", "answered"),
+        (2, "hang on", "answered"),
+        (3, "after", "answered"),
+    ]
+    assert json.loads(export)["cut_off"] == 1
+
+
+def test_the_same_script_after_a_kill_does_not_say_its_message_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended(begun("hang on"), signal.SIGKILL)
+    Echo.go_on.set()
+    talk(monkeypatch, "hang on", "/threads")
+    out = capsys.readouterr().out
+    assert out.startswith("two wordsYou said hang on.\n")
+    assert " 1 " in next(line for line in out.splitlines() if "default" in line)
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(begun("hang on"), signal.SIGINT) == 130
+    Echo.go_on.set()
+    assert talk(monkeypatch, "go on") == 0
+    assert [m["content"] for m in Echo.asked[-1][1:]] == ["hang on", "two words […]", "go on"]
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_message_that_is_not_answered_is_told_and_the_next_one_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "refuse this", "one") == 1
+    out, err = capsys.readouterr()
+    assert "Your message is kept" in err
+    assert "turns that are not read: 1" in err
+    assert out == "You said one.\n"
+
+
+def test_threads_are_begun_listed_and_deleted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--thread", "work", "--store", "kept.sqlite")
+    talk(monkeypatch, "one", "/new", "two", "/thread work", "/threads", options=options)
+    out, err = capsys.readouterr()
+    assert "* work" in out
+    assert "work-2" in out
+    assert Path("kept.sqlite").exists()
+    talk(monkeypatch, "/delete work-2", "/delete work-2", options=options)
+    err = capsys.readouterr().err
+    assert "Thread 'work-2' is deleted" in err
+    assert "There is no thread 'work-2'" in err
+
+
+def test_usage_adds_up_over_starts_and_export_writes_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(monkeypatch, "one")
+    talk(monkeypatch, "two", "/usage", "/export said.json")
+    out = capsys.readouterr().out
+    assert "chat/reply" in out
+    assert " 20 " in out
+    assert len(json.loads(Path("said.json").read_text())["turns"]) == 2
+
+
+def test_a_slash_is_a_command_and_two_are_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "/help", "//tmp is what?", "/nonsense", "/quit", "never") == 1
+    out, err = capsys.readouterr()
+    assert "/threads" in out
+    assert "You said /tmp is what?." in out
+    assert "no command /nonsense" in err
+    assert "never" not in out
+
+
+def test_a_persona_is_told_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk(monkeypatch, "one", options=("--persona", "You are a pirate."))
+    assert Echo.asked[-1][0]["content"].startswith("You are a pirate.")
+
+
+def test_what_could_steer_the_terminal_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(monkeypatch, "a\x1b[2Jb")
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_store_that_cant_be_used_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "one", options=("--store", "moa.toml")) == 2
+    assert "moa.toml" in capsys.readouterr().err
+
+
+def test_rows_with_threads_are_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": i, "text": f"m{i}", "thread": "ab"[i % 2]} for i in range(6)]
+    Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            main(("run", "chat", "turns.jsonl", "--json"))
+        assert left.value.code == 0
+        found = [json.loads(line)["output"] for line in capsys.readouterr().out.splitlines()]
+        assert [(f["thread"], f["turn"]) for f in found] == [
+            ("a", 1),
+            ("b", 1),
+            ("a", 2),
+            ("b", 2),
+            ("a", 3),
+            ("b", 3),
+        ]
+    assert len(Echo.asked) == 6  # the second run found its rows answered
