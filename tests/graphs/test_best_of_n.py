@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -12,7 +13,9 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
 from moa.graphs.best_of_n import BestOfN, best_of_n
+from moa.handoffs import Reply
 from moa.mixing.picking import Best, ByPolicy, Listwise, Pairwise
+from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget
@@ -125,6 +128,22 @@ async def test_a_failing_sample_is_left_out_and_said() -> None:
 async def test_where_every_sample_fails_the_error_has_the_causes() -> None:
     with pytest.raises(QuorumNotMet, match="refused"):
         await sampled(small(DOWN, DOWN, DOWN), large()).run("A drink?")
+
+
+async def test_a_deadline_leaves_time_for_the_judge() -> None:
+    class Late:
+        name = "late"
+        asked = 0
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
+            self.asked += 1
+            if self.asked == 3:
+                await asyncio.Event().wait()
+            return Result(output=Reply(text=("tea", "wine")[self.asked - 1]))
+
+    node = best_of_n(Late(), Listwise(likes("wine")), samples=3, timeout_s=0.5)
+    output = (await node.run("A drink?")).output
+    assert (output.text, output.verdict, output.samples) == ("wine", "won", 2)
 
 
 async def test_only_the_best_is_streamed() -> None:

@@ -18,6 +18,7 @@ from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
+    DeadlineExceeded,
     EndpointUnavailable,
     OutputError,
     QuorumNotMet,
@@ -111,6 +112,33 @@ async def test_a_thin_budget_leaves_the_majority_so_far_and_says_so() -> None:
     assert [note.text for note in result.trace if note.kind == "degraded"] == [
         "3 of 5 samples came, and the others could have changed the majority"
     ]
+
+
+class Hanging:
+    """Answers at once as often as it is told to, and then not any more."""
+
+    name = "hanging"
+
+    def __init__(self, answers: int) -> None:
+        self.left = answers
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
+        self.left -= 1
+        if self.left < 0:
+            await asyncio.Event().wait()
+        return Result(output=Reply(text="7"))
+
+
+async def test_what_came_before_the_deadline_is_the_answer() -> None:
+    node = self_consistency(Hanging(2), samples=5, timeout_s=0.05)
+    result = await node.run("3 + 4?")
+    assert (result.output.answer, result.output.votes) == ("7", {"7": 2})
+    assert result.output.partial
+
+
+async def test_a_deadline_without_an_answer_is_an_error() -> None:
+    with pytest.raises(DeadlineExceeded):
+        await self_consistency(Hanging(0), timeout_s=0.05).run("3 + 4?")
 
 
 async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
