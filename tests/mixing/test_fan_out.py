@@ -125,6 +125,19 @@ def test_a_little_late_is_not_too_late() -> None:
     assert seconds == pytest.approx(0.45)
 
 
+def test_one_dead_and_one_hanging_hold_nobody_up() -> None:
+    members = [Member("a"), Member("b"), dead("c"), Member("d", 30.0)]
+    drawn, seconds, run = asked(members)
+    assert names(drawn) == "ab"
+    assert seconds == pytest.approx(0.5)
+    assert [note.kind for note in run.trace] == ["failed", "dropped"]
+
+
+def test_the_second_of_two_answers_is_waited_for() -> None:
+    drawn, _, _ = asked([Member("a"), dead("b"), Member("c", 9.0)])
+    assert names(drawn) == "ac"
+
+
 def test_two_members_are_both_waited_for() -> None:
     drawn, _, _ = asked([Member("a", 0.1), Member("b", 9.0)])
     assert names(drawn) == "ab"

@@ -66,8 +66,8 @@ async def fan_out(
         request: What each of them is given.
         context: Budget, deadline and ledger of the run; members run nested in it.
         quorum: Fewest answers to go on with. Once they are there, the other members get
-            `patience_s` more. `None`: one is enough to go on with, but members are waited for
-            until all are there, or all but one of three or more and `patience_s` have passed.
+            `patience_s` more. `None`: one is enough to go on with, but all are waited for; only
+            the last one, where two or more have answered, gets no more than `patience_s`.
         timeout_s: Seconds that a member may take, its retries and repairs included; `None`: as
             long as the run has.
         patience_s: Seconds that members still get once the quorum is there, wherever they are in
@@ -94,8 +94,7 @@ async def fan_out(
         context=context,
         timeout_s=timeout_s,
         patience_s=math.inf if patience_s is None else patience_s,
-        fewest=quorum or 1,
-        waited_for=quorum or (len(members) if len(members) < 3 else len(members) - 1),
+        quorum=quorum,
         enough=enough,
     )
     fan.start(members, request)
@@ -114,8 +113,7 @@ class _Fan(Generic[Out]):
     context: RunContext
     timeout_s: float | None
     patience_s: float
-    fewest: int
-    waited_for: int
+    quorum: int | None
     enough: Callable[[Sequence[Out]], bool] | None
     running: dict[asyncio.Future[Drawn[Out]], int] = field(
         default_factory=dict[asyncio.Future[Drawn[Out]], int]
@@ -123,6 +121,19 @@ class _Fan(Generic[Out]):
     contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
     there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
+
+    @property
+    def fewest(self) -> int:
+        """Answers to go on with."""
+        return self.quorum or 1
+
+    @property
+    def _waits_no_more(self) -> bool:
+        """Whether who still runs gets nothing but the patience."""
+        here = len(self.there)
+        if self.quorum is not None:
+            return here >= self.quorum
+        return here > 1 and len(self.running) < 2
 
     def start(self, members: Sequence[Node[In, Out]], request: In) -> None:
         for place, member in enumerate(members):
@@ -155,7 +166,7 @@ class _Fan(Generic[Out]):
         cut_at = math.inf
         while self.running:
             here = len(self.there)
-            if here >= self.waited_for:
+            if self._waits_no_more:
                 cut_at = min(cut_at, now() + self.patience_s)
             if here and self.enough is not None and self.enough(self._outputs()):
                 return self._leave_out("skipped", f"is not needed: {here} answers are enough")

@@ -27,8 +27,8 @@ class JointSettings(BaseModel):
     """Endpoint that makes one answer of several; `None`: the default large one, or of a
     self-mixture the same model."""
     quorum: int | None = Field(default=None, gt=0)
-    """Fewest answers of a layer to go on with; `None`: one, but all are waited for, or all but one
-    of three or more and the patience."""
+    """Fewest answers of a layer to go on with; `None`: one, but all are waited for, and the last
+    one with no more than the patience."""
     timeout_s: float | None = Field(default=None, gt=0)
     """Seconds that each proposer may take, retries included; `None` is no limit of its own."""
     patience_s: float = Field(default=0.2, ge=0)
