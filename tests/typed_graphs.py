@@ -9,10 +9,13 @@ from langchain_core.runnables import Runnable
 from langgraph.graph import StateGraph
 
 from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
-from moa.handoffs import Text
+from moa.graphs.guarded import guarded
+from moa.guards import Blocked
+from moa.handoffs import Reply, Text
 from moa.node import Node, Result
 from moa.questions import Choice
 
@@ -133,6 +136,12 @@ def in_a_state_graph() -> None:
     StateGraph(State).add_node(as_langgraph(node, read=read, write=write))  # pyright: ignore[reportUnknownMemberType]
     as_langgraph(node, read=misread, write=write)  # pyright: ignore[reportArgumentType]
     assert_type(as_runnable(node), Runnable[Text, Answer])
+
+
+async def a_guarded_node(node: Node[Text, Reply], check: Filter) -> None:
+    safe = guarded(node, before=[check], beside=[check])
+    assert_type(await safe.run(Text(text="")), Result[Reply | Blocked])
+    guarded(node, beside=[node])  # pyright: ignore[reportArgumentType]
 
 
 async def results() -> None:

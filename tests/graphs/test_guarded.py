@@ -20,10 +20,18 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.errors import EndpointUnavailable, InputError, MoaError, OutputError, WiringError
+from moa.errors import (
+    EndpointUnavailable,
+    GuardFailed,
+    InputError,
+    MoaError,
+    OutputError,
+    WiringError,
+)
 from moa.graphs import Graph
 from moa.graphs.guarded import guarded
 from moa.guards import Blocked, Exchange
+from moa.guards.findings import Finding
 from moa.guards.patterns import Pattern
 from moa.guards.pii import Pii
 from moa.guards.vault import Vault
@@ -197,6 +205,27 @@ async def test_a_secret_is_masked_for_the_model_and_put_back_for_the_user() -> N
     assert SECRET not in repr(endpoint.prompts)
     assert "[ID_1]" in repr(endpoint.prompts)
     assert result.trace[0].text == "'pii' masked 1 ID"
+
+
+class Broken:
+    """A recogniser that fails."""
+
+    name = "broken"
+
+    def find(self, text: str, /) -> list[Finding]:
+        raise ValueError(text)
+
+
+async def test_where_a_recogniser_fails_nothing_is_sent() -> None:
+    endpoint = ScriptedEndpoint([])
+    node = guarded(Generator(endpoint, "Answer."), before=[Pii(recognizers=[Broken()])])
+    with pytest.raises(GuardFailed, match="'broken'") as caught:
+        await node.run(SECRET)
+    assert endpoint.prompts == []
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in repr(error)
+        error = error.__cause__ or error.__context__
 
 
 async def test_guards_behind_the_mask_see_placeholders() -> None:
