@@ -34,7 +34,7 @@ def small(*steps: Scripted) -> ScriptedEndpoint:
 
 
 def large(*steps: Scripted) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+    return ScriptedEndpoint(name="large", tier="llm", model="large-1", steps=steps)
 
 
 def plan(*steps: Step) -> Steps:
@@ -228,6 +228,12 @@ async def test_a_wrong_sum_in_the_answer_itself_is_found() -> None:
     second = large(plan(step("a"), step("b")), worked("2"), worked("3"), "2 + 3 = 6")
     solution = (await solve(small(), second, tries=1).run("Go.")).output
     assert solution.reasons == ("2 + 3 = 6 is wrong: it is 5",)
+
+
+async def test_a_model_that_verifies_itself_is_told_of() -> None:
+    same = ScriptedEndpoint(steps=[plan(step("a")), worked("x"), YES])
+    solution = (await solve(same, same).run("Go.")).output
+    assert "mostly agrees with itself" in solution.reasons[-1]
 
 
 async def test_another_policy_can_verify() -> None:

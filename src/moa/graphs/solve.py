@@ -175,12 +175,13 @@ class Solve(Pattern[str | BaseModel, Solution]):
             raise
         except MoaError as error:
             return False, (f"it could not be judged: {error}",)
+        if not judged.accepted:
+            return False, judged.reasons
         sums = len(check(whole).equations)
-        return judged.accepted, (
-            (f"every step has an answer, and {sums} of {sums} sums hold", *judged.reasons)
-            if judged.accepted
-            else judged.reasons
-        )
+        reasons = [f"every step has an answer, and {sums} of {sums} sums hold", *judged.reasons]
+        if self.verifier and self.verifier.endpoint.model == self.writer.endpoint.model:
+            reasons.append("the verifier is the model that wrote it, and mostly agrees with itself")
+        return True, tuple(reasons)
 
     @property
     def plan(self) -> Plan:
