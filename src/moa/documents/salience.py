@@ -9,9 +9,9 @@ relevance, Carbonell and Goldstein 1998).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from moa.agents.boundary import require
 from moa.context import RunContext
 from moa.documents.dense import normalised
 from moa.endpoints import Endpoint
@@ -21,68 +21,86 @@ _REDUNDANCY = 0.3
 
 
 class Salience:
-    """Ranks the sentences of one text, and keeps their vectors.
+    """Ranks sentences of one text by their vectors. `salience_of` makes it.
 
     Args:
-        encoder: Turns sentences into vectors.
-        about: What the text is about, such as its title, or what a reader looks for in it.
-
-    Raises:
-        CapabilityError: the encoder can't embed.
+        vectors: By the sentence, and by what the text is about.
+        centroid: Of the text, where the sentences are not all of it; `None`: that of `vectors`.
+        about: What the text is about.
     """
 
-    def __init__(self, encoder: Endpoint, *, about: Sequence[str] = ()) -> None:
-        self._encoder = require(encoder, "embed", agent="salience")
-        self._about = tuple(text for text in about if text.strip())
-        self._known: dict[str, tuple[float, ...]] = {}
-
-    async def pick(
+    def __init__(
         self,
-        sentences: Sequence[str],
-        context: RunContext,
+        vectors: Mapping[str, Sequence[float]],
         *,
-        full: Callable[[Sequence[int]], bool],
-    ) -> list[int]:
+        centroid: Sequence[float] | None = None,
+        about: Sequence[str] = (),
+    ) -> None:
+        self._vectors = vectors
+        self._about = tuple(about)
+        if not centroid:
+            said = [vector for text, vector in vectors.items() if text not in about]
+            centroid = normalised(said).mean(axis=0).tolist() if said else ()
+        self.centroid: tuple[float, ...] = tuple(centroid or ())
+        """The mean of the vectors of all sentences; empty where there are none."""
+
+    def pick(self, sentences: Sequence[str], *, full: Callable[[Sequence[int]], bool]) -> list[int]:
         """Take the sentences that say most, one after another.
 
         Args:
-            sentences: Of one text, in order.
-            context: Budget, deadline and ledger.
+            sentences: Those to choose from, in the order of the text; each has a vector.
             full: Told the places taken, the last of them on trial; `True` leaves that one out, and
                 a shorter one may still be taken. The first is always taken.
 
         Returns:
             Places of the sentences that are taken, in the order of the text.
-
-        Raises:
-            EndpointError: the encoder failed.
-            MissingDependency: a package for it is not installed.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the time is up.
         """
         if not sentences:
             return []
-        await self._learn([*sentences, *self._about], context)
-        rows = normalised([self._known[each] for each in sentences])
-        (centroid,) = normalised([rows.mean(axis=0).tolist()])
-        worth = rows @ centroid
+        rows = normalised([self._vectors[each] for each in sentences])
+        worth = rows @ normalised([self.centroid])[0]
         for text in self._about:
-            worth = worth + rows @ normalised([self._known[text]])[0]
+            worth = worth + rows @ normalised([self._vectors[text]])[0]
         nearest = worth * 0
         taken: list[int] = []
-        left = set(range(len(sentences)))
-        while left:
-            best = max(left, key=lambda place: (float(worth[place]), -place))
-            left.remove(best)
-            if taken and full([*taken, best]):
-                continue
-            taken.append(best)
-            nearer = (rows @ rows[best]).clip(min=nearest)
-            worth, nearest = worth - _REDUNDANCY * (nearer - nearest), nearer
+        for _ in sentences:
+            best = int(worth.argmax())
+            if not taken or not full([*taken, best]):
+                taken.append(best)
+                nearer = (rows @ rows[best]).clip(min=nearest)
+                worth, nearest = worth - _REDUNDANCY * (nearer - nearest), nearer
+            worth[best] = -math.inf
         return sorted(taken)
 
-    async def _learn(self, texts: Sequence[str], context: RunContext) -> None:
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+
+async def salience_of(
+    encoder: Endpoint,
+    sentences: Iterable[Sequence[str]],
+    context: RunContext,
+    *,
+    about: Sequence[str] = (),
+    centroid: Sequence[float] | None = None,
+) -> Salience:
+    """Turn the sentences of a text into vectors, to rank them.
+
+    Args:
+        encoder: Turns sentences into vectors.
+        sentences: Of the text, in lists that are sent one after another.
+        context: Budget, deadline and ledger.
+        about: What the text is about, such as its title, or what a reader looks for in it.
+        centroid: Of the text, where the sentences are not all of it.
+
+    Raises:
+        EndpointError: the encoder failed.
+        CapabilityError: it can't embed.
+        MissingDependency: a package for it is not installed.
+        BudgetExceeded: a limit would be passed.
+        DeadlineExceeded: the time is up.
+    """
+    about = [text for text in about if text.strip()]
+    known: dict[str, tuple[float, ...]] = {}
+    for batch in (about, *sentences):
+        new = [text for text in dict.fromkeys(batch) if text not in known]
         if new:
-            found = await self._encoder.embed(new, context)
-            self._known |= dict(zip(new, found.vectors, strict=True))
+            known |= dict(zip(new, (await encoder.embed(new, context)).vectors, strict=True))
+    return Salience(known, centroid=centroid, about=about)

@@ -13,7 +13,7 @@ from moa.agents.generator import Generator
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents.lengths import Length
-from moa.documents.salience import Salience
+from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
@@ -72,6 +72,8 @@ class Notes(BaseModel):
     """Where each chunk stands in the text: its first character, and the one behind its last."""
     notes: tuple[Note, ...]
     """In the order of the text."""
+    centroid: tuple[float, ...] = Field(default=(), repr=False)
+    """The mean of the vectors of all sentences of the text; empty where it isn't known."""
 
     @property
     def tokens(self) -> int:
@@ -134,20 +136,20 @@ class Extracts(TypedNode[Notes, Notes]):
         if not total or not self.length.too_long(request.original.text):
             return request
         share = max(self.keep, min(1.0, self._needed / total))
-        salience = Salience(self.endpoint, about=request.original.about)
+        if share == 1 and total <= self.read_tokens:
+            return request
+        salience = await ranking(self.endpoint, request, context)
         kept = [
             note
             for whole in request.notes
-            for note in await _extract(
-                salience, [whole], context, most=share * approximate_tokens(whole.text)
-            )
+            for note in _extract(salience, [whole], most=share * approximate_tokens(whole.text))
         ]
         notes = request.keeping(kept)
         if notes.tokens > self.read_tokens:
-            kept = await _extract(salience, notes.notes, context, most=self.read_tokens)
-            notes = request.keeping(kept)
+            notes = notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
         context.note("changed", f"kept {notes.tokens} of about {total} tokens, as they stand")
-        return notes
+        centroid = () if salience is None else salience.centroid
+        return notes.model_copy(update={"centroid": centroid})
 
     @property
     def _needed(self) -> float:
@@ -186,22 +188,22 @@ class Condense(TypedNode[Notes, Notes]):
 
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Condense each, then neighbours together until it is little enough."""
-        notes = await self._condensed(request.notes, context)
+        notes = await self._condensed(request, request.notes, context)
         while sum(approximate_tokens(n.text) for n in notes) > self.read_tokens:
             grouped = _grouped(notes, self.max_tokens)
             if len(grouped) == len(notes):
                 break
-            notes = await self._condensed(grouped, context)
+            notes = await self._condensed(request, grouped, context)
         kept = request.keeping(notes)
         if kept.tokens > self.read_tokens:
-            salience = Salience(self.encoder, about=request.original.about)
-            kept = kept.keeping(
-                await _extract(salience, kept.notes, context, most=self.read_tokens)
-            )
+            salience = await ranking(self.encoder, kept, context)
+            kept = kept.keeping(_extract(salience, kept.notes, most=self.read_tokens))
         context.note("changed", f"condensed about {request.tokens} tokens to {kept.tokens}")
         return kept
 
-    async def _condensed(self, notes: Sequence[Note], context: RunContext) -> list[Note]:
+    async def _condensed(
+        self, whole: Notes, notes: Sequence[Note], context: RunContext
+    ) -> list[Note]:
         gate = asyncio.Semaphore(AT_ONCE)
         silent = context.nested()
         silent.listener = None  # notes are no part of the answer
@@ -212,9 +214,9 @@ class Condense(TypedNode[Notes, Notes]):
                     reply = (await self.writer.run(note.text, silent)).output
                 except FAILURES as error:
                     context.note("failed", f"no note of chunks {note.chunks}: {error}")
-                    salience = Salience(self.encoder)
+                    salience = await ranking(self.encoder, whole.keeping([note]), context)
                     most = self.keep * approximate_tokens(note.text)
-                    (kept,) = await _extract(salience, [note], context, most=most)
+                    (kept,) = _extract(salience, [note], most=most)
                     return kept
             return note.model_copy(update={"text": reply.text})
 
@@ -240,16 +242,13 @@ def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
     ]
 
 
-async def _extract(
-    salience: Salience, notes: Sequence[Note], context: RunContext, *, most: float
-) -> list[Note]:
+def _extract(salience: Salience | None, notes: Sequence[Note], *, most: float) -> list[Note]:
     """Keep the best sentences of notes, up to so many tokens; one at least."""
     placed = sentences_in(notes)
     costs = [approximate_tokens(text) for _, text in placed]
-    taken = await picked(
+    taken = picked(
         salience,
         [text for _, text in placed],
-        context,
         full=lambda places: sum(costs[place] for place in places) > most,
     )
     return [
@@ -260,18 +259,24 @@ async def _extract(
     ]
 
 
-async def picked(
-    salience: Salience,
-    texts: Sequence[str],
-    context: RunContext,
-    *,
-    full: Callable[[Sequence[int]], bool],
-) -> list[int]:
-    """Take sentences as `Salience.pick` does; the first ones, where the encoder fails."""
+async def ranking(encoder: Endpoint, notes: Notes, context: RunContext) -> Salience | None:
+    """Rank the sentences of notes; `None` where the encoder fails, and the first ones are taken."""
+    batches = ([text for _, text in sentences(note.text)] for note in notes.notes)
     try:
-        return await salience.pick(texts, context, full=full)
+        return await salience_of(
+            encoder, batches, context, about=notes.original.about, centroid=notes.centroid
+        )
     except FAILURES as error:
         context.note("degraded", f"the first sentences are taken, not the best: {error}")
+        return None
+
+
+def picked(
+    salience: Salience | None, texts: Sequence[str], *, full: Callable[[Sequence[int]], bool]
+) -> list[int]:
+    """Take sentences as `Salience.pick` does; without one, the first of them."""
+    if salience is not None:
+        return salience.pick(texts, full=full)
     taken: list[int] = []
     for place in range(len(texts)):
         if taken and full([*taken, place]):

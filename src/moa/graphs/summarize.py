@@ -17,7 +17,6 @@ from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents.lengths import Length
-from moa.documents.salience import Salience
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder
@@ -32,6 +31,7 @@ from moa.graphs.notes import (
     Notes,
     Original,
     picked,
+    ranking,
     sentences_in,
 )
 from moa.graphs.support import TOO_SMALL_TO_WRITE
@@ -208,10 +208,9 @@ class Summarizer(TypedNode[Notes, Summary]):
     async def _extracted(self, request: Notes, context: RunContext) -> Summary:
         placed = sentences_in(request.notes)
         texts = [text for _, text in placed]
-        taken = await picked(
-            Salience(self.encoder, about=request.original.about),
+        taken = picked(
+            await ranking(self.encoder, request, context),
             texts,
-            context,
             full=lambda places: self.length.too_long(" ".join(texts[place] for place in places)),
         )
         found = [

@@ -12,8 +12,11 @@ from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.recommend import recommend
+from moa.graphs.research import research
 from moa.graphs.summarize import summarize
 from moa.graphs.write import write
+from moa.ready.documents import READY as DOCUMENTS
+from moa.ready.documents import RagSettings
 from moa.ready.entry import AnyNode, Ready, beside
 from moa.ready.shelves import items_of
 from moa.tiers import Endpoints
@@ -153,6 +156,26 @@ def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
     )
 
 
+class ResearchSettings(RagSettings):
+    """`[graphs.research]`: how each part is looked up, as in `[graphs.rag]`, and what follows."""
+
+    most: int = Field(default=5, gt=0)
+    """Most parts of a question."""
+    llm: str | None = None
+    """Endpoint that divides, compares and writes the report; `None`: the default large model."""
+    report_tokens: int = Field(default=2048, gt=0)
+    """Most tokens of the report, reasoning included."""
+
+
+def _research(endpoints: Endpoints, settings: ResearchSettings) -> AnyNode:
+    return research(
+        endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
+        DOCUMENTS["rag"].build(endpoints, settings),
+        most=settings.most,
+        max_tokens=settings.report_tokens,
+    )
+
+
 def _encoder(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
@@ -168,6 +191,7 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 READY: dict[str, Ready[Any]] = {
     "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
     "recommend": Ready("what of a catalogue suits somebody", RecommendSettings, _recommend),
+    "research": Ready("a question in parts, from your sources", ResearchSettings, _research),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
     "write": Ready("an article: outline, sections, one voice", WriteSettings, _write),
 }
