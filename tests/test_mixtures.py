@@ -14,12 +14,16 @@ import pytest
 from moa.agents.proposer import Proposer
 from moa.cli import main
 from moa.config import load
+from moa.context import RunContext
+from moa.endpoints.counting import tokens_of
 from moa.endpoints.vllm_server import free_port
 from moa.errors import ConfigError
-from moa.graphs.mixture import Mixture
+from moa.graphs.mixture import Mixed, Mixture
 from moa.graphs.self_mixture import SelfMixture
+from moa.mixing.packing import pack
 from moa.ready import node_of
 from moa.tiers import Endpoints
+from moa.trace import Event, Piece
 
 ENDPOINTS = """
 [endpoints.small]
@@ -222,3 +226,35 @@ def test_a_mixture_runs_from_the_command_line_with_one_model_dead(
     assert item["output"]["text"] == "l read 2 answers"
     assert item["output"]["by"] == "aggregator"
     assert item["output"]["missing"] == ["dead"]
+
+
+@pytest.mark.embedded
+async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text("[graphs.mixture]\nmax_tokens = 24\ncalls = 3\n")
+    pieces: list[str] = []
+    long = "The weather in the mountains changes quickly, so take a coat. " * 90
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Piece):
+            pieces.append(event.text)
+
+    async with Endpoints(load(file)) as endpoints:
+        graph = node_of("mixture", endpoints)
+        result = await graph.run("Name a colour.", RunContext(listener=listen))
+
+        async def count(text: str) -> int:
+            return await tokens_of(endpoints.slm, text, RunContext())
+
+        write = Proposer(endpoints.slm).prompt
+        answers = (long, long.upper(), "Blue.")
+        packed = await pack("Name a colour.", answers, write=write, count=count, room=600)
+        tokens = await count(write(packed.consulted))
+    assert isinstance(result.output, Mixed)
+    assert list(result.output.proposals) == ["embedded 1", "embedded 2"]
+    assert result.usage.calls == 3
+    assert "".join(pieces).strip() == result.output.text
+    assert 500 < tokens == packed.tokens <= 600
+    assert packed.merged
+    assert packed.cut
+    assert "Blue." in packed.consulted.answers
