@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -180,6 +181,40 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_written(
     assert talk(monkeypatch, "go on") == 0
     assert [m["content"] for m in Echo.asked[-1][1:]] == ["hang on", "two words […]", "go on"]
     assert "anew" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_at_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moa", "chat"], stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    try:
+        shown_until(ours, "begins. /help")
+        os.write(ours, b"hang on\n")
+        shown_until(ours, "two words")
+        process.send_signal(signal.SIGINT)
+        shown_until(ours, "Stopped; what was written is kept.")
+        Echo.go_on.set()
+        os.write(ours, b"go on\n")
+        assert "large" in shown_until(ours, "tokens · US$")
+        os.write(ours, b"/quit\n")
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert [m["content"] for m in Echo.asked[-1][1:]] == ["hang on", "two words […]", "go on"]
+
+
+def shown_until(terminal: int, text: str) -> str:
+    shown = b""
+    while text.encode() not in shown:
+        shown += os.read(terminal, 4096)
+    return shown.decode(errors="replace")
 
 
 def test_a_message_that_is_not_answered_is_told_and_the_next_one_is(

@@ -30,7 +30,7 @@ T = TypeVar("T")
 _TOLD = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
 _ALONE = (
-    "No large model is configured, so a small one answers everything. "
+    "No large model is configured, so a small one answers everything, as well as it can. "
     "`moa chat --help` says how to name one."
 )
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

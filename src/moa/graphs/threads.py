@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from moa.context import RunContext
 from moa.conversations import Conversation, Summary, Turn
 from moa.errors import StoreError
 from moa.graphs.stores import Store
-from moa.usage import Amount, Part, Usage
+from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"
 _FIRST = "moa_first"
@@ -42,6 +43,34 @@ class Thread(BaseModel):
     usage: Usage
 
 
+class Spent(BaseModel):
+    """What one node asked of one endpoint, over all turns of a thread."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tier: Tier
+    node: str
+    endpoint: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal | None
+    """US dollars; `None` where the price of a call is not known."""
+
+    @classmethod
+    def of(cls, part: Part, amount: Amount) -> Spent:
+        """Read a part of a usage."""
+        return cls(
+            tier=part.tier,
+            node=part.node,
+            endpoint=part.endpoint,
+            calls=amount.calls,
+            input_tokens=amount.input_tokens,
+            output_tokens=amount.output_tokens,
+            cost=amount.cost,
+        )
+
+
 class Transcript(BaseModel):
     """All that was said in a thread; write it with `model_dump_json()`."""
 
@@ -50,8 +79,10 @@ class Transcript(BaseModel):
     thread: str
     turns: tuple[Turn, ...]
     summary: Summary | None
-    spent: tuple[tuple[Part, Amount], ...]
+    """What stands for the first turns when a model reads the thread."""
+    spent: tuple[Spent, ...]
     cut_off: int
+    """Answers that were lost with their process, and what those took."""
 
 
 class Held:
@@ -175,7 +206,7 @@ class Threads:
             thread=name,
             turns=tuple(turns[number] for number in sorted(turns)),
             summary=newest.summary,
-            spent=newest.spent,
+            spent=tuple(Spent.of(part, amount) for part, amount in newest.spent),
             cut_off=newest.cut_off,
         )
 
