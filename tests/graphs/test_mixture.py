@@ -181,6 +181,16 @@ def test_a_quorum_that_is_not_met_fails_the_run() -> None:
         ran(mixture([endpoint("a"), *dead], endpoint("top"), quorum=2))
 
 
+def test_a_further_layer_that_fails_leaves_the_one_before() -> None:
+    steps: list[Step] = ["first", EndpointUnavailable("gone", endpoint="a")]
+    member = SimulatedEndpoint(name="a", tier="llm", rule=lambda _: steps.pop(0))
+    result, _ = ran(mixture([member], endpoint("top", "so"), layers=2))
+    assert result.output.proposals == {"a": "first"}
+    (said,) = notes(result.trace, "degraded")
+    assert said.startswith("the answers of layer 1 stand, since the next gave too few")
+    assert "a: gone" in said
+
+
 def test_enough_that_agree_are_the_answer() -> None:
     members = [endpoint("a", "Paris."), endpoint("b", "paris"), endpoint("c", "x", seconds=9.0)]
     top = endpoint("top")

@@ -65,7 +65,7 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
         """Ask the proposers, layer by layer, and have their answers made into one.
 
         Raises:
-            QuorumNotMet: too few proposers of a layer answered.
+            QuorumNotMet: too few proposers of the first layer answered.
             MoaError: no proposer could be asked, and the aggregator failed alone.
         """
         run = Layering(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from moa.context import RunContext
+from moa.errors import BudgetExceeded, QuorumNotMet
 from moa.mixing.agreement import agree, most_agreed
 from moa.mixing.fan_out import fan_out
 from moa.mixing.reading import Asked, Reader
@@ -56,16 +57,27 @@ class Layering:
     async def run(self) -> None:
         """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
 
+        Where a further layer gives too few answers, those of the one before stand.
+
         Raises:
-            MoaError: a layer gave too few answers; see `fan_out`.
+            MoaError: the first layer gave too few answers; see `fan_out`.
         """
         self._warn()
         for depth in range(len(self.layers)):
             members = self._members(depth)
             affords = self._affords(depth, members)
-            if not affords or self.agreed is not None:
+            if not affords:
                 return
-            await self._ask(depth, members[:affords])
+            try:
+                await self._ask(depth, members[:affords])
+            except (QuorumNotMet, BudgetExceeded) as error:
+                if not depth:
+                    raise
+                said = f"the answers of layer {depth} stand, since the next gave too few: {error}"
+                self.context.note("degraded", said)
+                return
+            if self.agreed is not None:
+                return
 
     def _members(self, depth: int) -> list[Reader]:
         """Those of a layer, without who gave no answer in one before, if others are left."""
