@@ -18,6 +18,8 @@ from moa.endpoints import Endpoint
 
 _REDUNDANCY = 0.3
 """How much the likeness to the nearest sentence that is taken counts against one."""
+_SAME = 0.95
+"""Cosine from which on a sentence repeats one that is taken, and is left out."""
 
 
 class Salience:
@@ -63,12 +65,12 @@ class Salience:
             worth = worth + rows @ normalised([self._vectors[text]])[0]
         nearest = worth * 0
         taken: list[int] = []
-        for _ in sentences:
-            best = int(worth.argmax())
+        while (best := int(worth.argmax())) not in taken and worth[best] > -math.inf:
             if not taken or not full([*taken, best]):
                 taken.append(best)
                 nearer = (rows @ rows[best]).clip(min=nearest)
                 worth, nearest = worth - _REDUNDANCY * (nearer - nearest), nearer
+                worth[nearest >= _SAME] = -math.inf
             worth[best] = -math.inf
         return sorted(taken)
 
