@@ -71,7 +71,7 @@ class Extract(TypedNode[Passage, Reply]):
     marked.
 
     Args:
-        max_tokens: Most tokens to keep, counted by `approximate_tokens`.
+        max_tokens: Most tokens to keep, counted by `approximate_tokens`, without the marks.
 
     Raises:
         ConfigError: `max_tokens` is less than 1.
@@ -87,7 +87,6 @@ class Extract(TypedNode[Passage, Reply]):
         """Pick the newest sentences that fit, and give them in the order they were said."""
         del context
         lines = [*_kept_before(request.before), *_lines(request.turns)]
-        # Mark the gaps after: they take a token or two each, which is within the count's slack.
         newest = sorted(range(len(lines)), key=lambda i: (lines[i].startswith("user:"), i))
         kept: set[int] = set()
         left = self.max_tokens
@@ -96,6 +95,8 @@ class Extract(TypedNode[Passage, Reply]):
             if left < 0:
                 break
             kept.add(place)
+        if not lines:
+            return Reply(text=LEFT_OUT)
         if not kept:
             return Reply(text=f"{LEFT_OUT} {_tail(lines[newest[-1]], self.max_tokens)}")
         return Reply(text="\n".join(_marked(lines, kept)))
