@@ -29,8 +29,8 @@ Lines from a pipe are said one after another, and the answers go to standard out
 
     printf 'I am Ann.\\nWho am I?\\n' | moa chat --thread script
 
-A large model answers what is no small talk, once three lines in moa.toml name one; the built-in
-model, which answers alone until then, is tiny and writes badly:
+The built-in model, which answers alone at first, is tiny and writes badly. These lines in moa.toml
+name a large one; with a small one of yours beside it, that one answers small talk:
 
     [endpoints.large]
     tier = "llm"
