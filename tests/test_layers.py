@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors"},
-    {"usage", "jobs"},
+    {"usage", "jobs", "energy"},
     {"trace"},
     {"context"},
     {"node", "questions"},

@@ -1,0 +1,217 @@
+"""Energy: the joules that this machine takes, measured where it can be, and estimated where not.
+
+Sources: RAPL counters, https://docs.kernel.org/power/powercap/powercap.html; NVML's
+`nvmlDeviceGetTotalEnergyConsumption`; the power of a battery that is discharging,
+https://docs.kernel.org/power/power_supply_class.html.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from moa.errors import MissingDependency
+
+SYSFS = Path("/sys")
+WATTS_PER_CORE = 5.0
+"""What a busy core is taken to draw, where nothing is measured: a guess for a small computer."""
+
+_MICRO = 1e-6
+_MILLI = 1e-3
+
+Read = Callable[[], float]
+"""Gives a counter of joules that only rises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Joules of a span of time."""
+
+    joules: float
+    measured: bool
+    """Whether it was measured; otherwise it is an estimate."""
+    source: str
+    """What measured it, or what the estimate assumes."""
+
+    def __str__(self) -> str:
+        return f"{self.joules:.2f} J ({'measured' if self.measured else 'estimate'}: {self.source})"
+
+
+class Meter:
+    """Counts joules from its start on. What is counted is all that runs there meanwhile.
+
+    Args:
+        read: The counters; they are added up.
+        measured: Whether they measure.
+        source: What they are.
+    """
+
+    def __init__(self, read: Sequence[Read], *, measured: bool, source: str) -> None:
+        self._read = tuple(read)
+        self.measured = measured
+        self.source = source
+        self._start = self._now()
+
+    def joules(self) -> float:
+        """Give the joules since its start."""
+        return max(0.0, self._now() - self._start)
+
+    def since(self, before: float) -> Reading:
+        """Give the joules since an earlier reading of `joules`."""
+        spent = max(0.0, self.joules() - before)
+        return Reading(joules=spent, measured=self.measured, source=self.source)
+
+    def _now(self) -> float:
+        return sum(read() for read in self._read)
+
+
+def meter(*, sysfs: Path = SYSFS, watts_per_core: float = WATTS_PER_CORE) -> Meter:
+    """Make the best meter that this machine has.
+
+    RAPL counts processors and memory, NVML the GPUs, together where there are both; else a battery
+    that is discharging tells the power of the whole machine. Without any of them it is an estimate:
+    the CPU seconds of this process and its children times `watts_per_core`.
+
+    Args:
+        sysfs: Where Linux shows its devices.
+        watts_per_core: What a busy core is taken to draw, where nothing is measured.
+
+    Raises:
+        MissingDependency: nothing is measured, and psutil is not installed.
+    """
+    processors, cards = rapl(sysfs), nvml()
+    if processors:
+        sources = ["RAPL"] + (["NVML"] if cards else [])
+        return Meter([*processors, *cards], measured=True, source=" and ".join(sources))
+    if batteries := battery(sysfs):
+        return Meter(batteries, measured=True, source="battery, the whole machine")
+    if cards:
+        return Meter(cards, measured=True, source="NVML, the GPUs alone")
+    assumed = f"CPU seconds at {watts_per_core:g} W a core"
+    return Meter([cpu_estimate(watts_per_core)], measured=False, source=assumed)
+
+
+def rapl(sysfs: Path = SYSFS) -> list[Read]:
+    """Find the counters of processors and memory; none where they are missing, or only for root.
+
+    The whole platform's where there is one, else each package's and each memory's: the other parts
+    of a package are in its own counter.
+    """
+    found: list[tuple[str, Read]] = []
+    for zone in sorted((sysfs / "class" / "powercap").glob("*:*")):
+        with suppress(OSError, ValueError):
+            name = (zone / "name").read_text().strip()
+            found.append((name, _Wrapping(zone).read))
+    platform = [read for name, read in found if name == "psys"]
+    return platform or [
+        read for name, read in found if name.startswith("package") or name == "dram"
+    ]
+
+
+def battery(sysfs: Path = SYSFS) -> list[Read]:
+    """Find the batteries that are discharging, and tell their power."""
+    return [
+        _Power(supply).read
+        for supply in sorted((sysfs / "class" / "power_supply").glob("*"))
+        if _discharging(supply) and _watts(supply) is not None
+    ]
+
+
+def nvml() -> list[Read]:
+    """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
+    try:
+        library: Any = import_module("pynvml")
+    except ImportError:
+        return []
+    found: list[Read] = []
+    with suppress(library.NVMLError):  # no driver, or a card that doesn't count
+        library.nvmlInit()
+        for index in range(library.nvmlDeviceGetCount()):
+            card = library.nvmlDeviceGetHandleByIndex(index)
+            library.nvmlDeviceGetTotalEnergyConsumption(card)
+            found.append(
+                lambda card=card: library.nvmlDeviceGetTotalEnergyConsumption(card) * _MILLI
+            )
+    return found
+
+
+def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
+    """Estimate from the CPU seconds of this process and its children, the engine among them.
+
+    Raises:
+        MissingDependency: psutil is not installed.
+    """
+    try:
+        psutil: Any = import_module("psutil")
+    except ImportError as error:
+        purpose = "to read how long processes ran"
+        raise MissingDependency("psutil", extra="local", purpose=purpose) from error
+    this = psutil.Process()
+    known: dict[int, float] = {}
+
+    def read() -> float:
+        for process in (this, *this.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times = process.cpu_times()
+                known[process.pid] = times.user + times.system
+        return sum(known.values()) * watts_per_core
+
+    return read
+
+
+class _Wrapping:
+    """A counter that starts again at zero when it has reached its end."""
+
+    def __init__(self, zone: Path) -> None:
+        self._file = zone / "energy_uj"
+        self._range = int((zone / "max_energy_range_uj").read_text())
+        self._last = int(self._file.read_text())
+        self._total = 0
+
+    def read(self) -> float:
+        now = int(self._file.read_text())
+        self._total += now - self._last if now >= self._last else now + self._range - self._last
+        self._last = now
+        return self._total * _MICRO
+
+
+class _Power:
+    """A power, added up over the time between two readings."""
+
+    def __init__(self, supply: Path) -> None:
+        self._supply = supply
+        self._watts = _watts(supply) or 0.0
+        self._at = time.monotonic()
+        self._total = 0.0
+
+    def read(self) -> float:
+        watts, at = _watts(self._supply), time.monotonic()
+        now = self._watts if watts is None else watts
+        self._total += (self._watts + now) / 2 * (at - self._at)
+        self._watts, self._at = now, at
+        return self._total
+
+
+def _discharging(supply: Path) -> bool:
+    try:
+        return (supply / "status").read_text().strip() == "Discharging"
+    except OSError:
+        return False
+
+
+def _watts(supply: Path) -> float | None:
+    """Read the power; `None` where the battery doesn't tell it."""
+    try:
+        return abs(int((supply / "power_now").read_text())) * _MICRO
+    except (OSError, ValueError):
+        pass
+    try:
+        volts = int((supply / "voltage_now").read_text()) * _MICRO
+        return abs(int((supply / "current_now").read_text())) * _MICRO * volts
+    except (OSError, ValueError):
+        return None
