@@ -145,6 +145,7 @@ def _rows(target: Target, data: Path) -> list[Labelled]:
 def _tried(one: Candidate) -> str:
     return (
         f"{one.name}: accuracy {one.accuracy:.3f}, macro F1 {one.macro_f1:.3f}, ECE {one.ece:.3f}, "
+        f"acceptable {one.coverage:.3f}, "
         f"{1000 * one.seconds:.0f} ms, {one.tokens:.0f} tokens"
     )
 

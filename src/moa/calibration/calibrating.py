@@ -50,8 +50,9 @@ from moa.guarantees import Bound, Guarantee
 from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together
 from moa.questions import NONE_OF_THESE, Question
 
-PRICE = 0.05
-"""Accuracy that a second a decision must bring: 0.2 s more are worth 1 % more right."""
+PRICE = 0.01
+"""Utility that a second a decision must bring: 1 % more that are right, and 1 % more that can be
+accepted."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT = 0.5
@@ -81,7 +82,8 @@ async def calibrate(
         rows: Labelled texts, as they come in and in no order.
         guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
         by_label: Whether it is promised of the decisions for each label; that takes more labels.
-        price: Accuracy that a second a decision must bring; 0 takes the most accurate.
+        price: How much a second a decision must bring of the mean of accuracy and of the share
+            that can be accepted; 0 takes the best.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
             sentence encoder and, of the embedded model, its hidden states.
         language: Tells the language of a text; `None` looks at none.
@@ -285,7 +287,14 @@ class _Made:
         """Choose among the members on the fitting part, then look at the held-out one."""
         fitting = ~task.held
         parts = [_part(reading, task, fitting) for reading in readings]
-        found = tried(readings, parts, task.labels[fitting], task.folds[fitting], price=price)
+        found = tried(
+            readings,
+            parts,
+            task.labels[fitting],
+            task.folds[fitting],
+            risk=task.guarantee.risk,
+            price=price,
+        )
         best, why = chosen(found, price=price)
         readings = [readings[place] for place in best.places]
         parts = [parts[place] for place in best.places]

@@ -12,7 +12,7 @@ from moa.calibration.reading_members import Reading
 from moa.calibration.scorers import Part, held_out
 from moa.decisions.arrays import Floats, Ints
 from moa.decisions.heads import log_loss
-from moa.decisions.measures import measure
+from moa.decisions.measures import coverage_at_risk, measure
 
 _GAIN = 0.002
 """Least fall of the log loss for which a member is added."""
@@ -29,6 +29,8 @@ class Candidate(BaseModel):
     ece: float
     """Expected calibration error, in 10 bins."""
     log_loss: float
+    coverage: float
+    """Share of the decisions, the surest first, of which no more than the risk are wrong."""
     seconds: float
     """Wall time of a decision, several being made at once."""
     tokens: float
@@ -36,7 +38,8 @@ class Candidate(BaseModel):
     cost: float | None
     """US dollars of a decision; `None` is unknown."""
     utility: float
-    """Accuracy less the price of its time."""
+    """Mean of accuracy and coverage, less the price of its time: what isn't accepted has a price
+    too, since somebody else has to decide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,13 @@ class Tried:
 
 
 def tried(
-    readings: Sequence[Reading], parts: Sequence[Part], labels: Ints, folds: Ints, *, price: float
+    readings: Sequence[Reading],
+    parts: Sequence[Part],
+    labels: Ints,
+    folds: Ints,
+    *,
+    risk: float,
+    price: float,
 ) -> list[Tried]:
     """Try each member alone, then add to the best what lowers the log loss, one at a time.
 
@@ -59,13 +68,14 @@ def tried(
         parts: The members, fitted to `labels`.
         labels: Index of the right option of each text.
         folds: Number of the part that each text belongs to.
-        price: Accuracy that a second a decision must bring.
+        risk: Share of the accepted that may be wrong.
+        price: Utility that a second a decision must bring.
     """
 
     def of(places: tuple[int, ...]) -> Tried:
         probabilities = held_out([parts[place] for place in places], labels, folds)
         return Tried(
-            _candidate([readings[place] for place in places], probabilities, labels, price),
+            _candidate([readings[place] for place in places], probabilities, labels, risk, price),
             places,
             probabilities,
         )
@@ -91,25 +101,34 @@ def tried(
 def chosen(found: Sequence[Tried], *, price: float) -> tuple[Tried, str]:
     """Choose the candidate of the highest utility, and say why."""
     best = max(found, key=lambda one: (one.candidate.utility, -one.candidate.log_loss))
-    accurate = max(found, key=lambda one: (one.candidate.accuracy, -one.candidate.log_loss))
-    mine, other = best.candidate, accurate.candidate
-    if best is accurate or mine.accuracy >= other.accuracy:
+    without = max(found, key=lambda one: (_worth(one.candidate), -one.candidate.log_loss))
+    mine, other = best.candidate, without.candidate
+    if best is without or _worth(mine) >= _worth(other):
         return best, (
-            f"{mine.name}: the most accurate by cross-validation ({mine.accuracy:.3f}), and worth "
-            f"its {_time(mine.seconds)} a decision at a price of {price:g} a second"
+            f"{mine.name}: the best by cross-validation ({_figures(mine)}), and worth its "
+            f"{_time(mine.seconds)} a decision at a price of {price:g} a second"
         )
     return best, (
-        f"{mine.name}: {other.accuracy - mine.accuracy:.3f} less accurate than {other.name} "
-        f"({mine.accuracy:.3f}, {other.accuracy:.3f}), but {_time(mine.seconds)} a decision "
-        f"instead of {_time(other.seconds)}; at a price of {price:g} a second that is the better "
-        "bargain"
+        f"{mine.name} ({_figures(mine)}): {other.name} is better ({_figures(other)}), but takes "
+        f"{_time(other.seconds)} a decision instead of {_time(mine.seconds)}; at a price of "
+        f"{price:g} a second that is the worse bargain"
     )
 
 
+def _worth(one: Candidate) -> float:
+    return (one.accuracy + one.coverage) / 2
+
+
+def _figures(one: Candidate) -> str:
+    return f"{one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
+
+
 def _candidate(
-    readings: Sequence[Reading], probabilities: Floats, labels: Ints, price: float
+    readings: Sequence[Reading], probabilities: Floats, labels: Ints, risk: float, price: float
 ) -> Candidate:
     measures = measure(probabilities, labels)
+    right = probabilities.argmax(1) == labels
+    coverage = coverage_at_risk(probabilities.max(1), right, risk)
     seconds = sum(reading.seconds for reading in readings)
     costs = [reading.cost for reading in readings if reading.cost is not None]
     return Candidate(
@@ -118,10 +137,11 @@ def _candidate(
         macro_f1=measures.macro_f1,
         ece=measures.ece,
         log_loss=log_loss(np.log(np.maximum(probabilities, 1e-12)), labels),
+        coverage=coverage,
         seconds=seconds,
         tokens=sum(reading.tokens for reading in readings),
         cost=float(sum(costs)) if len(costs) == len(readings) else None,
-        utility=measures.accuracy - price * seconds,
+        utility=(measures.accuracy + coverage) / 2 - price * seconds,
     )
 
 

@@ -40,8 +40,8 @@ On another server, or for another language, test the promise on labelled rows fr
 With --per-class the risk holds of each label's decisions by itself, which takes more rows.
 
 Rows of one case, such as the messages of one thread, are held out together where they have a
-"case". --price says how much accuracy a second a decision must bring: 0 takes the most accurate
-way, 1 nearly always the quickest.
+"case". --price says how much a second a decision must bring, of right decisions and of those that
+can be accepted: 0 takes the best way, 1 nearly always the quickest.
 
 Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
 """
@@ -70,8 +70,8 @@ def calibrate(
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
     price: Annotated[
-        float, typer.Option("--price", min=0, help="Accuracy that a second a decision must bring.")
-    ] = 0.05,
+        float, typer.Option("--price", min=0, help="What a second a decision must bring.")
+    ] = 0.01,
     recheck: Annotated[
         Path | None,
         typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),

@@ -14,8 +14,9 @@ except ImportError as error:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
 
-__all__ = ["Floats", "Ints", "log_softmax", "np"]
+__all__ = ["Bools", "Floats", "Ints", "log_softmax", "np"]
 
 
 def log_softmax(scores: Floats) -> Floats:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moa.decisions.arrays import Floats, Ints
+from moa.decisions.arrays import Bools, Floats, Ints
 
 _BINS = 10
 
@@ -50,7 +49,7 @@ def macro_f1(given: Ints, labels: Ints) -> float:
     return float(np.mean(scores))
 
 
-def calibration_error(confidences: Floats, correct: NDArray[np.bool_]) -> float:
+def calibration_error(confidences: Floats, correct: Bools) -> float:
     """Mean distance of confidence and accuracy over 10 bins of equal width, weighted by size."""
     bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
     apart = [
@@ -59,3 +58,23 @@ def calibration_error(confidences: Floats, correct: NDArray[np.bool_]) -> float:
         for b in np.unique(bins)
     ]
     return float(np.sum(apart))
+
+
+def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
+    """Give the share of cases that each confidence accepts, and the share of wrong ones in it.
+
+    Cases of one confidence are accepted together.
+    """
+    order = np.argsort(-sure, kind="stable")
+    ranked = sure[order]
+    wrong = np.cumsum(1.0 - correct[order].astype(float))
+    counts = np.arange(1, len(order) + 1)
+    ends = np.append(ranked[1:] != ranked[:-1], True)
+    return counts[ends] / len(order), (wrong / counts)[ends]
+
+
+def coverage_at_risk(sure: Floats, correct: Bools, risk: float) -> float:
+    """Give the largest share of cases, the surest first, with at most `risk` wrong in it."""
+    shares, errors = coverage_line(sure, correct)
+    held = shares[errors <= risk]
+    return float(held.max()) if held.size else 0.0

@@ -9,13 +9,14 @@ from typing import Any
 
 from moa.acceptance import all_of
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, np
+from moa.decisions.arrays import Bools, Floats, np
+from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
 from moa.evals.intervals import difference, mcnemar, mean_of
-from moa.evals.labels import confidences, coverage_line, label_metrics
+from moa.evals.labels import confidences, label_metrics
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
@@ -271,7 +272,7 @@ def _each_sure(
     }
 
 
-def _reliability(sure: Floats, correct: Floats) -> list[tuple[float, float, int]]:
+def _reliability(sure: Floats, correct: Bools) -> list[tuple[float, float, int]]:
     bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
     return [
         (float(sure[bins == b].mean()), float(correct[bins == b].mean()), int((bins == b).sum()))
@@ -279,6 +280,6 @@ def _reliability(sure: Floats, correct: Floats) -> list[tuple[float, float, int]
     ]
 
 
-def _coverage(sure: Floats, correct: Floats) -> list[tuple[float, float]]:
+def _coverage(sure: Floats, correct: Bools) -> list[tuple[float, float]]:
     shares, errors = coverage_line(sure, correct)
     return list(zip(shares.tolist(), errors.tolist(), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from moa.decisions.arrays import Floats, np
-from moa.decisions.measures import calibration_error, macro_f1
+from moa.decisions.measures import calibration_error, coverage_at_risk, macro_f1
 from moa.evals.answers import Answer
 
 
@@ -69,26 +69,6 @@ def confidences(answers: Sequence[Answer]) -> Floats | None:
     if any(a.text is not None and a.confidence is None for a in answers):
         return None
     return np.array([a.confidence or 0.0 for a in answers])
-
-
-def coverage_line(sure: Floats, correct: Floats) -> tuple[Floats, Floats]:
-    """Give the share of cases that each confidence accepts, and the share of wrong ones in it.
-
-    Cases of one confidence are accepted together.
-    """
-    order = np.argsort(-sure, kind="stable")
-    ranked = sure[order]
-    wrong = np.cumsum(1.0 - correct[order].astype(float))
-    counts = np.arange(1, len(order) + 1)
-    ends = np.append(ranked[1:] != ranked[:-1], True)
-    return counts[ends] / len(order), (wrong / counts)[ends]
-
-
-def coverage_at_risk(sure: Floats, correct: Floats, risk: float) -> float:
-    """Give the largest share of cases, the surest first, with at most `risk` wrong in it."""
-    shares, errors = coverage_line(sure, correct)
-    held = shares[errors <= risk]
-    return float(held.max()) if held.size else 0.0
 
 
 def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:

@@ -14,12 +14,13 @@ from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.context import RunContext
 from moa.decisions.arrays import np
+from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case
-from moa.evals.labels import confidences, coverage_line
+from moa.evals.labels import confidences
 from moa.evals.running import Progress, answers_of
 from moa.guarantees import Bound, Guarantee, percent
 from moa.questions import Option, Question
