@@ -13,9 +13,13 @@ from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
+from moa.graphs.best_of_n import BestOf, best_of_n
 from moa.graphs.guarded import guarded
+from moa.graphs.self_consistency import self_consistency
 from moa.guards import Blocked
 from moa.handoffs import Reply, Text
+from moa.mixing.picking import Candidates, Picked
+from moa.mixing.voting import Voted
 from moa.node import Node, Result
 from moa.questions import Choice
 
@@ -142,6 +146,13 @@ async def a_guarded_node(node: Node[Text, Reply], check: Filter) -> None:
     safe = guarded(node, before=[check], beside=[check])
     assert_type(await safe.run(Text(text="")), Result[Reply | Blocked])
     guarded(node, beside=[node])  # pyright: ignore[reportArgumentType]
+
+
+async def choosing_among_answers(node: Node[Text, Reply], judge: Node[Candidates, Picked]) -> None:
+    assert_type(await self_consistency(node).run(Text(text="")), Result[Voted])
+    assert_type(await best_of_n(node, judge).run(Text(text="")), Result[BestOf])
+    await self_consistency(node).run("no text")  # pyright: ignore[reportArgumentType]
+    best_of_n(node, node)  # pyright: ignore[reportArgumentType]
 
 
 async def results() -> None:

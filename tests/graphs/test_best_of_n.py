@@ -6,6 +6,7 @@ import asyncio
 import re
 
 import pytest
+from pydantic import BaseModel
 
 from moa.acceptance.verifiers import Arithmetic
 from moa.agents.generator import Generator
@@ -42,7 +43,7 @@ def likes(word: str) -> SimulatedEndpoint:
     return SimulatedEndpoint(name="large", tier="llm", rule=rule)
 
 
-def sampled(endpoint: Endpoint, judge: Endpoint, n: int = 3) -> BestOfN:
+def sampled(endpoint: Endpoint, judge: Endpoint, n: int = 3) -> BestOfN[str | BaseModel]:
     writer = Generator(endpoint, "Write.", temperature=0.7)
     return best_of_n(writer, Listwise(judge), samples=n)
 

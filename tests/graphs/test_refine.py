@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel
 
 from moa.agents.critic import Critic, Critique
 from moa.agents.generator import Generator
@@ -27,7 +28,7 @@ def finds(score: int, *faults: str) -> Critique:
 
 def refined(
     draft: Step, critiques: list[Step], revisions: list[Step], *, rounds: int = 2
-) -> tuple[Refine, ScriptedEndpoint, ScriptedEndpoint]:
+) -> tuple[Refine[str | BaseModel], ScriptedEndpoint, ScriptedEndpoint]:
     critic, reviser = says(*critiques), says(*revisions)
     writer = Generator(says(draft), "Write.")
     return refine(writer, Critic(critic), Reviser(reviser), rounds=rounds), critic, reviser

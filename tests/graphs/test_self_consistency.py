@@ -204,7 +204,7 @@ def test_it_is_drawn_with_the_number_of_samples() -> None:
 async def test_stopping_early_gives_the_winner_of_the_whole_vote(
     answers: list[str], at_once: int
 ) -> None:
-    node: SelfConsistency = self_consistency(
+    node: SelfConsistency[str | BaseModel] = self_consistency(
         writer(says(*answers)), samples=len(answers), at_once=at_once
     )
     output: Voted = (await node.run("?")).output

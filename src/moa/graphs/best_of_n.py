@@ -7,11 +7,12 @@ problems"), where the verifier is a model that was trained for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 from pydantic import Field
 
 from moa.acceptance import text_of
+from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.builder import Graph
@@ -48,12 +49,12 @@ class BestOf(Reply):
     """Whether samples failed, or were too many for the budget or the time."""
 
 
-class BestOfN(Pattern[Any, BestOf]):
+class BestOfN(Pattern[In, BestOf], Generic[In]):
     """What `best_of_n` makes."""
 
     def __init__(
         self,
-        node: Node[Any, Any],
+        node: Node[In, Any],
         judge: Node[Candidates, Picked],
         *,
         samples: int,
@@ -71,7 +72,7 @@ class BestOfN(Pattern[Any, BestOf]):
         self.samples = samples
         self.key = key
 
-    async def answer(self, request: Any, context: RunContext) -> BestOf:
+    async def answer(self, request: In, context: RunContext) -> BestOf:
         """Sample side by side, and have the best one picked.
 
         Raises:
@@ -137,7 +138,7 @@ class BestOfN(Pattern[Any, BestOf]):
 
 
 def best_of_n(
-    node: Node[Any, Any],
+    node: Node[In, Any],
     judge: Node[Candidates, Picked],
     *,
     samples: int = 4,
@@ -145,7 +146,7 @@ def best_of_n(
     name: str = "best_of_n",
     budget: Budget = UNLIMITED,
     timeout_s: float | None = None,
-) -> BestOfN:
+) -> BestOfN[In]:
     """Sample one node several times, and give the sample that a judge or a verifier picks.
 
     Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be

@@ -7,8 +7,9 @@ arXiv:2510.05077: small models that read each other get worse, and choosing amon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
+from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import ConfigError, OutputError
 from moa.graphs.builder import Graph
@@ -35,12 +36,12 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-class ChooseBest(Pattern[Any, Chosen]):
+class ChooseBest(Pattern[In, Chosen], Generic[In]):
     """What `choose_best` makes."""
 
     def __init__(
         self,
-        nodes: Sequence[Node[Any, Any]],
+        nodes: Sequence[Node[In, Any]],
         *,
         samples: int,
         key: Key,
@@ -64,7 +65,7 @@ class ChooseBest(Pattern[Any, Chosen]):
         self.key = key
         self.accuracy = dict(accuracy)
 
-    async def answer(self, request: Any, context: RunContext) -> Chosen:
+    async def answer(self, request: In, context: RunContext) -> Chosen:
         """Sample every model side by side, and choose.
 
         Raises:
@@ -145,14 +146,14 @@ class ChooseBest(Pattern[Any, Chosen]):
 
 
 def choose_best(
-    *nodes: Node[Any, Any],
+    *nodes: Node[In, Any],
     samples: int = 3,
     key: Key = stated,
     accuracy: Mapping[str, float] | None = None,
     name: str = "choose_best",
     budget: Budget = UNLIMITED,
     timeout_s: float | None = None,
-) -> ChooseBest:
+) -> ChooseBest[In]:
     """Sample several models, and give the answer of the one that agrees most with itself.
 
     They don't read each other. A sample that fails counts against its model; a model that gives

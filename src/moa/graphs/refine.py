@@ -7,11 +7,12 @@ which keeps the last draft. A revision can be worse, so here the one with the be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from pydantic import Field
 
 from moa.acceptance import text_of
+from moa.agents.boundary import In
 from moa.agents.critic import Critique, Draft
 from moa.agents.reviser import Criticised
 from moa.context import RunContext
@@ -59,12 +60,12 @@ class _Scored:
         return -1 if self.critique is None else self.critique.score
 
 
-class Refine(Pattern[Any, Refined]):
+class Refine(Pattern[In, Refined], Generic[In]):
     """What `refine` makes."""
 
     def __init__(
         self,
-        writer: Node[Any, Reply],
+        writer: Node[In, Reply],
         critic: Node[Draft, Critique],
         reviser: Node[Criticised, Reply],
         *,
@@ -87,7 +88,7 @@ class Refine(Pattern[Any, Refined]):
         self.rounds = rounds
         self.enough = enough
 
-    async def answer(self, request: Any, context: RunContext) -> Refined:
+    async def answer(self, request: In, context: RunContext) -> Refined:
         """Write, criticise and revise.
 
         Raises:
@@ -150,7 +151,7 @@ class Refine(Pattern[Any, Refined]):
 
 
 def refine(
-    writer: Node[Any, Reply],
+    writer: Node[In, Reply],
     critic: Node[Draft, Critique],
     reviser: Node[Criticised, Reply],
     *,
@@ -159,7 +160,7 @@ def refine(
     name: str = "refine",
     budget: Budget = UNLIMITED,
     timeout_s: float | None = None,
-) -> Refine:
+) -> Refine[In]:
     """Write a draft, and have it criticised and revised until the critic is content.
 
     The draft with the best score is the answer; of equal ones the earlier. Where the critic or the

@@ -7,8 +7,9 @@ arXiv:2203.11171.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic
 
+from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.builder import Graph
@@ -23,12 +24,12 @@ from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
 
 
-class SelfConsistency(Pattern[Any, Voted]):
+class SelfConsistency(Pattern[In, Voted], Generic[In]):
     """What `self_consistency` makes."""
 
     def __init__(
         self,
-        node: Node[Any, Any],
+        node: Node[In, Any],
         *,
         samples: int,
         key: Key,
@@ -48,7 +49,7 @@ class SelfConsistency(Pattern[Any, Voted]):
         self.key = key
         self.at_once = at_once
 
-    async def answer(self, request: Any, context: RunContext) -> Voted:
+    async def answer(self, request: In, context: RunContext) -> Voted:
         """Sample until no further sample can change the majority.
 
         Raises:
@@ -82,7 +83,7 @@ class SelfConsistency(Pattern[Any, Voted]):
         return g.build(g.add(vote, sample)).plan
 
     async def _sampled(
-        self, size: int, request: Any, tally: Tally, context: RunContext
+        self, size: int, request: In, tally: Tally, context: RunContext
     ) -> dict[int, Any]:
         def enough(outputs: Sequence[Any]) -> bool:
             seen = tally
@@ -114,7 +115,7 @@ class SelfConsistency(Pattern[Any, Voted]):
 
 
 def self_consistency(
-    node: Node[Any, Any],
+    node: Node[In, Any],
     *,
     samples: int = 5,
     key: Key = stated,
@@ -122,7 +123,7 @@ def self_consistency(
     name: str = "self_consistency",
     budget: Budget = UNLIMITED,
     timeout_s: float | None = None,
-) -> SelfConsistency:
+) -> SelfConsistency[In]:
     """Ask one node several times, and give the answer that most of its samples give.
 
     It stops as soon as no further sample can change the majority. A sample that fails is left out;
