@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from moa.agents.boundary import said
 from moa.errors import ConfigError
 
 S = TypeVar("S", bound=BaseModel)
@@ -30,8 +31,9 @@ def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
     try:
         return kind.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
+        why = said(error) if isinstance(error, ValidationError) else str(error.strerror)
         raise ConfigError(
-            f"{file} keeps {what}, and can't be read: {error}. Mend it, or remove it to start anew"
+            f"{file} keeps {what}, and can't be read: {why}. Mend it, or remove it to start anew"
         ) from error
 
 

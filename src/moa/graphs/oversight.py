@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from moa.acceptance import confidence_of, text_of
 from moa.acceptance.asking import answer_of
 from moa.agents.language import can_detect, language_of
 from moa.context import RunContext
-from moa.errors import ConfigError
+from moa.graphs.keeping import keep, read_kept
 from moa.guarantees.audit import Audit
 from moa.guarantees.drift import Drift, Value
 from moa.questions import Choice, Predicate, Score
@@ -54,7 +52,7 @@ class Oversight:
         same: Callable[[Any, Any], bool] | None = None,
         file: Path | None = None,
     ) -> None:
-        kept = _read(file)
+        kept = read_kept(file, _Kept, what="the audit of a cascade") or _Kept()
         self.audit = kept.audit or audit
         self.drift = kept.drift or drift
         self.on_drift: Literal["escalate", "warn"] = on_drift
@@ -108,17 +106,7 @@ class Oversight:
         return agrees
 
     def _keep(self) -> None:
-        if self._file is None:
-            return
-        text = _Kept(audit=self.audit, drift=self.drift).model_dump_json()
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self._file.parent, delete=False
-            ) as draft:
-                draft.write(text)
-            os.replace(draft.name, self._file)
-        except OSError as error:
-            raise ConfigError(f"{self._file} can't be written: {error.strerror}") from error
+        keep(self._file, _Kept(audit=self.audit, drift=self.drift))
 
 
 def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
@@ -158,15 +146,3 @@ def questions_in(output: object) -> tuple[str, ...]:
     names = tuple(type(output).model_fields)
     answers = (cast("object", getattr(output, name)) for name in names)
     return names if all(isinstance(a, Predicate | Choice | Score) for a in answers) else ()
-
-
-def _read(file: Path | None) -> _Kept:
-    if file is None or not file.exists():
-        return _Kept()
-    try:
-        return _Kept.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"{file} keeps the audit of a cascade, and can't be read: {error}. Mend it, or "
-            "remove it to start the audit anew"
-        ) from error
