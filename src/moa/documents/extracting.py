@@ -12,11 +12,11 @@ from moa.documents.bm25 import BM25
 from moa.documents.chunking import sentences_of
 from moa.documents.citing import unbracketed
 from moa.documents.dense import normalised, similarities
-from moa.documents.retrieval import fused
+from moa.documents.retrieval import fused_ranks
 from moa.endpoints import Endpoint
 from moa.handoffs import Reply
 
-LEAST = 0.3
+LEAST = 0.4
 """Cosine of a question with a sentence under which the sentence is no answer to it."""
 
 
@@ -58,9 +58,8 @@ class Extractive(TypedNode[Sheet, Extracted]):
         if self.endpoint is not None and sentences:
             rankings.append(await self._by_meaning(request.question, sentences, context))
         near = set(rankings[-1].passages)
-        rankings.append(Passages(passages=tuple(each for each in sentences if each in near)))
-        ranked = fused(rankings, top_k=max(1, len(sentences))).passages
-        best = next((each for each in ranked if each in near), None)
+        ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
+        best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)
         if best is None:
             return Extracted(text="")
         return Extracted(text=f"{unbracketed(best.text)} [{numbers[best]}]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from moa.agents.boundary import Limits, TypedNode
@@ -99,12 +99,23 @@ def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
         rankings: The best first in each.
         top_k: Most passages to give.
     """
+    ranks = [
+        {passage: rank for rank, passage in enumerate(ranking.passages, 1)} for ranking in rankings
+    ]
+    return Passages(passages=fused_ranks(ranks)[:top_k])
+
+
+def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...]:
+    """Fuse rankings in which several passages may share a rank; the best comes first.
+
+    Args:
+        rankings: The rank of each passage, from 1; of one that a ranking doesn't hold, none.
+    """
     scores: dict[Passage, float] = {}
     for ranking in rankings:
-        for rank, passage in enumerate(ranking.passages, 1):
+        for passage, rank in ranking.items():
             scores[passage] = scores.get(passage, 0.0) + 1 / (_RANK + rank)
-    order = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
-    return Passages(passages=tuple(order))
+    return tuple(sorted(scores, key=scores.__getitem__, reverse=True))
 
 
 def searched(passage: Passage) -> str:
