@@ -86,6 +86,14 @@ def test_a_table_that_can_not_work_is_refused(table: str, tmp_path: Path) -> Non
         built("monitor", table, tmp_path)
 
 
+def test_the_built_in_model_writes_no_reports(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text("")
+    node = node_of("monitor", Endpoints(load(file), read_keys=False))
+    assert isinstance(node, Monitor)
+    assert node.writer is None
+
+
 @pytest.mark.parametrize("concurrency", [1, 8])
 async def test_lines_carry_the_report_however_many_items_run_at_once(
     concurrency: int, tmp_path: Path

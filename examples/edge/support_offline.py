@@ -52,7 +52,7 @@ def peak(process: psutil.Process) -> int:
 
 
 async def run(rows: list[dict[str, Any]], *, watts_per_core: float) -> None:
-    slm = EmbeddedEndpoint(settings=SETTINGS)
+    slm = EmbeddedEndpoint(settings=SETTINGS, timeout_s=600)
     graph = support(slm, slm)
     try:
         await slm.start(RunContext())

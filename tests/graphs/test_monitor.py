@@ -191,6 +191,14 @@ async def test_a_report_that_can_not_be_written_holds_the_figures() -> None:
     assert "refused" not in report.text
 
 
+async def test_without_a_writer_reports_hold_the_figures() -> None:
+    watched = monitor(topics(), None, window=10)
+    (report,) = (await reports(watched, CALM + CHANGED)).values()
+    assert not report.written
+    assert "100 % in the latest window" in report.text
+    assert "windows" in watched.draw().mermaid
+
+
 async def test_a_change_survives_the_item_that_was_to_tell_of_it() -> None:
     watched = monitor(topics(), reporter(), window=10)
     found = await reports(watched, CALM)

@@ -103,7 +103,7 @@ class Monitor(Pattern[Item, Observation]):
     def __init__(
         self,
         decider: Node[Any, BaseModel],
-        writer: Endpoint,
+        writer: Endpoint | None,
         *,
         windows: Windows,
         seen: Seen | None,
@@ -112,7 +112,9 @@ class Monitor(Pattern[Item, Observation]):
     ) -> None:
         super().__init__(**limits)
         self.decider = decider
-        self.writer = Generator(writer, _REPORT, name="report", max_tokens=max_tokens)
+        self.writer: Generator[Reply] | None = None
+        if writer is not None:
+            self.writer = Generator(writer, _REPORT, name="report", max_tokens=max_tokens)
         self.windows = windows
         self._seen = seen or labels_in
 
@@ -166,25 +168,30 @@ class Monitor(Pattern[Item, Observation]):
             ) from error
 
     async def _report(self, change: Change, context: RunContext) -> Report:
-        """Have the report written; where that fails, it holds the figures alone."""
+        """Gather the figures, and have the text written."""
         findings = findings_of(change)
         for line in findings.changes:
             context.note("changed", line)
-        try:
-            text = (await self.writer.run(findings, context)).output.text
-            written = True
-        except MoaError as error:
-            context.note("degraded", f"the report holds the figures alone: {error}")
-            text, written = f"{'. '.join(findings.changes)}.", False
+        text = await self._written(findings, context)
         return Report(
-            text=text,
+            text=text or f"{'. '.join(findings.changes)}.",
             window=change.window.number,
             items=change.window.items,
             moved=change.moved,
             figures=findings.figures,
             examples=findings.examples,
-            written=written,
+            written=bool(text),
         )
+
+    async def _written(self, findings: Findings, context: RunContext) -> str:
+        """Have the text written; it is empty where nobody can."""
+        if self.writer is None:
+            return ""
+        try:
+            return (await self.writer.run(findings, context)).output.text
+        except MoaError as error:
+            context.note("degraded", f"the report holds the figures alone: {error}")
+            return ""
 
     @property
     def plan(self) -> Plan:
@@ -192,13 +199,15 @@ class Monitor(Pattern[Item, Observation]):
         g: Graph[Item] = Graph(self.name, self.input_type)
         decision = g.add(cast("Node[str, BaseModel]", self.decider), g.input.map(_text))
         changed = g.add(windows, decision)
+        if self.writer is None:
+            return g.build(g.join(_observed, decision, changed)).plan
         report = g.add(self.writer, changed, when=changed.map(_anything))
         return g.build(g.join(_observed, decision, report)).plan
 
 
 def monitor(
     decider: Node[Any, BaseModel],
-    writer: Endpoint,
+    writer: Endpoint | None,
     *,
     window: int | timedelta = 50,
     reference: int = 4,
@@ -220,7 +229,7 @@ def monitor(
 
     Args:
         decider: Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph.
-        writer: Writes the reports.
+        writer: Writes the reports; `None`: they hold the figures alone.
         window: Items of a window, or how long one lasts.
         reference: Windows that make up a reference, and most that are looked at together.
         alpha: Rate of false reports: 0.001 is one in 1,000 windows, at most.
@@ -328,6 +337,6 @@ def _anything(findings: Findings) -> bool:
     return bool(findings.changes)
 
 
-def _observed(decision: BaseModel, report: Reply | Skipped) -> Observation:
+def _observed(decision: BaseModel, report: Reply | Findings | Skipped) -> Observation:
     del report
     return Observation(decision=decision)

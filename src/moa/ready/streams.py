@@ -13,6 +13,7 @@ from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.graphs.monitor import monitor
+from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Node
 from moa.ready.entry import AnyNode, Ready, beside
 from moa.tiers import Endpoints
@@ -61,7 +62,7 @@ def _monitor(endpoints: Endpoints, settings: MonitorSettings) -> AnyNode:
     seconds = None if settings.seconds is None else timedelta(seconds=settings.seconds)
     return monitor(
         _decider(slm, settings),
-        llm,
+        None if llm.model in TOO_SMALL_TO_WRITE else llm,
         window=seconds or settings.window or 50,
         reference=settings.reference,
         alpha=settings.alpha,
