@@ -19,7 +19,7 @@ STEPS = ("injection", "lines")
 
 
 async def run(data: Path, steps: list[str], *, rows: int | None, write: bool) -> None:
-    async with EmbeddedEndpoint() as slm:
+    async with EmbeddedEndpoint(timeout_s=600) as slm:
         if "injection" in steps:
             await guards_injection.run(slm, data, rows=rows, writes=write)
         if "lines" in steps:

@@ -28,9 +28,9 @@ By source, with rules and model:
 
 {sources}
 
-**What this set can't say**: label and source coincide in part. A text from NotInject is always
-harmless, so whoever tells the sources apart scores well, and a good figure proves little; the
-figures are there to see that a change makes nothing worse. Texts are in English and German alone.
+**What this set can't say**: label and source coincide, as the table shows: what is harmless is from
+NotInject, and what is an injection is from deepset. Whoever tells the two apart scores well, and a
+good figure proves little; the figures are there to see that a change makes nothing worse.
 """
 
 

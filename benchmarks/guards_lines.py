@@ -131,7 +131,7 @@ async def run(slm: Endpoint, data: Path, *, rows: int, writes: bool) -> None:
 
 WRITTEN = (
     "The first, second and fourth line are of forms that a rule names, since they are known; the "
-    "others are not, and show\nwhat rules don't know."
+    "others\nare not, and show what rules don't know."
 )
 HEAD = ("line", "n", "not isolated", "isolated", "isolated, rules", "isolated, rules and model")
 
