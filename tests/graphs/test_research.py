@@ -93,6 +93,12 @@ async def test_parts_are_answered_from_sources_and_cited_by_one_numbering() -> N
     assert report.text == "80 years [1], and 90 m [2]."
 
 
+async def test_citations_behind_the_full_stop_are_kept_too() -> None:
+    extract = sourced("It is 80 years old. [1]", PAPER)
+    report = report_of(await ran(large(divided(OLD), "80 [1]."), {OLD: extract}))
+    assert report.findings[0].answer == "It is 80 years old. [1]"
+
+
 async def test_disagreements_are_kept_and_the_writer_is_told_of_them() -> None:
     llm = large(divided(OLD, LONG), conflicts(("its age", [1])), "80 [1] or 90 [2].")
     report = report_of(await ran(llm))
