@@ -8,6 +8,7 @@ import pytest
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.drafts import Article, Assignment
+from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.graphs.write import write
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
@@ -158,6 +159,13 @@ async def test_no_more_calls_are_sent_than_the_budget_has() -> None:
     result = await write(model(), words=20).run(TASK, context)
     assert result.usage.calls == 2
     assert len(result.output.sections) == 1
+
+
+async def test_what_a_model_too_small_to_write_wrote_is_said_to_be_a_draft() -> None:
+    llm = model()
+    (llm.model,) = TOO_SMALL_TO_WRITE
+    result = await write(llm, words=20).run(TASK)
+    assert "take it for a draft" in notes(result, "degraded")[0]
 
 
 async def test_material_stands_in_a_block_of_its_own() -> None:

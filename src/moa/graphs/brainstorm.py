@@ -21,6 +21,7 @@ from moa.errors import ConfigError
 from moa.graphs.builder import Graph
 from moa.graphs.handles import Handle
 from moa.graphs.ideas import Group, Idea, Merge, Persona, Pool, Proposed, Rank
+from moa.graphs.notes import note_drafts
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.handoffs import Reply
@@ -68,6 +69,7 @@ class Brainstorm(Pattern[str | BaseModel, Ideas]):
         Raises:
             QuorumNotMet: no persona proposed anything; with each cause.
         """
+        note_drafts(context, [persona.endpoint for persona in self.personas])
         drawn = await fan_out(self.personas, request, context)
         pool = Pool(
             request=text_of(request),

@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import MoaError
-from moa.graphs.notes import AT_ONCE, FAILURES
+from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
 from moa.handoffs import Reply
 from moa.trace import Piece
 
@@ -190,6 +190,7 @@ class Sections(TypedNode[Planned, Drafted]):
         Raises:
             MoaError: no section could be written; what the first failed with.
         """
+        note_drafts(context, [writer.endpoint for writer in self.writers])
         count = len(request.outline.sections)
         length = Length(words=max(1, round(self.words / count)))
         silent = context.nested()

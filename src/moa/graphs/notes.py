@@ -18,6 +18,7 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, OutputError
+from moa.graphs.support import TOO_SMALL_TO_WRITE
 
 AT_ONCE = 8
 """Chunks that are condensed side by side."""
@@ -283,6 +284,13 @@ def picked(
             break
         taken.append(place)
     return taken
+
+
+def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:
+    """Note which of those that write are too small to do it well."""
+    small = {writer.model for writer in writers} & TOO_SMALL_TO_WRITE
+    if small:
+        context.note("degraded", f"{', '.join(sorted(small))} writes badly: take it for a draft")
 
 
 def sentences_in(notes: Sequence[Note]) -> list[tuple[int, str]]:
