@@ -1,0 +1,76 @@
+"""Choosing among answers with the embedded model: the form of what comes out, not its quality."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from moa.agents.critic import Critic
+from moa.agents.debater import Debater
+from moa.agents.generator import Generator
+from moa.agents.reviser import Reviser
+from moa.context import RunContext
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.graphs.best_of_n import best_of_n
+from moa.graphs.choose_best import choose_best
+from moa.graphs.debate import debate
+from moa.graphs.refine import refine
+from moa.graphs.self_consistency import self_consistency
+from moa.handoffs import Reply
+from moa.mixing.picking import Listwise
+from moa.usage import Budget
+
+pytestmark = pytest.mark.embedded
+ASKED = "Which animal barks, a dog or a fish?"
+
+
+@pytest_asyncio.fixture
+async def model() -> AsyncIterator[EmbeddedEndpoint]:
+    endpoint = EmbeddedEndpoint("embedded")
+    yield endpoint
+    await endpoint.close()
+
+
+def writer(model: EmbeddedEndpoint, name: str = "writer") -> Generator[Reply]:
+    say = "Answer with one word."
+    return Generator(model, say, name=name, max_tokens=6, temperature=0.9, repairs=0)
+
+
+async def test_samples_differ_and_are_counted(model: EmbeddedEndpoint) -> None:
+    result = await self_consistency(writer(model), samples=3, at_once=3).run(ASKED)
+    output = result.output
+    assert 1 <= sum(output.votes.values()) + output.unreadable <= 3
+    assert output.confidence == max(output.votes.values()) / (
+        sum(output.votes.values()) + output.unreadable
+    )
+
+
+async def test_a_model_is_chosen(model: EmbeddedEndpoint) -> None:
+    nodes = [writer(model, name) for name in ("one", "two")]
+    output = (await choose_best(*nodes, samples=2).run(ASKED)).output
+    assert output.model in ("one", "two")
+    assert set(output.shares) == {"one", "two"}
+
+
+async def test_a_sample_is_picked_within_the_budget(model: EmbeddedEndpoint) -> None:
+    context = RunContext(budget=Budget(calls=6))
+    result = await best_of_n(writer(model), Listwise(model), samples=2).run(ASKED, context)
+    assert result.output.text
+    assert result.usage.calls <= 6
+
+
+async def test_a_debate_ends_with_a_text(model: EmbeddedEndpoint) -> None:
+    debaters = [Debater(model, max_tokens=8, temperature=0.9, repairs=0) for _ in range(2)]
+    output = (await debate(*debaters, rounds=1).run(ASKED)).output
+    assert output.text
+    assert output.rounds <= 1
+
+
+async def test_a_refinement_ends_with_one_of_its_drafts(model: EmbeddedEndpoint) -> None:
+    critic = Critic(model, max_tokens=40, repairs=0)
+    node = refine(writer(model), critic, Reviser(model, max_tokens=8, repairs=0), rounds=1)
+    output = (await node.run(ASKED)).output
+    assert output.text
+    assert output.draft < output.drafts
