@@ -269,7 +269,7 @@ def test_the_embedded_model_is_calibrated_and_decides(
         for text in texts
     ]
     write("a.jsonl", found)
-    words = ("--task", "How does the writer feel?", "--out", "c.json")
+    words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
     assert moa("calibrate", "a.jsonl", *words) == 0
     names = {one.name for one in Calibration.load("c.json").candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
