@@ -80,7 +80,8 @@ async def timed(ask: Ask, count: int, in_flight: int) -> Took:
     async def work() -> None:
         nonlocal tokens
         for n in left:
-            tokens += await ask(n)
+            taken = await ask(n)  # others add to the sum meanwhile
+            tokens += taken
 
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -72,6 +72,29 @@ def test_the_notebook_on_documents_finds_cites_and_checks(tmp_path: Path) -> Non
     assert "IProgress" not in shown
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
+def test_the_notebook_on_choosing_ranks_and_says_what_would_do(
+    tmp_path: Path,
+) -> None:
+    shown = executed("choosing.ipynb", tmp_path)
+    assert "- labels are scored by a small model, not written" in shown
+    assert "'too slow'" in shown
+    assert "0 plans" in shown
+    assert "- if a vendor may be asked" in shown
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
+def test_the_notebook_on_support_settles_an_inbox(tmp_path: Path) -> None:
+    shown = executed("support.ipynb", tmp_path)
+    assert "Rejected  spam" in shown
+    assert "support/spam" in shown
+    assert shown.count("image/svg+xml: <svg") == 1
+    assert "IProgress" not in shown
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     notebook = read(path)

@@ -261,7 +261,7 @@ def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
         assert oversight.audit.checked == checked
     assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
     file.write_text("{")
-    with pytest.raises(ConfigError, match="keeps the audit of a cascade.*remove it to start anew"):
+    with pytest.raises(ConfigError, match=r"keeps the audit of a cascade.*remove it to start anew"):
         Oversight(file=file)
 
 
