@@ -36,7 +36,7 @@ def rows(labels: tuple[str, str]) -> list[Labelled]:
     found: list[Labelled] = []
     for number in range(800):
         p = draw.random()
-        right = p**4 / (p**4 + (1 - p) ** 4)
+        right = p**3 / (p**3 + (1 - p) ** 3)
         label = labels[draw.random() >= right]
         passage = Passage(document="a", title="A", text=f"Number {number}: {p:.4f}")
         found.append(Labelled(text=asked("Which?", passage), label=label))

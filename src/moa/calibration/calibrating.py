@@ -55,10 +55,7 @@ PRICE = 0.01
 accepted."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
-_HELD_OUT, _HELD_OUT_OF_MANY_OPTIONS, _FITTED_AN_OPTION = 0.65, 0.5, 16
-"""Share of the labels that is held out: in simulations of scorers that are right for 86 %, of 512
-labels, 256 that are held out accept nothing in one of three draws, and 358 in one of seven. Fitting
-takes some labels of each option, so less is held out where fewer than these would be left."""
+_HELD_OUT = 0.5
 _FOLDS = 5
 _MOST_OPTIONS_SHOWN = 24
 
@@ -148,10 +145,8 @@ class _Task:
     ) -> _Task:
         labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         drawn = np.array([not row.chosen for row in data.rows])
-        rich = (1 - _HELD_OUT) * len(labels) >= _FITTED_AN_OPTION * len(names)
-        share = _HELD_OUT if rich else _HELD_OUT_OF_MANY_OPTIONS
-        enough = drawn.sum() * share >= guarantee.needed()
-        held = split(data.cases, labels, share if enough else 0.0).astype(bool) & drawn
+        enough = drawn.sum() * _HELD_OUT >= guarantee.needed()
+        held = split(data.cases, labels, _HELD_OUT if enough else 0.0).astype(bool) & drawn
         parts = min(_FOLDS, len(set(data.cases)))
         dealt = folds(data.cases, labels, parts, seed=1)
         if len(set(dealt.tolist())) < 2:
