@@ -181,8 +181,7 @@ def section(
 W1: one SLM call (20 ms), then three SLM calls side by side (20 ms), then one LLM call (300 ms),
 so the critical path is 340 ms. W3: the same at zero latency. Unbalanced: a branch of 200 ms beside
 one of 50, 50 and 200 ms. CPU is the client process's alone. What a call costs more at 256 in flight
-than at 64 is the garbage collector's: more objects are alive when it looks at them. With
-`gc.disable()` in the client, `moa` took 0.26 ms at both.
+than at 64 is mostly the garbage collector's: more objects are alive when it looks at them.
 
 {table(["", *(NAMES[p] for p in peers)], rows)}
 

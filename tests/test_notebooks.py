@@ -12,6 +12,11 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the kernel's own libraries
+]
+
 
 def read(path: Path) -> Any:
     return cast("Any", nbformat).read(path, as_version=4)
@@ -37,8 +42,6 @@ def executed(name: str, folder: Path) -> str:
 
 
 @pytest.mark.embedded
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_quickstart_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     shown = executed("quickstart.ipynb", tmp_path)
     assert "negative  The straps broke" in shown
@@ -47,8 +50,6 @@ def test_the_quickstart_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     assert "IProgress" not in shown
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_notebook_on_mixtures_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     shown = executed("mixture.ipynb", tmp_path)
     assert "by aggregator - without third" in shown
@@ -59,8 +60,6 @@ def test_the_notebook_on_mixtures_runs_and_shows_what_it_promises(tmp_path: Path
     assert shown.count("image/svg+xml: <svg") == 2
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_notebook_on_documents_finds_cites_and_checks(tmp_path: Path) -> None:
     shown = executed("rag.ipynb", tmp_path)
     assert "not read: scan.pdf is no PDF, as its name says, but plain text" in shown
@@ -72,8 +71,6 @@ def test_the_notebook_on_documents_finds_cites_and_checks(tmp_path: Path) -> Non
     assert "IProgress" not in shown
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_notebook_on_choosing_ranks_and_says_what_would_do(
     tmp_path: Path,
 ) -> None:
@@ -85,8 +82,6 @@ def test_the_notebook_on_choosing_ranks_and_says_what_would_do(
 
 
 @pytest.mark.embedded
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_the_notebook_on_support_settles_an_inbox(tmp_path: Path) -> None:
     shown = executed("support.ipynb", tmp_path)
     assert "Rejected  spam" in shown

@@ -277,3 +277,10 @@ def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
     for name in ("small", "embedded"):
         price = both.named(name).price
         assert (price.input, price.output, price.measured) == (10, 1000, True)
+
+
+def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
+    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key"):
+        node_of("mixture", Endpoints(file))

@@ -309,13 +309,14 @@ def load(path: str | Path | None = None) -> Config:
     return config
 
 
-def checked(model: type[M], data: dict[str, Any], *, table: str) -> M:
+def checked(model: type[M], data: dict[str, Any], *, table: str, file: Path | None = None) -> M:
     """Read one table by its own model.
 
     Args:
         model: What the table may say.
         data: What it says.
         table: Its name, such as `graphs.support`.
+        file: Where it stands, to be named in errors; `None`: in `moa.toml`.
 
     Raises:
         ConfigError: a key or a value in it is wrong.
@@ -323,7 +324,8 @@ def checked(model: type[M], data: dict[str, Any], *, table: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explained(error, model, where=FILE, table=table)) from error
+        where = str(file or FILE)
+        raise ConfigError(explained(error, model, where=where, table=table)) from error
 
 
 def explained(

@@ -53,6 +53,15 @@ async def test_a_valid_answer_comes_out_typed() -> None:
     assert [part.node for part in result.usage.parts] == ["judge"]
 
 
+async def test_other_instructions_take_the_place_of_those_of_the_class() -> None:
+    endpoint = ScriptedEndpoint([Verdict(winner=1)] * 2)
+    await Judge(endpoint, instructions="Pick the shortest.").run(BALLOT)
+    await Judge(endpoint).run(BALLOT)
+    other, usual = (prompt.messages[0].content for prompt in endpoint.prompts)
+    assert other.startswith("Pick the shortest.")
+    assert usual.startswith("Pick the best answer.")
+
+
 async def test_the_schema_is_sent_and_shown() -> None:
     endpoint = ScriptedEndpoint([Verdict(winner=1)])
     await Judge(endpoint).run(BALLOT)

@@ -44,6 +44,10 @@ def test_a_text_is_written_as_it_is_but_for_the_tags(text: str) -> None:
     assert inside.replace("&lt;", "<") == text.replace("&lt;", "<")
 
 
+def test_what_data_is_stands_on_a_line_above_its_block() -> None:
+    assert block("hello", "Draft") == f"Draft:\n{block('hello')}"
+
+
 def test_a_closing_tag_stays_readable() -> None:
     assert block("a</data>b") == "<data>\na&lt;/data>b\n</data>"
 

@@ -54,6 +54,7 @@ class Agent(TypedNode[In, Out]):
 
     Args:
         endpoint: Who writes.
+        instructions: What to do, in words; `None`: as the class says.
         name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
         repairs: Times to ask again, showing what was wrong, after an answer that is not valid.
         max_tokens: Most tokens to generate for an answer, reasoning included.
@@ -73,6 +74,7 @@ class Agent(TypedNode[In, Out]):
         self,
         endpoint: Endpoint,
         *,
+        instructions: str | None = None,
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
@@ -82,6 +84,8 @@ class Agent(TypedNode[In, Out]):
     ) -> None:
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
+        if instructions is not None:
+            self.instructions = instructions
         if repairs < 0 or max_tokens < 1:
             raise ConfigError(
                 f"agent {self.name!r}: repairs={repairs} and max_tokens={max_tokens}, but repairs "

@@ -75,12 +75,12 @@ class Coder(Agent[Assignment, Reply]):
     def prompt(self, request: Assignment) -> str:
         """Show the task, the plan, and the draft with its faults."""
         parts = [
-            f"The task:\n{block(request.task)}",
-            f"The plan:\n{block(request.plan.model_dump_json(indent=1))}",
+            block(request.task, "The task"),
+            block(request.plan.model_dump_json(indent=1), "The plan"),
         ]
         if request.draft:
             faults = "\n".join(f"- {fault}" for fault in request.faults)
-            parts += [f"The draft:\n{block(request.draft)}", f"Its faults:\n{block(faults)}"]
+            parts += [block(request.draft, "The draft"), block(faults, "Its faults")]
         return "\n\n".join(parts)
 
     def check(self, request: Assignment, output: Reply) -> None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Unpack
-
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent
 from moa.agents.prompts import block
-from moa.endpoints import Endpoint
 from moa.handoffs import Reply
-
-INSTRUCTIONS = (
-    "Answer the request. Where an answer of your own and answers of others stand below it, weigh "
-    "them: take over what is right in them, keep what is right in yours, and follow no one merely "
-    "because there are more of them. Write a whole answer for someone who has not seen the others, "
-    'without a word about them. Where the answer is short, end with "The answer is" and the answer.'
-)
 
 
 class Exchange(BaseModel):
@@ -37,25 +27,15 @@ class Debater(Agent[Exchange, Reply]):
 
     Source: Du et al. 2023, "Improving factuality and reasoning in language models through
     multiagent debate", arXiv:2305.14325.
-
-    Args:
-        endpoint: Who answers.
-        instructions: What to do, where the usual words won't do.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        instructions: str = INSTRUCTIONS,
-        **settings: Unpack[Settings],
-    ) -> None:
-        self.instructions = instructions
-        super().__init__(endpoint, **settings)
+    instructions = (
+        "Answer the request. Where an answer of your own and answers of others stand below it, "
+        "weigh them: take over what is right in them, keep what is right in yours, and follow no "
+        "one merely because there are more of them. Write a whole answer for someone who has not "
+        'seen the others, without a word about them. Where the answer is short, end with "The '
+        'answer is" and the answer.'
+    )
 
     def prompt(self, request: Exchange) -> str:
         """Write the request and the answers, each as data."""
@@ -63,4 +43,4 @@ class Debater(Agent[Exchange, Reply]):
         if request.own is not None:
             parts.append(("Your answer so far", request.own))
         parts += [("Another answer", other) for other in request.others]
-        return "\n\n".join(f"{name}:\n{block(text)}" for name, text in parts)
+        return "\n\n".join(block(text, name) for name, text in parts)

@@ -37,5 +37,4 @@ class Extractor(Agent[Text | str, Out]):
         **settings: Unpack[Settings],
     ) -> None:
         self.output_type = model
-        self.instructions = instructions
-        super().__init__(endpoint, **settings)
+        super().__init__(endpoint, instructions=instructions, **settings)

@@ -51,5 +51,4 @@ class Generator(Agent[str | BaseModel, Out]):
         **settings: Unpack[Settings],
     ) -> None:
         self.output_type = output
-        self.instructions = instructions
-        super().__init__(endpoint, **settings)
+        super().__init__(endpoint, instructions=instructions, **settings)

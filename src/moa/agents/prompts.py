@@ -24,9 +24,15 @@ _RULE = (
 _TAG = re.compile(r"<(?=[^\w<>]*data)", re.IGNORECASE)
 
 
-def block(text: str) -> str:
-    """Put data in a block of its own; tags of the block inside it are written `&lt;data`."""
-    return f"{OPENER}\n{escaped(text)}\n{CLOSER}"
+def block(text: str, name: str = "") -> str:
+    """Put data in a block of its own; tags of the block inside it are written `&lt;data`.
+
+    Args:
+        text: The data.
+        name: What it is, on a line above the block; empty: nothing is said.
+    """
+    above = f"{name}:\n" if name else ""
+    return f"{above}{OPENER}\n{escaped(text)}\n{CLOSER}"
 
 
 def escaped(text: str) -> str:

@@ -44,13 +44,12 @@ class Proposer(Agent[str | BaseModel, Reply]):
         role: str = "",
         **settings: Unpack[Settings],
     ) -> None:
-        self.instructions = f"{instructions}\n{role}".strip()
         settings["name"] = settings.get("name") or endpoint.name
-        super().__init__(endpoint, **settings)
+        super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
     def prompt(self, request: str | BaseModel) -> str:
         """Write the request, and after it each answer of others, all as data."""
         if not isinstance(request, Consulted):
             return data(request)
-        listed = (f"Answer {n}:\n{block(text)}" for n, text in enumerate(request.answers, start=1))
+        listed = (block(text, f"Answer {n}") for n, text in enumerate(request.answers, start=1))
         return "\n\n".join((block(request.request), _READ, *listed))

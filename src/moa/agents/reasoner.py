@@ -64,8 +64,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         **settings: Unpack[Settings],
     ) -> None:
         self.output_type = Reasoned[answer]
-        self.instructions = instructions
-        super().__init__(endpoint, **settings)
+        super().__init__(endpoint, instructions=instructions, **settings)
 
     def read(self, completion: Completion) -> Reasoned[A]:
         """Read the answer, and prefer what a thinking model thought to what it wrote of it."""

@@ -40,4 +40,4 @@ class Reviewer(Agent[Draft, Review]):
 
     def prompt(self, request: Draft) -> str:
         """Show the task and the program."""
-        return f"The task:\n{block(request.task)}\n\nThe program:\n{block(request.source)}"
+        return "\n\n".join((block(request.task, "The task"), block(request.source, "The program")))

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Unpack
-
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent
 from moa.agents.prompts import block
-from moa.endpoints import Endpoint
 from moa.handoffs import Reply
-
-INSTRUCTIONS = (
-    "A request, a draft of an answer to it and the faults that a critic found in the draft stand "
-    "below. Write the answer anew, without the faults that are real ones; keep what is right. "
-    "Give the answer alone, whole, and without a word about the draft or the critic."
-)
 
 
 class Criticised(BaseModel):
@@ -29,29 +20,16 @@ class Criticised(BaseModel):
 
 
 class Reviser(Agent[Criticised, Reply]):
-    """Mends a draft.
+    """Mends a draft."""
 
-    Args:
-        endpoint: Who writes.
-        instructions: What to do, where the usual words won't do.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        instructions: str = INSTRUCTIONS,
-        **settings: Unpack[Settings],
-    ) -> None:
-        self.instructions = instructions
-        super().__init__(endpoint, **settings)
+    instructions = (
+        "A request, a draft of an answer to it and the faults that a critic found in the draft "
+        "stand below. Write the answer anew, without the faults that are real ones; keep what is "
+        "right. Give the answer alone, whole, and without a word about the draft or the critic."
+    )
 
     def prompt(self, request: Criticised) -> str:
         """Write the request, the draft and its faults, each as data."""
         faults = "\n".join(f"- {fault}" for fault in request.faults)
         parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))
-        return "\n\n".join(f"{name}:\n{block(text)}" for name, text in parts)
+        return "\n\n".join(block(text, name) for name, text in parts)

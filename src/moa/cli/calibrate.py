@@ -53,16 +53,9 @@ def calibrate(
     task: Annotated[
         str | None, typer.Option("--task", help="The question that the labels answer.")
     ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
-    ] = None,
-    risk: Annotated[
-        float, typer.Option("--risk", help="Most of the accepted that may be wrong.")
-    ] = 0.05,
-    confidence: Annotated[
-        float, typer.Option("--confidence", help="How sure that has to be.")
-    ] = 0.95,
+    labels: options.LabelNames = None,
+    risk: options.Risk = 0.05,
+    confidence: options.Confidence = 0.95,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
     ] = False,

@@ -23,6 +23,12 @@ OutFile = Annotated[
         "--out", help="Write one line of JSON an item, as each is done.", metavar="FILE.jsonl"
     ),
 ]
+LabelNames = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
+]
+Risk = Annotated[float, typer.Option("--risk", help="Most of the accepted that may be wrong.")]
+Confidence = Annotated[float, typer.Option("--confidence", help="How sure that has to be.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many items.")]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Most items worked on at once.")

@@ -50,16 +50,9 @@ def promote(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
     ],
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
-    ] = None,
-    risk: Annotated[
-        float, typer.Option("--risk", help="Most of the accepted that may differ.")
-    ] = 0.05,
-    confidence: Annotated[
-        float, typer.Option("--confidence", help="How sure that has to be.")
-    ] = 0.95,
+    labels: options.LabelNames = None,
+    risk: options.Risk = 0.05,
+    confidence: options.Confidence = 0.95,
     use: Annotated[
         int, typer.Option("--use", min=20, help="Rows to calibrate on; the rest is looked at.")
     ] = 512,

@@ -60,8 +60,8 @@ class Summariser(Agent[Passage, Reply]):
             f"user: {turn.text}\nassistant: {shown_reply(turn) or LEFT_OUT}"
             for turn in request.turns
         )
-        earlier = [f"The earlier summary:\n{block(request.before)}"] if request.before else []
-        return "\n\n".join([*earlier, f"What was said since:\n{block(said)}"])
+        earlier = [block(request.before, "The earlier summary")] if request.before else []
+        return "\n\n".join([*earlier, block(said, "What was said since")])
 
 
 class Extract(TypedNode[Passage, Reply]):

@@ -39,9 +39,9 @@ class Assignment(BaseModel):
     @property
     def shown(self) -> str:
         """The task and the material, as data."""
-        parts = [f"Task:\n{block(self.text)}"]
+        parts = [block(self.text, "Task")]
         if self.material:
-            parts.append(f"Material:\n{block(self.material)}")
+            parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
 
 
@@ -152,11 +152,11 @@ class SectionWriter(Agent[_Place, Reply]):
         heading = outline.sections[request.place].heading
         parts = [
             request.planned.assignment.shown,
-            f"Outline:\n{block(str(outline))}",
-            f"Write section {request.place + 1} in {request.length}:\n{block(heading)}",
+            block(str(outline), "Outline"),
+            block(heading, f"Write section {request.place + 1} in {request.length}"),
         ]
         if request.draft is not None:
-            parts.append(f"Write this anew, since {request.fault}:\n{block(request.draft)}")
+            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         return "\n\n".join(parts)
 
 
@@ -259,7 +259,7 @@ class Editor(Agent[Drafted, Edits]):
         """Show what all sections are to keep to, and the text."""
         kept = "\n".join(request.planned.outline.conventions)
         text = "\n\n".join(f"## {each.heading}\n\n{each.text}" for each in request.sections)
-        return f"To keep to:\n{block(kept)}\n\nText:\n{block(text)}"
+        return "\n\n".join((block(kept, "To keep to"), block(text, "Text")))
 
 
 class Consistency(TypedNode[Drafted, Article]):

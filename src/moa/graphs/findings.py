@@ -185,14 +185,14 @@ class Synthesis(Agent[Findings, Reply]):
 
     def prompt(self, request: Findings) -> str:
         """Show the findings, where they disagree, what is open, and the question last."""
-        parts = [f"Findings:\n{block(_numbered(request))}"]
+        parts = [block(_numbered(request), "Findings")]
         if request.disagreements:
             about = "\n".join(each.about for each in request.disagreements)
-            parts.append(f"They disagree about:\n{block(about)}")
+            parts.append(block(about, "They disagree about"))
         if request.unanswered:
             left = "\n".join(each.question for each in request.unanswered)
-            parts.append(f"The sources leave open:\n{block(left)}")
-        return "\n\n".join([*parts, f"Question:\n{block(request.question)}"])
+            parts.append(block(left, "The sources leave open"))
+        return "\n\n".join([*parts, block(request.question, "Question")])
 
 
 def _numbered(findings: Findings) -> str:

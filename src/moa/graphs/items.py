@@ -249,7 +249,7 @@ class Writer(Agent[Shelf, Reasons]):
     def prompt(self, request: Shelf) -> str:
         """Show the person, and the items by number."""
         listed = "\n\n".join(f"[{n}] {each.item}" for n, each in enumerate(request.items, 1))
-        return f"The person:\n{block(request.about())}\n\nThe items:\n{block(listed)}"
+        return "\n\n".join((block(request.about(), "The person"), block(listed, "The items")))
 
     def check(self, request: Shelf, output: Reasons) -> None:
         """Refuse reasons for what was not given, and items without a reason."""

@@ -88,9 +88,9 @@ class _Writing:
         title = [f"Title: {original.title}"] if original.title else []
         parts = [block("\n".join([*title, *lines]))]
         if original.focus:
-            parts.append(f"The reader looks for:\n{block(original.focus)}")
+            parts.append(block(original.focus, "The reader looks for"))
         if request.draft is not None:
-            parts.append(f"Write this anew, since {request.fault}:\n{block(request.draft)}")
+            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         return "\n\n".join(parts)
 
 

@@ -50,7 +50,7 @@ class Judge(Agent[Pair, Verdict]):
     def prompt(self, request: Pair) -> str:
         """Write the request and both replies, each as data."""
         parts = (("Request", request.request), ("Reply A", request.a), ("Reply B", request.b))
-        return "\n\n".join(f"{name}:\n{block(text)}" for name, text in parts)
+        return "\n\n".join(block(text, name) for name, text in parts)
 
 
 async def judged(

@@ -58,8 +58,8 @@ class ListJudge(Agent[Candidates, Best]):
 
     def prompt(self, request: Candidates) -> str:
         """Write the request and the replies, each as data."""
-        listed = (f"Reply {n}:\n{block(text)}" for n, text in enumerate(request.replies, start=1))
-        return "\n\n".join((f"Request:\n{block(request.request)}", *listed))
+        listed = (block(text, f"Reply {n}") for n, text in enumerate(request.replies, start=1))
+        return "\n\n".join((block(request.request, "Request"), *listed))
 
     def check(self, request: Candidates, output: Best) -> None:
         """Refuse a number that no reply has."""

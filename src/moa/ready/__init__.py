@@ -74,8 +74,9 @@ def node_of(
             "One of your own is given as file.py:object"
         )
     known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
-    around, table = guards.apart({**tables.get(name, {}), **known}, name=name)
-    settings = checked(ready.settings, table, table=f"graphs.{name}")
+    config = endpoints.config.file
+    around, table = guards.apart({**tables.get(name, {}), **known}, name=name, file=config)
+    settings = checked(ready.settings, table, table=f"graphs.{name}", file=config)
     node = ready.build(endpoints, settings)
     if around is None:
         return node

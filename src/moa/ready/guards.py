@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,7 +43,9 @@ class Guards(BaseModel):
     after: list[str] = Field(default_factory=list[str])
 
 
-def apart(table: Mapping[str, Any], *, name: str) -> tuple[Guards | None, dict[str, Any]]:
+def apart(
+    table: Mapping[str, Any], *, name: str, file: Path | None = None
+) -> tuple[Guards | None, dict[str, Any]]:
     """Part what a graph's table says of guards from the rest of it.
 
     A plain list puts `pii` before the graph, and whatever else beside it.
@@ -58,7 +61,7 @@ def apart(table: Mapping[str, Any], *, name: str) -> tuple[Guards | None, dict[s
         names = cast("list[object]", given)
         masks = [guard for guard in names if guard == "pii"]
         given = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
-    return checked(Guards, given, table=f"graphs.{name}.{KEY}"), rest
+    return checked(Guards, given, table=f"graphs.{name}.{KEY}", file=file), rest
 
 
 def around(node: AnyNode, guards: Guards, made: Callable[[str], AnyNode]) -> AnyNode:

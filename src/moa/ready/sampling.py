@@ -8,8 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from moa.acceptance.verifiers import Arithmetic
-from moa.agents import critic, debater, reviser
+from moa.agents.critic import Critic
+from moa.agents.debater import Debater
 from moa.agents.generator import Generator
+from moa.agents.reviser import Reviser
 from moa.endpoints import Endpoint
 from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
@@ -185,9 +187,9 @@ def _debate(endpoints: Endpoints, settings: DebateSettings) -> AnyNode:
     debaters = models if len(models) > 1 else models * _DEBATERS
     return debate(
         *(
-            debater.Debater(
+            Debater(
                 model,
-                instructions=settings.instructions or debater.INSTRUCTIONS,
+                instructions=settings.instructions,
                 name=model.name,
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
@@ -207,8 +209,8 @@ def _refine(endpoints: Endpoints, settings: RefineSettings) -> AnyNode:
     most = settings.max_tokens
     return refine(
         Generator(writer, settings.instructions or _REASONED, name="writer", max_tokens=most),
-        critic.Critic(_large(endpoints, settings.critic), max_tokens=most),
-        reviser.Reviser(writer, max_tokens=most),
+        Critic(_large(endpoints, settings.critic), max_tokens=most),
+        Reviser(writer, max_tokens=most),
         rounds=settings.rounds,
         enough=settings.enough,
         budget=settings.budget,
