@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Unpack
 
@@ -14,6 +13,7 @@ from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.conversations import LEFT_OUT, Turn
 from moa.conversations.speaking import shown_reply
+from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import ConfigError
@@ -24,8 +24,6 @@ _INSTRUCTIONS = (
     "words. Keep names, numbers, dates, wishes, decisions and open questions, and say whose they "
     "are. What the earlier summary says stays in. Invent nothing. Write the summary alone."
 )
-_WIDE = "。\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}"
-_SENTENCE = re.compile(rf"(?<=[.!?…])\s+|(?<=[{_WIDE}])|\n+")
 _OF_A_REPLY = 1
 """Sentences of a reply that are extracted: it opens with what it answers."""
 
@@ -108,14 +106,14 @@ def _kept_before(before: str | None) -> list[str]:
 
 def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
     for turn in turns:
-        for sentence in _sentences(turn.text):
-            yield f"user: {sentence}"
-        for sentence in _sentences(turn.reply)[:_OF_A_REPLY]:
-            yield f"assistant: {sentence}"
+        for _, sentence in sentences(turn.text):
+            yield f"user: {_on_a_line(sentence)}"
+        for _, sentence in sentences(turn.reply)[:_OF_A_REPLY]:
+            yield f"assistant: {_on_a_line(sentence)}"
 
 
-def _sentences(text: str) -> list[str]:
-    return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+def _on_a_line(sentence: str) -> str:
+    return " ".join(sentence.split())
 
 
 def _marked(lines: list[str], kept: set[int]) -> Iterator[str]:
