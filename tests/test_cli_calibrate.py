@@ -230,9 +230,10 @@ def test_input_in_another_language_is_warned_of(
 
 @pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
 def test_what_reads_sentences_alone_does_not_ask_the_model(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     asked = SimulatedEndpoint(rule=lambda _: {"label": {"ham": 0.5, "spam": 0.5}})
     monkeypatch.setattr(Endpoints, "slm", asked)
     prizes = ("You have won a prize, call now", "Free entry to win cash, text today")
@@ -243,8 +244,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         for label, texts in (("spam", prizes), ("ham", plain))
         for text in texts
     ]
-    folder = Path.cwd()
-    assert moa("calibrate", write(f"{folder}/a.jsonl", found), *TASK, "--out", "c.json") == 0
+    assert moa("calibrate", write("a.jsonl", found), *TASK, "--out", "c.json") == 0
     assert [member.name for member in Calibration.load("c.json").members] == ["sentences"]
     asked.states.clear()
     write("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
