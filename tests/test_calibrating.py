@@ -243,7 +243,8 @@ async def test_rows_of_one_case_are_held_out_together() -> None:
 async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
     made = await calibrate(endpoint(), QUESTION, rows(400), language=lambda _: "en")
     assert made.drift is not None
-    assert set(made.drift.watches) == {"length", "language", "accepted", "accepted confidence"}
+    watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
+    assert set(made.drift.watches) == watched
     assert made.data.languages == {"en": 1.0}
     agent = Classifier(
         endpoint(), ["a", "b"], task="Which?", none=False, name="label", calibration=made
@@ -359,6 +360,24 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     file.write_text(json.dumps(written))
     with pytest.raises(CalibrationError, match="edited after it was made"):
         Calibration.load(file)
+
+
+async def test_a_label_mass_that_falls_is_drift() -> None:
+    endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
+    made = await calibrate(endpoint, QUESTION, massy_rows(500))
+    agent = Classifier(
+        endpoint, ["a", "b"], task="Which?", none=False, name="label", calibration=made
+    )
+    same, lower = Oversight(drift=made.drift), Oversight(drift=made.drift)
+    for row in random.Random(1).sample(massy_rows(500, seed=5), 120):
+        mass = float(row.text.split()[0])
+        found = (await agent.run(row.text)).output
+        assert found.label_mass == pytest.approx(mass)
+        same.look(Text(text=row.text), found, context())
+        if mass < 0.5:
+            lower.look(Text(text=row.text), found, context())
+    assert same.suspended is None
+    assert "label mass moved down" in (lower.suspended or "")
 
 
 def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:

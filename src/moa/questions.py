@@ -114,6 +114,9 @@ class _Typed(BaseModel):
     source: Source = "native"
     accepted: bool | None = None
     """Whether a calibration's promise covers the answer; `None` without a calibration."""
+    label_mass: float | None = None
+    """How much of the probability fell on the options before they were made to add up to 1; `None`
+    where that isn't known. It is an alarm within one prompt, and says nothing across prompts."""
 
     @cached_property
     def question(self) -> str:
@@ -174,6 +177,7 @@ class Predicate(_Typed):
             probabilities=answer.named(),
             source=answer.source,
             accepted=answer.accepted,
+            label_mass=answer.label_mass,
         )._to(answer.question)
 
 
@@ -205,6 +209,7 @@ class Choice(_Typed, Generic[L]):
             probabilities=answer.named(),
             source=answer.source,
             accepted=answer.accepted,
+            label_mass=answer.label_mass,
         )._to(answer.question)
 
 
@@ -247,6 +252,7 @@ class Score(_Typed):
             probabilities=answer.named(),
             source=answer.source,
             accepted=answer.accepted,
+            label_mass=answer.label_mass,
         )._to(answer.question)
 
 

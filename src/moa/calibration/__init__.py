@@ -154,6 +154,8 @@ class Decided(NamedTuple):
 
     probabilities: tuple[float, ...]
     accepted: bool
+    label_mass: float | None
+    """As in `Judged`."""
 
 
 class Calibration(_Record):
@@ -319,9 +321,10 @@ class Calibration(_Record):
         """Make a decision of what the members read of one text, in their order."""
         rows = [reading[None] for reading in readings]
         found = self.judge(rows)
-        if self.accepted(found)[0]:
-            return Decided(tuple(found.probabilities[0].tolist()), accepted=True)
-        return Decided(tuple(self._fits[1](rows)[0].tolist()), accepted=False)
+        accepted = self.accepted(found)[0]
+        probabilities = found.probabilities if accepted else self._fits[1](rows)
+        mass = None if found.mass is None else float(found.mass[0])
+        return Decided(tuple(probabilities[0].tolist()), accepted, mass)
 
     def judge(self, readings: Sequence[Floats]) -> Judged:
         """Apply the accepting fit to what the members read of some texts, in their order."""

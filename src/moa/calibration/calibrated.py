@@ -75,6 +75,7 @@ class Calibrated:
             probabilities=decided.probabilities,
             source="logprob",
             accepted=decided.accepted,
+            label_mass=decided.label_mass,
         )
 
     async def read(self, text: str, context: RunContext) -> list[Floats]:

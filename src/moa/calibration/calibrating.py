@@ -23,7 +23,7 @@ from moa.calibration import (
     now,
 )
 from moa.calibration.candidates import Tried, chosen, tried
-from moa.calibration.doubting import Doubt, Judged, doubting, judged, signs_of
+from moa.calibration.doubting import Doubt, Judged, doubting, judged, mass_of, signs_of
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.calibration.members import (
     ASKED_AS,
@@ -367,7 +367,7 @@ class _Made:
             notes=(*data.notes, *notes, *_kept(self.doubt)),
         )
         accepted = calibration.accepted(self.judged)
-        watched = reference(drawn, spoken, self.judged.probabilities.max(1), accepted)
+        watched = reference(drawn, spoken, self.judged, accepted)
         return calibration.model_copy(update={"drift": watched}).sealed()
 
 
@@ -378,9 +378,8 @@ def _rehearsed(
     p, fitting = best.probabilities, ~task.held
     signs = signs_of(np.stack([part.logs for part in parts], 1), p, kinds, task.none)
     found = doubting(p, signs, task.labels[fitting], task.folds[fitting])
-    if found is None:
-        return Judged(p, p.max(1)), None
-    return Judged(p, found[1]), found[0]
+    doubt, sure = (None, p.max(1)) if found is None else found
+    return Judged(p, sure, mass_of(signs)), doubt
 
 
 def _kept(doubt: Doubt | None) -> Iterator[str]:

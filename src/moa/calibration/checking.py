@@ -161,7 +161,7 @@ async def recheck(
     here = _rechecked(calibration, outcomes)
     texts = [row.text for row in data.rows]
     spoken = [] if language is None else [language(text) for text in texts]
-    watched = reference(texts, spoken, found.probabilities.max(1), here.accepted(found))
+    watched = reference(texts, spoken, found, here.accepted(found))
     return Rechecked(here.bound, here.bounds, shares(spoken), watched)
 
 

@@ -82,6 +82,9 @@ class Judged(NamedTuple):
     """Texts, options."""
     sure: Floats
     """What is compared with the threshold; the highest probability where no signs are used."""
+    mass: Floats | None
+    """How much probability falls on the labels, on the geometric mean of the members that read
+    them; `None` where no member does."""
 
 
 def judged(
@@ -98,9 +101,13 @@ def judged(
     """
     logs = scorer.stacked(readings)
     p = scorer.blended(logs)
-    if doubt is None:
-        return Judged(p, p.max(1))
-    return Judged(p, doubt.sure(p, signs_of(logs, p, kinds, none)))
+    signs = signs_of(logs, p, kinds, none)
+    return Judged(p, p.max(1) if doubt is None else doubt.sure(p, signs), mass_of(signs))
+
+
+def mass_of(signs: Mapping[str, Floats]) -> Floats | None:
+    """Give the label mass, where it is among the signs."""
+    return np.exp(signs[MASS]) if MASS in signs else None
 
 
 def signs_of(logs: Floats, p: Floats, kinds: Sequence[Member], none: int) -> dict[str, Floats]:

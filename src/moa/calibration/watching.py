@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from moa.decisions.arrays import Floats, np
+from moa.calibration.doubting import Judged
+from moa.decisions.arrays import np
 from moa.guarantees.drift import FEWEST, Drift, Value
 
 Detect = Callable[[str], str | None]
@@ -15,10 +16,10 @@ Detect = Callable[[str], str | None]
 def reference(
     texts: Sequence[str],
     languages: Sequence[str | None],
-    sure: Floats,
+    held_out: Judged,
     accepted: Sequence[bool],
 ) -> Drift | None:
-    """Start a check on drift, which watches length, language, and what is accepted how surely.
+    """Start a check on drift: on length, language, label mass, and what is accepted how surely.
 
     Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
     other fit has.
@@ -26,16 +27,17 @@ def reference(
     Args:
         texts: Drawn at random, as they come in.
         languages: Of some texts; `None` where one is not known.
-        sure: Confidence of the accepting fit in each held-out text.
+        held_out: What the accepting fit says of each held-out text.
         accepted: Whether it accepts it.
 
     Returns:
         The check before its first input; `None` where there are too few texts to watch anything.
     """
-    confidences = np.minimum(sure, 1.0).tolist()
+    confidences = np.minimum(held_out.probabilities.max(1), 1.0).tolist()
     watched: dict[str, list[Value]] = {
         "length": [float(len(text)) for text in texts],
         "language": [name for name in languages if name is not None],
+        "label mass": [] if held_out.mass is None else held_out.mass.tolist(),
         "accepted": [float(one) for one in accepted] if any(accepted) else [],
         "accepted confidence": [c for c, is_in in zip(confidences, accepted, strict=True) if is_in],
     }

@@ -110,7 +110,7 @@ class Oversight:
 
 
 def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
-    """Give what drift looks at unless told otherwise: confidence, length and language.
+    """Give what drift looks at unless told otherwise: confidence, label mass, length and language.
 
     Of a calibrated answer also whether it is accepted, and how surely then.
     """
@@ -123,6 +123,7 @@ def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
         "confidence": confidence,
         "accepted": None if accepted is None else float(accepted),
         "accepted confidence": confidence if accepted else None,
+        "label mass": getattr(answer, "label_mass", None),
         "length": float(len(text)),
         "language": language,
     }
