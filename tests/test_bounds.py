@@ -85,9 +85,9 @@ def broken_share(world: World, n: int, promise: Guarantee, *, draws: int, seed: 
     rng = np.random.default_rng(seed)
     broken = 0
     for _ in range(draws // 8):
-        thresholds = sequence(world.draw(n, rng), promise, labels=n)
+        fitting = world.draw(n, rng)
         for _ in range(8):
-            broken += world.broken(bound_along(thresholds, world.draw(n, rng), promise))
+            broken += world.broken(find_bound(fitting, world.draw(n, rng), promise))
     return broken / draws
 
 
@@ -200,6 +200,22 @@ def test_coverage_comes_near_to_that_of_the_true_threshold(
         bound = find_bound(world.draw(n, rng), world.draw(n, rng), PROMISE)
         reached.append(0.0 if bound.threshold is None else world.coverage(bound.threshold))
     assert np.mean(reached) >= least
+
+
+def test_thresholds_accept_as_many_as_may_have_one_error_more() -> None:
+    held_out = [n / 300 for n in range(300)]
+    fitting = [Outcome(confidence=n / 100, correct=n > 60) for n in range(100)]
+    thresholds = sequence(fitting, held_out, PROMISE)
+    accepted = [sum(c >= threshold for c in held_out) for threshold in thresholds]
+    assert accepted[:4] == [PROMISE.needed(errors) for errors in (0, 1, 2, 3)]
+    assert accepted[-1] == 300
+
+
+def test_thresholds_start_with_more_where_more_could_be_accepted() -> None:
+    held_out = [n / 300 for n in range(300)]
+    right = [Outcome(confidence=n / 100, correct=True) for n in range(100)]
+    first = sequence(right, held_out, PROMISE)[0]
+    assert sum(c >= first for c in held_out) == PROMISE.needed(3)
 
 
 @pytest.mark.parametrize(("errors", "needed"), [(0, 59), (1, 93), (3, 153), (6, 234)])

@@ -76,7 +76,8 @@ def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calib
 async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
     found = await evaluate(ready(made), rows(1500, seed=7))
     assert made.bound.threshold is not None
-    assert found.risk <= 0.05
+    drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
+    assert found.risk <= 0.05 + drawn
     assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
     assert found.accuracy > 0.85
 

@@ -70,7 +70,8 @@ def engines() -> list[psutil.Process]:
 
 async def test_it_writes(slm: EmbeddedEndpoint) -> None:
     context = RunContext()
-    completion = await slm.complete(Prompt.of("Say hello.", max_tokens=20, temperature=0.0), context)
+    hello = Prompt.of("Say hello.", max_tokens=20, temperature=0.0)
+    completion = await slm.complete(hello, context)
     assert completion.text.strip()
     assert completion.model == slm.model == "SmolLM2-135M-Instruct.Q4_1"
     assert 0 < completion.amount.output_tokens <= 20

@@ -55,8 +55,11 @@ PRICE = 0.01
 accepted."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
-_HELD_OUT = 0.5
-_FOLDS = 5
+_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.6
+"""Share of the texts that is held out; the larger one where an option has at least as many texts as
+said by `_MANY`, so that enough are left to fit to."""
+_MANY = 250
+_FOLDS = 10
 _MOST_OPTIONS_SHOWN = 24
 
 
@@ -145,8 +148,9 @@ class _Task:
     ) -> _Task:
         labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         drawn = np.array([not row.chosen for row in data.rows])
-        enough = drawn.sum() * _HELD_OUT >= guarantee.needed()
-        held = split(data.cases, labels, _HELD_OUT if enough else 0.0).astype(bool) & drawn
+        share = _HELD_OUT_OF_MANY if len(labels) >= _MANY * len(names) else _HELD_OUT
+        enough = drawn.sum() * share >= guarantee.needed()
+        held = split(data.cases, labels, share if enough else 0.0).astype(bool) & drawn
         parts = min(_FOLDS, len(set(data.cases)))
         dealt = folds(data.cases, labels, parts, seed=1)
         if len(set(dealt.tolist())) < 2:
@@ -262,6 +266,7 @@ def _part(reading: Reading, task: _Task, rows: np.ndarray, penalty: float | None
         task.folds[rows],
         is_vector=isinstance(reading.member, VectorMember),
         penalty=penalty,
+        names=reading.names,
     )
 
 

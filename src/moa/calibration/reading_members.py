@@ -11,11 +11,11 @@ from decimal import Decimal
 
 import numpy as np
 
-from moa.calibration.members import Member, Sources
+from moa.calibration.members import Member, Sources, VectorMember
 from moa.context import RunContext
-from moa.decisions.arrays import Floats
+from moa.decisions.arrays import Floats, Ints
 from moa.errors import CapabilityError, EndpointRejected, MissingDependency
-from moa.questions import Question
+from moa.questions import NONE_OF_THESE, Question
 from moa.usage import Amount
 
 Progress = Callable[[str, int, int], None]
@@ -39,6 +39,9 @@ class Reading:
     """Tokens of a text that no cache had, answers included."""
     cost: Decimal | None
     """US dollars of a text; `None` is unknown."""
+    names: tuple[Floats, Ints] | None = None
+    """What it gave to the names of the options, and which options they are; `None` where it reads
+    no names."""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,22 @@ class MemberReader:
             seconds=seconds,
             tokens=_fresh(total) / len(self.texts),
             cost=None if total.cost is None else total.cost / len(self.texts),
+            names=await self._names(member),
         )
+
+    async def _names(self, member: Member) -> tuple[Floats, Ints] | None:
+        """Read the names of the options like texts, where texts are read as they are."""
+        asked = self.question
+        if not isinstance(member, VectorMember) or member.prompt or asked.kind != "choice":
+            return None
+        named = [
+            (place, option)
+            for place, option in enumerate(asked.options)
+            if option.name != NONE_OF_THESE
+        ]
+        words = [(option.description or option.name).replace("_", " ") for _, option in named]
+        read = [await member.read(one, asked, self.sources, self.context) for one in words]
+        return np.array(read), np.array([place for place, _ in named])
 
     def _drop(self, member: Member, why: str) -> None:
         self.dropped.append(f"{member.name} left out: {why}")

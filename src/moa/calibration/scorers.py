@@ -17,7 +17,9 @@ import numpy as np
 from moa.decisions.arrays import Floats, Ints
 from moa.decisions.fitting import Fit as Blend
 from moa.decisions.fitting import class_prior, fit, matching_bias
-from moa.decisions.heads import Fitted, Head, fit_head
+from moa.decisions.heads import PENALTIES, Head, fit_head
+
+_HEADS_BIAS_SD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def fit_part(
     *,
     is_vector: bool,
     penalty: float | None = None,
+    names: tuple[Floats, Ints] | None = None,
 ) -> Part:
     """Fit one member.
 
@@ -80,14 +83,12 @@ def fit_part(
         folds: Number of the part that each text belongs to.
         is_vector: Whether it takes a head.
         penalty: Of the head, where it is known already; `None` chooses one.
+        names: What it reads of the names of the options, each a text that nobody had to label.
     """
     if not is_vector:
         return Part(None, reading)
-    fitted: Fitted = (
-        fit_head(reading, labels, options, folds)
-        if penalty is None
-        else fit_head(reading, labels, options, folds, penalties=(penalty,))
-    )
+    penalties = PENALTIES if penalty is None else (penalty,)
+    fitted = fit_head(reading, labels, options, folds, penalties=penalties, known=names)
     return Part(fitted.head, fitted.held_out, fitted.penalty)
 
 
@@ -98,8 +99,7 @@ def blend(parts: Sequence[Part], labels: Ints) -> Fit:
         parts: Fitted to the same labels.
         labels: Index of the right option of each text.
     """
-    logs = np.stack([part.logs for part in parts], 1)
-    found = fit_blend(logs, labels)
+    found = _blended(parts, np.stack([part.logs for part in parts], 1), labels)
     return Fit(tuple(part.head for part in parts), found.weights, found.bias)
 
 
@@ -109,8 +109,17 @@ def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
     found = np.zeros((len(labels), logs.shape[2]))
     for fold in np.unique(folds):
         out = folds == fold
-        found[out] = fit_blend(logs[~out], labels[~out])(logs[out])
+        found[out] = _blended(parts, logs[~out], labels[~out])(logs[out])
     return found
+
+
+def _blended(parts: Sequence[Part], logs: Floats, labels: Ints) -> Blend:
+    """Fit the blend; heads have found the frequency of each option already."""
+    if any(part.head is None for part in parts):
+        return fit_blend(logs, labels)
+    members, options = logs.shape[1:]
+    weights, bias = np.full(members, 1.0 / members), np.zeros(options)
+    return fit(logs, labels, weights=weights, bias=bias, bias_sd=_HEADS_BIAS_SD)
 
 
 def fit_blend(logs: Floats, labels: Ints) -> Blend:

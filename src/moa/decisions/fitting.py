@@ -84,18 +84,21 @@ def matching_bias(readings: Floats, weights: Floats, prior: Floats) -> Floats:
     return bias
 
 
-def fit(readings: Floats, labels: Ints, *, weights: Floats, bias: Floats) -> Fit:
+def fit(
+    readings: Floats, labels: Ints, *, weights: Floats, bias: Floats, bias_sd: float = _BIAS_SD
+) -> Fit:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
     Args:
         readings: Texts, views, options.
         labels: Index of the right option of each text.
         weights: Start and mean of the prior; its standard deviation is 0.5.
-        bias: Start and mean of the prior; its standard deviation is 1.
+        bias: Start and mean of the prior.
+        bias_sd: Standard deviation of that prior.
     """
     n, views, options = readings.shape
     start = np.concatenate([weights, bias])
-    precision = np.concatenate([np.full(views, _WEIGHT_SD**-2), np.full(options, _BIAS_SD**-2)])
+    precision = np.concatenate([np.full(views, _WEIGHT_SD**-2), np.full(options, bias_sd**-2)])
     target = np.eye(options)[labels]
 
     def loss(point: Floats) -> tuple[float, Floats]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa.decisions.arrays import Floats, Ints, log_softmax
+from moa.decisions.arrays import Bools, Floats, Ints, log_softmax
 from moa.decisions.fitting import class_prior
 from moa.decisions.minimising import minimise
 
-PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """Tried in this order, each from where the one before ended, until the held-out loss rises; for
 vectors whose mean distance from their centre is 1."""
 _WORSE = 1.01
@@ -52,6 +52,7 @@ def fit_head(
     folds: Ints,
     *,
     penalties: Sequence[float] = PENALTIES,
+    known: tuple[Floats, Ints] | None = None,
 ) -> Fitted:
     """Fit a head with the penalty whose held-out log loss is lowest.
 
@@ -61,20 +62,28 @@ def fit_head(
         options: How many there are.
         folds: Number of the part that each text belongs to.
         penalties: Strengths to choose from, strong ones first.
+        known: Further vectors and the right option of each, which are always fitted to and never
+            measured on.
     """
-    space = _Space.of(vectors)
-    inside = space.inside(vectors)
+    more, their_labels = known or (vectors[:0], labels[:0])
+    space = _Space.of(np.concatenate([vectors, more]))
+    inside, more = space.inside(vectors), space.inside(more)
     parts = [folds == fold for fold in np.unique(folds)]
     ends = [_start(labels[~out], options, inside.shape[1]) for out in parts]
     end = _start(labels, options, inside.shape[1])
+
+    def fitted(rows: Bools, start: Head, penalty: float) -> Head:
+        given = np.concatenate([labels[rows], their_labels])
+        return _fit(np.concatenate([inside[rows], more]), given, start, penalty)
+
     best: Fitted | None = None
     lowest = np.inf
     for penalty in penalties:
         held_out = np.zeros((len(labels), options))
         for place, out in enumerate(parts):
-            ends[place] = _fit(inside[~out], labels[~out], ends[place], penalty)
+            ends[place] = fitted(~out, ends[place], penalty)
             held_out[out] = ends[place](inside[out])
-        end = _fit(inside, labels, end, penalty)
+        end = fitted(np.ones(len(labels), bool), end, penalty)
         loss = log_loss(held_out, labels)
         if loss < lowest:
             best, lowest = Fitted(space.outside(end), held_out, penalty), loss

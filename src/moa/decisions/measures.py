@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from moa.decisions.arrays import Bools, Floats, Ints
+from moa.decisions.arrays import Bools, Floats, Ints, np
 
 _BINS = 10
 
