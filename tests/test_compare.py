@@ -187,6 +187,20 @@ async def test_a_judge_tells_ties_from_verdicts_that_it_did_not_give() -> None:
     assert (slm.unreadable, slm.quality.value) == (1, 0.5)
 
 
+async def test_a_judge_has_a_part_of_the_budget_and_gives_no_verdict_beyond_it() -> None:
+    data = [{"prompt": f"Say {i}.", "reference": f"say {i}"} for i in range(4)]
+    price = Price(input=Decimal(0), output=Decimal(1000))
+    asked = SimulatedEndpoint(
+        name="judge", tier="llm", rule=lambda _: '{"better": "A"}', price=price
+    )
+    writer = Generator(SimulatedEndpoint(rule=lambda _: "something"), "Say it.")
+    free = await compare(data, {"slm": writer}, metric="judge", judge=asked)
+    assert free.designs[0].unreadable == 0
+    found = await compare(data, {"slm": writer}, metric="judge", judge=asked, budget_usd=0.001)
+    assert found.budget == 0.0005
+    assert found.designs[0].unreadable == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

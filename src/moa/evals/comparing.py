@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
+from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
 from moa.evals.intervals import difference, mcnemar, mean_of
@@ -62,8 +62,9 @@ async def compare(
         judge: The model that judges, where the metric is `judge`.
         reference: The design that the others are compared with; `None`: `llm`, else the first.
         risk: Risk at which the coverage of labels is shown.
-        budget_usd: US dollars for all designs together; each has an equal part. Calls without a
-            price don't count against it.
+        budget_usd: US dollars for all designs together; each has an equal part, and so has the
+            judge, if there is one: what it can't pay for has no verdict. Calls without a price
+            don't count against it.
         cache: File of answers, which is taken up where it is there; `None` keeps none.
         setup: What answers depend on beside designs and rows; see `moa.evals.answers.Cache`.
         concurrency: Most cases that a design works on at once.
@@ -76,9 +77,11 @@ async def compare(
         MissingDependency: numpy is not installed.
     """
     data = cases_of(rows)
-    scoring = _Scoring.of(data, metric, judge)
     main = _reference(designs, reference)
-    each = None if budget_usd is None else budget_usd / len(designs)
+    parts = len(designs) + (metric == "judge")
+    each = None if budget_usd is None else budget_usd / parts
+    paid = RunContext(budget=Budget(cost=each), keep_notes=False)
+    scoring = _Scoring.of(data, metric, judge, paid)
     answers: dict[str, list[Answer]] = {}
     scores: dict[str, Floats] = {}
     kept = Cache(cache, setup=setup)
@@ -129,20 +132,24 @@ class _Scoring:
 
     metric: str
     judge: Endpoint | None
+    context: RunContext
+    """Of the judge: all that it is asked counts against one budget."""
 
     @classmethod
-    def of(cls, data: Data, metric: str | None, judge: Endpoint | None) -> _Scoring:
+    def of(
+        cls, data: Data, metric: str | None, judge: Endpoint | None, context: RunContext
+    ) -> _Scoring:
         if data.kind == "labels":
             if metric not in (None, "accuracy"):
                 raise ConfigError(f"rows with labels are compared by accuracy, not by {metric!r}")
-            return cls("accuracy", None)
+            return cls("accuracy", None, context)
         metric = metric or metric_for([case.expected for case in data.cases])
         known = [*TEXT_METRICS, "judge"]
         if metric not in known:
             raise ConfigError(f"there is no metric {metric!r}, only {', '.join(known)}")
         if metric == "judge" and judge is None:
             raise ConfigError("metric 'judge' needs a model that judges: give judge=…")
-        return cls(metric, judge)
+        return cls(metric, judge if metric == "judge" else None, context)
 
     @property
     def binary(self) -> bool:
@@ -164,12 +171,15 @@ class _Scoring:
     async def _judged(
         self, judge: Endpoint, cases: Sequence[Case], answers: Sequence[Answer]
     ) -> Floats:
-        context = RunContext(keep_notes=False)
-
         async def one(case: Case, answer: Answer) -> float:
             if answer.text is None:
                 return 0.0
-            outcome = await judged(judge, case.request, answer.text, case.expected, context)
+            try:
+                outcome = await judged(
+                    judge, case.request, answer.text, case.expected, self.context
+                )
+            except BudgetExceeded:
+                outcome = "unreadable"
             return _WORTH[outcome]
 
         found: list[float] = []
