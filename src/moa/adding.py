@@ -74,10 +74,10 @@ def added(
     if "vllm" in model.servers:
         made = _served_here(model, name, machine, config, wish)
     elif model.vendor_model is not None:
-        made = _at_vendor(model, wish)
+        made = at_vendor(model, wish.tier)
     else:
         made = _started(model, wish)
-    return _with_default(made, name, config)
+    return with_default(made, name, config)
 
 
 def free_port(config: Config, *, first: int = VLLMConfig().port) -> int:
@@ -116,8 +116,14 @@ def _served_here(model: Model, name: str, machine: Machine, config: Config, wish
     )
 
 
-def _at_vendor(model: Model, wish: Wish) -> Added:
-    table: dict[str, object] = {"tier": wish.tier or model.tier, "model": model.vendor_model}
+def at_vendor(model: Model, tier: Tier | None = None) -> Added:
+    """Make the endpoint of a model at its vendor, also where it could be served here.
+
+    Args:
+        model: That a vendor sells.
+        tier: `None`: the model's own.
+    """
+    table: dict[str, object] = {"tier": tier or model.tier, "model": model.vendor_model}
     if model.decides:
         table["decide"] = model.decides
     variable = EndpointConfig.model_validate(table).key_variable
@@ -143,8 +149,14 @@ def _started(model: Model, wish: Wish) -> Added:
     return Added(model=model, table=table, notes=notes, steps=(str(model.start), "moa models"))
 
 
-def _with_default(made: Added, name: str, config: Config) -> Added:
-    """Keep the default that a tier had, which two endpoints would leave open."""
+def with_default(made: Added, name: str, config: Config) -> Added:
+    """Keep the default that a tier had, which two endpoints would leave open.
+
+    Args:
+        made: What is to be written.
+        name: Of its endpoint.
+        config: The endpoints that are there already.
+    """
     tier: Tier = "slm" if made.table["tier"] == "slm" else "llm"
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
     others = [other for other, it in _without(config, name).endpoints.items() if it.tier == tier]

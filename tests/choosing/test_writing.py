@@ -83,6 +83,20 @@ def test_the_large_model_of_a_hybrid_on_the_processor_has_a_server_of_its_own() 
     assert load().endpoints["large"].urls == ("http://127.0.0.1:8080/v1",)
 
 
+def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None:
+    """Else the tier would have two, and nothing that asks for one would run any more."""
+    machine = computer(64, cores=16)
+    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    written = write_plan(plan_of(TALK, machine, "hybrid"), machine)
+    assert load().of_tier("llm") == "gpt"
+    assert any("[endpoints.gpt] stays the default" in line for line in written.lines)
+    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    sold = Task(job="create", api=True, vendors=("openai",))
+    written = write_plan(plan_of(sold, LAPTOP, "llm"), LAPTOP)
+    assert written.endpoints == ("large",)
+    assert load().of_tier("llm") == "gpt"
+
+
 def test_of_a_plan_all_endpoints_are_written_or_none() -> None:
     text = '# mine\n[endpoints.large]\ntier = "llm"\nmodel = "gpt-5"\n'
     Path("moa.toml").write_text(text)

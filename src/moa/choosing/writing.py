@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
-from moa.adding import Wish, added, free_port
+from moa.adding import Added, Wish, added, at_vendor, free_port, with_default
 from moa.choosing.measured import BUILT_IN
 from moa.choosing.members import Member
 from moa.choosing.plans import BUILT, Plan, Ranking
@@ -121,7 +121,8 @@ def _check_free(names: list[str], config: Config, file: Path, *, force: bool) ->
 
 def _part(member: Member, tier: Tier, plan: Plan, machine: Machine, *, config: Config) -> _Part:
     if member.place is None:
-        return _at_vendor(member, tier)
+        name = _NAMES[tier]
+        return _of(with_default(at_vendor(member.model, tier), name, config), name)
     if member.place.engine == "vllm":
         return _by_vllm(member, tier, plan, machine, config)
     if tier == "slm":
@@ -129,12 +130,11 @@ def _part(member: Member, tier: Tier, plan: Plan, machine: Machine, *, config: C
     return _by_llama_server(member, plan.concurrency, config)
 
 
-def _at_vendor(member: Member, tier: Tier) -> _Part:
-    model = member.model
-    key = member.vendor.api_key_env if member.vendor else "its key"
+def _of(made: Added, name: str) -> _Part:
     return _Part(
-        table={"tier": tier, "model": model.vendor_model},
-        lines=(f"[endpoints.{_NAMES[tier]}] is {model.vendor_model}: export {key}=…",),
+        table=made.table,
+        tiers=made.tiers,
+        lines=(f"[endpoints.{name}] is {made.model.title}", *made.notes, *made.steps),
     )
 
 
@@ -148,12 +148,7 @@ def _by_vllm(member: Member, tier: Tier, plan: Plan, machine: Machine, config: C
         replicas=servers,
     )
     name = _NAMES[tier]
-    made = added(member.model, name, machine=machine, config=config, wish=wish)
-    return _Part(
-        table=made.table,
-        tiers=made.tiers,
-        lines=(f"[endpoints.{name}] is {member.model.title}", *made.notes, *made.steps),
-    )
+    return _of(added(member.model, name, machine=machine, config=config, wish=wish), name)
 
 
 def _built_in(member: Member, config: Config) -> _Part:
@@ -181,11 +176,13 @@ def _by_llama_server(member: Member, slots: int, config: Config) -> _Part:
     tokens = member.fit.tokens * slots if member.fit else 0
     name = _NAMES["llm"]
     start = f"llama-server -m FILE.gguf --alias {model.name} --port {port} -np {slots} -c {tokens}"
-    return _Part(
+    made = Added(
+        model=model,
         table={"tier": "llm", "model": model.name, "base_url": f"http://127.0.0.1:{port}/v1"},
-        lines=(
-            f"[endpoints.{name}] is {model.title}, by llama.cpp's server, which moa does not start",
+        notes=("llama.cpp's server serves it, which moa does not start",),
+        steps=(
             f"fetch a {member.quantisation} GGUF file of {model.hub}, and: {start}",
             "moa models",
         ),
     )
+    return _of(with_default(made, name, config), name)
