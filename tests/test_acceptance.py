@@ -122,6 +122,21 @@ async def test_a_bound_accepts_what_it_was_found_for() -> None:
     assert "nothing is accepted" in refused.reasons[0]
 
 
+async def test_a_bound_follows_what_a_calibration_says_of_its_answer() -> None:
+    bound = Bound(guarantee=Guarantee(), threshold=0.8, labels=100, summary="")
+
+    def answer(yes: float, *, accepted: bool) -> Predicate:
+        return Predicate(value=True, probabilities={"yes": yes}, accepted=accepted)
+
+    refused = await judged(Confident(bound), answer(0.99, accepted=False))
+    assert not refused.accepted
+    assert refused.reasons == ("not accepted by its calibration",)
+    assert (await judged(Confident(bound), answer(0.7, accepted=True))).accepted
+    several = a_triage().model_copy(update={"refund": answer(0.99, accepted=False)})
+    assert not (await judged(Confident(bound), several)).accepted
+    assert (await judged(Confident(0.8), several)).accepted
+
+
 @pytest.mark.parametrize(
     ("reply", "score", "accepted"),
     [

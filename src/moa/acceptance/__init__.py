@@ -162,6 +162,9 @@ class Not(Policy):
 class Confident(Policy):
     """Accepts a decision from a confidence on; of several questions the least sure one counts.
 
+    A calibrated answer says itself whether it is accepted, and a bound follows that: where it is
+    not, its confidence is that of another fit, which no bound was found for.
+
     Args:
         threshold: A confidence, or the bound that was found for the scorer. A number that wasn't
             found on one's own labels promises nothing.
@@ -182,24 +185,44 @@ class Confident(Policy):
         confidence = confidence_of(reply)
         if confidence is None:
             return Judgement(0.0, False, ("it has no confidence",))
+        answers = answers_in(reply)
+        accepted = all(map(self._accepts, answers))
         if isinstance(self.threshold, Bound):
-            accepted, least = self.threshold.accepts(confidence), self.threshold.threshold
+            if any(_says(answer) is not None for answer in answers):
+                does = "accepted" if accepted else "not accepted"
+                return Judgement(confidence, accepted, (f"{does} by its calibration",))
+            least = self.threshold.threshold
         else:
-            accepted, least = confidence >= self.threshold, self.threshold
+            least = self.threshold
         wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
         return Judgement(confidence, accepted, (f"confidence {confidence:.3f}, {wanted}",))
+
+    def _accepts(self, answer: Any) -> bool:
+        if isinstance(self.threshold, Bound):
+            said = _says(answer)
+            return self.threshold.accepts(answer.confidence) if said is None else said
+        return answer.confidence >= self.threshold
+
+
+def _says(answer: Any) -> bool | None:
+    """What an answer says of itself; `None` without a calibration."""
+    said = getattr(answer, "accepted", None)
+    return said if isinstance(said, bool) else None
 
 
 def confidence_of(reply: Any) -> float | None:
     """Read the confidence of a decision, of several questions the lowest; `None` without one."""
+    found = [getattr(answer, "confidence", None) for answer in answers_in(reply)]
+    known = [float(confidence) for confidence in found if isinstance(confidence, int | float)]
+    return min(known) if known and len(known) == len(found) else None
+
+
+def answers_in(reply: Any) -> list[Any]:
+    """Give the typed answers that a reply is made of; itself, where it is no model of several."""
     if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
         fields: list[Any] = [getattr(reply, name) for name in type(reply).model_fields]
-        answers: list[Any] = [a for a in fields if isinstance(a, Predicate | Choice | Score)]
-        found = [confidence_of(answer) for answer in answers]
-        known = [confidence for confidence in found if confidence is not None]
-        return min(known) if known and len(known) == len(found) else None
-    confidence = getattr(reply, "confidence", None)
-    return float(confidence) if isinstance(confidence, int | float) else None
+        return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
+    return [reply]
 
 
 def text_of(value: Any) -> str:

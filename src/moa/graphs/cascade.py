@@ -40,7 +40,7 @@ Out = TypeVar("Out")
 
 Unsettled = Literal["mark", "raise"]
 _SAYS_NOTHING = (
-    "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(bound), "
+    "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
 )
 PASSING = (EndpointError, OutputError, Unanswered, QuorumNotMet, BudgetExceeded)
