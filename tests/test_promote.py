@@ -13,7 +13,7 @@ import pytest
 
 from moa.calibration.labelled import Labelled
 from moa.cli import main
-from moa.config_file import write_graph
+from moa.config_file import set_in_graph
 from moa.errors import ConfigError, InputError
 from moa.evals.promoting import promote
 from moa.guarantees import Guarantee
@@ -118,17 +118,25 @@ def moa(*words: str) -> int:
     return left.value.code
 
 
-def test_the_command_writes_the_cascade_into_the_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+WORDS = ("promote", "log.jsonl", "--task", "Spam?", "--out", "spam.json", "--use", "360")
+LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "gpt-5"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", LLM)
     rows = [json.dumps({"text": row.text, "label": row.label}) for row in log(440)]
     Path("log.jsonl").write_text("\n".join(rows))
-    Path("moa.toml").write_text("# mine\n")
-    words = ("--task", "Spam?", "--out", "spam.json", "--use", "360", "--json", "r.json")
-    assert moa("promote", "log.jsonl", *words) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_command_writes_the_cascade_into_the_configuration(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("moa.toml").write_text(f"# mine\n{LARGE}")
+    assert moa(*WORDS, "--json", "r.json") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "can move to the small model" in out
     assert "for 1000 messages by the LLM alone" in out
@@ -143,17 +151,47 @@ def test_the_command_writes_the_cascade_into_the_configuration(
     assert Path("spam.audit.json").exists()
 
 
-def test_a_graph_is_written_over_and_the_rest_stays(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_the_settings_of_a_cascade_stay_and_what_changes_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = '[graphs.cascade]\naudit = 0.1\ndrift = "warn"  # why\nguards = ["pii"]\n'
+    Path("moa.toml").write_text(LARGE + mine)
+    assert moa(*WORDS) == 0
+    written = Path("moa.toml").read_text()
+    assert 'drift = "warn"  # why' in written
+    table = tomllib.loads(written)["graphs"]["cascade"]
+    assert (table["guards"], table["calibration"], table["audit"]) == (["pii"], "spam.json", 0.02)
+    said = capsys.readouterr().err
+    assert "audit = 0.02, was 0.1" in said
+    assert "as they were: drift, guards" in said
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_an_llm_no_cascade_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would go on to the small model, and be audited by it."""
+    Path("moa.toml").write_text("# mine\n")
+    assert moa(*WORDS) == 0
+    assert Path("moa.toml").read_text() == "# mine\n"
+    assert Path("spam.json").exists()
+    told = capsys.readouterr()
+    assert "no LLM is configured" in " ".join(told.err.split())
+    assert "by the LLM alone" not in told.out
+
+
+def test_keys_of_a_graph_are_set_and_the_rest_stays(tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
     file.write_text('[graphs.filter]\ncriterion = "x"  # why\n')
-    write_graph(file, "cascade", {"calibration": "a.json"})
-    write_graph(file, "cascade", {"calibration": "b.json"})
+    assert set_in_graph(file, "cascade", {"calibration": "a.json"}) == (file, {}, ())
+    done = set_in_graph(file, "cascade", {"calibration": "b.json", "audit": 0.1})
+    assert done.changed == {"calibration": "a.json"}
     text = file.read_text()
     assert "# why" in text
-    assert tomllib.loads(text)["graphs"]["cascade"] == {"calibration": "b.json"}
+    table = {"calibration": "b.json", "audit": 0.1}
+    assert tomllib.loads(text)["graphs"]["cascade"] == table
     file.write_text('graphs = { filter = { criterion = "x" } }\n')
     with pytest.raises(ConfigError, match="Add this by hand"):
-        write_graph(file, "cascade", {"calibration": "a.json"})
+        set_in_graph(file, "cascade", {"calibration": "a.json"})
 
 
 async def test_another_guarantee_is_the_one_that_is_promised() -> None:

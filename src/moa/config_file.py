@@ -8,7 +8,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from moa.config import EMBEDDED, FILE, VARIABLE, load
 from moa.errors import ConfigError
@@ -68,16 +68,24 @@ def write_endpoint(
     return file
 
 
-def write_graph(path: str | Path | None, name: str, table: Mapping[str, object]) -> Path:
-    """Write `[graphs.NAME]`, over the one that is there; the file is replaced in one step.
+class SetKeys(NamedTuple):
+    """Keys that were set in a table, beside those that were there."""
+
+    file: Path
+    changed: Mapping[str, object]
+    """Keys that had another value before, and that value."""
+    kept: tuple[str, ...]
+    """Keys that stay as they were."""
+
+
+def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object]) -> SetKeys:
+    """Set keys of `[graphs.NAME]`, and leave its others; the file is replaced in one step.
 
     Args:
-        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
+        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`. It is made where it isn't there,
+            and so is the table.
         name: Of the graph.
-        table: Its keys.
-
-    Returns:
-        The file.
+        keys: To be set.
 
     Raises:
         ConfigError: the file is no TOML or can't be written, or can't be added to as it is laid
@@ -86,11 +94,14 @@ def write_graph(path: str | Path | None, name: str, table: Mapping[str, object])
     file = target(path)
     before = _read(file)
     known = _parsed(before, file)
-    there = name in known.get("graphs", {})
-    after = (_replaced if there else _appended)(before, "graphs", name, table)
-    _check_only(known, after, file=file, section="graphs", name=name, table=table, tiers={})
+    graphs: dict[str, dict[str, Any]] = known.get("graphs", {})
+    there = graphs.get(name, {})
+    after = (_with_keys if name in graphs else _appended)(before, "graphs", name, keys)
+    whole = {**there, **_plain(keys)}
+    _check_only(known, after, file=file, section="graphs", name=name, table=whole, tiers={})
     _replace(file, after)
-    return file
+    changed = {key: there[key] for key in keys if key in there and there[key] != whole[key]}
+    return SetKeys(file, changed, tuple(key for key in there if key not in keys))
 
 
 def _check_name(name: str) -> None:
@@ -129,6 +140,15 @@ def _replaced(before: str, section: str, name: str, table: Mapping[str, object])
     block: Any = tomlkit.parse(_appended("", section, name, table) + "\n")
     document[section][name] = block[section][name]
     return f"{document.as_string().rstrip()}\n"
+
+
+def _with_keys(before: str, section: str, name: str, keys: Mapping[str, object]) -> str:
+    import tomlkit
+
+    document: Any = tomlkit.parse(before)
+    for key, value in _plain(keys).items():
+        document[section][name][key] = value
+    return document.as_string()
 
 
 def _defaulted(text: str, tiers: Mapping[Tier, str]) -> str:

@@ -31,7 +31,8 @@ A log of what the LLM decided, rows with text and label:
 
 It calibrates the small model on a part of the log, looks at the rest, says what share could move
 at which risk and what that saves, and writes [graphs.cascade] into moa.toml, with the LLM as the
-audit of a share of what is accepted. Then:
+audit of a share of what is accepted. Other settings of the table stay; without an LLM nothing is
+written there. Then:
 
     moa run cascade inbox.jsonl
 
@@ -116,7 +117,7 @@ def _job(rows: list[Labelled], asked: _Asked) -> Job:
             guarantee=asked.guarantee,
             use=asked.use,
             audit=asked.audit,
-            llm=endpoints.llm,
+            llm=endpoints.llm if endpoints.has_llm else None,
             context=context,
             progress=progress,
         )
@@ -125,7 +126,7 @@ def _job(rows: list[Labelled], asked: _Asked) -> Job:
         if asked.json_file is not None:
             _write(asked.json_file, found)
         if asked.write:
-            _configure(screen.err(), found, asked)
+            _configure(screen.err(), found, asked, has_llm=endpoints.has_llm)
         return 0
 
     return job
@@ -143,7 +144,7 @@ def _show(console: Console, found: Promotion) -> None:
     saving = found.saving
     console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}", markup=False)
     if saving.llm_alone is None or saving.after is None:
-        console.print("What that saves in US$ is not known: one of the two has no price.")
+        console.print("What that saves in US$ is not known: it takes a price of both models.")
     else:
         console.print(
             f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
@@ -163,18 +164,29 @@ def _write(file: Path, found: Promotion) -> None:
         raise ConfigError(f"--json {file} can't be written: {error.strerror}") from error
 
 
-def _configure(console: Console, found: Promotion, asked: _Asked) -> None:
-    from moa.config_file import target, write_graph
+def _configure(console: Console, found: Promotion, asked: _Asked, *, has_llm: bool) -> None:
+    from moa.config_file import set_in_graph, target
 
     if found.bound.threshold is None or not found.accepted or not found.holds:
         console.print("Nothing was written into moa.toml: the LLM goes on to decide.")
         return
+    if not has_llm:
+        console.print(
+            "Nothing was written into moa.toml: no LLM is configured, and a cascade would ask the "
+            "small model again where it is in doubt, and audit it by itself. Add one: "
+            "moa models add --help"
+        )
+        return
     folder = target(asked.config).resolve().parent
     out = asked.out.resolve()
-    table = {
+    keys = {
         "calibration": os.path.relpath(out, folder),
         "audit": asked.audit,
         "state": os.path.relpath(out.with_suffix(".audit.json"), folder),
     }
-    file = write_graph(asked.config, "cascade", table)
-    console.print(f"written: {asked.out}, and [graphs.cascade] in {file}", markup=False)
+    done = set_in_graph(asked.config, "cascade", keys)
+    console.print(f"written: {asked.out}, and [graphs.cascade] in {done.file}", markup=False)
+    for key, was in done.changed.items():
+        console.print(f"  {key} = {json.dumps(keys[key])}, was {json.dumps(was)}", markup=False)
+    if done.kept:
+        console.print(f"  as they were: {', '.join(done.kept)}", markup=False)
