@@ -20,15 +20,19 @@ from moa.calibration.calibrating import calibrate
 from moa.calibration.checking import evaluate, recheck
 from moa.calibration.labelled import Labelled, sort_out
 from moa.calibration.sources import sources_of
+from moa.config import Config
 from moa.decisions.folds import folds, split
 from moa.decisions.heads import fit_head
 from moa.decisions.measures import measure
 from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
+from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight
 from moa.guarantees import Guarantee
 from moa.questions import Option, Question
+from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
 
 QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
 
@@ -402,3 +406,25 @@ def ready(made: Calibration) -> Calibrated:
 
 def context() -> RunContext:
     return RunContext()
+
+
+async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
+    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    monkeypatch.setattr(Endpoints, "llm", endpoint())
+    stricter = made.bound.model_copy(update={"guarantee": Guarantee(0.01)})
+    again = made.model_copy(update={"bound": stricter}).sealed()
+    file, state = tmp_path / "c.json", tmp_path / "state.json"
+    seen: list[tuple[float, float, int]] = []
+    for calibration, share in ((made, 0.0), (made, 1.0), (again, 0.5)):
+        calibration.save(file)
+        table = {"calibration": str(file), "state": str(state), "audit": share}
+        cascade = node_of("cascade", Endpoints(Config(graphs={"cascade": table})))
+        assert isinstance(cascade, Cascade)
+        await cascade.run("it is 0.999")
+        audit, drift = cascade.oversight.audit, cascade.oversight.drift
+        assert audit is not None
+        assert drift is not None
+        seen.append((audit.risk, audit.share, drift.seen))
+    assert seen == [(0.05, 0.0, 1), (0.05, 1.0, 2), (0.01, 0.5, 1)]

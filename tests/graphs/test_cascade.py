@@ -265,6 +265,60 @@ def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
         Oversight(file=file)
 
 
+async def notes_of(oversight: Oversight) -> list[str]:
+    result = await labelled(*simulated("app", "app"), oversight=oversight).run("Hm.")
+    return [note.text for note in result.trace if note.kind == "changed"]
+
+
+@pytest.mark.parametrize(
+    ("audit", "promise"),
+    [
+        pytest.param(Audit(risk=0.05, share=0.0), "second", id="another calibration"),
+        pytest.param(Audit(risk=0.01, share=0.0), "first", id="another risk"),
+    ],
+)
+async def test_what_was_kept_of_another_promise_is_left_and_the_trace_says_so(
+    audit: Audit, promise: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.json"
+    withdrawn = Audit(risk=0.05, share=0.0)
+    before = Oversight(audit=withdrawn, drift=drift(), promise="first", file=file)
+    before.audit = withdrawn.model_copy(update={"withdrawn": True, "checked": 9})
+    before.look("Hm.", None, RunContext())
+    fresh = Oversight(audit=audit, drift=drift(), promise=promise, file=file)
+    assert fresh.audit == audit
+    assert fresh.suspended is None
+    notes = await notes_of(fresh)
+    assert "keeps the audit of another promise" in notes[0]
+    assert len(notes) == (2 if promise == "second" else 1)
+    assert await notes_of(fresh) == []
+    again = Oversight(audit=audit, drift=drift(), promise=promise, file=file)
+    assert again.audit == fresh.audit
+    assert again.drift == fresh.drift
+    assert await notes_of(again) == []
+
+
+async def test_drift_from_another_reference_is_watched_anew(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    first = Oversight(drift=drift(), file=file)
+    for _ in range(60):
+        first.look("x" * 500, None, RunContext())
+    assert first.suspended
+    assert Oversight(drift=drift(), file=file).suspended
+    assert Oversight(file=file).suspended is None
+    other = Oversight(drift=Drift.of({"length": [float(n) for n in range(900)]}), file=file)
+    assert other.suspended is None
+    assert "it is watched anew" in (await notes_of(other))[0]
+
+
+def test_the_share_that_is_checked_is_that_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    Oversight(audit=Audit(risk=0.05, share=0.02), file=file).picks()
+    audit = Oversight(audit=Audit(risk=0.05, share=0.5), file=file).audit
+    assert audit is not None
+    assert (audit.share, audit.accepted) == (0.5, 1)
+
+
 async def test_runs_side_by_side_share_one_audit() -> None:
     oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
     agent = labelled(*simulated("app", "app"), oversight=oversight)

@@ -135,6 +135,7 @@ class Cascade(Generic[In, Out]):
         own = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
+        self.oversight.begin(own)
         suspended = self.oversight.suspended
         if suspended is None:
             standing = await self._settle(request, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,7 +21,11 @@ from moa.questions import Choice, Predicate, Score
 
 class _Kept(BaseModel):
     audit: Audit | None = None
+    audit_of: str = ""
+    """Digest of the promise that is audited."""
     drift: Drift | None = None
+    drift_of: str = ""
+    """Digest of what new inputs are compared with."""
 
 
 class Oversight:
@@ -35,8 +40,11 @@ class Oversight:
         seen: What drift looks at, from a request and the answer of the first tier. What the drift
             check doesn't watch is left out.
         same: Whether two answers agree, for the audit.
+        promise: Tells what is watched from anything else, as the `seal` of a calibration does.
         file: Keeps audit and drift from one process to the next; what it holds comes before
-            `audit` and `drift`. `None` keeps nothing.
+            `audit` and `drift`, but for the share that is checked. An audit of another promise or
+            risk, and drift from another reference, are left: they start anew, and the trace of the
+            first run says so. `None` keeps nothing.
 
     Raises:
         ConfigError: the file is there, and can't be read.
@@ -50,11 +58,23 @@ class Oversight:
         on_drift: Literal["escalate", "warn"] = "escalate",
         seen: Callable[[Any, Any], Mapping[str, Value | None]] | None = None,
         same: Callable[[Any, Any], bool] | None = None,
+        promise: str = "",
         file: Path | None = None,
     ) -> None:
         kept = read_kept(file, _Kept, what="the audit of a cascade") or _Kept()
-        self.audit = kept.audit or audit
-        self.drift = kept.drift or drift
+        self.audit, self._audit_of = audit, _digest(promise, audit)
+        self.drift, self._drift_of = drift, _digest(promise, drift)
+        self._left: list[str] = []
+        if audit and kept.audit:
+            if kept.audit_of == self._audit_of:
+                self.audit = kept.audit.model_copy(update={"share": audit.share})
+            else:
+                self._left.append(f"{file} keeps the audit of another promise: it starts anew")
+        if drift and kept.drift:
+            if kept.drift_of == self._drift_of:
+                self.drift = kept.drift
+            else:
+                self._left.append(f"{file} keeps drift from other inputs: it is watched anew")
         self.on_drift: Literal["escalate", "warn"] = on_drift
         self._seen = seen or what_is_seen
         self._same = same or same_answer
@@ -73,6 +93,11 @@ class Oversight:
     def _alarm(self) -> str | None:
         alarms = () if self.drift is None else self.drift.alarms
         return "; ".join(alarm.message for alarm in alarms) or None
+
+    def begin(self, context: RunContext) -> None:
+        """Say in the trace of the first run what was kept of another promise, and left."""
+        while self._left:
+            context.note("changed", self._left.pop(0))
 
     def look(self, request: Any, answer: Any, context: RunContext) -> None:
         """Take in an input and the answer of the first tier; an alarm goes into the trace."""
@@ -106,7 +131,19 @@ class Oversight:
         return agrees
 
     def _keep(self) -> None:
-        keep(self._file, _Kept(audit=self.audit, drift=self.drift))
+        kept = _Kept(
+            audit=self.audit,
+            audit_of=self._audit_of,
+            drift=self.drift,
+            drift_of=self._drift_of,
+        )
+        keep(self._file, kept)
+
+
+def _digest(promise: str, started: Audit | Drift | None) -> str:
+    """Tell what is watched from anything else; the share that is checked may change."""
+    values = "" if started is None else started.model_dump_json(exclude={"share"})
+    return hashlib.sha256(f"{promise}/{values}".encode()).hexdigest()
 
 
 def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:

@@ -60,7 +60,8 @@ class CascadeSettings(LabelSettings):
     """What an alarm does, where inputs are no longer like those of the calibration: everything goes
     to the large model, or the trace says so. `off` compares nothing."""
     state: Path | None = None
-    """File that keeps audit and drift from one run to the next, beside `moa.toml`."""
+    """File that keeps audit and drift from one run to the next, beside `moa.toml`. With another
+    calibration they start anew."""
 
     @property
     def says_what_is_accepted(self) -> bool:
@@ -104,6 +105,7 @@ def _cascade(endpoints: Endpoints, settings: CascadeSettings) -> AnyNode:
         audit=calibration and Audit.of(calibration.bound, share=settings.audit),
         drift=calibration.drift if calibration and settings.drift != "off" else None,
         on_drift="warn" if settings.drift == "warn" else "escalate",
+        promise=calibration.seal if calibration else "",
         file=settings.state and beside(endpoints, settings.state),
     )
     return cascade(
