@@ -95,6 +95,32 @@ async def test_the_failure_of_the_node_in_use_is_raised_at_once() -> None:
     assert shadow.seen.runs == 0
 
 
+async def test_a_candidate_is_not_waited_for_beyond_the_deadline() -> None:
+    shadow = Shadow(agent(large, "llm"), Never(), wait_s=60.0)
+    context = RunContext(timeout_s=0.3)
+    assert (await shadow.run("app", context)).output.label == "app"
+    assert context.remaining_s()
+    assert shadow.seen.late == 1
+
+
+async def test_answers_that_can_not_be_compared_harm_nobody() -> None:
+    def same(one: object, other: object) -> bool:
+        del other
+        raise AttributeError(one)
+
+    shadow = Shadow(agent(large, "llm"), agent(small, "slm"), same=same)
+    assert (await shadow.run("app")).output.label == "app"
+    assert (shadow.seen.runs, shadow.seen.failed) == (1, 1)
+
+
+async def test_what_the_node_in_use_raises_is_raised_as_it_is() -> None:
+    def broken(text: str) -> Step:
+        raise KeyError(text)
+
+    with pytest.raises(KeyError):
+        await Shadow(agent(broken, "llm"), Never()).run("x")
+
+
 def test_no_time_is_less_than_none() -> None:
     with pytest.raises(ConfigError):
         Shadow(Never(), Never(), wait_s=-1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out = TypeVar("Out")
 
+_MARGIN_S = 0.1
+"""Time of a run that is kept back for handing its answer on."""
+_STOPS_WITHIN_S = 0.05
+"""How long a run waits until a stopped candidate has ended."""
+
 
 @dataclass(slots=True)
 class Shadowed:
@@ -33,7 +39,7 @@ class Shadowed:
     """Runs in which both gave the same answer."""
     differed: int = 0
     failed: int = 0
-    """Runs in which the candidate failed."""
+    """Runs in which the candidate failed, or its answer could not be compared."""
     late: int = 0
     """Runs in which the candidate was stopped, since the answer had been there too long."""
     seconds: float = 0.0
@@ -72,7 +78,8 @@ class Shadow(Generic[In, Out]):
     Args:
         current: The node in use.
         candidate: The one that might take its place, such as a cascade.
-        wait_s: Seconds that a run waits for the candidate, once its answer is there.
+        wait_s: Seconds that a run waits for the candidate, once its answer is there; fewer where
+            the run's deadline is nearer.
         budget: Limits on each run of the candidate, apart from those of the run it is part of.
         same: Whether two answers agree; `None`: their labels, numbers or words.
 
@@ -110,21 +117,17 @@ class Shadow(Generic[In, Out]):
             context: Budget, deadline and ledger of the node in use; `None` starts one.
 
         Raises:
-            MoaError: what the node in use raises; the candidate is stopped then.
+            Exception: what the node in use raises; the candidate is stopped then.
         """
-        failed: MoaError | None = None
-        result: Result[Out] | None = None
-        async with asyncio.TaskGroup() as group:
-            beside = group.create_task(self._candidate(request))
-            try:
-                result = await self.current.run(request, context)
-                await asyncio.wait({beside}, timeout=self.wait_s)
-            except MoaError as error:
-                failed = error
+        beside = asyncio.ensure_future(self._candidate(request))
+        try:
+            result = await self.current.run(request, context)
+            await asyncio.wait({beside}, timeout=self._wait_s(context))
+            ended = beside.done() and not beside.cancelled()
+            self._compare(result, beside.result() if ended else None)
+        finally:
             beside.cancel()
-        if failed is not None or result is None:
-            raise failed or AssertionError("a node gives a result or raises")
-        self._compare(result, None if beside.cancelled() else beside.result())
+            await asyncio.wait({beside}, timeout=_STOPS_WITHIN_S)
         return result
 
     @property
@@ -154,15 +157,28 @@ class Shadow(Generic[In, Out]):
         except Exception as error:  # noqa: BLE001  a bug in it must not touch the node in use
             return NodeError(self.candidate.name, error)
 
+    def _wait_s(self, context: RunContext | None) -> float:
+        """How long the candidate is waited for, so that the answer is there before the deadline."""
+        if context is None or context.deadline is None:
+            return self.wait_s
+        left = context.deadline - time.monotonic()
+        return max(0.0, min(self.wait_s, left - _MARGIN_S))
+
+    def _agrees(self, beside: Result[Any], result: Result[Out]) -> bool | None:
+        """Compare the answers; `None` where they can't be."""
+        try:
+            return bool(self._same(beside.output, result.output))
+        except Exception:  # noqa: BLE001  a bug in it must not touch the node in use
+            return None
+
     def _compare(self, result: Result[Out], beside: Result[Any] | MoaError | None) -> None:
         seen = self.seen
         seen.runs += 1
         if beside is None:
             seen.late += 1
-        elif isinstance(beside, MoaError):
+        elif isinstance(beside, MoaError) or (agrees := self._agrees(beside, result)) is None:
             seen.failed += 1
         else:
-            agrees = self._same(beside.output, result.output)
             seen.agreed += agrees
             seen.differed += not agrees
             seen.seconds += result.seconds
