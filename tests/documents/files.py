@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fpdf import FPDF
 
 FOX = "The quick brown fox jumps over the lazy dog."
@@ -35,3 +39,15 @@ def pictures(path: Path, *, pages: int) -> Path:
         made.image(Image.new("RGB", (40, 40), "red"), w=100)
     path.write_bytes(bytes(made.output()))
     return path
+
+
+def closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system refuse to list a folder, as it does to who may not read it."""
+    listing = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from documents.files import closed
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.bm25 import BM25
@@ -60,6 +61,22 @@ def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path)
     assert [unread.file for unread in changes.unread] == ["a.txt"]
     assert changes.removed == ()
     assert "Foxes jump over dogs." in texts(index)
+
+
+@pytest.mark.parametrize("inside", ["", "deep"])
+def test_of_a_folder_that_cannot_be_listed_what_was_known_stays(
+    inside: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "c.txt").write_text("Birds sing.")
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (folder / "b.txt").unlink()
+    closed(folder / inside, monkeypatch)
+    changes = index.update(folder)
+    assert len(changes.unread) == 1
+    assert changes.removed == (("b.txt",) if inside else ())
+    assert "Birds sing." in texts(index)
 
 
 def test_a_folder_that_is_gone_empties_nothing(folder: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from documents.files import FOX, PNG, pdf, pictures
+from documents.files import FOX, PNG, closed, pdf, pictures
 from moa.documents.loading import Loaded, Step, load
 from moa.errors import ConfigError
 
@@ -139,6 +140,9 @@ def test_a_pdf_that_breaks_off_is_told(tmp_path: Path) -> None:
         ),
         ("a.txt", b" \n", "a.txt is empty"),
         ("a.html", b"<p> </p>", "a.html holds no text"),
+        ("a.html", b"<p>Hi</p><![foo[bar]]>", "a.html: the HTML is broken, and can't be read"),
+        ("a.txt", b"\xef\xbb\xbf", "a.txt holds no text"),
+        ("a.txt", b"\xff\xfe", "a.txt holds no text"),
         ("a.docx", b"PK\x03\x04", "a.docx is of no kind that is read: .txt"),
     ],
 )
@@ -163,6 +167,25 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / name / "a.txt").write_text(name)
     with pytest.raises(ConfigError, match=r"would both be called 'a.txt'"):
         load([tmp_path / "one" / "a.txt", tmp_path / "two" / "a.txt"])
+
+
+def test_files_whose_names_are_not_utf8_are_read_and_told_apart(tmp_path: Path) -> None:
+    for name in (b"\xe9.txt", b"\xe8.txt"):
+        (tmp_path / os.fsdecode(name)).write_text("hello")
+    loaded = load(tmp_path)
+    assert [document.id for document in loaded.documents] == ["\\xe8.txt", "\\xe9.txt"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.txt").write_text("Dogs sleep.")
+    closed(tmp_path / "deep", monkeypatch)
+    loaded = load(tmp_path)
+    assert [document.id for document in loaded.documents] == ["a.txt"]
+    assert [unread.file for unread in loaded.unread] == ["deep/"]
+    assert str(loaded.unread[0]).endswith("deep can't be read: Permission denied")
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

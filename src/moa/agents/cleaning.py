@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from moa.errors import InputError
+
 if TYPE_CHECKING:
     from bs4 import Tag
 
@@ -43,11 +45,19 @@ def is_html(text: str) -> bool:
 
 
 def html_to_text(html: str) -> str:
-    """Write HTML as text: what a reader sees, a line for each block, links by their words."""
+    """Write HTML as text: what a reader sees, a line for each block, links by their words.
+
+    Raises:
+        InputError: the parser takes it for no HTML, such as `<![foo[`.
+    """
     from bs4 import BeautifulSoup, Tag
     from bs4.element import NavigableString
+    from bs4.exceptions import ParserRejectedMarkup
 
-    soup = BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", html), "html.parser")
+    try:
+        soup = BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", html), "html.parser")
+    except ParserRejectedMarkup as error:
+        raise InputError("the HTML is broken, and can't be read") from error
     pieces: list[str] = []
     inside: list[Tag] = []
     unread = 0

@@ -13,7 +13,7 @@ from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
-from moa.errors import MissingDependency
+from moa.errors import InputError, MissingDependency
 from moa.handoffs import Reply, Text
 
 _REWRITE = (
@@ -85,8 +85,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
     def _cleaned(self, text: str, context: RunContext) -> str:
         is_html = self.html and cleaning.is_html(text)
         if is_html:
-            text = cleaning.html_to_text(text)
-            context.note("changed", "HTML was turned into text")
+            text = self._unwrapped(text, context)
         repaired = cleaning.repair(text, entities=not is_html)
         seen = cleaning.show_hidden(repaired)
         if repaired != text:
@@ -100,6 +99,15 @@ class Preprocessor(TypedNode[Text | str, Text]):
                 context.note("changed", "quoted mails below the reply were left out")
             seen = latest
         return cleaning.tidy(seen)
+
+    def _unwrapped(self, html: str, context: RunContext) -> str:
+        try:
+            text = cleaning.html_to_text(html)
+        except InputError as error:
+            context.note("degraded", f"its tags stay: {error}")
+            return html
+        context.note("changed", "HTML was turned into text")
+        return text
 
     def _fitting(self, text: str, context: RunContext) -> str:
         if self.max_tokens is None or approximate_tokens(text) <= self.max_tokens:

@@ -36,7 +36,7 @@ class Changes:
     kept: tuple[str, ...] = ()
     """Files that are as they were, and were not read."""
     unread: tuple[Unread, ...] = ()
-    """Files that could not be read, and why. What was known of them before stays."""
+    """Files and folders that could not be read, and why. What was known of them before stays."""
     ignored: tuple[str, ...] = ()
     """Files of other kinds in the folders."""
     notes: tuple[str, ...] = ()
@@ -93,11 +93,11 @@ class Index:
                 index is broken or can't be written.
             MissingDependency: what reads a kind of file is not installed.
         """
-        files, ignored = listed(sources)
+        files, ignored, folders = listed(sources)
         before = self._store.files()
         form = f"{_FORM}:{self.max_tokens}"
         found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
-        unread: list[Unread] = []
+        unread = list(folders)
         notes: list[str] = []
         writer = _Writer(self._store, form, self.max_tokens)
         for done, file in enumerate(files):
@@ -117,7 +117,9 @@ class Index:
             notes += [f"{file.id}: {note}" for note in document.notes]
             found["added" if known is None else "changed"].append(file.id)
         writer.flush()
-        removed = sorted(set(before).difference(file.id for file in files))
+        hidden = tuple(folder.file for folder in folders)
+        gone = set(before).difference(file.id for file in files)
+        removed = sorted(file for file in gone if not file.startswith(hidden))
         self._store.remove(removed)
         return Changes(
             added=tuple(found["added"]),

@@ -25,10 +25,10 @@ class File(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A file that could not be read."""
+    """A file or folder that could not be read."""
 
     file: str
-    """Its id."""
+    """Its id; that of a folder ends with a slash, or is empty, and all ids below begin with it."""
     reason: str
     """A sentence that names it."""
 
@@ -51,13 +51,24 @@ class Step(NamedTuple):
 Progress = Callable[[Step], None]
 
 
+class Listed(NamedTuple):
+    """What is in files and folders."""
+
+    files: tuple[File, ...]
+    """To be read."""
+    ignored: tuple[str, ...]
+    """Ids of files of other kinds in the folders."""
+    unread: tuple[Unread, ...]
+    """Folders of which nobody knows what is in them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What loading gave."""
 
     documents: tuple[Document, ...]
     unread: tuple[Unread, ...] = ()
-    """Files that could not be read, and why."""
+    """Files and folders that could not be read, and why."""
     ignored: tuple[str, ...] = ()
     """Files of other kinds in the folders."""
 
@@ -75,9 +86,9 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
         ConfigError: a file or folder isn't there, or two files would have the same id.
         MissingDependency: what reads a kind of file is not installed.
     """
-    files, ignored = listed(sources)
+    files, ignored, folders = listed(sources)
     documents: list[Document] = []
-    unread: list[Unread] = []
+    unread = list(folders)
     for done, file in enumerate(files):
         tell = Telling(progress, file.id, done, len(files))
         tell()
@@ -115,8 +126,8 @@ def bytes_of(file: File) -> bytes:
         raise InputError(f"{file.id} can't be read: {error.strerror or error}") from error
 
 
-def listed(sources: Sources) -> tuple[list[File], tuple[str, ...]]:
-    """Find the files to read, and the ids of those in folders that are of other kinds.
+def listed(sources: Sources) -> Listed:
+    """Find the files to read.
 
     Raises:
         ConfigError: a file or folder isn't there, or two files would have the same id.
@@ -125,36 +136,58 @@ def listed(sources: Sources) -> tuple[list[File], tuple[str, ...]]:
     paths = [Path(each) for each in given]
     files: list[File] = []
     ignored: list[str] = []
+    unread: list[Unread] = []
     for path in paths:
         if path.is_file():
-            files.append(File(path.name, path))
+            files.append(File(_named(path.name), path))
         elif path.is_dir():
-            before = f"{path.resolve().name}/" if len(paths) > 1 else ""
-            for inside in _inside(path):
-                file = File(before + inside.relative_to(path).as_posix(), inside)
+            before = f"{_named(path.resolve().name)}/" if len(paths) > 1 else ""
+            broken: list[OSError] = []
+            for inside in _inside(path, broken.append):
+                file = File(before + _named(inside.relative_to(path).as_posix()), inside)
                 known = inside.suffix.lower() in KINDS
                 files.append(file) if known else ignored.append(file.id)
+            unread += [_unlisted(error, path, before) for error in broken]
         else:
             raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
     _check_apart(files)
-    return files, tuple(ignored)
+    return Listed(tuple(files), tuple(ignored), tuple(unread))
 
 
-def _inside(folder: Path) -> Iterator[Path]:
+def _inside(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[Path]:
     """Files of a folder in the order of their names, without what is hidden."""
-    for at, folders, names in os.walk(folder):
+    for at, folders, names in os.walk(folder, onerror=onerror):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(at) / name
-            if not name.startswith(".") and path.is_file():
+            if not name.startswith(".") and _may_be_file(path):
                 yield path
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return True  # in a folder that gives names alone; reading it says what is wrong
+
+
+def _named(name: str) -> str:
+    r"""Write a name so that every name is text: bytes of it that aren't UTF-8 stand as `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _unlisted(error: OSError, source: Path, before: str) -> Unread:
+    folder = Path(os.fsdecode(error.filename))
+    inside = "" if folder == source else f"{_named(folder.relative_to(source).as_posix())}/"
+    reason = f"the folder {_named(str(folder))} can't be read: {error.strerror or error}"
+    return Unread(before + inside, reason)
 
 
 def _check_apart(files: Sequence[File]) -> None:
     seen: dict[str, Path] = {}
     for file in files:
-        if seen.setdefault(file.id, file.path) is not file.path:
+        if (other := seen.setdefault(file.id, file.path)) is not file.path:
             raise ConfigError(
-                f"{seen[file.id]} and {file.path} would both be called {file.id!r}: name the "
-                "folder that holds both"
+                f"{str(other)!r} and {str(file.path)!r} would both be called {file.id!r}: name "
+                "the folder that holds both"
             )

@@ -107,8 +107,8 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     title = PurePosixPath(name).stem
     if kind == "HTML":
         found = _TITLE.search(text)
-        title = (found and tidy(_html(found[1]))) or title
-        text = tidy(_html(text))
+        title = (found and tidy(_html(name, found[1]))) or title
+        text = tidy(_html(name, text))
     elif kind == "Markdown":
         found = _HEADING.match(text)
         title = found[1] if found else title
@@ -117,9 +117,11 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     return Document(id=name, title=title, text=text, markdown=kind == "Markdown")
 
 
-def _html(html: str) -> str:
+def _html(name: str, html: str) -> str:
     try:
         return html_to_text(html)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     except ImportError as error:
         raise MissingDependency("beautifulsoup4", extra="local", purpose="to read HTML") from error
 
@@ -128,7 +130,8 @@ def _decoded(name: str, data: bytes, kind: str) -> str:
     """Decode by the mark at the beginning, as UTF-8, as HTML declares it, or by a guess."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return _decode(data, encoding) or _raise(name, kind, data)
+            text = _decode(data, encoding)
+            return _raise(name, kind, data) if text is None else text
     text = _decode(data, "utf-8")
     if text is None and kind == "HTML" and (declared := _CHARSET.search(data[:4096])):
         text = _decode(data, declared[1].decode("ascii", "replace"))
