@@ -18,7 +18,14 @@ from moa.context import RunContext
 from moa.conversations.messages import ChatReply, ChatSettings, Said
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.closing import closed_after
-from moa.errors import BudgetExceeded, EndpointRejected, EndpointUnavailable, InputError, StoreError
+from moa.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointUnavailable,
+    InputError,
+    StoreError,
+)
 from moa.graphs.chat import Chat, chat
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -310,6 +317,40 @@ async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> 
     result = await talk.run(Said(text="In short: why?"))
     assert roles(second.prompts[-1]) == [("user", "In short: why?")]
     assert any(note.text == "turns that are not read: 1" for note in result.trace)
+
+
+async def test_what_the_large_model_refuses_the_small_one_does_not_keep_in_the_thread() -> None:
+    refused = EndpointRejected("content policy", endpoint="large")
+    second = large(refused, "Here.")
+    talk = chat(small(NO, NO), second, store=":memory:")
+    with pytest.raises(EndpointRejected):
+        await talk.run(Said(text="something it won't take"))
+    last = (await talk.threads.load("default")).last
+    assert last is not None
+    assert last.status == "rejected"
+    await talk.run(Said(text="Why?"))
+    assert roles(second.prompts[-1]) == [("user", "Why?")]
+
+
+async def test_a_small_model_that_takes_a_message_neither_leaves_it_for_the_large_one() -> None:
+    too_long = EndpointRejected("too long", endpoint="small")
+    talk = chat(small(NO, too_long), large(DOWN, "Here."), store=":memory:")
+    with pytest.raises(EndpointUnavailable):
+        await talk.run(Said(text="Why?"))
+    assert await talk.unfinished() is not None
+
+
+async def test_a_turn_that_waits_for_another_of_its_thread_has_a_deadline() -> None:
+    talk = alone(hanging(), ":memory:")
+    async with closed_after(talk.stream(Said(text="one"))) as events:
+        async for event in events:
+            if isinstance(event, Piece) and event.text == " words":
+                break
+        with pytest.raises(DeadlineExceeded, match="another turn"):
+            await talk.run(Said(text="two"), RunContext(timeout_s=0.05))
+    last = (await talk.threads.load("default")).last
+    assert last is not None
+    assert (last.text, last.status) == ("one", "stopped")
 
 
 async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:

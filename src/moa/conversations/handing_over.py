@@ -11,7 +11,16 @@ from moa.context import RunContext
 from moa.conversations.speaking import Exchange, Speaker
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.errors import BudgetExceeded, EndpointError, OutputError, Unanswered
+from moa.errors import (
+    BudgetExceeded,
+    EndpointError,
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnsupported,
+    MoaError,
+    OutputError,
+    Unanswered,
+)
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.trace import Event, Piece
@@ -69,7 +78,8 @@ class Spoken:
 class HandingOver:
     """Lets the small model reply where it can, and the large one elsewhere.
 
-    It fails expensive: where it can't be told, or the small model fails, the large one is asked.
+    It fails expensive: where it can't be told, or the small model fails, the large one is asked. A
+    message that the large one refuses is answered by nobody: all later prompts would hold it.
     """
 
     large: Speaker
@@ -86,7 +96,8 @@ class HandingOver:
         """Have the last message answered.
 
         Raises:
-            EndpointError, OutputError, BudgetExceeded: nobody could answer, or who did broke off.
+            EndpointError, OutputError, BudgetExceeded: nobody could answer, or who did broke off;
+                see `is_refusal` for a message that the large model would not take.
             DeadlineExceeded: the time is up.
         """
         if self.small is None:
@@ -137,16 +148,27 @@ class HandingOver:
         try:
             return await self._by(self.large, exchange, reason, heard)
         except (EndpointError, BudgetExceeded) as error:
-            if shown():
+            if shown() or is_refusal(error):
                 raise
             context.note(
                 "degraded", f"{small.name!r} answers, as {self.large.name!r} can't: {error}"
             )
-        return await self._by(small, exchange, "the large model could not be asked", context)
+            try:
+                why = "the large model could not be asked"
+                return await self._by(small, exchange, why, context)
+            except EndpointRejected as refused:
+                context.note("failed", f"{small.name!r} took it neither: {refused}")
+                raise error from refused  # the large one may take the message another time
 
     @staticmethod
     async def _by(speaker: Speaker, exchange: Exchange, reason: str, context: RunContext) -> Spoken:
         return Spoken((await speaker.run(exchange, context)).output.text, speaker, reason)
+
+
+def is_refusal(error: MoaError) -> bool:
+    """Whether it is the message that a server would not take; a wrong key can be mended."""
+    mendable = (EndpointUnauthorized, EndpointUnsupported)
+    return isinstance(error, EndpointRejected) and not isinstance(error, mendable)
 
 
 def quiet(context: RunContext) -> RunContext:

@@ -14,19 +14,13 @@ from moa.acceptance import Policy
 from moa.agents.filter import Verdict
 from moa.context import RunContext
 from moa.conversations import Conversation, Turn
-from moa.conversations.handing_over import HandingOver, Spoken, small_talk
+from moa.conversations.handing_over import HandingOver, Spoken, is_refusal, small_talk
 from moa.conversations.messages import FILE, THREAD, ChatReply, ChatSettings, Said
 from moa.conversations.remembering import Memory
 from moa.conversations.speaking import Speaker
 from moa.conversations.summing_up import Extract, Passage, Summariser
 from moa.endpoints import Endpoint
-from moa.errors import (
-    EndpointRejected,
-    EndpointUnauthorized,
-    EndpointUnsupported,
-    InputError,
-    MoaError,
-)
+from moa.errors import InputError, MoaError
 from moa.graphs.chat_plan import chat_plan
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
@@ -122,7 +116,7 @@ class Chat(Pattern[Said, ChatReply]):
             await _close(thread, own, {"status": "stopped", "reply": written()})
             raise
         except MoaError as error:
-            status = "rejected" if _is_refusal(error) else "failed"
+            status = "rejected" if is_refusal(error) else "failed"
             failed = {"status": status, "reply": written(), "reason": str(error)}
             await _close(thread, own, failed)
             raise
@@ -239,12 +233,6 @@ def _told(conversation: Conversation) -> Conversation:
     last = conversation.last
     lost = last is not None and last.status == "open"
     return conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
-
-
-def _is_refusal(error: MoaError) -> bool:
-    """Whether it is the message that a server would not take; a wrong key can be mended."""
-    mendable = (EndpointUnauthorized, EndpointUnsupported)
-    return isinstance(error, EndpointRejected) and not isinstance(error, mendable)
 
 
 def _written(context: RunContext) -> Callable[[], str]:

@@ -150,7 +150,7 @@ class SqliteStore:
                 thread_local=False,
                 run_in_executor=False,
             )
-            await _in_time(lock.acquire(poll_interval=_POLL_S), thread, context)
+            await in_time(lock.acquire(poll_interval=_POLL_S), thread, context)
         try:
             yield
         finally:
@@ -213,7 +213,7 @@ class PostgresStore:
             connection = await self._connected()
         async with connection:
             with self._told():
-                await _in_time(_locked(connection, key), thread, context)
+                await in_time(_locked(connection, key), thread, context)
             yield
 
     async def _connected(self) -> AsyncConnection[Any]:
@@ -272,13 +272,25 @@ async def _locked(connection: AsyncConnection[Any], key: str) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _in_time(waiting: Awaitable[object], thread: str, context: RunContext) -> None:
+async def in_time(
+    waiting: Awaitable[object], thread: str, context: RunContext, *, by: str = "another process"
+) -> None:
+    """Wait for a thread that somebody else writes into.
+
+    Args:
+        waiting: Ends when it is free.
+        thread: Its name.
+        context: Has the deadline.
+        by: Who writes into it.
+
+    Raises:
+        DeadlineExceeded: the time is up.
+    """
     left_s = context.remaining_s()
     try:
         async with asyncio.timeout(left_s):
             await waiting
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"{context.node}: thread {thread!r} was written to by another process until the time "
-            "was up"
+            f"{context.node}: thread {thread!r} was written to by {by} until the time was up"
         ) from error

@@ -19,7 +19,7 @@ from moa.agents.boundary import said
 from moa.context import RunContext
 from moa.conversations import Conversation, Summary, Turn
 from moa.errors import StoreError
-from moa.graphs.stores import Store
+from moa.graphs.stores import Store, in_time
 from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"
@@ -148,7 +148,7 @@ class Threads:
         queue = self._queues.setdefault(key, _Queue())
         queue.waiting += 1
         try:
-            async with queue.lock, self.store.held(name, context):
+            async with _turn(queue.lock, name, context), self.store.held(name, context):
                 async with self.store.opened() as saver:
                     tip = await saver.aget_tuple(_config(name))
                 conversation = Conversation() if tip is None else self._read(tip)
@@ -259,6 +259,16 @@ class _Queue:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
+
+
+@asynccontextmanager
+async def _turn(lock: asyncio.Lock, name: str, context: RunContext) -> AsyncGenerator[None]:
+    """Hold the lock of a thread, if it is free before the deadline."""
+    await in_time(lock.acquire(), name, context, by="another turn, which this process answers,")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _config(name: str, checkpoint: str | None = None) -> RunnableConfig:
