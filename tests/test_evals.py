@@ -49,6 +49,17 @@ def test_a_case_without_an_answer_is_wrong_and_never_sure() -> None:
     assert (found.coverage, found.accepted_error) == (0.5, 0.0)
 
 
+def test_what_a_calibration_accepts_is_covered_before_what_is_only_sure() -> None:
+    answers = [
+        says("a", 0.8, accepted=True),
+        says("a", 0.99, accepted=False),
+        says("a", 0.7, accepted=True),
+    ]
+    found = label_metrics(answers, ["a", "b", "a"], risk=0.0)
+    assert found.coverage_at_risk == found.coverage == pytest.approx(2 / 3)
+    assert found.ece == pytest.approx((0.2 + 0.99 + 0.3) / 3)
+
+
 def test_written_labels_have_no_calibration_to_measure() -> None:
     found = label_metrics([Answer(text="a"), Answer(text="b")], ["a", "a"], risk=0.1)
     assert (found.accuracy, found.ece, found.brier, found.coverage_at_risk) == (0.5, *[None] * 3)

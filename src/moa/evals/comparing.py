@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moa.acceptance import all_of
 from moa.context import RunContext
@@ -16,7 +16,7 @@ from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
 from moa.evals.intervals import difference, mcnemar, mean_of
-from moa.evals.labels import confidences, label_metrics
+from moa.evals.labels import confidences, label_metrics, ranked
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
@@ -24,6 +24,8 @@ from moa.evals.verdicts import ruling
 from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
+
+T = TypeVar("T")
 
 REFERENCE = "llm"
 """The design that others are compared with, where it is among them."""
@@ -121,8 +123,8 @@ def _comparison(
         budget=budget,
         designs=designs,
         curve=_curve(answers, scores),
-        reliability=_each_sure(answers, scores, _reliability),
-        coverage=_each_sure(answers, scores, _coverage),
+        reliability=_each_sure(answers, scores, confidences, _reliability),
+        coverage=_each_sure(answers, scores, ranked, _coverage),
     )
 
 
@@ -253,9 +255,9 @@ def _lead(mine: Floats, other: Floats) -> Any:
 def _curve(
     answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
 ) -> tuple[Point, ...]:
-    """Move the confidence from which the small model alone is believed from 1 to 0."""
+    """Let the small model alone be believed on none to all cases, the surest first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
-    sure = None if small is None else confidences(small)
+    sure = None if small is None else ranked(small)
     if small is None or large is None or sure is None:
         return ()
     order = np.argsort(sure, kind="stable")
@@ -274,9 +276,12 @@ def _curve(
 
 
 def _each_sure(
-    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats], read: Any
-) -> dict[str, Any]:
-    found = {name: confidences(given) for name, given in answers.items()}
+    answers: Mapping[str, Sequence[Answer]],
+    scores: Mapping[str, Floats],
+    order: Callable[[Sequence[Answer]], Floats | None],
+    read: Callable[[Floats, Bools], T],
+) -> dict[str, T]:
+    found = {name: order(given) for name, given in answers.items()}
     return {
         name: read(sure, scores[name] == 1.0) for name, sure in found.items() if sure is not None
     }

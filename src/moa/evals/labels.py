@@ -24,8 +24,8 @@ class LabelMetrics(BaseModel):
     brier: float | None
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None
-    """Largest share of these cases, the surest first, among which at most `risk` are wrong. What
-    was seen here, and no promise: a promise takes `moa calibrate`."""
+    """Largest share of these cases, in the order of `ranked`, among which at most `risk` are wrong.
+    What was seen here, and no promise: a promise takes `moa calibrate`."""
     risk: float
     """The risk of `coverage_at_risk`."""
     coverage: float | None
@@ -51,13 +51,13 @@ def label_metrics(
     correct = given == labels
     says = [a.accepted for a in answers if a.accepted is not None]
     taken = np.array([a.accepted is True for a in answers])
-    sure = confidences(answers)
+    sure, ranks = confidences(answers), ranked(answers)
     return LabelMetrics(
         accuracy=float(correct.mean()),
         macro_f1=macro_f1(given, labels),
         ece=None if sure is None else calibration_error(sure, correct),
         brier=_brier(answers, expected),
-        coverage_at_risk=None if sure is None else coverage_at_risk(sure, correct, risk),
+        coverage_at_risk=None if ranks is None else coverage_at_risk(ranks, correct, risk),
         risk=risk,
         coverage=float(taken.mean()) if says else None,
         accepted_error=float((~correct)[taken].mean()) if taken.any() else None,
@@ -69,6 +69,16 @@ def confidences(answers: Sequence[Answer]) -> Floats | None:
     if any(a.text is not None and a.confidence is None for a in answers):
         return None
     return np.array([a.confidence or 0.0 for a in answers])
+
+
+def ranked(answers: Sequence[Answer]) -> Floats | None:
+    """Give numbers that order the answers: what a design accepts first, then the surest first.
+
+    What a calibration does not accept has the confidence of another fit, so the two can't be
+    compared. `None` where an answer has no confidence.
+    """
+    sure = confidences(answers)
+    return None if sure is None else sure + np.array([a.accepted is True for a in answers])
 
 
 def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:

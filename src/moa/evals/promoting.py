@@ -20,7 +20,7 @@ from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case
-from moa.evals.labels import confidences
+from moa.evals.labels import ranked
 from moa.evals.running import Progress, answers_of
 from moa.guarantees import Bound, Guarantee, percent
 from moa.questions import Option, Question
@@ -35,7 +35,9 @@ _WRAPPING = 60
 
 
 class Seen(BaseModel):
-    """What share would have moved at a risk. As it was seen, and no promise."""
+    """What share would have moved at a risk: what the calibration accepts first, then the surest
+    first. As it was seen, and no promise.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -219,10 +221,10 @@ def _promotion(
 
 
 def _seen(answers: Sequence[Answer], correct: Any) -> tuple[Seen, ...]:
-    sure = confidences(answers)
-    if sure is None:
+    order = ranked(answers)
+    if order is None:
         return ()
-    shares, errors = coverage_line(sure, correct)
+    shares, errors = coverage_line(order, correct)
     return tuple(
         Seen(risk=risk, coverage=float(max(shares[errors <= risk], default=0.0))) for risk in RISKS
     )

@@ -74,12 +74,14 @@ class Comparison(_Frozen):
     """US dollars that each design had; `None` is no limit."""
     designs: tuple[DesignReport, ...]
     curve: tuple[Point, ...] = ()
-    """Quality against cost of `slm` before `llm`, by the confidence from which `slm` is believed;
-    empty where one of the two is missing, or has no confidence."""
+    """Quality against cost of `slm` before `llm`, by how much of it is believed: what its
+    calibration accepts first, then the surest first. Empty where one of the two is missing, or has
+    no confidence."""
     reliability: dict[str, list[tuple[float, float, int]]] = {}
     """By design: mean confidence, share of right ones and number of the cases in each bin."""
     coverage: dict[str, list[tuple[float, float]]] = {}
-    """By design: share of cases accepted, the surest first, and the share of wrong ones in it."""
+    """By design: share of cases accepted, and the share of wrong ones in it. What a calibration
+    accepts comes first, then the surest first."""
 
     def design(self, name: str) -> DesignReport:
         """Give what one design reached.
