@@ -9,12 +9,13 @@ import argparse
 import os
 from pathlib import Path
 
+import trust_bounds
 import trust_calibration
 import trust_promotion
 import trust_routing
 from kept import Kept
 
-STEPS = ("calibration", "routing", "promotion")
+STEPS = ("bounds", "calibration", "routing", "promotion")
 
 
 def main() -> None:
@@ -34,7 +35,9 @@ def main() -> None:
         help="a trial of calibration and promotion with so many labels, which writes no page",
     )
     given = parser.parse_args()
-    if given.data is None:
+    if "bounds" in given.steps and given.rows is None:
+        trust_bounds.run()
+    if given.data is None and set(given.steps) != {"bounds"}:
         raise SystemExit("give the folder of the sets by --data or $MOA_DATA")
     kept = Kept(given.resume)
     if "calibration" in given.steps:

@@ -65,8 +65,8 @@ TEXT = """
 ## Calibration
 
 `moa calibrate` on the first rows of a set, at 5 % risk and 95 % confidence, on the embedded model;
-figures are on the rows after them. A half of the labels, or six in ten where each label has 250
-texts, is held out for the promise. BANKING77 has
+figures are on the rows after them. A half of the labels, or six in ten from 250 a label on,
+is held out for the promise. BANKING77 has
 no rows left over: its accuracy is by cross-validation on all, its coverage and risk are on the half
 that is held out."""
 

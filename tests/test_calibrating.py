@@ -114,9 +114,16 @@ async def test_a_high_price_takes_the_quicker_scorer() -> None:
 
 async def test_what_would_take_too_long_is_left_out_with_a_line() -> None:
     slow = endpoint()
-    slow.latency_s = 0.02
+    slow.latency_s = 0.05
     with pytest.raises(CalibrationError, match=r"labels left out: .* would take"):
-        await calibrate(slow, QUESTION, rows(200), limit_s=0.1)
+        await calibrate(slow, QUESTION, rows(200), limit_s=1.0)
+
+
+async def test_a_probe_that_takes_too_long_ends_at_the_limit_too() -> None:
+    slow = endpoint()
+    slow.latency_s = 30.0
+    with pytest.raises(CalibrationError, match=r"labels left out: .* the time was up"):
+        await calibrate(slow, QUESTION, rows(60), limit_s=0.1)
 
 
 def test_a_file_comes_back_as_it_was_written(made: Calibration, tmp_path: Path) -> None:

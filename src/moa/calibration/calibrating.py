@@ -56,8 +56,8 @@ accepted."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.6
-"""Share of the texts that is held out; the larger one where an option has at least as many texts as
-said by `_MANY`, so that enough are left to fit to."""
+"""Share of the texts that is held out; the larger one where there are at least `_MANY` texts an
+option, so that enough are left to fit to."""
 _MANY = 250
 _FOLDS = 10
 _MOST_OPTIONS_SHOWN = 24

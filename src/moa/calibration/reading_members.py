@@ -71,28 +71,32 @@ class MemberReader:
             BudgetExceeded: a limit would be passed.
             DeadlineExceeded: the run's time is up.
         """
-        context = self.context.nested()
-        found: list[Floats] = []
-        started = time.perf_counter()
+        if self.left_s <= 0:
+            return self._drop(member, "the time was up before it")
         try:
-            probe = list(self.texts[:_PROBE])
-            found += await self._all(member, probe[:1], context, 0)
-            warm = time.perf_counter()
-            found += await self._all(member, probe[1:], context, 1)
-            each = (time.perf_counter() - warm) / max(1, len(probe) - 1)
-            needed = each * (len(self.texts) - len(probe))
-            if needed > self.left_s:
-                return self._drop(
-                    member,
-                    f"{len(self.texts)} texts would take {needed + each * len(probe):.0f} s, and "
-                    f"{max(0.0, self.left_s):.0f} s are left",
-                )
             async with asyncio.timeout(None if math.isinf(self.limit_s) else self.left_s):
-                found += await self._all(member, self.texts[len(probe) :], context, len(probe))
+                return await self._reading(member)
         except TimeoutError:
             return self._drop(member, "it got slower on the way, and the time was up")
         except (CapabilityError, MissingDependency, EndpointRejected) as error:
             return self._drop(member, str(error))
+
+    async def _reading(self, member: Member) -> Reading | None:
+        context = self.context.nested()
+        started = time.perf_counter()
+        probe = list(self.texts[:_PROBE])
+        found = await self._all(member, probe[:1], context, 0)
+        warm = time.perf_counter()
+        found += await self._all(member, probe[1:], context, 1)
+        each = (time.perf_counter() - warm) / max(1, len(probe) - 1)
+        needed = each * (len(self.texts) - len(probe))
+        if needed > self.left_s:
+            return self._drop(
+                member,
+                f"{len(self.texts)} texts would take {needed + each * len(probe):.0f} s, and "
+                f"{max(0.0, self.left_s):.0f} s are left",
+            )
+        found += await self._all(member, self.texts[len(probe) :], context, len(probe))
         seconds = (time.perf_counter() - started) / len(self.texts)
         total = context.usage.total
         return Reading(
