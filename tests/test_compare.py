@@ -15,16 +15,20 @@ from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.cli import main
+from moa.config import load
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.plots import save_plots
 from moa.graphs.cascade import cascade
 from moa.node import Node
+from moa.ready import files_of
 from moa.testing import SimulatedEndpoint, Step
+from moa.tiers import Endpoints
 from moa.usage import Price
 
 MINE = """
 from moa.agents.classifier import Classifier
+from moa.ready import files_of
 from moa.testing import SimulatedEndpoint
 
 def rule(text):
@@ -144,7 +148,7 @@ async def test_answers_are_kept_and_taken_up_and_failures_asked_again(tmp_path: 
         half.write('{"key": "cut o')
     second = await compare(rows(5), nodes, cache=file)
     assert (second.designs[0].answered, len(asked)) == (5, 6)
-    await compare(rows(5), nodes, cache=file, setup="another model")
+    await compare(rows(5), nodes, cache=file, setup={"slm": "another model"})
     assert len(asked) == 11
 
 
@@ -276,3 +280,42 @@ def test_rows_without_labels_are_refused_by_the_command(
     (folder / "plain.jsonl").write_text('{"text": "x"}\n')
     assert moa("compare", "plain.jsonl", "--designs", "mine.py:good") == 2
     assert "plain.jsonl: row 1 has 'text'" in capsys.readouterr().err
+
+
+def kept(folder: Path) -> int:
+    return len((folder / "a.jsonl").read_text().splitlines())
+
+
+def test_answers_of_a_design_whose_file_has_changed_are_not_taken_up(folder: Path) -> None:
+    (folder / "other.py").write_text(MINE)
+    words = ("compare", "data.jsonl", "--designs", "mine.py:good,other.py:good")
+    for _ in range(2):
+        assert moa(*words, "--resume", "a.jsonl") == 0
+        assert kept(folder) == 60
+    (folder / "mine.py").write_text(MINE.replace("0.9", "0.8"))
+    assert moa(*words, "--resume", "a.jsonl") == 0
+    assert kept(folder) == 90
+
+
+def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: Path) -> None:
+    """Without those that it writes, which would be others after each run."""
+    (folder / "moa.toml").write_text(
+        '[graphs.routed]\nrouter = ["a.json", "b.json"]\n'
+        '[graphs.cascade]\ncalibration = "c.json"\nstate = "s.json"\n'
+        '[graphs.shadow]\ncurrent = "mine.py:good"\nguards = ["pii"]\n'
+        '[graphs.rag]\ndocuments = "texts"\nindex = "texts.index"\nfilter = "f.json"\n'
+    )
+    endpoints = Endpoints(load(), read_keys=False)
+    names = {
+        name: {path.name for path in files_of(name, endpoints)}
+        for name in ("routed", "cascade", "shadow", "rag", "slm")
+    }
+    assert names == {
+        "routed": {"a.json", "b.json"},
+        "cascade": {"c.json"},
+        "shadow": {"mine.py", "c.json"},
+        "rag": {"texts", "f.json"},
+        "slm": set(),
+    }
+    given = files_of("slm", endpoints, given={"calibration": folder / "g.json"})
+    assert given == (folder / "g.json",)

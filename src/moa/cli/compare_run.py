@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from moa.evals.comparing import compare
 from moa.evals.markdown import markdown_of
 from moa.evals.report import Comparison
 from moa.node import Node
-from moa.ready import node_of
+from moa.ready import files_of, node_of
 from moa.tiers import NO_LLM, Endpoints
 
 
@@ -82,12 +83,24 @@ class Compared:
                     risk=self.risk,
                     budget_usd=self.budget_usd,
                     cache=self.resume,
-                    setup=_setup(config, given),
+                    setup=None if self.resume is None else self._setup(endpoints, given),
                     concurrency=self.concurrency,
                     progress=lambda name, done, total: bar.update(
                         tasks[name], completed=done, total=total
                     ),
                 )
+
+    def _setup(self, endpoints: Endpoints, given: Mapping[str, object]) -> dict[str, str]:
+        """What the answers of each design depend on: models and graphs of the configuration, the
+        settings given, and whatever stands in the files that it is made of.
+        """
+        config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+        asked = sorted([one.name, one.model] for one in endpoints.used)
+        said = [config, asked, {name: str(value) for name, value in given.items()}]
+        return {
+            name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
+            for name in self.designs
+        }
 
     def _given(self, data: Data) -> dict[str, object]:
         """The settings that the command line gives to all designs that have them."""
@@ -135,9 +148,12 @@ def _rows(source: str, limit: int | None) -> Iterator[dict[str, object]]:
         yield row.value
 
 
-def _setup(config: Config, given: Mapping[str, object]) -> str:
-    """What the answers depend on: models and graphs of the configuration, and settings given."""
-    described = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
-    file = given.get("calibration")
-    made = file.read_text(encoding="utf-8") if isinstance(file, Path) and file.is_file() else ""
-    return json.dumps([described, {k: str(v) for k, v in given.items()}, made], sort_keys=True)
+def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """Tell what stands in files, and in all files of folders."""
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]

@@ -99,15 +99,15 @@ class Cache:
 
     Args:
         path: The file; `None` keeps nothing.
-        setup: Whatever the answers depend on beside the design and the request, such as the
-            configuration: answers of another setup are not taken up.
+        setup: Whatever the answers of each design depend on beside its name and the request, such
+            as the configuration: answers of another setup are not taken up.
 
     Raises:
         ConfigError: the file can't be read or written.
     """
 
-    def __init__(self, path: Path | None, *, setup: str = "") -> None:
-        self._setup = setup
+    def __init__(self, path: Path | None, *, setup: Mapping[str, str] | None = None) -> None:
+        self._setup = setup or {}
         self._known: dict[str, Answer] = {}
         self._file: TextIO | None = None
         if path is None:
@@ -137,7 +137,7 @@ class Cache:
             self._file.close()
 
     def _key(self, design: str, request: str) -> str:
-        named = json.dumps([self._setup, design, request])
+        named = json.dumps([self._setup.get(design, ""), design, request])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 

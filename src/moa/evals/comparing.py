@@ -50,7 +50,7 @@ async def compare(
     risk: float = 0.05,
     budget_usd: float | None = None,
     cache: Path | None = None,
-    setup: str = "",
+    setup: Mapping[str, str] | None = None,
     concurrency: int = 8,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -68,7 +68,8 @@ async def compare(
             judge, if there is one: what it can't pay for has no verdict. Calls without a price
             don't count against it.
         cache: File of answers, which is taken up where it is there; `None` keeps none.
-        setup: What answers depend on beside designs and rows; see `moa.evals.answers.Cache`.
+        setup: What the answers of each design depend on beside its name and the rows; see
+            `moa.evals.answers.Cache`.
         concurrency: Most cases that a design works on at once.
         progress: Told how far each design is.
 

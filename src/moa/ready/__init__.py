@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from moa.config import checked, nearest
 from moa.errors import ConfigError
 from moa.ready import (
@@ -22,11 +24,11 @@ from moa.ready import (
     streams,
     writing,
 )
-from moa.ready.entry import AnyNode, Ready
+from moa.ready.entry import AnyNode, Ready, beside, named_by, read_by
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
 
-__all__ = ["READY", "AnyNode", "Ready", "node_of"]
+__all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
 
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
@@ -60,24 +62,66 @@ def node_of(
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
-    tables = endpoints.config.graphs
-    for table in tables:
-        if table not in READY:
-            raise ConfigError(f"[graphs.{table}] is no ready graph{nearest(table, list(READY))}")
-    file, colon, attribute = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        return loaded(Path(file), attribute, endpoints)
-    ready = READY.get(name)
-    if ready is None:
-        raise ConfigError(
-            f"there is no ready graph or agent {name!r}{nearest(name, list(READY))} "
-            "One of your own is given as file.py:object"
-        )
-    known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
-    config = endpoints.config.file
-    around, table = guards.apart({**tables.get(name, {}), **known}, name=name, file=config)
-    settings = checked(ready.settings, table, table=f"graphs.{name}", file=config)
+    own = _own(name)
+    if own is not None:
+        return loaded(*own, endpoints)
+    ready, around, settings = _set_up(name, endpoints, given)
     node = ready.build(endpoints, settings)
     if around is None:
         return node
     return guards.around(node, around, lambda guard: node_of(guard, endpoints))
+
+
+def files_of(
+    name: str, endpoints: Endpoints, *, given: Mapping[str, object] | None = None
+) -> tuple[Path, ...]:
+    """List the files and folders that `node_of` makes a node of, or that the node reads.
+
+    What it writes itself, such as the state of an audit, is left out, and so is what a file of
+    Python imports.
+
+    Args:
+        name: See `node_of`, as for the others.
+        endpoints: Whose configuration says where they are.
+        given: Settings that come before those of its table.
+
+    Raises:
+        ConfigError: there is no such name, or its settings are wrong.
+    """
+    own = _own(name)
+    if own is not None:
+        return (own[0],)
+    _, around, settings = _set_up(name, endpoints, given)
+    inner = [*named_by(settings)]
+    if around is not None:
+        inner += [*around.before, *around.beside, *around.after]
+    return (
+        *(beside(endpoints, path) for path in read_by(settings)),
+        *(file for other in inner for file in files_of(other, endpoints)),
+    )
+
+
+def _own(name: str) -> tuple[Path, str] | None:
+    """Read `file.py:object`; `None` where it is the name of a ready one."""
+    file, colon, attribute = name.rpartition(":")
+    return (Path(file), attribute) if colon and file.endswith(".py") else None
+
+
+def _set_up(
+    name: str, endpoints: Endpoints, given: Mapping[str, object] | None
+) -> tuple[Ready[Any], guards.Guards | None, BaseModel]:
+    """Find a ready one, what is put around it, and its settings."""
+    tables = endpoints.config.graphs
+    for table in tables:
+        if table not in READY:
+            raise ConfigError(f"[graphs.{table}] is no ready graph{nearest(table, list(READY))}")
+    ready = READY.get(name)
+    if ready is None:
+        raise ConfigError(
+            f"there is no ready graph or agent {name!r}{nearest(name, list(READY))} "
+            "moa graphs lists them; one of your own is given as file.py:object"
+        )
+    known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
+    config = endpoints.config.file
+    around, table = guards.apart({**tables.get(name, {}), **known}, name=name, file=config)
+    return ready, around, checked(ready.settings, table, table=f"graphs.{name}", file=config)

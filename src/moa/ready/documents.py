@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
 from moa.graphs.rag import rag
 from moa.graphs.support import TOO_SMALL_TO_WRITE
-from moa.ready.entry import AnyNode, Ready, beside
+from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class DocumentSettings(BaseModel):
     documents: Path | tuple[Path, ...] | None = None
     """Files and folders of text, Markdown, HTML and PDF, beside `moa.toml`; `None`: what the index
     holds already."""
-    index: Path | None = None
+    index: Annotated[Path | None, Mark.WRITTEN] = None
     """Folder that keeps what was read, beside `moa.toml`; `None` reads it anew in each process."""
     search: Literal["words", "meaning", "both"] = "both"
     """How passages are found. Without an endpoint that embeds it is by words."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +14,15 @@ from moa.tiers import Endpoints
 
 AnyNode = Node[Any, Any]
 S = TypeVar("S", bound=BaseModel)
+
+
+class Mark(Enum):
+    """What a setting is, where its type doesn't tell: `Annotated[Path, Mark.WRITTEN]`."""
+
+    WRITTEN = "written"
+    """A file or folder that what is built writes itself, and reads again."""
+    READY = "ready"
+    """The name of another ready graph or agent, or `file.py:object`."""
 
 
 class NoSettings(BaseModel):
@@ -29,6 +39,33 @@ class Ready(NamedTuple, Generic[S]):
     settings: type[S]
     """What its table in `moa.toml` may say."""
     build: Callable[[Endpoints, S], AnyNode]
+
+
+def read_by(settings: BaseModel) -> Iterator[Path]:
+    """List the files and folders that settings name to be read."""
+    for name, field in type(settings).model_fields.items():
+        if Mark.WRITTEN not in field.metadata:
+            yield from _paths(getattr(settings, name))
+
+
+def named_by(settings: BaseModel) -> Iterator[str]:
+    """List the ready graphs and agents that settings name."""
+    for name, field in type(settings).model_fields.items():
+        if Mark.READY in field.metadata:
+            yield getattr(settings, name)
+
+
+def _paths(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from read_by(value)
+    elif isinstance(value, Mapping):
+        for inner in cast("Mapping[object, object]", value).values():
+            yield from _paths(inner)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for inner in cast("Sequence[object]", value):
+            yield from _paths(inner)
 
 
 def beside(endpoints: Endpoints, path: Path) -> Path:

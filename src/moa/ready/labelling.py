@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ from moa.graphs.cascade import cascade
 from moa.graphs.oversight import Oversight
 from moa.guarantees.audit import Audit
 from moa.questions import NONE_OF_THESE
-from moa.ready.entry import AnyNode, Ready, beside
+from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class CascadeSettings(LabelSettings):
     drift: Literal["escalate", "warn", "off"] = "escalate"
     """What an alarm does, where inputs are no longer like those of the calibration: everything goes
     to the large model, or the trace says so. `off` compares nothing."""
-    state: Path | None = None
+    state: Annotated[Path | None, Mark.WRITTEN] = None
     """File that keeps audit and drift from one run to the next, beside `moa.toml`. With another
     calibration they start anew."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.errors import ConfigError
 from moa.graphs.shadow import Shadow
-from moa.ready.entry import AnyNode, Ready
+from moa.ready.entry import AnyNode, Mark, Ready
 from moa.tiers import Endpoints
 
 
@@ -17,9 +17,9 @@ class ShadowSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    current: str = "llm"
+    current: Annotated[str, Mark.READY] = "llm"
     """The ready graph or agent in use, or `file.py:object`: its answer is given."""
-    candidate: str = "cascade"
+    candidate: Annotated[str, Mark.READY] = "cascade"
     """The one that answers beside it, and is only compared."""
     wait_s: float = Field(default=5.0, ge=0)
     """Seconds that a run waits for the candidate, once its answer is there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,7 @@ from moa.endpoints import Endpoint
 from moa.graphs.monitor import monitor
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Node
-from moa.ready.entry import AnyNode, Ready, beside
+from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
 
 
@@ -38,7 +38,7 @@ class MonitorSettings(BaseModel):
     """Windows that the next ones are compared with."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
     """Rate of false reports: 0.001 is one in 1,000 windows, at most."""
-    state: Path | None = None
+    state: Annotated[Path | None, Mark.WRITTEN] = None
     """File that keeps the windows from one run to the next, beside `moa.toml`."""
     slm: str | None = None
     """Endpoint that decides; `None`: the default small model."""
