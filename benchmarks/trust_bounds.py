@@ -49,8 +49,8 @@ TEXT = f"""## Bounds
 What a bound accepts of simulated scores, at 5 % risk and 95 % confidence, with as many labels to
 fit to as are held out: the mean share over {DRAWS} draws, and in brackets the share of draws in
 which more than 5 % of what it accepts is wrong. `possible` is what somebody accepts who knows the
-risk of every threshold. A kind is the mean and the spread of the log-odds, and the share of labels that are
-flipped whatever the score; none of them was left out."""
+risk of every threshold. A kind is the mean and the spread of the log-odds, and the share of labels
+that are flipped whatever the score; none of them was left out."""
 
 
 def run() -> None:
