@@ -8,7 +8,9 @@ import pytest
 from moa.agents.boundary import TypedNode
 from moa.context import RunContext
 from moa.documents import Passage
+from moa.documents.checking import Claim
 from moa.documents.citing import Citation
+from moa.documents.grading import Grader
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.findings import Report
@@ -97,6 +99,41 @@ async def test_citations_behind_the_full_stop_are_kept_too() -> None:
     extract = sourced("It is 80 years old. [1]", PAPER)
     report = report_of(await ran(large(divided(OLD), "80 [1]."), {OLD: extract}))
     assert report.findings[0].answer == "It is 80 years old. [1]"
+
+
+async def test_what_a_check_found_in_no_passage_gets_into_no_report() -> None:
+    text = "It is 80 years old [1]. It is made of gold [2]."
+    claims = (
+        Claim(text="It is 80 years old.", numbers=(1,), verdict="supported"),
+        Claim(text="It is made of gold.", numbers=(2,), verdict="unsupported"),
+    )
+    old = sourced(text, PAPER, GUIDE).model_copy(update={"claims": claims})
+    llm = large(divided(OLD), "80 [1].")
+    result = await ran(llm, {OLD: old})
+    finding = report_of(result).findings[0]
+    assert (finding.answer, finding.citations) == ("It is 80 years old. [1]", (1,))
+    assert finding.unsupported == ("It is made of gold.",)
+    assert "gold" not in llm.prompts[-1].messages[-1].content
+    assert "gold" in notes(result, "dropped")[0]
+
+
+async def test_a_part_of_which_no_passage_says_anything_is_unanswered() -> None:
+    claims = (Claim(text="It is made of gold.", numbers=(1,), verdict="unsupported"),)
+    gold = sourced("It is made of gold [1].", PAPER).model_copy(update={"claims": claims})
+    result = await ran(large(divided(OLD)), {OLD: gold})
+    assert isinstance(result.output, NotInDocuments)
+    assert "no passage says what was answered" in result.output.reason
+
+
+async def test_the_sentences_of_the_report_are_checked() -> None:
+    small = SimulatedEndpoint(rule=lambda text: {"check": {"yes": 0.1 if "gold" in text else 0.9}})
+    check = Grader(small, "Does it say so?", name="check")
+    llm = large(divided(OLD), "80 years [1]. It is made of gold [1].")
+    graph = research(llm, Library(ANSWERS), support=check)
+    result = await graph.run(ASKED)
+    assert [c.verdict for c in report_of(result).claims] == ["supported", "unsupported"]
+    assert notes(result, "degraded") == ["1 of 2 sentences: no passage says so"]
+    assert "check each sentence" in graph.draw().mermaid
 
 
 async def test_disagreements_are_kept_and_the_writer_is_told_of_them() -> None:

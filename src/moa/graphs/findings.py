@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from moa.agents import Agent
 from moa.agents.prompts import block
 from moa.documents import Passage
+from moa.documents.checking import Claim
 from moa.documents.citing import Citation, statements
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
@@ -28,6 +29,10 @@ class Finding(BaseModel):
     """With citations that count over the whole report; empty where there is none."""
     citations: tuple[int, ...] = ()
     """The numbers that it cites."""
+    claims: tuple[Claim, ...] = ()
+    """Its sentences, as they were checked."""
+    unsupported: tuple[str, ...] = ()
+    """Sentences that were left out of it, since no passage that they cite says so."""
     missing: str | None = None
     """Why there is no answer, in words."""
 
@@ -63,20 +68,11 @@ class Findings(BaseModel):
         numbers: dict[Passage, int] = {}
         findings: list[Finding] = []
         for asked, outcome in outcomes:
-            if not isinstance(outcome, Sourced):
+            if isinstance(outcome, Sourced):
+                findings.append(_finding(asked, outcome, numbers))
+            else:
                 reason = outcome if isinstance(outcome, str) else outcome.reason
                 findings.append(Finding(question=asked, missing=reason))
-                continue
-            of = {
-                each.number: numbers.setdefault(each.passage, len(numbers) + 1)
-                for each in outcome.citations
-            }
-            said: list[str] = []
-            for text, cites in statements(outcome.text):
-                marks = "".join(f"[{of[n]}]" for n in cites if n in of)
-                said.append(f"{text} {marks}".strip())
-            cited = tuple(sorted(of.values()))
-            findings.append(Finding(question=asked, answer=" ".join(said), citations=cited))
         return cls(question=question, findings=tuple(findings), passages=tuple(numbers))
 
     @property
@@ -99,6 +95,8 @@ class Report(Reply):
     findings: tuple[Finding, ...]
     citations: tuple[Citation, ...]
     """The passages that it cites."""
+    claims: tuple[Claim, ...]
+    """Its sentences, and whether the passages that they cite say so."""
     unanswered: tuple[str, ...]
     """Sub-questions that the sources don't answer."""
     disagreements: tuple[Disagreement, ...]
@@ -193,6 +191,32 @@ class Synthesis(Agent[Findings, Reply]):
             left = "\n".join(each.question for each in request.unanswered)
             parts.append(block(left, "The sources leave open"))
         return "\n\n".join([*parts, block(request.question, "Question")])
+
+
+def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:
+    """Take an answer over, without what no passage says; add the passages it cites to `numbers`."""
+    passages = {each.number: each.passage for each in outcome.citations}
+    known = {(claim.text, claim.numbers): claim for claim in outcome.claims}
+    claims: list[Claim] = []
+    unsupported: list[str] = []
+    for said in statements(outcome.text):
+        claim = known.get((said.text, said.numbers)) or Claim(
+            text=said.text, numbers=said.numbers, verdict="unchecked" if said.numbers else "uncited"
+        )
+        if claim.verdict == "unsupported":
+            unsupported.append(claim.text)
+            continue
+        cited = [passages[n] for n in claim.numbers if n in passages]
+        marks = tuple(numbers.setdefault(each, len(numbers) + 1) for each in cited)
+        claims.append(claim.model_copy(update={"numbers": marks}))
+    return Finding(
+        question=asked,
+        answer=" ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims),
+        citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
+        claims=tuple(claims),
+        unsupported=tuple(unsupported),
+        missing=None if claims else "no passage says what was answered",
+    )
 
 
 def _numbered(findings: Findings) -> str:

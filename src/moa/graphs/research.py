@@ -12,7 +12,9 @@ from typing import Any, Unpack
 from moa.acceptance import all_of
 from moa.agents.boundary import Limits
 from moa.context import RunContext
+from moa.documents.checking import checked_claims
 from moa.documents.citing import cited
+from moa.documents.grading import Grade
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
@@ -30,7 +32,7 @@ from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.support import TOO_SMALL_TO_WRITE
-from moa.handoffs import Text
+from moa.handoffs import Reply, Text
 from moa.node import Node
 from moa.trace import Piece
 
@@ -47,10 +49,12 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         *,
         most: int,
         max_tokens: int,
+        support: Node[Text | str, Grade] | None,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
         self.answerer = answerer
+        self.support = support
         self.writes = llm.model not in TOO_SMALL_TO_WRITE
         self.divider = Divider(llm, most=most)
         self.comparer = Comparer(llm, name="compare", max_tokens=1024)
@@ -71,6 +75,11 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         silent.listener = None  # the report alone is shown
         asked = await self._divided(question, silent)
         found = Findings.of(question, await self._outcomes(asked, silent))
+        for each in found.findings:
+            if each.unsupported:
+                context.note(
+                    "dropped", f"{each.question!r}: no passage says {' '.join(each.unsupported)!r}"
+                )
         for each in found.unanswered:
             context.note("skipped", f"{each.question!r} is not answered: {each.missing}")
         if not found.answered:
@@ -133,6 +142,11 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
             context.note("degraded", "the answers stand one after another, as no model wrote")
             context.emit(Piece(context.node, text))
         checked = cited(text, found.passages)
+        claims = tuple(claim for each in found.answered for claim in each.claims)
+        if written:
+            claims = await checked_claims(checked.text, found.passages, self.support, context)
+        if wrong := sum(claim.verdict == "unsupported" for claim in claims):
+            context.note("degraded", f"{wrong} of {len(claims)} sentences: no passage says so")
         if checked.unknown:
             numbers = ", ".join(map(str, checked.unknown))
             context.note("changed", f"citations of passages that were not given: {numbers}")
@@ -142,6 +156,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
             text=checked.text,
             findings=found.findings,
             citations=checked.citations,
+            claims=claims,
             unanswered=tuple(each.question for each in found.unanswered),
             disagreements=found.disagreements,
             written_by="llm" if written else "findings",
@@ -155,7 +170,11 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         answer = g.add(self.answerer, each, name=f"{self.answerer.name} each")
         found = g.join(_found, answer)
         compared = g.join(_with_conflicts, found, g.add(self.comparer, found))
-        return g.build(g.add(self.synthesis, compared)).plan
+        report: Any = g.add(self.synthesis, compared)
+        if self.support is None:
+            return g.build(report).plan
+        grade: Any = g.add(self.support, report.map(str), name="check each sentence")
+        return g.build(g.join(_checked, report, grade)).plan
 
 
 def research(
@@ -164,6 +183,7 @@ def research(
     *,
     most: int = 5,
     max_tokens: int = 2048,
+    support: Node[Text | str, Grade] | None = None,
     **limits: Unpack[Limits],
 ) -> Research:
     """Answer a question that has several parts, from sources, with what they disagree about.
@@ -174,6 +194,9 @@ def research(
         answerer: Answers one question from sources, with citations, such as what `rag` makes.
         most: Most sub-questions.
         max_tokens: Most tokens of the report, reasoning included.
+        support: Says of each sentence of the report whether the passages it cites say so; `None`
+            checks no more than that each sentence cites one. What the answerer found unsupported
+            does not get into the report.
         limits: See `Limits`.
 
     Raises:
@@ -182,7 +205,7 @@ def research(
     """
     if most < 1:
         raise ConfigError(f"most={most}, but a question has at least 1 part")
-    return Research(llm, answerer, most=most, max_tokens=max_tokens, **limits)
+    return Research(llm, answerer, most=most, max_tokens=max_tokens, support=support, **limits)
 
 
 def _each(asked: SubQuestions) -> str:
@@ -196,3 +219,8 @@ def _found(outcome: Outcome) -> Findings:
 
 def _with_conflicts(found: Findings, conflicts: Conflicts) -> Findings:
     return found.model_copy(update={"disagreements": tuple(conflicts.disagreements)})
+
+
+def _checked(report: Reply, grade: Grade) -> Reply:
+    del grade
+    return report
