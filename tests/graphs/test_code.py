@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moa.agents.coder import CodePlan, source_of
 from moa.agents.reviewer import Review
-from moa.errors import BudgetExceeded, ConfigError, OutputError
+from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.graphs.code import SandboxResult, code
 from moa.testing import ScriptedEndpoint, Step
 from moa.trace import Piece
@@ -104,6 +104,28 @@ async def test_what_the_reviewer_rejects_is_not_run() -> None:
     program = (await code(large(PYTHON, GOOD, found), sandbox=sandbox, tries=1).run("Add.")).output
     assert program.sandboxed is None
     assert sandbox.ran == []
+
+
+async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run() -> None:
+    class Broken:
+        async def run(self, code: str, tests: str, /) -> SandboxResult:
+            raise OSError("no container")
+
+    result = await code(large(PYTHON, GOOD, FINE), sandbox=Broken()).run("Add.")
+    program = result.output
+    assert "return a + b" in program.text
+    assert (program.sandboxed, program.faults, program.reviewed) == (None, (), True)
+    (note,) = [note.text for note in result.trace if note.kind == "degraded"]
+    assert note == "the program is not run: sandbox: OSError: no container"
+
+
+async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run() -> None:
+    sandbox = Recorder([])
+    reviewer = large(EndpointUnavailable("down", endpoint="large"))
+    result = await code(large(PYTHON, GOOD), reviewer, sandbox=sandbox).run("Add.")
+    assert "return a + b" in result.output.text
+    assert (result.output.reviewed, sandbox.ran) == (False, [])
+    assert any(note.kind == "degraded" for note in result.trace)
 
 
 async def test_of_a_long_output_the_writer_sees_the_end() -> None:

@@ -19,7 +19,7 @@ from moa.agents.generator import Generator
 from moa.agents.reviewer import Draft, Review, Reviewer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MoaError
+from moa.errors import ConfigError, MoaError, NodeError
 from moa.graphs.builder import Graph
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
@@ -68,6 +68,8 @@ class Program(Reply):
     """What found it to be valid; `None`: nothing here parses its language."""
     faults: tuple[str, ...]
     """What the reviewer and the sandbox still find wrong."""
+    reviewed: bool
+    """Whether the reviewer read it; if not, nothing is known of its faults."""
     sandboxed: SandboxResult | None
     """What came of running it; `None`: nothing was executed."""
     tries: int
@@ -79,6 +81,7 @@ class _Written:
     reply: str
     source: Source
     faults: tuple[str, ...]
+    reviewed: bool = True
     sandboxed: SandboxResult | None = None
 
 
@@ -132,6 +135,7 @@ class Code(Pattern[str | BaseModel, Program]):
             plan=plan,
             parsed_by=parser_of(plan.language),
             faults=best.faults,
+            reviewed=best.reviewed,
             sandboxed=best.sandboxed,
             tries=tries,
         )
@@ -141,12 +145,22 @@ class Code(Pattern[str | BaseModel, Program]):
         source = source_of(reply, assignment.plan.language)
         whole = "\n\n".join(filter(None, source))
         draft = Draft(task=assignment.task, source=whole)
-        faults = (await self.reviewer.run(draft, hidden)).output.faults
+        try:
+            faults = (await self.reviewer.run(draft, hidden)).output.faults
+        except MoaError as error:
+            if assignment.draft or isinstance(error, ConfigError):
+                raise
+            hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
+            return _Written(reply, source, (), reviewed=False)
         if faults or self.sandbox is None:
             return _Written(reply, source, faults)
-        done = await _run(self.sandbox, source, hidden)
+        try:
+            done = await _run(self.sandbox, source, hidden)
+        except NodeError as error:
+            hidden.note("degraded", f"the program is not run: {error}")
+            return _Written(reply, source, faults)
         failed = () if done.passed else (f"it failed when it was run: {_end(done.output, hidden)}",)
-        return _Written(reply, source, failed, done)
+        return _Written(reply, source, failed, sandboxed=done)
 
     @property
     def plan(self) -> Plan:
@@ -174,7 +188,8 @@ def code(
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then a program that passed review runs there with its
-    tests, and what fails goes back as well. The last program is given even with `faults`.
+    tests, and what fails goes back as well. The last program is given even with `faults`, and where
+    the reviewer or the sandbox itself fails, which the trace says.
 
     Args:
         writer: Plans and writes.
@@ -201,16 +216,20 @@ def code(
 
 
 async def _run(sandbox: Sandbox, source: Source, context: RunContext) -> SandboxResult:
-    """Run a program until the run's time is up, which is a failure of the program."""
+    """Run a program until the run's time is up, which is a failure of the program.
+
+    Raises:
+        NodeError: the sandbox itself failed.
+    """
     limit_s = context.remaining_s()
     timer = asyncio.timeout(limit_s)
     try:
         async with timer:
             return await sandbox.run(source.code, source.tests)
-    except TimeoutError:
-        if not timer.expired():
-            raise
-        return SandboxResult(passed=False, output=f"it had not ended after {limit_s:.1f} s")
+    except Exception as error:  # whatever it is, it is the sandbox's, and no program's fault
+        if timer.expired():
+            return SandboxResult(passed=False, output=f"it had not ended after {limit_s:.1f} s")
+        raise NodeError("sandbox", error) from error
 
 
 def _end(output: str, context: RunContext) -> str:
@@ -240,6 +259,7 @@ def _programmed(reply: Reply, review: Review) -> Program:
         plan=CodePlan(language="-", parts=("-",)),
         parsed_by=None,
         faults=review.faults,
+        reviewed=True,
         sandboxed=None,
         tries=1,
     )
