@@ -40,35 +40,76 @@ EXAMPLES = (
 )
 """Texts, and whether they are injections."""
 
-_ORDERS = r"(?:instructions?|prompts?|rules?|guidelines?|directions?|commands?|orders?|policies)"
+_ORDERS = r"(?:instructions?|prompts?|rules?|guidelines?|commands?|directives?|directions|policies)"
+_EARLIER = r"(?:all|any|every|each|your|these|those|previous|prior|preceding|earlier|above|system)"
+_BETWEEN = (
+    rf"(?:(?:of|the|other|given|single|safety|initial|original|current|{_EARLIER})\s+){{0,4}}"
+)
+_THINGS = (
+    r"(?:reply|response|answer|help|attention|action|delivery|service|support|assistance|feedback)"
+)
+"""What is prompt where the word is no noun."""
+_ACTS = r"(?:act|answer|respond|reply|behave|speak|obey|pretend|play|be)"
+_TOLD = (
+    r"(?:(?:please|now|always|never|don.?t|do\s+not)\s+)*"
+    r"(?:ignore|disregard|forget|override|bypass|pay|send|transfer|refund|approve|grant|issue|mark"
+    r"|label|classify|answer|respond|reply|say|write|print|reveal|output|repeat|act|pretend|obey"
+    r"|follow|treat|you\s+(?:are|must|will|shall|should)|(?:your\s+)?(?:new\s+)?"
+    r"(?:task|instructions?|role|goal|rules?)\b)"
+)
 _RULES = {
     "it says to ignore instructions": (
-        rf"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{{0,60}}\b{_ORDERS}\b"
-        r"|\b(?:ignore|disregard|forget)\s+(?:everything|all)\b[^.!?\n]{0,30}\b(?:above|before)\b"
-        r"|\b(?:ignorier\w*|vergiss|vergesst|vergessen\s+sie|missachte\w*)\b[^.!?\n]{0,60}"
+        # Customers forget rules, and ignore orders of theirs: it has to be all, or the model's.
+        r"\b(?<!n.t )(?<!not )(?<!never )(?:ignore|disregard|forget|override|bypass)\b"
+        rf"[^.!?\n]{{0,60}}\b(?:(?<!my )(?<!our ){_EARLIER}\s+{_BETWEEN}"
+        rf"{_ORDERS}\b|{_ORDERS}\s+(?:given\s+|you\s+\w+\s+)?(?:above|before)\b)"
+        r"|\b(?:ignore|disregard|forget)\s+(?:everything|all)\b(?:(?!\b(?:i|we)\b)[^.!?\n]){0,30}"
+        r"\b(?:above|before)\b"
+        r"|\b(?:vergiss|vergesst|ignoriere?|missachte)\b(?:(?!\bnicht\b)[^.!?\n]){0,60}"
         r"\b(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?|befehle?)\b"
-        r"|\b(?:ignora\w*|olvida\w*|omite)\b[^.!?\n]{0,60}\b(?:instrucci\w+|reglas?|órdenes)\b"
-        r"|\b(?:ignore[sz]?|oublie[sz]?)\b[^.!?\n]{0,60}\b(?:instructions?|consignes?|règles?)\b"
-        r"|\b(?:ignora\w*|dimentica\w*)\b[^.!?\n]{0,60}\b(?:istruzioni|regole)\b"
+        r"|\b(?:ignorieren|vergessen|missachten)\s+sie\b"
+        r"(?:(?!\bnicht\b)[^.!?\n]){0,60}\b(?:alle[rn]?|deine|eure|ihre|bisherige[nr]?|vorherige[nr]?"
+        r"|vorige[nr]?|obige[nr]?|frühere[nr]?)\s+(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?"
+        r"|befehle?)\b"
+        r"|\b(?<!no )(?:ignor(?:a|ad|e|en)|olvid(?:a|ad|e|en)|omit(?:e|a|an))\b[^.!?\n]{0,60}"
+        r"\b(?:(?:todas|tus|sus)\s+(?:las\s+)?(?:instrucciones|reglas|órdenes)"
+        r"|(?:instrucciones|reglas|órdenes)\s+(?:anteriores|previas|de\s+arriba))\b"
+        r"|\b(?:ignore[sz]?|oublie[sz]?)\b(?:(?!\bpas\b)[^.!?\n]){0,60}"
+        r"\b(?:(?:toutes|tes|vos)\s+(?:les\s+)?(?:instructions|consignes|règles)"
+        r"|(?:instructions|consignes|règles)\s+(?:précédentes|antérieures|ci-dessus))\b"
+        r"|\b(?<!non )(?:ignor(?:a|i|ate)|dimentic(?:a|hi|ate))\b[^.!?\n]{0,60}"
+        r"\b(?:(?:tutte|tue|sue|vostre)\s+(?:le\s+)?(?:istruzioni|regole)"
+        r"|(?:istruzioni|regole)\s+(?:precedenti|sopra|qui\s+sopra))\b"
     ),
     "it asks for the prompt": (
         r"\b(?:reveal|show|print|repeat|output|display|tell|leak|give|write|what)\b[^.!?\n]{0,40}"
-        r"\b(?:system\s+prompt|(?:your|initial|hidden|original)\s+(?:\w+\s+)?"
-        r"(?:prompts?|instructions))\b"
+        r"\b(?:(?:system|initial|hidden)\s+(?:system\s+|prompt\s+)?(?:prompts?|instructions)"
+        r"|original\s+(?:system\s+)?prompts?|your\s+original\s+instructions"
+        rf"|your\s+prompts?\b(?!\s+(?:and\s+\w+\s+)?{_THINGS}\b))"
     ),
     "it gives the model another role": (
-        r"\byou\s+are\s+now\s+(?:in\b|an?\b|the\b|going\b)|\bdeveloper\s+mode\b|\bjailbreak\b"
-        r"|\bdo\s+anything\s+now\b|\bfrom\s+now\s+on,?\s+you\s+(?:are|will|must|shall)\b"
+        r"\byou\s+are\s+now\s+(?:an?\b|the\b|in\s+(?:\w+\s+){1,2}mode\b|going\s+to\s+"
+        rf"{_ACTS}\b)|\byou(?:\s+are|['\u2019]re)\s+in\s+(?:\w+\s+){{0,2}}developer\s+mode\b"
+        rf"|\b{_ACTS}\b[^.!?\n]{{0,30}}\bdeveloper\s+mode\b"
+        r"|\b(?<!you )(?<!we )(?<!\bi )(?<!they )do\s+anything\s+now\b"
+        r"|\bfrom\s+now\s+on,?\s+you\s+(?:are\s+(?:an?|the|no)\b|(?:will|must|shall)\s+"
+        rf"(?:(?:only|always|never)\s+)?{_ACTS}\b)"
         r"|\bdu\s+bist\s+(?:jetzt|nun|ab\s+jetzt)\s+(?:ein|der|die|das|kein)\w*\b"
     ),
     "it writes a turn of the conversation": (
-        r"(?m:^\s*(?:#{1,4}\s*)?(?:system|assistant|developer)\s*(?:prompt|message)?\s*:)"
-        r"|\bend\s+of\s+(?:the\s+)?(?:system\s+)?(?:prompt|instructions)\b"
+        r"(?m:^[^\S\n]*#{1,4}\s*(?:system|assistant|developer)\s*(?:prompt|message)?\s*:)"
+        r"|(?m:^[^\S\n]*system\s+prompt\s*:)"
+        rf"|(?m:^[^\S\n]*(?:system|assistant|developer)\s*(?:message)?\s*:\W*{_TOLD})"
+        r"|\bend\s+of\s+(?:the\s+)?system\s+(?:prompt|instructions)\b"
+        r"|(?m:^[^\w\n]*end\s+of\s+(?:the\s+)?(?:prompt|instructions)[^\w\n]*$)"
     ),
     "it settles the decision": (
-        r"\b(?:already|previously)\s+(?:been\s+)?(?:approved|verified|classified|labell?ed|reviewed"
-        r"|decided|marked)\s+as\b"
-        r"|\b(?:correct|right|expected|final)\s+(?:label|answer|class|category|decision)\s*(?:is|=|:)"
+        r"\bthis\s+(?:(?:was|is|has)\s+(?:already|previously)\s+(?:been\s+)?"
+        r"(?:approved|verified|classified|labell?ed)|(?:text|message|ticket|e-?mail|input)\s+"
+        r"(?:was|is|has)\s+(?:already|previously)\s+(?:been\s+)?"
+        r"(?:approved|verified|classified|labell?ed|reviewed|decided|marked))\s+as\b"
+        r"|\b(?:correct|right|expected)\s+(?:(?:label|class)\s*(?:is\b|=|:)"
+        r"|(?:answer|category|decision)\s*(?:is\s*)?[=:])"
     ),
 }
 _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.items()}
