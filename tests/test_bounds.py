@@ -17,6 +17,7 @@ from moa.errors import ConfigError, InputError
 from moa.guarantees import Bound, Guarantee, percent
 from moa.guarantees.binomial import allowed_errors, fewest, tail, upper_bound
 from moa.guarantees.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
+from moa.guarantees.by_case import fewest_cases
 
 PROMISE = Guarantee(0.05, 0.95)
 LOOSE = Guarantee(0.2, 0.9)
@@ -180,6 +181,28 @@ def test_cases_that_are_right_are_accepted() -> None:
     bound = bound_along(thresholds, _cases(rng, 100, 0.0, told=True), PROMISE)
     assert bound.accepts(0.9)
     assert bound.accepted == 400
+
+
+def test_no_smaller_error_rate_is_left_possible_than_by_as_many_independent_cases() -> None:
+    rng = np.random.default_rng(6)
+    told = bound_along((0.5,), _cases(rng, 100, 0.0, told=True), PROMISE)
+    assert upper_bound(0, 100, PROMISE.confidence) < told.upper < PROMISE.risk
+    assert told.upper == pytest.approx(
+        bound_along((0.5,), _cases(rng, 100, 0.0, told=True), Guarantee(told.upper, 0.95)).upper
+    )
+
+
+def test_what_is_missing_is_counted_by_case() -> None:
+    rng = np.random.default_rng(6)
+    few = bound_along((0.5,), _cases(rng, 30, 0.0, told=True), PROMISE)
+    needed = fewest_cases(risk=PROMISE.risk, failure=PROMISE.failure)
+    assert "with 30 held-out cases" in few.summary
+    assert f"takes at least {needed} cases accepted without an error" in few.summary
+    assert few.more_labels is not None
+    assert few.more_labels >= 4 * (needed - 30)
+    enough = _cases(rng, needed, 0.0, told=True)
+    assert bound_along((0.5,), enough, PROMISE).threshold is not None
+    assert bound_along((0.5,), enough[4:], PROMISE).threshold is None
 
 
 @pytest.mark.parametrize(

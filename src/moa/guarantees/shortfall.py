@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from moa.decisions.arrays import np
 from moa.guarantees import Guarantee, percent
 from moa.guarantees.binomial import fewest, tail, upper_bound
+from moa.guarantees.by_case import fewest_cases, upper_risk
 
 _LIKELY = 0.8
 """Chance of success that the estimate of missing labels aims at."""
@@ -19,46 +21,70 @@ _SURE = 0.9
 
 
 def shortfall(
-    outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee, *, labels: int
+    outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee, *, labels: int, cases: int
 ) -> tuple[int | None, str]:
     """Estimate how many held-out labels are missing, and say why nothing is accepted.
 
     Args:
-        outcomes: Confidence and correctness of all decisions whose right answer is known.
+        outcomes: Confidence and correctness of decisions whose right answer is known: of all, or
+            of one of each case, where several are about one.
         guarantee: What is promised.
-        labels: Number of held-out decisions among them.
+        labels: Number of held-out decisions.
+        cases: Number of cases that they are about.
 
     Returns:
         About how many more held-out labels it takes, `None` where labels alone won't help; and
         the sentence.
     """
+    what = "labels" if cases == labels else "cases"
     needed = guarantee.needed()
+    if cases != labels:
+        needed = fewest_cases(risk=guarantee.risk, failure=guarantee.failure)
     seen = _look(outcomes, guarantee)
-    if labels < needed:
-        best = upper_bound(0, labels, guarantee.confidence) if labels else 1.0
-        why = (
-            f"with {labels} held-out labels the best that can be shown is at most {percent(best)} "
-            f"wrong, and {percent(guarantee.risk)} takes at least {needed} accepted without an "
-            f"error (confidence {percent(guarantee.confidence)})"
+    why = _why(guarantee, cases, needed, what)
+    if seen.labels is not None:
+        wanted = math.ceil(seen.labels * needed / guarantee.needed())
+        more = max(wanted - cases, needed - cases, needed // 2)
+        said = f"It takes about {more} more held-out {what}"
+    elif not seen.hopeless:
+        more = max(needed - cases, cases)
+        said = (
+            f"It takes at least about {more} more held-out {what}, if the scorer is good enough at "
+            "all, which can't be told yet"
         )
     else:
-        why = (
-            f"no threshold was shown to keep {percent(guarantee.risk)} on {labels} held-out "
-            f"labels (confidence {percent(guarantee.confidence)})"
+        return None, (
+            f"accepts nothing: {why}. Even among the surest decisions about "
+            f"{percent(seen.lowest)} are wrong, so more labels alone won't help: it takes a better "
+            "scorer, or a larger risk"
         )
-    if seen.labels is not None:
-        more = max(seen.labels - labels, needed - labels, needed // 2)
-        return more, f"accepts nothing: {why}. It takes about {more} more held-out labels"
-    if not seen.hopeless:
-        more = max(needed - labels, labels)
-        return more, (
-            f"accepts nothing: {why}. It takes at least about {more} more held-out labels, if the "
-            "scorer is good enough at all, which can't be told yet"
+    each = labels / cases if cases else 1.0
+    return math.ceil(more * each), f"accepts nothing: {why}. {said}"
+
+
+def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
+    confidence = f"(confidence {percent(guarantee.confidence)})"
+    if cases >= needed:
+        return (
+            f"no threshold was shown to keep {percent(guarantee.risk)} on {cases} held-out {what} "
+            f"{confidence}"
         )
-    return None, (
-        f"accepts nothing: {why}. Even among the surest decisions about {percent(seen.lowest)} are "
-        "wrong, so more labels alone won't help: it takes a better scorer, or a larger risk"
+    named = "" if what == "labels" else f"{what} "
+    return (
+        f"with {cases} held-out {what} the best that can be shown is at most "
+        f"{percent(_best(guarantee, cases, what))} wrong, and {percent(guarantee.risk)} takes at "
+        f"least {needed} {named}accepted without an error {confidence}"
     )
+
+
+def _best(guarantee: Guarantee, cases: int, what: str) -> float:
+    """The smallest risk that can be shown."""
+    if not cases:
+        return 1.0
+    if what == "labels":
+        return upper_bound(0, cases, guarantee.confidence)
+    right = np.ones(cases, np.intp)
+    return upper_risk(right, 0 * right, most=1, failure=guarantee.failure)
 
 
 class _Look(NamedTuple):
