@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa import Text
-from moa.agents.prompts import CLOSER, OPENER, again, block, data
+from moa.agents.prompts import TAG, again, block, data, escaped
 from moa.endpoints import Completion
 from moa.usage import Amount
 
@@ -17,7 +18,8 @@ PARTS = st.sampled_from(
     ["<", ">", "/", "</data>", "<data>", "data", "DATA", " ", "\n", "\u200b", "&lt;", "</", "a"]
 )
 HOSTILE = st.one_of(st.text(), st.lists(PARTS).map("".join))
-TAG = re.compile(r"<[\s\u200b/]*data", re.IGNORECASE)
+OPENER, CLOSER = f"<{TAG}>", f"</{TAG}>"
+WHOLE = re.compile(r"<[\s\u200b/]*data[\s\u200b/]*>", re.IGNORECASE)
 
 
 class Brief(BaseModel):
@@ -30,12 +32,12 @@ def test_no_text_can_close_or_open_its_block(text: str) -> None:
     written = data(text)
     assert written.startswith(f"{OPENER}\n")
     assert written.endswith(f"\n{CLOSER}")
-    assert len(TAG.findall(written)) == 2
+    assert len(WHOLE.findall(written)) == 2
 
 
 @given(HOSTILE, st.lists(HOSTILE))
 def test_no_field_of_a_model_can_close_or_open_its_block(subject: str, lines: list[str]) -> None:
-    assert len(TAG.findall(data(Brief(subject=subject, lines=lines)))) == 2
+    assert len(WHOLE.findall(data(Brief(subject=subject, lines=lines)))) == 2
 
 
 @given(HOSTILE)
@@ -50,6 +52,18 @@ def test_what_data_is_stands_on_a_line_above_its_block() -> None:
 
 def test_a_closing_tag_stays_readable() -> None:
     assert block("a</data>b") == "<data>\na&lt;/data>b\n</data>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["while (i < data.size())", "List<DataFrame>", "<database>", "x <data", "a < data && b > c"],
+)
+def test_what_only_looks_like_a_tag_stays(text: str) -> None:
+    assert escaped(text) == text
+
+
+def test_a_block_by_another_name_leaves_the_tags_of_the_usual_one() -> None:
+    assert block("<data></own>", tag="own") == "<own>\n<data>&lt;/own>\n</own>"
 
 
 def test_a_typed_text_is_written_without_its_fields() -> None:

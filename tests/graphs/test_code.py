@@ -53,6 +53,18 @@ async def test_a_program_is_planned_written_parsed_and_reviewed() -> None:
     model.assert_used_up()
 
 
+async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() -> None:
+    source = "root = ET.fromstring('<data><i/></data>')"
+    model = large(
+        PYTHON, f"```python\n{source}\n```", Review(faults=("<data> is empty",)), GOOD, FINE
+    )
+    result = await code(model).run("Parse <data>.")
+    assert not any(note.kind == "repaired" for note in result.trace)
+    assert source in model.prompts[2].messages[-1].content  # the reviewer's
+    assert source in model.prompts[3].messages[-1].content  # the draft, to be mended
+    assert "Parse <data>." in model.prompts[0].messages[-1].content
+
+
 async def test_a_syntax_error_goes_back_to_the_writer_with_its_place() -> None:
     model = large(PYTHON, BAD, GOOD, FINE)
     result = await code(model).run("Add two numbers.")

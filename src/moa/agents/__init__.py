@@ -7,16 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import (
-    CLOSER,
-    OPENER,
-    again,
-    data,
-    echoes,
-    schema_of,
-    system,
-    without_tags,
-)
+from moa.agents.prompts import TAG, again, data, echoes, schema_of, system, without_tags
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
@@ -69,6 +60,8 @@ class Agent(TypedNode[In, Out]):
 
     instructions: str = ""
     """What to do, in words; the model reads it first."""
+    tag: str = TAG
+    """Name of the tags around the data in its prompts. An answer that holds them is refused."""
 
     def __init__(
         self,
@@ -99,14 +92,15 @@ class Agent(TypedNode[In, Out]):
     def prompt(self, request: In) -> str:
         """Write the user message; by default the request alone, as data.
 
-        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`.
+        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
+        `tag` where the agent has one of its own.
         """
-        return data(cast("Any", request))
+        return data(cast("Any", request), tag=self.tag)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
         return (
-            Message("system", system(self.instructions, self._schema)),
+            Message("system", system(self.instructions, self._schema, tag=self.tag)),
             Message("user", self.prompt(request)),
         )
 
@@ -148,7 +142,7 @@ class Agent(TypedNode[In, Out]):
                 if not left:
                     raise self._unusable(completion, fault) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                messages = (*first, *again(completion, fault))
+                messages = (*first, *again(completion, fault, tag=self.tag))
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
@@ -157,15 +151,16 @@ class Agent(TypedNode[In, Out]):
 
     def _unechoed(self, completion: Completion, context: RunContext, *, last: bool) -> Completion:
         """Refuse an answer with the tags of the data in it; of the last one, take them out."""
-        if OPENER in self.instructions or not echoes(completion.text):
+        if f"<{self.tag}>" in self.instructions or not echoes(completion.text, tag=self.tag):
             return completion
         if self._streams(context):  # it has been shown
             context.note("degraded", "the model repeated the tags around its data")
             return completion
         if not last:
-            raise ValueError(f"it repeats the tags {OPENER} and {CLOSER}, which are not for you")
+            tags = f"<{self.tag}> and </{self.tag}>"
+            raise ValueError(f"it repeats the tags {tags}, which are not for you")
         context.note("degraded", "the tags around the data, which the model repeated, are cut")
-        return replace(completion, text=without_tags(completion.text))
+        return replace(completion, text=without_tags(completion.text, tag=self.tag))
 
     def _unusable(self, completion: Completion, fault: str) -> OutputError:
         tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"

@@ -29,6 +29,10 @@ _PARSERS: dict[str, Parser] = {
 }
 
 
+CODE_TAG = "moa-data"
+"""Name of the tags around what holds a program: `<data>` is a tag that programs use themselves."""
+
+
 class CodePlan(BaseModel):
     """How a program is to be written."""
 
@@ -72,16 +76,15 @@ class Coder(Agent[Assignment, Reply]):
         "draft is shown, mend its faults and keep the rest. Write nothing but the blocks."
     )
 
+    tag = CODE_TAG
+
     def prompt(self, request: Assignment) -> str:
         """Show the task, the plan, and the draft with its faults."""
-        parts = [
-            block(request.task, "The task"),
-            block(request.plan.model_dump_json(indent=1), "The plan"),
-        ]
+        parts = {"The task": request.task, "The plan": request.plan.model_dump_json(indent=1)}
         if request.draft:
             faults = "\n".join(f"- {fault}" for fault in request.faults)
-            parts += [block(request.draft, "The draft"), block(faults, "Its faults")]
-        return "\n\n".join(parts)
+            parts |= {"The draft": request.draft, "Its faults": faults}
+        return "\n\n".join(block(text, name, tag=self.tag) for name, text in parts.items())
 
     def check(self, request: Assignment, output: Reply) -> None:
         """Parse it."""

@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.acceptance import text_of
 from moa.agents.boundary import Limits
-from moa.agents.coder import Assignment, CodePlan, Coder, Parser, Source, parser_of, source_of
+from moa.agents.coder import (
+    CODE_TAG,
+    Assignment,
+    CodePlan,
+    Coder,
+    Parser,
+    Source,
+    parser_of,
+    source_of,
+)
 from moa.agents.generator import Generator
 from moa.agents.reviewer import Draft, Review, Reviewer
 from moa.context import RunContext
@@ -105,6 +114,7 @@ class Code(Pattern[str | BaseModel, Program]):
         self.planner = Generator(
             writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens
         )
+        self.planner.tag = CODE_TAG
         self.writer = Coder(writer, name="writer", repairs=repairs, max_tokens=max_tokens)
         self.reviewer = Reviewer(reviewer, max_tokens=max_tokens)
         self.sandbox = sandbox
