@@ -283,6 +283,36 @@ def test_a_store_that_cant_be_used_is_told(
     assert "moa.toml" in capsys.readouterr().err
 
 
+def test_a_store_that_breaks_keeps_no_message_and_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moa.errors import StoreError
+    from moa.graphs.threads import Held
+
+    async def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Held, "save", full)
+    assert talk(monkeypatch, "one") == 1
+    err = capsys.readouterr().err
+    assert "the disk is full" in err
+    assert "kept" not in err
+
+
+@pytest.mark.parametrize(
+    "options", [("--thread", ""), ("--store", "mysql://moa:s3cret@db/x")], ids=str
+)
+def test_a_thread_without_a_name_and_another_database_are_refused(
+    options: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(Path().iterdir())
+    assert talk(monkeypatch, "one", options=options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("moa: ")
+    assert "s3cret" not in err
+    assert set(Path().iterdir()) == before
+
+
 def test_rows_with_threads_are_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": i, "text": f"m{i}", "thread": "ab"[i % 2]} for i in range(6)]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)))

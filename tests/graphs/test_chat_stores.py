@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.context import RunContext
 from moa.conversations.messages import Said
-from moa.errors import DeadlineExceeded, StoreError
+from moa.errors import ConfigError, DeadlineExceeded, StoreError
 from moa.graphs.chat import Chat, chat
 from moa.graphs.threads import Threads
 from moa.testing import SimulatedEndpoint
@@ -180,6 +182,53 @@ async def test_a_postgres_that_is_not_there_is_told_without_the_password(tmp_pat
         await alone(f"postgresql://moa:s3cret@/db?host={tmp_path}").run(Said(text="x"))
     assert "postgres at this machine/db" in str(told.value)
     assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://moa:s3cret@db/x",
+        "sqlite:///s3cret",
+        "mysql://moa:s3cret@db/x",
+        "postgresql://[::1/s3cret",
+        "postgresql://moa:s3/cret@db/x",
+        Path("postgresql://moa:s3cret@db/x"),
+    ],
+)
+def test_a_url_of_something_else_is_no_file_and_its_password_is_not_told(
+    url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    only = SimulatedEndpoint(name="only", tier="llm")
+    with pytest.raises(ConfigError) as told:
+        chat(only, only, store=url)
+    assert "cret" not in f"{told.value}{told.value.__context__}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_scheme_of_a_url_may_have_capitals() -> None:
+    pytest.importorskip("psycopg")
+    assert alone("POSTGRES://moa:s3cret@db/x").threads.store.shown == "postgres at db/x"
+
+
+async def test_what_a_saver_of_ones_own_raises_is_an_error_of_the_store() -> None:
+    class Closed(InMemorySaver):
+        async def aget_tuple(self, config: object) -> None:
+            del config
+            raise RuntimeError("the connection is closed")
+
+    only = SimulatedEndpoint(name="only", tier="llm")
+    with pytest.raises(StoreError, match="the connection is closed"):
+        await chat(only, only, store=Closed()).run(Said(text="x"))
+
+
+def test_a_saver_without_asynchronous_methods_is_refused_when_it_is_wired() -> None:
+    class Blocking(BaseCheckpointSaver[int]):
+        pass
+
+    only = SimulatedEndpoint(name="only", tier="llm")
+    with pytest.raises(ConfigError, match="no aput"):
+        chat(only, only, store=Blocking())
 
 
 async def test_a_clock_that_is_behind_loses_no_turn(

@@ -58,9 +58,12 @@ def chat(
     from pathlib import Path
 
     from moa.cli.conversing import held
-    from moa.conversations.messages import MEMORY, POSTGRES
+    from moa.conversations.messages import is_file
+    from moa.errors import ConfigError
 
-    if store is not None and store != MEMORY and not store.startswith(POSTGRES):
+    if not thread:
+        raise ConfigError("a conversation has a name: give --thread one, or leave it out")
+    if store is not None and is_file(store):
         store = str(Path(store).absolute())  # what is given here stands in this folder
     given = {"store": store, "persona": persona}
     settings = {name: value for name, value in given.items() if value is not None}

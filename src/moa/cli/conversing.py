@@ -16,7 +16,7 @@ from moa.cli.session import ANSWERED, FAILED, STOPPED
 from moa.cli.tables import cost_of
 from moa.context import RunContext
 from moa.conversations.messages import ChatReply, Said
-from moa.errors import MoaError
+from moa.errors import MoaError, StoreError
 from moa.node import Result
 from moa.ready import node_of
 from moa.tiers import Endpoints
@@ -188,9 +188,17 @@ class Talk:
                 raise
         except MoaError as error:
             self.show("\n" if self._shown else "")
-            self._wrong(f"{error}. Your message is kept: say it again to have it answered")
+            again = "Your message is kept: say it again to have it answered"
+            self._wrong(f"{error}. {again}" if self._is_kept(said) else str(error))
         else:
             self._finish(result)
+
+    def _is_kept(self, said: Said) -> bool:
+        try:
+            last = self.run(self.chat.threads.load(said.thread)).last
+        except StoreError:
+            return False
+        return last is not None and last.text == said.text and last.status != "answered"
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, Piece):

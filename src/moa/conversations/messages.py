@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.conversations.speaking import PERSONA
+from moa.errors import ConfigError
 from moa.handoffs import Reply
 from moa.usage import Tier
 
@@ -13,8 +16,29 @@ FILE = "chat.sqlite"
 """Where threads are kept unless it is said otherwise."""
 MEMORY = ":memory:"
 """In place of a file: what is kept is gone with the chat."""
-POSTGRES = ("postgres://", "postgresql://")
+_POSTGRES = ("postgres", "postgresql")
 """How the address of a database begins."""
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+"""Of a URL; one letter alone is a drive of Windows."""
+
+
+def is_file(store: str) -> bool:
+    """Whether a store is a file, and not `:memory:` or the URL of a Postgres database.
+
+    Raises:
+        ConfigError: it is a URL of something else. The message doesn't quote it: it may hold a
+            password.
+    """
+    found = _SCHEME.match(store)
+    if found is None:
+        return store != MEMORY
+    scheme = found[1]
+    if scheme.lower() not in _POSTGRES or not store[len(scheme) :].startswith("://"):
+        raise ConfigError(
+            f"conversations can't be kept at a URL that begins with '{scheme}:'. Take a file, "
+            ":memory:, or a URL that begins with postgres:// or postgresql://"
+        )
+    return False
 
 
 class Said(BaseModel):

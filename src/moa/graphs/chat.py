@@ -159,6 +159,7 @@ def chat(
 
     Raises:
         CapabilityError: an endpoint can't do its part.
+        ConfigError: the store is none; see `store_of`.
         MissingDependency: the package for the store is not installed.
     """
     s = settings or ChatSettings()

@@ -20,8 +20,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.conversations.messages import MEMORY, POSTGRES
-from moa.errors import DeadlineExceeded, MissingDependency, StoreError
+from moa.conversations.messages import is_file
+from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -82,20 +82,41 @@ class Store(Protocol):
 
 
 class GivenStore:
-    """A saver of the user's own, or memory. Other processes are not kept out of it."""
+    """A saver of the user's own, or memory. Other processes are not kept out of it.
+
+    Args:
+        saver: `None` is memory.
+
+    Raises:
+        ConfigError: it has no asynchronous methods.
+    """
 
     def __init__(self, saver: Saver | None = None) -> None:
         if saver is None:
             from langgraph.checkpoint.memory import InMemorySaver
 
             saver = InMemorySaver(serde=PlainJson())
+        missing = [name for name in _ASKED if _is_base(saver, name)]
+        if missing:
+            raise ConfigError(
+                f"a {type(saver).__name__} has no {missing[0]}, and a chat keeps its conversations "
+                "with asynchronous methods. Take the asynchronous saver of that package"
+            )
         self._saver = saver
         self.shown = f"the {type(saver).__name__}"
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Saver]:
         """Give the saver."""
-        yield self._saver
+        try:
+            yield self._saver
+        except MoaError:
+            raise
+        except Exception as error:  # a saver of anybody's raises what it likes
+            raise StoreError(
+                f"{self.shown}: its conversations can't be read or written: "
+                f"{type(error).__name__}: {error}. Look whether it is open and asynchronous"
+            ) from error
 
     @asynccontextmanager
     async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
@@ -175,10 +196,12 @@ class PostgresStore:
             in its variables and in `~/.pgpass`.
 
     Raises:
+        ConfigError: the address can't be read.
         MissingDependency: `langgraph-checkpoint-postgres` is not installed.
     """
 
     def __init__(self, url: SecretStr) -> None:
+        self.shown = _without_secrets(url)
         try:
             import psycopg
             from langgraph.checkpoint.postgres import aio
@@ -188,8 +211,6 @@ class PostgresStore:
                 extra="postgres",
                 purpose="to keep conversations in Postgres",
             ) from error
-        parts = urlsplit(url.get_secret_value())
-        self.shown = f"postgres at {parts.hostname or 'this machine'}{parts.path}"
         self._url = url
         self._psycopg = psycopg
         self._savers = aio.AsyncPostgresSaver
@@ -238,6 +259,14 @@ class PostgresStore:
             ) from error
 
 
+_ASKED = ("aput", "aget_tuple", "alist", "adelete_thread")
+
+
+def _is_base(saver: Saver, name: str) -> bool:
+    """Whether a saver has a method only as its base has it, which raises."""
+    return getattr(type(saver), name) is getattr(BaseCheckpointSaver, name)
+
+
 def store_of(given: str | Path | SecretStr | Saver) -> Store:
     """Choose a store.
 
@@ -246,14 +275,37 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
             a saver of LangGraph's.
 
     Raises:
+        ConfigError: it is a URL of something else, or one that can't be read; or the saver has no
+            asynchronous methods.
         MissingDependency: the package for it is not installed.
     """
     if isinstance(given, BaseCheckpointSaver):
         return GivenStore(given)
     text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
-    if text.startswith(POSTGRES):
-        return PostgresStore(SecretStr(text))
-    return GivenStore() if text == MEMORY else SqliteStore(Path(text))
+    if is_file(text):
+        return SqliteStore(Path(text))
+    if "://" not in text:
+        return GivenStore()
+    scheme, rest = text.split("://", 1)
+    return PostgresStore(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+
+
+def _without_secrets(url: SecretStr) -> str:
+    """Say where a database is.
+
+    Raises:
+        ConfigError: the URL can't be read.
+    """
+    try:
+        parts = urlsplit(url.get_secret_value())
+    except ValueError:
+        parts = None
+    if parts is None or "@" in parts.path + parts.fragment:
+        raise ConfigError(
+            "the URL of the Postgres database can't be read. In a user name and a password, "
+            "characters such as : / ? # [ ] @ are written with a percent sign: %2F for /"
+        )  # nothing is quoted or chained: what Python says of it may hold the password
+    return f"postgres at {parts.hostname or 'this machine'}{parts.path}"
 
 
 async def _locked(connection: AsyncConnection[Any], key: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from moa.conversations.messages import FILE, MEMORY, POSTGRES, ChatSettings
+from moa.conversations.messages import FILE, ChatSettings, is_file
 from moa.ready.entry import AnyNode, Ready, beside
 from moa.tiers import Endpoints
 from moa.usage import Budget
@@ -37,11 +37,10 @@ def _chat(endpoints: Endpoints, settings: ReadyChatSettings) -> AnyNode:
     from moa.graphs.chat import chat
 
     store = settings.store.get_secret_value()
-    file = store != MEMORY and not store.startswith(POSTGRES)
     return chat(
         endpoints.slm if settings.slm is None else endpoints.named(settings.slm),
         endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
-        store=beside(endpoints, Path(store)) if file else settings.store,
+        store=beside(endpoints, Path(store)) if is_file(store) else settings.store,
         settings=settings,
         thread_budget=Budget(cost=settings.thread_cost, tokens=settings.thread_tokens),
         budget=Budget(tokens=settings.turn_tokens),
