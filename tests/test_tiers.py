@@ -56,6 +56,21 @@ def test_with_an_llm_alone_the_embedded_model_is_the_small_one() -> None:
     assert one.reference.endpoint == "large"
 
 
+def test_the_cost_of_a_run_is_compared_without_the_key_or_the_server_of_the_llm() -> None:
+    vendor = EndpointConfig(tier="llm", model="gpt-5-mini")
+    down = vendor.model_copy(
+        update={"serve": "vllm", "input_price": Decimal(1), "output_price": Decimal(2)}
+    )
+    for large in (vendor, down):
+        one = endpoints(small=SMALL, large=large)
+        assert one.reference is not None
+        assert (one.reference.endpoint, one.reference.price) == ("large", large.price())
+        assert one.reference.price.known
+        assert one.used == ()
+    assert endpoints(large=LARGE, other=LARGE).reference is None
+    assert endpoints(Tiers(llm="other"), large=LARGE, other=LARGE).reference is not None
+
+
 def test_with_an_slm_alone_it_stands_in_for_the_large_one() -> None:
     one = endpoints(small=SMALL)
     assert served(one) == ("small", "small")

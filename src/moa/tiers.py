@@ -99,11 +99,17 @@ class Endpoints(Closing):
 
     @property
     def reference(self) -> Reference | None:
-        """The large model that the cost of a run is compared with; `None` without one."""
-        if not self.has_llm:
+        """The large model that the cost of a run is compared with; it needs no key and no server.
+
+        `None` without one, and where several are configured and none is the default.
+        """
+        try:
+            name = self.config.of_tier("llm")
+        except ConfigError:  # raised where one is asked for
             return None
-        llm = self.llm
-        return Reference(endpoint=llm.name, price=llm.price)
+        if name is None or not self.has_llm:
+            return None
+        return Reference(endpoint=name, price=price_of(self.config, name))
 
     @property
     def used(self) -> tuple[Endpoint, ...]:
