@@ -29,3 +29,12 @@ async def test_a_package_that_is_missing_or_too_old_is_told_with_what_mends_it(
     assert (found["termaid"].passed, found["termaid"].found) == (False, "0.1, and >=0.10 is needed")
     assert found["termaid"].mend == 'Run: pip install "mixture-of-agents[local]"'
     assert found["numpy"].passed
+
+
+async def test_a_variable_that_nothing_reads_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOA_CONFG", "other.toml")
+    await checks(None)
+    assert capsys.readouterr().err.count("MOA_CONFG") == 1

@@ -60,15 +60,15 @@ async def checks(config: Path | None) -> list[Check]:
     Raises:
         ConfigError: the configuration can't be read.
     """
-    file = find(config)
+    file, read = find(config), configured(config)
     found = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
-    endpoints = [_endpoint(surveyed) for surveyed in await survey(configured(config))]
+    endpoints = [_endpoint(surveyed) for surveyed in await survey(read)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         *(_package(requirement) for requirement in optional()),
         Check("configuration", True, found, hint),
-        *_vllm(configured(config)),
+        *_vllm(read),
         *(check for check in endpoints if check is not None),
     ]
 
