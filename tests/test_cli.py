@@ -265,6 +265,90 @@ def test_the_input_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> Non
     assert "is the input" in capsys.readouterr().err
 
 
+GPT = '[endpoints.{0}]\ntier = "{0}"\nmodel = "gpt-5-mini"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("run", "mails.py:grph", "in.txt"), "Did you mean 'graph'", id="object"),
+        pytest.param(("run", "sentiment", "in.txt"), "OPENAI_API_KEY", id="key"),
+        pytest.param(("run", "mails.py:graph", "in.csv"), "are called 'text'", id="rows"),
+        pytest.param(
+            ("decide", "in.txt", "--task", "?", "--labels", "a,b"), "OPENAI_API_KEY", id="decide"
+        ),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_what_out_holds(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.txt").write_text("one\n")
+    Path("in.csv").write_text("text,text\none,two\n")
+    Path("moa.toml").write_text(GPT.format("slm"))
+    Path("old.jsonl").write_text("{}\n")
+    assert moa(*words, "--out", "old.jsonl") == 2
+    assert said in capsys.readouterr().err
+    assert Path("old.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("no/where.jsonl", "there is no folder no"),
+        ("f.jsonl", "it is a folder"),
+        ("o.txt", "o.jsonl"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_said_before_anything_is_asked(
+    out: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("f.jsonl").mkdir()
+    assert moa("run", "suport", "--text", "x", "--out", out) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tier", ["llm", "two"])
+def test_an_llm_that_is_not_asked_needs_no_key(
+    tier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = GPT.format("llm")
+    if tier == "two":
+        tables += tables.replace("endpoints.llm", "endpoints.other")
+    Path("moa.toml").write_text(tables)
+    assert moa("run", "mails.py:graph", "--text", "hello") == 0
+    capsys.readouterr()
+    assert moa("run", "suport", "--text", "hello") == 2
+    assert "Did you mean 'support'" in capsys.readouterr().err
+
+
+def test_a_long_text_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out.jsonl").write_text("{}\n")
+    text = "hello " * 80
+    assert moa("run", "mails.py:graph", "--text", text, "--out", "out.jsonl") == 0
+    assert lines(Path("out.jsonl").read_text())[0]["input"] == text
+    assert moa("run", "mails.py:graph", f"{text}.txt") == 2
+    assert "can't be read: File name too long" in capsys.readouterr().err
+
+
+def test_a_closed_standard_input_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert moa("run", "mails.py:graph", "-") == 2
+    assert "there is no standard input" in capsys.readouterr().err
+
+
+def test_only_the_command_that_takes_a_text_itself_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert moa("run", "mails.py:graph", "some words") == 2
+    assert "Give --text" in capsys.readouterr().err
+    assert moa("eval", "c.json", "some words") == 2
+    err = capsys.readouterr().err
+    assert "nor - for standard input" in err
+    assert "--text" not in err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_stops_the_run_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.txt").write_text("one\n")

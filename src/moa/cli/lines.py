@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,20 +52,39 @@ def plain(value: object) -> Any:
     return to_jsonable_python(value, fallback=str)
 
 
-def open_out(path: Path, *, source: str) -> TextIO:
-    """Open a file of output lines.
+def check_out(path: Path, *, source: str | None) -> None:
+    """Make sure that a file can take output lines, and leave it as it is.
 
     Args:
-        path: Is overwritten.
-        source: Where the input comes from, which must not be overwritten.
+        path: Will be overwritten.
+        source: File that the input comes from, which must not be; `None`: it is none.
 
     Raises:
         ConfigError: it can't be written, or it is the input.
     """
     if path.suffix != ".jsonl":
         raise ConfigError(f"--out writes JSON Lines: call the file {path.with_suffix('.jsonl')}")
-    if path.exists() and Path(source).exists() and path.samefile(source):
+    try:
+        there = path.exists()
+        same = source is not None and there and Path(source).exists() and path.samefile(source)
+    except OSError as error:
+        raise ConfigError(f"--out {path} can't be written: {error.strerror}") from error
+    if same:
         raise ConfigError(f"--out {path} is the input, and would be overwritten")
+    if path.is_dir():
+        raise ConfigError(f"--out {path} can't be written: it is a folder")
+    if not there and not path.parent.is_dir():
+        raise ConfigError(f"--out {path} can't be written: there is no folder {path.parent}")
+    if not os.access(path if there else path.parent, os.W_OK):
+        raise ConfigError(f"--out {path} can't be written: it is read-only")
+
+
+def open_out(path: Path) -> TextIO:
+    """Open a file of output lines, which is overwritten.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
     try:
         return path.open("w", encoding="utf-8", buffering=1)
     except OSError as error:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from moa.cli import screen
 from moa.cli.items import Item
-from moa.cli.lines import open_out, write
+from moa.cli.lines import check_out, open_out, write
 from moa.cli.tables import cost_of, results, summary
 from moa.cli.tally import Tally
 from moa.context import Reference
@@ -37,19 +37,22 @@ class Report:
 
     Args:
         line: Writes an item as a line of JSON.
-        source: Where the items come from.
-        out: File of lines; `None` writes none.
+        source: File that the items come from; `None`: they come from elsewhere.
+        out: File of lines, which stays as it is until `begin`; `None` writes none.
         as_json: Whether lines go to standard output, and everything else to standard error.
         total: How many items there are; `None` is unknown.
         counts_dollars: Whether the run has a limit in dollars, which unpriced calls don't count
             against.
+
+    Raises:
+        ConfigError: `out` can't be written, or is `source`.
     """
 
     def __init__(
         self,
         line: Line,
         *,
-        source: str,
+        source: str | None,
         out: Path | None,
         as_json: bool,
         total: int | None,
@@ -58,7 +61,9 @@ class Report:
         self.tally = Tally()
         self.errors = screen.err()
         self._line = line
-        self._file: TextIO | None = open_out(out, source=source) if out else None
+        if out:
+            check_out(out, source=source)
+        self._file: TextIO | None = None
         self._out = out
         self._as_json = as_json
         self._counts_dollars = counts_dollars
@@ -96,12 +101,17 @@ class Report:
         self.errors.print(words, markup=False)
 
     def begin(self, reference: Reference | None, *, before: Usage) -> None:
-        """Start the clock.
+        """Open the file of lines, and start the clock.
 
         Args:
             reference: The large model to compare the cost with.
             before: What was used already.
+
+        Raises:
+            ConfigError: the file can't be written.
         """
+        if self._out:
+            self._file = open_out(self._out)
         self._reference = reference
         self.tally.before = before
         self.tally.start()
@@ -135,7 +145,7 @@ class Report:
                 where = self._out or "--out FILE.jsonl"
                 console.print(f"… and {hidden} more: {where} has them all", markup=False)
         console.print(summary(self.tally, self._reference))
-        if self._out:
+        if self._file:
             console.print(f"{self.tally.items} lines in {self._out}", markup=False)
         if stopped:
             console.print(f"Stopped after {self.tally.items} finished items.")

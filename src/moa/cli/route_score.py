@@ -34,16 +34,17 @@ def score(
     ],
 ) -> None:
     """Score requests: the higher, the rather the strong model."""
-    from moa.cli import routing_rows, screen
-    from moa.cli.lines import open_out, write
+    from moa.cli import routing_rows, rows, screen
+    from moa.cli.lines import check_out, open_out, write
 
+    check_out(out, source=None if source == rows.STDIN else source)
     fitted = routing_rows.loaded(router)
     found = routing_rows.cases(source, fitted)
     cases = [case for _, case in found]
     if (missing := routing_rows.missing_fields(fitted, cases)) is not None:
         screen.err().print(f"moa: {missing}", style="yellow")
     gains = fitted.gains(cases).tolist()
-    with open_out(out, source=source) as file:
+    with open_out(out) as file:
         for (row, _), gain in zip(found, gains, strict=True):
             model = "strong" if gain >= fitted.threshold else "weak"
             write(file, {"id": row.id, "score": gain, "model": model})

@@ -48,25 +48,37 @@ def literal(text: str) -> Iterator[Row | Malformed]:
     yield Row(number=1, id=1, value=text)
 
 
-def read(source: str) -> Iterator[Row | Malformed]:
+def read(source: str, *, else_do: str = "") -> Iterator[Row | Malformed]:
     """Read a `.jsonl`, `.csv` or `.txt` file, or `-`, one item at a time.
 
     Standard input is JSON Lines where its first line that isn't empty begins with `{`, else one
     text a line.
 
+    Args:
+        source: The file.
+        else_do: A sentence on what to do with what is no file.
+
     Raises:
-        ConfigError: there is no such file, it can't be read, or its name ends otherwise.
+        ConfigError: there is no such file, it can't be read, or its name ends otherwise; or
+            standard input is closed.
     """
     if source == STDIN:
-        return _until_it_breaks(_stdin(sys.stdin.buffer))
+        stdin: BinaryIO | None = getattr(sys.stdin, "buffer", None)
+        if stdin is None:
+            raise ConfigError("there is no standard input to read from: it is closed")
+        return _until_it_breaks(_stdin(stdin))
     path = Path(source)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
-            f"{source!r} is no .jsonl, .csv or .txt file, nor - for standard input. "
-            "Give --text to run on the words themselves"
+            f"{source!r} is no .jsonl, .csv or .txt file, nor - for standard input"
+            + (f". {else_do}" if else_do else "")
         )
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
+    if not there:
         raise ConfigError(f"there is no file {source!r}")
     return _of_file(path, reader)
 

@@ -36,6 +36,9 @@ Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 
 """
 
 
+_ELSE_TEXT = "Give --text to run on the words themselves"
+
+
 @runtime_checkable
 class Watching(Protocol):
     """A node that has something to say once all rows are through."""
@@ -80,16 +83,17 @@ def run(
             said.append(node)
         return Prepared(node, reader_of(node))
 
-    found = rows.literal(source) if text else rows.read(source)
+    found = rows.literal(source) if text else rows.read(source, else_do=_ELSE_TEXT)
+    piped = source == rows.STDIN and not text
     session = Session(
         config=config,
         concurrency=concurrency,
         budget_usd=budget_usd,
-        live=source == rows.STDIN and not text,
+        live=piped,
     )
     with Report(
         line,
-        source=source,
+        source=None if text or piped else source,
         out=out,
         as_json=as_json,
         total=1 if text else rows.count(source, limit),

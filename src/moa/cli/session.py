@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,5 +74,7 @@ class Session:
             async def work(row: Row) -> Item:
                 return await run_one(prepared.node, row, prepared.read, context)
 
-            report.begin(endpoints.reference, before=context.usage)
+            first = [] if self.live else list(islice(rows, 1))  # a file that is none shows here
+            report.begin(context.reference, before=context.usage)
+            rows = chain(first, rows)
             await through(rows, work, report.add, concurrency=self.concurrency, live=self.live)
