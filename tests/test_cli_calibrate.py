@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from piped import type_after_an_answer
 
 from moa.calibration import Calibration
 from moa.cli import main
@@ -118,6 +119,15 @@ def test_eval_warns_where_the_rows_are_those_it_was_made_from(
     assert "made from these rows" in capsys.readouterr().err
 
 
+def test_rows_that_were_chosen_are_told_of(made: str, capsys: pytest.CaptureFixture[str]) -> None:
+    some = rows(300, seed=2, noise=0.05)
+    write("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
+    assert moa("eval", made, "b.jsonl") == 0
+    assert "20 of 320 rows were chosen to be labelled" in " ".join(capsys.readouterr().err.split())
+    assert moa("calibrate", "--recheck", made, "b.jsonl") == 0
+    assert "20 rows were chosen to be labelled and are" in capsys.readouterr().err
+
+
 def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(
     made: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +139,15 @@ def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(
     assert moa("calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json") == 1
     assert "withdrawn" in capsys.readouterr().out
     assert Calibration.load("gone.json").bound.threshold is None
+
+
+def test_a_recheck_refuses_what_the_calibration_brings_along(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--recheck", "c.json", "--risk", "0.05", "--per-class", "--minutes", "3")
+    assert moa("calibrate", write("a.jsonl", rows(3)), *words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not take --risk, --per-class, --minutes" in said
 
 
 def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +245,19 @@ def test_input_in_another_language_is_warned_of(
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
         assert moa(*words) == 0
         assert "the input is in de" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
+    n: int, made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [row["text"] for row in rows(n, seed=4, words=GERMAN)]
+    in_time = type_after_an_answer(monkeypatch, *texts)
+    capsys.readouterr()
+    assert moa("decide", "-", "--calibration", made, "--out", "out.jsonl") == 0
+    assert in_time == [True]
+    assert len(read("out.jsonl")) == n
+    assert " ".join(capsys.readouterr().err.split()).count("the input is in de") == 1
 
 
 @pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from piped import type_after_an_answer
 
 from moa.cli import main
 from moa.decisions.stand_ins import STAND_INS
@@ -114,3 +116,29 @@ def test_an_example_that_is_none_is_a_configuration_error(
         main(["decide", "i.txt", "--task", "?", "--labels", "a,b", "--examples", "examples.jsonl"])
     assert left.value.code == 2
     assert "--examples examples.jsonl, line 1" in capsys.readouterr().err
+
+
+def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("before.txt").write_text("a red one\na green one\n")
+    in_time = type_after_an_answer(monkeypatch, "a green one", "a blue one")
+    words = ("--task", "Which?", "--labels", "red,green,blue", "--unlabelled", "before.txt")
+    with pytest.raises(SystemExit) as left:
+        main(["decide", "-", *words, "--out", "out.jsonl"])
+    assert left.value.code == 0
+    assert in_time == [True]
+    found = [json.loads(line)["label"] for line in Path("out.jsonl").read_text().splitlines()]
+    assert found == ["green", "blue"]
+
+
+def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([b"a green one\n"])))
+    with pytest.raises(SystemExit) as left:
+        main(["decide", "-", "--task", "Which?", "--labels", "red,green"])
+    assert left.value.code == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert "waiting for 256 texts" in err
+    assert "--unlabelled" in err

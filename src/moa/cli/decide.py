@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, cast
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from moa.agents.classifier import Classifier
     from moa.calibration import Calibration
+    from moa.cli.batch import Rows
     from moa.cli.items import Item, Malformed, Row
     from moa.context import RunContext
     from moa.endpoints import Example
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 256
 """Most texts of the input that its bias is removed on; the first ones."""
+_HEARD = (32, SAMPLE)
+"""After how many texts of standard input it is looked at which language they are in."""
 
 EXAMPLES = """
 
@@ -42,6 +45,11 @@ With a few labelled rows ({"text": …, "label": …}), which help a small model
 
     moa decide mails.jsonl --task "…" --labels billing,delivery --none \\
         --unlabelled last-month.jsonl --out decided.jsonl
+
+As texts come in on a pipe. Without --unlabelled nothing is decided before 256 of them are there:
+
+    tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \\
+        --unlabelled last-month.jsonl --json
 
 With what moa calibrate wrote, which knows task and labels; each line then also has accepted, true
 where the promise of the calibration covers it:
@@ -80,7 +88,9 @@ def decide(
     ] = False,
     unlabelled: Annotated[
         Path | None,
-        typer.Option("--unlabelled", metavar="FILE", help="Texts to remove bias on; else INPUT."),
+        typer.Option(
+            "--unlabelled", metavar="FILE", help="Texts to remove bias on; else INPUT's first 256."
+        ),
     ] = None,
     out: options.OutFile = None,
     limit: options.Limit = None,
@@ -97,12 +107,11 @@ def decide(
 
     way: _Way
     if calibration is None:
-        way = _adapted(task, labels, examples, none=none)
+        way = _adapted(task, labels, examples, unlabelled, none=none)
     else:
         way = _calibrated(calibration, task, labels, alone=not (examples or unlabelled or none))
-    found = islice(rows.read(source), limit)
-    sample = list(islice(found, SAMPLE))
-    texts = list(_texts(rows.read(str(unlabelled)) if unlabelled else iter(sample)))
+    live = source == rows.STDIN
+    texts, found = way.look(islice(rows.read(source), limit), live=live)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
         agent = await way.agent(endpoints, texts, context, report.errors)
@@ -112,17 +121,17 @@ def decide(
         config=config,
         concurrency=concurrency,
         budget_usd=budget_usd,
-        live=source == rows.STDIN,
+        live=live,
     )
     with Report(
         partial(line, calibrated=calibration is not None),
-        source=source,
+        source=None if live else source,
         out=out,
         as_json=as_json,
         total=rows.count(source, limit),
         counts_dollars=budget_usd is not None,
     ) as report:
-        raise typer.Exit(session.run(prepare, chain(sample, found), report))
+        raise typer.Exit(session.run(prepare, found, report))
 
 
 def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
@@ -171,11 +180,16 @@ def _calibrated(file: Path, task: str | None, labels: str | None, *, alone: bool
 
 
 def _adapted(
-    task: str | None, labels: str | None, examples: Path | None, *, none: bool
+    task: str | None,
+    labels: str | None,
+    examples: Path | None,
+    unlabelled: Path | None,
+    *,
+    none: bool,
 ) -> _Adapted:
     wanted, names = _asked(task, labels)
     shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-    return _Adapted(wanted, names, none, shown)
+    return _Adapted(wanted, names, none, shown, unlabelled)
 
 
 def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
@@ -190,8 +204,20 @@ def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
     return task, label_names(labels)
 
 
+class _Looked(NamedTuple):
+    """What was looked at before the first decision."""
+
+    texts: Sequence[str]
+    rows: Rows
+    """All of the input, what was looked at included."""
+
+
 class _Way(Protocol):
     """How decisions are made."""
+
+    def look(self, found: Rows, /, *, live: bool) -> _Looked:
+        """Take the texts that it needs before the first decision; `live` ones can take long."""
+        ...
 
     async def agent(
         self,
@@ -212,6 +238,32 @@ class _Calibrated:
     made: Calibration
     task: str | None
     labels: str | None
+
+    def look(self, found: Rows, /, *, live: bool) -> _Looked:
+        """Take the first ones for their language, or hear it as they pass."""
+        return _Looked((), self._heard(found)) if live else _first(found)
+
+    def _heard(self, found: Rows) -> Rows:
+        from moa.cli import screen
+        from moa.cli.calibrations import warn
+        from moa.cli.labelled import other_language
+
+        texts: list[str] = []
+
+        def said() -> bool:
+            other = other_language(self.made.data.languages, texts)
+            warn(screen.err(), [other] if other else [])
+            return other is not None
+
+        looking = True
+        for row in found:
+            yield row
+            if looking:
+                texts += _texts(iter((row,)))
+                if len(texts) in _HEARD:
+                    looking = not said() and len(texts) < SAMPLE
+        if looking:
+            said()
 
     async def agent(
         self,
@@ -257,6 +309,22 @@ class _Adapted:
     names: list[str]
     none: bool
     labelled: Sequence[Example]
+    unlabelled: Path | None
+
+    def look(self, found: Rows, /, *, live: bool) -> _Looked:
+        """Take the texts to remove bias on, of a file or of the input itself."""
+        from moa.cli import rows, screen
+
+        if self.unlabelled is not None:
+            return _Looked(tuple(_texts(rows.read(str(self.unlabelled)))), found)
+        if live:
+            screen.err().print(
+                f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
+                "--unlabelled FILE takes them from a file, and then each text is decided as it "
+                "comes",
+                markup=False,
+            )
+        return _first(found)
 
     async def agent(
         self,
@@ -319,6 +387,11 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
         if not isinstance(label, str) or label not in allowed:
             raise ConfigError(f"{where}: {label!r} is no label{nearest(str(label), allowed)}")
         yield Example(text_of(row.value), {"label": label})
+
+
+def _first(found: Rows) -> _Looked:
+    first = list(islice(found, SAMPLE))
+    return _Looked(tuple(_texts(iter(first))), chain(first, found))
 
 
 def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
