@@ -282,6 +282,29 @@ def test_rows_without_labels_are_refused_by_the_command(
     assert "plain.jsonl: row 1 has 'text'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--labels", "ham,spam,spam"), "at least two different labels"),
+        (("--labels", "ham, eggs"), "the label 'spam', which is none of --labels ham,eggs"),
+        (("--labels", "ham,spam", "--calibration", "c.json"), "a calibration knows its own"),
+    ],
+)
+def test_labels_that_can_t_be_right_are_refused(
+    words: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of a label that nobody may answer would count as wrong."""
+    del folder
+    assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_blanks_around_labels_are_none_of_theirs(folder: Path) -> None:
+    words = ("--designs", "mine.py:good", "--labels", "ham, spam", "--json", "r.json")
+    assert moa("compare", "data.jsonl", *words) == 0
+    assert json.loads((folder / "r.json").read_text())["designs"][0]["quality"][0] == 1.0
+
+
 def kept(folder: Path) -> int:
     return len((folder / "a.jsonl").read_text().splitlines())
 

@@ -33,7 +33,8 @@ that were tried. With few labels it accepts nothing yet, and says how many more 
     moa decide new.jsonl --calibration intents.json --out decided.jsonl
     moa eval intents.json other-labelled.jsonl --json report.json
 
-On another server, or for another language, test the promise on labelled rows from there:
+On another server, or for another language, test the promise on labelled rows from there, of which
+those count that were drawn at random:
 
     moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
 
@@ -47,7 +48,12 @@ Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configurati
 """
 
 
+_OF_ITS_OWN = ("task", "labels", "risk", "confidence", "per_class", "price", "minutes")
+"""What a calibration that is tested again brings along."""
+
+
 def calibrate(
+    said: typer.Context,
     source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
     *,
     task: Annotated[
@@ -79,12 +85,15 @@ def calibrate(
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
     from moa.cli.calibrations import run
     from moa.cli.labelled import labelled_rows
+    from moa.cli.targets import check_target
     from moa.errors import ConfigError
     from moa.guarantees import Guarantee
 
+    check_target("--out", out, replaced=True)
     if recheck is not None:
         from moa.cli.recheck import recheck as check
 
+        _refuse(said)
         raise typer.Exit(run(check(recheck, labelled_rows(source), out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
@@ -97,6 +106,21 @@ def calibrate(
         rows, question, guarantee, per_class=per_class, price=price, limit_s=limit_s, out=out
     )
     raise typer.Exit(run(job, config, budget_usd))
+
+
+def _refuse(said: typer.Context) -> None:
+    from moa.errors import ConfigError
+
+    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, origin in origins.items()
+        if origin is not None and origin.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ConfigError(
+            f"--recheck tests a calibration as it was made, so it does not take {', '.join(given)}"
+        )
 
 
 def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:

@@ -87,12 +87,19 @@ def compare(
     from moa.cli import screen
     from moa.cli.compare_run import Compared, written
     from moa.cli.compare_tables import shown
+    from moa.cli.decide import label_names
+    from moa.cli.targets import check_target
+    from moa.evals.pictures import check_picture
 
+    for option, file in (("--json", json_file), ("--markdown", markdown), ("--plot", plot)):
+        check_target(option, file)
+    if plot is not None:
+        check_picture(plot)
     compared = Compared(
         source=source,
         designs=tuple(name.strip() for name in designs.split(",") if name.strip()),
         task=task,
-        labels=None if labels is None else tuple(labels.split(",")),
+        labels=None if labels is None else tuple(label_names(labels)),
         calibration=calibration,
         reference=reference,
         metric=metric,

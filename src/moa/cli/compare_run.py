@@ -17,13 +17,15 @@ from rich.progress import Progress
 from moa.cli import rows
 from moa.cli.configuration import configured
 from moa.cli.items import Malformed
-from moa.config import Config
+from moa.cli.targets import write_text
+from moa.config import Config, nearest
 from moa.errors import ConfigError, InputError
 from moa.evals.cases import Data, cases_of
 from moa.evals.comparing import compare
 from moa.evals.markdown import markdown_of
 from moa.evals.report import Comparison
 from moa.node import Node
+from moa.questions import NONE_OF_THESE
 from moa.ready import files_of, node_of
 from moa.tiers import NO_LLM, Endpoints
 
@@ -58,6 +60,8 @@ class Compared:
             data = cases_of(found)
         except InputError as error:
             raise ConfigError(f"{self.source}: {error}") from error
+        if self.labels is not None:
+            self._check(self.labels, data)
         return asyncio.run(self._compare(found, data, configured(self.config), console))
 
     async def _compare(
@@ -89,6 +93,17 @@ class Compared:
                         tasks[name], completed=done, total=total
                     ),
                 )
+
+    def _check(self, labels: tuple[str, ...], data: Data) -> None:
+        if self.calibration is not None or data.kind != "labels":
+            why = "a calibration knows its own" if self.calibration else "the rows have none"
+            raise ConfigError(f"--labels can't be given here: {why}")
+        unknown = [label for label in data.labels if label not in (*labels, NONE_OF_THESE)]
+        if unknown:
+            raise ConfigError(
+                f"{self.source} has rows of the label {unknown[0]!r}, which is none of --labels "
+                f"{','.join(labels)}{nearest(unknown[0], list(labels))}"
+            )
 
     def _setup(self, endpoints: Endpoints, given: Mapping[str, object]) -> dict[str, str]:
         """What the answers of each design depend on: models and graphs of the configuration, the
@@ -123,14 +138,14 @@ def written(
         ConfigError: a file can't be written.
         MissingDependency: a plot was asked for, and matplotlib is not installed.
     """
-    texts = ((json_file, found.model_dump_json(indent=1)), (markdown, markdown_of(found)))
-    for file, text in texts:
+    texts = (
+        ("--json", json_file, found.model_dump_json(indent=1)),
+        ("--markdown", markdown, markdown_of(found)),
+    )
+    for option, file, text in texts:
         if file is None:
             continue
-        try:
-            file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{file} can't be written: {error.strerror}") from error
+        write_text(option, file, text)
         yield file
     if plot is not None:
         from moa.evals.plots import save_plots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,9 @@ def evaluate(
     """Measure the decisions of a calibration on labelled rows."""
     from moa.cli.calibrations import run
     from moa.cli.labelled import labelled_rows
+    from moa.cli.targets import check_target
 
+    check_target("--json", report)
     raise typer.Exit(run(_job(file, labelled_rows(source), report), config, budget_usd))
 
 
@@ -57,40 +60,35 @@ def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
         from moa.cli.labelled import other_language
+        from moa.cli.targets import write_text
 
         calibration = Calibration.load(file)
         ready = calibrated(calibration, endpoints)
         warnings = await ready.check(context)
         other = other_language(calibration.data.languages, [row.text for row in rows])
-        warn(screen.err(), [*warnings, *([other] if other else []), *_seen(calibration, rows)])
+        warn(screen.err(), [*warnings, *([other] if other else []), *_odd(calibration, rows)])
         found = await measured(ready, rows, context=context, progress=progress)
         _show(screen.out(), found, calibration.bound.summary)
         if report is not None:
-            _write(report, found)
+            write_text("--json", report, found.model_dump_json(indent=2) + "\n")
         return 0
 
     return job
 
 
-def _seen(calibration: Calibration, rows: list[Labelled]) -> list[str]:
+def _odd(calibration: Calibration, rows: list[Labelled]) -> Iterator[str]:
     from moa.calibration.labelled import Sorted
 
-    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint != calibration.data.sha256:
-        return []
-    warning = (
-        "the calibration was made from these rows, so the figures say little of others: give rows "
-        "that took no part in it"
-    )
-    return [warning]
-
-
-def _write(report: Path, found: Evaluation) -> None:
-    from moa.errors import ConfigError
-
-    try:
-        report.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--json {report}: it can't be written: {error.strerror}") from error
+    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == calibration.data.sha256:
+        yield (
+            "the calibration was made from these rows, so the figures say little of others: give "
+            "rows that took no part in it"
+        )
+    if chosen := sum(row.chosen for row in rows):
+        yield (
+            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little of "
+            "texts as they come: for that, give rows that were drawn at random"
+        )
 
 
 def _show(console: Console, found: Evaluation, promise: str) -> None:

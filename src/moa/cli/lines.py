@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
 from moa.cli.items import Item, Malformed
+from moa.cli.targets import check_target
 from moa.errors import ConfigError
 from moa.usage import Amount, Usage
 
@@ -64,19 +64,9 @@ def check_out(path: Path, *, source: str | None) -> None:
     """
     if path.suffix != ".jsonl":
         raise ConfigError(f"--out writes JSON Lines: call the file {path.with_suffix('.jsonl')}")
-    try:
-        there = path.exists()
-        same = source is not None and there and Path(source).exists() and path.samefile(source)
-    except OSError as error:
-        raise ConfigError(f"--out {path} can't be written: {error.strerror}") from error
-    if same:
+    check_target("--out", path)
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise ConfigError(f"--out {path} is the input, and would be overwritten")
-    if path.is_dir():
-        raise ConfigError(f"--out {path} can't be written: it is a folder")
-    if not there and not path.parent.is_dir():
-        raise ConfigError(f"--out {path} can't be written: there is no folder {path.parent}")
-    if not os.access(path if there else path.parent, os.W_OK):
-        raise ConfigError(f"--out {path} can't be written: it is read-only")
 
 
 def open_out(path: Path) -> TextIO:

@@ -73,8 +73,14 @@ def promote(
     from moa.cli.calibrations import run
     from moa.cli.decide import label_names
     from moa.cli.labelled import labelled_rows
+    from moa.cli.targets import check_target
+    from moa.config_file import target
     from moa.guarantees import Guarantee
 
+    check_target("--out", out, replaced=True)
+    check_target("--json", json_file)
+    if write:
+        check_target("--config", target(config).resolve(), replaced=True)
     asked = _Asked(
         task=task,
         labels=label_names(labels) if labels else None,
@@ -154,14 +160,11 @@ def _show(console: Console, found: Promotion) -> None:
 
 
 def _write(file: Path, found: Promotion) -> None:
-    from moa.errors import ConfigError
+    from moa.cli.targets import write_text
 
     extra = {"risk": found.risk, "holds": found.holds, "verdict": found.verdict}
     values = {**found.model_dump(mode="json"), **extra}
-    try:
-        file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--json {file} can't be written: {error.strerror}") from error
+    write_text("--json", file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _configure(console: Console, found: Promotion, asked: _Asked, *, has_llm: bool) -> None:

@@ -44,12 +44,15 @@ def evaluate(
 ) -> None:
     """Evaluate a router on recorded answers: APGR, CPT(50 %), CPT(80 %), and the curve."""
     from moa.cli import routing_rows, screen
-    from moa.evals.pictures import check_name
+    from moa.cli.targets import check_target
+    from moa.evals.pictures import check_picture
     from moa.evals.routing import evaluate_routing
     from moa.evals.routing_plot import plot_routing
 
+    check_target("--json", json_out)
+    check_target("--plot", plot)
     if plot is not None:
-        check_name(plot)
+        check_picture(plot)
     fitted = routing_rows.loaded(router)
     recorded = routing_rows.recorded(data, replied=fitted.kind == "cascade")
     cases = [row.case for row in recorded]
@@ -68,12 +71,9 @@ def evaluate(
 def _write(path: Path, written: dict[str, object]) -> None:
     import json
 
-    from moa.errors import ConfigError
+    from moa.cli.targets import write_text
 
-    try:
-        path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--json {path}: it can't be written: {error.strerror}") from error
+    write_text("--json", path, json.dumps(written, indent=1) + "\n")
 
 
 def _written(report: RoutingReport, router: Router, share: float) -> dict[str, object]:

@@ -53,11 +53,13 @@ def fit(
 ) -> None:
     """Fit a router, or a cascade, from recorded answers of a weak and a strong model."""
     from moa.cli import routing_rows, screen
+    from moa.cli.targets import check_target
     from moa.errors import ConfigError
     from moa.routing.fitting import fit_router
 
     if share is not None and quality is not None:
         raise ConfigError("give --share or --quality, not both: each chooses the threshold")
+    check_target("--out", out)
     recorded = routing_rows.recorded(data)
     router = routing_rows.with_progress(
         lambda progress: fit_router(recorded, progress=progress), "fitting"

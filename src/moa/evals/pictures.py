@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ from moa.errors import ConfigError, MissingDependency
 FORMATS = (".png", ".svg")
 
 
-def check_name(path: Path) -> None:
-    """Make sure that a picture can have this name.
+def check_picture(path: Path) -> None:
+    """Make sure that a picture can be drawn under this name.
 
     Raises:
         ConfigError: it ends in neither `.png` nor `.svg`.
+        MissingDependency: matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"a plot is a file ending in {' or '.join(FORMATS)}, not {str(path)!r}")
+    if find_spec("matplotlib") is None:
+        raise MissingDependency("matplotlib", extra="plots", purpose="to draw a plot")
 
 
 def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
@@ -32,11 +36,9 @@ def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
         ConfigError: the name ends otherwise, or nothing can be written there.
         MissingDependency: matplotlib is not installed.
     """
-    check_name(path)
-    try:
-        from matplotlib import figure
-    except ImportError as error:
-        raise MissingDependency("matplotlib", extra="plots", purpose="to draw a plot") from error
+    check_picture(path)
+    from matplotlib import figure
+
     make: Any = figure.Figure
     drawn = make(figsize=(6, 4), layout="constrained")
     draw(drawn.add_subplot())

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moa.evals.pictures import check_name, save_picture
+from moa.evals.pictures import check_picture, save_picture
 from moa.evals.report import Comparison
 
 
@@ -26,7 +26,7 @@ def save_plots(found: Comparison, path: Path) -> tuple[Path, ...]:
         ConfigError: the name ends otherwise, or nothing can be written there.
         MissingDependency: matplotlib is not installed.
     """
-    check_name(path)
+    check_picture(path)
     kinds: dict[str, Callable[[Comparison, Any], None]] = {"cost": _cost}
     if found.coverage:
         kinds |= {"reliability": _reliability, "coverage": _coverage}

@@ -1,0 +1,54 @@
+"""Targets: files that a command writes, looked at before the work that goes into them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from moa.errors import ConfigError
+
+
+def check_target(option: str, path: Path | None, *, replaced: bool = False) -> None:
+    """Make sure that a file can be written, and leave it as it is.
+
+    Args:
+        option: Of the command line, which names it.
+        path: The file; `None`: none was asked for.
+        replaced: Whether it is replaced by one that is written beside it, as a calibration is.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if path is None:
+        return
+    try:
+        why = _hindered(path, replaced=replaced)
+    except OSError as error:  # such as a name that is too long
+        why = error.strerror
+    if why is not None:
+        raise ConfigError(f"{option} {path} can't be written: {why}")
+
+
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write a file that the command line names.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
+
+
+def _hindered(path: Path, *, replaced: bool) -> str | None:
+    folder, there = path.parent, path.exists()
+    if path.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if there and not os.access(path, os.W_OK):
+        return "it is read-only"
+    if (replaced or not there) and not os.access(folder, os.W_OK):
+        return f"the folder {folder} is read-only"
+    return None

@@ -1,0 +1,64 @@
+"""Files that commands write: they are looked at before anything else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moa.cli import main
+from moa.cli.targets import check_target
+from moa.errors import ConfigError
+
+COMMANDS = {
+    "calibrate": ("calibrate", "no.jsonl", "--task", "Spam?", "--out"),
+    "recheck": ("calibrate", "no.jsonl", "--recheck", "no.json", "--out"),
+    "promote": ("promote", "no.jsonl", "--task", "Spam?", "--out"),
+    "promote-json": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--json"),
+    "promote-config": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--config"),
+    "eval": ("eval", "no.json", "no.jsonl", "--json"),
+    "compare-json": ("compare", "no.jsonl", "--json"),
+    "compare-markdown": ("compare", "no.jsonl", "--markdown"),
+    "compare-plot": ("compare", "no.jsonl", "--plot"),
+    "route-fit": ("route", "fit", "no.jsonl", "--out"),
+    "route-eval": ("route", "eval", "no.json", "no.jsonl", "--json"),
+    "route-eval-plot": ("route", "eval", "no.json", "no.jsonl", "--json", "r.json", "--plot"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_file_that_can_t_be_written_is_told_before_the_work(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows aren't even there, and nobody has looked for them yet."""
+    with pytest.raises(SystemExit) as left:
+        main((*words, "missing/x.png"))
+    assert left.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{words[-1]} " in said
+    assert "missing/x.png can't be written: there is no folder" in said
+
+
+def test_a_plot_of_another_kind_is_told_before_the_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(("compare", "no.jsonl", "--plot", "r.pdf"))
+    assert "ending in .png or .svg" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_is_no_file_and_what_can_be_written_is_left_as_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"--out \. can't be written: it is a folder"):
+        check_target("--out", Path())
+    Path("there.json").write_text("{}")
+    for name in ("there.json", "new.json"):
+        check_target("--out", Path(name), replaced=True)
+    assert Path("there.json").read_text() == "{}"
+    assert not Path("new.json").exists()
+    with pytest.raises(ConfigError, match="can't be written"):
+        check_target("--out", Path("x" * 300))
