@@ -58,6 +58,12 @@ def test_a_budget_further_out_counts() -> None:
     assert affordable(layers(4), [LARGE], run).layers == (2,)
 
 
+@pytest.mark.parametrize(("calls", "expected"), [(2, (1,)), (3, (1, 1))])
+def test_of_narrow_layers_those_that_fit_are_kept(calls: int, expected: tuple[int, ...]) -> None:
+    run = RunContext(budget=Budget(calls=calls))
+    assert affordable(layers(1, 1), [LARGE], run).layers == expected
+
+
 def test_a_layer_of_one_is_not_thinned_away() -> None:
     run = RunContext(budget=Budget(calls=4))
     assert affordable(layers(4, 1), [LARGE], run).layers == (2, 1)

@@ -65,6 +65,7 @@ def _shares(whole: Share, fewest: int) -> Iterator[Share]:
     yield whole
     for depth in range(len(whole.layers), 0, -1):
         kept = whole.layers[:depth]
-        widest = max(kept)
-        for most in range(widest if depth < len(whole.layers) else widest - 1, fewest - 1, -1):
+        if depth < len(whole.layers):
+            yield Share(kept)
+        for most in range(max(kept) - 1, fewest - 1, -1):
             yield Share(tuple(min(taken, most) for taken in kept))
