@@ -236,11 +236,16 @@ def test_a_retry_gets_no_more_patience_than_anyone() -> None:
     assert dropped.text.endswith("0.2 s before; it was asked again after 9.0 s: down: refused")
 
 
-def test_an_error_that_is_a_bug_is_raised_and_stops_the_others() -> None:
-    other = Member("b", 30.0)
-    with pytest.raises(ZeroDivisionError):
-        asked([Member("a", 0.1, ZeroDivisionError()), other])
-    assert other.ended == ["b"]
+def test_a_member_with_a_bug_is_left_out_like_any_that_fails() -> None:
+    drawn, _, run = asked([Member("a", 0.1, ZeroDivisionError("by 0")), Member("b")])
+    assert names(drawn) == "b"
+    assert run.trace[0].text == "'a' gave no answer: a: ZeroDivisionError: by 0"
+
+
+def test_of_members_with_a_bug_alone_the_cause_is_kept() -> None:
+    with pytest.raises(QuorumNotMet) as caught:
+        asked([Member("a", 0.1, ZeroDivisionError("by 0"))])
+    assert isinstance(caught.value.causes["a"].__cause__, ZeroDivisionError)
 
 
 def test_whoever_cancels_the_run_cancels_its_members() -> None:

@@ -22,6 +22,7 @@ from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
+from moa.mixing.naming import told_apart
 from moa.mixing.picking import Candidates, Picked, distinct, picked_by
 from moa.mixing.stating import Key, stated
 from moa.mixing.voting import Tally, Voted
@@ -126,8 +127,7 @@ class Debate(Pattern[str | BaseModel, Debated]):
     def plan(self) -> Plan:
         """One round as a graph, to be drawn; it runs otherwise."""
         g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        names = [debater.name for debater in self.debaters]
-        shown = [n if names.count(n) == 1 else f"{n} {i + 1}" for i, n in enumerate(names)]
+        shown = told_apart([debater.name for debater in self.debaters])
         first = g.input.map(opening)
         answers = gathered(
             g, [g.add(d, first, name=n) for d, n in zip(self.debaters, shown, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -19,6 +18,7 @@ from moa.errors import (
     NodeError,
     QuorumNotMet,
 )
+from moa.mixing.naming import told_apart
 from moa.node import Node, Result
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
@@ -57,7 +57,8 @@ async def fan_out(
 ) -> list[Drawn[Out]]:
     """Ask all members at once; give what came, in the order of the members.
 
-    A member that fails or is late is left out, and named in the trace with the reason. What is
+    A member that fails, whatever it raises, or is late is left out, and named in the trace with the
+    reason; what isn't an error of `moa` becomes a `NodeError`. What is
     still running when enough is there is cancelled, and has ended when this returns. Nothing that
     members write is streamed.
 
@@ -212,6 +213,10 @@ class _Fan(Generic[Out]):
             self._miss(place, error)
         except asyncio.CancelledError as error:  # from within: nothing here has cancelled it
             self._miss(place, NodeError(self.names[place], error))
+        except Exception as error:  # noqa: BLE001  members are others' code: one ends not all
+            missed = NodeError(self.names[place], error)
+            missed.__cause__ = error  # nobody raises it where it is only noted
+            self._miss(place, missed)
 
     def _miss(self, place: int, error: MoaError) -> None:
         self.failed[place] = error
@@ -248,14 +253,3 @@ class _Fan(Generic[Out]):
         except DeadlineExceeded:
             return DeadlineExceeded(message)
         return QuorumNotMet(message, causes=causes)
-
-
-def told_apart(names: Sequence[str]) -> list[str]:
-    """Number the names that several have, as `sample 1` and `sample 2`."""
-    several = {name for name, count in Counter(names).items() if count > 1}
-    seen: Counter[str] = Counter()
-    told: list[str] = []
-    for name in names:
-        seen[name] += 1
-        told.append(f"{name} {seen[name]}" if name in several else name)
-    return told

@@ -16,7 +16,7 @@ from moa.endpoints.counting import tokens_of, window_of
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import OutputError
 from moa.handoffs import Consulted
-from moa.mixing.fan_out import told_apart
+from moa.mixing.naming import told_apart
 from moa.mixing.packing import Packed, pack
 from moa.mixing.thinning import Call
 from moa.node import Node, Result
