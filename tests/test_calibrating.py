@@ -198,6 +198,18 @@ async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_othe
         await recheck(ready(made), rows(400))
 
 
+async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> None:
+    drawn = rows(300, seed=3)
+    chosen = [replace(row, chosen=True) for row in rows(300, sharp=0.5, seed=4)]
+    found = await recheck(ready(made), [*drawn, *chosen])
+    alone = await recheck(ready(made), drawn)
+    assert found.bound == alone.bound
+    assert found.drift == alone.drift
+    assert "300 rows were chosen to be labelled and are left out" in found.notes[0]
+    with pytest.raises(InputError, match="all 300 rows were chosen"):
+        await recheck(ready(made), chosen)
+
+
 def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
     some = rows(40)
     with pytest.raises(InputError, match="all 40 rows are labelled 'a'"):

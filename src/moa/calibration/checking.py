@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
-from moa.calibration.labelled import Labelled, sort_out
+from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.calibration.reading_members import MemberReader, Progress, Reading
 from moa.calibration.watching import Detect, reference, shares
 from moa.context import RunContext
@@ -96,6 +97,8 @@ class Rechecked(NamedTuple):
     languages: dict[str, float]
     """Shares of the texts by language."""
     drift: Drift | None
+    notes: tuple[str, ...]
+    """What was left out, and what is odd about the rows."""
 
 
 async def recheck(
@@ -112,7 +115,8 @@ async def recheck(
 
     Args:
         calibrated: A calibration with its endpoints.
-        rows: Labelled texts that it was not made from.
+        rows: Labelled texts that it was not made from. Those that were chosen to be labelled are
+            left out, since they are none as they come in.
         context: Budget, deadline and ledger; `None` starts one.
         language: Tells the language of a text; `None` looks at none.
         progress: Told how far each member is.
@@ -122,7 +126,8 @@ async def recheck(
         are compared with here.
 
     Raises:
-        InputError: a label is none of the calibration's, or the rows are those it was made from.
+        InputError: a label is none of the calibration's, the rows are those it was made from, or
+            all of them were chosen to be labelled.
         CalibrationError: it accepts nothing, or a model is another one than its.
         EndpointError: a request failed.
     """
@@ -132,12 +137,12 @@ async def recheck(
             "the calibration accepts nothing, so there is no promise to confirm: "
             + calibration.bound.summary
         )
-    data = sort_out(rows, calibration.labels)
-    if data.fingerprint == calibration.data.sha256:
+    if sort_out(rows, calibration.labels).fingerprint == calibration.data.sha256:
         raise InputError(
             "these are the rows that the calibration was made from, so they would confirm "
             "anything: give others"
         )
+    data = _drawn(rows, calibration.labels)
     labels = _indices(calibration, data.rows)
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
@@ -162,7 +167,26 @@ async def recheck(
     texts = [row.text for row in data.rows]
     spoken = [] if language is None else [language(text) for text in texts]
     watched = reference(texts, spoken, found, here.accepted(found))
-    return Rechecked(here.bound, here.bounds, shares(spoken), watched)
+    return Rechecked(here.bound, here.bounds, shares(spoken), watched, data.notes)
+
+
+def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
+    """Sort out the rows that were drawn at random, the only ones to test a promise on."""
+    drawn = [row for row in rows if not row.chosen]
+    chosen = len(rows) - len(drawn)
+    if not drawn:
+        raise InputError(
+            f"all {chosen} rows were chosen to be labelled, and a promise can only be tested on "
+            "rows that were drawn at random: give some"
+        )
+    data = sort_out(drawn, labels)
+    if not chosen:
+        return data
+    note = (
+        f"{chosen} rows were chosen to be labelled and are left out: a promise can only be tested "
+        "on rows that were drawn at random"
+    )
+    return replace(data, notes=(*data.notes, note))
 
 
 def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:

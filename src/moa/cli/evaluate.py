@@ -86,8 +86,8 @@ def _odd(calibration: Calibration, rows: list[Labelled]) -> Iterator[str]:
         )
     if chosen := sum(row.chosen for row in rows):
         yield (
-            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little of "
-            "texts as they come: for that, give rows that were drawn at random"
+            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little "
+            "of texts as they come: for that, give rows that were drawn at random"
         )
 
 

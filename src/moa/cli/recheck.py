@@ -30,6 +30,7 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
         warn(screen.err(), await ready.check(context))
         detect = language_of if can_detect() else None
         found = await check(ready, rows, context=context, language=detect, progress=progress)
+        warn(screen.err(), list(found.notes))
         bound = found.bound
         confirmed = bound.threshold is not None
         console = screen.out()
