@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel
@@ -23,7 +23,9 @@ from moa.endpoints import Endpoint, Example
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
+    DeadlineExceeded,
     EndpointRejected,
+    EndpointUnauthorized,
     EndpointUnavailable,
     InputError,
     OutputError,
@@ -31,11 +33,14 @@ from moa.errors import (
 from moa.graphs.builder import Graph
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.oversight import Oversight, same_answer
+from moa.graphs.streaming import streamed
 from moa.guarantees.audit import Audit
 from moa.guarantees.drift import Drift
-from moa.handoffs import Text
+from moa.handoffs import Reply, Text
+from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import Piece
 from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
@@ -373,3 +378,61 @@ async def test_verdicts_agree_where_they_keep_the_same() -> None:
     first, second = [(await agent.run(text)).output for text in ("Oh!", "Oh")]
     assert first != second
     assert same_answer(first, second)
+
+
+def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade[Any, Reply]:
+    tiers = [Generator(first, "Answer."), Generator(second, "Answer.")]
+    oversight = Oversight(audit=Audit(risk=0.05, share=share)) if share else None
+    return cascade(*tiers, accept=Length(least=4), oversight=oversight)
+
+
+async def heard(graph: Cascade[Any, Reply]) -> str:
+    told = [event async for event in streamed(graph, "How do I get there?")]
+    return "".join(event.text for event in told if isinstance(event, Piece))
+
+
+async def test_a_rejected_text_is_not_shown() -> None:
+    graph = writing(small("Hi."), large("A long and good answer."))
+    assert await heard(graph) == "A long and good answer."
+
+
+async def test_an_accepted_text_is_shown_once_it_is_settled() -> None:
+    graph = writing(small("You go there by train."), large())
+    assert await heard(graph) == "You go there by train."
+
+
+async def test_of_an_audit_the_text_that_counts_is_shown() -> None:
+    graph = writing(small("You go there by train."), large("You walk there."), share=1.0)
+    assert await heard(graph) == "You walk there."
+
+
+class BreaksOff:
+    """A node that shows the start of its answer, and fails."""
+
+    name = "large"
+    input_type = Text | str
+    output_type = Reply
+
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[Reply]:
+        del request
+        if context is not None:
+            context.emit(Piece("large", "The best way is"))
+        raise EndpointUnavailable("lost", endpoint="large")
+
+
+async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() -> None:
+    node = cascade(Generator(small("Hi.", "Hi."), "Answer."), BreaksOff(), accept=Length(least=4))
+    assert (await node.run("How do I get there?")).output.text == "Hi."
+    with pytest.raises(EndpointUnavailable):
+        await heard(node)
+
+
+async def test_a_tier_with_a_wrong_key_is_an_error() -> None:
+    first = small(EndpointUnauthorized("wrong key", endpoint="small", status=401))
+    with pytest.raises(EndpointUnauthorized):
+        await labelled(first, large(sure("app", 0.9))).run("It crashes.")
+
+
+async def test_where_the_time_of_the_large_tier_is_up_the_small_answer_is_marked() -> None:
+    result = await labelled(small(sure("app", 0.6)), large(DeadlineExceeded("late"))).run("Hm.")
+    assert (result.output.label, result.accepted) == ("app", False)

@@ -17,6 +17,7 @@ from moa.endpoints.retried import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
+    DeadlineExceeded,
     EndpointGarbled,
     EndpointUnauthorized,
     EndpointUnavailable,
@@ -26,7 +27,7 @@ from moa.errors import (
 )
 from moa.graphs.mixture import Mixed, Mixture, mixture
 from moa.graphs.self_mixture import self_mixture
-from moa.handoffs import Reply, Text
+from moa.handoffs import Consulted, Reply, Text
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
 from moa.trace import Event, NodeFinished, Note, Piece
@@ -191,6 +192,46 @@ def test_a_further_layer_that_fails_leaves_the_one_before() -> None:
     assert "a: gone" in said
 
 
+def test_a_further_layer_that_is_late_leaves_the_one_before() -> None:
+    late = [endpoint(name, "late", seconds=30.0) for name in "bc"]
+    graph = mixture([[endpoint("a", "first")], late], endpoint("top", "so"))
+    result, took = ran(graph, context=RunContext(timeout_s=4.0))
+    assert (result.output.text, result.output.proposals) == ("so", {"a": "first"})
+    assert took == pytest.approx(STEP_S + 2.0 + STEP_S, rel=0.01)
+    assert notes(result.trace, "degraded")[0].startswith("the answers of layer 1 stand")
+
+
+def test_a_proposer_with_a_bug_is_left_out() -> None:
+    class Buggy:
+        name = "b"
+
+        async def run(self, request: object, context: RunContext | None = None, /) -> Result[str]:
+            raise ZeroDivisionError(request)
+
+    result, _ = ran(mixture([endpoint("a"), Buggy()], endpoint("top", "so")))
+    assert (result.output.text, result.output.missing) == ("so", ("b",))
+
+
+def test_an_aggregator_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
+    class BreaksOff:
+        name = "top"
+
+        async def run(
+            self, request: Consulted, context: RunContext | None = None, /
+        ) -> Result[Reply]:
+            del request
+            if context is not None:
+                context.emit(Piece("top", "The best way is"))
+            raise EndpointUnavailable("lost", endpoint="top")
+
+    graph = mixture([endpoint("a", "By train.")], BreaksOff())
+    assert ran(graph)[0].output.text == "By train."
+    events: list[Event] = []
+    with pytest.raises(EndpointUnavailable):
+        ran(graph, context=RunContext(listener=events.append))
+    assert [event.text for event in events if isinstance(event, Piece)] == ["The best way is"]
+
+
 def test_enough_that_agree_are_the_answer() -> None:
     members = [endpoint("a", "Paris."), endpoint("b", "paris"), endpoint("c", "x", seconds=9.0)]
     top = endpoint("top")
@@ -238,8 +279,13 @@ def test_no_budget_is_passed_whatever_it_is() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [EndpointUnavailable("down", endpoint="top"), ""],
-    ids=["down", "empty"],
+    [
+        EndpointUnavailable("down", endpoint="top"),
+        "",
+        DeadlineExceeded("late"),
+        QuorumNotMet("0 of 1", causes={"x": EndpointUnavailable("down", endpoint="x")}),
+    ],
+    ids=["down", "empty", "late", "a mixture without a quorum"],
 )
 def test_a_proposal_stands_in_where_the_aggregator_fails(error: Step) -> None:
     members = [endpoint("a", "#### 5"), endpoint("b", "#### 7"), endpoint("c", "so #### 7")]

@@ -13,11 +13,13 @@ from moa.cli import main
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Cascade
 from moa.graphs.routed import Routed, routed
+from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.routing import Origin, Router, Weighted
 from moa.routing.gain_parts import Linear, Scaled
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
+from moa.trace import Event, Piece
 from moa.usage import Tier
 
 EASY = "Add 2 and 3. What is the sum?"
@@ -114,6 +116,24 @@ async def test_the_chosen_model_streams() -> None:
     seen = [event async for event in two(routers=router()).stream(EASY, RunContext())]
     assert isinstance(seen[-1], Result)
     assert len(seen) > 1
+
+
+async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
+    class BreaksOff:
+        name = "small"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
+            del request
+            if context is not None:
+                context.emit(Piece("small", "The best way is"))
+            raise EndpointUnavailable("lost", endpoint="small")
+
+    graph: Any = routed(BreaksOff(), model("large", tier="llm"), routers=router())
+    assert (await graph.run(EASY)).output.text.startswith("large")
+    seen: list[Event] = []
+    with pytest.raises(EndpointUnavailable):
+        await graph.run(EASY, RunContext(listener=seen.append))
+    assert [event.text for event in seen if isinstance(event, Piece)] == ["The best way is"]
 
 
 def test_another_number_of_routers_is_refused() -> None:

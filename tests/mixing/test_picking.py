@@ -72,6 +72,19 @@ async def test_an_unreadable_verdict_is_no_tie(
     assert (picked.place, picked.verdict, picked.tied) == (0, "unreadable", ())
 
 
+@pytest.mark.parametrize("replies", [("one", "two", "longest"), ("one", "two", "longest", "four")])
+async def test_without_a_verdict_on_a_pair_that_decides_nobody_has_won(
+    replies: tuple[str, ...],
+) -> None:
+    def silent_on_one(prompt: str) -> Step:
+        texts = {text for _, text in shown(prompt)}
+        return "I like both." if texts <= {"one", "two"} else longest(prompt)
+
+    judge = SimulatedEndpoint(name="judge", tier="llm", rule=silent_on_one)
+    picked = (await Pairwise(judge).run(among(*replies))).output
+    assert (picked.verdict, picked.tied) == ("unreadable", ())
+
+
 async def test_a_number_that_no_reply_has_is_asked_for_again() -> None:
     judge = ScriptedEndpoint(steps=[Best(best=7), Best(best=1), Best(best=2)])
     picked = (await Listwise(judge).run(among("one", "two"))).output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from moa.acceptance import Policy
@@ -22,8 +21,9 @@ from moa.errors import (
     Unanswered,
 )
 from moa.handoffs import Reply
+from moa.mixing.listening import counted, quiet
 from moa.node import Node
-from moa.trace import Event, Piece
+from moa.trace import Piece
 
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
@@ -169,25 +169,3 @@ def is_refusal(error: MoaError) -> bool:
     """Whether it is the message that a server would not take; a wrong key can be mended."""
     mendable = (EndpointUnauthorized, EndpointUnsupported)
     return isinstance(error, EndpointRejected) and not isinstance(error, mendable)
-
-
-def quiet(context: RunContext) -> RunContext:
-    """Open a context in which nobody listens, for what is not to be shown."""
-    inner = context.nested()
-    inner.listener = None
-    return inner
-
-
-def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
-    """Open a context, and count the pieces of text that are shown from it."""
-    inner = context.nested()
-    pieces = 0
-
-    def listen(event: Event) -> None:
-        nonlocal pieces
-        pieces += isinstance(event, Piece)
-        context.emit(event)
-
-    if context.listener is not None:
-        inner.listener = listen
-    return lambda: pieces, inner

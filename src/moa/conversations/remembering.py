@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
+from moa.agents.splitting import excerpt
 from moa.context import RunContext
-from moa.conversations import Conversation, Summary, Turn
-from moa.conversations.handing_over import quiet
+from moa.conversations import LEFT_OUT, Conversation, Summary, Turn
+from moa.conversations.handing_over import is_refusal
 from moa.conversations.speaking import Exchange
-from moa.conversations.summing_up import Passage
-from moa.errors import MoaError
+from moa.conversations.summing_up import Extract, Passage
+from moa.errors import EndpointRejected, MoaError
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
 from moa.node import Node
 
 
@@ -16,15 +20,24 @@ class Memory:
     """Keeps what is read of a conversation within a limit.
 
     Args:
-        sums_up: Makes the summary.
+        sums_up: Makes the summary. It reads about `history_tokens` at once, and the summary so far:
+            what is more comes in batches, and of a message or reply that is longer than half of
+            that, it reads the opening and the end.
         history_tokens: From how many tokens on the oldest turns are summed up.
         keep_turns: The last turns before the message, which never are.
+        instead: Makes the summary of what `sums_up` refuses; `None`: an `Extract`.
     """
 
     def __init__(
-        self, sums_up: Node[Passage, Reply], *, history_tokens: int, keep_turns: int
+        self,
+        sums_up: Node[Passage, Reply],
+        *,
+        history_tokens: int,
+        keep_turns: int,
+        instead: Node[Passage, Reply] | None = None,
     ) -> None:
         self.sums_up = sums_up
+        self._instead = instead or Extract()
         self.history_tokens = history_tokens
         self.keep_turns = keep_turns
 
@@ -41,23 +54,63 @@ class Memory:
         old = self._too_old(conversation)
         if not old:
             return None
+        shorter = None
+        for batch in self._batches(turn for turn in old if turn.status != "rejected"):
+            made = await self._summed_up(batch, shorter or conversation, context)
+            if made is None:
+                break
+            shorter = made
+        if shorter is not None and shorter.summary is not None:
+            context.note(
+                "truncated",
+                f"turns 1 to {shorter.summary.turns} are read as a summary by "
+                f"{shorter.summary.by!r}; those since, word for word",
+            )
+        return shorter
+
+    async def _summed_up(
+        self, turns: Sequence[Turn], conversation: Conversation, context: RunContext
+    ) -> Conversation | None:
+        """Let a new summary stand for turns and the summary so far; `None`: nobody made one."""
         before = conversation.summary
-        told = tuple(turn for turn in old if turn.status != "rejected")
-        if not told:
-            return None
-        passage = Passage(turns=told, before=before and before.text)
+        passage = Passage(
+            turns=tuple(self._cut(turn) for turn in turns), before=before and before.text
+        )
+        node = self.sums_up
         try:
-            text = (await self.sums_up.run(passage, quiet(context))).output.text
+            try:
+                text = (await node.run(passage, quiet(context))).output.text
+            except EndpointRejected as error:
+                if not is_refusal(error):
+                    raise
+                node = self._instead
+                context.note("degraded", f"{node.name!r} makes the summary: {error}")
+                text = (await node.run(passage, quiet(context))).output.text
         except MoaError as error:
             context.note("failed", f"no summary, so the turns stay as they are: {error}")
             return None
-        summary = Summary(text=text, turns=old[-1].number, by=self.sums_up.name)
-        context.note(
-            "truncated",
-            f"turns 1 to {summary.turns} are read as a summary by {summary.by!r}; those since, "
-            "word for word",
+        return conversation.summed_up(Summary(text=text, turns=turns[-1].number, by=node.name))
+
+    def _batches(self, turns: Iterable[Turn]) -> Iterator[list[Turn]]:
+        """Group turns so that each group is within the limit, or is one turn."""
+        batch: list[Turn] = []
+        left = self.history_tokens
+        for turn in turns:
+            tokens = self._cut(turn).tokens
+            if batch and tokens > left:
+                yield batch
+                batch, left = [], self.history_tokens
+            batch.append(turn)
+            left -= tokens
+        if batch:
+            yield batch
+
+    def _cut(self, turn: Turn) -> Turn:
+        most = max(1, self.history_tokens // 2)
+        text, reply = (
+            excerpt(said, max_tokens=most, left_out=LEFT_OUT) for said in (turn.text, turn.reply)
         )
-        return conversation.summed_up(summary)
+        return turn.model_copy(update={"text": text, "reply": reply})
 
     def _too_old(self, conversation: Conversation) -> tuple[Turn, ...]:
         """Pick what is to be summed up: down to half of the limit, so that it is done seldom."""

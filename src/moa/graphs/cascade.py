@@ -7,29 +7,25 @@ say (`moa.acceptance`); with a bound behind it, what is accepted comes with a pr
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from moa.acceptance import Confident, Judgement, Policy
 from moa.context import RunContext
-from moa.errors import (
-    BudgetExceeded,
-    ConfigError,
-    EndpointError,
-    MoaError,
-    OutputError,
-    QuorumNotMet,
-    Unanswered,
-)
+from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.builder import Graph
 from moa.graphs.oversight import Oversight, questions_in
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.graphs.types import UNKNOWN
+from moa.handoffs import Reply
+from moa.mixing.listening import counted, quiet
+from moa.mixing.naming import told_apart
+from moa.mixing.passing import passes
 from moa.node import Node, Result, finish
+from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -43,8 +39,6 @@ _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
 )
-PASSING = (EndpointError, OutputError, Unanswered, QuorumNotMet, BudgetExceeded)
-"""What one tier can fail with, and another may not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +121,9 @@ class Cascade(Generic[In, Out]):
 
         Raises:
             InputError: `request` is not what the tiers take.
-            EndpointError, OutputError, Unanswered, BudgetExceeded: every tier failed so, or with
-                `unsettled="raise"` the last one did, and no answer was accepted before.
-            DeadlineExceeded: the time is up.
+            MoaError: every tier failed, or with `unsettled="raise"` the last one did, and no answer
+                was accepted before; or the last one broke off when some of its text was streamed.
+            EndpointUnauthorized, EndpointUnsupported: a tier is set up wrong.
         """
         start = time.perf_counter()
         own = (context or RunContext()).nested(
@@ -137,11 +131,14 @@ class Cascade(Generic[In, Out]):
         )
         self.oversight.begin(own)
         suspended = self.oversight.suspended
+        shown, heard = counted(own)
         if suspended is None:
-            standing = await self._settle(request, own)
+            standing = await self._settle(request, heard, shown)
         else:
             own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
-            standing = await self._by_the_last(request, own)
+            standing = await self._by_the_last(request, heard, shown)
+        if isinstance(standing.output, Reply) and not shown():
+            own.emit(Piece(own.node, standing.output.text))
         result = finish(standing.output, own, seconds=time.perf_counter() - start)
         return Settled(
             output=result.output,
@@ -158,11 +155,7 @@ class Cascade(Generic[In, Out]):
     def plan(self) -> Plan:
         """The tiers as a graph, to be drawn; it runs otherwise."""
         g: Graph[Any] = Graph(self.name, self.input_type)
-        names = Counter(tier.name for tier in self.tiers)
-        shown = [
-            tier.name if names[tier.name] == 1 else f"{tier.name} {place + 1}"
-            for place, tier in enumerate(self.tiers)
-        ]
+        shown = told_apart([tier.name for tier in self.tiers])
         answer = g.add(self.tiers[0], g.input, name=shown[0])
         for tier, name in zip(self.tiers[1:], shown[1:], strict=True):
             answer = g.add(tier, g.input, when=answer.map(doubtful), otherwise=answer, name=name)
@@ -174,13 +167,17 @@ class Cascade(Generic[In, Out]):
 
         return Drawing(self.plan)
 
-    async def _settle(self, request: In, own: RunContext) -> _Standing[Out]:
+    async def _settle(
+        self, request: In, own: RunContext, shown: Callable[[], int]
+    ) -> _Standing[Out]:
         best: _Standing[Out] | None = None
         failed: MoaError | None = None
         for place, tier in enumerate(self.tiers):
             try:
                 best = await self._ask(place, request, best, own)
-            except PASSING as error:
+            except MoaError as error:
+                if shown() or not passes(error):
+                    raise
                 failed = error
                 self._note_failure(place, error, own)
                 continue
@@ -192,13 +189,17 @@ class Cascade(Generic[In, Out]):
         assert failed is not None, "the last tier is accepted, or fails"
         return self._left(best, failed, own)
 
-    async def _by_the_last(self, request: In, own: RunContext) -> _Standing[Out]:
+    async def _by_the_last(
+        self, request: In, own: RunContext, shown: Callable[[], int]
+    ) -> _Standing[Out]:
         """Ask the last tier first, and the others only for a guess, where it can't answer."""
         failed: MoaError | None = None
         for place in (len(self.tiers) - 1, *range(len(self.tiers) - 1)):
             try:
-                output = (await self.tiers[place].run(request, own)).output
-            except PASSING as error:
+                output = (await self.tiers[place].run(request, self._heard(place, own))).output
+            except MoaError as error:
+                if shown() or not passes(error):
+                    raise
                 failed = failed or error
                 self._note_failure(place, error, own)
                 continue
@@ -208,6 +209,10 @@ class Cascade(Generic[In, Out]):
         assert failed is not None, "a tier answers, or fails"
         raise failed
 
+    def _heard(self, place: int, own: RunContext) -> RunContext:
+        """Let the last tier alone be heard: nobody could take back what is rejected."""
+        return own if place == len(self.tiers) - 1 else quiet(own)
+
     async def _ask(
         self, place: int, request: In, before: _Standing[Out] | None, own: RunContext
     ) -> _Standing[Out]:
@@ -216,6 +221,7 @@ class Cascade(Generic[In, Out]):
         part = self._part(place, names)
         if part is None:
             names, part = (), self.tiers[place]
+        own = self._heard(place, own)
         output: Any = (await part.run(request, own)).output
         if names and before is not None:
             answers = {name: getattr(output, name) for name in names}
@@ -255,8 +261,10 @@ class Cascade(Generic[In, Out]):
             return settled
         name = self.tiers[last].name
         try:
-            checked = (await self.tiers[last].run(request, own)).output
-        except PASSING as error:
+            checked = (await self.tiers[last].run(request, quiet(own))).output
+        except MoaError as error:
+            if not passes(error):
+                raise
             own.note("failed", f"the audit by {name!r} is missing: {error}")
             return settled
         agrees = self.oversight.record(settled.output, checked, own)
@@ -275,7 +283,7 @@ class Cascade(Generic[In, Out]):
 
     def _note_failure(self, place: int, error: MoaError, own: RunContext) -> None:
         further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"
-        kind = "failed" if isinstance(error, EndpointError | OutputError) else "refused"
+        kind = "refused" if isinstance(error, BudgetExceeded | Unanswered) else "failed"
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
 
 
@@ -291,8 +299,10 @@ def cascade(
 ) -> Cascade[In, Out]:
     """Ask a small node first, and larger ones, one after another, where it is in doubt.
 
-    It fails expensive: what can't be judged, and what a tier fails to answer, goes on. Of several
-    questions (a `Decider`) judged by `Confident`, only the doubtful ones go on.
+    It fails expensive: what can't be judged, and what a tier fails to answer, goes on; a tier that
+    is set up wrong, such as without its key, is an error. Of several questions (a `Decider`) judged
+    by `Confident`, only the doubtful ones go on. What the last tier writes is streamed; the text of
+    another is shown once it is settled.
 
     Args:
         small: The first tier.
@@ -302,8 +312,8 @@ def cascade(
         name: Shown in traces, errors and drawings.
         oversight: Audit and drift; `None` watches nothing.
         unsettled: What becomes of an answer in doubt where no further tier could answer, for the
-            budget or since it is down: `mark` gives it, with `accepted=False` and a note in the
-            trace; `raise` raises what the last tier failed with.
+            budget, the time or since it is down: `mark` gives it, with `accepted=False` and a note
+            in the trace; `raise` raises what the last tier failed with.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
@@ -353,7 +363,9 @@ def _says_nothing(answer: Any) -> bool:
 async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:
     try:
         return await policy.judge(request, output, own)
-    except PASSING as error:
+    except MoaError as error:
+        if not passes(error):
+            raise
         return Judgement(0.0, False, (f"it could not be judged: {error}",))
 
 

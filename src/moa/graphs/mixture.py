@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError, EndpointError, MoaError, OutputError
+from moa.errors import ConfigError, MoaError
 from moa.graphs.builder import Graph
+from moa.graphs.gathering import gathered
 from moa.graphs.handles import Handle
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.handoffs import Consulted, Reply
 from moa.mixing.agreement import most_agreed
 from moa.mixing.layering import Layering, Terms
+from moa.mixing.listening import counted
+from moa.mixing.passing import passes
 from moa.mixing.reading import Asked, Reader, as_node, readers_of
 from moa.node import Node
 from moa.trace import Piece
@@ -24,7 +27,6 @@ from moa.usage import UNLIMITED, Budget
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
-_MOST_JOINED = 8
 
 
 class Mixed(Reply):
@@ -59,14 +61,16 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
         self.aggregator = Reader(as_node(aggregator, name="aggregator"), seed=seed)
         self.terms = terms
         _check(self.name, self.layers, terms)
-        assert self.plan, "nodes that don't fit together are found where it is built"
+        self._wired()  # nodes that don't fit together are found where it is built
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.
 
         Raises:
             QuorumNotMet: too few proposers of the first layer answered.
-            MoaError: no proposer could be asked, and the aggregator failed alone.
+            DeadlineExceeded: the time was up before any had.
+            MoaError: no proposer could be asked, and the aggregator failed alone; or it is set up
+                wrong, or broke off when some of its text was streamed.
         """
         run = Layering(
             layers=self.layers,
@@ -79,10 +83,11 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
         await run.run()
         if run.agreed is not None:
             return self._chosen(run, run.agreed, "the proposers agree")
+        shown, heard = counted(context)
         try:
-            text = await self.aggregate(run.asked, context)
-        except (BudgetExceeded, OutputError, EndpointError) as error:
-            if not run.asked.answers or not _passes(error):
+            text = await self.aggregate(run.asked, heard)
+        except MoaError as error:
+            if shown() or not run.asked.answers or not passes(error):
                 raise
             context.note("failed", f"{self.aggregator.name!r} gave no answer: {error}")
             best = most_agreed(run.asked.answers)
@@ -98,12 +103,15 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
     @property
     def plan(self) -> Plan:
         """The layers as a graph, to be drawn; it runs otherwise."""
+        return self._wired()
+
+    def _wired(self) -> Plan:
         g: Graph[Any] = Graph(self.name, cast("Any", str | BaseModel))
         source: Handle[Any] = g.input
         for depth, layer in enumerate(self.layers):
             prefix = f"layer {depth + 1} · " if len(self.layers) > 1 else ""
             asked = [g.add(m.node, source, name=f"{prefix}{m.name}") for m in layer]
-            source = _joined(g, asked)
+            source = gathered(g, asked, into=consulted)
         return g.build(g.add(self.aggregator.node, source, name=self.aggregator.name)).plan
 
     def _chosen(self, run: Layering, place: int, why: str) -> Mixed:
@@ -134,9 +142,11 @@ def mixture(
 
     A proposer that fails or is late is left out, named in the trace, and not asked in the next
     layer. A budget that is too thin for all takes proposers away, then layers, and leaves the
-    aggregator alone at last; the trace says so. Where the aggregator can't be asked, or fails in
-    a way that asking again might mend, a proposal stands in, and the output's `by` says whose.
-    Only what the aggregator writes is streamed.
+    aggregator alone at last; the trace says so. Where a further layer gives too few answers in the
+    time it has, those of the one before stand. Where the aggregator can't be asked, fails or is
+    late, a proposal stands in, and the output's `by` says whose; what is set up wrong, such as its
+    key, is an error. Only what the aggregator writes is streamed: where it breaks off then, there
+    is no stand-in.
 
     Sources: Wang et al. 2024, "Mixture-of-Agents enhances large language model capabilities",
     arXiv:2406.04692. The aggregator's quality decides, so let it be a large model; small models
@@ -205,20 +215,7 @@ def _check(name: str, layers: Sequence[Sequence[Reader]], terms: Terms) -> None:
         raise ConfigError(f"{name}: timeout_s must be positive, and patience_s not negative")
 
 
-def _passes(error: MoaError) -> bool:
-    """Whether a proposal may stand in; what is set up wrong, such as a key, has to be seen."""
-    return error.retryable or isinstance(error, BudgetExceeded | OutputError)
-
-
-def _joined(g: Graph[Any], handles: Sequence[Handle[Any]]) -> Handle[Any]:
-    """Join any number of handles, some at a time."""
-    join = cast("Callable[..., Handle[Any]]", g.join)
-    while len(handles) > _MOST_JOINED:
-        head, handles = handles[:_MOST_JOINED], handles[_MOST_JOINED:]
-        handles = [join(consulted, *head), *handles]
-    return join(consulted, *handles)
-
-
 def consulted(*answers: object) -> Consulted:
     """Stand for the packing in drawings; it is not run."""
-    return Consulted(request="", answers=tuple(map(str, answers)))
+    del answers
+    raise AssertionError("a plan that is drawn is not run")

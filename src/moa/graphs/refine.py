@@ -16,18 +16,17 @@ from moa.agents.boundary import In
 from moa.agents.critic import Critique, Draft
 from moa.agents.reviser import Criticised
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointError, OutputError
+from moa.errors import ConfigError, MoaError
 from moa.graphs.builder import Graph
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
+from moa.mixing.passing import passes
 from moa.node import Node
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
-
-_PASSING = (EndpointError, OutputError, BudgetExceeded, DeadlineExceeded)
-"""What criticising or revising can fail with, where a draft is there already."""
 
 
 class Refined(Reply):
@@ -92,10 +91,10 @@ class Refine(Pattern[In, Refined], Generic[In]):
         """Write, criticise and revise.
 
         Raises:
-            MoaError: the first draft could not be written.
+            MoaError: the first draft could not be written, or the critic or the reviser is set up
+                wrong, such as without its key.
         """
-        silent = context.nested()
-        silent.listener = None  # no draft is the answer before its critic has read it
+        silent = quiet(context)  # no draft is the answer before its critic has read it
         first = (await self.writer.run(request, silent)).output.text
         drafts, cause = await self._drafts(text_of(request), first, silent)
         best = max(drafts, key=lambda draft: draft.score)  # a revision must be better to replace
@@ -141,7 +140,9 @@ class Refine(Pattern[In, Refined], Generic[In]):
                     break
                 faulty = Criticised(request=request, text=text, faults=critique.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
-        except _PASSING as error:
+        except MoaError as error:
+            if not passes(error):
+                raise
             return drafts, error
         return drafts, None
 

@@ -15,10 +15,13 @@ from moa.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.graphs.builder import Graph
-from moa.graphs.cascade import PASSING, Cascade, cascade
+from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
+from moa.mixing.listening import counted
+from moa.mixing.naming import told_apart
+from moa.mixing.passing import passes
 from moa.node import Node
 from moa.questions import Choice
 from moa.usage import UNLIMITED, Budget
@@ -56,17 +59,20 @@ class Routed(Pattern[Any, Any]):
 
         Raises:
             ConfigError: there is no router.
-            EndpointError, OutputError, Unanswered, BudgetExceeded: every model failed so; it is
-                the chosen one's error.
-            DeadlineExceeded: the time is up.
+            MoaError: every model failed, and it is the chosen one's error; or one broke off when
+                some of its text was streamed.
+            EndpointUnauthorized, EndpointUnsupported: a model that was asked is set up wrong.
         """
         chosen = self._choose(request, context)
         others = [place for place in reversed(range(len(self.nodes))) if place != chosen]
         failed: MoaError | None = None
+        shown, heard = counted(context)
         for place in (chosen, *others):
             try:
-                return (await self.nodes[place].run(request, context)).output
-            except PASSING as error:
+                return (await self.nodes[place].run(request, heard)).output
+            except MoaError as error:
+                if shown() or not passes(error):
+                    raise
                 failed = failed or error
                 context.note("failed", f"{self.nodes[place].name!r} gave no answer: {error}")
         assert failed is not None, "a model answers, or fails"
@@ -76,11 +82,7 @@ class Routed(Pattern[Any, Any]):
     def plan(self) -> Plan:
         """The router and the models as a graph, to be drawn; it runs otherwise."""
         g: Graph[Any] = Graph(self.name, self.input_type)
-        names = [node.name for node in self.nodes]
-        shown = [
-            name if names.count(name) == 1 else f"{name} {place + 1}"
-            for place, name in enumerate(names)
-        ]
+        shown = told_apart([node.name for node in self.nodes])
         by_name = dict(zip(shown, self.nodes, strict=True))
         chosen = g.add(router, g.input)
         answer = g.match(

@@ -8,6 +8,7 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.mixture import Member, Mixture
 from moa.mixing.layering import Terms
+from moa.mixing.listening import quiet
 from moa.mixing.reading import Asked
 from moa.usage import UNLIMITED, Budget
 
@@ -22,8 +23,7 @@ class SelfMixture(Mixture):
         """Have one answer made of all, or of a window of them and then of it and the next ones."""
         if self.window is None or len(asked.answers) <= self.window:
             return await super().aggregate(asked, context)
-        hidden = context.nested()
-        hidden.listener = None  # only the last window's text is the answer
+        hidden = quiet(context)  # only the last window's text is the answer
         answers, names = asked.answers, asked.names
         while len(answers) > self.window:
             first = Asked(asked.request, answers[: self.window], names[: self.window])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, QuorumNotMet
+from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.mixing.agreement import agree, most_agreed
 from moa.mixing.fan_out import fan_out
 from moa.mixing.reading import Asked, Reader
@@ -57,7 +57,8 @@ class Layering:
     async def run(self) -> None:
         """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
 
-        Where a further layer gives too few answers, those of the one before stand.
+        Where a further layer gives too few answers in its part of the time, those of the one before
+        stand.
 
         Raises:
             MoaError: the first layer gave too few answers; see `fan_out`.
@@ -70,7 +71,7 @@ class Layering:
                 return
             try:
                 await self._ask(depth, members[:affords])
-            except (QuorumNotMet, BudgetExceeded) as error:
+            except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not depth:
                     raise
                 said = f"the answers of layer {depth} stand, since the next gave too few: {error}"
@@ -95,16 +96,17 @@ class Layering:
         terms, context = self.terms, self.context
         if len(self.layers) > 1:
             context = context.nested(f"layer {depth + 1}")
-        left = context.remaining_s()
-        stages = len(self.layers) - depth + 1
+        hurry_s, timeout_s = self._part_of_the_time(depth), terms.timeout_s
+        if depth and hurry_s is not None:  # what is there can wait for no answer that is late
+            timeout_s = min(hurry_s, timeout_s or hurry_s)
         drawn = await fan_out(
             members,
             self.asked,
             context,
             quorum=terms.quorum and min(terms.quorum, len(members)),
-            timeout_s=terms.timeout_s,
+            timeout_s=timeout_s,
             patience_s=terms.patience_s,
-            hurry_s=None if left is None else left / stages,
+            hurry_s=hurry_s,
             enough=None if terms.agree is None else agree(terms.agree),
         )
         answers = tuple(one.output for one in drawn)
@@ -114,6 +116,11 @@ class Layering:
             self.agreed = most_agreed(answers)
         else:
             self.missing += [member.name for member in members if member.name not in names]
+
+    def _part_of_the_time(self, depth: int) -> float | None:
+        """Seconds that a layer has, so that as many are left for each that follows."""
+        left = self.context.remaining_s()
+        return None if left is None else left / (len(self.layers) - depth + 1)
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
         """Say how many of a layer the budget pays for, all that follows included."""

@@ -13,8 +13,9 @@ from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointError, MoaError, OutputError
+from moa.errors import MoaError, OutputError
 from moa.mixing.judging import Outcome, judged
+from moa.mixing.passing import passes
 from moa.node import Node
 
 
@@ -35,7 +36,8 @@ class Picked(BaseModel):
     place: int = Field(ge=0)
     """Its place among the candidates, from 0; where nothing was told apart, the first of those."""
     verdict: Literal["won", "tied", "unreadable"]
-    """`tied`: others are as good. `unreadable`: the judge gave no verdict, which is no tie."""
+    """`tied`: others are as good. `unreadable`: the judge gave no verdict, or none on a pair that
+    decides, which is no tie."""
     tied: tuple[int, ...] = ()
     """Places of the others that are as good."""
     reason: str
@@ -112,7 +114,8 @@ class Pairwise(TypedNode[Candidates, Picked]):
     """Lets a judge compare replies two at a time, each pair in both orders, winners going on.
 
     Pairs of a round are judged side by side. It takes 2 calls for each reply but one. Where a pair
-    is tied, or the verdict can't be read, its first reply goes on.
+    is tied, or the verdict can't be read, its first reply goes on. The last one has won only where
+    no verdict was missing on its way, else the verdict is `unreadable`.
 
     Args:
         endpoint: Who judges.
@@ -134,19 +137,25 @@ class Pairwise(TypedNode[Candidates, Picked]):
         """
         standing = list(range(len(request.replies)))
         equal: dict[int, set[int]] = {place: set() for place in standing}
-        read = len(standing) == 1
+        untold = set[int]()
         while len(standing) > 1:
             pairs = list(zip(standing[::2], standing[1::2], strict=False))
             outcomes = await all_of(self._judged(request, pair, context) for pair in pairs)
-            read = read or any(outcome != "unreadable" for outcome in outcomes)
             for (first, second), outcome in zip(pairs, outcomes, strict=True):
                 loser = first if outcome == "second" else second
+                winner = second if loser == first else first
                 standing.remove(loser)
+                if outcome == "unreadable" or loser in untold:
+                    untold.add(winner)
                 if outcome == "tie":
                     equal[first] |= {loser, *equal[loser]}
         (place,) = standing
-        if not read:
-            return Picked(place=0, verdict="unreadable", reason="the judge gave no verdict")
+        if place in untold:
+            return Picked(
+                place=place,
+                verdict="unreadable",
+                reason="the judge gave no verdict on a pair that decides",
+            )
         tied = tuple(sorted(equal[place]))
         reason = "none it was compared with is better" if tied else "better than the others"
         return Picked(place=place, verdict="tied" if tied else "won", tied=tied, reason=reason)
@@ -206,10 +215,16 @@ class ByPolicy(TypedNode[Candidates, Picked]):
 async def picked_by(
     judge: Node[Candidates, Picked], request: str, replies: Sequence[str], context: RunContext
 ) -> Picked | None:
-    """Ask a judge; `None` where it fails or can't be afforded, which the trace says."""
+    """Ask a judge; `None` where it fails or can't be afforded, which the trace says.
+
+    Raises:
+        MoaError: it is set up wrong, such as without its key.
+    """
     try:
         result = await judge.run(Candidates(request=request, replies=tuple(replies)), context)
-    except (EndpointError, OutputError, BudgetExceeded, DeadlineExceeded) as error:
+    except MoaError as error:
+        if not passes(error):
+            raise
         context.note("degraded", f"nothing was judged, so most answers decide: {error}")
         return None
     return result.output

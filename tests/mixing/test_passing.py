@@ -1,0 +1,55 @@
+"""Which failures leave a node to what stands in for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    EndpointUnsupported,
+    InputError,
+    MoaError,
+    OutputError,
+    QuorumNotMet,
+)
+from moa.mixing.passing import passes
+from moa.usage import Usage
+
+DOWN = EndpointUnavailable("refused", endpoint="x")
+NO_KEY = EndpointUnauthorized("no key", endpoint="x", status=401)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DOWN,
+        EndpointRejected("too long", endpoint="x"),
+        OutputError("no JSON", node="x", text="?"),
+        BudgetExceeded("calls=2 of 1", spent=Usage()),
+        DeadlineExceeded("late"),
+        QuorumNotMet("0 of 2", causes={"a": NO_KEY, "b": DOWN}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_another_node_may_not_fail_with_passes(error: MoaError) -> None:
+    assert passes(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NO_KEY,
+        EndpointUnsupported("no such route", endpoint="x", status=404),
+        ConfigError("no model"),
+        InputError("no text"),
+        QuorumNotMet("0 of 1", causes={"a": NO_KEY}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_set_up_wrong_has_to_be_seen(error: MoaError) -> None:
+    assert not passes(error)
