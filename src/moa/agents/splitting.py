@@ -35,6 +35,23 @@ def split(
     ]
 
 
+def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
+    """Give the opening and the end of a text that is too long; another one comes back as it is.
+
+    Args:
+        text: Any text.
+        max_tokens: Most tokens, about, counted by `approximate_tokens`.
+        left_out: Stands for the middle, on a line of its own.
+    """
+    tokens = approximate_tokens(text)
+    if tokens <= max_tokens:
+        return text
+    half = max(1, len(text) * max_tokens // tokens // 2)
+    # The word at the cut goes; a language that writes no blanks keeps all of it.
+    opening, end = text[:half].rsplit(maxsplit=1), text[-half:].split(maxsplit=1)
+    return "\n".join((*opening[:1], left_out, *end[-1:]))
+
+
 def chunks(
     text: str,
     *,

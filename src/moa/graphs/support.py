@@ -15,10 +15,10 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
+from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.metering import approximate_tokens
 from moa.graphs.builder import Graph
 from moa.graphs.built import BuiltGraph
 from moa.graphs.shop import (
@@ -31,7 +31,7 @@ from moa.graphs.shop import (
     SupportSettings,
 )
 from moa.graphs.skipped import Skipped
-from moa.guards.injection import injection_filter
+from moa.guards.injection import InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 
@@ -123,13 +123,9 @@ class Excerpt(TypedNode[Text, Text]):
 
     async def answer(self, request: Text, context: RunContext) -> Text:
         """Cut, and say so in the trace."""
-        whole, tokens = request.text, approximate_tokens(request.text)
-        if tokens <= self.max_tokens:
+        text = excerpt(request.text, max_tokens=self.max_tokens)
+        if text == request.text:
             return request
-        half = max(1, len(whole) * self.max_tokens // tokens // 2)
-        # The word at the cut goes; a language that writes no blanks keeps all of it.
-        opening, end = whole[:half].rsplit(maxsplit=1)[0], whole[-half:].split(maxsplit=1)[-1]
-        text = f"{opening}\n[…]\n{end}"
         context.note(
             "truncated",
             f"decided on {len(text)} of {len(request.text)} characters, the opening and the end; "
@@ -160,6 +156,9 @@ def support(
 ) -> BuiltGraph[Ticket, SupportOutcome]:
     """Build the graph: clean, read by five small decisions side by side, then settle or write.
 
+    The decisions are on an excerpt of a long message. Whoever writes the reply reads all of it, and
+    so do the rules of `InjectionRules`.
+
     Args:
         slm: Decides.
         llm: Writes the replies that no routine settles. Where its tier is `slm`, they are drafts;
@@ -182,11 +181,12 @@ def support(
     injection = g.add(
         injection_filter(slm, s.injection, threshold=s.threshold), extract, when=there
     )
+    rules = g.add(InjectionRules(name="rules"), text, when=there)
     mood = g.add(_sentiment(slm), extract, when=there)
     intent = g.add(intent_of(slm, s), extract, when=there)
     urgency = g.add(urgency_of(slm), extract, when=there)
 
-    reading = g.join(read, text, spam, injection, mood, intent, urgency)
+    reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
     needs_llm = reading.map(desk.needs_llm)
     if llm.tier == "slm" and llm.model in TOO_SMALL_TO_WRITE:
         waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
@@ -253,7 +253,14 @@ def _adapted(
 
 def as_one_text(ticket: Ticket) -> str:
     """Put the subject before the text."""
-    return f"{ticket.subject}\n\n{ticket.text}" if ticket.subject and ticket.text else ticket.text
+    return "\n\n".join(part for part in (ticket.subject, ticket.text) if part and part.strip())
+
+
+def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
+    """Take what the rules say where they stop a message; `None` where the message is empty."""
+    if isinstance(rules, Skipped) or isinstance(injection, Skipped):
+        return None
+    return injection if rules.kept else rules
 
 
 def is_there(text: Text) -> bool:
@@ -264,7 +271,7 @@ def is_there(text: Text) -> bool:
 def read(
     text: Text,
     spam: Verdict | Skipped,
-    injection: Verdict | Skipped,
+    injection: Verdict | None,
     mood: Mood | Skipped,
     intent: Choice[str] | Skipped,
     urgency: Urgency | Skipped,
@@ -272,7 +279,7 @@ def read(
     """Gather the decisions; `None` where the message is empty."""
     if (
         isinstance(spam, Skipped)
-        or isinstance(injection, Skipped)
+        or injection is None
         or isinstance(mood, Skipped)
         or isinstance(intent, Skipped)
         or isinstance(urgency, Skipped)
