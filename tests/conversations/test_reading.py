@@ -12,9 +12,10 @@ from moa.context import RunContext
 from moa.conversations import LEFT_OUT, Conversation, Status, Summary, Turn
 from moa.conversations.remembering import Memory
 from moa.conversations.speaking import Exchange, Speaker
-from moa.conversations.summing_up import Extract, Passage
+from moa.conversations.summing_up import Extract, Passage, Summariser
 from moa.endpoints.metering import approximate_tokens
-from moa.testing import SimulatedEndpoint
+from moa.errors import EndpointRejected, EndpointUnavailable
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 STATUSES: tuple[Status, ...] = ("open", "answered", "stopped", "failed", "rejected")
 turns = st.lists(
@@ -107,6 +108,55 @@ async def test_what_is_summed_up_and_what_is_read_are_the_whole_conversation(
     covered = shorter.summary.turns if shorter.summary else 0
     assert [t.number for t in shorter.recent] == list(range(covered + 1, len(said) + 1))
     assert len(shorter.recent) >= min(len(said), keep_turns + 1)
+
+
+def small_window(most: int) -> SimulatedEndpoint:
+    """A model that refuses a longer prompt."""
+
+    def rule(text: str) -> str | EndpointRejected:
+        if approximate_tokens(text) > most:
+            return EndpointRejected("the prompt is too long", endpoint="small")
+        return "Ann pastes logs."
+
+    return SimulatedEndpoint(name="small", rule=rule)
+
+
+async def test_a_long_pasted_message_is_cut_and_summed_up_with_the_others_in_batches() -> None:
+    said = [turn(i, f"opening {i} " + "word " * 900, "Fine.") for i in range(1, 9)]
+    small = small_window(500)
+    memory = Memory(Summariser(small, name="summary"), history_tokens=400, keep_turns=1)
+    shorter = await memory.shortened(Conversation(recent=tuple(said)), RunContext())
+    assert shorter is not None
+    assert shorter.summary is not None
+    assert (shorter.summary.turns, shorter.summary.by) == (6, "summary")
+    assert len(small.prompts) > 1
+    shown = small.prompts[-1].messages[-1].content
+    assert "opening 6" in shown
+    assert LEFT_OUT in shown
+    assert "Ann pastes logs." in shown
+
+
+async def test_what_the_model_refuses_to_sum_up_is_extracted() -> None:
+    said = [turn(i, f"I bought {i} red chairs. " * 20, "Fine.") for i in range(1, 5)]
+    memory = Memory(Summariser(small_window(1)), history_tokens=60, keep_turns=1)
+    context = RunContext()
+    shorter = await memory.shortened(Conversation(recent=tuple(said)), context)
+    assert shorter is not None
+    assert shorter.summary is not None
+    assert shorter.summary.by == "extract"
+    assert "red chairs" in shorter.summary.text
+
+
+async def test_batches_that_were_summed_up_stay_so_where_a_later_one_fails() -> None:
+    said = [turn(i, f"I bought {i} red chairs. " * 5) for i in range(1, 7)]
+    down = EndpointUnavailable("refused", endpoint="small")
+    small = ScriptedEndpoint(name="small", steps=["Ann buys chairs.", down])
+    memory = Memory(Summariser(small), history_tokens=60, keep_turns=0)
+    shorter = await memory.shortened(Conversation(recent=tuple(said)), RunContext())
+    assert shorter is not None
+    assert shorter.summary is not None
+    assert shorter.summary.text == "Ann buys chairs."
+    assert 0 < shorter.summary.turns < 5
 
 
 def test_a_summary_goes_out_as_data_that_it_cant_close() -> None:

@@ -178,6 +178,7 @@ def chat(
             sums_up or _sums_up(slm, s.summary_tokens),
             history_tokens=s.history_tokens,
             keep_turns=s.keep_turns,
+            instead=Extract(max_tokens=s.summary_tokens),
         ),
         thread_budget=thread_budget,
         budget=budget,
