@@ -13,10 +13,14 @@ from piped import type_after_an_answer
 
 from moa.calibration import Calibration
 from moa.cli import main
+from moa.cli.run import asked_by
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.sentences import missing_for_sentences
+from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 
+LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
 TASK = ("--task", "Is this message spam?")
 Row = dict[str, Any]
 GERMAN = (
@@ -284,6 +288,19 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     assert [row["label"] for row in read("out.jsonl")] == ["spam", "ham"]
     assert asked.states == []
     assert asked.prompts == []
+    table = '[graphs.{}]\ncalibration = "c.json"\n'
+    Path("moa.toml").write_text(table.format("slm") + table.format("cascade") + LARGE)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("sentiment", {"embedded"})):
+        assert asked_by(node_of(name, Endpoints())) == names
+
+    async def complete(*_: object) -> None:
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
+    assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl") == 0
+    assert [row["output"]["label"] for row in read("out.jsonl")] == ["spam", "ham"]
 
 
 @pytest.mark.embedded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -129,8 +130,11 @@ class Endpoints(Closing):
             self._built[name] = self._built_anew(name)
         return self._built[name]
 
-    async def warm(self) -> None:
+    async def warm(self, asked: Collection[str] | None = None) -> None:
         """Load and start what has to be, so that no item waits for it.
+
+        Args:
+            asked: Names of the endpoints that will be asked; `None`: all that were built.
 
         Raises:
             ModelNotFound: the weights of the embedded model can't be had.
@@ -142,7 +146,7 @@ class Endpoints(Closing):
         if can_detect():
             await asyncio.to_thread(language_of, "Hello")
         for endpoint in self.used:
-            if endpoint.name == EMBEDDED:
+            if endpoint.name == EMBEDDED and (asked is None or EMBEDDED in asked):
                 await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
 
     async def close(self) -> None:

@@ -101,6 +101,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             name: Calibrated(given, by_name[name], sources) for name, given in calibration.items()
         }
 
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether the endpoint itself is asked, and not only what calibrations read beside it."""
+        if len(self._calibrated) < len(self.questions):
+            return True
+        from moa.calibration.members import DECIDES
+
+        read = (one.calibration.members for one in self._calibrated.values())
+        return any(member.source == DECIDES for members in read for member in members)
+
     def adapted(self, adaptation: Adaptation | None) -> Self:
         """Copy the agent with another adaptation; `None` takes it away.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -11,6 +11,7 @@ from moa.cli import options
 
 if TYPE_CHECKING:
     from moa.context import RunContext
+    from moa.node import Node
     from moa.tiers import Endpoints
 
 EXAMPLES = """
@@ -81,7 +82,7 @@ def run(
         node = node_of(graph, endpoints)
         if isinstance(node, Watching):
             said.append(node)
-        return Prepared(node, reader_of(node))
+        return Prepared(node, reader_of(node), asked=asked_by(node))
 
     found = rows.literal(source) if text else rows.read(source, else_do=_ELSE_TEXT)
     piped = source == rows.STDIN and not text
@@ -103,3 +104,17 @@ def run(
         for node in said:
             report.say(node.summary)
         raise typer.Exit(code)
+
+
+def asked_by(node: Node[Any, Any]) -> frozenset[str] | None:
+    """Name the endpoints that labels are asked of, but for those that a calibration reads beside.
+
+    `None`: a node does something else, and may ask any.
+    """
+    from moa.agents.deciding import DecidingAgent
+    from moa.graphs.cascade import Cascade
+
+    tiers: tuple[Any, ...] = node.tiers if isinstance(node, Cascade) else (node,)
+    if not all(isinstance(tier, DecidingAgent) for tier in tiers):
+        return None
+    return frozenset(tier.endpoint.name for tier in tiers if tier.asks_endpoint)

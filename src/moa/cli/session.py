@@ -30,6 +30,8 @@ class Prepared(NamedTuple):
     read: Reader
     warm: bool = False
     """Whether all that it asks was asked already, so that no item waits for it."""
+    asked: frozenset[str] | None = None
+    """Names of the endpoints that it asks; `None`: it may be all."""
 
 
 Prepare = Callable[[Endpoints, RunContext], Awaitable[Prepared]]
@@ -69,7 +71,7 @@ class Session:
             if endpoints.stood_in:
                 report.say(NO_LLM)
             if not prepared.warm:
-                await endpoints.warm()
+                await endpoints.warm(prepared.asked)
 
             async def work(row: Row) -> Item:
                 return await run_one(prepared.node, row, prepared.read, context)
