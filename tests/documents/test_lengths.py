@@ -14,6 +14,11 @@ from moa.documents.lengths import Length
         pytest.param(Length(words=10), "word " * 11, None, id="near enough"),
         pytest.param(Length(words=10), "word " * 12, "it has 12 words", id="too many words"),
         pytest.param(Length(words=10), "word " * 5, "it has 5 words", id="too few words"),
+        pytest.param(Length(words=10), "word", "it has 1 word,", id="one word"),
+        pytest.param(
+            Length(words=10), "今天天气很好。我们去公园吧", "it has 12 words", id="Chinese"
+        ),
+        pytest.param(Length(words=10), "今天 5 GB 天气很好", None, id="mixed"),
         pytest.param(Length(sentences=1), "One. Two.", "it has 2 sentences", id="two sentences"),
         pytest.param(Length(sentences=3), "One. Two.", None, id="fewer sentences"),
         pytest.param(Length(), "Anything. At all.", None, id="any length"),
@@ -42,6 +47,10 @@ def test_what_is_cut_begins_the_text_and_fits_or_is_one_sentence(text: str, word
     cut = length.cut(text)
     assert text.startswith(cut)
     assert not length.too_long(cut) or len(length.cut(cut)) == len(cut)
+
+
+def test_a_long_text_without_spaces_is_cut_to_its_words() -> None:
+    assert Length(words=6).cut("今天天气很好。" * 3) == "今天天气很好。"
 
 
 def test_fitting_keeps_the_first_pieces() -> None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from moa.acceptance import Judgement, Policy, share, text_of
 from moa.acceptance.arithmetic import check, numbers
 from moa.acceptance.verifying import reply_features
+from moa.acceptance.words import word_count
 from moa.context import RunContext
 from moa.errors import ConfigError
 
@@ -117,7 +118,7 @@ class Length(Policy):
         """Count the words or the characters."""
         del request, context
         text = text_of(reply).strip()
-        found = len(text.split()) if self.unit == "words" else len(text)
+        found = word_count(text) if self.unit == "words" else len(text)
         if found < self.least:
             return Judgement(
                 found / self.least, False, (f"{found} {self.unit}, at least {self.least} needed",)

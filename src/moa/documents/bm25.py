@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, Unpack
 
+from moa.acceptance.words import UNSPACED
 from moa.agents.boundary import Limits
 from moa.context import RunContext
 from moa.documents import Passage, Passages
@@ -19,8 +20,6 @@ from moa.errors import MissingDependency
 from moa.handoffs import Text
 
 _WORD = re.compile(r"\w+")
-# Writing without spaces: Thai to Khmer, kana, Chinese characters.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 
 
 class BM25(Retriever):
@@ -97,10 +96,10 @@ def words(text: str) -> list[str]:
     """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
     found: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
-        if _UNSPACED.search(word) is None:
+        if UNSPACED.search(word) is None:
             found.append(word)
             continue
-        found += _UNSPACED.sub(" ", word).split()
-        for run in _UNSPACED.findall(word):
+        found += UNSPACED.sub(" ", word).split()
+        for run in UNSPACED.findall(word):
             found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
     return found

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa.acceptance.words import word_count
 from moa.documents.sentences import sentences
 
 T = TypeVar("T")
@@ -21,31 +22,34 @@ class Length(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     words: int | None = Field(default=None, gt=0)
-    """About so many words: from 60 % to 115 % of them are."""
+    """About so many words: from 60 % to 115 % of them are. Of writing without spaces, as Chinese
+    is, characters count."""
     sentences: int | None = Field(default=None, gt=0)
     """At most so many sentences."""
 
     def __str__(self) -> str:
         parts: list[str] = []
         if self.sentences is not None:
-            parts.append("1 sentence" if self.sentences == 1 else f"{self.sentences} sentences")
+            parts.append(_counted(self.sentences, "sentence"))
         if self.words is not None:
-            parts.append(f"about {self.words} words")
+            parts.append(f"about {_counted(self.words, 'word')}")
         return " and ".join(parts)
 
     def fault(self, text: str) -> str | None:
         """Say in words how a text misses the length; `None` where it keeps to it."""
-        count = len(text.split())
+        count = word_count(text)
         if self.words is not None and not _LEAST <= count / self.words <= _MOST:
-            return f"it has {count} words, and about {self.words} are asked for"
+            return f"it has {_counted(count, 'word')}, and about {self.words} are asked for"
         there = len(sentences(text)) if self.sentences is not None else 0
         if self.sentences is not None and there > self.sentences:
-            return f"it has {there} sentences, and at most {self.sentences} are asked for"
+            return (
+                f"it has {_counted(there, 'sentence')}, and at most {self.sentences} are asked for"
+            )
         return None
 
     def too_long(self, text: str) -> bool:
         """Whether a text is longer than was asked, shorter ones being no fault."""
-        if self.words is not None and len(text.split()) > self.words * _MOST:
+        if self.words is not None and word_count(text) > self.words * _MOST:
             return True
         return self.sentences is not None and len(sentences(text)) > self.sentences
 
@@ -67,3 +71,7 @@ class Length(BaseModel):
         while len(ends) > 1 and self.too_long(text[: ends[-1]]):
             ends.pop()
         return text[: ends[-1]] if ends else text
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
