@@ -178,6 +178,21 @@ async def test_a_small_model_condenses_chunks_and_neighbours_until_they_can_be_r
     assert len(result.output.sentences[0].chunks) > 1
 
 
+async def test_a_text_as_short_as_its_summary_is_not_condensed() -> None:
+    small = SimulatedEndpoint(name="small", rule=lambda _: "Something else.")
+    result = await graph(large(), slm=small, condense=True).run(Original(text=SENTENCES[1]))
+    assert (result.output.text, result.output.written_by) == (SENTENCES[1], "extract")
+    assert small.prompts == []
+
+
+async def test_what_the_small_model_wrote_down_is_not_said_to_be_the_texts_own() -> None:
+    small = SimulatedEndpoint(name="small", rule=lambda _: "Whales sing and ships are loud. " * 4)
+    down = large(EndpointUnavailable("down", endpoint="large"))
+    result = await graph(down, slm=small, condense=True).run(Original(text=TEXT))
+    assert result.output.text == "Whales sing and ships are loud."
+    assert result.output.written_by == "slm"
+
+
 async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentences() -> None:
     def rule(text: str) -> Step:
         return EndpointUnavailable("down", endpoint="small") if "part 0" in text else "Whales sing."

@@ -61,6 +61,8 @@ class Note(BaseModel):
     text: str
     chunks: tuple[int, ...]
     """Numbers of the chunks that it is of, from 1."""
+    written: bool = False
+    """Whether a model wrote it, or wrote what it is a part of; else it is the text's own words."""
 
 
 class Notes(BaseModel):
@@ -165,8 +167,9 @@ class Condense(TypedNode[Notes, Notes]):
     once. A note that the model fails on is left as it is, and cut to its best sentences.
 
     Args:
-        slm: Writes.
+        slm: Writes. A text as short as its summary is left as it is.
         encoder: Turns sentences into vectors, where the model fails.
+        length: Of the summary.
         keep: Share of a chunk's tokens that a note may have.
         max_tokens: Most tokens of what is condensed at once.
         read_tokens: Most tokens to keep of the whole text.
@@ -176,9 +179,17 @@ class Condense(TypedNode[Notes, Notes]):
     """
 
     def __init__(
-        self, slm: Endpoint, encoder: Endpoint, *, keep: float, max_tokens: int, read_tokens: int
+        self,
+        slm: Endpoint,
+        encoder: Endpoint,
+        *,
+        length: Length,
+        keep: float,
+        max_tokens: int,
+        read_tokens: int,
     ) -> None:
         super().__init__(name="condense")
+        self.length = length
         self.max_tokens = max_tokens
         self.read_tokens = read_tokens
         self.keep = keep
@@ -189,6 +200,8 @@ class Condense(TypedNode[Notes, Notes]):
 
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Condense each, then neighbours together until it is little enough."""
+        if not self.length.too_long(request.original.text):
+            return request
         notes = await self._condensed(request, request.notes, context)
         while sum(approximate_tokens(n.text) for n in notes) > self.read_tokens:
             grouped = _grouped(notes, self.max_tokens)
@@ -219,7 +232,7 @@ class Condense(TypedNode[Notes, Notes]):
                     most = self.keep * approximate_tokens(note.text)
                     (kept,) = _extract(salience, [note], most=most)
                     return kept
-            return note.model_copy(update={"text": reply.text})
+            return note.model_copy(update={"text": reply.text, "written": True})
 
         return await all_of(one(note) for note in notes)
 
@@ -238,6 +251,7 @@ def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
         Note(
             text="\n".join(note.text for note in group),
             chunks=tuple(number for note in group for number in note.chunks),
+            written=any(note.written for note in group),
         )
         for group in groups
     ]

@@ -57,8 +57,9 @@ class Summary(Reply):
     sentences: tuple[Cited, ...]
     spans: tuple[tuple[int, int], ...]
     """Where each chunk stands in the text: its first character, and the one behind its last."""
-    written_by: Literal["llm", "extract"]
-    """`extract`: the sentences are the text's own, since no model could write."""
+    written_by: Literal["llm", "slm", "extract"]
+    """`extract`: the sentences are the text's own, since no model could write. `slm`: they are of
+    what the small model wrote down, since the large one could not write."""
 
 
 class _Sentence(BaseModel):
@@ -112,7 +113,7 @@ class _Numbered(_Writing, Agent[_Brief, _Draft]):
 class Summarizer(TypedNode[Notes, Summary]):
     """Writes the summary of what is kept, checks its length, and has it written anew once.
 
-    Where the model fails, or is too small to write, the text's own sentences make the summary.
+    Where the model fails, or is too small to write, sentences of what was kept make the summary.
 
     Args:
         llm: Writes.
@@ -169,7 +170,8 @@ class Summarizer(TypedNode[Notes, Summary]):
                 found = await self._again(request, found, fault, silent)
         except FAILURES as error:
             context.note("failed", f"the summary was not written: {error}")
-            context.note("degraded", "the summary is made of the text's own sentences")
+            made = "the text's own" if _kept_by(request) == "extract" else "the small model's"
+            context.note("degraded", f"the summary is made of {made} sentences")
             return await self._extracted(request, context)
         kept = self.length.fitting(found, lambda each: each.text)
         if len(kept) < len(found):
@@ -217,7 +219,7 @@ class Summarizer(TypedNode[Notes, Summary]):
             Cited(text=texts[place], chunks=request.notes[placed[place][0]].chunks)
             for place in taken
         ]
-        return _summary(found, request, "extract")
+        return _summary(found, request, _kept_by(request))
 
 
 def summarize(
@@ -266,10 +268,21 @@ def summarize(
         encoder, keep=keep, length=length, read_tokens=read_tokens
     )
     if condense and slm.model not in TOO_SMALL_TO_WRITE:
-        kept = Condense(slm, encoder, keep=keep, max_tokens=chunk_tokens, read_tokens=read_tokens)
+        kept = Condense(
+            slm,
+            encoder,
+            length=length,
+            keep=keep,
+            max_tokens=chunk_tokens,
+            read_tokens=read_tokens,
+        )
     g = Graph(name, Original)
     notes = g.add(kept, g.add(Chunker(chunk_tokens), g.input))
     return g.build(g.add(Summarizer(llm, encoder, length=length), notes))
+
+
+def _kept_by(notes: Notes) -> Literal["slm", "extract"]:
+    return "slm" if any(note.written for note in notes.notes) else "extract"
 
 
 def _text(found: Sequence[Cited]) -> str:
@@ -277,7 +290,7 @@ def _text(found: Sequence[Cited]) -> str:
 
 
 def _summary(
-    found: Sequence[Cited], notes: Notes, written_by: Literal["llm", "extract"]
+    found: Sequence[Cited], notes: Notes, written_by: Literal["llm", "slm", "extract"]
 ) -> Summary:
     return Summary(
         text=_text(found), sentences=tuple(found), spans=notes.spans, written_by=written_by
