@@ -193,6 +193,20 @@ async def test_a_calculation_that_is_none_is_a_fault(expression: str, fault: str
     assert fault in str(solution.steps[0].fault)
 
 
+async def test_calculations_that_follow_each_other_are_exact() -> None:
+    second = large(
+        plan(
+            step("a", compute="100 / 3"),
+            step("b", "a", compute="{a} / 7"),
+            step("c", "a", "b", compute="{b} * 42 + 0 * ({a} + {a} + {a} + {b} + {b} + {b})"),
+        ),
+        "200.",
+    )
+    solution = (await solve(small(YES), second).run("Go.")).output
+    assert [s.answer for s in solution.steps][::2] == ["33.333333333333", "200"]
+    assert solution.verified
+
+
 async def test_a_calculation_says_which_result_is_no_number() -> None:
     second = large(plan(step("a"), step("b", "a", compute="{a} * 2")), worked("2 or 3"), "Hm.")
     solution = (await solve(small(), second, tries=1).run("Go.")).output

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from moa.errors import InputError
 
-_LONGEST = 200
+LONGEST = 200
 """Most characters of an expression: a longer one is a text."""
 _LONGEST_NUMBER = 60
 _MOST_SUMS = 200
@@ -100,16 +100,20 @@ class Checked(NamedTuple):
         return tuple(e for e in self.equations if not e.holds)
 
 
-def evaluate(expression: str) -> Fraction:
+def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
     """Compute a sum such as `2 x (1,000 + 50%)`, exactly.
 
     It knows numbers, `+ - * / x ^`, `%`, brackets and signs of money, and nothing else.
 
+    Args:
+        expression: The sum.
+        longest: Most characters of it.
+
     Raises:
         InputError: it is no such sum, too long, too large, or divides by zero.
     """
-    if len(expression) > _LONGEST:
-        raise InputError(f"{len(expression)} characters are no sum: at most {_LONGEST}")
+    if len(expression) > longest:
+        raise InputError(f"{len(expression)} characters are no sum: at most {longest}")
     plain = _pythonic(expression)
     if not _ARITHMETIC.fullmatch(plain):
         raise InputError(f"{expression!r} has something in it that is no part of a sum")

@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from fractions import Fraction
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance.arithmetic import check, evaluate, filled, named_in, only_number, written
+from moa.acceptance.arithmetic import (
+    LONGEST,
+    check,
+    evaluate,
+    filled,
+    named_in,
+    only_number,
+    written,
+)
 from moa.agents.planner import Solver, Step, StepResult, Steps
 from moa.context import RunContext
 from moa.errors import InputError, MoaError
@@ -66,6 +75,8 @@ class CarriedOut:
         self._hidden = hidden
         self._tasks: dict[str, asyncio.Task[StepResult]] = {}
         self._failures: list[MoaError] = []
+        # A result shows a number rounded, and what is computed from it is computed from this.
+        self._exact: dict[str, Fraction] = {}
 
     async def results(self) -> tuple[StepResult, ...]:
         """Run every step; those that fail are noted, and those that need them don't run.
@@ -102,7 +113,7 @@ class CarriedOut:
 
     async def _worked_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
         if step.compute is not None:
-            return computed(step, needed)
+            return self._computed(step, step.compute, needed)
         task = Task(
             problem=self._problem,
             results={result.question: result.answer for result in needed.values()},
@@ -117,17 +128,22 @@ class CarriedOut:
         wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
         return _result(step, found.answer, found.reasons, fault="; ".join(wrong) or None)
 
-
-def computed(step: Step, needed: Mapping[str, StepResult]) -> StepResult:
-    """Compute the expression of a step exactly, from the numbers in the results it needs."""
-    assert step.compute is not None, "only calculations are computed"
-    try:
-        values = {name: only_number(needed[name].answer) for name in named_in(step.compute)}
-        expression = filled(step.compute, values)
-        value = written(evaluate(expression))
-    except InputError as error:
-        return _result(step, fault=str(error))
-    return _result(step, value, f"{expression} = {value}")
+    def _computed(
+        self, step: Step, expression: str, needed: Mapping[str, StepResult]
+    ) -> StepResult:
+        """Compute exactly, from the numbers in the results that the step needs."""
+        try:
+            values = {
+                name: self._exact[name] if name in self._exact else only_number(needed[name].answer)
+                for name in named_in(expression)
+            }
+            filled_in = filled(expression, values)
+            # What is filled in makes it longer, and no less a sum.
+            value = evaluate(filled_in, longest=LONGEST + len(filled_in) - len(expression))
+        except InputError as error:
+            return _result(step, fault=str(error))
+        self._exact[step.id] = value
+        return _result(step, written(value), f"{filled_in} = {written(value)}")
 
 
 def wrong_sums(text: str) -> list[str]:
