@@ -90,6 +90,30 @@ async def test_an_edit_that_cannot_be_made_is_dropped(edit: dict[str, str], said
     assert said in notes(result, "dropped")[0]
 
 
+@pytest.mark.parametrize(
+    ("find", "replace", "text", "expected"),
+    [
+        ("he", "she", "Then he sings. He and the mother.", "Then she sings. He and the mother."),
+        ("5", "6", "In 2005, 5 of 1.5 or 5,000.", "In 2005, 6 of 1.5 or 5,000."),
+        ("5 m.", r"\g<0>", "It is 15 m. It is 5 m.", r"It is 15 m. It is \g<0>"),
+        ("天气", "气候", "今天天气很好。", "今天气候很好。"),
+    ],
+)
+async def test_an_edit_changes_whole_words_and_numbers_alone(
+    find: str, replace: str, text: str, expected: str
+) -> None:
+    edits = json.dumps({"edits": [{"find": find, "replace": replace}]})
+    result = await write(model(second=text, again=text, edits=edits), words=20).run(TASK)
+    assert result.output.sections[1].text == expected
+
+
+async def test_a_section_that_stays_too_short_is_said() -> None:
+    result = await write(model(first="Mia."), words=20).run(TASK)
+    assert notes(result, "degraded") == [
+        "the length of section 1: it has 1 word, and about 10 are asked for"
+    ]
+
+
 async def test_a_section_that_fails_is_left_out() -> None:
     down = EndpointUnavailable("down", endpoint="large")
     result = await write(model(second=down), words=20).run(TASK)
