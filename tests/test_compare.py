@@ -18,6 +18,7 @@ from moa.cli import main
 from moa.config import load
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
+from moa.evals.answers import Answer, Cache
 from moa.evals.plots import save_plots
 from moa.graphs.cascade import cascade
 from moa.node import Node
@@ -152,11 +153,31 @@ async def test_answers_are_kept_and_taken_up_and_failures_asked_again(tmp_path: 
     assert len(asked) == 11
 
 
-def test_a_file_of_something_else_is_not_taken_for_answers(tmp_path: Path) -> None:
+def test_answers_are_taken_up_each_time_a_run_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    file.write_text('{"text": "x"}\n{"text": "y"}\n')
+    given = {"a": "one\u2028line, é", "b": "two", "c": "three"}
+    for request, text in given.items():
+        cache = Cache(file)
+        assert cache.get("slm", request) is None
+        cache.put("slm", request, Answer(text=text))
+        cache.close()
+        written = file.read_bytes()
+        with file.open("ab") as half:
+            half.write(written.splitlines()[0][: written.index("é".encode()) + 1])
+    kept = Cache(file)
+    assert {request: kept.get("slm", request) for request in given} == {
+        request: Answer(text=text) for request, text in given.items()
+    }
+    kept.close()
+
+
+@pytest.mark.parametrize("content", [b'{"text": "x"}\n{"text": "y"}\n', b"\xff\xfe", b"hello"])
+def test_a_file_of_something_else_is_not_taken_for_answers(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_bytes(content)
     with pytest.raises(ConfigError, match="line 1 is no answer of moa compare"):
         asyncio.run(compare(rows(2), designs(), cache=file))
+    assert file.read_bytes() == content
 
 
 async def test_texts_are_compared_with_their_references() -> None:

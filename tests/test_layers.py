@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors"},
-    {"usage", "jobs", "energy"},
+    {"usage", "jobs", "energy", "appending"},
     {"trace"},
     {"context"},
     {"node", "questions"},

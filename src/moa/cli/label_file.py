@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
+from moa.appending import open_to_add
 from moa.cli import rows
 from moa.cli.inputs import text_of
 from moa.cli.items import Malformed
@@ -74,10 +75,9 @@ class LabelFile:
         if self.path.exists():
             self.texts = list(_labelled(self.path))
         try:
-            self._file = self.path.open("ab+")
+            self._file = open_to_add(self.path)
         except OSError as error:
             raise ConfigError(f"--out {self.path} can't be written: {error.strerror}") from error
-        _end_the_last_line(self._file)
         return self
 
     def __exit__(
@@ -132,10 +132,3 @@ def _labelled(path: Path) -> Sequence[str]:
             )
         found.append(text)
     return found
-
-
-def _end_the_last_line(file: BinaryIO) -> None:
-    if file.seek(0, os.SEEK_END):
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")

@@ -6,14 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa.acceptance import confidence_of, text_of
+from moa.appending import open_to_add
 from moa.errors import ConfigError, InputError
 from moa.node import Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+
+_STARTS = b'{"key": "'
+"""What the line of an answer starts with."""
 
 
 class Answer(BaseModel):
@@ -109,13 +113,12 @@ class Cache:
     def __init__(self, path: Path | None, *, setup: Mapping[str, str] | None = None) -> None:
         self._setup = setup or {}
         self._known: dict[str, Answer] = {}
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         if path is None:
             return
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            self._known = dict(_read(lines, path))
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._known = dict(_read(path)) if path.exists() else {}
+            self._file = open_to_add(path)
         except OSError as error:
             raise ConfigError(f"{path} can't be read and written: {error.strerror}") from error
 
@@ -129,7 +132,8 @@ class Cache:
         self._known[key] = answer
         if self._file is not None:
             line = {"key": key, "design": design, **answer.model_dump(mode="json")}
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -141,16 +145,27 @@ class Cache:
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
-def _read(lines: list[str], path: Path) -> list[tuple[str, Answer]]:
+def _read(path: Path) -> list[tuple[str, Answer]]:
     found: list[tuple[str, Answer]] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line or _is_cut_off(line):
+            continue
         try:
             values: Any = json.loads(line)
             found.append((values["key"], Answer.model_validate(values)))
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            if number == len(lines):
-                continue  # cut off where a run was killed
             raise ConfigError(
                 f"{path}, line {number} is no answer of moa compare. Give another file"
             ) from error
     return found
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line is the start of an answer, written where a run was killed."""
+    if not line.startswith(_STARTS) and not _STARTS.startswith(line):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
