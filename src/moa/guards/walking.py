@@ -8,6 +8,8 @@ import decimal
 import enum
 import uuid
 from collections.abc import Callable, Mapping
+from copy import copy
+from functools import cached_property
 from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -33,8 +35,10 @@ _NUMBERS = (int, float, decimal.Decimal, uuid.UUID)
 def changed(value: Any, change: Change, *, strict: bool) -> Any:
     """Change every text in a value: in models, data classes, mappings and sequences.
 
-    What doesn't change comes back as the same object. Models are copied without being validated
-    again, so that a placeholder may stand where a pattern was asked for.
+    What doesn't change comes back as the same object. Models and data classes are copied without
+    being validated or initialised again, so that a placeholder may stand where a pattern was asked
+    for. Private attributes count too; what a cached property holds is left out of the copy, and
+    computed anew when it is asked for.
 
     Args:
         value: Any value.
@@ -82,13 +86,33 @@ class _Walk:
 
     def _model(self, value: BaseModel) -> BaseModel:
         fields = {name: getattr(value, name) for name in type(value).model_fields}
+        private = value.__pydantic_private__ or {}
         update = self._differing({**fields, **(value.model_extra or {})})
-        return value.model_copy(update=update) if update else value
+        hidden = self._differing(private)
+        cached = value.__dict__.keys() - fields.keys()
+        if not (update or hidden or cached):
+            return value
+        made = value.model_copy(update=update)
+        for name in cached:
+            vars(made).pop(name)
+        if hidden:
+            object.__setattr__(made, "__pydantic_private__", {**private, **hidden})
+        return made
 
     def _data_class(self, value: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        update = self._differing({name: getattr(value, name) for name in names})
-        return dataclasses.replace(value, **update) if update else value
+        names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+        own: Mapping[str, Any] = getattr(value, "__dict__", {})
+        cached = [name for name in own if _is_cached(value, name)]
+        others = [name for name in own if name not in names and name not in cached]
+        update = self._differing({name: getattr(value, name) for name in (*names, *others)})
+        if not (update or cached):
+            return value
+        made = copy(value)
+        for name in cached:
+            vars(made).pop(name)
+        for name, inner in update.items():
+            object.__setattr__(made, name, inner)  # also where it is frozen
+        return made
 
     def _differing(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         made = {name: self.walked(inner) for name, inner in fields.items()}
@@ -120,3 +144,8 @@ class _Walk:
                 "placeholder: give it as a text"
             )
         return value
+
+
+def _is_cached(value: Any, name: str) -> bool:
+    kind = cast("type[object]", type(value))
+    return isinstance(getattr(kind, name, None), cached_property)
