@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,9 +20,6 @@ from moa.graphs.rag import rag
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
-
-if TYPE_CHECKING:
-    from moa.calibration import Calibration
 
 
 class DocumentSettings(BaseModel):
@@ -74,50 +71,65 @@ class RagSettings(DocumentSettings):
 
 
 def _rag(endpoints: Endpoints, settings: RagSettings) -> AnyNode:
-    small = endpoints.named(settings.small) if settings.small else endpoints.slm
+    small = _small(endpoints, settings)
     large = endpoints.named(settings.writer) if settings.writer else endpoints.llm
     embedder = embedder_of(endpoints, settings)
     writes = large.model not in TOO_SMALL_TO_WRITE
     able = small.model not in TOO_SMALL_TO_WRITE
     rewrites = able if settings.rewrite is None else settings.rewrite
-    grade = _Grading(endpoints, small, able=able)
     return rag(
         retriever_of(endpoints, settings),
         Answerer(large, max_tokens=settings.max_tokens)
         if writes
         else Extractive(embedder, least=settings.near),
         rewriter=Rewriter(small) if rewrites else None,
-        relevance=grade.by(settings.filter, RELEVANT, settings.relevant, "filter"),
-        support=grade.by(settings.check, SUPPORTED, settings.supported, "check")
-        if writes
-        else None,
+        relevance=_grader(
+            endpoints, small, settings.filter, RELEVANT, threshold=settings.relevant, name="filter"
+        ),
+        support=support_of(endpoints, settings) if writes else None,
         top_k=settings.top_k,
     )
 
 
-class _Grading:
-    """Builds the graders that are asked for."""
+def support_of(endpoints: Endpoints, settings: RagSettings) -> Grader | None:
+    """Give what checks sentences against the passages that they cite; `None` where none does.
 
-    def __init__(self, endpoints: Endpoints, small: Endpoint, *, able: bool) -> None:
-        self._endpoints = endpoints
-        self._small = small
-        self._able = able
+    Raises:
+        ConfigError: the endpoint that is named isn't configured.
+        CalibrationError: the calibration can't be read, or is for something else.
+    """
+    return _grader(
+        endpoints,
+        _small(endpoints, settings),
+        settings.check,
+        SUPPORTED,
+        threshold=settings.supported,
+        name="check",
+    )
 
-    def by(
-        self, given: bool | Path | None, question: str, threshold: float, name: str
-    ) -> Grader | None:
-        wanted = self._able if given is None else given
-        if wanted is False:
-            return None
-        calibration = self._calibration(wanted) if isinstance(wanted, Path) else None
-        return Grader(
-            self._small, question, threshold=threshold, calibration=calibration, name=name
-        )
 
-    def _calibration(self, file: Path) -> Calibration:
+def _small(endpoints: Endpoints, settings: RagSettings) -> Endpoint:
+    return endpoints.named(settings.small) if settings.small else endpoints.slm
+
+
+def _grader(
+    endpoints: Endpoints,
+    small: Endpoint,
+    given: bool | Path | None,
+    question: str,
+    *,
+    threshold: float,
+    name: str,
+) -> Grader | None:
+    wanted = small.model not in TOO_SMALL_TO_WRITE if given is None else given
+    if wanted is False:
+        return None
+    calibration = None
+    if isinstance(wanted, Path):
         from moa.calibration import Calibration
 
-        return Calibration.load(beside(self._endpoints, file))
+        calibration = Calibration.load(beside(endpoints, wanted))
+    return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
 
 
 def embedder_of(endpoints: Endpoints, settings: DocumentSettings) -> Endpoint | None:

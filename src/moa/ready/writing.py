@@ -16,7 +16,7 @@ from moa.graphs.research import research
 from moa.graphs.summarize import summarize
 from moa.graphs.write import write
 from moa.ready.documents import READY as DOCUMENTS
-from moa.ready.documents import RagSettings
+from moa.ready.documents import RagSettings, support_of
 from moa.ready.entry import AnyNode, Ready, beside
 from moa.ready.shelves import items_of
 from moa.tiers import Endpoints
@@ -173,6 +173,7 @@ def _research(endpoints: Endpoints, settings: ResearchSettings) -> AnyNode:
         DOCUMENTS["rag"].build(endpoints, settings),
         most=settings.most,
         max_tokens=settings.report_tokens,
+        support=support_of(endpoints, settings),
     )
 
 
