@@ -109,7 +109,7 @@ class _Walk:
             return value
         made = copy(value)
         for name in cached:
-            vars(made).pop(name)
+            del made.__dict__[name]
         for name, inner in update.items():
             object.__setattr__(made, name, inner)  # also where it is frozen
         return made
