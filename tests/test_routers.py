@@ -196,6 +196,37 @@ def test_rows_that_teach_nothing_are_refused(found: list[Recorded], said: str) -
         fit_router(found)
 
 
+def test_prompts_that_tell_nothing_are_refused() -> None:
+    chance = random.Random(1)
+    words = [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+    ]
+    told = [
+        read_recorded(
+            {
+                "prompt": " ".join(chance.choice(words) for _ in range(chance.randint(3, 9))),
+                "weak_correct": chance.random() < 0.4,
+                "strong_correct": chance.random() < 0.8,
+            },
+            where="",
+        )
+        for _ in range(60)
+    ]
+    with pytest.raises(InputError, match="nothing in the prompts of 60 rows tells where"):
+        fit_router(told)
+
+
 def test_swapped_columns_are_thought_of() -> None:
     swapped = [
         read_recorded(

@@ -114,7 +114,8 @@ def fit_router(
 
     Raises:
         InputError: there are too few rows, only some have a reply, or there is nothing to learn:
-            the strong model is no better, or right on the very same rows.
+            the strong model is no better, or right on the very same rows, or nothing tells where
+            it gains.
         MissingDependency: scikit-learn is not installed.
     """
     need_sklearn()
@@ -186,7 +187,11 @@ def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
 
 
 def _stacked(trial: Trial) -> Weights:
-    """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
+    """Weigh the candidates by least squares on held-out predictions, the heaviest first.
+
+    Raises:
+        InputError: no candidate predicts anything.
+    """
     from scipy import optimize
 
     solve: Any = getattr(optimize, "nnls")  # noqa: B009 - its types are not known
@@ -197,6 +202,12 @@ def _stacked(trial: Trial) -> Weights:
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
     found: list[float] = solve(left, right)[0].tolist()
+    if not any(found):
+        raise InputError(
+            f"nothing in the prompts of {len(gains)} rows tells where the strong "
+            "model gains: held-out rows are predicted worse than by chance, so routing by them "
+            "doesn't pay. Use one model for all, or give more rows"
+        )
     least = _LEAST_WEIGHT * sum(found)
     kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
     heaviest = sorted(kept, key=lambda name: -kept[name])
