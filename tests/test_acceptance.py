@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
@@ -313,6 +313,19 @@ async def test_a_policy_fitted_on_few_replies_accepts_nothing_and_says_what_it_t
 async def test_hardly_any_graded_replies_are_refused() -> None:
     with pytest.raises(InputError, match="at least 10"):
         await Length().fit(graded(9), Guarantee())
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+async def test_graded_replies_of_hardly_any_cases_are_refused(cases: int) -> None:
+    few = [replace(g, case=str(n % cases)) for n, g in enumerate(graded(12))]
+    with pytest.raises(InputError, match=f"about {cases} cases, which are too few"):
+        await Length().fit(few, Guarantee())
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_ten_cases_are_enough_to_fit(seed: int) -> None:
+    some = [replace(g, case=str(n % 10)) for n, g in enumerate(graded(30, seed=seed))]
+    assert (await Length().fit(some, Guarantee(), seed=seed)).bound.threshold is None
 
 
 @pytest.mark.parametrize("good", [True, False])

@@ -78,7 +78,7 @@ class Policy(ABC):
             seed: Another one splits the replies otherwise.
 
         Raises:
-            InputError: there are fewer than 10 graded replies.
+            InputError: there are fewer than 10 graded replies, or they are about too few cases.
             MoaError: a model was asked, and that failed.
             MissingDependency: numpy is not installed.
         """

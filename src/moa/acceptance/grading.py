@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moa.acceptance import Judgement, Policy, all_of
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.guarantees import Bound, Guarantee
+
+if TYPE_CHECKING:
+    from moa.decisions.arrays import Bools, Ints
 
 _FEWEST = 10
 _PARTS = 5
@@ -85,27 +88,23 @@ async def fit(
         seed: Another one splits the replies otherwise.
 
     Raises:
-        InputError: there are fewer than 10 graded replies.
+        InputError: there are fewer than 10 graded replies, or they are about too few cases.
         MoaError: a model was asked, and that failed.
         MissingDependency: numpy is not installed.
     """
     from moa.decisions.arrays import np
-    from moa.decisions.folds import folds, split
     from moa.decisions.heads import fit_head
     from moa.guarantees.bounds import Outcome, find_bound
 
     if len(graded) < _FEWEST:
         raise InputError(f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}")
+    held, inside = _sides(graded, seed)
     read = await _read(policy, graded, context)
     names = tuple(dict.fromkeys(name for row in read for name in row))
     table = np.array([[row.get(name, 0.0) for name in names] for row in read])
     good = np.array([g.good for g in graded], int)
-    cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
-    held = split(cases, good, 0.5, seed=seed).astype(bool)
     spread = table[~held].std(0)
     scale = np.where(spread > 0, spread, 1.0)
-    known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
-    inside = folds(known, good[~held], _PARTS, seed=seed)
     fitted = fit_head(table[~held] / scale, good[~held], 2, inside)
     probability = np.exp(fitted.head(table / scale))[:, 1]
     probability[~held] = np.exp(fitted.held_out)[:, 1]
@@ -122,6 +121,24 @@ async def fit(
         bias=float(fitted.head.bias[1] - fitted.head.bias[0]),
         bound=find_bound(next(sides), next(sides), guarantee),
     )
+
+
+def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
+    """Tell which replies are held out, and which fold each of the others is in."""
+    from moa.decisions.arrays import np
+    from moa.decisions.folds import folds, split
+
+    good = np.array([g.good for g in graded], int)
+    cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
+    held = split(cases, good, 0.5, seed=seed).astype(bool)
+    known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
+    inside = folds(known, good[~held], _PARTS, seed=seed)
+    if not held.any() or len(set(inside.tolist())) < 2:
+        raise InputError(
+            f"{len(graded)} graded replies are about {len(set(cases))} cases, which are too few to "
+            f"fit to some and hold others out: give replies of at least {_FEWEST} cases"
+        )
+    return held, inside
 
 
 def signs_of(judgements: Sequence[Judgement]) -> dict[str, float]:
