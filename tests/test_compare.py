@@ -16,12 +16,13 @@ from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.cli import main
 from moa.config import load
+from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.answers import Answer, Cache
 from moa.evals.plots import save_plots
 from moa.graphs.cascade import cascade
-from moa.node import Node
+from moa.node import Node, Result
 from moa.ready import files_of
 from moa.testing import SimulatedEndpoint, Step
 from moa.tiers import Endpoints
@@ -151,6 +152,20 @@ async def test_answers_are_kept_and_taken_up_and_failures_asked_again(tmp_path: 
     assert (second.designs[0].answered, len(asked)) == (5, 6)
     await compare(rows(5), nodes, cache=file, setup={"slm": "another model"})
     assert len(asked) == 11
+
+
+async def test_a_failed_case_counts_the_calls_it_made() -> None:
+    class Breaks:
+        name = "breaks"
+
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[object]:
+            await agent(LARGE).run(request, context)
+            raise EndpointUnavailable("no", endpoint="search")
+
+    found = await compare(rows(3), {"breaks": Breaks()})
+    (design,) = found.designs
+    assert design.answered == 0
+    assert design.llm_calls == 1.0
 
 
 def test_answers_are_taken_up_each_time_a_run_was_killed(tmp_path: Path) -> None:

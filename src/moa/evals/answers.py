@@ -15,6 +15,7 @@ from moa.appending import open_to_add
 from moa.errors import ConfigError, InputError
 from moa.node import Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.usage import Usage
 
 _STARTS = b'{"key": "'
 """What the line of an answer starts with."""
@@ -42,7 +43,6 @@ class Answer(BaseModel):
     @classmethod
     def of(cls, result: Result[object]) -> Answer:
         """Read the result of a run."""
-        total, by_tier = result.usage.total, result.usage.by_tier()
         output: Any = result.output
         accepted = getattr(result, "accepted", getattr(output, "accepted", None))
         return cls(
@@ -50,12 +50,20 @@ class Answer(BaseModel):
             probabilities=_probabilities(output),
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
-            seconds=result.seconds,
-            calls=total.calls,
-            llm_calls=by_tier["llm"].calls if "llm" in by_tier else 0,
-            tokens=total.tokens,
-            cost=None if total.cost is None else float(total.cost),
+            **taken(result.usage, result.seconds),
         )
+
+
+def taken(usage: Usage, seconds: float) -> dict[str, Any]:
+    """Give what an answer took, as the fields of `Answer`."""
+    total, by_tier = usage.total, usage.by_tier()
+    return {
+        "seconds": seconds,
+        "calls": total.calls,
+        "llm_calls": by_tier["llm"].calls if "llm" in by_tier else 0,
+        "tokens": total.tokens,
+        "cost": None if total.cost is None else float(total.cost),
+    }
 
 
 def answer_text(output: object) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.evals.answers import Answer, Cache
+from moa.evals.answers import Answer, Cache, taken
 from moa.evals.cases import Case
 from moa.node import Node
 
@@ -59,22 +60,17 @@ async def answers_of(
 
 async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:
     own = context.nested()
+    start = time.perf_counter()
     try:
         return Answer.of(await node.run(case.request, own))
     except ConfigError:
         raise
     except MoaError as error:
-        return _failed(error, own)
+        return _failed(error, own, start)
     except Exception as error:  # noqa: BLE001  a bug in a user's node is that design's failure
-        return _failed(NodeError(node.name, error), own)
+        return _failed(NodeError(node.name, error), own, start)
 
 
-def _failed(error: MoaError, own: RunContext) -> Answer:
-    total = own.usage.total
-    return Answer(
-        text=None,
-        error=f"{type(error).__name__}: {error}",
-        calls=total.calls,
-        tokens=total.tokens,
-        cost=None if total.cost is None else float(total.cost),
-    )
+def _failed(error: MoaError, own: RunContext, start: float) -> Answer:
+    said = f"{type(error).__name__}: {error}"
+    return Answer(text=None, error=said, **taken(own.usage, time.perf_counter() - start))
