@@ -103,10 +103,30 @@ def test_a_tie_is_said_and_the_first_sample_counts() -> None:
         (Reasoned[bool](reasons="so it is", answer=True), "true"),
         (Choice(label="card"), "card"),
         (Reply(text="..."), None),
+        (Reply(text="2 x 9 = 18. The answer is 2 x 9 = $18 per day."), Fraction(18)),
+        (Reply(text="They make 1,080.\n#### 1,080"), Fraction(1080)),
+        (Reply(text="So it is \\boxed{42}."), Fraction(42)),
+        (Reply(text="**Answer:** 42, because 6 x 7 is 42"), Fraction(42)),
+        (Reply(text="The answer is **42** apples (6 x 7)."), Fraction(42)),
+        (Reply(text="42 apples"), Fraction(42)),
     ],
 )
 def test_what_a_reply_answers_is_read(reply: Any, answer: object) -> None:
     assert stated(reply) == answer
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The answer is to buy within 30 days.", "The answer is to rent for 30 days."),
+        ("The short answer is no: 3 of 5 fail.", "The short answer is yes: 3 of 5 pass."),
+        ("The answer is no: 3.", "The answer is yes: 3."),
+        ("3 of 5", "4 of 5"),
+        ("As nobody comes by train today, x = 3", "As everybody comes by train today, x = 3"),
+    ],
+)
+def test_answers_that_only_share_a_number_are_not_the_same(one: str, other: str) -> None:
+    assert stated(Reply(text=one)) != stated(Reply(text=other))
 
 
 def test_the_last_number_counts_where_none_is_marked() -> None:

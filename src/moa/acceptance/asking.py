@@ -5,20 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from moa.acceptance import Judgement, Policy, all_of, share, text_of
+from moa.acceptance.arithmetic import NUMBER, numbers
 from moa.acceptance.verifying import final_answer
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.node import Node
 from moa.questions import Choice, Predicate, Score
 
-_SHORT = 4
-"""Words of a text that is taken for a number with its unit."""
+_BESIDE = 3
+"""Words beside the number of a text that is taken for a number with its unit."""
 _WORDS = re.compile(r"\w+")
+_OPENS = " \t\n:*`\"'(="
+_ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
+"""Where the first clause of a text ends: what follows explains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +120,32 @@ class Agreement(Policy):
 def answer_of(reply: Any) -> object:
     """Read what a reply answers, so that equal answers are equal.
 
-    The label of a decision; the final number where one is marked, or where the text is hardly
-    more; else the words, in small letters and without punctuation.
+    The label of a decision; the number where the answer is hardly more than that, which is what
+    stands behind a mark such as "The answer is", up to the end of its first clause, or a text as
+    short; else the words, in small letters and without punctuation.
     """
     if isinstance(reply, Predicate | Choice | Score):
         return cast("Any", reply).picked
     text = text_of(reply)
     found = final_answer(text)
-    words = _WORDS.findall((found.after if found.marked else text).casefold())
-    short = found.marked or len(words) <= _SHORT
-    if short and found.number is not None and any(word[:1].isdigit() for word in words):
-        return found.number
-    return " ".join(words)
+    answer = found.after if found.marked else text
+    first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if found.marked else answer
+    number = _number_of(first)
+    return " ".join(_WORDS.findall(answer.casefold())) if number is None else number
+
+
+def _number_of(clause: str) -> Fraction | None:
+    """Read the one number of a clause that is hardly more; of a sum it is what it comes to.
+
+    Behind other words the same number can be part of opposite answers: "buy within 30 days" and
+    "rent for 30 days"; and so can one of several: "3 of 5" and "3 of 7".
+    """
+    words = _WORDS.findall(NUMBER.sub("0", clause))
+    beside = [word for word in words if not word[0].isdigit()]
+    found = set(numbers(clause.rpartition("=")[2]))
+    if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):
+        return None
+    return found.pop()
 
 
 def _predicates(output: Any) -> list[Predicate]:

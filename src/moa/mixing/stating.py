@@ -25,8 +25,8 @@ _ANSWER = "answer"
 def stated(reply: Any) -> Hashable | None:
     """Read what a reply answers: its field `answer` where it has one, else as `answer_of` does.
 
-    That is the label of a decision; the final number where one is marked, as in "The answer is
-    12", or where the text is hardly more; else the words.
+    That is the label of a decision; the number where the answer is hardly more, as in "The answer
+    is 12 days, since …" or "12 days"; else the words.
     """
     if isinstance(reply, BaseModel) and _ANSWER in type(reply).model_fields:
         return field_of(_ANSWER)(reply)
