@@ -15,9 +15,10 @@ EXAMPLES = """
     moa up --detach && moa status
 
 The servers stay up when this command has ended, are started again after a crash, listen on
-127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them.
+127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One that
+fails, or takes longer than its time, keeps none of the others from being started.
 
-Exit codes: 0 all are ready (with --detach: all are started), 2 one can't be.
+Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
 """
 
 
@@ -48,9 +49,7 @@ def up(
     specs = specs_of(configured(config), names or ())
     console = out()
     if detach:
-        for launched in start(specs):
-            how = "comes up already" if launched.joined else "comes up"
-            console.print(Text(f"{launched.spec.name}: {how}, on port {launched.spec.port}"))
+        start(specs, done=lambda launched: console.print(Text(launched.words())))
         return
     with waiting() as show:
         asyncio.run(

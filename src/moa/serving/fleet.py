@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moa.config import Config, nearest
-from moa.errors import ConfigError
+from moa.errors import ConfigError, EndpointError, EndpointUnavailable, MoaError
 from moa.servers import ServerFolder, ServerState, local_url
 from moa.serving.launching import Launched, launch, stop, until_ready
 from moa.serving.planning import chosen
@@ -35,13 +35,24 @@ class Up:
         return f"{spec.name}: {how}, {spec.model} at {local_url(spec.port)}"
 
 
-def start(specs: Sequence[ServerSpec]) -> list[Launched]:
+def start(specs: Sequence[ServerSpec], *, done: Callable[[Launched], None]) -> None:
     """Start servers, all at once, and wait for none.
 
+    Args:
+        specs: What is started.
+        done: Called for each that is started.
+
     Raises:
-        ConfigError: one can't be started; those before it are.
+        ConfigError: one can't be started; the others are.
+        EndpointUnavailable: several can't be.
     """
-    return [launch(spec) for spec in specs]
+    failed: dict[str, MoaError] = {}
+    for spec in specs:
+        try:
+            done(launch(spec))
+        except MoaError as error:
+            failed[_placed(spec)] = error
+    _tell_of(failed, of=len(specs))
 
 
 async def bring_up(
@@ -54,7 +65,8 @@ async def bring_up(
     """Start servers, and wait until they are ready.
 
     Those that share a GPU, or have none, start one after another, since each looks at how much
-    memory is free. Where the wait is cancelled, what this call started is stopped.
+    memory is free. One that fails, or takes too long, keeps none of the others from it. Where the
+    wait is cancelled, what this call started is stopped.
 
     Args:
         specs: What is started.
@@ -64,21 +76,30 @@ async def bring_up(
 
     Raises:
         ConfigError: one can't be started.
-        EndpointUnavailable: one did not come up.
+        EndpointUnavailable: one did not come up, or several are not up, and why each.
     """
     started: list[Launched] = []
+    failed: dict[str, MoaError] = {}
+
+    async def one(spec: ServerSpec) -> Up:
+        since = time.monotonic()
+        launched = launch(spec)
+        started.append(launched)
+        state = await until_ready(
+            launched,
+            timeout_s=timeout_s,
+            tell=lambda line: tell(spec, line, launched.joined),
+        )
+        return Up(launched, state, time.monotonic() - since)
 
     async def in_turn(shared: Sequence[ServerSpec]) -> None:
         for spec in shared:
-            since = time.monotonic()
-            launched = launch(spec)
-            started.append(launched)
-            state = await until_ready(
-                launched,
-                timeout_s=timeout_s,
-                tell=lambda line, it=launched: tell(it.spec, line, it.joined),
-            )
-            done(Up(launched, state, time.monotonic() - since))
+            try:
+                up = await one(spec)
+            except MoaError as error:
+                failed[_placed(spec)] = error
+            else:
+                done(up)
 
     by_gpu: dict[str, list[ServerSpec]] = {}
     for spec in specs:
@@ -92,6 +113,25 @@ async def bring_up(
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
+    _tell_of(failed, of=len(specs))
+
+
+def _placed(spec: ServerSpec) -> str:
+    return f"{spec.name} on port {spec.port}"
+
+
+def _tell_of(failed: Mapping[str, MoaError], *, of: int) -> None:
+    """Raise what went wrong: one error as it is, several as one that names each."""
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        causes = [
+            f"  {server}: {error.message if isinstance(error, EndpointError) else error}"
+            for server, error in failed.items()
+        ]
+        raise EndpointUnavailable(
+            "\n".join((f"{len(failed)} of {of} servers are not up", *causes)), endpoint="moa up"
+        )
 
 
 async def take_down(

@@ -49,6 +49,11 @@ class Launched:
         # What a supervisor left that was killed is not the state of the next one.
         return state if state and runs(state.pid) else None
 
+    def words(self) -> str:
+        """Say in words that it comes up."""
+        how = "comes up already" if self.joined else "comes up"
+        return f"{self.spec.name}: {how}, on port {self.spec.port}"
+
     def last_line(self) -> str:
         """Read the last line of its log; empty where there is none."""
         return last_line(self.folder.log)
