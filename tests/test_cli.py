@@ -49,6 +49,9 @@ def unpriced(): return build(free)
 def bracketed(): return build(large, "write[card]")
 def wrong(): return 3
 several = lambda a, b: None
+def failing(): return {}["key"]
+def empty(): return Generator(large, "Answer.", repairs=-1)
+class Own(Generator): pass
 """
 
 
@@ -183,6 +186,9 @@ def test_calls_without_a_price_are_said_once_not_to_count(
         pytest.param(("run", "mails.py:wrong", "--text", "x"), "is int, and no node", id="type"),
         pytest.param(("run", "mails.py:several", "--text", "x"), "takes 2 arguments", id="args"),
         pytest.param(("run", "broken.py:graph", "--text", "x"), "line 1", id="broken"),
+        pytest.param(("run", "mails.py:Own", "--text", "x"), "name an instance", id="class"),
+        pytest.param(("run", "mails.py:failing", "--text", "x"), "KeyError: 'key'", id="raises"),
+        pytest.param(("run", "mails.py:empty", "--text", "x"), "repairs=-1", id="refuses"),
         pytest.param(("run", "mails.py:graph", "in.md"), "in.md", id="input"),
         pytest.param(("run", "filter", "--text", "x"), "needs 'criterion'", id="settings"),
         pytest.param(

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import cast
 
 from moa.config import nearest
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MoaError
 from moa.ready.entry import AnyNode
 from moa.tiers import Endpoints
 
@@ -25,7 +25,9 @@ def loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         endpoints: Given to a function that takes them.
 
     Raises:
-        ConfigError: there is no such file or object, it is no node, or the file raises.
+        ConfigError: there is no such file or object, it is no node, or the file or the function
+            raises.
+        MoaError: the function raises it.
     """
     where = f"{file}:{attribute}"
     module = _module(file)
@@ -33,6 +35,10 @@ def loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         names = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
     found: object = getattr(module, attribute)
+    if isinstance(found, type):
+        raise ConfigError(
+            f"{where} is a class: name an instance of it, or a function that makes one"
+        )
     if callable(found) and not _is_node(found):
         needed = [
             parameter
@@ -45,7 +51,12 @@ def loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
                 f"{where} takes {len(needed)} arguments: give a node, or a function of the "
                 "endpoints, or of nothing, that returns one"
             )
-        found = found(*([endpoints] if needed else []))
+        try:
+            found = found(*([endpoints] if needed else []))
+        except MoaError:
+            raise
+        except Exception as error:
+            raise _raised(f"{where} makes no node", error) from error
     if not _is_node(found):
         raise ConfigError(
             f"{where} is {type(found).__name__}, and no node: a node has a name and an "
@@ -68,12 +79,15 @@ def _module(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        (*_, last) = traceback.extract_tb(error.__traceback__)
-        raise ConfigError(
-            f"{file} can't be loaded: {type(error).__name__}: {error} "
-            f"({last.filename}, line {last.lineno})"
-        ) from error
+        raise _raised(f"{file} can't be loaded", error) from error
     return module
+
+
+def _raised(what: str, error: Exception) -> ConfigError:
+    (*_, last) = traceback.extract_tb(error.__traceback__)
+    return ConfigError(
+        f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+    )
 
 
 def _is_node(value: object) -> bool:
