@@ -16,13 +16,21 @@ from moa.documents.extracting import Extractive
 from moa.documents.grading import RELEVANT, SUPPORTED, Grader
 from moa.documents.rewriting import Rewriter
 from moa.documents.sourced import NotInDocuments, Sourced
-from moa.errors import BudgetExceeded, ConfigError, InputError
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointUnavailable,
+    InputError,
+    MissingDependency,
+)
 from moa.graphs.rag import Rag, rag
 from moa.ready import node_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
 from moa.trace import Piece
 from moa.usage import Budget
+
+from .encoder import WordEncoder
 
 TOWER = Passage(document="a", title="Tower", text="The tower is 300 metres high. Paris built it.")
 BRIDGE = Passage(document="b", title="Bridge", text="The bridge is 50 metres long.")
@@ -93,6 +101,13 @@ async def test_a_check_that_fails_leaves_a_sentence_unchecked() -> None:
     assert [claim.verdict for claim in output.claims] == ["unchecked"]
 
 
+async def test_a_check_that_cannot_work_at_all_is_an_error() -> None:
+    missing_package = MissingDependency("numpy", extra="local", purpose="to check")
+    check = Grader(ScriptedEndpoint([missing_package], name="small"), SUPPORTED, name="check")
+    with pytest.raises(MissingDependency):
+        await answering("It is high [1].", support=check).run("How high is the tower?")
+
+
 async def test_that_the_passages_do_not_hold_the_answer_is_an_answer_of_its_own() -> None:
     for text in (ABSENT, "Not in the documents.", f"**{ABSENT}**: they tell of bridges."):
         output = await missing(answering(text))
@@ -129,6 +144,15 @@ async def test_the_question_is_also_searched_for_as_it_was_rewritten() -> None:
     rewriter = Rewriter(ScriptedEndpoint(['{"query": "tower"}'], name="small"))
     output = await sourced(answering("Yes [1].", rewriter=rewriter), "The thing of Paris?")
     assert TOWER in output.passages
+
+
+async def test_the_filter_sees_all_that_was_found_for_the_question_and_its_rewriting() -> None:
+    rewriter = Rewriter(ScriptedEndpoint(['{"query": "bridge"}'], name="small"))
+    filtered = grader("filter", {"Passage: Bridge": 0.9, "": 0.1})
+    output = await sourced(
+        answering("Yes [1].", rewriter=rewriter, relevance=filtered, top_k=1), "tower?"
+    )
+    assert output.passages == (BRIDGE,)
 
 
 async def test_a_rewriting_that_adds_nothing_or_fails_is_let_go() -> None:
@@ -173,6 +197,14 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word() ->
     assert (output.kind, output.text) == ("extract", "Paris built it. [1]")
     assert output.citations[0].passage == TOWER
     assert output.supported
+
+
+async def test_without_vectors_the_nearest_sentence_is_found_by_words() -> None:
+    down = WordEncoder(name="vectors", failure=EndpointUnavailable("down", endpoint="vectors"))
+    result = await rag(BM25(PASSAGES), Extractive(down)).run("Who built the tower in Paris?")
+    assert isinstance(result.output, Sourced)
+    assert result.output.text == "Paris built it. [1]"
+    assert "degraded" in [note.kind for note in result.trace]
 
 
 async def test_an_extract_that_is_near_to_nothing_is_none() -> None:

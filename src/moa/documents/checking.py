@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.citing import Statement, statements
 from moa.documents.grading import Grade, claimed
-from moa.errors import DeadlineExceeded, MoaError
+from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.handoffs import Text
 from moa.node import Node
 
@@ -50,6 +50,7 @@ async def checked_claims(
 
     Raises:
         DeadlineExceeded: the run's time is up.
+        ConfigError: see `graded`.
     """
     said = statements(answer)
     citing = [each for each in said if each.numbers]
@@ -77,12 +78,13 @@ async def graded(
 
     Raises:
         DeadlineExceeded: the run's time is up.
+        ConfigError: the grader can grade nothing, as where a package or a calibration is missing.
     """
 
     async def grade(text: str) -> Grade:
         try:
             return (await grader.run(text, context)).output
-        except DeadlineExceeded:
+        except (ConfigError, DeadlineExceeded):
             raise
         except MoaError as error:
             context.note("failed", f"{grader.name!r} gave no grade: {error}")

@@ -14,6 +14,7 @@ from moa.documents.citing import unbracketed
 from moa.documents.dense import normalised, similarities
 from moa.documents.retrieval import fused_ranks
 from moa.endpoints import Endpoint
+from moa.errors import DeadlineExceeded, MoaError
 from moa.handoffs import Reply
 
 LEAST = 0.4
@@ -28,7 +29,8 @@ class Extractive(TypedNode[Sheet, Extracted]):
     """Answers by one sentence of the passages, where no model writes well enough.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
-    an endpoint that embeds, and by the rank of their passage; the rankings are fused.
+    an endpoint that embeds, and by the rank of their passage; the rankings are fused. Where vectors
+    can't be had, sentences are compared by words alone, and the trace says so.
 
     Args:
         endpoint: Who turns texts into vectors; `None`: sentences are compared by words alone.
@@ -56,7 +58,12 @@ class Extractive(TypedNode[Sheet, Extracted]):
         sentences = list(numbers)
         rankings = [await self._by_words(request.question, sentences, context)]
         if self.endpoint is not None and sentences:
-            rankings.append(await self._by_meaning(request.question, sentences, context))
+            try:
+                rankings.append(await self._by_meaning(request.question, sentences, context))
+            except DeadlineExceeded:
+                raise
+            except MoaError as error:
+                context.note("degraded", f"sentences are compared by words alone: {error}")
         near = set(rankings[-1].passages)
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
         best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)

@@ -19,7 +19,7 @@ from moa.documents.grading import Grade, asked
 from moa.documents.retrieval import fused
 from moa.documents.rewriting import Query
 from moa.documents.sourced import NotInDocuments, Sourced
-from moa.errors import DeadlineExceeded, InputError, MoaError
+from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.rag_plan import plan_of_rag
@@ -60,6 +60,7 @@ class Rag(Pattern[Text | str, RagOutcome]):
 
         Raises:
             InputError: the question is empty.
+            ConfigError: a node can't work, as where a package or a calibration is missing.
         """
         question = str(request).strip()
         if not question:
@@ -82,14 +83,15 @@ class Rag(Pattern[Text | str, RagOutcome]):
         """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
         queries = [question, *await self._rewritten(question, context)]
         found = [(await self.retriever.run(query, context)).output for query in queries]
-        return fused(found, top_k=self.top_k).passages if len(found) > 1 else found[0].passages
+        several = sum(len(each.passages) for each in found)
+        return fused(found, top_k=several).passages if len(found) > 1 else found[0].passages
 
     async def _rewritten(self, question: str, context: RunContext) -> list[str]:
         if self.rewriter is None:
             return []
         try:
             query = (await self.rewriter.run(question, context)).output.query
-        except DeadlineExceeded:
+        except (ConfigError, DeadlineExceeded):
             raise
         except MoaError as error:
             context.note("failed", f"the question was searched as it is: {error}")
