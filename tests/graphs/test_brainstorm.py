@@ -5,7 +5,13 @@ import json
 import pytest
 
 from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
+from moa.errors import (
+    ConfigError,
+    EndpointUnavailable,
+    MissingDependency,
+    MoaError,
+    QuorumNotMet,
+)
 from moa.graphs.brainstorm import Brainstorm, Ideas, brainstorm
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Result
@@ -133,8 +139,15 @@ async def test_only_the_best_are_kept_where_that_is_asked_for() -> None:
     assert [i.text for i in result.output.ideas] == ["Coffee."]
 
 
-async def test_without_vectors_the_same_words_are_still_one_idea() -> None:
-    down = WordEncoder(name="words", failure=EndpointUnavailable("down", endpoint="words"))
+@pytest.mark.parametrize(
+    "failure",
+    [
+        EndpointUnavailable("down", endpoint="words"),
+        MissingDependency("tokenizers", extra="local", purpose="to compare"),
+    ],
+)
+async def test_without_vectors_the_same_words_are_still_one_idea(failure: MoaError) -> None:
+    down = WordEncoder(name="words", failure=failure)
     result = await storm(
         proposing(["A bus."], ["a bus!", "Night."]), sorting(("all", [1, 2])), encoder=down
     ).run(ASKED)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.metering import approximate_tokens
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
 from moa.graphs.built import BuiltGraph
 from moa.graphs.notes import Original
 from moa.graphs.summarize import Summary, summarize
@@ -161,8 +161,15 @@ async def test_a_model_too_small_to_write_is_not_asked() -> None:
     assert tiny.prompts == []
 
 
-async def test_without_its_encoder_the_first_sentences_are_kept() -> None:
-    down = WordEncoder(name="words", failure=EndpointUnavailable("down", endpoint="words"))
+@pytest.mark.parametrize(
+    "failure",
+    [
+        EndpointUnavailable("down", endpoint="words"),
+        MissingDependency("tokenizers", extra="local", purpose="to compare"),
+    ],
+)
+async def test_without_its_encoder_the_first_sentences_are_kept(failure: MoaError) -> None:
+    down = WordEncoder(name="words", failure=failure)
     llm = large("Fine.")
     result = await graph(llm, encoder=down).run(Original(text=TEXT))
     assert SENTENCES[0] in llm.prompts[0].messages[-1].content

@@ -17,7 +17,7 @@ from moa.context import RunContext
 from moa.documents.bm25 import words
 from moa.documents.dense import normalised, similarities
 from moa.endpoints import Endpoint
-from moa.errors import Unanswered
+from moa.errors import MissingDependency, Unanswered
 from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.questions import Score, score
@@ -281,7 +281,7 @@ async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContex
         return _Nearness(ideas, ())
     try:
         found = await encoder.embed([idea.text for idea in ideas], context)
-    except FAILURES as error:
+        return _Nearness(ideas, found.vectors)
+    except (*FAILURES, MissingDependency) as error:
         context.note("degraded", f"ideas are compared by their words alone: {error}")
         return _Nearness(ideas, ())
-    return _Nearness(ideas, found.vectors)

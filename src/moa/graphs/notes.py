@@ -17,7 +17,7 @@ from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
-from moa.errors import BudgetExceeded, EndpointError, OutputError
+from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 
 AT_ONCE = 8
@@ -281,7 +281,7 @@ async def ranking(encoder: Endpoint, notes: Notes, context: RunContext) -> Salie
         return await salience_of(
             encoder, batches, context, about=notes.original.about, centroid=notes.centroid
         )
-    except FAILURES as error:
+    except (*FAILURES, MissingDependency) as error:
         context.note("degraded", f"the first sentences are taken, not the best: {error}")
         return None
 
