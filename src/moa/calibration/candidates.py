@@ -38,8 +38,8 @@ class Candidate(BaseModel):
     cost: float | None
     """US dollars of a decision; `None` is unknown."""
     utility: float
-    """Mean of accuracy and coverage, less the price of its time: what isn't accepted has a price
-    too, since somebody else has to decide it."""
+    """Minus the log loss, less the price of its time. The log loss tells candidates apart that
+    accuracy and coverage, of a few hundred texts, leave to luck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def tried(
         labels: Index of the right option of each text.
         folds: Number of the part that each text belongs to.
         risk: Share of the accepted that may be wrong.
-        price: Utility that a second a decision must bring.
+        price: How much lower the log loss must be for a second a decision.
     """
 
     def of(places: tuple[int, ...]) -> Tried:
@@ -100,10 +100,10 @@ def tried(
 
 def chosen(found: Sequence[Tried], *, price: float) -> tuple[Tried, str]:
     """Choose the candidate of the highest utility, and say why."""
-    best = max(found, key=lambda one: (one.candidate.utility, -one.candidate.log_loss))
-    without = max(found, key=lambda one: (_worth(one.candidate), -one.candidate.log_loss))
+    best = max(found, key=lambda one: one.candidate.utility)
+    without = min(found, key=lambda one: one.candidate.log_loss)
     mine, other = best.candidate, without.candidate
-    if best is without or _worth(mine) >= _worth(other):
+    if best is without:
         return best, (
             f"{mine.name}: the best by cross-validation ({_figures(mine)}), and worth its "
             f"{_time(mine.seconds)} a decision at a price of {price:g} a second"
@@ -115,12 +115,8 @@ def chosen(found: Sequence[Tried], *, price: float) -> tuple[Tried, str]:
     )
 
 
-def _worth(one: Candidate) -> float:
-    return (one.accuracy + one.coverage) / 2
-
-
 def _figures(one: Candidate) -> str:
-    return f"{one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
+    return f"log loss {one.log_loss:.3f}, {one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
 
 
 def _candidate(
@@ -129,6 +125,7 @@ def _candidate(
     measures = measure(probabilities, labels)
     right = probabilities.argmax(1) == labels
     coverage = coverage_at_risk(probabilities.max(1), right, risk)
+    loss = log_loss(np.log(np.maximum(probabilities, 1e-12)), labels)
     seconds = sum(reading.seconds for reading in readings)
     costs = [reading.cost for reading in readings if reading.cost is not None]
     return Candidate(
@@ -136,12 +133,12 @@ def _candidate(
         accuracy=measures.accuracy,
         macro_f1=measures.macro_f1,
         ece=measures.ece,
-        log_loss=log_loss(np.log(np.maximum(probabilities, 1e-12)), labels),
+        log_loss=loss,
         coverage=coverage,
         seconds=seconds,
         tokens=sum(reading.tokens for reading in readings),
         cost=float(sum(costs)) if len(costs) == len(readings) else None,
-        utility=(measures.accuracy + coverage) / 2 - price * seconds,
+        utility=-loss - price * seconds,
     )
 
 

@@ -41,8 +41,8 @@ those count that were drawn at random:
 With --per-class the risk holds of each label's decisions by itself, which takes more rows.
 
 Rows of one case, such as the messages of one thread, are held out together where they have a
-"case". --price says how much a second a decision must bring, of right decisions and of those that
-can be accepted: 0 takes the best way, 1 nearly always the quickest.
+"case". --price says how much lower the log loss must be for a second a decision: 0 takes the best
+way, 1 nearly always the quickest.
 
 Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
 """
@@ -69,7 +69,8 @@ def calibrate(
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
     price: Annotated[
-        float, typer.Option("--price", min=0, help="What a second a decision must bring.")
+        float,
+        typer.Option("--price", min=0, help="How much lower the log loss must be for a second."),
     ] = 0.01,
     recheck: Annotated[
         Path | None,
