@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
+from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in, monitor
@@ -325,6 +326,70 @@ def test_labels_are_read_from_any_decision() -> None:
     assert labels_in(Verdict(kept=False, reason="", confidence=None, met=True)) == {
         "filter": "dropped"
     }
+
+
+def test_labels_are_read_from_the_models_in_a_decision() -> None:
+    class Reading(BaseModel):
+        spam: Verdict
+        topic: Choice[str]
+
+    class Read(BaseModel):
+        text: str
+        decisions: Reading | None
+
+    spam = Verdict(kept=True, reason="", confidence=None, met=False)
+    read = Read(text="x", decisions=Reading(spam=spam, topic=Choice[str](label="app")))
+    assert labels_in(read) == {"decisions.spam": "kept", "decisions.topic": "app"}
+    assert labels_in(Read(text="x", decisions=None)) == {}
+
+
+async def test_a_node_that_decides_nothing_is_refused() -> None:
+    writer = Generator(SimulatedEndpoint(rule=lambda _: "Hm."), "Answer.")
+    with pytest.raises(ConfigError, match="holds no labels to watch"):
+        await monitor(writer, None).run(Item(text="x"))
+
+
+async def test_a_stream_goes_on_after_an_item_that_failed_where_somebody_is_told() -> None:
+    async def items() -> AsyncIterator[str]:
+        for text in ("card", "down", "app"):
+            yield text
+
+    told: list[str] = []
+    watched = monitor(topics(), None).watch(
+        items(), failed=lambda item, error: told.append(f"{item.text}: {error}")
+    )
+    assert len([result async for result in watched]) == 2
+    assert told == ["down: small: refused"]
+
+
+async def test_a_stream_without_an_end_fills_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[RunContext] = []
+
+    def context(**settings: Any) -> RunContext:
+        made.append(RunContext(**settings))
+        return made[-1]
+
+    async def items() -> AsyncIterator[str]:
+        for text in CALM:
+            yield text
+
+    monkeypatch.setattr("moa.graphs.monitor.RunContext", context)
+    results = [result async for result in monitor(topics(), None).watch(items())]
+    assert all(result.trace for result in results)
+    assert not made[0].trace
+
+
+async def test_what_is_kept_of_other_labels_is_not_compared(tmp_path: Path) -> None:
+    file = tmp_path / "windows.json"
+    await reports(monitor(topics(), None, window=10, file=file), CALM)
+    small = SimulatedEndpoint(name="small", rule=decide)
+    other = Classifier(small, ["card", "app", "loan"], none=False, name="topic")
+    watched = monitor(other, None, window=10, file=file)
+    first = await watched.run(Item(text="app"))
+    assert any("counted anew" in note.text for note in first.trace)
+    assert watched.windows.state.window.number == 1
+    assert not watched.windows.state.learned
+    assert not await reports(watched, CHANGED)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -15,17 +15,18 @@ from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import DeadlineExceeded, MoaError
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
 from moa.graphs.builder import Graph
+from moa.graphs.handles import NodeStep
 from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.skipped import Skipped
 from moa.graphs.windows import Change, Ticket, Window, Windows
 from moa.guarantees import percent
 from moa.guarantees.shares import Counts, Moved, share_of
-from moa.handoffs import Reply
+from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
-from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score
 
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
@@ -119,23 +120,45 @@ class Monitor(Pattern[Item, Observation]):
         self._seen = seen or labels_in
 
     async def watch(
-        self, items: AsyncIterable[Item | str], context: RunContext | None = None, /
+        self,
+        items: AsyncIterable[Item | str],
+        context: RunContext | None = None,
+        /,
+        *,
+        failed: Callable[[Item, MoaError], None] | None = None,
     ) -> AsyncIterator[Result[Observation]]:
         """Run the items of a stream, one after another.
 
         Args:
             items: A text, or an item that says when it came.
-            context: Budget, deadline and ledger of all of them; `None` starts one.
+            context: Budget, deadline and ledger of all of them; `None` starts one, without a trace
+                of its own, so that a stream may be endless.
+            failed: Is told of an item that could not be decided, and why; the next ones are
+                watched all the same. `None`: the error is raised, and ends the stream.
 
         Raises:
-            MoaError: as `run`, for an item; the monitor can go on with the next ones.
+            MoaError: as `run`, for an item, where `failed` is `None`.
+            BudgetExceeded, DeadlineExceeded, ConfigError: in any case.
         """
-        context = context or RunContext()
-        async for item in items:
-            yield await self.run(Item(text=item) if isinstance(item, str) else item, context)
+        context = context or RunContext(keep_notes=False)
+        async for given in items:
+            item = Item(text=given) if isinstance(given, str) else given
+            try:
+                result = await self.run(item, context)
+            except (BudgetExceeded, DeadlineExceeded, ConfigError):
+                raise
+            except MoaError as error:
+                if failed is None:
+                    raise
+                failed(item, error)
+                continue
+            yield result
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
         """Decide on an item, and report where its window has ended with a change."""
+        if self.windows.anew:
+            self.windows.anew = False
+            context.note("changed", "other labels or windows than those kept, so counted anew")
         ticket = self.windows.enter(request.at)  # before anything is awaited, so in their order
         change, told = None, False
         try:
@@ -153,9 +176,25 @@ class Monitor(Pattern[Item, Observation]):
         try:
             decision = (await self.decider.run(text, context)).output
             labels = self._seen(decision)
+            if not labels and self._seen is labels_in:
+                self._look(decision)
         finally:
             self.windows.decided(ticket, text, labels)
         return decision
+
+    def _look(self, decision: BaseModel) -> None:
+        """Find out whether a decision without labels is one that never has any.
+
+        Raises:
+            ConfigError: it has no questions, is not set aside, and nothing was counted before.
+        """
+        state = self.windows.state
+        counted = state.learned or state.window.counts
+        if not counted and not isinstance(decision, Dropped) and not dict(answers_in(decision)):
+            raise ConfigError(
+                f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
+                "labels to watch. Take a node that decides, or give seen="
+            )
 
     async def _change(self, ticket: Ticket, context: RunContext) -> Change | None:
         timer = asyncio.timeout(context.remaining_s())
@@ -234,9 +273,10 @@ def monitor(
         reference: Windows that make up a reference, and most that are looked at together.
         alpha: Rate of false reports: 0.001 is one in 1,000 windows, at most.
         seen: Reads the labels to watch out of a decision; `None`: all of its labels, `yes` and
-            `no`, levels, and whether a filter kept it.
+            `no`, levels, and whether a filter kept it, also of the models in it.
         file: Keeps the windows from one process to the next, with the texts of the examples;
-            `None` keeps nothing.
+            `None` keeps nothing. Where the questions or the windows are others by then, it begins
+            anew, and the trace says so.
         max_tokens: Most tokens of a report.
         limits: See `Limits`.
 
@@ -247,7 +287,9 @@ def monitor(
     return Monitor(
         decider,
         writer,
-        windows=Windows(window, reference=reference, alpha=alpha, file=file),
+        windows=Windows(
+            window, reference=reference, alpha=alpha, file=file, counts=counted_by(decider)
+        ),
         seen=seen,
         max_tokens=max_tokens,
         **limits,
@@ -256,18 +298,40 @@ def monitor(
 
 def labels_in(decision: object) -> dict[str, str]:
     """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
-    if isinstance(decision, Verdict):
-        return {"filter": "kept" if decision.kept else "dropped"}
-    if isinstance(decision, Predicate | Choice | Score):
-        return _labels(decision.question or "label", cast("Any", decision))
-    if not isinstance(decision, BaseModel):
-        return {}
     found: dict[str, str] = {}
-    for name in type(decision).model_fields:
-        value: object = getattr(decision, name)
-        if isinstance(value, Predicate | Choice | Score):
-            found |= _labels(name, cast("Any", value))
+    for question, answer in answers_in(decision):
+        if isinstance(answer, Verdict):
+            found[question] = "kept" if answer.kept else "dropped"
+        else:
+            found |= _labels(question, answer)
     return found
+
+
+def answers_in(
+    decision: object, name: str = ""
+) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
+    """Find the answers in a decision, and in the models in it, by the name of the question.
+
+    What is in a model of a field has its name in front, such as `decisions.spam`.
+    """
+    if isinstance(decision, Verdict):
+        yield name or "filter", decision
+    elif isinstance(decision, Predicate | Choice | Score):
+        answer = cast("Predicate | Choice[Any] | Score", decision)
+        yield name or answer.question or "label", answer
+    elif isinstance(decision, BaseModel):
+        for field in type(decision).model_fields:
+            yield from answers_in(getattr(decision, field), f"{name}.{field}" if name else field)
+
+
+def counted_by(decider: Node[Any, BaseModel]) -> str:
+    """Tell what a node decides from what any other does: its questions, or those in its graph."""
+    questions: tuple[Question, ...] = getattr(decider, "questions", ())
+    said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
+    plan = getattr(decider, "plan", None)
+    steps = plan.steps if isinstance(plan, Plan) else ()
+    inner = [counted_by(step.node) for step in steps if isinstance(step, NodeStep)]
+    return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
 
 
 def findings_of(change: Change) -> Findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +75,8 @@ class State(BaseModel):
     """When the open window ends, where windows go by time."""
     untold: tuple[Change, ...] = ()
     """Changes of which there is no report yet."""
+    counts: str = ""
+    """Tells what is counted from anything else; empty where that was not kept."""
 
     def closed(self, reference: int, *, alpha: float) -> State:
         """Close the open window: it adds to the reference, or is compared with it."""
@@ -93,6 +96,7 @@ class State(BaseModel):
             window=Window(number=self.window.number + 1),
             ends=self.ends,
             untold=(*self.untold, change),
+            counts=self.counts,
         )
 
 
@@ -115,13 +119,21 @@ class Windows:
         reference: Windows that the next ones are compared with.
         alpha: Rate of false alarms, for each window that is compared.
         file: Keeps the state from one process to the next; `None` keeps nothing.
+        counts: Tells what is counted from anything else. Where the file has other counts, they are
+            dropped.
 
     Raises:
         ConfigError: a number is out of range, or the file is there, and can't be read.
     """
 
     def __init__(
-        self, size: int | timedelta, *, reference: int, alpha: float, file: Path | None
+        self,
+        size: int | timedelta,
+        *,
+        reference: int,
+        alpha: float,
+        file: Path | None,
+        counts: str = "",
     ) -> None:
         long = size > timedelta(0) if isinstance(size, timedelta) else size > 0
         if not long or reference < 1 or not 0 < alpha < 1:
@@ -129,7 +141,13 @@ class Windows:
                 f"window={size}, reference={reference} and alpha={alpha}, but a window and a "
                 "reference hold something, and alpha lies between 0 and 1"
             )
-        self.state = read_kept(file, State, what="the windows of a monitor") or State()
+        kept = read_kept(file, State, what="the windows of a monitor") or State()
+        counts = hashlib.sha256(f"{size}/{counts}".encode()).hexdigest()[:16]
+        self.anew = kept.counts not in ("", counts)
+        """Whether the file held counts of something else."""
+        self.state = (
+            State(counts=counts) if self.anew else kept.model_copy(update={"counts": counts})
+        )
         self._size = size
         self._reference = reference
         self._alpha = alpha
