@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
+from graphs.encoder import WordEncoder
 
 from documents.files import closed
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.bm25 import BM25
-from moa.documents.index import Index
+from moa.documents.index import Changes, Index
 from moa.documents.indexed import Indexed
-from moa.documents.loading import Step
-from moa.errors import BudgetExceeded, ConfigError
+from moa.documents.loading import Progress, Sources, Step
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 from moa.usage import Budget
 
@@ -214,6 +217,52 @@ async def test_a_refresh_finds_what_was_added_since(folder: Path) -> None:
     assert not (await retriever.run("birds")).output.passages
     assert (await retriever.refresh()).added == ("c.txt",)
     assert (await retriever.run("birds")).output.passages
+
+
+class Gated(Index):
+    """An index whose files are read when its gate is opened; it counts the updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.updates = 0
+
+    def update(self, sources: Sources, *, progress: Progress | None = None) -> Changes:
+        self.updates += 1
+        self.gate.wait()
+        return super().update(sources, progress=progress)
+
+
+async def test_a_deadline_holds_while_files_are_read_which_goes_on_for_the_next(
+    folder: Path,
+) -> None:
+    index = Gated()
+    retriever = Indexed(folder, index)
+    runs = [retriever.run("sofas", RunContext(timeout_s=0.05)) for _ in range(2)]
+    failures = await asyncio.gather(*runs, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [DeadlineExceeded] * 2
+    index.gate.set()
+    assert (await retriever.run("sofas")).output.passages
+    assert index.updates == 1
+
+
+async def test_while_vectors_cannot_be_had_files_are_read_once(folder: Path) -> None:
+    index = Gated()
+    index.gate.set()
+    down = EndpointUnavailable("down", endpoint="vectors")
+    retriever = Indexed(folder, index, endpoint=WordEncoder(name="vectors", failure=down))
+    for _ in range(3):
+        result = await retriever.run("sofas")
+        assert [note.kind for note in result.trace] == ["degraded"]
+    assert index.updates == 1
+
+
+async def test_files_that_cannot_be_read_are_tried_again(folder: Path, tmp_path: Path) -> None:
+    retriever = Indexed(tmp_path / "later")
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        await retriever.run("sofas")
+    os.rename(folder, tmp_path / "later")
+    assert (await retriever.run("sofas")).output.passages
 
 
 async def test_without_its_vectors_passages_are_found_by_words(folder: Path) -> None:
