@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.context import RunContext
+from moa.endpoints import Embeddings
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.built import BuiltGraph
 from moa.graphs.items import Interests, Item
@@ -108,6 +110,29 @@ async def test_without_vectors_items_are_found_by_words_and_the_next_run_tries_a
     assert "items are found by words alone" in notes(first, "degraded")[0]
     words.failure = None
     assert notes(await graph.run(Interests(text="jacket")), "degraded") == []
+
+
+@dataclass
+class Counting(WordEncoder):
+    """Notes how many texts each call has, and fails at the calls that it is told to."""
+
+    sizes: list[int] = field(default_factory=list[int])
+    failing: tuple[int, ...] = ()
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        self.sizes.append(len(texts))
+        if len(self.sizes) in self.failing:
+            raise EndpointUnavailable("down", endpoint=self.name)
+        return await super().embed(texts, context)
+
+
+async def test_a_catalogue_is_embedded_in_batches_of_which_each_is_made_once() -> None:
+    catalogue = [Item(id=str(n), text=f"A jacket, number {n}.") for n in range(40)]
+    words = Counting(name="words", words=("jacket",), failing=(2,))
+    graph = shop(large(*[reasons(1, 2)] * 3), catalogue=catalogue, encoder=words)
+    for _ in range(3):
+        assert len(ids(await graph.run(Interests(text="jacket")))) == 2
+    assert words.sizes == [16, 16, 16, 8, 1, 1]
 
 
 async def test_reasons_for_what_was_not_given_are_asked_for_again() -> None:

@@ -52,7 +52,7 @@ class BM25(Retriever):
             MissingDependency: `bm25s` is not installed.
         """
         del context
-        return await asyncio.to_thread(self._best, str(request))
+        return await asyncio.to_thread(self.best, str(request), top_k=self.top_k)
 
     def scores(self, query: str) -> list[float]:
         """Score each passage, in their order; 0 where no word is shared.
@@ -66,9 +66,14 @@ class BM25(Retriever):
             return [0.0] * len(self.passages)
         return model.get_scores_from_ids(ids).tolist()
 
-    def _best(self, query: str) -> Passages:
+    def best(self, query: str, *, top_k: int) -> Passages:
+        """Give the best passages. It blocks.
+
+        Raises:
+            MissingDependency: `bm25s` is not installed.
+        """
         scores = self.scores(query)
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: self.top_k]
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
         return Passages(passages=tuple(self.passages[i] for i in order if scores[i] > 0))
 
     @cached_property

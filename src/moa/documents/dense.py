@@ -56,11 +56,23 @@ class Dense(Retriever):
         Raises:
             MissingDependency: `numpy` is not installed.
         """
+        return await self.nearest(str(request), context, top_k=self.top_k)
+
+    async def nearest(self, query: str, context: RunContext, *, top_k: int) -> Passages:
+        """Embed a query, and give the nearest passages.
+
+        Raises:
+            MissingDependency: `numpy` is not installed.
+            MoaError: what the endpoint failed with.
+        """
         if not self.passages:
             return Passages()
-        found = await self.endpoint.embed([str(request)], context)
-        near = await asyncio.to_thread(similarities, self._matrix, found.vectors[0])
-        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)[: self.top_k]
+        found = await self.endpoint.embed([query], context)
+        return await asyncio.to_thread(self._nearest, found.vectors[0], top_k)
+
+    def _nearest(self, vector: Sequence[float], top_k: int) -> Passages:
+        near = similarities(self._matrix, vector)
+        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)[:top_k]
         return Passages(passages=tuple(self.passages[i] for i in order))
 
     @cached_property

@@ -21,7 +21,7 @@ from moa.errors import InputError
 
 _FORM = 1
 """Counts up when files are read or split otherwise than before, so that all are read again."""
-_BATCH = 16
+BATCH = 16
 """Passages that are embedded in one call, and kept at once."""
 _WRITE_EVERY_S = 2.0
 
@@ -167,8 +167,8 @@ class Index:
         known: dict[str, Sequence[float]] = {}
         known |= await asyncio.to_thread(self._store.vectors, endpoint.model)
         lacking = [passage for passage in passages if passage.id not in known]
-        for begin in range(0, len(lacking), _BATCH):
-            batch = lacking[begin : begin + _BATCH]
+        for begin in range(0, len(lacking), BATCH):
+            batch = lacking[begin : begin + BATCH]
             if progress is not None:
                 progress(len(passages) - len(lacking) + begin, len(passages))
             made = (await endpoint.embed([searched(each) for each in batch], context)).vectors

@@ -15,10 +15,11 @@ from moa.agents.boundary import TypedNode, require
 from moa.agents.decider import Decider
 from moa.agents.prompts import block
 from moa.context import RunContext
-from moa.documents import Passage
+from moa.documents import Passage, Passages
 from moa.documents.bm25 import BM25
 from moa.documents.dense import Dense
-from moa.documents.retrieval import Hybrid, Retriever, fused, searched
+from moa.documents.index import BATCH
+from moa.documents.retrieval import fused, searched
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, Unanswered
 from moa.graphs.notes import AT_ONCE, FAILURES
@@ -113,7 +114,9 @@ class Candidates(TypedNode[Interests, Shelf]):
         self._passages = [
             Passage(document=item.id, title=item.title or "", text=str(item)) for item in catalogue
         ]
-        self._vectors: Sequence[Sequence[float]] | None = None
+        self._by_words = BM25(self._passages)
+        self._vectors: list[Sequence[float]] = []
+        self._by_meaning: Dense | None = None
         # A lock belongs to one event loop, and a node to none.
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
             WeakKeyDictionary()
@@ -133,8 +136,8 @@ class Candidates(TypedNode[Interests, Shelf]):
             found = self._passages
         else:
             depth = self.most + len(had)
-            retriever = await self._retriever(depth, context)
-            ranked = [(await retriever.run(query, context)).output for query in queries]
+            near = await self._searcher(context)
+            ranked = [await self._ranked(query, near, depth, context) for query in queries]
             found = fused(ranked, top_k=depth).passages
         theirs = {item.id for item in had}
         items = [self.items[each.document] for each in found if each.document not in theirs]
@@ -157,20 +160,34 @@ class Candidates(TypedNode[Interests, Shelf]):
             context.note("skipped", f"{unknown} of the history are not in the catalogue")
         return list(had.values())
 
-    async def _retriever(self, depth: int, context: RunContext) -> Retriever:
-        by_words = BM25(self._passages, top_k=depth)
+    async def _ranked(
+        self, query: str, near: Dense | None, depth: int, context: RunContext
+    ) -> Passages:
+        found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
+        if near is not None:
+            try:
+                found.append(await near.nearest(query, context, top_k=depth))
+            except FAILURES as error:
+                context.note("degraded", f"items are found by words alone: {error}")
+        return fused(found, top_k=depth)
+
+    async def _searcher(self, context: RunContext) -> Dense | None:
+        """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
         if self.endpoint is None:
-            return by_words
+            return None
         async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            if self._vectors is None:
-                texts = [searched(passage) for passage in self._passages]
+            while len(self._vectors) < len(self._passages):
+                begin = len(self._vectors)
+                batch = self._passages[begin : begin + BATCH]
                 try:
-                    self._vectors = (await self.endpoint.embed(texts, context)).vectors
+                    made = await self.endpoint.embed([searched(each) for each in batch], context)
                 except FAILURES as error:
                     context.note("degraded", f"items are found by words alone: {error}")
-                    return by_words
-        near = Dense(self._passages, self._vectors, self.endpoint, top_k=depth)
-        return Hybrid([by_words, near], top_k=depth)
+                    return None
+                self._vectors[begin:] = made.vectors
+            if self._by_meaning is None:
+                self._by_meaning = Dense(self._passages, self._vectors, self.endpoint)
+            return self._by_meaning
 
 
 class Suits(BaseModel):
