@@ -224,6 +224,20 @@ def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
         sort_out([])
 
 
+def test_many_labels_are_not_taken_for_texts() -> None:
+    draw = random.Random(0)
+    many = [Labelled(text=f"text {n}", label=f"intent {draw.randrange(77)}") for n in range(100)]
+    assert len({row.label for row in many}) > 50
+    assert len(sort_out(many).rows) == 100
+    long = [replace(row, label=f"{row.label}, which has a very long name") for row in many]
+    names = sorted({row.label for row in long})
+    assert len(sort_out(long, names).rows) == 100
+    with pytest.raises(InputError, match="these are no labels"):
+        sort_out(long)
+    with pytest.raises(InputError, match="these are no labels"):
+        sort_out([replace(row, label=f"id {n}") for n, row in enumerate(many)])
+
+
 def test_copies_count_once_and_are_told() -> None:
     some = rows(20)
     found = sort_out([*some, *(replace(row, text=row.text.upper()) for row in some[:5])])

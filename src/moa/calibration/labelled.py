@@ -7,11 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from moa.errors import InputError
 
-_LIKE_TEXTS = 0.5
-"""A column in which more than this share of values are different, and long, holds no labels."""
+_LIKE_TEXTS, _LONG = 0.5, 30
+"""A column in which more than this share of values are different, and most are at least this long,
+in characters, holds no labels."""
+_LIKE_NUMBERS = 0.95
+"""Nor does one in which more than this share is different, however short."""
 _MANY = 30
 """Fewer rows say nothing of whether a column holds labels."""
 
@@ -72,11 +76,12 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
 
     Raises:
         InputError: there are no rows, a label is none of `labels`, all rows have one label, or
-            the labels look like texts.
+            the labels look like texts and weren't given.
     """
     if not rows:
         raise InputError("there are no labelled rows: give some with 'text' and 'label'")
-    _check_column(rows)
+    if labels is None or any(row.label not in labels for row in rows):
+        _check_column(rows)
     if labels is not None:
         _check_labels(rows, labels)
     found = sorted({row.label for row in rows})
@@ -142,7 +147,8 @@ def _check_labels(rows: Sequence[Labelled], labels: Sequence[str]) -> None:
 
 def _check_column(rows: Sequence[Labelled]) -> None:
     different = {row.label for row in rows}
-    if len(rows) < _MANY or len(different) <= _LIKE_TEXTS * len(rows):
+    long = median(len(row.label) for row in rows) >= _LONG
+    if len(rows) < _MANY or len(different) <= (_LIKE_TEXTS if long else _LIKE_NUMBERS) * len(rows):
         return
     texts = {row.text for row in rows}
     swapped = len(texts) <= _LIKE_TEXTS * len(rows)
