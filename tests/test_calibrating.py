@@ -461,3 +461,17 @@ async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
         assert drift is not None
         seen.append((audit.risk, audit.share, drift.seen))
     assert seen == [(0.05, 0.0, 1), (0.05, 1.0, 2), (0.01, 0.5, 1)]
+
+
+def test_what_a_ready_cascade_audits_is_drawn_anew_in_each_process(
+    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    made.save(tmp_path / "c.json")
+    config = Config(graphs={"cascade": {"calibration": str(tmp_path / "c.json"), "audit": 0.5}})
+    picked: set[tuple[bool, ...]] = set()
+    for _ in range(3):
+        cascade = node_of("cascade", Endpoints(config))
+        assert isinstance(cascade, Cascade)
+        picked.add(tuple(cascade.oversight.picks() for _ in range(60)))
+    assert len(picked) == 3

@@ -324,6 +324,14 @@ def test_the_share_that_is_checked_is_that_of_the_settings(tmp_path: Path) -> No
     assert (audit.share, audit.accepted) == (0.5, 1)
 
 
+def test_an_audit_goes_on_with_its_own_picks_whatever_is_drawn_anew(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    Oversight(audit=Audit(risk=0.05, seed=1), file=file).picks()
+    audit = Oversight(audit=Audit(risk=0.05, seed=2), file=file).audit
+    assert audit is not None
+    assert (audit.seed, audit.accepted) == (1, 1)
+
+
 async def test_runs_side_by_side_share_one_audit() -> None:
     oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
     agent = labelled(*simulated("app", "app"), oversight=oversight)

@@ -141,8 +141,8 @@ class Oversight:
 
 
 def _digest(promise: str, started: Audit | Drift | None) -> str:
-    """Tell what is watched from anything else; the share that is checked may change."""
-    values = "" if started is None else started.model_dump_json(exclude={"share"})
+    """Tell what is watched from anything else; how often and which are checked may change."""
+    values = "" if started is None else started.model_dump_json(exclude={"share", "seed"})
     return hashlib.sha256(f"{promise}/{values}".encode()).hexdigest()
 
 

@@ -42,7 +42,8 @@ class Audit(BaseModel):
     share: float = Field(default=0.02, ge=0, le=1)
     """Share of the accepted decisions that is checked."""
     seed: int = 0
-    """Makes the picks repeatable."""
+    """Makes the picks repeatable: with the same seed they are the same in each process that doesn't
+    go on from a state that was kept."""
     accepted: int = 0
     """Accepted decisions so far."""
     checked: int = 0
@@ -61,7 +62,8 @@ class Audit(BaseModel):
             bound: Whose risk is audited.
             share: Share of the accepted decisions that is checked.
             alpha: Most probability of ever withdrawing a promise that holds.
-            seed: Makes the picks repeatable.
+            seed: Makes the picks repeatable. Draw one where each process starts anew, so that not
+                the same ones are picked in each.
         """
         return cls(risk=bound.guarantee.risk, share=share, alpha=alpha, seed=seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -102,7 +103,8 @@ def _cascade(endpoints: Endpoints, settings: CascadeSettings) -> AnyNode:
         return cascade(*tiers, accept=Confident(1.0))
     calibration = _calibration(endpoints, settings)
     oversight = Oversight(
-        audit=calibration and Audit.of(calibration.bound, share=settings.audit),
+        audit=calibration
+        and Audit.of(calibration.bound, share=settings.audit, seed=secrets.randbits(32)),
         drift=calibration.drift if calibration and settings.drift != "off" else None,
         on_drift="warn" if settings.drift == "warn" else "escalate",
         promise=calibration.seal if calibration else "",
