@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -87,6 +88,29 @@ def test_few_late_labels_show_that_answers_became_wrong() -> None:
     assert drift.seen == 1000
     assert drift.alarms[0].name == "right"
     assert drift.alarms[0].seen <= 100
+
+
+def test_what_is_yes_or_no_is_told_in_shares() -> None:
+    rng = random.Random(7)
+    drift = Drift.of({"accepted": [float(rng.random() < 0.9) for _ in range(400)]})
+    while not drift.alarms:
+        drift = drift.after({"accepted": float(rng.random() < 0.4)})
+    said = drift.alarms[0].message
+    found = re.match(
+        r"accepted moved down: lately in about (\d+) % of inputs, in the calibration in (\d+) %",
+        said,
+    )
+    assert found is not None
+    assert int(found[1]) <= 80
+    assert 85 <= int(found[2]) <= 95
+
+
+def test_what_was_always_the_same_and_is_less_now_is_told_without_two_like_numbers() -> None:
+    drift = Drift.of({"label mass": [1.0] * 100})
+    while not drift.alarms:
+        drift = drift.after({"label mass": 0.7})
+    said = "label mass moved down: 1 in the calibration, lately often less"
+    assert drift.alarms[0].message.startswith(said)
 
 
 def test_texts_of_more_varied_length_are_found_out() -> None:

@@ -62,6 +62,8 @@ class _Watch(BaseModel):
     """Places between the edges that a new value can take, the new values included."""
     reference: int
     """Values in the reference."""
+    ones: float | None = None
+    """Share of 1 in the reference, where its values are 0 and 1; `None` for other numbers."""
     evidence: Evidence = Evidence()
     rank: float = 0.5
     """Where the latest values lie among all: 0 is below, 1 above."""
@@ -77,12 +79,13 @@ class _Watch(BaseModel):
             frequency = Counter(str(value) for value in values[::2])
             names = tuple(sorted(frequency, key=lambda name: (-frequency[name], name)))
             values = values[1::2]
+        ones = sum(map(float, values)) / len(values) if set(values) == {0.0, 1.0} else None
         ranked = sorted((_number(value, names), rng.random()) for value in values)
         bins = min(_BINS, len(ranked))
         places = [round(len(ranked) * i / bins) for i in range(1, bins + 1)]
         edges = tuple(ranked[place - 1] for place in places)
         sizes = [b - a for a, b in zip([0, *places], places, strict=False)]
-        return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked))
+        return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked), ones=ones)
 
     def after(self, value: Value, rng: random.Random) -> Self:
         at = bisect_left(self.edges, (_number(value, self.names), rng.random()))
@@ -109,11 +112,27 @@ class _Watch(BaseModel):
         if self.names:
             known = ", ".join(self.names[:3])
             return f"{name} is no longer distributed as in the calibration (mostly {known})"
-        if abs(self.rank - 0.5) >= abs(self.spread - 0.5) / 2:
-            way = "up" if self.rank > 0.5 else "down"
-            return f"{name} moved {way}: lately about {there:.3g}, in the calibration {middle:.3g}"
-        way = "further apart" if self.spread > 0.5 else "closer together"
-        return f"{name} lies {way} than in the calibration (about {middle:.3g} there)"
+        if self.ones is not None:
+            return f"{name} {self._said_in_shares(self.ones)}"
+        if abs(self.rank - 0.5) < abs(self.spread - 0.5) / 2:
+            way = "further apart" if self.spread > 0.5 else "closer together"
+            return f"{name} lies {way} than in the calibration (about {middle:.3g} there)"
+        if f"{there:.3g}" == f"{middle:.3g}":
+            side = "more" if self.rank > 0.5 else "less"
+            return f"{name} {self._moved}: {middle:.3g} in the calibration, lately often {side}"
+        return f"{name} {self._moved}: lately about {there:.3g}, in the calibration {middle:.3g}"
+
+    @property
+    def _moved(self) -> str:
+        return "moved up" if self.rank > 0.5 else "moved down"
+
+    def _said_in_shares(self, ones: float) -> str:
+        # Among 0 and 1, the mean rank moves by half of what the share moves by.
+        lately = min(1.0, max(0.0, ones + 2.0 * (self.rank - 0.5)))
+        return (
+            f"{self._moved}: lately in about {percent(round(lately, 2))} of inputs, in the "
+            f"calibration in {percent(round(ones, 2))}"
+        )
 
 
 class Drift(BaseModel):
