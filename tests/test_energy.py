@@ -67,6 +67,19 @@ def test_a_counter_of_the_whole_platform_stands_for_all(tmp_path: Path) -> None:
     assert counted.joules() == pytest.approx(9)
 
 
+def test_a_second_counter_of_the_same_package_is_not_added(tmp_path: Path) -> None:
+    first = zone(tmp_path, "intel-rapl:0", "package-0")
+    second = zone(tmp_path, "intel-rapl-mmio:0", "package-0")
+    counted = meter(sysfs=tmp_path)
+    count(first, 5)
+    count(second, 5)
+    assert counted.joules() == pytest.approx(5)
+    (first / "energy_uj").unlink()
+    counted = meter(sysfs=tmp_path)
+    count(second, 8)
+    assert counted.joules() == pytest.approx(3)
+
+
 def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
     package = zone(tmp_path, "intel-rapl:0", "package-0", joules=990, most=1000)
     counted = meter(sysfs=tmp_path)
@@ -112,6 +125,19 @@ def test_a_changing_power_is_averaged(tmp_path: Path, monkeypatch: pytest.Monkey
     assert counted.joules() == pytest.approx(60)
 
 
+def test_while_the_battery_is_charged_the_last_power_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    made = supply(tmp_path, status="Discharging", power_now=8_000_000)
+    counted = meter(sysfs=tmp_path)
+    (made / "status").write_text("Charging")
+    (made / "power_now").write_text("60000000")
+    now += 10
+    assert counted.joules() == pytest.approx(80)
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -144,13 +170,41 @@ def test_gpus_are_counted_beside_the_processor(
 ) -> None:
     spent = 50.0
     monkeypatch.setitem(sys.modules, "pynvml", card(lambda: spent))
-    alone = meter(sysfs=tmp_path)
+    alone = meter(on="gpu", sysfs=tmp_path)
     package = zone(tmp_path, "intel-rapl:0", "package-0")
-    both = meter(sysfs=tmp_path)
+    both, processor = meter(on="gpu", sysfs=tmp_path), meter(sysfs=tmp_path)
     spent = 53.0
     count(package, 2)
     assert (alone.joules(), both.joules()) == (pytest.approx(3), pytest.approx(5))
     assert (alone.source, both.source) == ("NVML, the GPUs alone", "RAPL and NVML")
+    assert (processor.joules(), processor.source) == (pytest.approx(2), "RAPL")
+
+
+def test_what_only_another_part_measures_is_an_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", card(lambda: 50.0))
+    assert not meter(sysfs=tmp_path).measured
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    zone(tmp_path, "intel-rapl:0", "package-0")
+    on_a_gpu = meter(on="gpu", sysfs=tmp_path)
+    assert not on_a_gpu.measured
+    assert "without the GPU" in on_a_gpu.source
+
+
+def test_a_card_that_does_not_count_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = card(lambda: 50.0)
+
+    def joules(card: int) -> int:
+        if card == 0:
+            raise OSError("not supported")
+        return 50
+
+    library.__dict__.update(
+        nvmlDeviceGetCount=lambda: 3, nvmlDeviceGetTotalEnergyConsumption=joules
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert len(nvml()) == 2
 
 
 def test_without_a_driver_no_gpu_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

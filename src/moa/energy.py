@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moa.errors import MissingDependency
 
@@ -24,6 +24,8 @@ WATTS_PER_CORE = 5.0
 _MICRO = 1e-6
 _MILLI = 1e-3
 
+Part = Literal["processor", "gpu"]
+"""What a model runs on."""
 Read = Callable[[], float]
 """Gives a counter of joules that only rises."""
 
@@ -70,29 +72,35 @@ class Meter:
         return sum(read() for read in self._read)
 
 
-def meter(*, sysfs: Path = SYSFS, watts_per_core: float = WATTS_PER_CORE) -> Meter:
-    """Make the best meter that this machine has.
+def meter(
+    *, on: Part = "processor", sysfs: Path = SYSFS, watts_per_core: float = WATTS_PER_CORE
+) -> Meter:
+    """Make the best meter that this machine has for what a model runs on.
 
-    RAPL counts processors and memory, NVML the GPUs, together where there are both; else a battery
-    that is discharging tells the power of the whole machine. Without any of them it is an estimate:
-    the CPU seconds of this process and its children times `watts_per_core`.
+    RAPL counts processors and memory; NVML the GPUs, which are added for a model that runs on them
+    alone, since they take power at rest too. Where the part isn't counted, a battery that is
+    discharging tells the power of the whole machine. Without any of them it is an estimate: the CPU
+    seconds of this process and its children times `watts_per_core`, and nothing for GPUs.
 
     Args:
+        on: What the model runs on. The built-in model runs on the processor.
         sysfs: Where Linux shows its devices.
         watts_per_core: What a busy core is taken to draw, where nothing is measured.
 
     Raises:
         MissingDependency: nothing is measured, and psutil is not installed.
     """
-    processors, cards = rapl(sysfs), nvml()
-    if processors:
-        sources = ["RAPL"] + (["NVML"] if cards else [])
-        return Meter([*processors, *cards], measured=True, source=" and ".join(sources))
+    processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
+    if processors and (cards or on == "processor"):
+        source = "RAPL and NVML" if cards else "RAPL"
+        return Meter([*processors, *cards], measured=True, source=source)
     if batteries := battery(sysfs):
         return Meter(batteries, measured=True, source="battery, the whole machine")
     if cards:
         return Meter(cards, measured=True, source="NVML, the GPUs alone")
     assumed = f"CPU seconds at {watts_per_core:g} W a core"
+    if on == "gpu":
+        assumed += ", without the GPU"
     return Meter([cpu_estimate(watts_per_core)], measured=False, source=assumed)
 
 
@@ -100,13 +108,16 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     """Find the counters of processors and memory; none where they are missing, or only for root.
 
     The whole platform's where there is one, else each package's and each memory's: the other parts
-    of a package are in its own counter.
+    of a package are in its own counter. Some packages have a second one, by memory-mapped
+    registers, which counts the same.
     """
     found: list[tuple[str, Read]] = []
-    for zone in sorted((sysfs / "class" / "powercap").glob("*:*")):
+    zones = (sysfs / "class" / "powercap").glob("*:*")
+    for zone in sorted(zones, key=lambda zone: (_is_second(zone), zone.name)):
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
-            found.append((name, _Wrapping(zone).read))
+            if not (_is_second(zone) and name in (known for known, _ in found)):
+                found.append((name, _Wrapping(zone).read))
     platform = [read for name, read in found if name == "psys"]
     return platform or [
         read for name, read in found if name.startswith("package") or name == "dram"
@@ -128,10 +139,14 @@ def nvml() -> list[Read]:
         library: Any = import_module("pynvml")
     except ImportError:
         return []
-    found: list[Read] = []
-    with suppress(library.NVMLError):  # no driver, or a card that doesn't count
+    try:
         library.nvmlInit()
-        for index in range(library.nvmlDeviceGetCount()):
+        count = library.nvmlDeviceGetCount()
+    except library.NVMLError:  # no driver
+        return []
+    found: list[Read] = []
+    for index in range(count):
+        with suppress(library.NVMLError):  # a card that doesn't count
             card = library.nvmlDeviceGetHandleByIndex(index)
             library.nvmlDeviceGetTotalEnergyConsumption(card)
             found.append(
@@ -181,7 +196,10 @@ class _Wrapping:
 
 
 class _Power:
-    """A power, added up over the time between two readings."""
+    """A power, added up over the time between two readings.
+
+    While the battery is charged it tells what it takes in, so the last power before stands in.
+    """
 
     def __init__(self, supply: Path) -> None:
         self._supply = supply
@@ -190,11 +208,16 @@ class _Power:
         self._total = 0.0
 
     def read(self) -> float:
-        watts, at = _watts(self._supply), time.monotonic()
+        watts = _watts(self._supply) if _discharging(self._supply) else None
+        at = time.monotonic()
         now = self._watts if watts is None else watts
         self._total += (self._watts + now) / 2 * (at - self._at)
         self._watts, self._at = now, at
         return self._total
+
+
+def _is_second(zone: Path) -> bool:
+    return zone.name.startswith("intel-rapl-mmio:")
 
 
 def _discharging(supply: Path) -> bool:
