@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -300,6 +301,46 @@ async def test_what_is_to_be_sampled_anew_is_not_cached() -> None:
     prompt = Prompt.of("Hello?", temperature=0.7)
     texts = [(await endpoint.complete(prompt, RunContext())).text for _ in range(2)]
     assert texts == ["one", "two"]
+
+
+class Cut(Wrapping):
+    """Says of each answer that it was cut by its length."""
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        completion = await self.endpoint.complete(prompt, context)
+        return replace(completion, finish_reason="length")
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        yield await self.complete(prompt, context)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_that_was_cut_by_its_length_is_not_kept(streams: bool) -> None:
+    endpoint = Cached(Cut(ScriptedEndpoint(steps=["half a", "half an answer"])))
+    if streams:
+        await streamed(endpoint, RunContext())
+    else:
+        await endpoint.complete(PROMPT, RunContext())
+    assert (await endpoint.complete(PROMPT, RunContext())).text == "half an answer"
+
+
+async def test_an_answer_to_a_schema_that_is_no_json_is_not_kept() -> None:
+    endpoint = Cached(ScriptedEndpoint(steps=["no JSON", "{}"]))
+    prompt = Prompt.of("Hello?", json_schema={"type": "object"})
+    texts = [(await endpoint.complete(prompt, RunContext())).text for _ in range(3)]
+    assert texts == ["no JSON", "{}", "{}"]
+
+
+async def test_who_waits_for_an_answer_that_is_not_kept_gets_it_all_the_same() -> None:
+    gated = Gated(ScriptedEndpoint(steps=["no JSON"]))
+    endpoint = Cached(gated)
+    prompt = Prompt.of("Hello?", json_schema={"type": "object"})
+    calls = asyncio.gather(*(endpoint.complete(prompt, RunContext()) for _ in range(3)))
+    await asyncio.sleep(0)
+    gated.gate.set()
+    assert [completion.text for completion in await calls] == ["no JSON"] * 3
 
 
 async def test_a_decision_is_cached_with_the_questions_of_who_asks() -> None:

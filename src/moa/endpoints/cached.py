@@ -27,13 +27,16 @@ class _Flight:
     loop: asyncio.AbstractEventLoop
     landed: asyncio.Event = field(default_factory=asyncio.Event)
     error: EndpointError | OutputError | None = None
+    answer: Completion | Decision | Embeddings | None = None
 
 
 class Cached(Wrapping):
     """Keeps answers in memory, the least recently used ones going first.
 
     A hit costs nothing and says so in the trace. The key is the whole request and the model. A
-    prompt with a temperature above 0 is meant to be sampled anew, so it is passed on.
+    prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
+    temperature is left to the server, most of which sample: its first answer is kept, as one that
+    would do. What was cut by its length is not kept, and with a schema, neither is what is no JSON.
 
     Args:
         endpoint: What is asked.
@@ -53,7 +56,11 @@ class Cached(Wrapping):
         if prompt.temperature:
             return await self.endpoint.complete(prompt, context)
         key = self._key("complete", asdict(prompt))
-        return await self._once(key, lambda: self.endpoint.complete(prompt, context), context)
+
+        def ask() -> Awaitable[Completion]:
+            return self.endpoint.complete(prompt, context)
+
+        return await self._once(key, ask, context, lasts=lambda answer: _lasts(answer, prompt))
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
@@ -69,7 +76,7 @@ class Cached(Wrapping):
         async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not prompt.temperature:
-                    self._keep(key, piece)
+                    self._keep(key, piece, lasts=_lasts(piece, prompt))
                 yield piece
 
     async def decide(
@@ -105,7 +112,14 @@ class Cached(Wrapping):
     def _key(self, kind: str, request: object) -> str:
         return json.dumps([kind, self.model, request], sort_keys=True, default=repr)
 
-    async def _once(self, key: str, ask: Callable[[], Awaitable[T]], context: RunContext) -> T:
+    async def _once(
+        self,
+        key: str,
+        ask: Callable[[], Awaitable[T]],
+        context: RunContext,
+        *,
+        lasts: Callable[[T], bool] = lambda _: True,
+    ) -> T:
         loop = asyncio.get_running_loop()
         while True:
             kept = self._kept.get(key)
@@ -113,10 +127,12 @@ class Cached(Wrapping):
                 return self._hit(key, cast("T", kept), context)
             flight = self._flights.get(key)
             if flight is None or flight.loop is not loop:
-                return await self._fly(key, ask)
+                return await self._fly(key, ask, lasts)
             await self._landed(flight, context)
             if flight.error is not None:
                 raise flight.error
+            if flight.answer is not None:
+                return self._told(cast("T", flight.answer), context)
 
     async def _landed(self, flight: _Flight, context: RunContext) -> None:
         try:
@@ -128,11 +144,14 @@ class Cached(Wrapping):
                 "had sent, was answered"
             ) from error
 
-    async def _fly(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _fly(
+        self, key: str, ask: Callable[[], Awaitable[T]], lasts: Callable[[T], bool]
+    ) -> T:
         flight = self._flights[key] = _Flight(asyncio.get_running_loop())
         try:
             answer = await ask()
-            self._keep(key, answer)
+            flight.answer = answer
+            self._keep(key, answer, lasts=lasts(answer))
         except (EndpointError, OutputError) as error:
             flight.error = error  # a budget or a deadline concerns its own run alone
             raise
@@ -142,12 +161,31 @@ class Cached(Wrapping):
             flight.landed.set()
         return answer
 
-    def _keep(self, key: str, answer: Completion | Decision | Embeddings) -> None:
+    def _keep(self, key: str, answer: Completion | Decision | Embeddings, *, lasts: bool) -> None:
+        if not lasts:
+            return
         self._kept[key] = answer
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
     def _hit(self, key: str, answer: T, context: RunContext) -> T:
         self._kept.move_to_end(key)
+        return self._told(answer, context)
+
+    @staticmethod
+    def _told(answer: T, context: RunContext) -> T:
         context.note("cached", f"an answer of {answer.model}", endpoint=answer.endpoint)
         return replace(answer, amount=NOTHING)
+
+
+def _lasts(completion: Completion, prompt: Prompt) -> bool:
+    """Whether a completion is whole, so that it may be given again."""
+    if completion.finish_reason == "length":
+        return False
+    if prompt.json_schema is None:
+        return True
+    try:
+        json.loads(completion.text)
+    except ValueError:
+        return False
+    return True
