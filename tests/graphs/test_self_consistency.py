@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa.acceptance import Confident
+from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.context import RunContext
@@ -23,9 +24,13 @@ from moa.errors import (
     OutputError,
     QuorumNotMet,
 )
+from moa.graphs.best_of_n import best_of_n
 from moa.graphs.cascade import cascade
+from moa.graphs.choose_best import choose_best
+from moa.graphs.debate import debate
 from moa.graphs.self_consistency import SelfConsistency, self_consistency
 from moa.handoffs import Reply
+from moa.mixing.picking import Listwise
 from moa.mixing.stating import field_of, label_of, last_number
 from moa.mixing.voting import Voted
 from moa.node import Result
@@ -212,3 +217,16 @@ async def test_stopping_early_gives_the_winner_of_the_whole_vote(
     most = [answer for answer in counts if counts[answer] == max(counts.values())]
     assert output.answer == most[0]
     assert len(most) == 1 + len(output.tied)
+
+
+def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> None:
+    endpoint, key = says(), field_of("total")
+    node, judge, debater = writer(endpoint), Listwise(endpoint), Debater(endpoint)
+    for build in (
+        lambda: self_consistency(node, key=key),
+        lambda: choose_best(node, key=key),
+        lambda: best_of_n(node, judge, key=key),
+        lambda: debate(debater, debater, key=key),
+    ):
+        with pytest.raises(ConfigError, match="'total'"):
+            build()

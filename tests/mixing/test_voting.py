@@ -139,6 +139,11 @@ def test_a_field_of_a_typed_output_is_compared() -> None:
     assert field_of("reasons")(Reasoned[int](reasons="Because.", answer=1)) == "because"
 
 
+def test_a_field_that_an_output_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"field_of\('total'\): a Reply has no field 'total'"):
+        field_of("total")(Reply(text="12"))
+
+
 @pytest.mark.parametrize(
     ("text", "label"),
     [

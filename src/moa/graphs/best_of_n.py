@@ -22,7 +22,7 @@ from moa.graphs.signatures import signature_of
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, stated, written
+from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally
 from moa.node import Node
 from moa.trace import Piece
@@ -65,12 +65,13 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
     ) -> None:
         if samples < 1:
             raise ConfigError(f"{name}: samples={samples}, but it takes at least 1")
-        self.input_type = signature_of(node).input(0)
+        signature = signature_of(node)
+        self.input_type = signature.input(0)
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.node = node
         self.judge = judge
         self.samples = samples
-        self.key = key
+        self.key = fitting(key, signature.output)
 
     async def answer(self, request: In, context: RunContext) -> BestOf:
         """Sample side by side, and have the best one picked.
@@ -164,7 +165,7 @@ def best_of_n(
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there is nothing to sample.
+        ConfigError: there is nothing to sample, or the key is of a field that it doesn't give.
     """
     return BestOfN(
         node, judge, samples=samples, key=key, name=name, budget=budget, timeout_s=timeout_s

@@ -18,7 +18,7 @@ from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.stating import Key, stated, written
+from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
@@ -62,6 +62,8 @@ class ChooseBest(Pattern[In, Chosen], Generic[In]):
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.nodes = tuple(nodes)
         self.samples = samples
+        for node in nodes:
+            fitting(key, signature_of(node).output)
         self.key = key
         self.accuracy = dict(accuracy)
 
@@ -171,7 +173,8 @@ def choose_best(
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there are no models, two have one name, or `accuracy` names another.
+        ConfigError: there are no models, two have one name, `accuracy` names another, or the key is
+            of a field that one doesn't give.
     """
     return ChooseBest(
         nodes,

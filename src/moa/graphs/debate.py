@@ -24,7 +24,7 @@ from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.naming import told_apart
 from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, stated
+from moa.mixing.stating import Key, fitting, stated
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node, Result
 from moa.trace import Piece
@@ -99,7 +99,7 @@ class Debate(Pattern[str | BaseModel, Debated]):
         self.debaters = tuple(debaters)
         self.rounds = rounds
         self.judge = judge
-        self.key = key
+        self.key = fitting(key, Reply)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Debated:
         """Let everyone answer, and answer again, until they agree or the rounds are up.
@@ -228,13 +228,14 @@ def debate(
         rounds: Most times that answers are read and written anew; 0 is a vote. The calls are as
             many as debaters, times `rounds` and one.
         judge: Decides where they don't agree in the end, as in `best_of_n`; `None`: the majority.
-        key: Turns an answer into what is compared; see `self_consistency`.
+        key: Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
+            `label_of([…])` of `moa.mixing.stating`, or one's own function.
         name: Shown in traces, errors and drawings.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there are fewer than two debaters, or fewer than 0 rounds.
+        ConfigError: there are fewer than two debaters or 0 rounds, or the key is that of a field.
     """
     return Debate(
         debaters,

@@ -17,7 +17,7 @@ from moa.graphs.pattern import Pattern
 from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.mixing.fan_out import fan_out
-from moa.mixing.stating import Key, stated, written
+from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
@@ -42,11 +42,12 @@ class SelfConsistency(Pattern[In, Voted], Generic[In]):
             raise ConfigError(
                 f"{name}: samples={samples} and at_once={at_once}, but both must be at least 1"
             )
-        self.input_type = signature_of(node).input(0)
+        signature = signature_of(node)
+        self.input_type = signature.input(0)
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.node = node
         self.samples = samples
-        self.key = key
+        self.key = fitting(key, signature.output)
         self.at_once = at_once
 
     async def answer(self, request: In, context: RunContext) -> Voted:
@@ -143,7 +144,7 @@ def self_consistency(
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there is nothing to sample.
+        ConfigError: there is nothing to sample, or the key is of a field that it doesn't give.
     """
     return SelfConsistency(
         node,

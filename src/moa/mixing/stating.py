@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +21,10 @@ Key = Callable[[Any], Hashable | None]
 answers nothing that could be read."""
 
 _ANSWER = "answer"
+_NO_FIELD = (
+    "field_of({0!r}): a {1} has no field {0!r} to compare. Name one that the node's output has, or "
+    "give another key"
+)
 
 
 def stated(reply: Any) -> Hashable | None:
@@ -38,14 +43,47 @@ def last_number(reply: Any) -> Fraction | None:
     return final_answer(text_of(reply)).number
 
 
-def field_of(name: str) -> Key:
-    """Give the key that compares one field of a typed output."""
+@dataclass(frozen=True, slots=True)
+class _OfField:
+    """What `field_of` gives; graphs can see of which field."""
 
-    def read(reply: Any) -> Hashable | None:
-        value: Any = getattr(reply, name)
+    name: str
+
+    def __call__(self, reply: Any) -> Hashable | None:
+        try:
+            value: Any = getattr(reply, self.name)
+        except AttributeError as error:
+            raise ConfigError(_NO_FIELD.format(self.name, type(reply).__name__)) from error
         return None if value is None else _read(value)
 
-    return read
+
+def field_of(name: str) -> Key:
+    """Give the key that compares one field of a typed output.
+
+    A graph that takes it checks where it is built that the output has the field, if it can be told;
+    else the key raises `ConfigError`.
+    """
+    return _OfField(name)
+
+
+def fitting(key: Key, output: Any) -> Key:
+    """Give the key back where it can read what a node gives.
+
+    Args:
+        key: What is compared of it.
+        output: Its type, as far as that is known.
+
+    Raises:
+        ConfigError: it is the key of a field that the output doesn't have.
+    """
+    if isinstance(key, _OfField) and _lacks(output, key.name):
+        raise ConfigError(_NO_FIELD.format(key.name, output.__name__))
+    return key
+
+
+def _lacks(output: Any, name: str) -> bool:
+    known = isinstance(output, type) and issubclass(output, BaseModel)
+    return known and name not in output.model_fields and not hasattr(output, name)
 
 
 def label_of(labels: Sequence[str]) -> Key:
