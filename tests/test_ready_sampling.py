@@ -158,3 +158,34 @@ async def test_what_they_give_is_a_reply() -> None:
         output = (await node_of(name, two()).run("3 + 4?")).output
         assert isinstance(output, Reply)
         assert output.text == "7"
+
+
+@pytest.mark.parametrize("labels", [[], ["spam"], {}])
+@pytest.mark.parametrize("name", ["self_consistency", "choose_best", "best_of_n", "slm"])
+def test_fewer_than_two_labels_are_refused(name: str, labels: Any) -> None:
+    with pytest.raises(ConfigError, match="labels"):
+        node_of(name, two(**{name: {"labels": labels}}))
+
+
+@pytest.mark.parametrize("temperatures", [-1.0, [0.5, 3.0], [[0.5, 3.0]]])
+def test_temperatures_out_of_range_are_refused(temperatures: Any) -> None:
+    with pytest.raises(ConfigError, match="temperatures"):
+        node_of("mixture", two(mixture={"temperatures": temperatures}))
+
+
+async def test_the_tiers_of_a_cascade_are_told_apart_by_their_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sure(prompt: str) -> Step:
+        return {"label": {"spam": 0.9 if "buy" in prompt else 0.5}}
+
+    doubles = Doubles(
+        {"small": sure, "large": sure}, cascade={"labels": ["spam", "ham"], "confidence": 0.8}
+    )
+    monkeypatch.setattr(Endpoints, "slm", doubles.named("small"))
+    monkeypatch.setattr(Endpoints, "llm", doubles.named("large"))
+    node: Any = node_of("cascade", doubles)
+    assert (await node.run("buy")).by == "small"
+    result = await node.run("hello")
+    assert result.by == "large"
+    assert len(result.usage.by_node()) == 2

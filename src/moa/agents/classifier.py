@@ -32,6 +32,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         task: The question that the labels answer.
         describe: What a label means, by label.
         none: Whether "none of these" is an answer too; its label is `None`.
+        question: Name of the question, as a server is sent it; `None`: the agent's own.
         adaptation: Examples to show, and corrections of the model's bias.
         calibration: What says which answers are accepted; see `moa.calibration.calibrating`.
         limits: See `Limits`.
@@ -52,6 +53,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         task: str = ...,
         describe: Mapping[str, str] | None = None,
         none: bool = True,
+        question: str | None = None,
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -65,6 +67,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         task: str = ...,
         describe: Mapping[L, str] | None = None,
         none: bool = True,
+        question: str | None = None,
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -77,6 +80,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         task: str = "What is this text about?",
         describe: Mapping[Any, str] | None = None,
         none: bool = True,
+        question: str | None = None,
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -91,10 +95,10 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         self.output_type = Choice[labels]
         asked = choice(task, labels=words, describe=describe, none=none)
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
-        (question,) = questions_of(model)
-        question = replace(question, name=limits.get("name") or "classifier")
+        (asked_as,) = questions_of(model)
+        asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
         super().__init__(
-            endpoint, [question], adaptation=adaptation, calibration=calibration, **limits
+            endpoint, [asked_as], adaptation=adaptation, calibration=calibration, **limits
         )
 
     def read(self, answers: Sequence[Answer]) -> Choice[L]:

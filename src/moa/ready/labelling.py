@@ -31,7 +31,7 @@ class LabelSettings(BaseModel):
 
     task: str = "What is this text about?"
     """The question that the labels answer."""
-    labels: dict[str, str] | list[str] | None = None
+    labels: dict[str, str] | list[str] | None = Field(default=None, min_length=2)
     """The labels, or what each means, by label; `None`: those of the calibration."""
     none: bool = False
     """Whether "none of these" is an answer too."""
@@ -85,7 +85,12 @@ def alone(
 ) -> AnyNode:
     """Build the agent of one model, which decides where there are labels, and else writes."""
     if settings.labels is None and settings.calibration is None:
-        return Generator(endpoint, settings.instructions, max_tokens=settings.max_tokens)
+        return Generator(
+            endpoint,
+            settings.instructions,
+            name=endpoint.name,
+            max_tokens=settings.max_tokens,
+        )
     return labeller(endpoint, settings, _calibration(endpoints, settings), calibrated=calibrated)
 
 
@@ -158,7 +163,8 @@ def labeller(
         task=task,
         describe=describe,
         none=none,
-        name="label",
+        question="label",
+        name=endpoint.name,  # in a cascade it tells the tiers apart
         calibration=calibration if calibrated else None,
     )
 

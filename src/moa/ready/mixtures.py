@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from moa.tiers import Endpoints
 from moa.usage import Budget
 
 V = TypeVar("V")
+Temperature = Annotated[float, Field(ge=0, le=2)]
 
 
 class JointSettings(BaseModel):
@@ -54,9 +55,9 @@ class MixtureSettings(JointSettings):
     default small one and the default large one."""
     layers: int | None = Field(default=None, gt=0)
     """How often one list of proposers is asked; `None`: once, or each of several lists once."""
-    temperatures: float | list[float] | list[list[float]] | None = Field(default=None)
-    """One for all, or one for each proposer, in lists as the proposers; `None` leaves it to the
-    servers."""
+    temperatures: Temperature | list[Temperature] | list[list[Temperature]] | None = None
+    """From 0 to 2: one for all, or one for each proposer, in lists as the proposers; `None` leaves
+    it to the servers."""
     roles: list[str] | list[list[str]] | None = None
     """A point of view for each proposer, in lists as the proposers; an empty text is none."""
 

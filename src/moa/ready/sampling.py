@@ -61,7 +61,7 @@ class SamplingSettings(RunSettings):
     """Without one all samples would be the same."""
     answers: Literal["stated", "number"] = "stated"
     """What is compared: what a text states as its answer, or its last number."""
-    labels: dict[str, str] | list[str] | None = None
+    labels: dict[str, str] | list[str] | None = Field(default=None, min_length=2)
     """Labels to choose from, or what each means, by label; `None`: the answer is free."""
 
     @property
