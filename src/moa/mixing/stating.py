@@ -82,8 +82,8 @@ def fitting(key: Key, output: Any) -> Key:
 
 
 def _lacks(output: Any, name: str) -> bool:
-    known = isinstance(output, type) and issubclass(output, BaseModel)
-    return known and name not in output.model_fields and not hasattr(output, name)
+    fields: Any = getattr(output, "model_fields", None)
+    return fields is not None and name not in fields and not hasattr(output, name)
 
 
 def label_of(labels: Sequence[str]) -> Key:

@@ -22,7 +22,8 @@ class ShadowSettings(BaseModel):
     candidate: Annotated[str, Mark.READY] = "cascade"
     """The one that answers beside it, and is only compared."""
     wait_s: float = Field(default=5.0, ge=0)
-    """Seconds that a run waits for the candidate, once its answer is there."""
+    """Seconds that a run waits for the candidate, once its answer is there; fewer where the run's
+    deadline is nearer."""
 
 
 def _shadow(endpoints: Endpoints, settings: ShadowSettings) -> AnyNode:
