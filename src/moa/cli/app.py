@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from moa.cli import (
     down,
     draw,
     evaluate,
+    graphs,
     index,
     label,
     models,
@@ -50,6 +52,25 @@ routing = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    from importlib.metadata import version
+
+    if asked:
+        print(f"moa {version('mixture-of-agents')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    del version
+
+
 def _add(command: Callable[..., None], examples: str) -> None:
     app.command(command.__name__, help=_shown(command, examples))(command)
 
@@ -65,6 +86,7 @@ _add(decide.decide, decide.EXAMPLES)
 _add(calibrate.calibrate, calibrate.EXAMPLES)
 app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
 _add(label.label, label.EXAMPLES)
+_add(graphs.graphs, graphs.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
 _add(index.index, index.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)

@@ -20,7 +20,10 @@ Nothing is started, asked or sent for it, and no key is needed.
 
 
 def draw(
-    graph: Annotated[str, typer.Argument(help="Name of a ready graph, or file.py:object.")],
+    graph: Annotated[
+        str,
+        typer.Argument(help="A ready graph, which moa graphs lists, or file.py:object."),
+    ],
     *,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.svg|FILE.png", help="Picture to write.")

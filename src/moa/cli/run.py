@@ -52,7 +52,8 @@ class Watching(Protocol):
 
 def run(
     graph: Annotated[
-        str, typer.Argument(help="Name of a ready graph or agent, or file.py:object.")
+        str,
+        typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
     ],
     source: Annotated[
         str,

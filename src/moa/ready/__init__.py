@@ -118,8 +118,8 @@ def _set_up(
     ready = READY.get(name)
     if ready is None:
         raise ConfigError(
-            f"there is no ready graph or agent {name!r}{nearest(name, list(READY))} "
-            "moa graphs lists them; one of your own is given as file.py:object"
+            f"there is no ready graph or agent {name!r} (moa graphs lists them, and one of your "
+            f"own is given as file.py:object){nearest(name, list(READY))}"
         )
     known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
     config = endpoints.config.file

@@ -1,0 +1,44 @@
+"""What there is to run can be found out, and which version this is."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+import pytest
+
+from moa.cli import main
+from moa.ready import READY
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_every_ready_graph_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("graphs") == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert shown.keys() >= READY.keys()
+    assert "answers from your documents, with citations" in shown["rag"]
+    assert moa("graphs", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["name"] for line in lines] == sorted(READY)
+    cascade = next(line for line in lines if line["name"] == "cascade")
+    assert {"calibration", "audit", "drift"} <= {*cascade["settings"]}
+
+
+@pytest.mark.parametrize("words", [("run", "--help"), ("draw", "--help"), ("draw", "oops")])
+def test_whoever_needs_a_name_is_told_of_the_list(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moa(*words)
+    told = capsys.readouterr()
+    assert "moa graphs lists" in " ".join((told.out + told.err).split())
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert moa("--version") == 0
+    assert capsys.readouterr().out == f"moa {version('mixture-of-agents')}\n"
