@@ -27,6 +27,12 @@ def test_what_was_read_is_printed_first() -> None:
     assert "estimate" in done.stdout
 
 
+def test_no_api_key_is_read_as_none_also_where_one_is_set() -> None:
+    words = ["choose", "classify mails, we have no api key", *HERE]
+    done = CliRunner().invoke(app, words, env={"OPENAI_API_KEY": "x"})
+    assert "--no-api ('no api key')" in " ".join(done.stdout.split())
+
+
 def test_a_ranking_is_one_line_of_json() -> None:
     words = ["choose", "essay writer, 20 a day", *HERE, "--vendor", "openai", "--api", "--json"]
     told = json.loads(CliRunner().invoke(app, words).stdout)

@@ -45,6 +45,12 @@ SENTENCES: list[tuple[str, dict[str, Any]]] = [
         "summarise medical letters of 3 pages, 50 at once",
         {"job": "summarise", "risk": "high", "input_tokens": 1950, "concurrency": 50},
     ),
+    ("classify mails, we have no api key", {"job": "classify", "api": False}),
+    ("classify mails without an API", {"job": "classify", "api": False}),
+    ("write essays, we don't have an API key", {"job": "create", "api": False}),
+    ("write essays by api, not openai", {"job": "create", "api": True}),
+    ("write essays by gemini, no labels", {"job": "create", "api": True, "vendors": ("gemini",)}),
+    ("classify mails, not sensitive", {"job": "classify"}),
 ]
 
 

@@ -50,7 +50,13 @@ _PRIVATE = (
     r"private|confidential|(?:may|must|can) ?not leave|on[- ]prem\w*|in[- ]house|gdpr|sensitive"
 )
 _OFFLINE = r"offline|air[- ]gapped|(?:no|without an?|without) (?:network|internet|connection)"
+_API_ITSELF = r"api(?: keys?)?"
 _API = r"api keys?|an? api|by api|(?:openai|gemini|anthropic|claude|gpt)(?:'s)?"
+_NEGATION = (
+    r"(?:\b(?:no|not|never|without|neither|nor|avoid\w*|lack\w*|cannot)|n['\u2019]t)\s+"
+    r"(?:(?:an?|any|the|our|my|own|have|has|be|use|using|need|want|ask|call|send|to|by|via)\s+)*"
+)
+"""What stands before words that say the contrary."""
 _SOON = r"real[- ]?time|interactive|live|instant\w*"
 _SOON_S = {"converse": 2.0, "answer-from-documents": 2.0}
 _ELSE_SOON_S = 0.5
@@ -139,12 +145,21 @@ def _found(text: str) -> Iterator[Read]:
         ("offline", True, _OFFLINE),
         ("api", True, _API),
     ):
-        hit = re.search(rf"\b(?:{words})\b", text)
+        hit = _said(words, text)
         if hit:
             yield Read(field, value, hit.group())
-    named = tuple(name for name in VENDOR_NAMES if re.search(rf"\b{name}\b", text))
+    without = re.search(rf"{_NEGATION}(?:{_API_ITSELF})\b", text)
+    if without and _said(_API, text) is None:
+        yield Read("api", False, without.group())
+    named = tuple(name for name in VENDOR_NAMES if _said(name, text))
     if named:
         yield Read("vendors", named, ", ".join(named))
+
+
+def _said(words: str, text: str) -> re.Match[str] | None:
+    """Find words where no negation stands before them."""
+    hits = re.finditer(rf"\b(?:{words})\b", text)
+    return next((hit for hit in hits if not re.search(f"{_NEGATION}$", text[: hit.start()])), None)
 
 
 def _job(text: str) -> Read | None:

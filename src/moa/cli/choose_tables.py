@@ -53,7 +53,7 @@ def line(ranking: Ranking, understood: list[Read]) -> dict[str, object]:
 
 
 def _read(task: Task, understood: list[Read]) -> str:
-    said = [f"{one.option} {_value(one.value)} ({one.words!r})" for one in understood]
+    said = [f"{_option(one)} ({one.words!r})" for one in understood]
     assumed = [
         f"{name} {value}"
         for name, value in (
@@ -64,10 +64,16 @@ def _read(task: Task, understood: list[Read]) -> str:
             ("--output-tokens", task.writes),
             ("--api" if task.api else "--no-api", ""),
         )
-        if not any(one.option == name for one in understood)
+        if not any(_option(one).split()[0] == name for one in understood)
     ]
     first = f"I read: {'; '.join(said)}.\n" if said else ""
     return f"{first}I take: {'; '.join(a.strip() for a in assumed)}. Correct it with these options."
+
+
+def _option(one: Read) -> str:
+    if isinstance(one.value, bool):
+        return one.option if one.value else one.option.replace("--", "--no-", 1)
+    return f"{one.option} {_value(one.value)}"
 
 
 def _value(value: object) -> str:
