@@ -1,7 +1,9 @@
 """Serving: starts vLLM servers, watches over them, and stops them. Alone starts them.
 
-async with moa.serving.vllm("Qwen/Qwen3-0.6B", max_model_len=4096) as endpoint:
-mood = await Sentiment(endpoint).run("Lovely!")
+    async with moa.serving.vllm("Qwen/Qwen3-0.6B", max_model_len=4096) as endpoint:
+        mood = await Sentiment(endpoint).run("Lovely!")
+
+Those of a configuration are started by `moa up`.
 """
 
 from __future__ import annotations
