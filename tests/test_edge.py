@@ -35,14 +35,23 @@ def test_support_runs_offline_within_a_gigabyte_and_tells_its_energy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "leaves"),
-    [("'127.0.0.1', 9", False), ("'203.0.113.7', 80", True)],
+    ("call", "leaves"),
+    [
+        ("socket.create_connection(('127.0.0.1', 9), timeout=0.2)", False),
+        ("socket.create_connection(('localhost', 9), timeout=0.2)", False),
+        ("socket.socket().connect_ex(('localhost', 9))", False),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))", False),
+        ("socket.create_connection(('203.0.113.7', 80), timeout=0.2)", True),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('203.0.113.7', 9))", True),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('203.0.113.7', 9))", True),
+        ("socket.getaddrinfo('example.org', 80)", True),
+    ],
 )
-def test_the_example_refuses_to_leave_the_machine(address: str, leaves: bool) -> None:
+def test_the_example_refuses_to_leave_the_machine(call: str, leaves: bool) -> None:
     program = (
         f"import sys, socket, runpy; m = runpy.run_path({str(SCRIPT)!r})\n"
         f"sys.addaudithook(m['refuse_to_leave'])\n"
-        f"try: socket.create_connection(({address}), timeout=0.2)\n"
+        f"try: {call}\n"
         "except PermissionError as error: print(error)\n"
         "except OSError: print('tried')\n"
     )

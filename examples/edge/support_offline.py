@@ -3,8 +3,8 @@
     python examples/edge/support_offline.py examples/support/inbox.jsonl --limit 5
 
 The model's weights are fetched once, by any `moa run` on a machine with a network, and are then in
-the cache; `MOA_MODEL` names a GGUF file elsewhere. From the first item on, a connection that would
-leave this machine is an error.
+the cache; `MOA_MODEL` names a GGUF file elsewhere. From the first item on, a connection of this
+process that would leave the machine is an error; the engine's own process is not watched.
 """
 
 from __future__ import annotations
@@ -31,14 +31,29 @@ halves what the model keeps of what it reads."""
 
 
 def refuse_to_leave(event: str, arguments: tuple[Any, ...]) -> None:
-    """Raise where this process would connect to anything but itself."""
-    if event == "socket.connect":
+    """Raise where this process would connect, send or look up a name outside this machine."""
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address: Any = arguments[1]
-        if isinstance(address, str | bytes):
-            return  # a path: a Unix socket
-        host = str(address[0])
-        if not ipaddress.ip_address(host).is_loopback:
-            raise PermissionError(f"offline, and something wanted to connect to {host}")
+        if address is None or isinstance(address, str | bytes):
+            return  # a socket that is connected already, or a path: a Unix socket
+        host = address[0]
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    if not is_here(host):
+        raise PermissionError(f"offline, and something wanted to reach {host}")
+
+
+def is_here(host: str | bytes | None) -> bool:
+    """Whether a host is this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name is None or name.lower() in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False  # a name, which somebody else would have to look up
 
 
 def peak(process: psutil.Process) -> int:
