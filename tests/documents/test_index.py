@@ -241,6 +241,8 @@ async def test_a_deadline_holds_while_files_are_read_which_goes_on_for_the_next(
     runs = [retriever.run("sofas", RunContext(timeout_s=0.05)) for _ in range(2)]
     failures = await asyncio.gather(*runs, return_exceptions=True)
     assert [type(failure) for failure in failures] == [DeadlineExceeded] * 2
+    with pytest.raises(DeadlineExceeded):
+        await retriever.run("sofas", RunContext(timeout_s=0))
     index.gate.set()
     assert (await retriever.run("sofas")).output.passages
     assert index.updates == 1

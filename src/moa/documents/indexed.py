@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from moa.agents.boundary import Limits, require
@@ -88,7 +88,7 @@ class Indexed(Retriever):
             DeadlineExceeded: the run's time is up, perhaps before all was read.
             ConfigError: there is nothing to read, or the index is broken.
         """
-        ready = self._ready or await self._within(context, self._prepared(context))
+        ready = self._ready or await self._within(context, self._prepared)
         for unread in ready.changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
         if (more := len(ready.changes.unread) - _SHOWN) > 0:
@@ -106,13 +106,15 @@ class Indexed(Retriever):
             DeadlineExceeded: the run's time is up, perhaps before all was read.
         """
         context = context or RunContext()
-        return (await self._within(context, self._refreshed(context))).changes
+        return (await self._within(context, self._refreshed)).changes
 
-    async def _within(self, context: RunContext, preparing: Coroutine[Any, Any, _Ready]) -> _Ready:
+    async def _within(
+        self, context: RunContext, prepare: Callable[[RunContext], Awaitable[_Ready]]
+    ) -> _Ready:
         timer = asyncio.timeout(context.remaining_s())
         try:
             async with timer:
-                return await preparing
+                return await prepare(context)
         except TimeoutError as error:
             if not timer.expired():
                 raise
