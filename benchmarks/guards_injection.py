@@ -21,8 +21,8 @@ TEXT = """
 
 `Injection` as it ships, on the embedded model, on the {n} rows of `guard_injection` ({bad}
 injections). A false alarm is a harmless text that is stopped. The threshold was set before. The
-rules were made narrower for what customers ordinarily say; once it was looked at how many of the set
-each rule stops, and never at its texts.
+rules were made narrower for what customers ordinarily say; once it was looked at how many of the
+set each rule stops, and never at its texts.
 
 {table}
 
