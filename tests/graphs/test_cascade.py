@@ -435,10 +435,17 @@ async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() 
         await heard(node)
 
 
-async def test_a_tier_with_a_wrong_key_is_an_error() -> None:
+async def test_a_small_tier_with_a_wrong_key_is_passed_over_and_the_trace_says_so() -> None:
     first = small(EndpointUnauthorized("wrong key", endpoint="small", status=401))
+    result = await labelled(first, large(sure("app", 0.9))).run("It crashes.")
+    assert (result.output.label, result.accepted) == ("app", True)
+    assert any("wrong key" in note.text for note in result.trace)
+
+
+async def test_a_last_tier_with_a_wrong_key_is_an_error() -> None:
+    last = large(EndpointUnauthorized("wrong key", endpoint="large", status=401))
     with pytest.raises(EndpointUnauthorized):
-        await labelled(first, large(sure("app", 0.9))).run("It crashes.")
+        await labelled(small(sure("app", 0.6)), last).run("It crashes.")
 
 
 async def test_where_the_time_of_the_large_tier_is_up_the_small_answer_is_marked() -> None:

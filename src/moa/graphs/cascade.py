@@ -23,7 +23,7 @@ from moa.graphs.types import UNKNOWN
 from moa.handoffs import Reply
 from moa.mixing.listening import counted, quiet
 from moa.mixing.naming import told_apart
-from moa.mixing.passing import passes
+from moa.mixing.passing import passed_over, passes
 from moa.node import Node, Result, finish
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
@@ -123,7 +123,7 @@ class Cascade(Generic[In, Out]):
             InputError: `request` is not what the tiers take.
             MoaError: every tier failed, or with `unsettled="raise"` the last one did, and no answer
                 was accepted before; or the last one broke off when some of its text was streamed.
-            EndpointUnauthorized, EndpointUnsupported: a tier is set up wrong.
+            EndpointUnauthorized, EndpointUnsupported: the last tier is set up wrong.
         """
         start = time.perf_counter()
         own = (context or RunContext()).nested(
@@ -176,7 +176,8 @@ class Cascade(Generic[In, Out]):
             try:
                 best = await self._ask(place, request, best, own)
             except MoaError as error:
-                if shown() or not passes(error):
+                may_go_on = passed_over if place < len(self.tiers) - 1 else passes
+                if shown() or not may_go_on(error):
                     raise
                 failed = error
                 self._note_failure(place, error, own)
@@ -299,10 +300,10 @@ def cascade(
 ) -> Cascade[In, Out]:
     """Ask a small node first, and larger ones, one after another, where it is in doubt.
 
-    It fails expensive: what can't be judged, and what a tier fails to answer, goes on; a tier that
-    is set up wrong, such as without its key, is an error. Of several questions (a `Decider`) judged
-    by `Confident`, only the doubtful ones go on. What the last tier writes is streamed; the text of
-    another is shown once it is settled.
+    It fails expensive: what can't be judged, and what a tier fails to answer, goes on. A last tier
+    that is set up wrong, such as without its key, is an error. Of several questions (a `Decider`)
+    judged by `Confident`, only the doubtful ones go on. What the last tier writes is streamed; the
+    text of another is shown once it is settled.
 
     Args:
         small: The first tier.
@@ -364,7 +365,7 @@ async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> 
     try:
         return await policy.judge(request, output, own)
     except MoaError as error:
-        if not passes(error):
+        if not passed_over(error):
             raise
         return Judgement(0.0, False, (f"it could not be judged: {error}",))
 

@@ -21,7 +21,7 @@ from moa.graphs.plan import Plan
 from moa.graphs.signatures import signature_of
 from moa.mixing.listening import counted
 from moa.mixing.naming import told_apart
-from moa.mixing.passing import passes
+from moa.mixing.passing import passed_over
 from moa.node import Node
 from moa.questions import Choice
 from moa.usage import UNLIMITED, Budget
@@ -61,7 +61,6 @@ class Routed(Pattern[Any, Any]):
             ConfigError: there is no router.
             MoaError: every model failed, and it is the chosen one's error; or one broke off when
                 some of its text was streamed.
-            EndpointUnauthorized, EndpointUnsupported: a model that was asked is set up wrong.
         """
         chosen = self._choose(request, context)
         others = [place for place in reversed(range(len(self.nodes))) if place != chosen]
@@ -71,7 +70,7 @@ class Routed(Pattern[Any, Any]):
             try:
                 return (await self.nodes[place].run(request, heard)).output
             except MoaError as error:
-                if shown() or not passes(error):
+                if shown() or not passed_over(error):
                     raise
                 failed = failed or error
                 context.note("failed", f"{self.nodes[place].name!r} gave no answer: {error}")

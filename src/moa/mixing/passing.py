@@ -37,3 +37,11 @@ def passes(error: MoaError) -> bool:
             not isinstance(cause, _SET_UP_WRONG) for cause in error.causes.values()
         )
     return isinstance(error, _PASSING) and not isinstance(error, _SET_UP_WRONG)
+
+
+def passed_over(error: MoaError) -> bool:
+    """Whether a small node that failed so is passed over for a large one, at the price of that.
+
+    A refused key counts here as a node that is down: the large one answers, and the trace says why.
+    """
+    return passes(error) or isinstance(error, EndpointError)
