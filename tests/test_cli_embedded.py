@@ -20,7 +20,7 @@ FRAGILE = """
 import os, signal, threading
 from moa import Text
 from moa.agents.sentiment import Sentiment
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
 
 def graph(endpoints):
     slm = endpoints.slm

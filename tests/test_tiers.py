@@ -18,8 +18,8 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retried import Retried
 from moa.errors import ConfigError
+from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
-from moa.graphs.handles import NodeStep
 from moa.graphs.support import support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply

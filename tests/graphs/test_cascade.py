@@ -30,7 +30,7 @@ from moa.errors import (
     InputError,
     OutputError,
 )
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.oversight import Oversight, same_answer
 from moa.graphs.streaming import streamed

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.endpoints import Embeddings
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.built import BuiltGraph
 from moa.graphs.items import Interests, Item
 from moa.graphs.recommend import Recommendations, recommend
 from moa.graphs.support import TOO_SMALL_TO_WRITE

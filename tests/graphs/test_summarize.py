@@ -11,7 +11,7 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.built import BuiltGraph
 from moa.graphs.notes import Original
 from moa.graphs.summarize import Summary, summarize
 from moa.graphs.support import TOO_SMALL_TO_WRITE

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from moa.graphs.bridges import as_langgraph, as_runnable, retry_on
-from moa.graphs.builder import Graph
-from moa.graphs.built import BuiltGraph
-from moa.graphs.handles import Handle
-from moa.graphs.skipped import Skipped
+from moa.graphs.building.bridges import as_langgraph, as_runnable, retry_on
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.built import BuiltGraph
+from moa.graphs.building.handles import Handle
+from moa.graphs.building.skipped import Skipped
 
 __all__ = ["BuiltGraph", "Graph", "Handle", "Skipped", "as_langgraph", "as_runnable", "retry_on"]

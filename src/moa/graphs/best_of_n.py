@@ -15,10 +15,10 @@ from moa.acceptance import text_of
 from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import ConfigError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.picking import Candidates, Picked, distinct, picked_by

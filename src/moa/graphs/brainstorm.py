@@ -18,12 +18,12 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder
 from moa.errors import ConfigError
-from moa.graphs.builder import Graph
-from moa.graphs.handles import Handle
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.handles import Handle
+from moa.graphs.building.plan import Plan
 from moa.graphs.ideas import Group, Idea, Merge, Persona, Pool, Proposed, Rank
 from moa.graphs.notes import note_drafts
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.trace import Piece

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from moa.acceptance import Confident, Judgement, Policy
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
+from moa.graphs.building.types import UNKNOWN
 from moa.graphs.oversight import Oversight, questions_in
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
-from moa.graphs.types import UNKNOWN
 from moa.handoffs import Reply
 from moa.mixing.listening import counted, quiet
 from moa.mixing.naming import told_apart

@@ -21,9 +21,9 @@ from moa.conversations.speaking import Speaker
 from moa.conversations.summing_up import Extract, Passage, Summariser
 from moa.endpoints import Endpoint
 from moa.errors import InputError, MoaError
+from moa.graphs.building.plan import Plan
 from moa.graphs.chat_plan import chat_plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.graphs.stores import Saver, store_of
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.graphs.threads import Held, Threads

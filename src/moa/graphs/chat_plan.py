@@ -7,9 +7,9 @@ from moa.conversations.handing_over import HandingOver
 from moa.conversations.messages import Said
 from moa.conversations.speaking import Exchange
 from moa.conversations.summing_up import Passage
-from moa.graphs.builder import Graph
-from moa.graphs.plan import Plan
-from moa.graphs.skipped import Skipped
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.skipped import Skipped
 from moa.handoffs import Reply
 from moa.node import Node
 

@@ -13,8 +13,8 @@ from langgraph.channels.last_value import LastValue
 from pydantic import TypeAdapter, ValidationError
 
 from moa.errors import OutputError, WiringError
-from moa.graphs.skipped import Skipped
-from moa.graphs.types import UNKNOWN, is_union, shown
+from moa.graphs.building.skipped import Skipped
+from moa.graphs.building.types import UNKNOWN, is_union, shown
 
 
 class JsonForm:

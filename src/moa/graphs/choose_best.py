@@ -12,11 +12,11 @@ from typing import Any, Generic
 from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import ConfigError, OutputError
-from moa.graphs.builder import Graph
-from moa.graphs.gathering import gathered
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.gathering import gathered
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
 from moa.mixing.fan_out import Drawn, fan_out
 from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted

@@ -29,9 +29,9 @@ from moa.agents.reviewer import Draft, Review, Reviewer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.handoffs import Reply
 from moa.trace import Piece
 

@@ -16,10 +16,10 @@ from moa.acceptance import text_of
 from moa.agents.debater import Exchange
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
-from moa.graphs.builder import Graph
-from moa.graphs.gathering import gathered
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.gathering import gathered
+from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.naming import told_apart

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from moa.context import RunContext
-from moa.graphs.builder import Graph
-from moa.graphs.handles import Handle
-from moa.graphs.plan import Plan
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.handles import Handle
+from moa.graphs.building.plan import Plan
 from moa.node import Node, Result
 
 AnyNode = Node[Any, Any]

@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from moa.agents.filter import Verdict
 from moa.context import RunContext
 from moa.errors import WiringError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
+from moa.graphs.building.types import UNKNOWN, fits, union
 from moa.graphs.guard_drawing import plan_of_guarded
 from moa.graphs.held import HeldEvents
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
-from moa.graphs.types import UNKNOWN, fits, union
 from moa.guards import Blocked, Exchange, Place
 from moa.guards.pii import Pii, PiiSession, counted
 from moa.guards.walking import texts_of

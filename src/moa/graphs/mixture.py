@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.builder import Graph
-from moa.graphs.gathering import gathered
-from moa.graphs.handles import Handle
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.gathering import gathered
+from moa.graphs.building.handles import Handle
+from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.handoffs import Consulted, Reply
 from moa.mixing.agreement import most_agreed
 from moa.mixing.layering import Layering, Terms

@@ -16,11 +16,11 @@ from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.builder import Graph
-from moa.graphs.handles import NodeStep
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.handles import NodeStep
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.skipped import Skipped
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.skipped import Skipped
 from moa.graphs.windows import Change, Ticket, Window, Windows
 from moa.guarantees import percent
 from moa.guarantees.shares import Counts, Moved, share_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from moa.agents.boundary import In, Out, TypedNode
 from moa.context import RunContext
-from moa.graphs.plan import Plan
+from moa.graphs.building.plan import Plan
 from moa.graphs.streaming import streamed
 from moa.node import Result
 from moa.trace import Event

@@ -20,8 +20,8 @@ from moa.documents.retrieval import fused
 from moa.documents.rewriting import Query
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
+from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.graphs.rag_plan import plan_of_rag
 from moa.handoffs import Reply, Text
 from moa.node import Node

@@ -9,8 +9,8 @@ from moa.documents.answering import Sheet
 from moa.documents.grading import Grade
 from moa.documents.rewriting import Query
 from moa.documents.sourced import NotInDocuments, Sourced
-from moa.graphs.builder import Graph
-from moa.graphs.plan import Plan
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
 from moa.handoffs import Reply, Text
 from moa.node import Node
 

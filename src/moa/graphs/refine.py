@@ -17,10 +17,10 @@ from moa.agents.critic import Critique, Draft
 from moa.agents.reviser import Criticised
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
 from moa.handoffs import Reply
 from moa.mixing.listening import quiet
 from moa.mixing.passing import passes

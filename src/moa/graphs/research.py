@@ -18,7 +18,8 @@ from moa.documents.grading import Grade
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
 from moa.graphs.findings import (
     Comparer,
     Conflicts,
@@ -30,7 +31,6 @@ from moa.graphs.findings import (
 )
 from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Reply, Text
 from moa.node import Node

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from moa.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
 from moa.mixing.listening import counted
 from moa.mixing.naming import told_apart
 from moa.mixing.passing import passed_over

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import signature_of
 from moa.graphs.oversight import same_answer
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import signature_of
 from moa.node import Node, Result
 from moa.usage import UNLIMITED, Budget, Usage
 

@@ -23,9 +23,9 @@ from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Step
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, OutputError
-from moa.graphs.builder import Graph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
-from moa.graphs.plan import Plan
 from moa.graphs.steps import CarriedOut, Worked, wrong_sums
 from moa.handoffs import Reply
 from moa.questions import Predicate, predicate

@@ -21,8 +21,8 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder
 from moa.errors import ConfigError
-from moa.graphs.builder import Graph
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.built import BuiltGraph
 from moa.graphs.notes import (
     FAILURES,
     Chunker,

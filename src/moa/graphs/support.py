@@ -19,8 +19,9 @@ from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.graphs.builder import Graph
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.built import BuiltGraph
+from moa.graphs.building.skipped import Skipped
 from moa.graphs.shop import (
     CORRECTIONS,
     INSTRUCTIONS,
@@ -30,7 +31,6 @@ from moa.graphs.shop import (
     URGENCY_EXAMPLES,
     SupportSettings,
 )
-from moa.graphs.skipped import Skipped
 from moa.guards.injection import InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score

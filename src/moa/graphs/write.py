@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.builder import Graph
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.built import BuiltGraph
 from moa.graphs.drafts import (
     Article,
     Assignment,

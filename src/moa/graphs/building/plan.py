@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from moa.graphs.branches import Branch, label_name
-from moa.graphs.handles import FunctionStep, MatchStep, NodeStep, Step
-from moa.graphs.signatures import is_node
-from moa.graphs.wiring import reachable
+from moa.graphs.building.branches import Branch, label_name
+from moa.graphs.building.handles import FunctionStep, MatchStep, NodeStep, Step
+from moa.graphs.building.signatures import is_node
+from moa.graphs.building.wiring import reachable
 
 Kind = Literal["input", "node", "function", "match"]
 

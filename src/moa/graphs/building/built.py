@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from moa.context import RunContext
 from moa.errors import InputError
-from moa.graphs.plan import Plan
-from moa.graphs.scheduler import Run
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.scheduler import Run
+from moa.graphs.building.types import shown
 from moa.graphs.streaming import streamed
-from moa.graphs.types import shown
 from moa.node import Result, finish
 from moa.trace import Event
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.types import RetryPolicy
 
-    from moa.graphs.compiled import Compiled
+    from moa.graphs.building.compiled import Compiled
     from moa.graphs.drawing import Drawing
 
 In_contra = TypeVar("In_contra", contravariant=True)
@@ -90,7 +90,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         Raises:
             WiringError: the type of a node's output is not known, so no checkpoint could keep it.
         """
-        from moa.graphs.compiled import compiled
+        from moa.graphs.building.compiled import compiled
 
         return compiled(self, checkpointer=checkpointer, retry=retry)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moa.graphs.builder import Graph
-from moa.graphs.handles import Handle
+from moa.graphs.building.builder import Graph
+from moa.graphs.building.handles import Handle
 
 _MOST = 8
 """Handles that one join takes."""

@@ -6,15 +6,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from moa.errors import WiringError
-from moa.graphs.branches import Branch, apart, path
-from moa.graphs.built import BuiltGraph
-from moa.graphs.handles import Handle, InputStep, MatchStep, NodeStep, function_step, step_of
-from moa.graphs.labels import labels_of
-from moa.graphs.plan import plan_of
-from moa.graphs.signatures import is_node, signature_of
-from moa.graphs.skipped import Skipped
-from moa.graphs.types import union
-from moa.graphs.wiring import check
+from moa.graphs.building.branches import Branch, apart, path
+from moa.graphs.building.built import BuiltGraph
+from moa.graphs.building.handles import (
+    Handle,
+    InputStep,
+    MatchStep,
+    NodeStep,
+    function_step,
+    step_of,
+)
+from moa.graphs.building.labels import labels_of
+from moa.graphs.building.plan import plan_of
+from moa.graphs.building.signatures import is_node, signature_of
+from moa.graphs.building.skipped import Skipped
+from moa.graphs.building.types import union
+from moa.graphs.building.wiring import check
 from moa.node import Node
 from moa.questions import Choice
 

@@ -18,11 +18,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
 from moa.context import RunContext
-from moa.graphs.built import BuiltGraph
+from moa.graphs.building.built import BuiltGraph
+from moa.graphs.building.handles import NodeStep
+from moa.graphs.building.plan import Plan, Task
+from moa.graphs.building.scheduler import Run, call
 from moa.graphs.checkpoints import JsonForm, JsonInput, JsonOutput, form_of
-from moa.graphs.handles import NodeStep
-from moa.graphs.plan import Plan, Task
-from moa.graphs.scheduler import Run, call
 
 Compiled = Pregel[Any, Any, Any, Any]
 """LangGraph's own kind of graph. Its `context=` is a `RunContext`."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from moa.graphs.branches import Branch, label_name
-from moa.graphs.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
-from moa.graphs.plan import Plan
-from moa.graphs.signatures import picked
-from moa.graphs.types import UNKNOWN, shown
+from moa.graphs.building.branches import Branch, label_name
+from moa.graphs.building.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.signatures import picked
+from moa.graphs.building.types import UNKNOWN, shown
 
 Look = Literal["terminal", "join", "function", "agent", "slm", "llm"]
 

@@ -1,0 +1,1 @@
+"""Building: a graph is declared, checked, planned and run."""
