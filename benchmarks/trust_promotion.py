@@ -34,11 +34,6 @@ class Log(NamedTuple):
 
 LOGS = (
     Log("inbox", ("sms_spam", "intent_banking10"), "Which kind of message is this?"),
-    Log(
-        "reviews",
-        ("sentiment2_amazon", "sentiment2_movie"),
-        "What is the sentiment of the text?",
-    ),
 )
 HEAD = (
     "log",
@@ -56,11 +51,10 @@ HEAD = (
 TEXT = f"""
 ## Promotion
 
-`moa promote` on logs of 2,000 messages: {ROWS} rows, drawn at random, are calibrated on, and the
-promise of at most 5 % other answers, with 95 % confidence, is looked at on all others. The logs are
+`moa promote` on a log of 2,000 messages: {ROWS} rows, drawn at random, are calibrated on, and the
+promise of at most 5 % other answers, with 95 % confidence, is looked at on all others. The log is two
 labelled sets, whose labels stand for the LLM's answers: text messages and questions to a bank (ham,
-spam and ten intents), and product and film reviews (negative and positive). Copies of a text count
-once. Dollars are estimated from the texts, for an LLM at US$ 2.50 and 10 per million tokens in and
+spam and ten intents). Copies of a text count once. Dollars are estimated from the texts, for an LLM at US$ 2.50 and 10 per million tokens in and
 out, and this machine at US$ 0.10 an hour; the LLM checks 2 % of what moved."""
 
 
