@@ -52,10 +52,11 @@ TEXT = f"""
 ## Promotion
 
 `moa promote` on a log of 2,000 messages: {ROWS} rows, drawn at random, are calibrated on, and the
-promise of at most 5 % other answers, with 95 % confidence, is looked at on all others. The log is two
-labelled sets, whose labels stand for the LLM's answers: text messages and questions to a bank (ham,
-spam and ten intents). Copies of a text count once. Dollars are estimated from the texts, for an LLM at US$ 2.50 and 10 per million tokens in and
-out, and this machine at US$ 0.10 an hour; the LLM checks 2 % of what moved."""
+promise of at most 5 % other answers, with 95 % confidence, is looked at on all others. The log is
+two labelled sets, whose labels stand for the LLM's answers: text messages and questions to a bank
+(ham, spam and ten intents). Copies of a text count once. Dollars are estimated from the texts, for
+an LLM at US$ 2.50 and 10 per million tokens in and out, and this machine at US$ 0.10 an hour; the
+LLM checks 2 % of what moved."""
 
 
 def run(data: Path, kept: Kept, *, few: int | None = None) -> None:
