@@ -191,6 +191,9 @@ def test_calls_without_a_price_are_said_once_not_to_count(
         pytest.param(("run", "mails.py:empty", "--text", "x"), "repairs=-1", id="refuses"),
         pytest.param(("run", "mails.py:graph", "in.md"), "in.md", id="input"),
         pytest.param(("run", "filter", "--text", "x"), "needs 'criterion'", id="settings"),
+        pytest.param(("run", "rag", "--text", "x"), "documents = [", id="documents"),
+        pytest.param(("run", "recommend", "--text", "x"), "catalogue = ", id="catalogue"),
+        pytest.param(("run", "support", "empty.jsonl"), "no rows in it", id="rows"),
         pytest.param(
             ("run", "mails.py:graph", "--text", "x", "--config", "no.toml"), "no.toml", id="config"
         ),
@@ -204,6 +207,7 @@ def test_what_cannot_work_is_said_and_leaves_with_2(
     words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("in.txt").write_text("one\n")
+    Path("empty.jsonl").touch()
     Path("broken.py").write_text("1 / 0\n")
     assert moa(*words) == 2
     err = capsys.readouterr().err

@@ -74,6 +74,7 @@ def run(
     from moa.cli.lines import line
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
+    from moa.errors import ConfigError
     from moa.ready import node_of
 
     said: list[Watching] = []
@@ -86,6 +87,9 @@ def run(
         return Prepared(node, reader_of(node), asked=asked_by(node))
 
     found = rows.literal(source) if text else rows.read(source, else_do=_ELSE_TEXT)
+    total = 1 if text else rows.count(source, limit)
+    if total == 0:
+        raise ConfigError(f"{source}: there are no rows in it")
     piped = source == rows.STDIN and not text
     session = Session(
         config=config,
@@ -98,7 +102,7 @@ def run(
         source=None if text or piped else source,
         out=out,
         as_json=as_json,
-        total=1 if text else rows.count(source, limit),
+        total=total,
         counts_dollars=budget_usd is not None,
     ) as report:
         code = session.run(prepare, islice(found, limit), report)

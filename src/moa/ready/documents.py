@@ -16,6 +16,7 @@ from moa.documents.indexed import Indexed
 from moa.documents.rewriting import Rewriter
 from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
+from moa.errors import ConfigError
 from moa.graphs.rag import rag
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.ready.entry import AnyNode, Mark, Ready, beside
@@ -147,10 +148,16 @@ def retriever_of(endpoints: Endpoints, settings: DocumentSettings) -> Indexed:
     """Build the retriever over the documents that the settings name.
 
     Raises:
-        ConfigError: the embedder that is named isn't configured.
+        ConfigError: neither documents nor an index are named, or the embedder that is named isn't
+            configured.
         CapabilityError: it can't embed.
     """
     given = settings.documents
+    if given is None and settings.index is None and endpoints.to_be_asked:
+        raise ConfigError(
+            'there is nothing to search in: name files or folders by documents = ["docs"], or what '
+            "moa index made by index, in the graph's table of moa.toml, such as [graphs.rag]"
+        )
     paths = (given,) if isinstance(given, Path) else given
     sources = None if paths is None else [beside(endpoints, path) for path in paths]
     folder = settings.index and beside(endpoints, settings.index)

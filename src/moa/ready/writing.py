@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
+from moa.errors import ConfigError
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.recommend import recommend
 from moa.graphs.research import research
@@ -145,6 +146,10 @@ def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
     slm, llm = _models(endpoints, settings)
     built_in = None if missing_for_sentences() else SentenceEncoder()
     file = settings.catalogue and beside(endpoints, settings.catalogue)
+    if file is None and endpoints.to_be_asked:
+        raise ConfigError(
+            'graphs.recommend: it needs catalogue = "ITEMS.jsonl", a file of items with id and text'
+        )
     return recommend(
         slm,
         llm,

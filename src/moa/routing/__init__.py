@@ -109,6 +109,10 @@ class Router(_Written):
         try:
             text = Path(path).read_text(encoding="utf-8")
             return cls.model_validate_json(text)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"there is no router {str(path)!r}: moa route fit DATA.jsonl --out {path} makes one"
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{str(path)!r} can't be read: {error}") from error
         except ValidationError as error:
