@@ -137,6 +137,12 @@ async def test_the_subject_is_read_with_the_text() -> None:
     assert slm.states[0].startswith("Parcel")
 
 
+async def test_a_placeholder_for_a_subject_is_no_message() -> None:
+    slm, llm = endpoints()
+    result = await support(slm, llm).run(Ticket(subject="(no subject)", text=""))
+    assert isinstance(result.output, Rejected)
+
+
 async def test_a_message_with_a_subject_alone_is_read() -> None:
     slm, llm = endpoints()
     result = await support(slm, llm).run(Ticket(subject="Where is my parcel 4411?", text=" "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Literal
@@ -39,6 +40,7 @@ TOO_SMALL_TO_WRITE = frozenset(("SmolLM2-135M-Instruct.Q4_1",))
 """Models whose drafts are worth less than none: they take up the prompt again, or make facts up."""
 UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
+_NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
 
 class Ticket(BaseModel):
@@ -252,8 +254,10 @@ def _adapted(
 
 
 def as_one_text(ticket: Ticket) -> str:
-    """Put the subject before the text."""
-    return "\n\n".join(part for part in (ticket.subject, ticket.text) if part and part.strip())
+    """Put the subject before the text; what mail programs write where there is none is none."""
+    subject = ticket.subject or ""
+    parts = ("" if _NO_SUBJECT.fullmatch(subject.strip()) else subject, ticket.text)
+    return "\n\n".join(part for part in parts if part.strip())
 
 
 def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
