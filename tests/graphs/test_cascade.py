@@ -451,3 +451,10 @@ async def test_a_last_tier_with_a_wrong_key_is_an_error() -> None:
 async def test_where_the_time_of_the_large_tier_is_up_the_small_answer_is_marked() -> None:
     result = await labelled(small(sure("app", 0.6)), large(DeadlineExceeded("late"))).run("Hm.")
     assert (result.output.label, result.accepted) == ("app", False)
+
+
+def test_no_tier_is_drawn_with_an_arrow_to_itself() -> None:
+    node = labelled(small(sure("app", 0.9)), large(sure("app", 0.9)))
+    arrows = [line.split() for line in str(node.draw().mermaid).splitlines() if "->" in line]
+    assert arrows
+    assert all(first != last for first, *_, last in arrows)

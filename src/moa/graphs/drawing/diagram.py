@@ -140,8 +140,10 @@ class _Drawer:
         for start in deciders:
             self._drawn.point(start, entry, _condition(step.when), decides=True)
         if isinstance(step.otherwise, NodeStep):
+            stand_in = self._entry(step.otherwise)
             for start in deciders or [self._exit(step)]:
-                self._drawn.point(start, self._entry(step.otherwise), "else", decides=True)
+                if start not in (stand_in, self._exit(step.otherwise)):  # its answer was enough
+                    self._drawn.point(start, stand_in, "else", decides=True)
 
     def _point_at_branches(self, match: MatchStep) -> None:
         for step in self._plan.steps:
