@@ -139,11 +139,16 @@ async def test_closing_twice_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", READY)
-def test_every_ready_graph_is_built_from_its_settings(name: str) -> None:
+def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"id": "1", "text": "A hat"}\n')
     needed: dict[str, dict[str, Any]] = {
         "filter": {"criterion": "about the weather"},
         "classifier": {"labels": {"a": "one thing", "b": "another"}},
         "cascade": {"labels": ["a", "b"], "confidence": 0.9},
+        "rag": {"documents": str(tmp_path)},
+        "research": {"documents": str(tmp_path)},
+        "recommend": {"catalogue": str(items)},
     }
     graphs = {name: needed.get(name, {})}
     if name == "shadow":  # its candidate is the cascade

@@ -257,8 +257,8 @@ async def test_it_runs_on_a_folder_that_the_configuration_names(tmp_path: Path) 
 
 async def test_without_documents_it_says_what_to_do() -> None:
     async with Endpoints(Config()) as endpoints:
-        with pytest.raises(ConfigError, match="name the files or folders to read"):
-            await node_of("rag", endpoints).run("Which city built the tower?")
+        with pytest.raises(ConfigError, match="name files or folders by documents"):
+            node_of("rag", endpoints)
 
 
 def test_a_large_model_that_is_configured_writes_and_the_small_one_checks() -> None:

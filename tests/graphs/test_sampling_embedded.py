@@ -33,9 +33,11 @@ async def model() -> AsyncIterator[EmbeddedEndpoint]:
     await endpoint.close()
 
 
-def writer(model: EmbeddedEndpoint, name: str = "writer", *, repairs: int = 0) -> Generator[Reply]:
+def writer(
+    model: EmbeddedEndpoint, name: str = "writer", *, temperature: float = 0.9
+) -> Generator[Reply]:
     say = "Answer with one word."
-    return Generator(model, say, name=name, max_tokens=6, temperature=0.9, repairs=repairs)
+    return Generator(model, say, name=name, max_tokens=6, temperature=temperature, repairs=0)
 
 
 async def test_samples_differ_and_are_counted(model: EmbeddedEndpoint) -> None:
@@ -62,7 +64,7 @@ async def test_a_sample_is_picked_within_the_budget(model: EmbeddedEndpoint) -> 
 
 
 async def test_a_debate_ends_with_a_text(model: EmbeddedEndpoint) -> None:
-    debaters = [Debater(model, max_tokens=8, temperature=0.9, repairs=3) for _ in range(2)]
+    debaters = [Debater(model, max_tokens=8, temperature=0.0, repairs=0) for _ in range(2)]
     output = (await debate(*debaters, rounds=1).run(ASKED)).output
     assert output.text
     assert output.rounds <= 1
@@ -70,7 +72,7 @@ async def test_a_debate_ends_with_a_text(model: EmbeddedEndpoint) -> None:
 
 async def test_a_refinement_ends_with_one_of_its_drafts(model: EmbeddedEndpoint) -> None:
     critic = Critic(model, max_tokens=40, repairs=0)
-    drafter = writer(model, repairs=3)  # now and then a sample is empty
+    drafter = writer(model, temperature=0.0)  # now and then a sample is empty
     node = refine(drafter, critic, Reviser(model, max_tokens=8, repairs=0), rounds=1)
     output = (await node.run(ASKED)).output
     assert output.text
