@@ -32,9 +32,7 @@ class Log(NamedTuple):
     task: str
 
 
-LOGS = (
-    Log("inbox", ("sms_spam", "intent_banking10"), "Which kind of message is this?"),
-)
+LOGS = (Log("inbox", ("sms_spam", "intent_banking10"), "Which kind of message is this?"),)
 HEAD = (
     "log",
     "rows",
