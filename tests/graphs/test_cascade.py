@@ -448,6 +448,14 @@ async def test_a_last_tier_with_a_wrong_key_is_an_error() -> None:
         await labelled(small(sure("app", 0.6)), last).run("It crashes.")
 
 
+async def test_where_everything_goes_to_a_last_tier_that_is_down_its_error_is_told() -> None:
+    watch = Oversight(audit=Audit(risk=0.05, withdrawn=True))
+    wrong_key = EndpointUnauthorized("wrong key", endpoint="small", status=401)
+    last = large(EndpointUnavailable("down", endpoint="large"))
+    with pytest.raises(EndpointUnavailable):
+        await labelled(small(wrong_key), last, oversight=watch).run("It crashes.")
+
+
 async def test_where_the_time_of_the_large_tier_is_up_the_small_answer_is_marked() -> None:
     result = await labelled(small(sure("app", 0.6)), large(DeadlineExceeded("late"))).run("Hm.")
     assert (result.output.label, result.accepted) == ("app", False)

@@ -51,8 +51,7 @@ from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, tog
 from moa.questions import NONE_OF_THESE, Question
 
 PRICE = 0.02
-"""How much lower the log loss must be for a second a decision. On reviews, 0.02 went with about 1 %
-more that are right and 3 % more that can be accepted."""
+"""How much lower the log loss must be for a second a decision."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.6

@@ -176,8 +176,7 @@ class Cascade(Generic[In, Out]):
             try:
                 best = await self._ask(place, request, best, own)
             except MoaError as error:
-                may_go_on = passed_over if place < len(self.tiers) - 1 else passes
-                if shown() or not may_go_on(error):
+                if shown() or not self._goes_on(place, error):
                     raise
                 failed = error
                 self._note_failure(place, error, own)
@@ -199,7 +198,7 @@ class Cascade(Generic[In, Out]):
             try:
                 output = (await self.tiers[place].run(request, self._heard(place, own))).output
             except MoaError as error:
-                if shown() or not passes(error):
+                if shown() or not self._goes_on(place, error):
                     raise
                 failed = failed or error
                 self._note_failure(place, error, own)
@@ -209,6 +208,10 @@ class Cascade(Generic[In, Out]):
             return self._left(_Standing(output, place), failed, own)
         assert failed is not None, "a tier answers, or fails"
         raise failed
+
+    def _goes_on(self, place: int, error: MoaError) -> bool:
+        """Whether another tier may answer; one that all could rest on has to be set up right."""
+        return passes(error) if place == len(self.tiers) - 1 else passed_over(error)
 
     def _heard(self, place: int, own: RunContext) -> RunContext:
         """Let the last tier alone be heard: nobody could take back what is rejected."""

@@ -33,6 +33,7 @@ from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 _PLAN = (
@@ -122,8 +123,7 @@ class Code(Pattern[str | BaseModel, Program]):
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Plan, write, review, and mend what is found."""
-        hidden = context.nested()
-        hidden.listener = None  # what may be rejected is not shown: nobody could take it back
+        hidden = quiet(context)  # what may be rejected: nobody could take it back
         plan = (await self.planner.run(request, hidden)).output
         assignment = Assignment(task=text_of(request), plan=plan)
         best = await self._tried(assignment, hidden)

@@ -20,6 +20,7 @@ from moa.endpoints import Endpoint
 from moa.errors import MoaError
 from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -195,8 +196,7 @@ class Sections(TypedNode[Planned, Drafted]):
         note_drafts(context, [writer.endpoint for writer in self.writers])
         count = len(request.outline.sections)
         length = Length(words=max(1, round(self.words / count)))
-        silent = context.nested()
-        silent.listener = None  # sections are shown when they agree with each other
+        silent = quiet(context)  # sections are shown when they agree with each other
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def write(place: int) -> Section | MoaError:

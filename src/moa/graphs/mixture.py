@@ -61,7 +61,7 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
         self.aggregator = Reader(as_node(aggregator, name="aggregator"), seed=seed)
         self.terms = terms
         _check(self.name, self.layers, terms)
-        self._wired()  # nodes that don't fit together are found where it is built
+        _ = self.plan  # nodes that don't fit together are found where it is built
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.
@@ -103,9 +103,6 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
     @property
     def plan(self) -> Plan:
         """The layers as a graph, to be drawn; it runs otherwise."""
-        return self._wired()
-
-    def _wired(self) -> Plan:
         g: Graph[Any] = Graph(self.name, cast("Any", str | BaseModel))
         source: Handle[Any] = g.input
         for depth, layer in enumerate(self.layers):

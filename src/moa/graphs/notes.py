@@ -19,6 +19,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
 from moa.graphs.support import TOO_SMALL_TO_WRITE
+from moa.mixing.listening import quiet
 
 AT_ONCE = 8
 """Chunks that are condensed side by side."""
@@ -219,8 +220,7 @@ class Condense(TypedNode[Notes, Notes]):
         self, whole: Notes, notes: Sequence[Note], context: RunContext
     ) -> list[Note]:
         gate = asyncio.Semaphore(AT_ONCE)
-        silent = context.nested()
-        silent.listener = None  # notes are no part of the answer
+        silent = quiet(context)  # notes are no part of the answer
 
         async def one(note: Note) -> Note:
             async with gate:

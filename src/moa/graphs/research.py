@@ -33,6 +33,7 @@ from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.pattern import Pattern
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Reply, Text
+from moa.mixing.listening import quiet
 from moa.node import Node
 from moa.trace import Piece
 
@@ -71,8 +72,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         question = str(request).strip()
         if not question:
             raise InputError(f"{self.name}: the question is empty")
-        silent = context.nested()
-        silent.listener = None  # the report alone is shown
+        silent = quiet(context)  # the report alone is shown
         asked = await self._divided(question, silent)
         found = Findings.of(question, await self._outcomes(asked, silent))
         for each in found.findings:

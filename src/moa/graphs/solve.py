@@ -28,6 +28,7 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.graphs.steps import CarriedOut, Worked, wrong_sums
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
 from moa.questions import Predicate, predicate
 from moa.trace import Piece
 from moa.usage import Tier
@@ -131,8 +132,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         number = 1 if before is None else before.number + 1
         failed = None if before is None else before.attempt
         last = number == self.tries
-        hidden = context.nested()
-        hidden.listener = None  # what may be rejected is not shown: nobody could take it back
+        hidden = quiet(context)  # what may be rejected: nobody could take it back
         plan = await self._planned(Problem(problem=problem, failed=failed), hidden)
         results = await CarriedOut(
             plan, problem, self.solvers, hurried=last, context=context, hidden=hidden

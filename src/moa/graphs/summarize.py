@@ -36,6 +36,7 @@ from moa.graphs.notes import (
 )
 from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Reply
+from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 THREE_SENTENCES = Length(sentences=3)
@@ -160,8 +161,7 @@ class Summarizer(TypedNode[Notes, Summary]):
         return summary
 
     async def _written(self, request: Notes, context: RunContext) -> Summary:
-        silent = context.nested()
-        silent.listener = None  # nothing is shown before its length is checked
+        silent = quiet(context)  # nothing is shown before its length is checked
         try:
             found = await self._draft(_Brief(notes=request), silent)
             fault = self.length.fault(_text(found))

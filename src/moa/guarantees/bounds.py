@@ -8,8 +8,7 @@ below it, the decisions above are a sample of those that it accepts, so the wron
 are binomial, whatever the scores mean. Since testing stops at the first failure, the promise breaks
 only where the first threshold that should have failed passes, so that no part of the confidence is
 lost to the number of thresholds. That is proven where the risk only rises as the threshold falls;
-where it goes up and down, simulations and a search for the worst case found no more promises broken
-than stated.
+where it goes up and down, tests and simulations found no more promises broken than stated.
 
 Where several decisions belong to one case they are wrong together, and the binomial doesn't hold.
 Then a case is one bet against the hypothesis that the risk is passed, and the product of all bets
