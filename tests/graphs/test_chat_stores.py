@@ -252,3 +252,12 @@ async def test_a_clock_that_is_behind_loses_no_turn(
         "two",
     ]
     assert isinstance(alone(store).threads, Threads)
+
+
+async def test_a_new_file_takes_several_threads_at_once(tmp_path: Path) -> None:
+    for new in range(12):
+        only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
+        talk = chat(only, only, store=tmp_path / f"{new}.sqlite")
+        said = [Said(text="Hello.", thread=f"t{n}") for n in range(8)]
+        replies = await asyncio.gather(*map(talk.run, said))
+        assert [reply.output.turn for reply in replies] == [1] * 8

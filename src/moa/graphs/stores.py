@@ -24,6 +24,7 @@ from moa.conversations.messages import is_file
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
 
 if TYPE_CHECKING:
+    from filelock import AsyncFileLock
     from psycopg import AsyncConnection
 
 _POLL_S = 0.02
@@ -149,6 +150,7 @@ class SqliteStore:
         self.shown = str(file)
         self._lock = filelock.AsyncFileLock
         self._savers = aio.AsyncSqliteSaver
+        self._is_set_up = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Saver]:
@@ -157,25 +159,33 @@ class SqliteStore:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             async with self._savers.from_conn_string(str(self.file)) as saver:
                 saver.serde = PlainJson()
+                if not self._is_set_up:
+                    # SQLite waits for nobody where it changes how a file is written.
+                    async with self._lock_of("setup"):
+                        await saver.setup()
+                    self._is_set_up = True
                 yield saver
 
     @asynccontextmanager
     async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
         """Hold the lock file of a thread, which the system frees when its process ends."""
-        folder = self.file.with_name(f"{self.file.name}.locks")
         name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         with self._told():
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = self._lock(
-                folder / f"{name}.lock",
-                thread_local=False,
-                run_in_executor=False,
-            )
+            lock = self._lock_of(name)
             await in_time(lock.acquire(poll_interval=_POLL_S), thread, context)
         try:
             yield
         finally:
             await lock.release()
+
+    def _lock_of(self, name: str) -> AsyncFileLock:
+        folder = self.file.with_name(f"{self.file.name}.locks")
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._lock(
+            folder / f"{name}.lock",
+            thread_local=False,
+            run_in_executor=False,
+        )
 
     @contextmanager
     def _told(self) -> Generator[None]:
