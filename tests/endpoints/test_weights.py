@@ -1,4 +1,4 @@
-"""The weights of the embedded model: found, fetched, checked, kept, and nothing half."""
+"""The weights of embedded models: found, fetched, checked, kept, and no half taken for whole."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hub import CONTENT as SERVED
+from hub import SHA256, Hub, serving
 
-from moa.endpoints.weight_sources import SMOLLM2, SOURCES, Model, Source, Tell
-from moa.endpoints.weights import Weights, cache_folder, find_weights
-from moa.errors import ModelNotFound
+from moa.endpoints.weight_sources import SMOLLM2, SOURCES, HubFile, Model, Source, Tell
+from moa.endpoints.weights import Fetched, Weights, cache_folder, fetch, find_weights, kept_at
+from moa.errors import ConfigError, ModelNotFound
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
 MODEL = Model("tiny", "tiny.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -26,6 +31,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("MOA_CACHE", str(folder))
     monkeypatch.delenv("MOA_MODEL", raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     return folder
 
 
@@ -285,5 +292,235 @@ def test_pip_that_fails_is_told(pip: FakePip, tmp_path: Path, program: str, says
 
 def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moa.endpoints.weight_sources.find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    with pytest.raises(ModelNotFound, match=r"pip is not installed.*huggingface_hub is not"):
+    with pytest.raises(ModelNotFound, match=r"pip is not installed.*the hub .*can't be reached"):
         find_weights(model=MODEL, sources=SOURCES)
+
+
+def test_the_place_of_the_built_in_model_means_that_model_whatever_the_variable_says(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_MODEL", "other.gguf")
+    found = find_weights(cache / "tiny.gguf", model=MODEL, sources=[source(CONTENT)[0]])
+    assert found == Weights(cache / "tiny.gguf", "a test")
+
+
+FILE = HubFile("owner/name", "small-q4.gguf")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving() as running:
+        monkeypatch.setenv("HF_ENDPOINT", f"{running.url}/")
+        yield running
+
+
+def part() -> Path:
+    kept = kept_at(FILE)
+    return kept.with_name(f"{kept.name}.part")
+
+
+def begun(content: bytes) -> None:
+    part().parent.mkdir(parents=True)
+    part().write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("hf:owner/name/small-q4.gguf", FILE),
+        ("hf:a.b/c_d/Q4/x-1.5b.gguf", HubFile("a.b/c_d", "Q4/x-1.5b.gguf")),
+        ("hf:owner/name@v1.0/x.gguf", HubFile("owner/name", "x.gguf", "v1.0")),
+    ],
+)
+def test_a_file_of_the_hub_has_a_name(text: str, file: HubFile) -> None:
+    assert HubFile.named(text) == file
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hf:owner/small.gguf", "write hf:OWNER/REPOSITORY/FILE.gguf"),
+        ("hf:owner/name/model.safetensors", "write hf:OWNER/REPOSITORY/FILE.gguf"),
+        ("hf:owner/name/../x.gguf", "write hf:OWNER/REPOSITORY/FILE.gguf"),
+        ("hf:../name/x.gguf", "write hf:OWNER/REPOSITORY/FILE.gguf"),
+        ("hf:owner/name/x-00001-of-00002.gguf", "one part of a file that was split"),
+    ],
+)
+def test_what_names_no_whole_file_of_the_hub_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        HubFile.named(text)
+
+
+def test_a_file_of_the_hub_is_fetched_and_checked(hub: Hub, cache: Path) -> None:
+    found = fetch(FILE)
+    assert found == Fetched(cache / "models/owner/name/small-q4.gguf", False, SHA256)
+    assert found.path.read_bytes() == SERVED
+    assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/small-q4.gguf"]
+    assert not part().exists()
+
+
+def test_a_file_that_is_there_is_not_asked_for(hub: Hub) -> None:
+    fetch(FILE)
+    assert fetch(FILE).already
+    assert len(hub.asked) == 1
+
+
+def test_revisions_are_kept_apart(hub: Hub, cache: Path) -> None:
+    pinned = HubFile("owner/name", "small-q4.gguf", "v1")
+    assert fetch(pinned).path == cache / "models/owner/name@v1/small-q4.gguf"
+    assert [path for path, _ in hub.asked] == ["/owner/name/resolve/v1/small-q4.gguf"]
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub) -> None:
+    hub.cut = [50_000]
+    assert fetch(FILE).path.read_bytes() == SERVED
+    assert hub.told("Range") == [None, "bytes=50000-"]
+
+
+def test_what_an_earlier_process_fetched_is_not_fetched_again(hub: Hub) -> None:
+    begun(SERVED[:700])
+    assert fetch(FILE).path.read_bytes() == SERVED
+    assert hub.told("Range") == ["bytes=700-"]
+
+
+def test_a_part_that_was_complete_is_only_checked(hub: Hub) -> None:
+    begun(SERVED)
+    assert fetch(FILE).sha256 == SHA256
+    assert len(hub.asked) == 1
+
+
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(hub: Hub) -> None:
+    begun(SERVED + b"more")
+    assert fetch(FILE).path.read_bytes() == SERVED
+
+
+def test_a_hub_that_cannot_go_on_sends_all_of_it(hub: Hub) -> None:
+    hub.knows_ranges = False
+    begun(SERVED[:700])
+    assert fetch(FILE).path.read_bytes() == SERVED
+    assert len(hub.asked) == 1
+
+
+def test_where_nobody_knows_the_hash_nothing_is_put_together(hub: Hub) -> None:
+    hub.headers = {"ETag": '"5d41402abc4b2a76b9719d911017c592"'}
+    begun(b"GGUF of another file")
+    found = fetch(FILE)
+    assert (found.path.read_bytes(), found.sha256) == (SERVED, None)
+    assert hub.told("Range") == ["bytes=20-", None]
+
+
+def test_a_connection_that_brings_nothing_more_is_given_up_and_what_there_is_is_kept(
+    hub: Hub,
+) -> None:
+    hub.cut = [60_000, 0]
+    with pytest.raises(ModelNotFound, match=r"the connection broke .*0 MB are kept: run it again"):
+        fetch(FILE)
+    assert part().read_bytes() == SERVED[:60_000]
+    assert not kept_at(FILE).exists()
+
+
+def test_another_file_than_the_hub_says_is_removed(hub: Hub) -> None:
+    hub.headers = {"X-Linked-ETag": f'"{"0" * 64}"'}
+    with pytest.raises(ModelNotFound, match=rf"has the SHA-256 {SHA256} and not 0{{64}}"):
+        fetch(FILE)
+    assert not part().exists()
+    assert not kept_at(FILE).exists()
+
+
+def test_the_hash_of_the_catalogue_goes_before_that_of_the_hub(hub: Hub) -> None:
+    known = HubFile(FILE.repository, FILE.file, sha256="1" * 64)
+    with pytest.raises(ModelNotFound, match=r"and not 1{64}"):
+        fetch(known)
+
+
+def test_what_is_no_gguf_file_is_removed(hub: Hub) -> None:
+    hub.content, hub.headers = b"<html>Log in to this network</html>", {}
+    with pytest.raises(ModelNotFound, match="is no GGUF file"):
+        fetch(FILE)
+    assert not part().exists()
+
+
+def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+    with serving() as store:
+        store.headers = {"ETag": f'"{"2" * 64}"'}  # the store's own, which is no SHA-256
+        hub.moved_to, hub.headers = store.url, {"X-Linked-ETag": f'"{SHA256}"'}
+        assert fetch(FILE).sha256 == SHA256
+        assert store.told("Authorization") == [None]
+    assert hub.told("Authorization") == ["Bearer hf_secret"]
+    assert "hf_secret" not in "".join(capsys.readouterr())
+
+
+def test_the_tag_of_another_host_is_not_taken_for_a_hash(hub: Hub) -> None:
+    with serving() as store:
+        store.headers = {"ETag": f'"{"2" * 64}"', "X-Linked-ETag": f'"{"3" * 64}"'}
+        hub.moved_to, hub.headers = store.url, {}
+        assert fetch(FILE).sha256 is None
+
+
+def test_a_token_that_is_none_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret hf_other")
+    with pytest.raises(ConfigError, match="HF_TOKEN holds characters") as caught:
+        fetch(FILE)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, r"licence has to be accepted first, at http.*HF_TOKEN"),
+        (403, r"status 403"),
+        (404, r"has no such file \(status 404\): see http.*/owner/name/tree/main"),
+        (503, r"answered with status 503\. Where this machine reaches no hub"),
+    ],
+)
+def test_a_hub_that_says_no_is_told(hub: Hub, status: int, says: str) -> None:
+    hub.status = status
+    with pytest.raises(ModelNotFound, match=says):
+        fetch(FILE)
+    assert not kept_at(FILE).exists()
+
+
+def test_where_no_hub_is_reached_what_to_do_is_said() -> None:
+    with pytest.raises(
+        ModelNotFound,
+        match=r"can't be reached .*HF_ENDPOINT.*resolve/main/small-q4\.gguf.*model = ",
+    ):
+        fetch(FILE)
+
+
+def test_a_full_disk_is_told_where_a_file_of_the_hub_is_fetched(cache: Path, hub: Hub) -> None:
+    del hub
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(ModelNotFound, match=r"small-q4\.gguf can't be kept.*MOA_CACHE"):
+        fetch(FILE)
+
+
+def test_a_second_fetch_waits_for_the_first_and_asks_for_nothing(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.go_on = threading.Event()
+    said = ""
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fetch, FILE)
+        until(lambda: bool(hub.asked))
+        second = pool.submit(fetch, FILE)
+
+        def waits() -> bool:
+            nonlocal said
+            said += capsys.readouterr().err
+            return "Another process is fetching it: waiting for that" in said
+
+        until(waits)
+        hub.go_on.set()
+        assert (first.result().already, second.result().already) == (False, True)
+    assert len(hub.asked) == 1
+
+
+def until(holds: Callable[[], bool]) -> None:
+    late = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < late
+        time.sleep(0.01)
