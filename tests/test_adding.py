@@ -141,5 +141,5 @@ def test_a_tier_can_be_chosen() -> None:
 
 
 def test_what_was_not_checked_is_said() -> None:
-    assert "not compared with a source: repositories" in add("qwen3-1.7b").notes
+    assert "not compared with a source: repositories, files" in add("qwen3-1.7b").notes
     assert not any("not compared" in note for note in add("smollm2-135m").notes)

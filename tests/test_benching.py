@@ -157,6 +157,7 @@ OWN = EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:9/v1")
         (OWN.model_copy(update={"base_url": "https://llm.example.com/v1"}), True),
         (OWN.model_copy(update={"base_url": ("http://10.0.0.7/v1", "http://8.8.8.8/v1")}), True),
         (EndpointConfig(tier="llm", model="gpt-5-mini"), True),
+        (EndpointConfig(tier="llm", model="gpt-5-mini", serve="llama.cpp"), False),
     ],
 )
 def test_who_may_send_a_bill_is_asked_only_after_a_yes(entry: EndpointConfig, billed: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from moa.catalogue import BITS, Attention, Model, Quantisation, model, models
+from moa.endpoints.weight_sources import HubFile
 from moa.errors import ConfigError
 
 ALL = list(models())
@@ -168,3 +169,19 @@ def test_the_models_that_a_user_looks_for_are_there() -> None:
 def test_decisions_that_cost_no_output_have_a_price() -> None:
     assert model("jev").price().known
     assert model("jev").price().output == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_gguf_file_is_one_of_a_repository_that_the_entry_names(name: str) -> None:
+    known = model(name)
+    assert set(known.files) <= set(known.repositories)
+    assert set(known.sha256) <= set(known.files)
+    for quantisation, file in known.files.items():
+        assert HubFile.named(f"hf:{known.repositories[quantisation]}/{file}").name == file
+        assert "llama.cpp" in known.servers
+
+
+def test_a_model_with_a_gguf_file_says_where_it_is() -> None:
+    found = model("qwen3-0.6b").gguf
+    assert found == HubFile("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf")
+    assert model("phi-2").gguf is None

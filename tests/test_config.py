@@ -223,3 +223,62 @@ def test_a_priority_that_nobody_heeds_is_refused() -> None:
     assert load(written(SMALL + "priority = 3\n")).endpoints["small"].priority == 3
     with pytest.raises(ConfigError, match="vLLM of your own"):
         load(written(LARGE + "priority = 3\n"))
+
+
+LOCAL = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'
+
+
+def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
+    config = load(written(LOCAL + SMALL))
+    assert config.served == {}
+    assert not config.serves("medium")
+    assert [name for name in ("medium", "small", "embedded") if config.embeds(name)] == [
+        "medium",
+        "embedded",
+    ]
+    with pytest.raises(ConfigError, match=r"medium.*has no address"):
+        config.endpoints["medium"].url("medium")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        'base_url = "http://127.0.0.1:1/v1"',
+        'api_key_env = "KEY"',
+        'served_by = "small"',
+        "priority = 1",
+        "vllm = { replicas = 2 }",
+    ],
+)
+def test_what_says_nothing_of_a_model_in_this_machine_is_refused(key: str) -> None:
+    said = rf'\[endpoints.medium\] gives serve = "llama.cpp" and {key.split()[0]}'
+    with pytest.raises(ConfigError, match=said):
+        load(written(LOCAL + key + "\n" + SMALL))
+
+
+def test_a_model_in_this_machine_decides_in_one_way() -> None:
+    assert load(written(LOCAL + 'decide = "labels"\n')).endpoints["medium"].decide == "labels"
+    with pytest.raises(ConfigError, match="decides by label log-probabilities"):
+        load(written(LOCAL + 'decide = "systemone"\n'))
+
+
+def test_nobody_is_served_by_a_model_in_this_machine() -> None:
+    other = '[endpoints.other]\ntier = "slm"\nmodel = "qwen3-4b"\nserved_by = "medium"\n'
+    with pytest.raises(ConfigError, match='is no endpoint with serve = "vllm"'):
+        load(written(LOCAL + other))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("weights/small.Q4_1.gguf", "small.Q4_1"),
+        ("hf:owner/name/small-q4.gguf", "small-q4"),
+        ("qwen3-0.6b", "qwen3-0.6b"),
+    ],
+)
+def test_a_model_in_this_machine_is_known_by_the_name_of_its_file(model: str, name: str) -> None:
+    assert EndpointConfig(tier="llm", model=model, serve="llama.cpp").known_as == name
+
+
+def test_a_served_model_is_known_by_its_own_name() -> None:
+    assert EndpointConfig(tier="slm", model="Qwen/Qwen3-0.6B").known_as == "Qwen/Qwen3-0.6B"

@@ -216,3 +216,13 @@ def test_a_stated_price_goes_before_the_measured_one(config: Path) -> None:
 def test_the_price_of_another_model_is_none_of_this_one(config: Path) -> None:
     keep(measurement(*PRICED, model="another"), config)
     assert not price_of(load(config), "small").known
+
+
+def test_a_model_in_this_machine_is_priced_by_the_name_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text(
+        '[endpoints.small]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "weights/m.gguf"\n'
+    )
+    steps = (step("read", 1, fresh=1000, out=0), step("write", 1, fresh=0, out=10))
+    keep(measurement(*steps), file)
+    assert price_of(load(file), "small").measured

@@ -1,13 +1,20 @@
-"""moa models: what is configured; the list of those that are known; and adding one."""
+"""moa models: what is configured; the list of those that are known; adding and fetching one."""
 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import CONTENT, SHA256, Hub, serving
 
 from moa.catalogue import models
 from moa.cli import main
@@ -153,9 +160,128 @@ def test_a_misspelt_model_is_answered_with_the_nearest(
     assert "Did you mean 'mistral-7b'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("list", "--help"), ("add", "--help"), ("--help",)])
+@pytest.mark.parametrize(
+    "words", [("list", "--help"), ("add", "--help"), ("fetch", "--help"), ("--help",)]
+)
 def test_help_teaches_by_example(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert moa(*words) == 0
-    assert "moa models add" in capsys.readouterr().out
+    assert f"moa models {words[0] if len(words) > 1 else 'add'}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+def configured(folder: Path, model: str, *lines: str) -> None:
+    table = ["[endpoints.medium]", 'tier = "llm"', 'serve = "llama.cpp"', f'model = "{model}"']
+    (folder / "moa.toml").write_text("\n".join([*table, *lines]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["medium", "hf:owner/name/mine.gguf"])
+def test_a_model_is_fetched_by_the_name_of_its_endpoint_or_of_its_file(
+    name: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured(folder, "hf:owner/name/mine.gguf")
+    assert moa("fetch", name) == 0
+    out, err = capsys.readouterr()
+    kept = folder / "cache/models/owner/name/mine.gguf"
+    assert out == f"fetched: {kept}\nchecked: its SHA-256 is {SHA256}\n"
+    assert err == "Fetching mine.gguf (owner/name, 0 MB)\n"
+    assert kept.read_bytes() == CONTENT
+    assert moa("fetch", name) == 0
+    assert capsys.readouterr().out == f"already there: {kept}\n"
+    assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/mine.gguf"]
+
+
+def test_a_model_of_the_catalogue_is_fetched_without_a_configuration(
+    folder: Path, hub: Hub
+) -> None:
+    assert moa("fetch", "qwen3-0.6b") == 0
+    (asked,) = hub.asked
+    assert asked[0] == "/Qwen/Qwen3-0.6B-GGUF/resolve/main/Qwen3-0.6B-Q8_0.gguf"
+    assert (folder / "cache/models/Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf").exists()
+
+
+def test_that_nobody_knows_the_hash_is_said(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.headers = {}
+    assert moa("fetch", "qwen3-0.6b") == 0
+    assert "not checked: neither the catalogue nor the hub says" in capsys.readouterr().out
+
+
+def test_a_file_of_one_s_own_is_there_already(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine.gguf").write_bytes(CONTENT)
+    configured(folder, "mine.gguf")
+    assert moa("fetch", "medium") == 0
+    assert capsys.readouterr().out == f"already there: {folder / 'mine.gguf'}\n"
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("qwen3_4b", "Did you mean 'qwen3-4b'?"),
+        ("phi-2", "the catalogue knows no GGUF file of 'phi-2'"),
+        ("large", "[endpoints.large] is asked over the network"),
+        ("medium", "weights.gguf can't be read"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told(
+    name: str, says: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured(folder, "weights.gguf", "[endpoints.large]", 'tier="llm"', 'model="gpt-5-mini"')
+    assert moa("fetch", name) == 2
+    assert says in capsys.readouterr().err
+    assert not hub.asked
+
+
+def test_ctrl_c_keeps_what_was_fetched_and_the_next_fetch_goes_on(folder: Path, hub: Hub) -> None:
+    hub.go_on = threading.Event()
+    command = [sys.executable, "-m", "moa", "models", "fetch", "hf:owner/name/mine.gguf"]
+    part = folder / "cache/models/owner/name/mine.gguf.part"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as fetching:
+        late = time.monotonic() + 30
+        while not (hub.asked and part.exists()):
+            assert time.monotonic() < late
+            time.sleep(0.02)
+        time.sleep(0.3)  # what was sent is read
+        fetching.send_signal(signal.SIGINT)
+        _, err = fetching.communicate(timeout=20)
+    assert fetching.returncode == 130
+    assert "the same command goes on from there" in err
+    there = part.stat().st_size
+    assert 0 < there < len(CONTENT)
+    hub.go_on = None
+    assert moa("fetch", "hf:owner/name/mine.gguf") == 0
+    assert hub.told("Range") == [None, f"bytes={there}-"]
+
+
+def test_models_and_doctor_say_what_is_not_fetched_yet(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured(folder, "qwen3-0.6b", "input_price = 1", "output_price = 2")
+    assert moa("--json") == 0
+    medium, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (medium["reachable"], medium["default_of"]) == (False, ["llm"])
+    assert (medium["model"], medium["address"]) == ("qwen3-0.6b", "this machine")
+    assert "Run: moa models fetch medium" in medium["state"]
+    assert medium["output_price"] == 2
+    with pytest.raises(SystemExit) as left:
+        main(["doctor"])
+    assert left.value.code == 1
+    assert "miss endpoint medium (qwen3-0.6b)" in capsys.readouterr().out
+    assert not hub.asked
+    moa("fetch", "medium")
+    capsys.readouterr()
+    moa("--json")
+    medium, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert medium["reachable"]
+    assert medium["state"].startswith("ready, weights in ")

@@ -12,12 +12,14 @@ import pytest
 
 from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
+from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retried import Retried
-from moa.errors import ConfigError
+from moa.endpoints.weights import cache_folder, find_weights
+from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
 from moa.graphs.support import support
@@ -304,3 +306,106 @@ def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
     file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
     with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key"):
         node_of("mixture", Endpoints(file))
+
+
+def written(folder: Path, model: str, *lines: str, name: str = "moa.toml") -> Path:
+    """Write a configuration whose LLM runs in this machine."""
+    file = folder / name
+    table = ["[endpoints.large]", 'tier = "llm"', 'serve = "llama.cpp"', f'model = "{model}"']
+    file.write_text("\n".join([*table, *lines]) + "\n")
+    return file
+
+
+def embedded_in(configured: Endpoints, name: str = "large") -> EmbeddedEndpoint:
+    endpoint = configured.named(name)
+    assert isinstance(endpoint, EmbeddedEndpoint)
+    return endpoint
+
+
+def test_a_model_in_this_machine_is_an_endpoint_as_its_table_says(tmp_path: Path) -> None:
+    (tmp_path / "big.gguf").write_bytes(b"GGUF")
+    keys = ("context_window = 2048", "concurrency = 2", "input_price = 1", "output_price = 2")
+    large = embedded_in(Endpoints(written(tmp_path, "big.gguf", *keys)))
+    assert (large.name, large.tier, large.model) == ("large", "llm", "big")
+    assert large.model_path == tmp_path / "big.gguf"
+    assert (large.context_window, large.settings.context_window) == (2048, 2048)
+    assert large.settings.slots == 2
+    assert (large.price.input, large.price.output) == (1, 2)
+
+
+def test_a_model_in_this_machine_of_the_tier_of_llms_is_an_llm(tmp_path: Path) -> None:
+    (tmp_path / "big.gguf").write_bytes(b"GGUF")
+    one = Endpoints(written(tmp_path, "big.gguf"))
+    assert served(one) == ("embedded", "large")
+    assert one.has_llm
+    assert not one.stood_in
+    assert one.reference is not None
+    assert one.reference.endpoint == "large"
+
+
+def test_the_variable_of_the_built_in_model_says_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "big.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("MOA_MODEL", "other.gguf")
+    both = Endpoints(written(tmp_path, "big.gguf"))
+    assert embedded_in(both).model_path == tmp_path / "big.gguf"
+    assert embedded_in(both, "embedded").model_path == Path("other.gguf")
+
+
+def test_a_path_that_is_not_there_is_told_when_the_endpoint_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"\[endpoints.large\] model: there is no file .*big"):
+        _ = Endpoints(written(tmp_path, "weights/big.gguf")).llm
+
+
+@pytest.mark.parametrize("model", ["qwen3-4b", "hf:owner/name/big.gguf"])
+def test_a_model_that_is_not_here_yet_is_not_fetched_unasked(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, model)
+    with pytest.raises(ModelNotFound, match=r"Run: moa models fetch large$"):
+        _ = Endpoints().llm
+    other = written(tmp_path, model, name="other.toml")
+    with pytest.raises(ModelNotFound, match=r"moa models fetch large --config .*other\.toml$"):
+        _ = Endpoints(other).llm
+    assert Endpoints(other, read_keys=False).llm.tier == "llm"  # enough to draw it
+
+
+def test_the_built_in_model_by_its_name_is_fetched_at_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOA_MODEL", "other.gguf")
+    large = embedded_in(Endpoints(written(tmp_path, "smollm2-135m")))
+    assert large.model_path == cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("qwen3-4bb", "the catalogue has no model 'qwen3-4bb'. Did you mean 'qwen3-4b'"),
+        ("phi-2", "the catalogue knows no GGUF file of 'phi-2'"),
+        ("hf:owner/big.gguf", "write hf:OWNER/REPOSITORY/FILE.gguf"),
+    ],
+)
+def test_a_model_that_names_no_weights_is_an_error(model: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"\[endpoints.large\] model: .*{says}"):
+        _ = Endpoints(written(tmp_path, model)).llm
+
+
+@pytest.mark.embedded
+async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_started(
+    tmp_path: Path,
+) -> None:
+    file = written(tmp_path, str(find_weights().path), "context_window = 512")
+    async with Endpoints(file) as both:
+        large, small = embedded_in(both), embedded_in(both, "embedded")
+        await both.warm({"large"})
+        assert large._served  # pyright: ignore[reportPrivateUsage]
+        assert not small._served  # pyright: ignore[reportPrivateUsage]
+        context = RunContext()
+        await large.complete(Prompt.of("Hi", max_tokens=1), context)
+        assert [(part.tier, part.endpoint) for part in context.usage.parts] == [("llm", "large")]

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cache, cached_property
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt
 
 from moa.config import EndpointConfig, nearest
+from moa.endpoints.weight_sources import SMOLLM2, HubFile
+from moa.endpoints.weights import cache_folder, kept_at
 from moa.errors import ConfigError
 from moa.jobs import Job, Kind, Quantisation, Server
 from moa.usage import Price, Tier
@@ -27,6 +30,8 @@ BITS: Mapping[Quantisation, float] = MappingProxyType(
 """Bits of one weight, scales included: 16 more per group of 128 (`int4`) or of 32 (`q8_0`);
 `q4_k_m` mixes 4.5 with 6.6 bits, as llama.cpp's `quantize` shows for a Llama of 8B."""
 _GGUF: frozenset[Quantisation] = frozenset({"q8_0", "q4_k_m"})
+BUILT_IN = "smollm2-135m"
+"""The model that `moa` runs with no server and no key."""
 
 
 class Weights(NamedTuple):
@@ -102,6 +107,12 @@ class Model(BaseModel):
     """Bytes of published weights."""
     repositories: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
     """Where quantised weights lie on the hub."""
+    files: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
+    """GGUF files of those repositories, each in one piece, which `moa models fetch` fetches."""
+    sha256: dict[Quantisation, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict[Quantisation, str]
+    )
+    """What those files have to have; where it is not given, the hub is asked."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes that its makers name, or `100+`; empty: they name none."""
     good_for: tuple[Job, ...]
@@ -133,6 +144,14 @@ class Model(BaseModel):
     def weights(self) -> Mapping[Quantisation, Weights]:
         """Size of the weights by how they are kept; empty where the parameters are not known."""
         return MappingProxyType({q: self._weights(q) for q in BITS if self._knows(q)})
+
+    @property
+    def gguf(self) -> HubFile | None:
+        """The file that runs in an engine of moa's own; `None`: none is known."""
+        for quantisation, file in self.files.items():
+            repository, sha256 = self.repositories[quantisation], self.sha256.get(quantisation)
+            return HubFile(repository, file, sha256=sha256)
+        return None
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
         """Bytes of KV cache that one more token takes, while every window has room.
@@ -182,6 +201,17 @@ class Model(BaseModel):
         return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
 
 
+class Local(NamedTuple):
+    """Weights that an engine of moa's own runs."""
+
+    path: Path
+    """Where they are, or will be once they are fetched."""
+    hub: HubFile | None = None
+    """Where they can be fetched; `None`: they are a file of the user's, or built in."""
+    built_in: bool = False
+    """Whether they are those of the built-in model, which is fetched at first use."""
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -209,3 +239,31 @@ def model(name: str) -> Model:
             "See them all: moa models list"
         )
     return known[name]
+
+
+def local(name: str, *, folder: Path) -> Local:
+    """Say which weights a name means, as `model` of an endpoint with `serve = "llama.cpp"` does.
+
+    Args:
+        name: A path, if it holds a slash or ends with `.gguf`; a file of the hub, if it begins with
+            `hf:`; else a model of the catalogue.
+        folder: That relative paths start at.
+
+    Raises:
+        ConfigError: the catalogue doesn't have it, or knows no GGUF file of it; or it is written as
+            no file of the hub is.
+    """
+    if name.startswith("hf:"):
+        file = HubFile.named(name)
+        return Local(kept_at(file), file)
+    if "/" in name or "\\" in name or name.lower().endswith(".gguf"):
+        return Local(folder / Path(name).expanduser())
+    if name == BUILT_IN:
+        return Local(cache_folder() / SMOLLM2.file, built_in=True)
+    file = model(name).gguf
+    if file is None:
+        raise ConfigError(
+            f"the catalogue knows no GGUF file of {name!r}. Find one on the hub, and name it as "
+            "hf:OWNER/REPOSITORY/FILE.gguf; or give the path of one that you have"
+        )
+    return Local(kept_at(file), file)

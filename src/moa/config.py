@@ -22,7 +22,7 @@ import os
 import tomllib
 from decimal import Decimal
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
@@ -76,13 +76,14 @@ VENDORS = (
 
 
 class EndpointConfig(BaseModel):
-    """One `[endpoints.NAME]` table: a served model."""
+    """One `[endpoints.NAME]` table: a model, and what serves it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tier: Tier
     model: str = Field(min_length=1)
-    """Name of the model, as its server knows it."""
+    """Name of the model, as its server knows it. With `serve = "llama.cpp"`: a GGUF file, from the
+    folder of the configuration on; a name of the catalogue; or `hf:OWNER/REPOSITORY/FILE.gguf`."""
     base_url: str | tuple[str, ...] | None = Field(default=None, min_length=1)
     """Where it is served, `/v1` included, or the addresses of several servers of the same model;
     `None`: the address of the model's vendor."""
@@ -100,13 +101,15 @@ class EndpointConfig(BaseModel):
     """Most tokens of a prompt and its answer together; a prompt with at least as many words is
     refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
-    """Most requests in flight at once; further ones wait."""
+    """Most requests in flight at once; further ones wait. With `serve = "llama.cpp"` it is said to
+    the engine, which else works on as many as this machine allows."""
     decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
     """How it is asked to decide; `auto` finds out at first use."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds until a request without a complete answer is given up."""
-    serve: Literal["vllm"] | None = None
-    """What `moa up` starts for it on this machine; `None`: it is served by others."""
+    serve: Literal["vllm", "llama.cpp"] | None = None
+    """What serves it on this machine: a vLLM that `moa up` starts, or llama.cpp in an engine of
+    moa's own, which starts at its first call; `None`: it is served by others."""
     vllm: VLLMConfig = VLLMConfig()
     """How vLLM is started, where it serves."""
     served_by: str | None = None
@@ -114,6 +117,13 @@ class EndpointConfig(BaseModel):
     priority: int = 0
     """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
     `moa up` does where `vllm.priority` is set."""
+
+    @property
+    def known_as(self) -> str:
+        """Name of the model in traces and measurements; of a GGUF file, its own without `.gguf`."""
+        if self.serve != "llama.cpp":
+            return self.model
+        return PurePath(self.model).name.removesuffix(".gguf")
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -138,10 +148,15 @@ class EndpointConfig(BaseModel):
         """Address of the server; of several, of the first.
 
         Raises:
-            ConfigError: there is no `base_url`, and the model is none of a known vendor's.
+            ConfigError: there is no `base_url`, and the model is none of a known vendor's; or it
+                runs in an engine of moa's own, which has no address to be asked at.
         """
         if self.urls:
             return self.urls[0]
+        if self.serve == "llama.cpp":
+            raise ConfigError(
+                f"[endpoints.{name}] has no address: its model runs in an engine of moa's own"
+            )
         if self.serve:
             return local_url(self.vllm.port)
         if self.vendor is None:
@@ -234,12 +249,16 @@ class Config(BaseSettings):
 
     def serves(self, name: str) -> bool:
         """Whether `moa up` starts the server that answers for `name`."""
-        return self.endpoints[self.server_of(name)].serve is not None
+        return self.endpoints[self.server_of(name)].serve == "vllm"
+
+    def embeds(self, name: str) -> bool:
+        """Whether it runs in an engine of moa's own, as the built-in model does."""
+        return name == EMBEDDED or self.endpoints[name].serve == "llama.cpp"
 
     @property
     def served(self) -> dict[str, EndpointConfig]:
         """The endpoints that `moa up` starts servers for."""
-        return {name: endpoint for name, endpoint in self.endpoints.items() if endpoint.serve}
+        return {name: entry for name, entry in self.endpoints.items() if entry.serve == "vllm"}
 
     def of_tier(self, tier: Tier) -> str | None:
         """Name of the endpoint that is the default of `tier`; `None` where there is none.
@@ -402,6 +421,8 @@ def _check_prices(endpoint: EndpointConfig, place: str) -> None:
 def _check_server(config: Config, name: str, place: str) -> None:
     """Refuse keys of a server that is another's, or that are two answers to one question."""
     endpoint = config.endpoints[name]
+    if endpoint.serve == "llama.cpp":
+        return _check_embedded(endpoint, place)
     if endpoint.serve or endpoint.served_by:
         said = "serve" if endpoint.serve else "served_by"
         for other in ("base_url", "api_key_env", "served_by"):
@@ -421,6 +442,21 @@ def _check_server(config: Config, name: str, place: str) -> None:
         raise ConfigError(
             f"{place} has a priority, which its server heeds only with "
             f"[endpoints.{endpoint.served_by or name}.vllm] priority = true"
+        )
+
+
+def _check_embedded(endpoint: EndpointConfig, place: str) -> None:
+    """Refuse keys of a server where there is none."""
+    for key in ("base_url", "api_key_env", "served_by", "vllm", "priority"):
+        if key in endpoint.model_fields_set:
+            raise ConfigError(
+                f'{place} gives serve = "llama.cpp" and {key}, which means nothing there: it runs '
+                "in an engine of moa's own on this machine. Leave out one of the two"
+            )
+    if endpoint.decide not in ("auto", "labels"):
+        raise ConfigError(
+            f'{place} gives serve = "llama.cpp" and decide = {endpoint.decide!r}: that engine '
+            "decides by label log-probabilities. Leave decide out"
         )
 
 

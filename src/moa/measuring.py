@@ -264,7 +264,7 @@ def price_of(config: Config, name: str) -> Price:
     """
     entry = config.endpoints[name]
     stated = entry.price()
-    return stated if stated.known else measured_price(name, entry.model, config.file)
+    return stated if stated.known else measured_price(name, entry.known_as, config.file)
 
 
 def measured_price(name: str, model: str, config_path: Path | None) -> Price:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,15 +14,17 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from moa.agents.language import can_detect, language_of
-from moa.config import EMBEDDED, Config, EndpointConfig, load, nearest
+from moa.catalogue import Local, local
+from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.closing import Closing, close_all
-from moa.errors import ConfigError
+from moa.errors import ConfigError, ModelNotFound
 from moa.measuring import measured_price, price_of
 from moa.servers import ServerFolder, keys_of_running, local_url
 
 if TYPE_CHECKING:
+    from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
 
 NO_LLM = """\
@@ -36,11 +39,14 @@ replies written by a large model, put three lines into moa.toml:
                                                       base_url = "http://…/v1"
   and the key into       and the key into
   $OPENAI_API_KEY        $GEMINI_API_KEY
+
+  for one that runs in this machine, without a server: tier = "llm",
+  serve = "llama.cpp", model = "qwen3-4b"; and once: moa models fetch large
 """
 
 
 class Endpoints(Closing):
-    """The endpoints that a configuration names, and the embedded model.
+    """The endpoints that a configuration names, and the built-in model.
 
         async with Endpoints() as endpoints:
             mood = await Sentiment(endpoints.slm).run("Lovely!")
@@ -125,6 +131,8 @@ class Endpoints(Closing):
 
         Raises:
             ConfigError: it isn't there, has no address, or its key is missing.
+            ModelNotFound: it runs in this machine, and its weights are not here yet. Only those of
+                the built-in model are fetched at first use.
         """
         if name not in self._built:
             self._built[name] = self._built_anew(name)
@@ -137,7 +145,7 @@ class Endpoints(Closing):
             asked: Names of the endpoints that will be asked; `None`: all that were built.
 
         Raises:
-            ModelNotFound: the weights of the embedded model can't be had.
+            ModelNotFound: the weights of an embedded model can't be had, or not be loaded.
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
@@ -145,8 +153,8 @@ class Endpoints(Closing):
             import_module("openai")
         if can_detect():
             await asyncio.to_thread(language_of, "Hello")
-        for endpoint in self.used:
-            if endpoint.name == EMBEDDED and (asked is None or EMBEDDED in asked):
+        for name, endpoint in tuple(self._built.items()):
+            if self.config.embeds(name) and (asked is None or name in asked):
                 await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
 
     async def close(self) -> None:
@@ -234,18 +242,39 @@ class Endpoints(Closing):
         )
 
     def _built_anew(self, name: str) -> Endpoint:
-        from moa.endpoints.embedded import EmbeddedEndpoint
         from moa.endpoints.replicas import Replicas
         from moa.endpoints.retried import Retried
+
+        if name == EMBEDDED or self._configured(name).serve == "llama.cpp":
+            return self._embedded(name)
+        first, *others = self.servers(name)
+        servers = Replicas(name, [first, *others]) if others else first
+        watched = self.config.serves(name) and self._read_keys
+        return Retried(self._watched(name, servers) if watched else servers)
+
+    def _embedded(self, name: str) -> EmbeddedEndpoint:
+        """Build an endpoint whose model runs in an engine of moa's own."""
+        from moa.endpoints.embedded import EmbeddedEndpoint
+        from moa.endpoints.engine import EngineSettings
 
         if name == EMBEDDED:
             embedded = EmbeddedEndpoint(EMBEDDED)
             embedded.price = measured_price(EMBEDDED, embedded.model, self.config.file)
             return embedded
-        first, *others = self.servers(name)
-        servers = Replicas(name, [first, *others]) if others else first
-        watched = self.config.serves(name) and self._read_keys
-        return Retried(self._watched(name, servers) if watched else servers)
+        config, weights = self._configured(name), weights_of(self.config, name)
+        if self._read_keys:
+            _check_there(self.config, name, weights)
+        window, slots = config.context_window, config.concurrency
+        settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)
+        return EmbeddedEndpoint(
+            name,
+            tier=config.tier,
+            model=config.known_as,
+            model_path=weights.path,
+            price=price_of(self.config, name),
+            settings=replace(settings, context_window=window) if window else settings,
+            timeout_s=config.timeout_s,
+        )
 
     def _watched(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
@@ -269,3 +298,33 @@ class Endpoints(Closing):
             known = [*self.config.endpoints, EMBEDDED]
             raise ConfigError(f"there is no endpoint {name!r}{nearest(name, known)}")
         return self.config.endpoints[name]
+
+
+def weights_of(config: Config, name: str) -> Local:
+    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be.
+
+    Raises:
+        ConfigError: its `model` names none.
+    """
+    folder = config.file.parent if config.file else Path()
+    try:
+        return local(config.endpoints[name].model, folder=folder.absolute())
+    except ConfigError as error:
+        raise ConfigError(f"[endpoints.{name}] model: {error}") from error
+
+
+def _check_there(config: Config, name: str, weights: Local) -> None:
+    """Refuse what has to be fetched first: some gigabytes are never fetched unasked."""
+    if weights.built_in or weights.path.is_file():
+        return
+    if weights.hub is None:
+        raise ModelNotFound(
+            f"[endpoints.{name}] model: there is no file {weights.path}. Correct the path, which "
+            "starts at the folder of the configuration; a file of the hub is written as "
+            "hf:OWNER/REPOSITORY/FILE.gguf"
+        )
+    elsewhere = config.file is not None and config.file != Path(FILE)
+    raise ModelNotFound(
+        f"the weights of [endpoints.{name}], {weights.hub.name}, are not on this machine yet. Run: "
+        f"moa models fetch {name}" + (f" --config {config.file}" if elsewhere else "")
+    )

@@ -126,3 +126,15 @@ def test_the_built_in_model_is_measured_without_a_configuration(
     assert known(config, LAPTOP) == {"smollm2-135m (q4_k_m, the processor (8 cores))"}
     other = measured_on(LAPTOP, "", endpoint="embedded", model="another")
     assert known(other, LAPTOP) == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "known_as"),
+    [("qwen3-4b", "qwen3-4b"), ("weights/Qwen3-4B-Q4_K_M.gguf", "Qwen3-4B-Q4_K_M")],
+)
+def test_a_model_in_this_machine_is_measured_in_the_form_of_its_file(
+    model: str, known_as: str
+) -> None:
+    text = f'[endpoints.large]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "{model}"\n'
+    config = measured_on(LAPTOP, text, endpoint="large", model=known_as)
+    assert known(config, LAPTOP) == {"qwen3-4b (q4_k_m, the processor (8 cores))"}

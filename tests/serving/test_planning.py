@@ -182,6 +182,17 @@ def test_what_is_not_there_to_be_started_is_told(fake: Fake) -> None:
         specs_of(load(), ())
 
 
+def test_for_a_model_in_this_machine_there_is_nothing_to_start(fake: Fake) -> None:
+    local = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'
+    Path("moa.toml").write_text(fake.configured(8300) + local)
+    assert [spec.name for spec in specs_of(load(), ())] == ["small"]
+    with pytest.raises(ConfigError, match=r"nothing to start .* \[endpoints.medium\]"):
+        specs_of(load(), ["medium"])
+    Path("moa.toml").write_text(local)
+    with pytest.raises(ConfigError, match=r"no server to start \(medium: started at the first"):
+        specs_of(load(), ())
+
+
 def test_vllm_is_found_without_being_imported() -> None:
     found = find_environment(sys.executable, env={"PYTHONPATH": str(FAKE), "FAKE_FOLDER": ""})
     assert (found.python, found.cpu) == (sys.executable, False)

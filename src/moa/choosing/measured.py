@@ -5,18 +5,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from moa.catalogue import Model, Quantisation
+from moa.catalogue import BUILT_IN, Model, Quantisation
 from moa.config import EMBEDDED, Config, EndpointConfig
 from moa.endpoints.weight_sources import SMOLLM2
 from moa.machine import Machine
 from moa.measuring import Measurement, measured
 from moa.sizing import Place
 
-BUILT_IN = "smollm2-135m"
-"""The model that `moa` runs with no server and no key."""
 _BUILT_IN_FILE = SMOLLM2.file.removesuffix(".gguf")
 _BUILT_IN_AS: Quantisation = "q4_k_m"
 """What its weights come to; they are Q4_1, also 4 bits."""
@@ -34,7 +33,11 @@ class Figures(NamedTuple):
         if self.endpoint is None:
             here = place.engine == "llama.cpp" and place.gpu is None
             return here and model.name == BUILT_IN and quantisation == _BUILT_IN_AS
-        asked = self.endpoint.model
+        asked = self.endpoint.known_as
+        if self.endpoint.serve == "llama.cpp":
+            here = place.engine == "llama.cpp" and place.gpu is None
+            file = model.files.get(quantisation)
+            return here and file is not None and asked in (model.name, Path(file).stem)
         if not self.endpoint.serve:  # how it was started isn't known
             return asked in _names(model, quantisation)
         if place.engine != "vllm" or place.count != self.endpoint.vllm.gpus_each:
@@ -78,7 +81,7 @@ def _found(config: Config, hardware: str) -> Iterator[Figures]:
     for name, entry in [*config.endpoints.items(), (EMBEDDED, None)]:
         if entry is not None and not _is_here(entry):
             continue
-        asked = _BUILT_IN_FILE if entry is None else entry.model
+        asked = _BUILT_IN_FILE if entry is None else entry.known_as
         found = measured(name, config.file)
         if found is not None and (found.model, found.machine) == (asked, hardware):
             yield Figures(entry, found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from moa.choosing.measured import BUILT_IN
+from moa.catalogue import BUILT_IN
 from moa.choosing.members import INSTRUCTIONS, Member
 from moa.choosing.qualities import quality
 from moa.choosing.task import Task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from moa.catalogue import BUILT_IN
 from moa.choosing.costs import Spent
 from moa.choosing.limits import seconds
-from moa.choosing.measured import BUILT_IN
 from moa.choosing.members import Member, vendor_name
 from moa.choosing.patterns import Draft
 from moa.choosing.plans import BUILT, Cost, Latency

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moa.adding import Added, Wish, added, at_vendor, free_port, with_default
-from moa.choosing.measured import BUILT_IN
+from moa.catalogue import BUILT_IN
 from moa.choosing.members import Member
 from moa.choosing.plans import BUILT, Plan, Ranking
 from moa.config import EMBEDDED, Config, EndpointConfig, load
@@ -171,7 +171,7 @@ def _built_in(member: Member, config: Config) -> _Part:
 
 
 def _by_llama_server(member: Member, slots: int, config: Config) -> _Part:
-    """A large GGUF, which llama.cpp's own server serves: the built-in engine has one model."""
+    """A large GGUF, which llama.cpp's own server serves."""
     model, port = member.model, free_port(config, first=_LLAMA_SERVER)
     tokens = member.fit.tokens * slots if member.fit else 0
     name = _NAMES["llm"]

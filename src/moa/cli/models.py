@@ -15,6 +15,7 @@ EXAMPLES = """
 Every server is asked for its list of models, which costs nothing; nothing is started. Whether one
 can decide natively shows at its first decision, so "can" says what it does otherwise, too.
 The models that moa knows: moa models list. One of them as an endpoint: moa models add NAME
+The file of one that runs in this machine: moa models fetch NAME
 """
 
 

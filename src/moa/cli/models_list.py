@@ -114,11 +114,16 @@ def _line(model: Model) -> dict[str, object]:
     known = model.attention is not None or model.cache_bytes is not None
     price = model.price()
     weights = {
-        name: {"bytes": kept.bytes, "published": kept.published, "repository": kept.repository}
+        name: {
+            "bytes": kept.bytes,
+            "published": kept.published,
+            "repository": kept.repository,
+            "file": model.files.get(name),
+        }
         for name, kept in model.weights.items()
     }
     return {
-        **model.model_dump(mode="json", exclude={"published", "repositories"}),
+        **model.model_dump(mode="json", exclude={"published", "repositories", "files"}),
         "weights": weights,
         "kv_bytes_per_token": model.kv_bytes_per_token() if known else None,
         "input_price": None if price.input is None else float(price.input),

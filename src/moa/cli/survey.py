@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,10 +13,11 @@ from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.detection import way_of
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import check_engine
 from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
-from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError
+from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.measuring import price_of
 from moa.servers import ServerFolder, local_url
 from moa.tiers import Endpoints
@@ -95,17 +94,21 @@ class Surveyed:
 
 
 async def survey(config: Config) -> list[Surveyed]:
-    """Look at every configured endpoint, side by side, and at the embedded model."""
+    """Look at every configured endpoint, side by side, and at the built-in model."""
     if config.endpoints:
         await asyncio.to_thread(import_module, "openai")  # which takes a part of the time else
-    found = await asyncio.gather(*(_server(config, name) for name in config.endpoints))
-    return [*found, _embedded(config)]
+    found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
+    return [*found, _embedded(config, EMBEDDED)]
 
 
 def defaults(config: Config) -> dict[Tier, str]:
     """Name the endpoint that each tier falls to."""
     slm = config.of_tier("slm") or EMBEDDED
     return {"slm": slm, "llm": config.of_tier("llm") or slm}
+
+
+async def _endpoint(config: Config, name: str) -> Surveyed:
+    return _embedded(config, name) if config.embeds(name) else await _server(config, name)
 
 
 async def _server(config: Config, name: str) -> Surveyed:
@@ -202,33 +205,36 @@ def _state(probes: list[_Probe]) -> str:
     return f"{len(probes) - len(wrong)} of {len(probes)} replicas reachable; {wrong[0]}"
 
 
-def _embedded(config: Config) -> Surveyed:
-    endpoint = Endpoints(config).named(EMBEDDED)
-    there, state = _local()
+def _embedded(config: Config, name: str) -> Surveyed:
+    entry = config.endpoints.get(name)
+    built_in = Endpoints(config).named(EMBEDDED)
+    there, state = _local(config, name)
     return Surveyed(
-        name=EMBEDDED,
-        default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == EMBEDDED),
-        tier="slm",
-        model=endpoint.model,
+        name=name,
+        default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
+        tier=entry.tier if entry else built_in.tier,
+        model=entry.known_as if entry else built_in.model,
         address="this machine",
         answering=int(there),
         state=state,
-        price=endpoint.price,
-        can=tuple(sorted(endpoint.capabilities)),
+        price=price_of(config, name) if entry else built_in.price,
+        can=tuple(sorted(built_in.capabilities)),
         decides=way_of("labels", None),
     )
 
 
-def _local() -> tuple[bool, str]:
+def _local(config: Config, name: str) -> tuple[bool, str]:
     """Look for the engine and the weights, without starting or fetching anything."""
     try:
         check_engine()
-    except MissingDependency as error:
+        endpoint = Endpoints(config).named(name)
+    except ConfigError as error:
         return False, str(error)
-    given = os.environ.get("MOA_MODEL")
-    kept = Path(given) if given else cache_folder() / SMOLLM2.file
+    assert isinstance(endpoint, EmbeddedEndpoint)
+    given = endpoint.model_path
+    kept = given or cache_folder() / SMOLLM2.file
     if kept.is_file():
         return True, f"ready, weights in {kept.parent}"
-    if given:
-        return False, f"$MOA_MODEL names {given!r}, and there is no such file"
+    if name == EMBEDDED and given:
+        return False, f"$MOA_MODEL names {str(given)!r}, and there is no such file"
     return True, f"ready, {SMOLLM2.size // 1_000_000} MB are fetched at first use"

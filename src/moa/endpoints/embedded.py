@@ -1,4 +1,4 @@
-"""EmbeddedEndpoint: a small model that runs on this machine, without a server and a key."""
+"""EmbeddedEndpoint: a model that runs on this machine, without a server and a key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Served:
 
 
 class EmbeddedEndpoint(Closing):
-    """A small model that runs on this machine, in a process of its own.
+    """A model that runs on this machine, in a process of its own.
 
     The default is SmolLM2-135M-Instruct, fetched on first use (98 MB). The engine starts at the
     first call, serves all endpoints of this process that ask for the same, and ends with the last
@@ -51,6 +51,7 @@ class EmbeddedEndpoint(Closing):
     Args:
         name: Shown in traces, errors and usage.
         tier: `slm` or `llm`.
+        model: Its name in identities and measurements; `None` is that of its file.
         model_path: A GGUF file; `None` is `$MOA_MODEL`, or else the default model.
         price: What it charges, such as that of an hour of this machine.
         settings: Context window, threads and slots.
@@ -62,6 +63,7 @@ class EmbeddedEndpoint(Closing):
         name: str = "embedded",
         *,
         tier: Tier = "slm",
+        model: str | None = None,
         model_path: str | Path | None = None,
         price: Price = UNKNOWN_PRICE,
         settings: EngineSettings | None = None,
@@ -70,7 +72,7 @@ class EmbeddedEndpoint(Closing):
         given = model_path or os.environ.get("MOA_MODEL")
         self.name = name
         self.tier: Tier = tier
-        self.model = Path(given or SMOLLM2.file).stem
+        self.model = model or Path(given or SMOLLM2.file).stem
         self.model_path = None if given is None else Path(given)
         self.price = price
         self.settings = settings or EngineSettings()
@@ -92,6 +94,7 @@ class EmbeddedEndpoint(Closing):
             self._hidden = EmbeddedEndpoint(
                 f"{self.name} hidden states",
                 tier=self.tier,
+                model=self.model,
                 model_path=self.model_path,
                 price=self.price,
                 settings=replace(self.settings, pooling="last"),

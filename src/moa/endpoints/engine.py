@@ -218,7 +218,7 @@ class Engine:
         if "refused" in said:
             raise ModelNotFound(
                 f"llama.cpp can't load {self.weights.path}: {self._fault() or said['refused']}. "
-                "Give another GGUF file, by $MOA_MODEL or `model_path`"
+                "Give another GGUF file, as `model` of its endpoint, `model_path` or $MOA_MODEL"
             )
         return said["address"]
 

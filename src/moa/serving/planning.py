@@ -58,16 +58,23 @@ def chosen(config: Config, names: Iterable[str]) -> list[str]:
     known = [config.server_of(name) for name in names if name in config.endpoints]
     found = list(dict.fromkeys(known)) or list(served)
     for name in found:
+        if config.embeds(name):
+            raise ConfigError(
+                f"there is nothing to start or to stop for [endpoints.{name}]: it runs in an "
+                "engine of moa's own, which starts at its first call and ends with its process"
+            )
         if name not in served:
             raise ConfigError(
                 f'[endpoints.{name}] has no serve = "vllm", so its server is not moa\'s to start'
             )
     if not found:
         where = config.file or "moa.toml"
+        embedded = [name for name in config.endpoints if config.embeds(name)]
+        of_own = f" ({', '.join(embedded)}: started at the first call)" if embedded else ""
         raise ConfigError(
-            f'{where} names no endpoint with serve = "vllm", so there is no server to start. '
-            'Add three lines: [endpoints.small], tier = "slm", model = "Qwen/Qwen3-0.6B", and '
-            'serve = "vllm"'
+            f'{where} names no endpoint with serve = "vllm", so there is no server to start'
+            f'{of_own}. Add three lines: [endpoints.small], tier = "slm", '
+            'model = "Qwen/Qwen3-0.6B", and serve = "vllm"'
         )
     return found
 
