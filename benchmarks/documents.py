@@ -25,7 +25,7 @@ from moa.documents.retrieval import Hybrid, searched
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Embeddings
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.sentences import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import MoaError
 from moa.graphs.rag import Rag, rag
 from moa.handoffs import Text

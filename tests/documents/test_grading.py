@@ -17,7 +17,7 @@ from moa.testing import SimulatedEndpoint
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.endpoints.sentences.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
 
 
 def endpoint(yes: str = "yes") -> SimulatedEndpoint:

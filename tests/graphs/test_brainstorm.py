@@ -13,7 +13,6 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.graphs.brainstorm import Brainstorm, Ideas, brainstorm
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
@@ -107,7 +106,7 @@ async def test_an_idea_with_two_themes_or_none_is_sorted_again() -> None:
 
 
 async def test_without_a_model_for_themes_ideas_that_are_alike_stand_together() -> None:
-    (model,) = TOO_SMALL_TO_WRITE
+    model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
     proposers = proposing(["Coffee, coffee at night.", "A bus."], ["A night with coffee."])
     result = await storm(proposers, tiny).run(ASKED)

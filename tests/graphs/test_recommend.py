@@ -15,7 +15,6 @@ from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.items import Interests, Item
 from moa.graphs.recommend import Recommendations, recommend
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Result
 from moa.ready.shelves import items_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -149,7 +148,7 @@ async def test_without_the_large_model_items_are_shown_without_reasons() -> None
 
 
 async def test_a_model_too_small_to_write_is_not_asked_for_reasons() -> None:
-    (model,) = TOO_SMALL_TO_WRITE
+    model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
     result = await shop(tiny).run(Interests(text="a warm jacket"))
     assert tiny.prompts == []

@@ -15,7 +15,6 @@ from moa.documents.sourced import NotInDocuments, Sourced
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.findings import Report
 from moa.graphs.research import research
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Text
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -206,7 +205,7 @@ async def test_where_no_report_can_be_written_the_answers_stand_one_after_anothe
 
 
 async def test_a_model_too_small_to_write_is_not_asked() -> None:
-    (model,) = TOO_SMALL_TO_WRITE
+    model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
     report = report_of(await ran(tiny))
     assert (report.written_by, tiny.prompts) == ("findings", [])

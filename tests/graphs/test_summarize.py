@@ -14,7 +14,6 @@ from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaE
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.notes import Original
 from moa.graphs.summarize import Summary, summarize
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Event, Piece
@@ -154,7 +153,7 @@ async def test_where_the_budget_has_no_call_to_the_large_model_left_the_text_is_
 
 
 async def test_a_model_too_small_to_write_is_not_asked() -> None:
-    (model,) = TOO_SMALL_TO_WRITE
+    model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
     result = await graph(tiny, length=Length(sentences=2)).run(Original(text=TEXT))
     assert [s.text in SENTENCES for s in result.output.sentences] == [True, True]

@@ -8,7 +8,6 @@ import pytest
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.drafts import Article, Assignment
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.graphs.write import write
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
@@ -187,7 +186,7 @@ async def test_no_more_calls_are_sent_than_the_budget_has() -> None:
 
 async def test_what_a_model_too_small_to_write_wrote_is_said_to_be_a_draft() -> None:
     llm = model()
-    (llm.model,) = TOO_SMALL_TO_WRITE
+    llm.model = "SmolLM2-135M-Instruct.Q4_1"
     result = await write(llm, words=20).run(TASK)
     assert "take it for a draft" in notes(result, "degraded")[0]
 

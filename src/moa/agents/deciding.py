@@ -6,13 +6,19 @@ import asyncio
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
+from weakref import WeakKeyDictionary
 
+from moa.acceptance import all_of
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
-from moa.decisions import Adaptation, View
+from moa.decisions import Adaptation
+from moa.decisions.encoding import encode
 from moa.endpoints import Endpoint, Example
-from moa.errors import CalibrationError, EndpointGarbled, InputError
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import encoder_beside
+from moa.endpoints.wrapping import unwrapped
+from moa.errors import CalibrationError, ConfigError, EndpointGarbled, InputError
 from moa.handoffs import Text
 from moa.questions import Answer, Question
 
@@ -30,7 +36,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         endpoint: Who decides.
         questions: What is asked about each text.
         examples: Shown to a model whose label probabilities are read.
-        adaptation: Views to read each text in, and corrections of the model's bias.
+        adaptation: Views to read each text in, corrections of the model's bias, and heads.
+        encoder: Gives the vectors that heads read; `None` is the one that stands beside the
+            endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).
         calibration: For the one question, or by the name of the question; those without one are
             asked as ever. What it answers says whether it is `accepted`.
         embedders: Endpoints that a calibration takes vectors from, by role, other than the
@@ -50,6 +58,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         *,
         examples: Sequence[Example] = (),
         adaptation: Adaptation | None = None,
+        encoder: Endpoint | None = None,
         calibration: Calibrations = None,
         embedders: Mapping[str, Endpoint] | None = None,
         **limits: Unpack[Limits],
@@ -58,10 +67,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.endpoint = require(endpoint, "decide", agent=self.name)
         self.questions = tuple(questions)
         self.examples = tuple(examples)
+        self.encoder = encoder or encoder_beside(self.endpoint)
         self.adaptation = adaptation
         if adaptation is not None:
             adaptation.check(self.questions)
         self._calibrated = self._with(calibration, embedders)
+        self._untrained = FoundOut()
 
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
@@ -103,9 +114,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     @property
     def asks_endpoint(self) -> bool:
-        """Whether the endpoint itself is asked, and not only what calibrations read beside it."""
+        """Whether the endpoint itself is asked, and not only what stands beside it."""
         if len(self._calibrated) < len(self.questions):
-            return True
+            return self.adaptation is None or bool(self.adaptation.views)
         from moa.calibration.members import DECIDES
 
         read = (one.calibration.members for one in self._calibrated.values())
@@ -121,6 +132,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             adaptation.check(self.questions)
         adapted = copy.copy(self)
         adapted.adaptation = adaptation
+        adapted._untrained = FoundOut()
         return adapted
 
     @abstractmethod
@@ -159,6 +171,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 labelled=labelled,
                 unlabelled=unlabelled,
                 own=self.examples,
+                encoder=self.encoder,
                 context=inside,
                 progress=progress,
             )
@@ -182,30 +195,32 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self.read([answers[question.name] for question in self.questions])
 
     async def _plain(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
-        if self.adaptation is None or len(self.adaptation.views) == 1:
-            views = [await self.ask(request, context, shown=self._shown[0])]
-        else:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    asked = [
-                        group.create_task(self.ask(request, context, shown=shown))
-                        for shown in self._shown
-                    ]
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
-            views = [task.result() for task in asked]
-        return self.corrected(views, context)
+        text = self._admit(request)
+        adaptation = self.adaptation or await self._untrained.found(self, context)
+        vector = await self._vector(adaptation, text, context)
+        views = ((),) if adaptation is None else adaptation.views
+        asked = [self.ask(request, context, shown=view or self.examples) for view in views]
+        return self._corrected(adaptation, await all_of(asked), context, vector)
+
+    async def _vector(
+        self, adaptation: Adaptation | None, text: str, context: RunContext
+    ) -> Sequence[float] | None:
+        """Encode the text for the heads; `None` without any."""
+        if adaptation is None or not adaptation.heads:
+            return None
+        if self.encoder is None or self.encoder.model != adaptation.encoder:
+            raise ConfigError(
+                f"{self.name} has heads for vectors of {adaptation.encoder}, and "
+                f"{'there is no encoder' if self.encoder is None else self.encoder.model} here"
+            )
+        (vector,) = await encode(self.encoder, [text], context)
+        return vector
 
     def _admit(self, request: Text | str) -> str:
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
         return text
-
-    @property
-    def _shown(self) -> tuple[View, ...]:
-        views = ((),) if self.adaptation is None else self.adaptation.views
-        return tuple(view or self.examples for view in views)
 
     async def ask(
         self, request: Text | str, context: RunContext, *, shown: Sequence[Example]
@@ -231,11 +246,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             )
         return decision.answers
 
-    def corrected(
-        self, views: Sequence[Sequence[Answer]], context: RunContext
+    def _corrected(
+        self,
+        adaptation: Adaptation | None,
+        views: Sequence[Sequence[Answer]],
+        context: RunContext,
+        vector: Sequence[float] | None,
     ) -> tuple[Answer, ...]:
         """Correct the answers, and note in the trace what they can't be trusted with."""
-        for answer in views[0]:
+        for answer in views[0] if views else ():
             name = answer.question.name
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
@@ -245,8 +264,49 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     f"question {name!r}: the label was written, so it has no probabilities and "
                     "no confidence",
                 )
-        if self.adaptation is None:
+        if adaptation is None:
             return tuple(views[0])
-        if self.adaptation.corrections:
-            context.note("changed", f"probabilities corrected: {self.adaptation.origin}")
-        return self.adaptation.apply(views)
+        for name, why in adaptation.doubtful.items():
+            context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
+        if adaptation.heads:
+            who = f"an encoder's heads and {self.endpoint.model}" if views else "an encoder's heads"
+            context.note("changed", f"decided by {who}: {adaptation.origin}")
+        elif adaptation.corrections:
+            context.note("changed", f"probabilities corrected: {adaptation.origin}")
+        return adaptation.apply(self.questions, views, vector)
+
+
+class FoundOut:
+    """What an agent without labels finds out at its first call, and keeps."""
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+        self._known = False
+        self._adaptation: Adaptation | None = None
+
+    async def found(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
+        """Give it; those who ask while it is being found out wait."""
+        free = costs_nothing(agent.endpoint)
+        if agent.encoder is None and not free:
+            return None
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            if not self._known:
+                from moa.decisions.untrained import untrained
+
+                self._adaptation = await untrained(
+                    agent.endpoint,
+                    agent.questions,
+                    own=agent.examples,
+                    encoder=agent.encoder,
+                    free=free,
+                    context=context,
+                )
+                self._known = True
+            return self._adaptation
+
+
+def costs_nothing(endpoint: Endpoint) -> bool:
+    """Whether asking an endpoint costs nothing but this machine's time."""
+    return isinstance(unwrapped(endpoint), EmbeddedEndpoint)

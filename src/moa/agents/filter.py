@@ -29,6 +29,8 @@ class Verdict(BaseModel):
     """Probability that it is right; `None` where the model wrote its answer."""
     met: bool
     """Whether the text meets the criterion."""
+    doubtful: bool = False
+    """Whether the model gives this answer whatever the text is; such a text is kept."""
 
 
 class Filter(DecidingAgent[Verdict]):
@@ -97,4 +99,12 @@ class Filter(DecidingAgent[Verdict]):
         sure = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
-        return Verdict(kept=met == self.keep, reason=reason, confidence=confidence, met=met)
+        if answer.doubtful:
+            reason = f"DOUBTFUL: the model can't tell whether it is {self.criterion} ({sure})"
+        return Verdict(
+            kept=answer.doubtful or met == self.keep,
+            reason=reason,
+            confidence=confidence,
+            met=met,
+            doubtful=answer.doubtful,
+        )

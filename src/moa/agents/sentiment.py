@@ -9,8 +9,9 @@ from pydantic import computed_field
 
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
-from moa.decisions import Adaptation, Correction
+from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import reads_heads
 from moa.questions import Answer, Choice, Option, Question
 
 Feeling = Literal["negative", "neutral", "positive"]
@@ -25,15 +26,6 @@ _EXAMPLES: tuple[tuple[str, Feeling], ...] = (
     ("So tired of these delays, worst morning ever", "negative"),
     ("Best concert I have been to in years.", "positive"),
 )
-
-_SHIPPED = {
-    "SmolLM2-135M-Instruct.Q4_1": Adaptation(
-        corrections={"sentiment": Correction((-0.59, 1.79, -1.2))},
-        origin="bias removed on 36 shipped texts",
-    )
-}
-"""By the name of a model: its lean among the three labels, over as many texts of each. It belongs
-to the examples above, and `adapt` measures it anew on texts of your own."""
 
 
 class Mood(Choice[Feeling]):
@@ -65,8 +57,9 @@ class Sentiment(DecidingAgent[Mood]):
     Args:
         endpoint: Who decides.
         neutral: Whether neutral is an answer too; without it the answer is one of two.
-        adaptation: Views to read each text in, and corrections of the model's bias; `None` is what
-            is shipped for the built-in model, and nothing for others.
+        adaptation: Views to read each text in, and corrections of the model's bias; `None` is the
+            head that ships, where there is an encoder beside the endpoint, and then the endpoint
+            isn't asked.
         limits: See `Limits`.
 
     Raises:
@@ -94,8 +87,11 @@ class Sentiment(DecidingAgent[Mood]):
         examples = tuple(
             Example(text, {"sentiment": label}) for text, label in _EXAMPLES if label in labels
         )
-        if adaptation is None and neutral:
-            adaptation = _SHIPPED.get(endpoint.model)
+        if adaptation is None and reads_heads(endpoint):
+            from moa.decisions.shipped import headed
+
+            name = "sentiment" if neutral else "negative or positive"
+            adaptation = headed(name, file="sentiment", asked_as="sentiment")
         super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:

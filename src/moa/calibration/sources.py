@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from moa.calibration.members import DECIDES
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.sentences import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.wrapping import unwrapped
 
 HIDDEN = "hidden states"

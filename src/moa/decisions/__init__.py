@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from moa.endpoints import Example
 from moa.errors import ConfigError
 from moa.questions import Answer, Question
+
+if TYPE_CHECKING:
+    from moa.decisions.heads import Head
 
 View = tuple[Example, ...]
 """Examples that a text is read with; none are the agent's own, or those of the endpoint."""
@@ -25,7 +29,8 @@ class Correction:
     offsets: tuple[float, ...]
     """One for each option, in order; a negative one makes it rarer."""
     weights: tuple[float, ...] = (1.0,)
-    """One for each view; below 1 in all they make the answer less sure, above 1 surer."""
+    """One for each view, and a last one where the question has a head; below 1 in all they make the
+    answer less sure, above 1 surer."""
 
     def apply(self, views: Sequence[Sequence[float]]) -> tuple[float, ...]:
         """Make one set of probabilities, which add up to 1, from those of each view.
@@ -51,12 +56,23 @@ class Correction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adaptation:
-    """What fits a deciding agent to its task: examples to show, and corrections of its bias."""
+    """What fits a deciding agent to its task: examples, corrections of bias, and heads.
+
+    A head reads an encoder's vector of the text, and counts as one view more of its question.
+    """
 
     views: tuple[View, ...] = ((),)
-    """Each text is read once with each; an empty one is the agent's own way."""
+    """Each text is read once with each; an empty one is the agent's own way. Without any, heads
+    decide alone, and the model isn't asked."""
     corrections: Mapping[str, Correction] = field(default_factory=dict[str, Correction])
     """By the name of the question."""
+    heads: Mapping[str, Head] = field(default_factory=dict[str, "Head"])
+    """By the name of the question."""
+    encoder: str | None = None
+    """Name of the model whose vectors the heads read."""
+    doubtful: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why a question can't be trusted, by its name: the model answers it in one way whatever the
+    text is."""
     origin: str
     """Where it comes from, as the trace says it: "bias removed on 120 unlabelled texts"."""
 
@@ -64,15 +80,21 @@ class Adaptation:
         """Make sure that it was made for these questions.
 
         Raises:
-            ConfigError: it has no view, corrects a question that is not asked, or one with other
-                options, or shows an example of a label that is not there.
+            ConfigError: it has neither view nor head for one, corrects a question that is not
+                asked, or one with other options, or shows an example of a label that is not there.
         """
-        if not self.views:
-            raise ConfigError(f"the adaptation ({self.origin}) has no view to read a text with")
         options = {q.name: [option.name for option in q.options] for q in questions}
+        if not self.views and not set(options) <= set(self.heads):
+            raise ConfigError(f"the adaptation ({self.origin}) has no view to read a text with")
+        for name, head in self.heads.items():
+            if len(options.get(name, ())) != len(head.bias):
+                raise ConfigError(
+                    f"the adaptation ({self.origin}) has a head of {len(head.bias)} options for "
+                    f"{name!r}, but the questions asked have {_sizes(options)}"
+                )
         for name, correction in self.corrections.items():
             fits = len(options.get(name, ())) == len(correction.offsets)
-            if not fits or len(correction.weights) != len(self.views):
+            if not fits or len(correction.weights) != len(self.views) + (name in self.heads):
                 raise ConfigError(
                     f"the adaptation ({self.origin}) corrects {len(correction.offsets)} options "
                     f"of {name!r} in {len(correction.weights)} of {len(self.views)} views, but "
@@ -86,22 +108,45 @@ class Adaptation:
                         f"{label!r}, but the options are {options.get(name)}"
                     )
 
-    def apply(self, views: Sequence[Sequence[Answer]]) -> tuple[Answer, ...]:
-        """Make one answer a question from those in each view.
+    def apply(
+        self,
+        questions: Sequence[Question],
+        views: Sequence[Sequence[Answer]],
+        vector: Sequence[float] | None = None,
+    ) -> tuple[Answer, ...]:
+        """Make one answer a question from those in each view, and from its head.
 
-        Where an answer has no probabilities, the one of the first view stays as it is.
+        Where an answer has no probabilities, the one of the first view stays as it is, unless
+        there is a head, which then decides alone.
+
+        Args:
+            questions: What was asked.
+            views: The answers in each view, in order; empty where heads decide alone.
+            vector: What the encoder made of the text; `None` where there is no head.
         """
-        return tuple(self._corrected(answers) for answers in zip(*views, strict=True))
+        found: list[Answer] = []
+        for place, question in enumerate(questions):
+            answers = [view[place] for view in views]
+            head = self.heads.get(question.name) if vector is not None else None
+            read = None if head is None else head.probabilities(vector or ())
+            found.append(self._corrected(question, answers, read))
+        return tuple(found)
 
-    def _corrected(self, answers: Sequence[Answer]) -> Answer:
-        first = answers[0]
-        found = [a.probabilities for a in answers if a.probabilities is not None]
-        if len(found) < len(answers):
-            return first
-        n = len(answers)
-        even = Correction((0.0,) * len(found[0]), (1 / n,) * n)
-        correction = self.corrections.get(first.question.name, even)
-        return replace(first, probabilities=correction.apply(found))
+    def _corrected(
+        self, question: Question, answers: Sequence[Answer], head: tuple[float, ...] | None
+    ) -> Answer:
+        read = [a.probabilities for a in answers if a.probabilities is not None]
+        if len(read) < len(answers):
+            if head is None or answers[0].written is not None:
+                return answers[0]
+            return Answer(question=question, probabilities=head, source="encoder")
+        first = answers[0] if answers else Answer(question=question, source="encoder")
+        found = read if head is None else [*read, head]
+        even = Correction((0.0,) * len(found[0]), (1 / len(found),) * len(found))
+        correction = self.corrections.get(question.name, even)
+        doubtful = question.name in self.doubtful
+        probabilities = correction.apply(found)
+        return replace(first, probabilities=probabilities, doubtful=doubtful)
 
 
 def _log(probability: float) -> float:

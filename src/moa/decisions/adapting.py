@@ -3,7 +3,8 @@
 A small model that reads labels leans to some of them whatever the text. On unlabelled texts the
 lean can be seen and taken out (as Zhao et al. 2021, arXiv 2102.09690, do with empty texts, and
 Zhou et al. 2023, arXiv 2309.17249, with the batch). Texts that it is sure of, or labelled ones,
-are shown to it as examples; reading each text in several such views steadies the answer.
+are shown to it as examples; reading each text in several such views steadies the answer. Where
+there is an encoder, a head on its vectors is one view more.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ async def adapt(
     labelled: Sequence[Example] = (),
     unlabelled: Sequence[str] = (),
     own: Sequence[Example] = (),
+    encoder: Endpoint | None = None,
     context: RunContext | None = None,
     progress: Progress | None = None,
 ) -> Adaptation:
@@ -64,6 +66,7 @@ async def adapt(
         unlabelled: Texts like those to come. From 32 on they are used, at most 128 of them; else
             36 shipped texts stand in.
         own: Examples that the agent shows of its own accord.
+        encoder: Gives vectors of the texts, for a head on them; `None`: the model alone decides.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how far it is.
 

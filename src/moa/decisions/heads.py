@@ -1,6 +1,7 @@
-"""Heads: linear models on the vectors of texts, fitted to labels and applied with numpy alone.
+"""Heads: models on the vectors of texts, fitted to labels and applied with numpy alone.
 
-Multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation.
+Multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation;
+heads that ship read how like the vector is to landmarks, instead of the vector itself.
 """
 
 from __future__ import annotations
@@ -23,16 +24,46 @@ _SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
+
+    centre: Floats
+    scale: Floats
+    """What each part is divided by; infinite for parts that aren't looked at."""
+    landmarks: Floats
+    """Landmarks, parts of the vector: centred and scaled."""
+    gamma: float
+    unit: bool = False
+    """Whether x is made one long after that, so that its direction alone counts; then x itself
+    follows the likeness."""
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Likeness, and x where it is of unit length: vectors, landmarks and parts."""
+        x = (vectors - self.centre) / self.scale
+        if self.unit:
+            x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+        far = (x**2).sum(1)[:, None] + (self.landmarks**2).sum(1) - 2 * x @ self.landmarks.T
+        likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
+        return np.hstack([likeness, x]) if self.unit else likeness
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
-    """`log softmax(vector @ weights + bias)`."""
+    """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
     weights: Floats
-    """Parts of the vector, options."""
+    """Parts of the vector, or landmarks; options."""
     bias: Floats
+    kernel: Kernel | None = None
 
     def __call__(self, vectors: Floats) -> Floats:
         """Log-probabilities of each option: vectors, options."""
-        return log_softmax(vectors @ self.weights + self.bias)
+        parts = vectors if self.kernel is None else self.kernel(vectors)
+        return log_softmax(parts @ self.weights + self.bias)
+
+    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """Probability of each option, of one vector."""
+        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.sentences import SentenceEncoder
 from moa.endpoints.weights import find_weights
 from moa.endpoints.wrapping import unwrapped
 from moa.errors import EndpointError

@@ -16,7 +16,7 @@ from moa.acceptance import text_of
 from moa.agents.boundary import Limits
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.sentences import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import ConfigError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.handles import Handle

@@ -20,12 +20,12 @@ from moa.conversations.remembering import Memory
 from moa.conversations.speaking import Speaker
 from moa.conversations.summing_up import Extract, Passage, Summariser
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError
 from moa.graphs.building.plan import Plan
 from moa.graphs.chat_plan import chat_plan
 from moa.graphs.pattern import Pattern
 from moa.graphs.stores import Saver, store_of
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.graphs.threads import Held, Threads
 from moa.handoffs import Reply
 from moa.node import Node
@@ -189,7 +189,7 @@ def chat(
 def _why_alone(slm: Endpoint, llm: Endpoint) -> str:
     if slm is llm or slm.name == llm.name:
         return "there is no other model"
-    if slm.model in TOO_SMALL_TO_WRITE:
+    if not can_write(slm.model):
         return "the small model writes too badly"
     return ""
 
@@ -201,7 +201,7 @@ def _speaker(endpoint: Endpoint, name: str, s: ChatSettings) -> Speaker:
 
 
 def _sums_up(slm: Endpoint, tokens: int) -> Node[Passage, Reply]:
-    if slm.model in TOO_SMALL_TO_WRITE:
+    if not can_write(slm.model):
         return Extract(max_tokens=tokens)
     return Summariser(slm, name="summary", max_tokens=tokens)
 

@@ -17,9 +17,9 @@ from moa.context import RunContext
 from moa.documents.bm25 import words
 from moa.documents.dense import normalised, similarities
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
 from moa.graphs.notes import AT_ONCE, FAILURES
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.questions import Score, score
 
 _LEVELS = ["poor", "fair", "good", "excellent"]
@@ -235,7 +235,7 @@ class Group(TypedNode[Pool, Pool]):
         """Give each idea its theme."""
         if not request.ideas:
             return request
-        if self.endpoint.model not in TOO_SMALL_TO_WRITE:
+        if can_write(self.endpoint.model):
             try:
                 themes = (await self.sorter.run(request, context)).output.themes
             except FAILURES as error:

@@ -21,9 +21,9 @@ from moa.documents.dense import Dense
 from moa.documents.index import BATCH
 from moa.documents.retrieval import fused, searched
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
 from moa.graphs.notes import AT_ONCE, FAILURES
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.questions import Score, score
 
 _LEVELS = ["not at all", "a little", "well", "very well"]
@@ -295,7 +295,7 @@ class WithReasons(TypedNode[Shelf, Shelf]):
         """Write."""
         if not request.items:
             return request
-        if self.endpoint.model in TOO_SMALL_TO_WRITE:
+        if not can_write(self.endpoint.model):
             context.note("degraded", f"no reasons: {self.endpoint.model} is too small to write")
             return request
         try:

@@ -16,9 +16,9 @@ from moa.documents.lengths import Length
 from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.mixing.listening import quiet
 
 AT_ONCE = 8
@@ -302,7 +302,7 @@ def picked(
 
 def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:
     """Note which of those that write are too small to do it well."""
-    small = {writer.model for writer in writers} & TOO_SMALL_TO_WRITE
+    small = [writer.model for writer in writers if not can_write(writer.model)]
     if small:
         context.note("degraded", f"{', '.join(sorted(small))} writes badly: take it for a draft")
 

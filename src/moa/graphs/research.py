@@ -17,6 +17,7 @@ from moa.documents.citing import cited
 from moa.documents.grading import Grade
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
@@ -31,7 +32,6 @@ from moa.graphs.findings import (
 )
 from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.pattern import Pattern
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Reply, Text
 from moa.mixing.listening import quiet
 from moa.node import Node
@@ -56,7 +56,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         super().__init__(**limits)
         self.answerer = answerer
         self.support = support
-        self.writes = llm.model not in TOO_SMALL_TO_WRITE
+        self.writes = can_write(llm.model)
         self.divider = Divider(llm, most=most)
         self.comparer = Comparer(llm, name="compare", max_tokens=1024)
         self.synthesis = Synthesis(llm, name="report", max_tokens=max_tokens)

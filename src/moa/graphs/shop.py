@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.decisions import Correction
 from moa.guards.injection import CRITERION
 
 INSTRUCTIONS = (
@@ -107,14 +108,7 @@ URGENCY_EXAMPLES = (
 )
 """Texts, and how urgent they are."""
 
-CORRECTIONS: dict[str, dict[str, Correction]] = {
-    "SmolLM2-135M-Instruct.Q4_1": {
-        "sentiment": Correction((-3.97, 0.0, -4.69), (1.23,)),
-        "urgency": Correction((-0.17, 0.0, -1.91), (0.74,)),
-    }
-}
-"""By the name of the model and of the question: what takes its bias out. They belong to the
-examples above, and are fitted by `benchmarks/shop.py` to 48 labelled messages to other shops."""
+Unwanted = Literal["spam", "injection"]
 
 
 class SupportSettings(BaseModel):
@@ -127,12 +121,14 @@ class SupportSettings(BaseModel):
     tone: str = "friendly, concrete, at most five sentences"
     """How, as the writer of replies is told."""
     spam: str = "spam"
-    """What is dropped as spam."""
+    """What is quarantined as spam."""
     injection: str = CRITERION
-    """What is dropped as an injection."""
-    threshold: float = Field(default=0.58, gt=0, lt=1)
-    """Probability from which on a message is dropped; above one half, since a lost message of a
-    customer is worse than a read one of a spammer."""
+    """What is quarantined as an injection."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a message is quarantined."""
+    drop: tuple[Unwanted, ...] = ()
+    """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
+    is dropped is never heard of again."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """What messages can want, by name."""
     sure: float = Field(default=0.5, ge=0, le=1)

@@ -19,7 +19,8 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
-from moa.endpoints.sentences import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
@@ -34,7 +35,6 @@ from moa.graphs.notes import (
     ranking,
     sentences_in,
 )
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.handoffs import Reply
 from moa.mixing.listening import quiet
 from moa.trace import Piece
@@ -132,7 +132,7 @@ class Summarizer(TypedNode[Notes, Summary]):
         super().__init__(name="summary")
         self.length = length
         self.encoder = require(encoder, "embed", agent=self.name)
-        self.writes = llm.model not in TOO_SMALL_TO_WRITE
+        self.writes = can_write(llm.model)
         self.plain = _Plain(llm, name="writer", max_tokens=max_tokens)
         self.numbered = _Numbered(llm, name="writer", max_tokens=max_tokens)
         self.endpoint = llm
@@ -267,7 +267,7 @@ def summarize(
     kept: TypedNode[Notes, Notes] = Extracts(
         encoder, keep=keep, length=length, read_tokens=read_tokens
     )
-    if condense and slm.model not in TOO_SMALL_TO_WRITE:
+    if condense and can_write(slm.model):
         kept = Condense(
             slm,
             encoder,

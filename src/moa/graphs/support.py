@@ -1,4 +1,9 @@
-"""Support: an inbox in; small models read each message, and a large one writes where it must."""
+"""Support: an inbox in; small models read each message, and a large one writes where it must.
+
+Where the encoder for many languages is installed, and the intents are the shipped ones, heads
+decide that were fitted beforehand to labelled messages (see `moa.decisions.shipped`), and the small
+model isn't asked. Elsewhere it is, with the examples of the settings.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +25,28 @@ from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import reads_heads
+from moa.endpoints.known import can_write
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.building.skipped import Skipped
 from moa.graphs.shop import (
-    CORRECTIONS,
     INSTRUCTIONS,
     INTENTS,
     OTHERS,
     SPAM_EXAMPLES,
     URGENCY_EXAMPLES,
     SupportSettings,
+    Unwanted,
 )
 from moa.guards.injection import InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 
-TOO_SMALL_TO_WRITE = frozenset(("SmolLM2-135M-Instruct.Q4_1",))
-"""Models whose drafts are worth less than none: they take up the prompt again, or make facts up."""
 UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
+QUARANTINE = "quarantine"
+"""The queue of what looks unwanted: people look through it, and nothing in it is lost."""
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
 
@@ -102,7 +109,7 @@ class Routed(BaseModel):
 
 
 class Rejected(Dropped):
-    """A message that needs no answer."""
+    """A message that needs no answer: it is empty, or what the settings let be dropped."""
 
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
@@ -184,28 +191,36 @@ def support(
         injection_filter(slm, s.injection, threshold=s.threshold), extract, when=there
     )
     rules = g.add(InjectionRules(name="rules"), text, when=there)
-    mood = g.add(_sentiment(slm), extract, when=there)
+    mood = g.add(sentiment_of(slm, s), extract, when=there)
     intent = g.add(intent_of(slm, s), extract, when=there)
-    urgency = g.add(urgency_of(slm), extract, when=there)
+    urgency = g.add(urgency_of(slm, s), extract, when=there)
 
     reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
     needs_llm = reading.map(desk.needs_llm)
-    if llm.tier == "slm" and llm.model in TOO_SMALL_TO_WRITE:
+    if llm.tier == "slm" and not can_write(llm.model):
         waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
         return g.build(g.join(desk.settle, reading, waiting))
     reply = g.add(_writer(llm, s), text, when=needs_llm, eager=False)
     return g.build(g.join(desk.settle, reading, reply))
 
 
-def spam_filter(slm: Endpoint, criterion: str, *, threshold: float) -> Filter:
-    """Build the filter that drops spam, with examples of what is and what isn't."""
-    examples = [(text, "yes" if met else "no") for text, met in SPAM_EXAMPLES]
-    shown = _adapted(slm, "spam", examples)
-    return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=shown)
+def spam_filter(slm: Endpoint, criterion: str, *, threshold: float = 0.5) -> Filter:
+    """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
+    and there is an encoder, else by the small model, with examples of what is and what isn't.
+    """
+    if reads_heads(slm) and criterion == SupportSettings().spam:
+        from moa.decisions.shipped import headed
+
+        adaptation = headed("spam")
+    else:
+        examples = [(text, "yes" if met else "no") for text, met in SPAM_EXAMPLES]
+        adaptation = _shown("spam", examples)
+    return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=adaptation)
 
 
-def _sentiment(slm: Endpoint) -> Sentiment:
-    return Sentiment(slm, adaptation=_adapted(slm, "sentiment", ()))
+def sentiment_of(slm: Endpoint, settings: SupportSettings) -> Sentiment:
+    """Build the agent that tells what the writer of a message feels."""
+    return Sentiment(slm, adaptation=_headed(slm, settings, "sentiment"))
 
 
 def intent_of(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
@@ -214,22 +229,21 @@ def intent_of(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
     columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
     named = (zip(column, settings.intents, strict=True) for column in columns)
     examples = [(text, name) for pairs in named for text, name in pairs if text is not None]
-    shipped = settings.intents == INTENTS
-    if shipped:
+    if settings.intents == INTENTS:
         examples += [(text, NONE_OF_THESE) for text in OTHERS]
     return Classifier(
         slm,
         {name: intent.means for name, intent in settings.intents.items()},
         task="What is this message about?",
         name="intent",
-        adaptation=_adapted(slm, "intent", examples, corrected=shipped),
+        adaptation=_headed(slm, settings, "intent") or _shown("intent", examples),
     )
 
 
-def urgency_of(slm: Endpoint) -> Decider[Urgency]:
+def urgency_of(slm: Endpoint, settings: SupportSettings) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
-    shown = _adapted(slm, "urgency", URGENCY_EXAMPLES)
-    return Decider(slm, Urgency, name="urgency", adaptation=shown)
+    adaptation = _headed(slm, settings, "urgency") or _shown("urgency", URGENCY_EXAMPLES)
+    return Decider(slm, Urgency, name="urgency", adaptation=adaptation)
 
 
 def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
@@ -241,14 +255,19 @@ def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
     )
 
 
-def _adapted(
-    slm: Endpoint, question: str, examples: Sequence[tuple[str, str]], *, corrected: bool = True
-) -> Adaptation:
-    """Give what is shown to a model, and for one that is known, what takes its bias out."""
-    correction = CORRECTIONS.get(slm.model, {}).get(question) if corrected else None
+def _headed(slm: Endpoint, settings: SupportSettings, question: str) -> Adaptation | None:
+    """Give the shipped head of a question; `None` where it doesn't fit or can't be used."""
+    if not reads_heads(slm) or settings.intents != INTENTS:
+        return None
+    from moa.decisions.shipped import headed
+
+    return headed(question)
+
+
+def _shown(question: str, examples: Sequence[tuple[str, str]]) -> Adaptation:
+    """Show a model examples of a question."""
     return Adaptation(
         views=(tuple(Example(text, {question: label}) for text, label in examples),),
-        corrections={question: correction} if correction else {},
         origin="as the support graph ships it",
     )
 
@@ -317,10 +336,21 @@ class _Desk:
 
     def why_llm(self, reading: Reading | None) -> str | None:
         """Say why a large model has to write; `None` where it hasn't."""
-        if reading is None or self._why_dropped(reading):
+        if reading is None or self._unwanted(reading):
             return None
         if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
             return "as the small model left a question open"
+        doubtful = [
+            name
+            for name, answer in (
+                ("intent", reading.intent),
+                ("sentiment", reading.sentiment),
+                ("urgency", reading.urgency),
+            )
+            if answer.doubtful
+        ]
+        if doubtful:
+            return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
         label, confidence = reading.intent.label, reading.intent.confidence
         if label is None:
             return "as it wants nothing that is routine"
@@ -333,12 +363,15 @@ class _Desk:
         return None if self._routine(reading) else f"as {label!r} is answered one by one"
 
     def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
-        """Give the outcome: dropped, written, by routine, or to people."""
+        """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
         if reading is None:
             return Rejected(reason="the message is empty")
-        dropped = self._why_dropped(reading)
-        if dropped:
-            return Rejected(reason=dropped, decisions=reading)
+        unwanted = self._unwanted(reading)
+        if unwanted is not None:
+            kind, reason = unwanted
+            if kind in self._settings.drop:
+                return Rejected(reason=reason, decisions=reading)
+            return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
         why = self.why_llm(reading) or ""
         if isinstance(reply, Dropped):
             return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
@@ -367,6 +400,10 @@ class _Desk:
             return Routed(queue=intent.queue, reason=reason, decisions=reading)
         return None
 
-    def _why_dropped(self, reading: Reading) -> str | None:
-        verdicts = (("spam", reading.spam), ("injection", reading.injection))
-        return next((f"{name}: {v.reason}" for name, v in verdicts if not v.kept), None)
+    def _unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
+        """Say what looks unwanted about it, and why; `None` where nothing does."""
+        verdicts: tuple[tuple[Unwanted, Verdict], ...] = (
+            ("injection", reading.injection),
+            ("spam", reading.spam),
+        )
+        return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)

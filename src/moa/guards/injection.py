@@ -19,6 +19,7 @@ from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.encoders import reads_heads
 from moa.endpoints.metering import approximate_tokens
 from moa.guards.folding import views
 from moa.handoffs import Text
@@ -164,7 +165,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         slm: Endpoint,
         *,
         criterion: str = CRITERION,
-        threshold: float = 0.58,
+        threshold: float = 0.5,
         rules: bool = True,
         examples: Sequence[tuple[str, bool]] = EXAMPLES,
         **limits: Unpack[Limits],
@@ -194,12 +195,18 @@ def injection_filter(
     slm: Endpoint,
     criterion: str = CRITERION,
     *,
-    threshold: float = 0.58,
+    threshold: float = 0.5,
     examples: Sequence[tuple[str, bool]] = EXAMPLES,
 ) -> Filter:
     """Build the filter that drops orders to the software, by the small model alone."""
-    shown = tuple(Example(text, {"injection": "yes" if met else "no"}) for text, met in examples)
-    adaptation = Adaptation(views=(shown,), corrections={}, origin="the injection guard ships it")
+    if criterion == CRITERION and examples is EXAMPLES and reads_heads(slm):
+        from moa.decisions.shipped import headed
+
+        adaptation = headed("injection")
+    else:
+        labels = ((text, "yes" if met else "no") for text, met in examples)
+        shown = tuple(Example(text, {"injection": label}) for text, label in labels)
+        adaptation = Adaptation(views=(shown,), origin="the injection guard ships it")
     return Filter(slm, criterion, name="injection", threshold=threshold, adaptation=adaptation)
 
 

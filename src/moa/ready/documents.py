@@ -15,10 +15,10 @@ from moa.documents.index import Index
 from moa.documents.indexed import Indexed
 from moa.documents.rewriting import Rewriter
 from moa.endpoints import Endpoint
-from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
+from moa.endpoints.encoders import SentenceEncoder, missing_for_sentences
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError
 from moa.graphs.rag import rag
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
 
@@ -75,8 +75,8 @@ def _rag(endpoints: Endpoints, settings: RagSettings) -> AnyNode:
     small = _small(endpoints, settings)
     large = endpoints.named(settings.writer) if settings.writer else endpoints.llm
     embedder = embedder_of(endpoints, settings)
-    writes = large.model not in TOO_SMALL_TO_WRITE
-    able = small.model not in TOO_SMALL_TO_WRITE
+    writes = can_write(large.model)
+    able = can_write(small.model)
     rewrites = able if settings.rewrite is None else settings.rewrite
     return rag(
         retriever_of(endpoints, settings),
@@ -122,7 +122,7 @@ def _grader(
     threshold: float,
     name: str,
 ) -> Grader | None:
-    wanted = small.model not in TOO_SMALL_TO_WRITE if given is None else given
+    wanted = can_write(small.model) if given is None else given
     if wanted is False:
         return None
     calibration = None

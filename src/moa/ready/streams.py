@@ -12,8 +12,8 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.graphs.monitor import monitor
-from moa.graphs.support import TOO_SMALL_TO_WRITE
 from moa.node import Node
 from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
@@ -62,7 +62,7 @@ def _monitor(endpoints: Endpoints, settings: MonitorSettings) -> AnyNode:
     seconds = None if settings.seconds is None else timedelta(seconds=settings.seconds)
     return monitor(
         _decider(slm, settings),
-        None if llm.model in TOO_SMALL_TO_WRITE else llm,
+        llm if can_write(llm.model) else None,
         window=seconds or settings.window or 50,
         reference=settings.reference,
         alpha=settings.alpha,

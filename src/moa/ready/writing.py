@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.endpoints.sentences import SentenceEncoder, missing_for_sentences
+from moa.endpoints.encoders import SentenceEncoder, missing_for_sentences
 from moa.errors import ConfigError
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.recommend import recommend

