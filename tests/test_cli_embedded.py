@@ -18,8 +18,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 FRAGILE = """
 import os, signal, threading
-from moa import Text
-from moa.agents.sentiment import Sentiment
+from moa import Classifier, Text
+from moa.decisions import Adaptation
 from moa.graphs.building.builder import Graph
 
 def graph(endpoints):
@@ -32,8 +32,10 @@ def graph(endpoints):
             threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
         return text
 
+    way = Adaptation(origin="the model alone")
+    asking = Classifier(slm, ["joy", "anger"], none=False, name="mood", adaptation=way)
     g = Graph("fragile", Text)
-    return g.build(g.add(Sentiment(slm), g.add(freeze, g.input)))
+    return g.build(g.add(asking, g.add(freeze, g.input)))
 """
 
 

@@ -12,7 +12,7 @@ from moa.errors import ConfigError
 from moa.questions import Answer, Question
 
 if TYPE_CHECKING:
-    from moa.decisions.heads import Head
+    from moa.decisions.heads import Blend, Head
 
 View = tuple[Example, ...]
 """Examples that a text is read with; none are the agent's own, or those of the endpoint."""
@@ -66,7 +66,7 @@ class Adaptation:
     decide alone, and the model isn't asked."""
     corrections: Mapping[str, Correction] = field(default_factory=dict[str, Correction])
     """By the name of the question."""
-    heads: Mapping[str, Head] = field(default_factory=dict[str, "Head"])
+    heads: Mapping[str, Head | Blend] = field(default_factory=dict[str, "Head | Blend"])
     """By the name of the question."""
     encoder: str | None = None
     """Name of the model whose vectors the heads read."""

@@ -10,20 +10,21 @@ there is an encoder, a head on its vectors is one view more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
-from moa.decisions.arrays import Floats
+from moa.decisions.arrays import Floats, log_softmax
 from moa.decisions.choosing import confident, halves
 from moa.decisions.fitting import agreement, centred_mean, is_blind, shrunk_mean
 from moa.decisions.reading import Progress, Reader
 from moa.decisions.stacking import Group, Readings, Stack, best_stack, floats
 from moa.decisions.stand_ins import STAND_INS
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Question
 
 ENOUGH_TEXTS = 32
@@ -83,13 +84,31 @@ async def adapt(
     labelled = tuple(labelled)[:MOST_LABELS]
     if reader.source == "text":
         return Adaptation(views=(labelled[:8],), origin="examples shown: it writes its labels")
+
+    async def headed(base: Adaptation, read: Mapping[str, Floats]) -> Adaptation:
+        if encoder is None or encoder.model != MultilingualEncoder.model:
+            return base
+        from moa.decisions.beside import with_heads
+
+        return await with_heads(
+            base,
+            endpoint,
+            questions,
+            labelled=labelled,
+            read=read,
+            texts=texts,
+            encoder=encoder,
+            context=reader.context,
+        )
+
     logprob = reader.source == "logprob"
     origin = f"bias removed on {len(texts)} {'unlabelled' if enough else 'shipped'} texts"
     if len(labelled) >= ENOUGH_LABELS:
         fitting = _Fitting(reader, labelled, texts, plain)
         corrections = await fitting.run(show=logprob, sure=logprob and enough)
         origin = f"fitted to {len(labelled)} labelled texts, {origin}"
-        return _without_idle_views(fitting.views.all, corrections, origin)
+        fitted = _without_idle_views(fitting.views.all, corrections, origin)
+        return await headed(fitted, fitting.corrected(corrections))
     views = Views(shown=[labelled] if labelled and logprob else ())
     if enough and logprob:
         fair = {name: _without_lean(reading) for name, reading in plain.items()}
@@ -98,7 +117,11 @@ async def adapt(
     blind = {name for name, reading in plain.items() if enough and is_blind(reading[:, 0])}
     corrections = {name: _unbiased(reading, name in blind) for name, reading in readings.items()}
     origin += "".join(_doubt(q, plain[q.name]) for q in questions if q.name in blind)
-    return _without_idle_views(views.all, corrections, origin)
+    made = _without_idle_views(views.all, corrections, origin)
+    doubtful = {
+        q.name: "it says the same whatever the text is" for q in questions if q.name in blind
+    }
+    return await headed(replace(made, doubtful=doubtful), {})
 
 
 @dataclass(slots=True)
@@ -173,6 +196,8 @@ class _Fitting:
     own: Mapping[str, Floats]
     """Of the unlabelled texts."""
     views: Views = field(default_factory=Views)
+    readings: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
+    """Of the labelled texts in all views, once fitted."""
 
     async def run(self, *, show: bool, sure: bool) -> dict[str, Correction]:
         """Fit; show labelled texts if `show`, and texts that the model is sure of if `sure`."""
@@ -196,12 +221,24 @@ class _Fitting:
             texts = _joined(_first(texts, kept), more)
             labelled = _joined(_first(labelled, kept), await self._read_labelled(self.views.sure))
             stacks = self._stacks(texts, labelled)
+        self.readings = labelled
         return {
             q.name: stacks[q.name].correction(self._of(q, texts, labelled))
             if q.name in stacks
             else _unbiased(texts[q.name])
             for q in self.reader.questions
         }
+
+    def corrected(self, corrections: Mapping[str, Correction]) -> dict[str, Floats]:
+        """Log-probabilities of the labelled texts of each question, by these corrections."""
+        names = {q.name: [option.name for option in q.options] for q in self.reader.questions}
+        found: dict[str, Floats] = {}
+        for name, correction in corrections.items():
+            rows = [r for r, e in enumerate(self.labelled) if e.labels.get(name) in names[name]]
+            weights = np.array(correction.weights)
+            logs = np.einsum("v,tvo->to", weights, self.readings[name][rows])
+            found[name] = log_softmax(logs + np.array(correction.offsets))
+        return found
 
     async def _read_labelled(self, views: Sequence[View]) -> dict[str, Floats]:
         return await self.reader.read(views, [example.text for example in self.labelled])

@@ -67,6 +67,25 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Blend:
+    """Several heads of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
+
+    heads: tuple[Head, ...]
+    weights: tuple[float, ...]
+    bias: Floats
+
+    def __call__(self, vectors: Floats) -> Floats:
+        """Log-probabilities of each option: vectors, options."""
+        read = zip(self.weights, self.heads, strict=True)
+        logs: Floats = sum((w * head(vectors) for w, head in read), start=np.asarray(self.bias))
+        return log_softmax(logs)
+
+    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """Probability of each option, of one vector."""
+        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """A head, and what it would have said of each vector without that vector's label."""
 

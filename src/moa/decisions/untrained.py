@@ -72,7 +72,7 @@ async def untrained(
             head = await relevance_head(question, context)
             if head is not None:
                 heads[question.name] = head
-    weights = {q.name: _weight(endpoint, q) for q in questions}
+    weights = {q.name: weight_of(endpoint, q) for q in questions}
     if heads and all(q.name in heads and not weights[q.name] for q in questions):
         return Adaptation(
             views=(),
@@ -106,7 +106,7 @@ async def untrained(
     )
 
 
-def _weight(endpoint: Endpoint, question: Question) -> float:
+def weight_of(endpoint: Endpoint, question: Question) -> float:
     """How much a model counts beside the encoder; of very many options it loses track."""
     if len(question.options) > MOST_OPTIONS:
         return 0.0

@@ -1,0 +1,174 @@
+"""Beside: puts heads on an encoder's vectors beside what a model reads of a task's own texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from moa.context import RunContext
+from moa.decisions import Adaptation, Correction
+from moa.decisions.arrays import Floats, Ints
+from moa.decisions.encoding import encode
+from moa.decisions.fitting import fit, held_out_loss, shrunk_mean
+from moa.decisions.folds import folds
+from moa.decisions.heads import Blend, Head, fit_head
+from moa.decisions.relevance import relevance_head
+from moa.decisions.stacking import floats
+from moa.decisions.untrained import weight_of
+from moa.endpoints import Endpoint, Example
+from moa.questions import Question
+
+ENOUGH = 8
+"""Labelled texts from which on a head is fitted; fewer tell less than the words do."""
+_PARTS = 10
+_WORDS, _LABELLED, _MODEL = 0.4, 0.8, 0.4
+"""Weights to start from: of the head on the words of the question, of the one fitted to labelled
+texts, and of the model."""
+_GAIN = 0.01
+"""Least fall of the held-out log loss for which the model is asked beside the heads."""
+
+
+async def with_heads(
+    base: Adaptation,
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    *,
+    labelled: Sequence[Example],
+    read: Mapping[str, Floats],
+    texts: Sequence[str],
+    encoder: Endpoint,
+    context: RunContext,
+) -> Adaptation:
+    """Put heads beside an adaptation of a model.
+
+    Without enough labels the words of the question are the head, whose bias on the unlabelled texts
+    is taken out; how much the model counts is what is known of it. With labels a head is fitted to
+    their vectors, and which of the three are asked, with what weights, is chosen by log loss in
+    cross-validation.
+
+    Args:
+        base: How the model is read.
+        endpoint: The model.
+        questions: What is asked.
+        labelled: Texts with the names of the right options.
+        read: Log-probabilities of the labelled texts by `base`, by the name of the question;
+            questions without labels are left out.
+        texts: Unlabelled ones.
+        encoder: Gives vectors.
+        context: Budget, deadline and ledger.
+    """
+    plain = np.array(await encode(encoder, texts, context))
+    vectors = np.array(await encode(encoder, [e.text for e in labelled], context))
+    made = base
+    who: list[str] = []
+    for question in questions:
+        words = await relevance_head(question, context)
+        logs = read.get(question.name)
+        given = _labels(question, labelled)
+        if logs is not None and _enough(given[1]):
+            made, said = _fitted(made, question, words, vectors[given[0]], logs, given[1])
+        elif words is not None:
+            made, said = _by_words(made, endpoint, question, words, plain), "words"
+        else:
+            continue
+        who.append(f"{question.name} by {said}")
+    if not made.heads:
+        return base
+    used = {n for n, c in made.corrections.items() if any(c.weights[: len(made.views)])}
+    if all(q.name in made.heads and q.name not in used for q in questions):
+        made = replace(
+            made,
+            views=(),
+            corrections={
+                n: Correction(c.offsets, c.weights[-1:]) for n, c in made.corrections.items()
+            },
+        )
+    return replace(
+        made,
+        encoder=encoder.model,
+        doubtful={name: why for name, why in base.doubtful.items() if name not in made.heads},
+        origin=f"{base.origin}; {', '.join(who)}",
+    )
+
+
+def _labels(question: Question, labelled: Sequence[Example]) -> tuple[list[int], Ints]:
+    names = [option.name for option in question.options]
+    found = [
+        (row, names.index(example.labels[question.name]))
+        for row, example in enumerate(labelled)
+        if example.labels.get(question.name) in names
+    ]
+    return [row for row, _ in found], np.array([label for _, label in found], dtype=np.intp)
+
+
+def _enough(labels: Ints) -> bool:
+    return len(labels) >= ENOUGH and len(set(labels.tolist())) > 1
+
+
+def _by_words(
+    base: Adaptation, endpoint: Endpoint, question: Question, words: Head, plain: Floats
+) -> Adaptation:
+    """Decide by the words of the question, and by the model as far as it is known to be worth."""
+    reading = words(plain)
+    offsets: Floats = np.negative(shrunk_mean(reading))
+    weight = 0.0 if question.name in base.doubtful else weight_of(endpoint, question)
+    correction = base.corrections.get(question.name)
+    if correction is None:
+        return _put(base, question, words, (0.0,) * len(base.views), 1.0, offsets)
+    offsets = offsets + weight * np.array(correction.offsets)
+    weights = tuple(weight * each for each in correction.weights)
+    return _put(base, question, words, weights, 1.0, offsets)
+
+
+def _fitted(
+    base: Adaptation,
+    question: Question,
+    words: Head | None,
+    vectors: Floats,
+    model: Floats,
+    labels: Ints,
+) -> tuple[Adaptation, str]:
+    options = len(question.options)
+    parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
+    fitted = fit_head(vectors, labels, options, parts)
+    logs, start = [fitted.held_out], [_LABELLED]
+    heads = [fitted.head]
+    if words is not None:
+        logs, start, heads = [*logs, words(vectors)], [*start, _WORDS], [*heads, words]
+    none = np.zeros(options)
+    without = np.stack(logs, 1)
+    beside = np.stack([*logs, model], 1)
+    alone = held_out_loss(without, labels, weights=np.array(start), bias=none)
+    both = held_out_loss(beside, labels, weights=np.array([*start, _MODEL]), bias=none)
+    asked = both < alone - _GAIN
+    readings, weights = (beside, [*start, _MODEL]) if asked else (without, start)
+    found = fit(readings, labels, weights=np.array(weights), bias=none)
+    blend = Blend(tuple(heads), floats(found.weights[: len(heads)]), np.zeros(options))
+    correction = base.corrections.get(question.name)
+    if not asked or correction is None:
+        rest = (0.0,) * len(base.views)
+        return _put(base, question, blend, rest, 1.0, found.bias), "labelled texts"
+    weight = float(found.weights[-1])
+    offsets = found.bias + weight * np.array(correction.offsets)
+    views = tuple(weight * each for each in correction.weights)
+    return _put(base, question, blend, views, 1.0, offsets), "labelled texts and the model"
+
+
+def _put(
+    base: Adaptation,
+    question: Question,
+    head: Head | Blend,
+    weights: tuple[float, ...],
+    head_weight: float,
+    offsets: Floats,
+) -> Adaptation:
+    return replace(
+        base,
+        heads={**base.heads, question.name: head},
+        corrections={
+            **base.corrections,
+            question.name: Correction(floats(offsets), (*weights, head_weight)),
+        },
+    )
