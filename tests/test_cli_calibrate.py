@@ -13,7 +13,7 @@ from piped import type_after_an_answer
 
 from moa.calibration import Calibration
 from moa.cli import main
-from moa.cli.run import asked_by
+from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import missing_for_sentences
 from moa.ready import node_of
@@ -289,10 +289,11 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     assert asked.states == []
     assert asked.prompts == []
     table = '[graphs.{}]\ncalibration = "c.json"\n'
-    Path("moa.toml").write_text(table.format("slm") + table.format("cascade") + LARGE)
+    tables = table.format("slm") + table.format("cascade") + LARGE
+    Path("moa.toml").write_text(f'{tables}\n[graphs.filter]\ncriterion = "spam"\n')
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("sentiment", {"embedded"})):
+    for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("filter", {"embedded"})):
         assert asked_by(node_of(name, Endpoints())) == names
 
     async def complete(*_: object) -> None:

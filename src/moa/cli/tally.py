@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 from moa.cli.items import Item
+from moa.cli.worth import Worth
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -20,6 +21,7 @@ class Tally:
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
+        self.worth = Worth()
         self.usage = Usage()
         self.before = Usage()
         """What was used before the first item, such as to fit an agent to its task."""
@@ -59,6 +61,7 @@ class Tally:
         """Count an item in."""
         self.statuses[item.status] += 1
         self.needed_llm += item.needed_llm
+        self.worth.add(item)
         self.usage += item.usage
         if item.seconds:
             self._sample(item.seconds)

@@ -1,0 +1,82 @@
+"""Which endpoints a run starts beforehand: those that it will ask, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moa.agents.filter import Filter, Verdict
+from moa.agents.preprocessor import Preprocessor
+from moa.cli import main
+from moa.cli.asking import asked_by
+from moa.decisions.shipped import headed
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.graphs.building.builder import Graph
+from moa.graphs.support import support
+from moa.guards.injection import Injection
+from moa.handoffs import Text
+from moa.ready import node_of
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+
+SMALL, LARGE = SimulatedEndpoint(name="small"), SimulatedEndpoint(name="large", tier="llm")
+needs_encoder = pytest.mark.skipif(
+    MultilingualEncoder.missing() is not None, reason="needs the encoder for many languages"
+)
+
+
+def test_a_graph_asks_what_its_agents_ask() -> None:
+    assert asked_by(support(SMALL, LARGE)) == {"small", "large"}
+
+
+@needs_encoder
+def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
+    assert asked_by(node_of("support", Endpoints())) == frozenset()
+
+
+@needs_encoder
+def test_an_agent_whose_head_decides_asks_nobody() -> None:
+    adaptation = headed("spam")
+    assert asked_by(Filter(SMALL, "spam", name="spam", adaptation=adaptation)) == frozenset()
+
+
+def test_an_agent_without_an_adaptation_counts_as_asking() -> None:
+    assert asked_by(Filter(SMALL, "spam")) == {"small"}
+
+
+def test_what_stands_around_a_decision_is_looked_into() -> None:
+    assert asked_by(Injection(SMALL)) == {"small"}
+    assert asked_by(Preprocessor()) == frozenset()
+    assert asked_by(Preprocessor(rewrite=LARGE)) == {"large"}
+
+
+def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:
+    async def waits(verdict: Verdict) -> Text:
+        return Text(text=verdict.reason)
+
+    def quick(verdict: Verdict) -> Text:
+        return Text(text=verdict.reason)
+
+    slow, fast = Graph("slow", Text), Graph("fast", Text)
+    slowly = slow.build(slow.add(waits, slow.add(Filter(SMALL, "spam"), slow.input)))
+    assert asked_by(slowly) is None
+    inner = fast.build(fast.add(quick, fast.add(Filter(SMALL, "spam"), fast.input)))
+    outer = Graph("outer", Text)
+    assert asked_by(outer.build(outer.add(inner, outer.input))) == {"small"}
+
+
+@needs_encoder
+def test_a_run_that_asks_no_model_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def complete(*_: object) -> None:
+        raise AssertionError("the engine was started")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
+    with pytest.raises(SystemExit) as left:
+        main(("run", "support", "--demo", "--limit", "1"))
+    assert left.value.code == 0
+    assert "settled without an LLM" in capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""`moa run --demo`: the shipped inbox, from any folder and from a built wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from moa.cli import main
+from moa.cli.demo import DEMOS, demo_of
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+
+ROOT = Path(__file__).parent.parent
+CALM = {
+    "spam": {"no": 0.95},
+    "injection": {"no": 0.95},
+    "sentiment": {"neutral": 0.9},
+    "intent": {"delivery": 0.9},
+    "urgency": {"can wait": 0.9},
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_the_demo_runs_the_shipped_inbox_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", SimulatedEndpoint(rule=lambda _: CALM))
+    monkeypatch.setattr(Endpoints, "llm", SimulatedEndpoint(tier="llm", rule=lambda _: "Sorry."))
+    assert moa("run", "support", "--demo", "--limit", "2", "--json") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    inbox = (ROOT / "examples" / "support" / "inbox.jsonl").read_text(encoding="utf-8")
+    assert [line["input"] for line in found] == [json.loads(r) for r in inbox.splitlines()[:2]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("support",), "--demo to run on what ships", id="neither"),
+        pytest.param(("sentiment",), "Give INPUT", id="no input"),
+        pytest.param(("support", "in.txt", "--demo"), "give one of the two", id="both"),
+        pytest.param(("support", "hello", "--text", "--demo"), "give one of the two", id="text"),
+        pytest.param(("sentiment", "--demo"), "Try: moa run support --demo", id="none"),
+    ],
+)
+def test_an_input_is_given_or_else_the_demo(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("run", *words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("hatchling") is None, reason="needs hatchling, of the extra dev")
+def test_a_built_wheel_brings_the_demo(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "installed")
+    code = "from moa.cli.demo import demo_of; print(demo_of('support'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shipped = Path(done.stdout.strip())
+    assert shipped.is_relative_to(tmp_path / "installed")
+    assert shipped.read_bytes() == Path(demo_of("support")).read_bytes()
+
+
+def test_every_demo_is_there() -> None:
+    assert all(Path(demo_of(name)).is_file() for name in DEMOS)
