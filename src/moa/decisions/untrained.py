@@ -66,13 +66,15 @@ async def untrained(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
+    weights = {q.name: _weight(endpoint, q) for q in questions}
+    if not free and any(weights.values()):
+        return None
     heads: dict[str, Head] = {}
     if encoder is not None and encoder.model == MultilingualEncoder.model:
         for question in questions:
             head = await relevance_head(question, context)
             if head is not None:
                 heads[question.name] = head
-    weights = {q.name: _weight(endpoint, q) for q in questions}
     if heads and all(q.name in heads and not weights[q.name] for q in questions):
         return Adaptation(
             views=(),
