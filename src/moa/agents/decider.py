@@ -91,5 +91,10 @@ def _only(adaptation: Adaptation, names: Sequence[str]) -> Adaptation:
         )
         for view in adaptation.views
     )
-    corrections = {n: c for n, c in adaptation.corrections.items() if n in names}
-    return replace(adaptation, views=views, corrections=corrections)
+    return replace(
+        adaptation,
+        views=views,
+        corrections={n: c for n, c in adaptation.corrections.items() if n in names},
+        heads={n: head for n, head in adaptation.heads.items() if n in names},
+        doubtful={n: why for n, why in adaptation.doubtful.items() if n in names},
+    )

@@ -18,7 +18,7 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
 from moa.endpoints.wrapping import unwrapped
-from moa.errors import CalibrationError, ConfigError, EndpointGarbled, InputError
+from moa.errors import BudgetExceeded, CalibrationError, ConfigError, EndpointGarbled, InputError
 from moa.handoffs import Text
 from moa.questions import Answer, Question
 
@@ -295,14 +295,18 @@ class FoundOut:
             if not self._known:
                 from moa.decisions.untrained import untrained
 
-                self._adaptation = await untrained(
-                    agent.endpoint,
-                    agent.questions,
-                    own=agent.examples,
-                    encoder=agent.encoder,
-                    free=free,
-                    context=context,
-                )
+                try:
+                    self._adaptation = await untrained(
+                        agent.endpoint,
+                        agent.questions,
+                        own=agent.examples,
+                        encoder=agent.encoder,
+                        free=free,
+                        context=context,
+                    )
+                except BudgetExceeded as error:
+                    context.note("degraded", f"the model's bias was not measured: {error}")
+                    return None
                 self._known = True
             return self._adaptation
 

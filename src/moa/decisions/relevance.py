@@ -25,6 +25,8 @@ PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
 FITS = 0.8
 """How much better than any criterion an option fits, where it isn't "none of these"."""
+USUAL = 0.3
+"""How much of a text's mean score for all known criteria is taken from its score for one."""
 _FILE = Path(__file__).parent / "heads" / "relevance.npz"
 _NOT = re.compile(
     r"^(?:not|no|neither)\s+|^(?:about|on|concerning)\s+(?:something\s+else\s+than"
@@ -113,6 +115,9 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
             return None
         turned = _NOT.match(criterion)
         weights, bias = await _scores([criterion[turned.end() :] if turned else criterion], context)
+        usual, middle = _any_criterion()  # of short texts, all scores are low
+        weights = weights - USUAL * usual[:, None]
+        bias = bias - USUAL * (middle - FITS)
         sign = -1.0 if turned else 1.0
         return _head(np.hstack([sign * weights, 0 * weights]), np.r_[sign * bias, 0 * bias])
     if question.kind != "choice":

@@ -7,9 +7,12 @@ first, on a few ordinary texts that ship: what it answers to all of them alike s
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +27,11 @@ from moa.decisions.reading import Reader
 from moa.decisions.relevance import relevance_head
 from moa.decisions.stacking import floats
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import known
+from moa.endpoints.weights import cache_folder
+from moa.endpoints.wrapping import unwrapped
 from moa.questions import Question
 
 MOST_READ = 30
@@ -66,13 +72,15 @@ async def untrained(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
+    weights = {q.name: weight_of(endpoint, q) for q in questions}
+    if not free and any(weights.values()):
+        return None
     heads: dict[str, Head] = {}
     if encoder is not None and encoder.model == MultilingualEncoder.model:
         for question in questions:
             head = await relevance_head(question, context)
             if head is not None:
                 heads[question.name] = head
-    weights = {q.name: weight_of(endpoint, q) for q in questions}
     if heads and all(q.name in heads and not weights[q.name] for q in questions):
         return Adaptation(
             views=(),
@@ -82,14 +90,13 @@ async def untrained(
         )
     if not free:
         return None
-    reader = Reader(endpoint, tuple(questions), tuple(own), context, None)
-    readings = await reader.read([()], ordinary_texts()[:MOST_READ])
-    if reader.source == "text":
+    readings = await _kept(endpoint, questions, own, context)
+    if readings is None:
         return None
     corrections: dict[str, Correction] = {}
     doubtful: dict[str, str] = {}
     for question in questions:
-        reading: Floats = readings[question.name][:, 0]
+        reading = readings[question.name]
         offsets, why = _unbiased(question, reading)
         if why and question.name not in heads:
             doubtful[question.name] = why
@@ -104,6 +111,39 @@ async def untrained(
         origin=f"bias removed on {MOST_READ} ordinary texts"
         + (", beside the words of the question" if heads else ""),
     )
+
+
+async def _kept(
+    endpoint: Endpoint, questions: Sequence[Question], own: Sequence[Example], context: RunContext
+) -> dict[str, Floats] | None:
+    """Read the ordinary texts, or take what the embedded model read before and is in the cache.
+
+    Returns:
+        Log-probabilities by question: texts, options. `None` where the model writes its labels.
+    """
+    texts = ordinary_texts()[:MOST_READ]
+    file: Path | None = None
+    inner = unwrapped(endpoint)
+    if isinstance(inner, EmbeddedEndpoint):
+        said = repr((inner.model, inner.model_path, questions, own, texts)).encode()
+        file = cache_folder() / "biases" / f"{hashlib.sha256(said).hexdigest()[:32]}.json"
+        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):  # none, or broken
+            found = json.loads(file.read_text(encoding="utf-8"))
+            kept = {name: np.array(rows, dtype=np.float64) for name, rows in found.items()}
+            if all(kept[q.name].shape == (len(texts), len(q.options)) for q in questions):
+                return kept
+    reader = Reader(endpoint, tuple(questions), tuple(own), context, None)
+    readings = await reader.read([()], texts)
+    if reader.source == "text":
+        return None
+    read: dict[str, Floats] = {name: reading[:, 0] for name, reading in readings.items()}
+    if file is not None:
+        with suppress(OSError):  # a cache that can't be written costs time alone
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps({name: rows.tolist() for name, rows in read.items()}))
+            part.replace(file)
+    return read
 
 
 def weight_of(endpoint: Endpoint, question: Question) -> float:

