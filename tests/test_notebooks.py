@@ -84,7 +84,7 @@ def test_the_notebook_on_choosing_ranks_and_says_what_would_do(
 @pytest.mark.embedded
 def test_the_notebook_on_support_settles_an_inbox(tmp_path: Path) -> None:
     shown = executed("support.ipynb", tmp_path)
-    assert "Rejected  spam" in shown
+    assert "Routed    to quarantine, spam" in shown
     assert "support/spam" in shown
     assert shown.count("image/svg+xml: <svg") == 1
     assert "IProgress" not in shown
