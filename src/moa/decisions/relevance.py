@@ -20,6 +20,7 @@ from moa.decisions.arrays import Floats, Ints
 from moa.decisions.heads import Head, Kernel
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import NONE_OF_THESE, Question
+from moa.usage import FREE
 
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
@@ -131,7 +132,7 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
 
 async def _scores(words: Sequence[str], context: RunContext) -> tuple[Floats, Floats]:
     """Weights and biases of criteria, so that ordinary texts score 0 on the mean."""
-    encoder = MultilingualEncoder(passage=True)
+    encoder = MultilingualEncoder(price=FREE, passage=True)
     phrases = [PHRASE.format(criterion=word) for word in words]
     return _weights(np.array((await encoder.embed(phrases, context)).vectors))
 

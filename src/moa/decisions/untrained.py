@@ -150,7 +150,7 @@ def weight_of(endpoint: Endpoint, question: Question) -> float:
     """How much a model counts beside the encoder; of very many options it loses track."""
     if len(question.options) > MOST_OPTIONS:
         return 0.0
-    return known(endpoint.model).weight.get(question.kind, 1.0)
+    return known(endpoint.model).weigh(question.kind)
 
 
 def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:

@@ -6,14 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.questions import Kind
 
-Layout = Literal["demonstrations", "chat"]
-"""How a question is laid out for a model whose label probabilities are read."""
+UNMEASURED: Mapping[Kind, float] = {"predicate": 0.0, "choice": 1.0, "score": 1.0}
+"""How much a model counts beside the encoder where nothing was measured."""
 
 
 class Known(BaseModel):
@@ -25,10 +24,12 @@ class Known(BaseModel):
     """A part of its name, in small letters."""
     writes: bool = True
     """Whether its drafts are worth more than none."""
-    layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
-    """How questions are laid out, by kind; others as a text to be continued."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
-    """How much its answers count beside the encoder's, by kind; others 1."""
+    """How much its answers count beside the encoder's, by kind; 0 is not at all."""
+
+    def weigh(self, kind: Kind) -> float:
+        """How much its answers to a kind of question count beside the encoder's."""
+        return self.weight.get(kind, UNMEASURED[kind])
 
 
 UNKNOWN = Known(name="")

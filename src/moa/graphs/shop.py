@@ -134,7 +134,8 @@ class SupportSettings(BaseModel):
     sure: float = Field(default=0.5, ge=0, le=1)
     """Confidence in the intent below which the LLM reads the message."""
     read_tokens: int = Field(default=200, gt=0)
-    """Of a longer message the small model reads the opening and the end, so many tokens in all."""
+    """Of a longer message the small model reads the opening and the end, so many tokens in all;
+    where the shipped heads decide, 1,000 at the least."""
     reply_tokens: int = Field(default=300, gt=0)
     """Most tokens of a reply."""
     draft_tokens: int = Field(default=40, gt=0)

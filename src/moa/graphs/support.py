@@ -43,6 +43,9 @@ from moa.guards.injection import InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import NONE_OF_THESE, Choice, Score, score
 
+HEADS_READ = 1000
+"""Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
+anywhere in a long message."""
 UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
@@ -183,7 +186,8 @@ def support(
 
     g = Graph("support", Ticket)
     text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
-    extract = g.add(Excerpt(s.read_tokens), text)
+    heads = reads_heads(slm) and s.intents == INTENTS
+    extract = g.add(Excerpt(max(s.read_tokens, HEADS_READ) if heads else s.read_tokens), text)
     there = text.map(is_there)
 
     spam = g.add(spam_filter(slm, s.spam, threshold=s.threshold), extract, when=there)
