@@ -21,10 +21,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import create_model
 
-from moa import Classifier, EmbeddedEndpoint, Endpoint, Example, Extractor, RunContext
+from moa import Classifier, Endpoint, Example, Extractor, RunContext
 from moa.endpoints.cached import Cached
 from moa.errors import MoaError
 from report import table, write
+from support_reading import Alone
 
 CHOSEN_ON = 400
 REPORTED = 500
@@ -324,7 +325,7 @@ async def run(args: argparse.Namespace) -> None:
         if kept:
             kept.write_text(json.dumps(done))
 
-    async with EmbeddedEndpoint() as slm:
+    async with Alone() as slm:  # of the encoder there is benchmarks/encoder.py
         benches = {name: Bench(Path(args.data), name, slm) for name in args.sets}
         for key in args.steps:
             for name, bench in benches.items():

@@ -128,7 +128,7 @@ def body_of(found: dict[str, dict[str, Any]]) -> str:
         for name, one in found.items()
     ]
     with_both = any(name.endswith(", with the encoder") and name != BUILT_IN for name in found)
-    both = " Another model beside the encoder is asked too, and both count."
+    both = " Nor is another, as long as nothing was measured of it."
     return TEXT.format(
         n=sum(map(len, sets.values())),
         criteria=len(sets),

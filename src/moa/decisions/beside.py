@@ -67,8 +67,8 @@ async def with_heads(
         words = await relevance_head(question, context)
         logs = read.get(question.name)
         given = _labels(question, labelled)
-        if logs is not None and _enough(given[1]):
-            made, said = _fitted(made, question, words, vectors[given[0]], logs, given[1])
+        if logs is not None and fits(given[1]):
+            made, said = fitted(made, question, words, vectors[given[0]], logs, given[1])
         elif words is not None:
             made, said = _by_words(made, endpoint, question, words, plain), "words"
         else:
@@ -103,7 +103,8 @@ def _labels(question: Question, labelled: Sequence[Example]) -> tuple[list[int],
     return [row for row, _ in found], np.array([label for _, label in found], dtype=np.intp)
 
 
-def _enough(labels: Ints) -> bool:
+def fits(labels: Ints) -> bool:
+    """Whether there are labels enough to fit a head."""
     return len(labels) >= ENOUGH and len(set(labels.tolist())) > 1
 
 
@@ -122,7 +123,7 @@ def _by_words(
     return _put(base, question, words, weights, 1.0, offsets)
 
 
-def _fitted(
+def fitted(
     base: Adaptation,
     question: Question,
     words: Head | None,
@@ -130,11 +131,24 @@ def _fitted(
     model: Floats,
     labels: Ints,
 ) -> tuple[Adaptation, str]:
+    """Fit a head to labelled texts, and put it beside the model where that lowers the log loss.
+
+    Args:
+        base: How the model is read.
+        question: What is asked.
+        words: The head on the question's words; `None` where there is none.
+        vectors: Of the labelled texts.
+        model: Log-probabilities of the labelled texts, as `base` gives them.
+        labels: Index of the right option of each.
+
+    Returns:
+        The adaptation, and in words what decides.
+    """
     options = len(question.options)
     parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
-    fitted = fit_head(vectors, labels, options, parts)
-    logs, start = [fitted.held_out], [_LABELLED]
-    heads = [fitted.head]
+    made = fit_head(vectors, labels, options, parts)
+    logs, start = [made.held_out], [_LABELLED]
+    heads = [made.head]
     if words is not None:
         logs, start, heads = [*logs, words(vectors)], [*start, _WORDS], [*heads, words]
     none = np.zeros(options)
