@@ -24,8 +24,10 @@ ENOUGH = 8
 """Labelled texts from which on a head is fitted; fewer tell less than the words do."""
 _PARTS = 10
 _WORDS, _LABELLED, _MODEL = 0.4, 0.8, 0.4
-"""Weights to start from: of the head on the words of the question, of the one fitted to labelled
-texts, and of the model."""
+"""Weights to start from, with many labels: of the head on the words of the question, of the one
+fitted to labelled texts, and of the model."""
+_FEW = 16
+"""With so many labels the fitted head has half of that weight, and the words have what it lacks."""
 _GAIN = 0.01
 """Least fall of the held-out log loss for which the model is asked beside the heads."""
 
@@ -147,10 +149,15 @@ def fitted(
     options = len(question.options)
     parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
     made = fit_head(vectors, labels, options, parts)
-    logs, start = [made.held_out], [_LABELLED]
+    many = len(labels) / (len(labels) + _FEW)
+    logs, start = [made.held_out], [_LABELLED * many if words is not None else _LABELLED]
     heads = [made.head]
     if words is not None:
-        logs, start, heads = [*logs, words(vectors)], [*start, _WORDS], [*heads, words]
+        logs, start, heads = (
+            [*logs, words(vectors)],
+            [*start, _WORDS + (1 - many) * _LABELLED / 2],
+            [*heads, words],
+        )
     none = np.zeros(options)
     without = np.stack(logs, 1)
     beside = np.stack([*logs, model], 1)
