@@ -39,7 +39,9 @@ QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", 
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
 
 
 def endpoint(model: str = "scripted-1") -> SimulatedEndpoint:
@@ -66,7 +68,9 @@ def _made() -> Calibration:
     import asyncio
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+        patch.setattr(
+            "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+        )
         return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
 
 

@@ -78,7 +78,9 @@ def moa(*words: str) -> int:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
-    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
 
 
 @pytest.fixture(name="made")

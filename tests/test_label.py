@@ -48,13 +48,17 @@ def rows(n: int, *, seed: int = 0) -> list[Labelled]:
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
 
 
 @pytest.fixture(name="made", scope="module")
 def _made() -> Calibration:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+        patch.setattr(
+            "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+        )
         return asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
 
 

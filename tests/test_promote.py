@@ -73,7 +73,9 @@ LLM = SimulatedEndpoint(
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the labels are read: the encoder of sentences takes a download."""
-    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
 
 
 async def test_a_log_says_what_can_move_and_it_holds_on_the_rest() -> None:

@@ -163,7 +163,7 @@ def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["spam", "injection"])
 def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
     ready = node_of(name, endpoints())
-    slm = SimulatedEndpoint()
+    slm = endpoints().slm
     steps = support(slm, slm).plan.steps
     inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
     ready = ready.filter if isinstance(ready, Injection) else ready

@@ -17,7 +17,9 @@ from moa.testing import SimulatedEndpoint
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.endpoints.encoders.missing_for_sentences", lambda: "tokenizers")
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
 
 
 def endpoint(yes: str = "yes") -> SimulatedEndpoint:

@@ -29,7 +29,7 @@ from moa.decisions.stacking import floats
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.endpoints.known import known
+from moa.endpoints.known import UNMEASURED, known
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrapping import unwrapped
 from moa.questions import Question
@@ -72,7 +72,7 @@ async def untrained(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
-    weights = {q.name: weight_of(endpoint, q) for q in questions}
+    weights = {q.name: weight_of(endpoint, q, free=free) for q in questions}
     if not free and any(weights.values()):
         return None
     heads: dict[str, Head] = {}
@@ -146,11 +146,17 @@ async def _kept(
     return read
 
 
-def weight_of(endpoint: Endpoint, question: Question) -> float:
-    """How much a model counts beside the encoder; of very many options it loses track."""
+def weight_of(endpoint: Endpoint, question: Question, *, free: bool = True) -> float:
+    """How much a model counts beside the encoder; of very many options a small one loses track.
+
+    One that costs money was chosen for a reason: it is asked, unless it is known to be no help.
+    """
+    measured = known(endpoint.model).weigh(question.kind)
+    if measured is None and not free:
+        return 1.0
     if len(question.options) > MOST_OPTIONS:
         return 0.0
-    return known(endpoint.model).weigh(question.kind)
+    return UNMEASURED[question.kind] if measured is None else measured
 
 
 def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:

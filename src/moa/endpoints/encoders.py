@@ -51,15 +51,18 @@ def missing_for_sentences() -> str | None:
 
 
 def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
-    """Give the encoder that works beside an endpoint that decides; `None` where there is none.
+    """Give the encoder that works beside a small model that decides; `None` where there is none.
 
-    It is the multilingual one, where that is installed, unless the endpoint says otherwise by an
-    attribute `encoder`, as the doubles of `moa.testing` do, whose decisions are their script's.
+    A large model is asked itself. Beside a small one it is the multilingual one, where that is
+    installed, unless the endpoint says otherwise by an attribute `encoder`, as the doubles of
+    `moa.testing` do, whose decisions are their script's.
     """
     inner = unwrapped(endpoint)
     given: object = getattr(inner, "encoder", MultilingualEncoder)
     if given is not MultilingualEncoder:
         return cast("Endpoint | None", given)
+    if inner.tier == "llm":
+        return None
     return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
 
 

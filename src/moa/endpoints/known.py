@@ -27,9 +27,9 @@ class Known(BaseModel):
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
 
-    def weigh(self, kind: Kind) -> float:
-        """How much its answers to a kind of question count beside the encoder's."""
-        return self.weight.get(kind, UNMEASURED[kind])
+    def weigh(self, kind: Kind) -> float | None:
+        """How much its answers to a kind of question count; `None` where that isn't known."""
+        return self.weight.get(kind)
 
 
 UNKNOWN = Known(name="")
