@@ -48,7 +48,8 @@ TEXT = """
 
 The support graph as `moa run support` runs it, {at_once} messages at once at most, on the example
 inbox ({inbox} messages; one is empty, is dropped, and counts in the times alone) and on {held}
-held-out messages in ten languages. No head was fitted to either. Cells are shares, and counts.
+held-out messages in ten languages. No head was fitted to either; both were looked at a few times
+while the heads were made, so new messages may do a little worse. Cells are shares, and counts.
 Intent, sentiment and urgency are of the genuine messages: what is unwanted has no intent, and goes
 to quarantine. *By the rule*: a calm report of something that went wrong (labelled neutral, and
 `today` or `now`) may be called neutral or negative. Urgent is what is labelled `now`. Stopped is
