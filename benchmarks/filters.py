@@ -29,7 +29,8 @@ TEXT = """
 criteria with 30 texts each, near misses among them. None of these texts and criteria was learnt
 from, though some that the relevance head learnt from are close ("an apology without an excuse", "an
 obituary or death notice"). They were
-looked at a few times while that head was made, so new criteria may do a little worse. Cells are balanced accuracy: the mean of the share found of the texts
+looked at a few times while that head was made, so new criteria may do a little worse.
+Cells are balanced accuracy: the mean of the share found of the texts
 that meet the criterion and the share let go of those that don't. Chance is .50, and one text is
 about .03. Where a filter says of itself that it can't tell (the model says the same whatever the
 text is), nothing is met. *With the encoder*: by the shipped relevance head, SmolLM2 isn't
