@@ -20,6 +20,15 @@ from .messages import messages
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
+ALONE = """
+from moa import Sentiment
+from moa.decisions import Adaptation
+
+
+def graph(endpoints):
+    return Sentiment(endpoints.slm, adaptation=Adaptation(origin="the model alone"))
+"""
+
 
 def listener(port: int) -> psutil.Process:
     """Find the process that listens on a port of this machine."""
@@ -50,7 +59,9 @@ def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: 
     given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows = [{"id": f"item-{n}", "text": text[:300]} for n, text in enumerate(texts)]
     given.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    words = ["run", "sentiment", str(given), "--config", CONFIG, "--out", str(out)]
+    graph = tmp_path / "alone.py"
+    graph.write_text(ALONE, encoding="utf-8")
+    words = ["run", f"{graph}:graph", str(given), "--config", CONFIG, "--out", str(out)]
     run = subprocess.Popen(
         [sys.executable, "-m", "moa", *words, "--concurrency", "16"],
         stdout=subprocess.PIPE,
