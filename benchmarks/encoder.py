@@ -68,9 +68,8 @@ def measured(name: str, data: Path, cache: Path) -> list[str]:
         shares: list[float] = []
         for draw in range(DRAWS):
             some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
-            flat = np.full((len(some), len(labels)), -np.log(len(labels)))
             if beside.fits(right[some]):
-                args = (question, head, found[some], flat, right[some])
+                args = (question, head, found[some], None, right[some])
                 made, _ = beside.fitted(Adaptation(origin=name), *args)
                 offsets = np.array(made.corrections["label"].offsets)
                 read_now: Any = made.heads["label"](found[held]) + offsets

@@ -32,15 +32,16 @@ obituary or death notice"). They were
 looked at a few times while that head was made, so new criteria may do a little worse.
 Cells are balanced accuracy: the mean of the share found of the texts
 that meet the criterion and the share let go of those that don't. Chance is .50, and one text is
-about .03. Where a filter says of itself that it can't tell (the model says the same whatever the
-text is), nothing is met. *With the encoder*: by the shipped relevance head, SmolLM2 isn't
-asked.{beside} *Alone*: the model without an encoder, its bias measured on ordinary texts. *Met*:
+about .03. Answers of which a filter says itself that it can't tell are counted like all others.
+*With the encoder*: by the shipped relevance head, SmolLM2 isn't
+asked. *Alone*: the model without an encoder, its bias measured on ordinary texts. *Met*:
 how many of the 30 meet it.
 
 {table}
 
 Found are those that meet it, over all criteria; called are those that don't, and are taken to.
-Doubtful: filters that can't tell, in texts. Milliseconds are per text, one at a time, without the
+Doubtful: of how many texts a filter says that it can't tell, and the share right
+of those and of the others. Milliseconds are per text, one at a time, without the
 start and without measuring the bias; other work ran on the two cores, so they are upper bounds.
 
 {sums}
@@ -64,8 +65,8 @@ async def measured(
     begun = time.perf_counter()
     verdicts = [(await agent.run(row["text"])).output for row in rows]
     return {
-        "met": [v.met and not v.doubtful for v in verdicts],
-        "doubtful": sum(v.doubtful for v in verdicts),
+        "met": [v.met for v in verdicts],
+        "doubtful": [v.doubtful for v in verdicts],
         "seconds": time.perf_counter() - begun,
     }
 
@@ -102,6 +103,17 @@ async def run(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return kept.found
 
 
+def doubts(one: dict[str, Any]) -> list[str]:
+    """How many answers are doubtful, and the shares right of those and of the others."""
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for criterion, rows in rows_by_criterion().items():
+        given = zip(rows, one[criterion]["met"], one[criterion]["doubtful"], strict=True)
+        for row, met, doubtful in given:
+            right[doubtful].append(row["met"] == met)
+    shown = [f"{mean(each):.2f}" if each else "-" for each in (right[True], right[False])]
+    return [str(len(right[True])), *shown]
+
+
 def body_of(found: dict[str, dict[str, Any]]) -> str:
     sets = rows_by_criterion()
     met = {
@@ -124,19 +136,18 @@ def body_of(found: dict[str, dict[str, Any]]) -> str:
             name,
             f"{mean(met[name][c][0] for c in sets):.2f}",
             f"{mean(met[name][c][1] for c in sets):.2f}",
-            sum(one[c]["doubtful"] for c in sets),
+            *doubts(found[name]),
             f"{1000 * sum(one[c]['seconds'] for c in sets) / sum(map(len, sets.values())):.0f}",
         ]
         for name, one in found.items()
     ]
-    with_both = any(name.endswith(", with the encoder") and name != BUILT_IN for name in found)
-    both = " Nor is another, as long as nothing was measured of it."
     return TEXT.format(
         n=sum(map(len, sets.values())),
         criteria=len(sets),
-        beside=both if with_both else "",
         table=table(["criterion", "met", *found], lines),
-        sums=table(["", "found", "called", "doubtful", "ms"], sums),
+        sums=table(
+            ["", "found", "called", "doubtful", "right of them", "of the others", "ms"], sums
+        ),
     )
 
 

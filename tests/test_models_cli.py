@@ -285,3 +285,15 @@ def test_models_and_doctor_say_what_is_not_fetched_yet(
     medium, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert medium["reachable"]
     assert medium["state"].startswith("ready, weights in ")
+
+
+def test_a_probe_of_what_may_cost_money_waits_for_a_yes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "moa.toml").write_text(
+        '[endpoints.far]\ntier = "slm"\nmodel = "m"\nbase_url = "https://models.example.com/v1"\n'
+    )
+    assert moa("probe", "far") == 2
+    said = capsys.readouterr().err
+    assert "far may cost money, and nothing was sent: 418 requests" in said
+    assert "--yes" in said

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moa.decisions.probing import shipped_trials
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.shop import INTENTS
 from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket, support
@@ -44,6 +45,10 @@ def rows(path: Path) -> list[Row]:
 
 def half(name: str) -> list[Row]:
     return rows(DATA / f"{name}.jsonl")
+
+
+def probe_texts() -> list[Row]:
+    return [{"id": t.text, "text": t.text} for t in shipped_trials()]
 
 
 def grams(row: Row) -> set[str]:
@@ -77,7 +82,7 @@ def test_near_copies_are_found() -> None:
 
 
 def test_no_message_is_nearly_in_two_of_the_sets() -> None:
-    sets = [half(HALVES[0]), half(HALVES[1]), rows(INBOX)]
+    sets = [half(HALVES[0]), half(HALVES[1]), rows(INBOX), probe_texts()]
     copies = [pair for one, other in combinations(sets, 2) for pair in near_copies(one, other)]
     assert copies == []
 
@@ -154,7 +159,7 @@ async def test_a_doubtful_answer_sends_the_message_to_the_llm(free: None) -> Non
     output = (await outcome("Where is my parcel?", blind())).output
     assert isinstance(output, Answered)
     assert output.written_by == "llm"
-    assert output.reason == "as the small model can't tell: sentiment DOUBTFUL"
+    assert output.reason == "as the small model can't tell: intent, sentiment, urgency DOUBTFUL"
     assert output.decisions.sentiment.doubtful
 
 
@@ -163,7 +168,7 @@ async def test_without_a_model_that_writes_it_is_sent_to_people(free: None) -> N
     output = (await outcome("Where is my parcel?", blind(), llm_model=small)).output
     assert isinstance(output, Routed)
     assert output.queue == "replies"
-    assert "sentiment DOUBTFUL" in output.reason
+    assert "intent, sentiment, urgency DOUBTFUL" in output.reason
 
 
 def shares(*names: str) -> st.SearchStrategy[dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from moa import Classifier, Filter, RunContext
 from moa.decisions.untrained import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.errors import BudgetExceeded
+from moa.endpoints.known import Known, keep
+from moa.errors import BudgetExceeded, ConfigError
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
 from moa.usage import Budget
@@ -22,14 +24,16 @@ PARCEL = "Where is my parcel?"
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the endpoints of a test are asked costs nothing."""
+def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the endpoints of a test are asked costs nothing, and their model was probed."""
 
     def yes(endpoint: object) -> bool:
         del endpoint
         return True
 
     monkeypatch.setattr("moa.agents.deciding.costs_nothing", yes)
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    keep(Known(name=SimulatedEndpoint().model, layout={"choice": "completion"}))
 
 
 def leaning(lean: float = 4.0) -> SimulatedEndpoint:
@@ -133,7 +137,7 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
     result = await Filter(endpoint, "a weather report").run("Rain and strong winds, 12 degrees.")
     assert endpoint.states == []
     assert not result.output.kept
-    assert "by the words of the question" in said(result)
+    assert "filter by words" in said(result)
 
 
 @installed
@@ -144,3 +148,60 @@ async def test_a_blind_model_leaves_the_answer_to_the_encoder(free: None) -> Non
     verdict = (await filtered.run(PARCEL)).output
     assert (verdict.met, verdict.doubtful) == (False, False)
     assert (await filtered.run("Rain and strong winds, 12 degrees.")).output.met
+
+
+@installed
+@pytest.mark.parametrize("each", [4, 12])
+async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(
+    each: int, free: None
+) -> None:
+    endpoint = SimulatedEndpoint(
+        encoder=MultilingualEncoder(), rule=lambda text: {"label": {"x": (1 + len(text) % 7) / 9}}
+    )
+    cats = ["My cat sleeps all day.", "Kittens purr.", "The cat caught a mouse.", "A tabby hissed."]
+    cars = ["The engine is dead.", "New tyres for the van.", "The brakes squeak.", "I drive a van."]
+    examples = [
+        (f"{texts[n % 4]} {n // 4}", label)
+        for label, texts in (("x", cats), ("y", cars))
+        for n in range(each)
+    ]
+    agent = Classifier(
+        endpoint, ["x", "y"], task="Which one?", none=False, examples=examples, name="label"
+    )
+    meows = await agent.run("My cat meows at night.")
+    assert meows.output.label == "x"
+    assert (await agent.run("The car needs a new gearbox.")).output.label == "y"
+    assert "label by labelled texts" in said(meows)
+
+
+@installed
+async def test_a_filter_learns_from_examples_what_its_criterion_means(free: None) -> None:
+    endpoint = SimulatedEndpoint(
+        encoder=MultilingualEncoder(), rule=lambda text: {"filter": {"yes": len(text) % 7 / 9}}
+    )
+    pets = ["My cat sleeps.", "Kittens purr.", "The dog barks.", "A tabby hissed.", "Feed the cat."]
+    cars = ["The engine died.", "New tyres.", "The brakes squeak.", "I drive a van.", "An old bus."]
+    examples = [*((text, True) for text in pets), *((text, False) for text in cars)]
+    ours = Filter(endpoint, "of kind 7B", examples=examples, name="filter")
+    assert (await ours.run("The puppy chewed my shoes.")).output.met
+    assert not (await ours.run("The car needs a new gearbox.")).output.met
+
+
+def test_an_example_with_a_label_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="an example of 'classifier' has the label 'z'"):
+        Classifier(SimulatedEndpoint(), ["x", "y"], examples=[("A text", "z")])
+
+
+@installed
+async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -> None:
+    endpoint = SimulatedEndpoint(
+        model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
+    )
+    text = "It rained, so we stayed in and played cards."
+    sure = (await Filter(endpoint, "a weather report").run(text)).output
+    assert sure.confidence is not None
+    probability = sure.confidence if sure.met else 1 - sure.confidence
+    for threshold in (probability - 0.05, probability + 0.05):
+        verdict = (await Filter(endpoint, "a weather report", threshold=threshold).run(text)).output
+        assert (verdict.kept, verdict.doubtful) == (True, True)
+        assert verdict.reason.startswith("DOUBTFUL: the encoder can't tell whether it is a weather")

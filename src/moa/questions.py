@@ -22,6 +22,9 @@ from pydantic.fields import FieldInfo
 from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
+Layout = Literal["completion", "chat"]
+"""How a prompt is laid out where the log-probabilities of labels are read: as a text to be
+continued after demonstrations, or as a turn of a chat."""
 Status = Literal["answered", "refused", "missing"]
 Source = Literal["native", "logprob", "encoder", "text"]
 """Where an answer comes from: a server that decides, the log-probabilities of the labels, an
@@ -54,6 +57,8 @@ class Question:
     text: str
     options: tuple[Option, ...]
     """Yes and no, in this order; the choices; or the levels, lowest first."""
+    layout: Layout | None = None
+    """Where label log-probabilities are read; `None` is what is known to suit the model."""
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]

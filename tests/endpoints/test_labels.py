@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.endpoints import Example
 from moa.endpoints.demonstrations import DEMONSTRATIONS
+from moa.endpoints.known import Known, keep
 from moa.endpoints.labels import (
     LabelBackend,
+    LabelPrompt,
     LabelReading,
     TokenReading,
     label_prompt,
@@ -153,14 +157,12 @@ def test_names_are_made_readable_where_they_stay_different() -> None:
 
 class Reader:
     def __init__(self) -> None:
-        self.prompts: list[str] = []
+        self.prompts: list[LabelPrompt] = []
 
-    async def read_labels(
-        self, prompt: str, labels: Sequence[str], context: RunContext, /
-    ) -> LabelReading:
+    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         del context
         self.prompts.append(prompt)
-        shares = tuple(math.log((n + 1) / 10) for n in range(len(labels)))
+        shares = tuple(math.log((n + 1) / 10) for n in range(len(prompt.labels)))
         return LabelReading(logprobs=shares, label_mass=0.3, amount=Amount(calls=1))
 
 
@@ -173,3 +175,28 @@ async def test_a_decision_has_probabilities_mass_and_the_amount_of_all_questions
     assert decision.answers[1].source == "logprob"
     assert decision.amount.calls == 2
     assert [(note.kind, note.endpoint) for note in context.trace] == [("answered", "slm")]
+
+
+def test_a_chat_turn_names_the_labels_after_the_text_and_shows_examples_as_earlier_turns() -> None:
+    asked = question("change_pin", "card", describe="about cards")
+    prompt = label_prompt(
+        asked, "Help\nme", [Example("My PIN!", {"topic": "change_pin"})], layout="chat"
+    )
+    assert prompt.layout == "chat"
+    assert prompt.text.startswith("Text: Help me\n\nWhat is it about? Answer with one of these")
+    assert prompt.text.endswith("- change pin: about cards\n- card: about cards")
+    assert prompt.before == (prompt.text.replace("Help me", "My PIN!"), "change pin")
+    assert prompt.labels == ("change pin\n", "card\n")
+
+
+async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    reader = Reader()
+    backend = LabelBackend(reader, endpoint="slm", model="Some/Tiny")
+    keep(Known(name="Some/Tiny", layout={"choice": "chat"}))
+    asked = question("a", "b")
+    await backend.decide("x", [asked], RunContext(), examples=())
+    await backend.decide("x", [replace(asked, layout="completion")], RunContext(), examples=())
+    assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]

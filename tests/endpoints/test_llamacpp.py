@@ -14,6 +14,7 @@ from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.detection import Decides
 from moa.endpoints.engine import Engine
+from moa.endpoints.labels import LabelPrompt
 from moa.endpoints.llamacpp import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import EndpointGarbled
@@ -59,7 +60,7 @@ async def test_the_push_is_taken_back(served: Served, reader: LlamaCppReader) ->
         tokens,
         probabilities({2: pushed(0.02, 0.03), 3: pushed(0.01, 0.03), 9: 0.1}),
     )
-    reading = await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+    reading = await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
     assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)), abs=1e-3)
     assert reading.label_mass == pytest.approx(0.03, abs=1e-4)
     assert served.bodies[-1]["logit_bias"] == [[2, 8.0], [3, 8.0]]
@@ -75,7 +76,7 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
         probabilities({2: pushed(0.02, 0.02)}),
         probabilities({2: 1 - 1e-6, 3: 1e-6}),
     )
-    reading = await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+    reading = await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
     assert reading.probabilities == pytest.approx((1, 1e-6), rel=1e-3)
     assert reading.amount.calls == 2
 
@@ -90,7 +91,7 @@ async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader)
         probabilities({2: 0.5, 3: 0.5}),
     )
     for _ in range(2):
-        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
     assert served.paths.count("/tokenize") == 4
 
 
@@ -98,9 +99,39 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     served: Served, reader: LlamaCppReader
 ) -> None:
     served.will(tokens, tokens, tokens, probabilities({2: 0.5, 3: 0.5}))
-    await reader.read_labels("Is it <|im_end|>?", [" no", " yes"], RunContext())
+    await reader.read_labels(LabelPrompt("Is it <|im_end|>?", (" no", " yes")), RunContext())
     asked = [body for body in served.bodies if "content" in body]
     assert [body["parse_special"] for body in asked] == [False, False, False]
+
+
+async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    def server(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/apply-template":
+            turns = json.loads(request.content)["messages"]
+            text = "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in turns)
+            return httpx2.Response(200, json={"prompt": f"{text} <assistant>"})
+        return tokens(request)
+
+    answer = probabilities({2: 0.5, 3: 0.5})
+    served.will(*[server] * 10, answer, *[server] * 3, answer)
+    for text in ("Is it <end>?", "And now?"):
+        await reader.read_labels(
+            LabelPrompt(text, ("no", "yes"), "chat", ("Was it?", "no")), RunContext()
+        )
+    parsed = [b["content"] for b in served.bodies if b.get("parse_special")]
+    assert parsed == ["<user> ", " <end><assistant> ", " <end><user> ", " <end> <assistant>"]
+    assert served.paths.count("/apply-template") == 1
+    assert served.bodies[-1]["prompt"] == [6, 3, 3, 16, 2, 11, 3, 4, 5, 11]
+
+
+async def test_a_template_that_leaves_turns_out_is_garbled(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    served.will(tokens, tokens, httpx2.Response(200, json={"prompt": "<system>"}))
+    with pytest.raises(EndpointGarbled, match="leaves out turns"):
+        await reader.read_labels(LabelPrompt("Is it?", ("no", "yes"), "chat"), RunContext())
 
 
 @pytest.mark.parametrize(
@@ -116,7 +147,7 @@ async def test_an_answer_without_probabilities_is_garbled(
 ) -> None:
     served.will(tokens, tokens, tokens, answer)
     with pytest.raises(EndpointGarbled):
-        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
 
 
 async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
@@ -124,7 +155,7 @@ async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
 ) -> None:
     served.will(httpx2.Response(200, json={"tokens": []}))
     with pytest.raises(EndpointGarbled, match="no tokens"):
-        await reader.read_labels("Is it?", [" no", " yes"], RunContext())
+        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
 
 
 @pytest.mark.parametrize("decides", ["auto", "labels"])

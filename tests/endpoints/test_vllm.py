@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.detection import Decides
-from moa.endpoints.labels import label_prompt
+from moa.endpoints.labels import LabelPrompt, label_prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.vllm_labels import VLLMLabelReader
@@ -52,7 +52,11 @@ class FakeVLLM:
                 return httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "vllm"}]})
             case "/tokenize":
                 body = json.loads(request.content)
-                tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
+                if "messages" in body:
+                    text = " ".join(f"{t['role']}: {t['content']}" for t in body["messages"])
+                    tokens = self.ids(f"{text} assistant:", special=True)
+                else:
+                    tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
                 answer = {"count": len(tokens), "max_model_len": 2048, "tokens": tokens}
                 return httpx2.Response(200, json=answer)
             case "/v1/completions":
@@ -118,10 +122,10 @@ async def test_labels_of_one_token_take_one_request(
     served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
     labels = reader(transport)
     context = RunContext()
-    reading = await labels.read_labels("Is it?\nAnswer:", [" yes", " no"], context)
+    reading = await labels.read_labels(LabelPrompt("Is it?\nAnswer:", (" yes", " no")), context)
     assert [math.exp(p) for p in reading.logprobs] == pytest.approx([0.3, 0.1])
     assert reading.label_mass == pytest.approx(0.4)
-    await labels.read_labels("And now?\nAnswer:", [" yes", " no"], context)
+    await labels.read_labels(LabelPrompt("And now?\nAnswer:", (" yes", " no")), context)
     assert served.paths.count("/tokenize") == 3
     assert served.paths.count("/v1/completions") == 2
     assert context.usage.calls == 2
@@ -139,10 +143,23 @@ async def test_labels_that_share_a_first_token_are_told_apart(
     }
     served.will(FakeVLLM(table))
     reading = await reader(transport).read_labels(
-        "Text\nAnswer:", [" card lost", " card stolen", " app"], RunContext()
+        LabelPrompt("Text\nAnswer:", (" card lost", " card stolen", " app")), RunContext()
     )
     assert reading.probabilities == pytest.approx((0.1875, 0.5625, 0.25))
     assert reading.amount.calls == 2
+
+
+async def test_a_chat_is_tokenised_by_the_server_and_a_text_in_it_forges_no_turn(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(FakeVLLM({" assistant:": {"yes": 0.3, "no": 0.1}}))
+    prompt = LabelPrompt("Is it <|im_end|>?", ("yes", "no"), "chat", ("Was it?", "no"))
+    reading = await reader(transport).read_labels(prompt, RunContext())
+    assert reading.probabilities == pytest.approx((0.75, 0.25))
+    (chat,) = [body for body in served.bodies if "messages" in body]
+    assert [turn["role"] for turn in chat["messages"]] == ["user", "assistant", "user"]
+    assert chat["add_generation_prompt"]
+    assert "<|im_end|>" not in chat["messages"][-1]["content"]
 
 
 async def test_many_labels_are_read_in_requests_of_128_tokens(
@@ -150,7 +167,9 @@ async def test_many_labels_are_read_in_requests_of_128_tokens(
 ) -> None:
     words = [f" w{i}" for i in range(200)]
     served.will(FakeVLLM({"Answer:": dict.fromkeys(words, 0.005)}))
-    reading = await reader(transport).read_labels("Answer:", words, RunContext())
+    reading = await reader(transport).read_labels(
+        LabelPrompt("Answer:", tuple(words)), RunContext()
+    )
     sent = [len(b["logprob_token_ids"]) for b in served.bodies if "logprob_token_ids" in b]
     assert sent == [128, 72]
     assert reading.label_mass == pytest.approx(1.0)
@@ -225,11 +244,11 @@ async def test_an_older_vllm_is_told_from_a_broken_one(
     served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(answer({"token_id:9": -0.1}))
     with pytest.raises(EndpointUnsupported, match=r"0\.32"):
-        await reader(transport).read_labels(prompt, labels, RunContext())
+        await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
     served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(httpx2.Response(200, json={"choices": [{"logprobs": None}]}))
     with pytest.raises(EndpointGarbled, match="log-probabilities"):
-        await reader(transport).read_labels(prompt, labels, RunContext())
+        await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
 
 
 async def test_reading_labels_is_reserved_and_tokenizing_is_free(
@@ -238,5 +257,5 @@ async def test_reading_labels_is_reserved_and_tokenizing_is_free(
     served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
     context = RunContext(budget=Budget(calls=0))
     with pytest.raises(BudgetExceeded):
-        await reader(transport).read_labels("Answer:", [" yes", " no"], context)
+        await reader(transport).read_labels(LabelPrompt("Answer:", (" yes", " no")), context)
     assert "/v1/completions" not in served.paths

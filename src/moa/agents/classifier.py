@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
 from pydantic import BaseModel, create_model
 
 from moa.agents.boundary import Limits
-from moa.agents.deciding import DecidingAgent
+from moa.agents.deciding import DecidingAgent, labelled
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
@@ -33,14 +33,16 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: What a label means, by label.
         none: Whether "none of these" is an answer too; its label is `None`.
         question: Name of the question, as a server is sent it; `None`: the agent's own.
+        examples: Texts with their labels, `None` for none of them; from eight on, a head is fitted
+            to them where an encoder stands beside the endpoint, else the model is shown them.
         adaptation: Examples to show, and corrections of the model's bias.
         calibration: What says which answers are accepted; see `moa.calibration.calibrating`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: labels are missing, empty or not different, or the adaptation belongs to
-            other questions.
+        ConfigError: labels are missing, empty or not different, an example has another, or the
+            adaptation belongs to other questions.
         CalibrationError: the calibration belongs to another question.
     """
 
@@ -54,6 +56,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[str, str] | None = None,
         none: bool = True,
         question: str | None = None,
+        examples: Sequence[tuple[str, str | None]] = (),
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -68,6 +71,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[L, str] | None = None,
         none: bool = True,
         question: str | None = None,
+        examples: Sequence[tuple[str, L | None]] = (),
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -81,6 +85,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[Any, str] | None = None,
         none: bool = True,
         question: str | None = None,
+        examples: Sequence[tuple[str, Any]] = (),
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -98,7 +103,12 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         (asked_as,) = questions_of(model)
         asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
         super().__init__(
-            endpoint, [asked_as], adaptation=adaptation, calibration=calibration, **limits
+            endpoint,
+            [asked_as],
+            examples=labelled(asked_as, examples),
+            adaptation=adaptation,
+            calibration=calibration,
+            **limits,
         )
 
     def read(self, answers: Sequence[Answer]) -> Choice[L]:

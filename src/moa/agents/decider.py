@@ -12,7 +12,7 @@ from pydantic import BaseModel, create_model
 from moa.agents.boundary import Limits, Out
 from moa.agents.deciding import DecidingAgent, FoundOut
 from moa.decisions import Adaptation
-from moa.endpoints import Endpoint
+from moa.endpoints import Endpoint, Example
 from moa.errors import ConfigError
 from moa.questions import Answer, fill, questions_of
 
@@ -29,6 +29,8 @@ class Decider(DecidingAgent[Out]):
     Args:
         endpoint: Who decides.
         questions: Fields of `Predicate`, `Choice` and `Score`.
+        examples: Texts with the names of the right options, by name of the question; see
+            `DecidingAgent`.
         adaptation: Examples to show, and corrections of the model's bias.
         limits: See `Limits`.
 
@@ -42,11 +44,18 @@ class Decider(DecidingAgent[Out]):
         endpoint: Endpoint,
         questions: type[Out],
         *,
+        examples: Sequence[Example] = (),
         adaptation: Adaptation | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         self.output_type = questions
-        super().__init__(endpoint, questions_of(questions), adaptation=adaptation, **limits)
+        super().__init__(
+            endpoint,
+            questions_of(questions),
+            examples=examples,
+            adaptation=adaptation,
+            **limits,
+        )
 
     def read(self, answers: Sequence[Answer]) -> Out:
         """Fill the model in."""

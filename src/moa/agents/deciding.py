@@ -17,6 +17,7 @@ from moa.decisions.encoding import encode
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
+from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrapping import unwrapped
 from moa.errors import BudgetExceeded, CalibrationError, ConfigError, EndpointGarbled, InputError
 from moa.handoffs import Text
@@ -35,7 +36,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     Args:
         endpoint: Who decides.
         questions: What is asked about each text.
-        examples: Shown to a model whose label probabilities are read.
+        examples: Texts with the names of the right options, by name of the question. Where an
+            encoder stands beside the endpoint, and there are eight of a question, a head is fitted
+            to them; else they are shown to a model whose label probabilities are read.
         adaptation: Views to read each text in, corrections of the model's bias, and heads.
         encoder: Gives the vectors that heads read; `None` is the one that stands beside the
             endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).
@@ -198,8 +201,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         text = self._admit(request)
         adaptation = self.adaptation or await self._untrained.found(self, context)
         vector = await self._vector(adaptation, text, context)
-        views = ((),) if adaptation is None else adaptation.views
-        asked = [self.ask(request, context, shown=view or self.examples) for view in views]
+        views = (self.examples,) if adaptation is None else adaptation.views
+        asked = [self.ask(request, context, shown=view) for view in views]
         return self._corrected(adaptation, await all_of(asked), context, vector)
 
     async def _vector(
@@ -276,6 +279,24 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return adaptation.apply(self.questions, views, vector)
 
 
+def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
+    """Make examples of texts and values of one question's options.
+
+    Raises:
+        ConfigError: a value is that of no option.
+    """
+    found: list[Example] = []
+    for text, value in pairs:
+        names = [option.name for option in question.options if option.value == value]
+        if not names:
+            raise ConfigError(
+                f"an example of {question.name!r} has the label {value!r}, which is none of "
+                f"{[option.value for option in question.options]}"
+            )
+        found.append(Example(text, {question.name: names[0]}))
+    return tuple(found)
+
+
 class FoundOut:
     """What an agent without labels finds out at its first call, and keeps."""
 
@@ -312,5 +333,12 @@ class FoundOut:
 
 
 def costs_nothing(endpoint: Endpoint) -> bool:
-    """Whether asking an endpoint costs nothing but this machine's time."""
-    return isinstance(unwrapped(endpoint), EmbeddedEndpoint)
+    """Whether asking costs nothing but time: an endpoint here or in this network, without a price.
+
+    One that has a price of an hour, of energy or of tokens costs that.
+    """
+    inner = unwrapped(endpoint)
+    if isinstance(inner, EmbeddedEndpoint):
+        return True
+    near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
+    return near and not inner.price.known

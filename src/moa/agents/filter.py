@@ -8,7 +8,7 @@ from typing import Unpack
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents.boundary import Limits
-from moa.agents.deciding import DecidingAgent
+from moa.agents.deciding import DecidingAgent, labelled
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
@@ -30,7 +30,13 @@ class Verdict(BaseModel):
     met: bool
     """Whether the text meets the criterion."""
     doubtful: bool = False
-    """Whether the model gives this answer whatever the text is; such a text is kept."""
+    """Whether it can't be told: the model gives this answer whatever the text is, or the words of
+    the criterion decide alone, and are undecided. Such a text is kept."""
+
+
+UNSURE = 0.1
+"""Where the words of a criterion decide alone, a probability that is no farther from the threshold
+can't tell: of new criteria, just over half of such answers were right (benchmarks/filters.py)."""
 
 
 class Filter(DecidingAgent[Verdict]):
@@ -44,6 +50,8 @@ class Filter(DecidingAgent[Verdict]):
             advertising", "about something else than banking", "an attempt to give orders to an AI".
         keep: Whether what meets the criterion is kept, and the rest dropped.
         threshold: Probability from which on a text meets the criterion.
+        examples: Texts, and whether each meets the criterion; from eight on, a head is fitted to
+            them where an encoder stands beside the endpoint, else the model is shown them.
         adaptation: Examples to show, and corrections of the model's bias.
         limits: See `Limits`.
 
@@ -60,6 +68,7 @@ class Filter(DecidingAgent[Verdict]):
         *,
         keep: bool = False,
         threshold: float = 0.5,
+        examples: Sequence[tuple[str, bool]] = (),
         adaptation: Adaptation | None = None,
         **limits: Unpack[Limits],
     ) -> None:
@@ -74,7 +83,13 @@ class Filter(DecidingAgent[Verdict]):
         options = (Option("yes", value=True), Option("no", value=False))
         name = limits.get("name") or "filter"
         question = Question(name, "predicate", f"Is this text {self.criterion}?", options)
-        super().__init__(endpoint, [question], adaptation=adaptation, **limits)
+        super().__init__(
+            endpoint,
+            [question],
+            examples=labelled(question, examples),
+            adaptation=adaptation,
+            **limits,
+        )
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Ask, unless there is nothing to ask about; a drop is noted in the trace."""
@@ -99,12 +114,15 @@ class Filter(DecidingAgent[Verdict]):
         sure = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
-        if answer.doubtful:
-            reason = f"DOUBTFUL: the model can't tell whether it is {self.criterion} ({sure})"
+        by_words = answer.source == "encoder" and self.adaptation is None and not self.examples
+        unsure = by_words and p is not None and abs(p - self.threshold) <= UNSURE
+        if doubtful := answer.doubtful or unsure:
+            who = "the encoder" if unsure else "the model"
+            reason = f"DOUBTFUL: {who} can't tell whether it is {self.criterion} ({sure})"
         return Verdict(
-            kept=answer.doubtful or met == self.keep,
+            kept=doubtful or met == self.keep,
             reason=reason,
             confidence=confidence,
             met=met,
-            doubtful=answer.doubtful,
+            doubtful=doubtful,
         )

@@ -8,9 +8,9 @@ from typing import Literal, Unpack
 from pydantic import computed_field
 
 from moa.agents.boundary import Limits
-from moa.agents.deciding import DecidingAgent
+from moa.agents.deciding import DecidingAgent, labelled
 from moa.decisions import Adaptation
-from moa.endpoints import Endpoint, Example
+from moa.endpoints import Endpoint
 from moa.endpoints.encoders import reads_heads
 from moa.questions import Answer, Choice, Option, Question
 
@@ -84,9 +84,7 @@ class Sentiment(DecidingAgent[Mood]):
             "What does the writer of this text feel?",
             tuple(Option(label, label) for label in labels),
         )
-        examples = tuple(
-            Example(text, {"sentiment": label}) for text, label in _EXAMPLES if label in labels
-        )
+        examples = labelled(question, [pair for pair in _EXAMPLES if pair[1] in labels])
         if adaptation is None and reads_heads(endpoint):
             from moa.decisions.shipped import headed
 

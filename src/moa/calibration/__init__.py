@@ -276,9 +276,10 @@ class Calibration(_Record):
             if was.description != is_now.description:
                 what = f"description of {was.name!r}"
                 raise _other(repr(was.description), repr(is_now.description), what)
-        layout = layout_of(question)
         for member in self.members:
-            if isinstance(member, LabelMember) and member.layout != layout:
+            if isinstance(member, LabelMember) and (
+                member.layout != layout_of(question, member.read_as)
+            ):
                 raise CalibrationError(
                     "the prompt is laid out otherwise in this version of moa than when the "
                     "calibration was made, so its scores mean something else. Calibrate again"

@@ -45,6 +45,7 @@ from moa.decisions.folds import folds, split
 from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.identity import Identity, identity_of
+from moa.endpoints.known import known
 from moa.errors import CalibrationError, InputError
 from moa.guarantees import Bound, Guarantee
 from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together
@@ -197,18 +198,16 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     ]
     vectors.sort(key=lambda member: member.source == HIDDEN)
     found = [await reader.read(member) for member in vectors]
-    own = await reader.read(_labels(reader.question, "labels", ((),)))
+    own = await reader.read(_labels(reader, "labels", ((),)))
     found.append(own)
     if own is not None and await _order_matters(reader):
-        found.append(await reader.read(_labels(reader.question, "turned", ((),), turned=True)))
+        found.append(await reader.read(_labels(reader, "turned", ((),), turned=True)))
     if own is not None and len(task.names) <= _MOST_OPTIONS_SHOWN:
-        shown = await reader.read(
-            _labels(reader.question, "labels after examples", _examples(reader, task))
-        )
+        shown = await reader.read(_labels(reader, "labels after examples", _examples(reader, task)))
         found.append(shown)
         known = [one.values for one in (own, shown) if one is not None]
         sure = _sure(reader, task, known)
-        found.append(await reader.read(_labels(reader.question, "labels after sure texts", sure)))
+        found.append(await reader.read(_labels(reader, "labels after sure texts", sure)))
     return [one for one in found if one is not None]
 
 
@@ -224,10 +223,12 @@ async def _order_matters(reader: MemberReader) -> bool:
 
 
 def _labels(
-    question: Question, name: str, views: Sequence[Sequence[Example]], *, turned: bool = False
+    reader: MemberReader, name: str, views: Sequence[Sequence[Example]], *, turned: bool = False
 ) -> LabelMember:
     shown = tuple(tuple(view) for view in views)
-    return LabelMember(name=name, views=shown, turned=turned, layout=layout_of(question))
+    read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
+    layout = layout_of(reader.question, read_as)
+    return LabelMember(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
 
 
 def _examples(reader: MemberReader, task: _Task) -> Sequence[Sequence[Example]]:

@@ -18,7 +18,7 @@ from moa.decisions.arrays import Floats
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.labels import label_prompt, one_line
 from moa.errors import CapabilityError, EndpointGarbled
-from moa.questions import Question
+from moa.questions import Layout, Question
 
 DECIDES = "slm"
 """Role of the endpoint that decides."""
@@ -46,6 +46,8 @@ class LabelMember(BaseModel):
     """Labelled texts that are shown; an empty view is the endpoint's own way."""
     turned: bool = False
     """Whether the options are asked for in the opposite order."""
+    read_as: Layout = "completion"
+    """How the prompt is laid out, whatever comes to be known of the model later."""
     layout: str
     """What the prompt looked like without a text; see `layout_of`."""
 
@@ -53,8 +55,8 @@ class LabelMember(BaseModel):
         self, text: str, question: Question, sources: Sources, context: RunContext
     ) -> Floats:
         """Log-probabilities of the options; without the log, they add up to the label mass."""
-        if self.turned:
-            question = replace(question, options=question.options[::-1])
+        options = question.options[::-1] if self.turned else question.options
+        question = replace(question, options=options, layout=self.read_as)
         found = [
             await _logs(text, question, sources[self.source], context, view) for view in self.views
         ]
@@ -109,9 +111,9 @@ class VectorMember(BaseModel):
 Member = Annotated[LabelMember | VectorMember, Field(discriminator="kind")]
 
 
-def layout_of(question: Question) -> str:
+def layout_of(question: Question, read_as: Layout) -> str:
     """Write the prompt of a question as it is without a text and examples."""
-    return label_prompt(question, "", ()).text
+    return label_prompt(question, "", (), layout=read_as).text
 
 
 async def _logs(

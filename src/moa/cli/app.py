@@ -25,6 +25,7 @@ from moa.cli import (
     models_add,
     models_fetch,
     models_list,
+    models_probe,
     promote,
     route_eval,
     route_fit,
@@ -110,6 +111,9 @@ catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMP
 catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)
 catalogue.command("fetch", help=_shown(models_fetch.fetch_model, models_fetch.EXAMPLES))(
     models_fetch.fetch_model
+)
+catalogue.command("probe", help=_shown(models_probe.probe_model, models_probe.EXAMPLES))(
+    models_probe.probe_model
 )
 routing.command("fit", help=_shown(route_fit.fit, route_fit.EXAMPLES))(route_fit.fit)
 routing.command("score", help=_shown(route_score.score, route_score.EXAMPLES))(route_score.score)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import Progress
@@ -19,6 +17,7 @@ from moa.benching import PAID_ROUNDS, Bench, Planned
 from moa.cli.tables import dollars
 from moa.config import Config
 from moa.endpoints import Endpoint
+from moa.endpoints.client import is_near
 from moa.endpoints.retried import Retried
 from moa.errors import ConfigError, MissingDependency
 from moa.machine import machine
@@ -142,7 +141,7 @@ class Benched:
         if self.config.embeds(self.name) or self.config.serves(self.name):
             return False
         entry = self.config.endpoints[self.name]
-        return entry.vendor is not None or not all(map(_is_near, entry.urls))
+        return entry.vendor is not None or not all(map(is_near, entry.urls))
 
 
 def counts(text: str) -> tuple[int, ...]:
@@ -173,15 +172,6 @@ def hourly(
     rent = None if hourly_usd is None else Decimal(str(hourly_usd))
     given = [part for part in (rent, energy) if part is not None]
     return sum(given, Decimal(0)) if given else None
-
-
-def _is_near(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".lan", ".internal", ".localhost"))
-    return address.is_private or address.is_loopback
 
 
 def _this_machine() -> str:

@@ -16,6 +16,7 @@ Every server is asked for its list of models, which costs nothing; nothing is st
 can decide natively shows at its first decision, so "can" says what it does otherwise, too.
 The models that moa knows: moa models list. One of them as an endpoint: moa models add NAME
 The file of one that runs in this machine: moa models fetch NAME
+How one is asked best: moa models probe NAME
 """
 
 

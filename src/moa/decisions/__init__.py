@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moa.decisions.heads import Blend, Head
 
 View = tuple[Example, ...]
-"""Examples that a text is read with; none are the agent's own, or those of the endpoint."""
+"""Examples that a text is read with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class Adaptation:
     """
 
     views: tuple[View, ...] = ((),)
-    """Each text is read once with each; an empty one is the agent's own way. Without any, heads
-    decide alone, and the model isn't asked."""
+    """Each text is read once with each; an empty one shows nothing. Without any, heads decide
+    alone, and the model isn't asked."""
     corrections: Mapping[str, Correction] = field(default_factory=dict[str, Correction])
     """By the name of the question."""
     heads: Mapping[str, Head | Blend] = field(default_factory=dict[str, "Head | Blend"])

@@ -107,7 +107,7 @@ async def adapt(
         fitting = _Fitting(reader, labelled, texts, plain)
         corrections = await fitting.run(show=logprob, sure=logprob and enough)
         origin = f"fitted to {len(labelled)} labelled texts, {origin}"
-        fitted = _without_idle_views(fitting.views.all, corrections, origin)
+        fitted = _without_idle_views(fitting.views.all, corrections, origin, reader.own)
         return await headed(fitted, fitting.corrected(corrections))
     views = Views(shown=[labelled] if labelled and logprob else ())
     if enough and logprob:
@@ -117,7 +117,7 @@ async def adapt(
     blind = {name for name, reading in plain.items() if enough and is_blind(reading[:, 0])}
     corrections = {name: _unbiased(reading, name in blind) for name, reading in readings.items()}
     origin += "".join(_doubt(q, plain[q.name]) for q in questions if q.name in blind)
-    made = _without_idle_views(views.all, corrections, origin)
+    made = _without_idle_views(views.all, corrections, origin, reader.own)
     doubtful = {
         q.name: "it says the same whatever the text is" for q in questions if q.name in blind
     }
@@ -282,14 +282,14 @@ def _joined(before: Mapping[str, Floats], more: Mapping[str, Floats]) -> dict[st
 
 
 def _without_idle_views(
-    views: Sequence[View], corrections: dict[str, Correction], origin: str
+    views: Sequence[View], corrections: dict[str, Correction], origin: str, own: View
 ) -> Adaptation:
-    """Leave out the views that no question takes anything from."""
+    """Leave out the views that no question takes anything from; empty is the agent's own."""
     used = [
         place for place in range(len(views)) if any(c.weights[place] for c in corrections.values())
     ]
     return Adaptation(
-        views=tuple(views[place] for place in used),
+        views=tuple(views[place] or own for place in used),
         corrections={
             name: Correction(c.offsets, tuple(c.weights[place] for place in used))
             for name, c in corrections.items()

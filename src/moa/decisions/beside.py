@@ -16,8 +16,8 @@ from moa.decisions.folds import folds
 from moa.decisions.heads import Blend, Head, fit_head
 from moa.decisions.relevance import relevance_head
 from moa.decisions.stacking import floats
-from moa.decisions.untrained import weight_of
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.known import known
 from moa.questions import Question
 
 ENOUGH = 8
@@ -56,21 +56,21 @@ async def with_heads(
         questions: What is asked.
         labelled: Texts with the names of the right options.
         read: Log-probabilities of the labelled texts by `base`, by the name of the question;
-            questions without labels are left out.
-        texts: Unlabelled ones.
+            questions for which the model isn't asked are left out.
+        texts: Unlabelled ones; none where ordinary ones are unlike those to come.
         encoder: Gives vectors.
         context: Budget, deadline and ledger.
     """
-    plain = np.array(await encode(encoder, texts, context))
+    plain = np.array(await encode(encoder, texts, context)) if texts else np.zeros((0, 0))
     vectors = np.array(await encode(encoder, [e.text for e in labelled], context))
     made = base
     who: list[str] = []
     for question in questions:
         words = await relevance_head(question, context)
         logs = read.get(question.name)
-        given = _labels(question, labelled)
-        if logs is not None and fits(given[1]):
-            made, said = fitted(made, question, words, vectors[given[0]], logs, given[1])
+        rows, labels = labels_of(question, labelled)
+        if fits(labels):
+            made, said = fitted(made, question, words, vectors[rows], logs, labels)
         elif words is not None:
             made, said = _by_words(made, endpoint, question, words, plain), "words"
         else:
@@ -95,7 +95,8 @@ async def with_heads(
     )
 
 
-def _labels(question: Question, labelled: Sequence[Example]) -> tuple[list[int], Ints]:
+def labels_of(question: Question, labelled: Sequence[Example]) -> tuple[list[int], Ints]:
+    """Rows of the texts that have a label of the question, and the index of it."""
     names = [option.name for option in question.options]
     found = [
         (row, names.index(example.labels[question.name]))
@@ -114,9 +115,9 @@ def _by_words(
     base: Adaptation, endpoint: Endpoint, question: Question, words: Head, plain: Floats
 ) -> Adaptation:
     """Decide by the words of the question, and by the model as far as it is known to be worth."""
-    reading = words(plain)
-    offsets: Floats = np.negative(shrunk_mean(reading))
-    weight = 0.0 if question.name in base.doubtful else weight_of(endpoint, question)
+    none: Floats = np.zeros(len(question.options))
+    offsets: Floats = np.negative(shrunk_mean(words(plain))) if len(plain) else none
+    weight = 0.0 if question.name in base.doubtful else known(endpoint.model).weight_of(question)
     correction = base.corrections.get(question.name)
     if correction is None:
         return _put(base, question, words, (0.0,) * len(base.views), 1.0, offsets)
@@ -130,7 +131,7 @@ def fitted(
     question: Question,
     words: Head | None,
     vectors: Floats,
-    model: Floats,
+    model: Floats | None,
     labels: Ints,
 ) -> tuple[Adaptation, str]:
     """Fit a head to labelled texts, and put it beside the model where that lowers the log loss.
@@ -140,7 +141,7 @@ def fitted(
         question: What is asked.
         words: The head on the question's words; `None` where there is none.
         vectors: Of the labelled texts.
-        model: Log-probabilities of the labelled texts, as `base` gives them.
+        model: Log-probabilities of the labelled texts, as `base` gives them; `None`: not asked.
         labels: Index of the right option of each.
 
     Returns:
@@ -160,11 +161,13 @@ def fitted(
         )
     none = np.zeros(options)
     without = np.stack(logs, 1)
-    beside = np.stack([*logs, model], 1)
-    alone = held_out_loss(without, labels, weights=np.array(start), bias=none)
-    both = held_out_loss(beside, labels, weights=np.array([*start, _MODEL]), bias=none)
-    asked = both < alone - _GAIN
-    readings, weights = (beside, [*start, _MODEL]) if asked else (without, start)
+    readings, weights, asked = without, start, False
+    if model is not None:
+        beside, more = np.stack([*logs, model], 1), [*start, _MODEL]
+        alone = held_out_loss(without, labels, weights=np.array(start), bias=none)
+        both = held_out_loss(beside, labels, weights=np.array(more), bias=none)
+        asked = both < alone - _GAIN
+        readings, weights = (beside, more) if asked else (without, start)
     found = fit(readings, labels, weights=np.array(weights), bias=none)
     blend = Blend(tuple(heads), floats(found.weights[: len(heads)]), np.zeros(options))
     correction = base.corrections.get(question.name)

@@ -82,6 +82,8 @@ def _fitted() -> _Fitted:
 
 def criterion_of(question: Question) -> str | None:
     """Say what a yes-or-no question asks of a text; `None` where it is none of that form."""
+    if question.kind != "predicate":
+        return None
     yes = question.options[0]
     if yes.description:
         return yes.description
@@ -93,6 +95,11 @@ def option_words(question: Question) -> list[str]:
     """Say what each option of a choice means: its description, else its name in words."""
     about = "about " if "about" in question.text.lower() else ""
     return [o.description or about + o.name.replace("_", " ") for o in question.options]
+
+
+def speaks(question: Question) -> bool:
+    """Whether a question's words say what is asked; those of levels mean nothing alone."""
+    return question.kind == "choice" or criterion_of(question) is not None
 
 
 async def relevance_head(question: Question, context: RunContext) -> Head | None:
@@ -110,10 +117,10 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
-    if question.kind == "predicate":
-        criterion = criterion_of(question)
-        if criterion is None:
-            return None
+    if not speaks(question):
+        return None
+    criterion = criterion_of(question)
+    if criterion is not None:
         turned = _NOT.match(criterion)
         weights, bias = await _scores([criterion[turned.end() :] if turned else criterion], context)
         usual, middle = _any_criterion()  # of short texts, all scores are low
@@ -121,8 +128,6 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
         bias = bias - USUAL * (middle - FITS)
         sign = -1.0 if turned else 1.0
         return _head(np.hstack([sign * weights, 0 * weights]), np.r_[sign * bias, 0 * bias])
-    if question.kind != "choice":
-        return None
     weights, bias = await _scores(option_words(question), context)
     for place, option in enumerate(question.options):
         if option.name == NONE_OF_THESE:

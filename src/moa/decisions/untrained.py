@@ -1,8 +1,10 @@
-"""Untrained: how a question is decided that nobody has labelled texts for.
+"""Untrained: how a question is decided without fitting anything to texts of its own beforehand.
 
 An encoder's relevance head reads the words of the question, and a small model reads the text. How
 much the model counts is known from measurements (`moa.endpoints.known`). Its bias is taken out
-first, on a few ordinary texts that ship: what it answers to all of them alike says nothing.
+first, on a few ordinary texts that ship: what it answers to all of them alike says nothing. Where
+the agent has labelled examples enough, a head is fitted to them, and the three are weighed by
+cross-validation.
 """
 
 from __future__ import annotations
@@ -19,25 +21,24 @@ from pathlib import Path
 import numpy as np
 
 from moa.context import RunContext
-from moa.decisions import Adaptation, Correction
+from moa.decisions import Adaptation, Correction, View
 from moa.decisions.arrays import Floats
+from moa.decisions.beside import fits, labels_of, with_heads
 from moa.decisions.fitting import shrunk_mean
-from moa.decisions.heads import Head
+from moa.decisions.probing import find_out
 from moa.decisions.reading import Reader
-from moa.decisions.relevance import relevance_head
+from moa.decisions.relevance import speaks
 from moa.decisions.stacking import floats
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.endpoints.known import UNMEASURED, known
+from moa.endpoints.known import known
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrapping import unwrapped
 from moa.questions import Question
 
 MOST_READ = 30
 """Ordinary texts that a model reads, once for each question."""
-MOST_OPTIONS = 24
-"""Options among which a small model is asked to choose where there is an encoder beside it."""
 RARE_SD = 2.0
 """A yes is said where it is so many standard deviations likelier than to ordinary texts, most of
 which no criterion is true of (the best of a few cuts on ten criteria and a 1.5B model)."""
@@ -54,12 +55,12 @@ async def untrained(
     free: bool,
     context: RunContext,
 ) -> Adaptation | None:
-    """Find out how to decide questions without labels.
+    """Find out how to decide questions without fitting an agent beforehand.
 
     Args:
         endpoint: Who decides.
         questions: What is asked.
-        own: Examples that the agent shows of its own accord.
+        own: Examples that the agent has of its own.
         encoder: The one beside the endpoint; `None`: the model alone decides.
         free: Whether asking the endpoint costs nothing, so that its bias may be measured.
         context: Budget, deadline and ledger.
@@ -72,71 +73,102 @@ async def untrained(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
-    weights = {q.name: weight_of(endpoint, q, free=free) for q in questions}
-    if not free and any(weights.values()):
-        return None
-    heads: dict[str, Head] = {}
-    if encoder is not None and encoder.model == MultilingualEncoder.model:
-        for question in questions:
-            head = await relevance_head(question, context)
-            if head is not None:
-                heads[question.name] = head
-    if heads and all(q.name in heads and not weights[q.name] for q in questions):
-        return Adaptation(
-            views=(),
-            heads=heads,
-            encoder=MultilingualEncoder.model,
-            origin="by the words of the question",
+    if encoder is not None and encoder.model != MultilingualEncoder.model:
+        encoder = None
+    if free:
+        await find_out(endpoint, encoder=encoder, context=context)
+    fitted_to = encoder is not None and any(fits(labels_of(q, own)[1]) for q in questions)
+    about = known(endpoint.model)
+    asked = any(
+        encoder is None
+        or about.weight_of(question, free=free)
+        or not (speaks(question) or fits(labels_of(question, own)[1]))
+        for question in questions
+    )
+    if asked and not free:
+        context.note(
+            "degraded",
+            f"{endpoint.model} is asked as it is, bias and all, since its calls may cost money: "
+            "adapt() measures its bias",
         )
-    if not free:
         return None
-    readings = await _kept(endpoint, questions, own, context)
-    if readings is None:
-        return None
+    base, read = Adaptation(views=(), origin="the model isn't asked"), dict[str, Floats]()
+    if asked:
+        shown: View = () if fitted_to else tuple(own)
+        texts = [*ordinary_texts()[:MOST_READ], *(e.text for e in own if fitted_to)]
+        readings = await _kept(endpoint, questions, shown, texts, context)
+        if readings is None:
+            return None
+        base = _without_bias(questions, readings, shown)
+        for question in questions:
+            rows, _ = labels_of(question, own)
+            if fitted_to and rows and question.name not in base.doubtful:
+                logs = readings[question.name][MOST_READ:][rows]
+                read[question.name] = logs + np.array(base.corrections[question.name].offsets)
+    if encoder is None:
+        return base
+    return await with_heads(
+        base,
+        endpoint,
+        questions,
+        labelled=own,
+        read=read,
+        texts=(),
+        encoder=encoder,
+        context=context,
+    )
+
+
+def _without_bias(
+    questions: Sequence[Question], readings: dict[str, Floats], shown: View
+) -> Adaptation:
+    """Take the bias of a model out, as it shows on the ordinary texts, which come first."""
     corrections: dict[str, Correction] = {}
     doubtful: dict[str, str] = {}
     for question in questions:
-        reading = readings[question.name]
-        offsets, why = _unbiased(question, reading)
-        if why and question.name not in heads:
+        offsets, why = _unbiased(question, readings[question.name][:MOST_READ])
+        corrections[question.name] = Correction(floats(offsets))
+        if why:
             doubtful[question.name] = why
-        weight = 0.0 if why else weights[question.name]
-        share = (weight, 1.0) if question.name in heads else (1.0,)
-        corrections[question.name] = Correction(floats(share[0] * offsets), share)
     return Adaptation(
+        views=(shown,),
         corrections=corrections,
-        heads=heads,
-        encoder=MultilingualEncoder.model if heads else None,
         doubtful=doubtful,
-        origin=f"bias removed on {MOST_READ} ordinary texts"
-        + (", beside the words of the question" if heads else ""),
+        origin=f"bias removed on {MOST_READ} ordinary texts",
     )
 
 
 async def _kept(
-    endpoint: Endpoint, questions: Sequence[Question], own: Sequence[Example], context: RunContext
+    endpoint: Endpoint,
+    questions: Sequence[Question],
+    shown: View,
+    texts: Sequence[str],
+    context: RunContext,
 ) -> dict[str, Floats] | None:
-    """Read the ordinary texts, or take what the embedded model read before and is in the cache.
+    """Read texts, or take what the embedded model read before and is in the cache.
 
     Returns:
         Log-probabilities by question: texts, options. `None` where the model writes its labels.
     """
-    texts = ordinary_texts()[:MOST_READ]
     file: Path | None = None
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
-        said = repr((inner.model, inner.model_path, questions, own, texts)).encode()
+        layouts = [known(inner.model).layout_of(question.kind) for question in questions]
+        said = repr((inner.model, inner.model_path, questions, layouts, shown, texts)).encode()
         file = cache_folder() / "biases" / f"{hashlib.sha256(said).hexdigest()[:32]}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):  # none, or broken
             found = json.loads(file.read_text(encoding="utf-8"))
             kept = {name: np.array(rows, dtype=np.float64) for name, rows in found.items()}
             if all(kept[q.name].shape == (len(texts), len(q.options)) for q in questions):
                 return kept
-    reader = Reader(endpoint, tuple(questions), tuple(own), context, None)
-    readings = await reader.read([()], texts)
+    reader = Reader(endpoint, tuple(questions), shown, context, None)
+    first = await reader.read([()], texts[:1])
     if reader.source == "text":
         return None
-    read: dict[str, Floats] = {name: reading[:, 0] for name, reading in readings.items()}
+    rest = await reader.read([()], texts[1:])
+    read: dict[str, Floats] = {
+        name: np.concatenate([reading[:, 0], rest[name][:, 0]]) for name, reading in first.items()
+    }
     if file is not None:
         with suppress(OSError):  # a cache that can't be written costs time alone
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,19 +176,6 @@ async def _kept(
             part.write_text(json.dumps({name: rows.tolist() for name, rows in read.items()}))
             part.replace(file)
     return read
-
-
-def weight_of(endpoint: Endpoint, question: Question, *, free: bool = True) -> float:
-    """How much a model counts beside the encoder; of very many options a small one loses track.
-
-    One that costs money was chosen for a reason: it is asked, unless it is known to be no help.
-    """
-    measured = known(endpoint.model).weigh(question.kind)
-    if measured is None and not free:
-        return 1.0
-    if len(question.options) > MOST_OPTIONS:
-        return 0.0
-    return UNMEASURED[question.kind] if measured is None else measured
 
 
 def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:

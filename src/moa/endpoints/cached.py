@@ -90,7 +90,7 @@ class Cached(Wrapping):
     ) -> Decision:
         """See `Endpoint.decide`."""
         asked = [
-            (q.name, q.kind, q.text, [(o.name, o.description) for o in q.options])
+            (q.name, q.kind, q.text, [(o.name, o.description) for o in q.options], q.layout)
             for q in questions
         ]
         shown = [(example.text, dict(example.labels)) for example in examples]

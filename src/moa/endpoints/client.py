@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -124,6 +125,11 @@ class Client:
     def hosted_by_openai(self) -> bool:
         """Whether it talks to OpenAI itself."""
         return self._base_url is None or "://api.openai.com" in self._base_url
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the server is on this machine or in its own network."""
+        return self._base_url is not None and is_near(self._base_url)
 
     async def post(
         self,
@@ -414,3 +420,13 @@ def _address(request: httpx2.Request) -> str:
     """Name a URL without the password that it may hold."""
     url = request.url
     return f"{url.scheme}://{url.netloc.decode()}{url.path}"
+
+
+def is_near(url: str) -> bool:
+    """Whether an address is that of this machine, or of its own network."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".lan", ".internal", ".localhost"))
+    return address.is_private or address.is_loopback

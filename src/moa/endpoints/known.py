@@ -1,18 +1,34 @@
-"""Known models: what measurements have found about a model, as data."""
+"""Known models: what measurements have found about a model, as data.
+
+Some come with this package (`known.toml`); others were found by `moa.decisions.probing` and are
+kept in the cache, and come first.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa.questions import Kind
+from moa.endpoints.weights import cache_folder
+from moa.questions import Kind, Layout, Question
 
 UNMEASURED: Mapping[Kind, float] = {"predicate": 0.0, "choice": 1.0, "score": 1.0}
 """How much a model counts beside the encoder where nothing was measured."""
+USUAL_LAYOUT: Mapping[Kind, Layout] = {
+    "predicate": "completion",
+    "choice": "completion",
+    "score": "completion",
+}
+"""How a prompt is laid out where nothing was measured."""
+MOST_OPTIONS = 24
+"""Options among which a small model is asked to choose where there is an encoder beside it."""
 
 
 class Known(BaseModel):
@@ -27,9 +43,24 @@ class Known(BaseModel):
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
 
-    def weigh(self, kind: Kind) -> float | None:
-        """How much its answers to a kind of question count; `None` where that isn't known."""
-        return self.weight.get(kind)
+    layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
+    """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
+
+    def layout_of(self, kind: Kind) -> Layout:
+        """How a prompt is laid out for a kind of question."""
+        return self.layout.get(kind, USUAL_LAYOUT[kind])
+
+    def weight_of(self, question: Question, *, free: bool = True) -> float:
+        """How much its answer counts beside the encoder's.
+
+        One that costs money was chosen for a reason: it is asked, unless it is known to be no help.
+        Of very many options a small one loses track.
+        """
+        if question.kind not in self.weight and not free:
+            return 1.0
+        if len(question.options) > MOST_OPTIONS:
+            return 0.0
+        return self.weight.get(question.kind, UNMEASURED[question.kind])
 
 
 UNKNOWN = Known(name="")
@@ -41,8 +72,7 @@ def known(model: str) -> Known:
     Args:
         model: Name of the model, as its server knows it, or of its file.
     """
-    name = model.lower()
-    return next((one for one in _known() if one.name in name), UNKNOWN)
+    return _probed(model, cache_folder()) or _shipped(model)
 
 
 def can_write(model: str) -> bool:
@@ -50,8 +80,39 @@ def can_write(model: str) -> bool:
     return known(model).writes
 
 
+def keep(found: Known) -> Path:
+    """Keep what a probe has found about the model `found.name` in the cache.
+
+    Raises:
+        OSError: the cache can't be written.
+    """
+    file = _file(found.name, cache_folder())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+    part.replace(file)
+    _probed.cache_clear()
+    return file
+
+
+def _file(model: str, folder: Path) -> Path:
+    return folder / "probes" / f"{re.sub(r'[^a-z0-9.-]+', '-', model.lower())}.json"
+
+
 @cache
-def _known() -> tuple[Known, ...]:
+def _probed(model: str, folder: Path) -> Known | None:
+    with suppress(OSError, ValidationError):  # none, or from another version
+        return Known.model_validate_json(_file(model, folder).read_bytes())
+    return None
+
+
+def _shipped(model: str) -> Known:
+    name = model.lower()
+    return next((one for one in _all_shipped() if one.name in name), UNKNOWN)
+
+
+@cache
+def _all_shipped() -> tuple[Known, ...]:
     file = Path(__file__).with_name("known.toml")
     found = tomllib.loads(file.read_text(encoding="utf-8"))
     return tuple(Known.model_validate(entry) for entry in found["models"])

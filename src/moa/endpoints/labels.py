@@ -11,9 +11,23 @@ from typing import Protocol
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.demonstrations import DEMONSTRATIONS
+from moa.endpoints.known import known
 from moa.errors import ConfigError
-from moa.questions import Answer, Question
+from moa.questions import Answer, Layout, Question
 from moa.usage import NOTHING, Amount
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrompt:
+    """A prompt that stops where the label comes, and the labels as they would go on."""
+
+    text: str
+    labels: tuple[str, ...]
+    """Continuations. Where one is the start of another, each also ends with what ends a label."""
+    layout: Layout = "completion"
+    """Whether `text` is to be continued as it is, or is the last turn of a user in a chat."""
+    before: tuple[str, ...] = ()
+    """Earlier turns of a chat: of the user, of the assistant, in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +52,8 @@ class LabelReading:
 class LabelReader(Protocol):
     """A server whose log-probabilities can be read."""
 
-    async def read_labels(
-        self, prompt: str, labels: Sequence[str], context: RunContext, /
-    ) -> LabelReading:
-        """Read how probable each label is after `prompt`, which is data: no control tokens in it.
-
-        Args:
-            prompt: Ends where the label starts.
-            labels: Continuations, with the space they start with. Where one is the start of
-                another, each also ends with what ends a label in the prompt.
-            context: Budget, deadline and ledger.
+    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
+        """Read how probable each label is after a prompt, which is data: no control tokens in it.
 
         Raises:
             EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
@@ -114,31 +120,34 @@ def _log_sum(logprobs: Sequence[float]) -> float:
     return highest + math.log(sum(math.exp(logprob - highest) for logprob in logprobs))
 
 
-@dataclass(frozen=True, slots=True)
-class LabelPrompt:
-    """A text that stops where the label comes, and the labels as they would go on."""
-
-    text: str
-    labels: tuple[str, ...]
-
-
 _FEW = 3
 """Up to so many options without a description, the demonstrations alone do better."""
 
 
-def label_prompt(question: Question, state: str, examples: Sequence[Example]) -> LabelPrompt:
-    """Lay out a question as a text to be continued.
+def label_prompt(
+    question: Question,
+    state: str,
+    examples: Sequence[Example],
+    *,
+    layout: Layout = "completion",
+) -> LabelPrompt:
+    """Lay out a question about a text, in one of two ways.
 
-    A small instruct model read as a chat, or by option letters, hardly beats chance; read as a
-    completion, after demonstrations, by its label words, it is good. Where there are examples of
-    the question itself, they take the place of the demonstrations. What is the same for many
-    texts comes first, so that the server caches it.
+    As a completion, after demonstrations, the smallest models are good, which as a chat hardly beat
+    chance; what is the same for many texts comes first, so that the server caches it. A chat turn
+    is better for most questions of models that follow instructions; the text comes first, so that
+    it is cached for the next question, and the labels are near the answer. Examples of the question
+    itself take the place of the demonstrations.
     """
     words = label_words(question)
-    task = one_line(question.text)
     by_name = {option.name: word for word, option in zip(words, question.options, strict=True)}
     labels = [(example.text, example.labels.get(question.name)) for example in examples]
     shown = [(text, by_name[name]) for text, name in labels if name in by_name]
+    if layout == "chat":
+        before = [turn for text, word in shown for turn in (_turn(question, text, words), word)]
+        turn = _turn(question, state, words)
+        return LabelPrompt(turn, tuple(f"{word}\n" for word in words), "chat", tuple(before))
+    task = one_line(question.text)
     blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
     if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
         shown = [
@@ -148,6 +157,21 @@ def label_prompt(question: Question, state: str, examples: Sequence[Example]) ->
     blocks += [_block(task, text, word) for text, word in shown]
     blocks.append(f"Task: {task}\nText: {one_line(state)}\nLabel:")
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
+
+
+def _turn(question: Question, text: str, words: Sequence[str]) -> str:
+    described = any(option.description for option in question.options)
+    if question.kind == "predicate" and not described:
+        asked = f"Answer {words[0]} or {words[1]}."
+    elif described:
+        lines = [
+            f"- {word}: {one_line(option.description)}" if option.description else f"- {word}"
+            for word, option in zip(words, question.options, strict=True)
+        ]
+        asked = "\n".join(["Answer with one of these labels:", *lines])
+    else:
+        asked = f"Answer with one of: {', '.join(words)}."
+    return f"Text: {one_line(text)}\n\n{one_line(question.text)} {asked}"
 
 
 def _block(task: str, text: str, label: str) -> str:
@@ -202,8 +226,9 @@ class LabelBackend:
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
-            prompt = label_prompt(question, state, examples)
-            reading = await self._reader.read_labels(prompt.text, prompt.labels, context)
+            layout = question.layout or known(self._model).layout_of(question.kind)
+            prompt = label_prompt(question, state, examples, layout=layout)
+            reading = await self._reader.read_labels(prompt, context)
             amount += reading.amount
             answers.append(
                 Answer(

@@ -9,7 +9,7 @@ from typing import Any
 
 from moa.context import RunContext
 from moa.endpoints.client import Client
-from moa.endpoints.labels import LabelReading, TokenReading, walk_labels
+from moa.endpoints.labels import LabelPrompt, LabelReading, TokenReading, walk_labels
 from moa.errors import EndpointError, EndpointGarbled, EndpointRejected
 from moa.usage import NOTHING, Amount
 
@@ -39,11 +39,11 @@ class LlamaCppReader:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._spellings: dict[str, tuple[int, ...]] = {}
+        self._templates: dict[int, list[tuple[int, ...]]] = {}
+        """The tokens around the turns of a chat, by the number of turns."""
 
-    async def read_labels(
-        self, prompt: str, labels: Sequence[str], context: RunContext, /
-    ) -> LabelReading:
-        """Read how probable each label is after `prompt`; see `LabelReader.read_labels`.
+    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
+        """Read how probable each label is after a prompt; see `LabelReader.read_labels`.
 
         Raises:
             ConfigError: a label is the start of another.
@@ -51,8 +51,11 @@ class LlamaCppReader:
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
         """
-        spellings = [await self._spelling(label, context) for label in labels]
-        start = await self.tokens(prompt, context, whole=True)
+        spellings = [await self._spelling(label, context) for label in prompt.labels]
+        if prompt.layout == "chat":
+            start = await self._turns([*prompt.before, prompt.text], context)
+        else:
+            start = await self.tokens(prompt.text, context, whole=True)
 
         async def read(after: Sequence[int], tokens: Sequence[int]) -> TokenReading:
             return await self.next_tokens([*start, *after], tokens, context)
@@ -78,15 +81,18 @@ class LlamaCppReader:
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
-    async def tokens(self, text: str, context: RunContext, /, *, whole: bool) -> list[int]:
-        """Tokenise a text, in which nothing is a control token.
+    async def tokens(
+        self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
+    ) -> list[int]:
+        """Tokenise a text.
 
         Args:
-            text: Is data from end to end.
+            text: Is data from end to end, or, with `control`, none of it is.
             context: Deadline; tokenising is free.
             whole: Whether it is the start of a prompt, and not a piece.
+            control: Whether control tokens in it are meant.
         """
-        body = {"content": text, "add_special": whole, "parse_special": False}
+        body = {"content": text, "add_special": whole, "parse_special": control}
         answer, _ = await self._client.post(
             "/tokenize", body, context, estimate=NOTHING, at_root=True
         )
@@ -94,6 +100,37 @@ class LlamaCppReader:
         if not isinstance(tokens, list) or not tokens:
             raise EndpointGarbled("the tokenizer sent no tokens", endpoint=self._client.name)
         return [int(token) for token in tokens]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+    async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
+        """Tokenise turns of user and assistant as the model's chat template has them.
+
+        The template is rendered with marks in the place of the turns, whose texts stay data.
+        """
+        if len(turns) not in self._templates:
+            marks = [f"@{place}@" for place in range(len(turns))]
+            messages = [
+                {"role": ("user", "assistant")[place % 2], "content": mark}
+                for place, mark in enumerate(marks)
+            ]
+            answer, _ = await self._client.post(
+                "/apply-template", {"messages": messages}, context, estimate=NOTHING, at_root=True
+            )
+            pieces = re.split("|".join(marks), str(answer.get("prompt", "")))
+            if len(pieces) != len(marks) + 1:
+                raise EndpointGarbled(
+                    "the model's chat template leaves out turns", endpoint=self._client.name
+                )
+            self._templates[len(turns)] = [
+                tuple(await self.tokens(piece, context, whole=not place, control=True))
+                if piece
+                else ()
+                for place, piece in enumerate(pieces)
+            ]
+        first, *rest = self._templates[len(turns)]
+        found = [*first]
+        for turn, piece in zip(turns, rest, strict=True):
+            found += [*await self.tokens(turn, context, whole=False), *piece]
+        return found
 
     async def _spelling(self, label: str, context: RunContext) -> tuple[int, ...]:
         if label not in self._spellings:

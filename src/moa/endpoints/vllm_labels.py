@@ -12,7 +12,7 @@ from typing import Any, cast
 from moa.context import RunContext
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.labels import LabelReading, TokenReading, walk_labels
+from moa.endpoints.labels import LabelPrompt, LabelReading, TokenReading, walk_labels
 from moa.endpoints.metering import estimate_of
 from moa.errors import EndpointGarbled, EndpointUnsupported
 from moa.usage import NOTHING, Amount
@@ -34,19 +34,24 @@ class VLLMLabelReader:
         self._priority = priority
         self._tokens: dict[tuple[str, str], tuple[int, ...]] = {}
 
-    async def read_labels(
-        self, prompt: str, labels: Sequence[str], context: RunContext, /
-    ) -> LabelReading:
-        """Read how probable each label is after `prompt`; see `LabelReader.read_labels`."""
-        text = neutralise(prompt)
-        tokens = await self._label_tokens(text.rpartition("\n")[2], labels, context)
+    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
+        """Read how probable each label is after a prompt; see `LabelReader.read_labels`."""
+        text = neutralise(prompt.text)
+        chat = prompt.layout == "chat"
+        # A label stands at the start of the assistant's turn, or goes on the last line.
+        line = "" if chat else text.rpartition("\n")[2]
+        tokens = await self._label_tokens(line, prompt.labels, context)
         prompt_tokens: list[int] = []
+        if chat:
+            turns = [*map(neutralise, prompt.before), text]
+            prompt_tokens += await self._turns(turns, context)
+            text = "\n".join(turns)
 
         async def read(after: Sequence[int], candidates: Sequence[int]) -> TokenReading:
             if after and not prompt_tokens:
                 prompt_tokens.extend(await self._tokenized(text, context, special=True))
             # The server reads the text itself, with its own special tokens, where it can.
-            sent = [*prompt_tokens, *after] if after else text
+            sent = [*prompt_tokens, *after] if after or chat else text
             return await self._read(sent, candidates, context, text=text)
 
         return await walk_labels(tokens, read)
@@ -101,8 +106,9 @@ class VLLMLabelReader:
         """Tokenize each label where it will stand, once; some tokenizers join it to the line."""
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
-            texts = [line, *(line + label for label in missing)]
-            first, *rest = await self._all(texts, context)
+            texts = [line] * bool(line) + [line + label for label in missing]
+            rest = await self._all(texts, context)
+            first = rest.pop(0) if line else []
             for label, whole in zip(missing, rest, strict=True):
                 if whole[: len(first)] != first or len(whole) == len(first):
                     whole = [*first, *await self._tokenized(label, context, special=False)]
@@ -121,7 +127,18 @@ class VLLMLabelReader:
         return [task.result() for task in tasks]
 
     async def _tokenized(self, text: str, context: RunContext, *, special: bool) -> list[int]:
-        body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
+        return await self._tokens_of({"prompt": text, "add_special_tokens": special}, context)
+
+    async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
+        """Tokenise turns of user and assistant as the model's chat template has them."""
+        messages = [
+            {"role": ("user", "assistant")[place % 2], "content": turn}
+            for place, turn in enumerate(turns)
+        ]
+        return await self._tokens_of({"messages": messages, "add_generation_prompt": True}, context)
+
+    async def _tokens_of(self, asked: Mapping[str, Any], context: RunContext) -> list[int]:
+        body = {"model": self._client.model, **asked}
         reply, _ = await self._client.post(
             "/tokenize", body, context, estimate=Amount(), at_root=True
         )

@@ -8,7 +8,6 @@ model isn't asked. Elsewhere it is, with the examples of the settings.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -41,7 +40,7 @@ from moa.graphs.shop import (
 )
 from moa.guards.injection import InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
-from moa.questions import NONE_OF_THESE, Choice, Score, score
+from moa.questions import Choice, Score, score
 
 HEADS_READ = 1000
 """Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
@@ -215,11 +214,9 @@ def spam_filter(slm: Endpoint, criterion: str, *, threshold: float = 0.5) -> Fil
     if reads_heads(slm) and criterion == SupportSettings().spam:
         from moa.decisions.shipped import headed
 
-        adaptation = headed("spam")
-    else:
-        examples = [(text, "yes" if met else "no") for text, met in SPAM_EXAMPLES]
-        adaptation = _shown("spam", examples)
-    return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=adaptation)
+        return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=headed("spam"))
+    shown = SPAM_EXAMPLES if criterion == SupportSettings().spam else ()
+    return Filter(slm, criterion, name="spam", threshold=threshold, examples=shown)
 
 
 def sentiment_of(slm: Endpoint, settings: SupportSettings) -> Sentiment:
@@ -232,22 +229,26 @@ def intent_of(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
     named = (zip(column, settings.intents, strict=True) for column in columns)
-    examples = [(text, name) for pairs in named for text, name in pairs if text is not None]
+    examples: list[tuple[str, str | None]] = [
+        (text, name) for pairs in named for text, name in pairs if text is not None
+    ]
     if settings.intents == INTENTS:
-        examples += [(text, NONE_OF_THESE) for text in OTHERS]
+        examples += [(text, None) for text in OTHERS]
     return Classifier(
         slm,
         {name: intent.means for name, intent in settings.intents.items()},
         task="What is this message about?",
         name="intent",
-        adaptation=_headed(slm, settings, "intent") or _shown("intent", examples),
+        examples=examples,
+        adaptation=_headed(slm, settings, "intent"),
     )
 
 
 def urgency_of(slm: Endpoint, settings: SupportSettings) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
-    adaptation = _headed(slm, settings, "urgency") or _shown("urgency", URGENCY_EXAMPLES)
-    return Decider(slm, Urgency, name="urgency", adaptation=adaptation)
+    examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
+    adaptation = _headed(slm, settings, "urgency")
+    return Decider(slm, Urgency, name="urgency", examples=examples, adaptation=adaptation)
 
 
 def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
@@ -266,14 +267,6 @@ def _headed(slm: Endpoint, settings: SupportSettings, question: str) -> Adaptati
     from moa.decisions.shipped import headed
 
     return headed(question)
-
-
-def _shown(question: str, examples: Sequence[tuple[str, str]]) -> Adaptation:
-    """Show a model examples of a question."""
-    return Adaptation(
-        views=(tuple(Example(text, {question: label}) for text, label in examples),),
-        origin="as the support graph ships it",
-    )
 
 
 def as_one_text(ticket: Ticket) -> str:

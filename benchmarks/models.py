@@ -1,0 +1,139 @@
+"""Decisions on several small models: `python benchmarks/models.py --data DIR --models FILE...`.
+
+Each is asked once in its chat, as a user would ask it, and by `Classifier`: alone, beside the
+encoder, and with examples. `--resume` keeps what was read, so that a run can be stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from encoder import SETS
+from heads import read
+from moa import Classifier, Endpoint, RunContext
+from moa.endpoints.cached import Cached
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.questions import Option, Question
+from report import table, write
+from support_reading import Alone
+
+CHOSEN_ON, EXAMPLES, AT_ONCE = 400, 32, 2
+ENCODER = MultilingualEncoder()
+COLUMNS = ("asked once", "alone", "beside the encoder", f"with {EXAMPLES} examples")
+TEXT = """
+## Models
+
+Shares right of the {rows} rows that follow the first {chosen} of each set, which take no part in
+anything. Asked once: the label whose words the model says most probably, in a turn of its chat that
+lists the labels. The others are `Classifier` without fitting: alone, with its bias taken out on
+ordinary texts; beside the encoder; and there with {examples} labelled examples, drawn from the
+first rows. How a model is asked, and how much it counts, is what `moa models probe` found on other
+texts. A share has a standard error of up to {error:.2f}.
+
+{rows_of}
+"""
+
+
+async def share(
+    agent: Classifier[str], rows: Sequence[dict[str, str]], context: RunContext
+) -> float:
+    right = 0
+    left = iter(rows)
+
+    async def work() -> None:
+        nonlocal right
+        for row in left:
+            right += (await agent.run(row["text"], context)).output.label == row["label"]
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return right / len(rows)
+
+
+async def asked_once(
+    slm: Endpoint, question: Question, rows: Sequence[dict[str, str]], context: RunContext
+) -> float:
+    right = 0
+    for row in rows:
+        decision = await slm.decide(row["text"], [replace(question, layout="chat")], context)
+        right += question.options[decision.answers[0].best].name == row["label"]
+    return right / len(rows)
+
+
+async def measured(file: str | None, name: str, data: Path, count: int) -> list[float]:
+    """Shares right: asked once, alone, beside the encoder, with examples."""
+    folder, task, words = SETS[name]
+    rows = read(next((data / folder).glob("*.jsonl")))
+    held = rows[CHOSEN_ON : CHOSEN_ON + count]
+    labels = sorted({row["label"] for row in rows})
+    examples = [
+        (row["text"], row["label"]) for row in random.Random(0).sample(rows[:CHOSEN_ON], EXAMPLES)
+    ]
+    options = tuple(Option(label, label, words.get(label)) for label in labels)
+    context = RunContext(keep_notes=False)
+    found: list[float] = []
+    async with Alone(model_path=file) as model:
+        slm = Cached(model, size=100_000)  # what a text reads as is the same for all columns
+        question = Question("label", "choice", task, options)
+        found.append(await asked_once(slm, question, held, context))
+        for encoder, shown in ((None, ()), (ENCODER, ()), (ENCODER, examples)):
+            agent = Classifier(
+                slm,
+                labels,
+                task=task,
+                describe=words,
+                none=False,
+                examples=shown,
+                name="label",
+            )
+            agent.encoder = encoder
+            found.append(await share(agent, held, context))
+    return found
+
+
+async def run(args: argparse.Namespace) -> None:
+    kept: dict[str, list[float]] = {}
+    if args.resume and args.resume.exists():
+        kept = json.loads(args.resume.read_text())
+    rows: list[list[str]] = []
+    for file in [None, *args.models]:
+        title = "SmolLM2-135M" if file is None else Path(file).stem
+        for name in SETS:
+            key = f"{title}, {name}, {args.rows}"
+            if key not in kept:
+                kept[key] = await measured(file, name, args.data, args.rows)
+                print(key, kept[key], flush=True)
+                if args.resume:
+                    args.resume.write_text(json.dumps(kept))
+            rows.append([f"{title}: {name}", *(f"{share:.2f}" for share in kept[key])])
+    body = TEXT.format(
+        rows=args.rows,
+        chosen=CHOSEN_ON,
+        examples=EXAMPLES,
+        error=0.5 / args.rows**0.5,
+        rows_of=table(["", *COLUMNS], rows),
+    )
+    print(body)
+    write("models", "python benchmarks/models.py --data DIR --models FILE...", body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
+    parser.add_argument("--models", nargs="*", default=[], help="GGUF files beside the built-in")
+    parser.add_argument("--rows", type=int, default=100, help="rows of each set")
+    parser.add_argument("--resume", type=Path, help="file that keeps what was measured")
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
+    asyncio.run(run(args))
+
+
+if __name__ == "__main__":
+    main()
