@@ -17,12 +17,14 @@ from moa.endpoints import Prompt
 from moa.endpoints.mapping import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
+    ConfigError,
     EndpointError,
     EndpointGarbled,
     EndpointRejected,
     EndpointTimeout,
     EndpointUnauthorized,
     EndpointUnavailable,
+    EndpointUnsupported,
 )
 
 REQUEST = httpx2.Request("POST", "http://m.test/v1/chat/completions")
@@ -133,7 +135,9 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
+async def served_by(
+    speak: Speak, *, host: str = "127.0.0.1"
+) -> AsyncGenerator[OpenAIEndpoint, None]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await speak(reader, writer)
@@ -141,7 +145,7 @@ async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    endpoint = OpenAIEndpoint("real", model="m", base_url=f"http://127.0.0.1:{port}/v1")
+    endpoint = OpenAIEndpoint("real", model="m", base_url=f"http://{host}:{port}/v1")
     async with server:
         yield endpoint
         await endpoint.close()
@@ -150,6 +154,31 @@ async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
 async def say(writer: asyncio.StreamWriter, text: str) -> None:
     writer.write(text.encode())
     await writer.drain()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_runs_on_this_machine_is_asked_past_every_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nhere")
+
+    async with served_by(speak, host=host) as endpoint:
+        with pytest.raises(EndpointUnsupported, match="here"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+async def test_a_proxy_that_cant_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "gopher://user:word@127.0.0.1:9")
+    endpoint = OpenAIEndpoint("real", model="m", base_url="http://model.test/v1")
+    with pytest.raises(ConfigError, match="ALL_PROXY can't be used: Unknown scheme") as caught:
+        await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert "word" not in str(caught.value)
 
 
 async def test_nobody_listens() -> None:

@@ -453,6 +453,14 @@ def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
     assert "hf_secret" not in "".join(capsys.readouterr())
 
 
+def test_a_mirror_on_this_machine_is_asked_past_every_proxy(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert fetch(FILE).sha256 == SHA256
+
+
 def test_the_tag_of_another_host_is_not_taken_for_a_hash(hub: Hub) -> None:
     with serving() as store:
         store.headers = {"ETag": f'"{"2" * 64}"', "X-Linked-ETag": f'"{"3" * 64}"'}

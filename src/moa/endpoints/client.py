@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -212,14 +214,22 @@ class Client:
         import httpx2
         from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
 
-        http = self._http_client or DefaultAioHttpClient(
-            verify=_trusted(),
-            limits=httpx2.Limits(
-                max_connections=self._concurrency,
-                max_keepalive_connections=self._concurrency,
-                keepalive_expiry=_KEEP_IDLE_S,
-            ),
-        )
+        near = is_loopback(self._base_url or os.environ.get("OPENAI_BASE_URL", ""))
+        try:
+            http = self._http_client or DefaultAioHttpClient(
+                verify=_trusted(),
+                limits=httpx2.Limits(
+                    max_connections=self._concurrency,
+                    max_keepalive_connections=self._concurrency,
+                    keepalive_expiry=_KEEP_IDLE_S,
+                ),
+                trust_env=not near,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.name}: a proxy in $HTTP_PROXY, $HTTPS_PROXY or $ALL_PROXY can't be used: "
+                f"{error}"
+            ) from error
         keyless = self._api_key is None and self._base_url is not None
         key = "none" if keyless else self._secret() or None
         try:
@@ -381,6 +391,16 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine, where no proxy stands between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]:

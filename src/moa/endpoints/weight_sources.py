@@ -207,6 +207,8 @@ class HubFile:
         """
         import httpx2
 
+        from moa.endpoints.client import is_loopback
+
         headers = {"Accept-Encoding": "identity"}
         if after:
             headers["Range"] = f"bytes={after}-"
@@ -214,7 +216,9 @@ class HubFile:
             headers["Authorization"] = f"Bearer {token}"
         try:
             with (
-                httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client,
+                httpx2.Client(
+                    follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(self.url)
+                ) as client,
                 client.stream("GET", self.url, headers=headers) as answer,
             ):
                 yield self._begun(answer, after)
