@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import httpx2
 import openai
 import pytest
 from aiohttp import client_exceptions
+from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
@@ -27,6 +29,7 @@ from moa.errors import (
     EndpointUnsupported,
 )
 
+KEY = "sk-very-secret"
 REQUEST = httpx2.Request("POST", "http://m.test/v1/chat/completions")
 NOT_OF_REQUESTS = {
     "LengthFinishReasonError",  # raised by the parsing helpers, which are not used
@@ -145,7 +148,9 @@ async def served_by(
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    endpoint = OpenAIEndpoint("real", model="m", base_url=f"http://{host}:{port}/v1")
+    endpoint = OpenAIEndpoint(
+        "real", model="m", base_url=f"http://{host}:{port}/v1", api_key=SecretStr(KEY)
+    )
     async with server:
         yield endpoint
         await endpoint.close()
@@ -215,6 +220,18 @@ async def test_what_answers_is_no_http_server() -> None:
     async with served_by(speak) as endpoint:
         with pytest.raises(EndpointGarbled, match="HTTP"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize("line", ["HTTP/1.1 {key}", "HTTP/1.1 200 OK\r\nx {key}: 1"])
+async def test_what_is_no_http_is_quoted_without_the_key(line: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, line.format(key=KEY) + "\r\n\r\n")
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointGarbled, match=r"\*\*\*") as caught:
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:

@@ -18,7 +18,14 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
+from moa.endpoints.mapping import (
+    cause_of,
+    error_of_exception,
+    error_of_response,
+    foreign_errors,
+    masked,
+    without_key,
+)
 from moa.endpoints.metering import amount_of
 from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
@@ -56,6 +63,11 @@ class _Line:
     closing: AsyncGenerator[None, None]
     """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
+
+    def without_key(self, answer: object) -> object:
+        """Take the key out of an answer; one that may be a word stays, such as `anything`."""
+        fewest = 16 if self.secret.isalpha() else 8
+        return without_key(answer, self.secret) if len(self.secret) >= fewest else answer
 
 
 class Client:
@@ -291,16 +303,18 @@ class Client:
     ) -> tuple[JSON, float]:
         async with self._slot(line, context, call):
             start = time.monotonic()
-            async with self._in_time(self.timeout_s, request, context):
-                response = await line.http.send(request)
+            async with self._in_time(self.timeout_s, line, request, context):
+                response = await line.http.send(request, follow_redirects=False)
             seconds = time.monotonic() - start
         self._check(response, line)
         try:
             answer: object = json.loads(response.content)
+            if b"\\" in response.content or line.secret.encode() in response.content:
+                answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(response) from error
+            raise self._garbled(response, line) from error
         if not isinstance(answer, dict):
-            raise self._garbled(response)
+            raise self._garbled(response, line)
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -309,23 +323,23 @@ class Client:
         from openai import AsyncStream
 
         until = time.monotonic() + self.timeout_s
-        async with self._in_time(self.timeout_s, request, context):
-            response = await line.http.send(request, stream=True)
+        async with self._in_time(self.timeout_s, line, request, context):
+            response = await line.http.send(request, stream=True, follow_redirects=False)
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             if not streams:
                 await response.aread()
         self._check(response, line)
         if not streams:
-            raise self._garbled(response)
+            raise self._garbled(response, line)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
         try:
             while True:
-                async with self._in_time(until - time.monotonic(), request, context):
-                    event = await anext(events, None)
+                async with self._in_time(until - time.monotonic(), line, request, context):
+                    event = line.without_key(await anext(events, None))
                 if not isinstance(event, dict):
                     return
                 yield cast("JSON", event)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EndpointGarbled(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
@@ -356,7 +370,7 @@ class Client:
 
     @asynccontextmanager
     async def _in_time(
-        self, left_s: float, request: httpx2.Request, context: RunContext
+        self, left_s: float, line: _Line, request: httpx2.Request, context: RunContext
     ) -> AsyncGenerator[None, None]:
         """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
         run_left_s = context.remaining_s()
@@ -375,16 +389,18 @@ class Client:
                 endpoint=self.name,
             ) from error
         except foreign_errors() as error:
-            raise error_of_exception(error, endpoint=self.name, url=_address(request)) from error
+            raise error_of_exception(
+                error, endpoint=self.name, url=_address(request), secret=line.secret
+            ) from cause_of(error, line.secret)
 
     def _check(self, response: httpx2.Response, line: _Line) -> None:
-        if response.status_code >= 400:
+        if response.status_code >= 300:
             raise error_of_response(
                 response, endpoint=self.name, model=self.model, secret=line.secret
             )
 
-    def _garbled(self, response: httpx2.Response) -> EndpointGarbled:
-        start = " ".join(response.text[:80].split())
+    def _garbled(self, response: httpx2.Response, line: _Line) -> EndpointGarbled:
+        start = " ".join(masked(response.text, line.secret)[:80].split())
         return EndpointGarbled(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",

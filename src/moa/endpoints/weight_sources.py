@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from moa.endpoints.mapping import masked
 from moa.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class HubFile:
             ):
                 yield self._begun(answer, after)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise ConnectionError(f"{_hub()} can't be reached ({_said(error)})") from error
+            raise _lost(f"{_hub()} can't be reached", error) from None
 
     def _begun(self, answer: httpx2.Response, after: int) -> Opened:
         status = answer.status_code
@@ -257,8 +258,10 @@ def _token() -> str | None:
     return token or None
 
 
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _lost(what: str, error: Exception) -> ConnectionError:
+    """Say why a connection was lost; what the server wrote there may quote the token."""
+    said = masked(str(error), _token() or "") or type(error).__name__
+    return ConnectionError(f"{what} ({said})")
 
 
 def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
@@ -267,7 +270,7 @@ def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
     try:
         yield from answer.iter_raw()
     except httpx2.RequestError as error:
-        raise ConnectionError(f"the connection broke ({_said(error)})") from error
+        raise _lost("the connection broke", error) from None
 
 
 def _digest(answer: httpx2.Response) -> str | None:
