@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
+
+KEY = re.compile(r"[!-~]+")
+"""What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
@@ -92,8 +96,8 @@ class Client:
             open when the client is closed.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP or holds a password, or a number is not
-            positive.
+        ConfigError: `base_url` is no address of HTTP or holds a password, the key is empty or
+            holds anything but visible ASCII, or a number is not positive.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class Client:
         tier: Tier,
         model: str,
         base_url: str | None = None,
-        api_key: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
         price: Price = UNKNOWN_PRICE,
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
@@ -128,7 +132,7 @@ class Client:
         self.price = price
         self.timeout_s = timeout_s
         self._base_url = base_url
-        self._api_key = api_key
+        self._api_key = None if api_key is None else _checked(api_key, name)
         self._concurrency = concurrency
         self._http_client = http_client
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
@@ -255,6 +259,7 @@ class Client:
             ) from error
         headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
         if not keyless:
+            _checked(openai.api_key, self.name)
             headers.append(("Authorization", f"Bearer {openai.api_key}"))
         unwanted = ("x-stainless",) if self.hosted_by_openai else ("x-stainless", "openai-")
         headers += [
@@ -407,6 +412,17 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _checked(key: SecretStr | str, name: str) -> SecretStr:
+    """Refuse, without showing it, what can't be sent as a key."""
+    secret = SecretStr(key) if isinstance(key, str) else key
+    if KEY.fullmatch(secret.get_secret_value()) is None:
+        raise ConfigError(
+            f"{name}: the key is empty, or holds what no key does, such as a line break or a "
+            "letter that isn't ASCII. Copy it again; where none is needed, leave `api_key` out"
+        )
+    return secret
 
 
 def is_loopback(url: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from moa.endpoints.client import KEY, is_loopback
 from moa.endpoints.mapping import masked
 from moa.errors import ConfigError, ModelNotFound
 
@@ -31,7 +32,6 @@ _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
 )
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_TOKEN = re.compile(r"[!-~]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -208,8 +208,6 @@ class HubFile:
         """
         import httpx2
 
-        from moa.endpoints.client import is_loopback
-
         headers = {"Accept-Encoding": "identity"}
         if after:
             headers["Range"] = f"bytes={after}-"
@@ -253,7 +251,7 @@ def _hub() -> str:
 def _token() -> str | None:
     """Read the user's token; what is wrong is told without it."""
     token = os.environ.get("HF_TOKEN", "").strip()
-    if token and _TOKEN.fullmatch(token) is None:
+    if token and KEY.fullmatch(token) is None:
         raise ConfigError("$HF_TOKEN holds characters that no token has, such as a space")
     return token or None
 
