@@ -56,6 +56,31 @@ def test_what_was_removed_is_forgotten(folder: Path, tmp_path: Path) -> None:
     assert texts(index) == ["Cats sleep on sofas."]
 
 
+def test_what_a_link_outside_leads_to_is_not_read_and_what_was_is_forgotten(
+    folder: Path, tmp_path: Path
+) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (tmp_path / "secret.txt").write_text("The password is swordfish.")
+    (tmp_path / "secrets").mkdir()
+    (folder / "a.txt").unlink()
+    (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "all").symlink_to(tmp_path / "secrets")
+    (folder / "own.txt").symlink_to("b.txt")
+    changes = index.update(folder)
+    assert [unread.file for unread in changes.unread] == ["all", "a.txt"]
+    assert "leads out of the folder" in str(changes.unread[1])
+    assert (changes.added, changes.removed) == (("own.txt",), ("a.txt",))
+    assert texts(index) == ["Cats sleep on sofas.", "Cats sleep on sofas."]
+
+
+def test_an_index_is_its_owners_alone(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    assert index.path is not None
+    assert index.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path) -> None:
     index = Index(tmp_path / "kept")
     index.update(folder)

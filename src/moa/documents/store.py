@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from moa.appending import make_private
 from moa.documents import Document, Passage
 from moa.errors import ConfigError
 
@@ -149,6 +150,7 @@ class Store:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
             connection = self._connected(str(self.path))
             try:
                 with connection:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
+from moa.appending import make_private
 from moa.context import RunContext
 from moa.conversations.messages import is_file
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
@@ -157,6 +158,7 @@ class SqliteStore:
         """Connect to the file."""
         with self._told():
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.file)
             async with self._savers.from_conn_string(str(self.file)) as saver:
                 saver.serde = PlainJson()
                 if not self._is_set_up:
