@@ -119,6 +119,7 @@ def test_without_a_file_nothing_is_configured() -> None:
         ),
         pytest.param(SMALL.replace("small", "embedded"), "built in", id="reserved"),
         pytest.param("[endpoints\n", "moa.toml is not valid TOML", id="toml"),
+        pytest.param("a = " + "[" * 3000 + "]" * 3000, "moa.toml is nested too deep", id="deep"),
         pytest.param("endpoints = 3\n", "moa.toml endpoints: .*valid dictionary", id="not a table"),
     ],
 )

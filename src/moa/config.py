@@ -514,11 +514,24 @@ def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:
 
 def _tables(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from error
+    return parsed(text, file)
+
+
+def parsed(text: str, file: Path) -> dict[str, Any]:
+    """Read the tables of a configuration.
+
+    Raises:
+        ConfigError: it is no TOML, or nested too deep.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
 def _sentence(

@@ -145,6 +145,37 @@ def test_an_index_in_memory_is_brought_up_to_date_too(folder: Path) -> None:
     assert len(index.passages()) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "files set id = x'ff' where id = 'a.txt'",
+        "files set title = x'ff'",
+        "passages set text = x'ff'",
+        "passages set page = 'first'",
+        "vectors set vector = x'ff'",
+        "vectors set vector = 5",
+        "vectors set vector = x'00000000' where start = 0 and document = 'a.txt'",
+    ],
+)
+async def test_an_index_that_holds_other_types_is_told(
+    folder: Path, tmp_path: Path, change: str
+) -> None:
+    index = Index(tmp_path / "kept")
+    await asyncio.to_thread(index.update, folder)
+    await index.vectors(index.passages(), WordEncoder())
+    assert index.path is not None
+    with sqlite3.connect(index.path) as connection:
+        connection.execute(f"update {change}")
+    connection.close()
+
+    async def used() -> None:
+        await asyncio.to_thread(index.update, folder)
+        await index.vectors(index.passages(), WordEncoder())
+
+    with pytest.raises(ConfigError, match=r"documents.sqlite is broken \(.*delete it"):
+        await used()
+
+
 def test_a_broken_index_is_told(folder: Path, tmp_path: Path) -> None:
     index = Index(tmp_path / "kept")
     index.update(folder)

@@ -96,6 +96,9 @@ async def hang(request: httpx2.Request) -> httpx2.Response:
             id="quota",
         ),
         pytest.param(httpx2.Response(500, text="oops"), EndpointUnavailable, "oops", id="500"),
+        pytest.param(
+            httpx2.Response(500, text="[" * 9999), EndpointUnavailable, "[[[", id="500-deep"
+        ),
         pytest.param(httpx2.Response(501), EndpointUnsupported, "cannot do", id="501"),
         pytest.param(
             httpx2.Response(422, json={"detail": [{"loc": ["body", "n"], "msg": "is no number"}]}),
@@ -341,10 +344,11 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     assert context.usage.total.unpriced_calls == 1
 
 
+@pytest.mark.parametrize("event", ['{"choices": [', "[" * 9999], ids=["half", "deep"])
 async def test_half_a_json_inside_a_stream_is_garbled(
-    served: Served, endpoint: OpenAIEndpoint
+    served: Served, endpoint: OpenAIEndpoint, event: str
 ) -> None:
-    served.will(events(piece("Good "), '{"choices": [', done=False))
+    served.will(events(piece("Good "), event, done=False))
     with pytest.raises(EndpointGarbled, match="no JSON"):
         await streamed(endpoint, RunContext())
 

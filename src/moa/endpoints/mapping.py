@@ -225,7 +225,7 @@ def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
     text = masked(response.text.strip(), secret)
     try:
         body: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         html = text[:1] == "<"
         said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
         return said or "no explanation", ""
@@ -258,7 +258,7 @@ def _unwrapped(said: object) -> object:
         return said
     try:
         return json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return said
 
 

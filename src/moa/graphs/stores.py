@@ -51,7 +51,10 @@ class PlainJson:
         kind, written = data
         if kind != "json":
             raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
-        return json.loads(written)
+        try:
+            return json.loads(written)
+        except RecursionError as error:
+            raise ValueError("a checkpoint that is nested too deep") from error
 
 
 class Store(Protocol):
@@ -193,7 +196,7 @@ class SqliteStore:
     def _told(self) -> Generator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:  # any type in any column
             raise StoreError(
                 f"{self.file}: the conversations in it can't be read or written: {error}. "
                 "It has to be a SQLite file that moa chat made, in a folder that can be written"
