@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
+from moa.endpoints.client import is_loopback
 from moa.endpoints.mapping import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
@@ -176,6 +177,22 @@ async def test_what_runs_on_this_machine_is_asked_past_every_proxy(
     async with served_by(speak, host=host) as endpoint:
         with pytest.raises(EndpointUnsupported, match="here"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://127.8.0.1/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://[::ffff:127.0.0.1]/v1", True),
+        ("http://0.0.0.0:8000/v1", True),
+        ("http://LOCALHOST/v1", True),
+        ("http://192.168.0.1/v1", False),
+        ("http://localhost.example.org/v1", False),
+    ],
+)
+def test_an_address_of_this_machine_is_known(url: str, *, near: bool) -> None:
+    assert is_loopback(url) == near
 
 
 async def test_a_proxy_that_cant_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
