@@ -151,6 +151,7 @@ def test_an_index_in_memory_is_brought_up_to_date_too(folder: Path) -> None:
         "files set id = x'ff' where id = 'a.txt'",
         "files set title = x'ff'",
         "passages set text = x'ff'",
+        "passages set text = cast(x'ff' as text)",
         "passages set page = 'first'",
         "vectors set vector = x'ff'",
         "vectors set vector = 5",

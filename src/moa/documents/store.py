@@ -217,7 +217,8 @@ def _broken(path: Path | None, why: object) -> str:
 def _said(path: Path, error: sqlite3.Error | OSError) -> str:
     if isinstance(error, OSError):
         return f"the index {path} can't be kept there: {error.strerror or error}"
-    if isinstance(error, sqlite3.OperationalError):
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return (
             f"the index {path} can't be used now: {error}. Free some space, let whoever writes to "
             "it finish, or name another folder"
