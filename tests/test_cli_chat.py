@@ -251,6 +251,7 @@ def test_usage_adds_up_over_starts_and_export_writes_a_file(
     assert "chat/reply" in out
     assert " 20 " in out
     assert len(json.loads(Path("said.json").read_text())["turns"]) == 2
+    assert Path("said.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_slash_is_a_command_and_two_are_a_message(

@@ -100,6 +100,14 @@ def test_a_file_that_is_no_toml_is_left_alone(file: Path) -> None:
     assert file.read_text() == "[endpoints\n"
 
 
+def test_a_file_that_is_nested_too_deep_to_be_added_to_is_left_alone(file: Path) -> None:
+    text = f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="can't be added to by moa"):
+        write_endpoint(file, "large", TABLE, force=True)
+    assert file.read_text() == text
+
+
 def test_endpoints_in_one_line_are_left_to_their_writer(file: Path) -> None:
     text = 'endpoints = { large = { tier = "llm", model = "gpt-4o" } }\n'
     file.write_text(text)

@@ -24,6 +24,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import (
@@ -43,6 +44,8 @@ VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL")
 """All that are read, beside those of `Config`."""
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
+
+_KEY_ENDS = ("_API_KEY", "_TOKEN")
 
 M = TypeVar("M", bound=BaseModel)
 Dollars = Annotated[Decimal, Field(ge=0)]
@@ -299,9 +302,11 @@ def load(path: str | Path | None = None) -> Config:
         path: The file; `None` looks at `$MOA_CONFIG`, then at `./moa.toml`.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
+        ConfigError: the file is missing or no TOML, a key or a value in it is wrong, or it was not
+            named and sends a variable that it may not.
     """
     file = find(path)
+    named = bool(path or os.environ.get(VARIABLE))
     where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
     tables = _tables(file) if file else {}
     try:
@@ -318,6 +323,8 @@ def load(path: str | Path | None = None) -> Config:
     for name, endpoint in config.endpoints.items():
         _check_prices(endpoint, f"{where}: [endpoints.{name}]")
         _check_server(config, name, f"{where}: [endpoints.{name}]")
+        if file and not named:
+            _check_variable(endpoint, f"{where}: [endpoints.{name}]")
     _check_ports(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
         if name is not None and name != EMBEDDED and name not in config.endpoints:
@@ -445,6 +452,20 @@ def _check_server(config: Config, name: str, place: str) -> None:
         )
 
 
+def _check_variable(endpoint: EndpointConfig, place: str) -> None:
+    """Let a file that came with a folder send no other secret of the environment anywhere."""
+    variable = endpoint.api_key_env
+    vendors = {urlsplit(vendor.base_url)[:2] for vendor in VENDORS}
+    strange = [url for url in endpoint.urls if urlsplit(url)[:2] not in vendors]
+    if variable and strange and not variable.endswith(_KEY_ENDS):
+        raise ConfigError(
+            f"{place} sends ${variable} to {urlsplit(strange[0]).netloc}, which is no vendor that "
+            f"moa knows. Where a file was found and not named, only variables that end in "
+            f"{' or '.join(_KEY_ENDS)} are sent there: name the variable so, or, if you trust the "
+            f"file, give it by hand: --config {FILE}"
+        )
+
+
 def _check_embedded(endpoint: EndpointConfig, place: str) -> None:
     """Refuse keys of a server where there is none."""
     for key in ("base_url", "api_key_env", "served_by", "vllm", "priority"):
@@ -493,11 +514,24 @@ def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:
 
 def _tables(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from error
+    return parsed(text, file)
+
+
+def parsed(text: str, file: Path) -> dict[str, Any]:
+    """Read the tables of a configuration.
+
+    Raises:
+        ConfigError: it is no TOML, or nested too deep.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
 def _sentence(

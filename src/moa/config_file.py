@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from moa.config import EMBEDDED, FILE, VARIABLE, load
+from moa.config import EMBEDDED, FILE, VARIABLE, load, parsed
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -52,7 +52,7 @@ def write_endpoint(
     file = target(path)
     _check_name(name)
     before = _read(file)
-    known = _parsed(before, file)
+    known = parsed(before, file)
     there = name in known.get("endpoints", {})
     if there and not force:
         raise ConfigError(
@@ -93,7 +93,7 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     """
     file = target(path)
     before = _read(file)
-    known = _parsed(before, file)
+    known = parsed(before, file)
     graphs: dict[str, dict[str, Any]] = known.get("graphs", {})
     there = graphs.get(name, {})
     after = (_with_keys if name in graphs else _appended)(before, "graphs", name, keys)
@@ -119,13 +119,6 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file} can't be read: {error}") from error
 
 
-def _parsed(text: str, file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
-
-
 def _appended(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
     import tomlkit
 
@@ -134,18 +127,24 @@ def _appended(before: str, section: str, name: str, table: Mapping[str, object])
 
 
 def _replaced(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
-    import tomlkit
-
-    document: Any = tomlkit.parse(before)
-    block: Any = tomlkit.parse(_appended("", section, name, table) + "\n")
+    document = _document(before)
+    block = _document(_appended("", section, name, table) + "\n")
     document[section][name] = block[section][name]
     return f"{document.as_string().rstrip()}\n"
 
 
-def _with_keys(before: str, section: str, name: str, keys: Mapping[str, object]) -> str:
-    import tomlkit
+def _document(text: str) -> Any:
+    from tomlkit import parse
+    from tomlkit.exceptions import TOMLKitError
 
-    document: Any = tomlkit.parse(before)
+    try:
+        return parse(text)
+    except TOMLKitError as error:  # such as what is nested deeper than it reads
+        raise ConfigError(f"the configuration can't be added to by moa: {error}") from error
+
+
+def _with_keys(before: str, section: str, name: str, keys: Mapping[str, object]) -> str:
+    document = _document(before)
     for key, value in _plain(keys).items():
         document[section][name][key] = value
     return document.as_string()
@@ -154,7 +153,7 @@ def _with_keys(before: str, section: str, name: str, keys: Mapping[str, object])
 def _defaulted(text: str, tiers: Mapping[Tier, str]) -> str:
     import tomlkit
 
-    document: Any = tomlkit.parse(text)
+    document = _document(text)
     if "tiers" not in document:
         return f"{text.rstrip()}\n\n{tomlkit.dumps({'tiers': dict(tiers)})}"
     for tier, name in tiers.items():

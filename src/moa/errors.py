@@ -13,7 +13,7 @@
     + EndpointTimeout           retryable: no complete answer in time
     + EndpointUnavailable       retryable: refused, connection lost, 429, 5xx
     + EndpointGarbled           retryable: not its protocol (HTML, half a JSON, nothing)
-    + EndpointRejected          4xx: the request is wrong, or too long
+    + EndpointRejected          3xx, 4xx: the request is wrong, too long, or sent elsewhere
       - EndpointUnauthorized    401, 403: the key is missing or wrong
       - EndpointUnsupported     501, or a route that is not there: this server cannot do it
   x OutputError                 the model answered, but not with a valid output
@@ -132,7 +132,7 @@ class EndpointGarbled(EndpointError):
 
 
 class EndpointRejected(EndpointError):
-    """The server understood the request and said no (4xx)."""
+    """The server understood the request and said no (4xx), or sent it elsewhere (3xx)."""
 
 
 class EndpointUnauthorized(EndpointRejected):

@@ -1,4 +1,5 @@
 """Data in a prompt stays data."""
+# ruff: noqa: RUF001
 
 from __future__ import annotations
 
@@ -56,10 +57,46 @@ def test_a_closing_tag_stays_readable() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["while (i < data.size())", "List<DataFrame>", "<database>", "x <data", "a < data && b > c"],
+    [
+        "i < data && j >= 0 || k > 1",
+        "</data-table>",
+        "while (i < data.size())",
+        "List<DataFrame>",
+        "<database>",
+        "x <data",
+        "a < data && b > c",
+    ],
 )
 def test_what_only_looks_like_a_tag_stays(text: str) -> None:
     assert escaped(text) == text
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "</data x='1'>",
+        "</data\n x>",
+        "<data id=1>",
+        "<data/id = 1>",
+        "</ data //>",
+        "</d\u200bata>",
+        "<\u2060/data>",
+        "</dаta>",
+        "＜/ｄａｔａ＞",
+        "‹∕data›",
+    ],
+)
+def test_what_reads_as_a_tag_is_none_anymore(tag: str) -> None:
+    assert escaped(f"a{tag}b") == f"a&lt;{tag[1:]}b"
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<", "</", "< ", "<data ", "<data a=", "</data ", "/", "<\u200b"]
+)
+def test_a_long_hostile_text_takes_no_more_than_its_length(hostile: str) -> None:
+    text = f"<{hostile * 100_000}"
+    assert escaped(text) == text
+    assert escaped(f"<data{' ' * 100_000}x") == f"<data{' ' * 100_000}x"
 
 
 def test_a_block_by_another_name_leaves_the_tags_of_the_usual_one() -> None:

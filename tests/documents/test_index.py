@@ -56,6 +56,31 @@ def test_what_was_removed_is_forgotten(folder: Path, tmp_path: Path) -> None:
     assert texts(index) == ["Cats sleep on sofas."]
 
 
+def test_what_a_link_outside_leads_to_is_not_read_and_what_was_is_forgotten(
+    folder: Path, tmp_path: Path
+) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    (tmp_path / "secret.txt").write_text("The password is swordfish.")
+    (tmp_path / "secrets").mkdir()
+    (folder / "a.txt").unlink()
+    (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "all").symlink_to(tmp_path / "secrets")
+    (folder / "own.txt").symlink_to("b.txt")
+    changes = index.update(folder)
+    assert [unread.file for unread in changes.unread] == ["all", "a.txt"]
+    assert "leads out of the folder" in str(changes.unread[1])
+    assert (changes.added, changes.removed) == (("own.txt",), ("a.txt",))
+    assert texts(index) == ["Cats sleep on sofas.", "Cats sleep on sofas."]
+
+
+def test_an_index_is_its_owners_alone(folder: Path, tmp_path: Path) -> None:
+    index = Index(tmp_path / "kept")
+    index.update(folder)
+    assert index.path is not None
+    assert index.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path) -> None:
     index = Index(tmp_path / "kept")
     index.update(folder)
@@ -118,6 +143,38 @@ def test_an_index_in_memory_is_brought_up_to_date_too(folder: Path) -> None:
     assert index.update(folder).added == ("a.txt", "b.txt")
     assert index.update(folder).kept == ("a.txt", "b.txt")
     assert len(index.passages()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "files set id = x'ff' where id = 'a.txt'",
+        "files set title = x'ff'",
+        "passages set text = x'ff'",
+        "passages set text = cast(x'ff' as text)",
+        "passages set page = 'first'",
+        "vectors set vector = x'ff'",
+        "vectors set vector = 5",
+        "vectors set vector = x'00000000' where start = 0 and document = 'a.txt'",
+    ],
+)
+async def test_an_index_that_holds_other_types_is_told(
+    folder: Path, tmp_path: Path, change: str
+) -> None:
+    index = Index(tmp_path / "kept")
+    await asyncio.to_thread(index.update, folder)
+    await index.vectors(index.passages(), WordEncoder())
+    assert index.path is not None
+    with sqlite3.connect(index.path) as connection:
+        connection.execute(f"update {change}")
+    connection.close()
+
+    async def used() -> None:
+        await asyncio.to_thread(index.update, folder)
+        await index.vectors(index.passages(), WordEncoder())
+
+    with pytest.raises(ConfigError, match=r"documents.sqlite is broken \(.*delete it"):
+        await used()
 
 
 def test_a_broken_index_is_told(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 """No control token of a chat template survives, and nothing else changes."""
+# ruff: noqa: RUF001
 
 from __future__ import annotations
 
@@ -60,7 +61,15 @@ TOKENS = [
     "]~!b[",
     "[e~[",
     "<seed:bos>",
+    "<minimax:tool_call>",
+    "</minimax:tool_call>",
+    "<sop>",
+    "<eop>",
+    "<__media__>",
 ]
+WIDE = {ord(plain): ord(plain) + 0xFEE0 for plain in "<>[]|/_abcdefghijklmnopqrstuvwxyzIN"}
+ALIKE = str.maketrans("aeopcyxijs<>|", "аеорсухіјѕ‹›∣")
+"""Cyrillic letters, and brackets that only look like those of a token."""
 PLAIN = [
     "a < b and c > d",
     "List<T> and <b>bold</b> <strong>HTML</strong>",
@@ -71,6 +80,7 @@ PLAIN = [
     "<html><body class='x'>",
     "see <https://example.org>",
     "C:\\temp ~b] not it",
+    "привет <b>ѕ</b>, \u200b1 > 0, ＡＢＣ > ａ, 〈題〉",
 ]
 
 
@@ -79,6 +89,24 @@ def test_a_control_token_becomes_plain_text(token: str) -> None:
     changed = neutralise(f"before {token} after")
     assert token not in changed
     assert changed.replace(" ", "") == f"before{token}after".replace(" ", "")
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_what_only_looks_like_a_control_token_is_one(token: str) -> None:
+    seen = [token.translate(WIDE), token.translate(ALIKE)]
+    unseen = [f"{token[:i]}\u200b\u2060{token[i:]}" for i in range(1, len(token))]
+    for variant in seen + unseen:
+        assert neutralise(f"è {variant}") == f"è {variant[0]} {variant[1:]}"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["<", "<|", "<\u200b", "[", "<\u200b/", "< ", "<s", "＜", "<|\u200b>", "]~", "\u200b"],
+)
+def test_a_long_hostile_text_takes_no_more_than_its_length(hostile: str) -> None:
+    text = hostile * 100_000
+    assert len(neutralise(text)) >= len(text)
+    assert neutralise(f"{text}>\u200b")
 
 
 @pytest.mark.parametrize("text", PLAIN)

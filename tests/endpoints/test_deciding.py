@@ -264,7 +264,7 @@ async def test_examples_are_shown_to_a_model_that_writes(
     ]
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]"])
+@pytest.mark.parametrize("text", ["no JSON", "[1]", pytest.param("[" * 9999, id="deep")])
 async def test_labels_that_are_no_json_object_are_an_error(
     served: Served, transport: httpx2.AsyncClient, text: str
 ) -> None:

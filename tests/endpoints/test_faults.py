@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -95,6 +96,9 @@ async def hang(request: httpx2.Request) -> httpx2.Response:
             id="quota",
         ),
         pytest.param(httpx2.Response(500, text="oops"), EndpointUnavailable, "oops", id="500"),
+        pytest.param(
+            httpx2.Response(500, text="[" * 9999), EndpointUnavailable, "[[[", id="500-deep"
+        ),
         pytest.param(httpx2.Response(501), EndpointUnsupported, "cannot do", id="501"),
         pytest.param(
             httpx2.Response(422, json={"detail": [{"loc": ["body", "n"], "msg": "is no number"}]}),
@@ -178,13 +182,90 @@ async def test_an_unreadable_time_to_come_back_is_none(
     assert caught.value.retry_after_s is None
 
 
-async def test_a_message_never_holds_the_key(served: Served, endpoint: OpenAIEndpoint) -> None:
-    served.will(httpx2.Response(401, json={"error": {"message": f"Incorrect key: {KEY}"}}))
-    with pytest.raises(EndpointUnauthorized) as caught:
-        await endpoint.complete(PROMPT, RunContext())
-    assert KEY not in str(caught.value)
-    assert KEY not in repr(caught.value)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx2.Response(401, json={"error": {"message": f"No: {KEY}"}}), id="401"),
+        pytest.param(httpx2.Response(500, text=f"{'.' * 295}{KEY}"), id="cut in the middle"),
+        pytest.param(httpx2.Response(200, html=f"<p>You sent {KEY}"), id="html"),
+        pytest.param(httpx2.Response(200, text=f"{'.' * 75}{KEY}"), id="cut short"),
+        pytest.param(
+            httpx2.Response(307, headers={"location": f"https://other.test/?key={KEY}"}), id="307"
+        ),
+        pytest.param(httpx2.ReadError(f"after {KEY}"), id="exception"),
+        pytest.param(
+            httpx2.Response(200, text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")),
+            id="escaped",
+        ),
+        pytest.param(chat(None, finish_reason=KEY), id="finish reason"),
+        pytest.param(events({"error": {"message": f"No: {KEY}"}}), id="in a stream"),
+        pytest.param(events(piece(refusal=KEY, finish_reason="stop")), id="streamed refusal"),
+    ],
+)
+async def test_an_error_never_holds_the_key(
+    served: Served, endpoint: OpenAIEndpoint, answer: httpx2.Response | Exception
+) -> None:
+    served.will(answer)
+    context = RunContext()
+    with pytest.raises(MoaError) as caught:
+        await streamed(endpoint, context)
+    served.will(answer)
+    with pytest.raises(MoaError) as whole:
+        await endpoint.complete(PROMPT, context)
+    assert "***" in f"{caught.value}{whole.value}"
+    for error in (caught.value, whole.value):
+        assert KEY[:8] not in repr(error) + "".join(traceback.format_exception(error))
+    assert KEY not in repr(context.trace)
     assert served.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_model_that_is_named_like_the_key_stands_in_no_trace(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    answer = chat()
+    served.will(httpx2.Response(200, text=answer.text.replace("served-1", KEY)))
+    context = RunContext()
+    assert (await endpoint.complete(PROMPT, context)).model == "***"
+    assert KEY not in repr(context.trace)
+
+
+async def test_a_key_that_is_a_word_leaves_answers_as_they_are(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    endpoint = OpenAIEndpoint(
+        "writer",
+        model="m",
+        base_url="http://model.test/v1",
+        api_key=SecretStr("anything"),
+        http_client=transport,
+    )
+    served.will(chat("Ask me anything"))
+    assert (await endpoint.complete(PROMPT, RunContext())).text == "Ask me anything"
+
+
+@pytest.mark.parametrize("ask", [OpenAIEndpoint.complete, streamed], ids=["complete", "stream"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_neither_prompt_nor_key_follow_a_redirect(
+    served: Served,
+    ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
+    status: int,
+) -> None:
+    moved = httpx2.Response(status, headers={"location": "https://other.test/v1/chat/completions"})
+    served.will(moved, chat())
+    async with httpx2.AsyncClient(
+        transport=httpx2.MockTransport(served), follow_redirects=True
+    ) as http:
+        endpoint = OpenAIEndpoint(
+            "writer",
+            model="m",
+            base_url="http://model.test/v1",
+            api_key=SecretStr(KEY),
+            http_client=http,
+        )
+        arguments = (PROMPT, RunContext()) if ask is OpenAIEndpoint.complete else (RunContext(),)
+        with pytest.raises(EndpointRejected, match=r"redirects to https://other\.test.*base_url"):
+            await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
+    assert [request.url.host for request in served.requests] == ["model.test"]
 
 
 async def test_a_message_never_holds_a_key_of_the_environment(
@@ -263,10 +344,11 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     assert context.usage.total.unpriced_calls == 1
 
 
+@pytest.mark.parametrize("event", ['{"choices": [', "[" * 9999], ids=["half", "deep"])
 async def test_half_a_json_inside_a_stream_is_garbled(
-    served: Served, endpoint: OpenAIEndpoint
+    served: Served, endpoint: OpenAIEndpoint, event: str
 ) -> None:
-    served.will(events(piece("Good "), '{"choices": [', done=False))
+    served.will(events(piece("Good "), event, done=False))
     with pytest.raises(EndpointGarbled, match="no JSON"):
         await streamed(endpoint, RunContext())
 

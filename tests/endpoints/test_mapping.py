@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,20 +12,25 @@ import httpx2
 import openai
 import pytest
 from aiohttp import client_exceptions
+from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
+from moa.endpoints.client import is_loopback
 from moa.endpoints.mapping import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
+    ConfigError,
     EndpointError,
     EndpointGarbled,
     EndpointRejected,
     EndpointTimeout,
     EndpointUnauthorized,
     EndpointUnavailable,
+    EndpointUnsupported,
 )
 
+KEY = "sk-very-secret"
 REQUEST = httpx2.Request("POST", "http://m.test/v1/chat/completions")
 NOT_OF_REQUESTS = {
     "LengthFinishReasonError",  # raised by the parsing helpers, which are not used
@@ -133,7 +139,9 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
+async def served_by(
+    speak: Speak, *, host: str = "127.0.0.1"
+) -> AsyncGenerator[OpenAIEndpoint, None]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await speak(reader, writer)
@@ -141,7 +149,9 @@ async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    endpoint = OpenAIEndpoint("real", model="m", base_url=f"http://127.0.0.1:{port}/v1")
+    endpoint = OpenAIEndpoint(
+        "real", model="m", base_url=f"http://{host}:{port}/v1", api_key=SecretStr(KEY)
+    )
     async with server:
         yield endpoint
         await endpoint.close()
@@ -150,6 +160,47 @@ async def served_by(speak: Speak) -> AsyncGenerator[OpenAIEndpoint, None]:
 async def say(writer: asyncio.StreamWriter, text: str) -> None:
     writer.write(text.encode())
     await writer.drain()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_runs_on_this_machine_is_asked_past_every_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nhere")
+
+    async with served_by(speak, host=host) as endpoint:
+        with pytest.raises(EndpointUnsupported, match="here"):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://127.8.0.1/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://[::ffff:127.0.0.1]/v1", True),
+        ("http://0.0.0.0:8000/v1", True),
+        ("http://LOCALHOST/v1", True),
+        ("http://192.168.0.1/v1", False),
+        ("http://localhost.example.org/v1", False),
+    ],
+)
+def test_an_address_of_this_machine_is_known(url: str, *, near: bool) -> None:
+    assert is_loopback(url) == near
+
+
+async def test_a_proxy_that_cant_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "gopher://user:word@127.0.0.1:9")
+    endpoint = OpenAIEndpoint("real", model="m", base_url="http://model.test/v1")
+    with pytest.raises(ConfigError, match="ALL_PROXY can't be used: Unknown scheme") as caught:
+        await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert "word" not in str(caught.value)
 
 
 async def test_nobody_listens() -> None:
@@ -186,6 +237,18 @@ async def test_what_answers_is_no_http_server() -> None:
     async with served_by(speak) as endpoint:
         with pytest.raises(EndpointGarbled, match="HTTP"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize("line", ["HTTP/1.1 {key}", "HTTP/1.1 200 OK\r\nx {key}: 1"])
+async def test_what_is_no_http_is_quoted_without_the_key(line: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, line.format(key=KEY) + "\r\n\r\n")
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointGarbled, match=r"\*\*\*") as caught:
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 from moa.context import RunContext
 from moa.endpoints import Completion, Message, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import BudgetExceeded, ConfigError, EndpointGarbled, EndpointRejected, OutputError
 from moa.questions import Option, Question
 from moa.usage import Budget, Price
@@ -227,6 +228,33 @@ async def test_a_key_for_openai_is_not_sent_to_others(
     served.will(chat())
     await endpoint(transport).complete(Prompt.of("Hi"), RunContext())
     assert "authorization" not in served.requests[0].headers
+    monkeypatch.delenv("OPENAI_API_KEY")
+
+
+async def test_a_key_may_be_a_plain_string(served: Served, transport: httpx2.AsyncClient) -> None:
+    served.will(chat())
+    await endpoint(transport, api_key="sk-plain").complete(Prompt.of("Hi"), RunContext())
+    assert served.requests[0].headers["authorization"] == "Bearer sk-plain"
+
+
+@pytest.mark.parametrize("key", ["", "sk-secret\n", "sk-sécret", "sk-\u200bsecret"])
+@pytest.mark.parametrize("kind", [OpenAIEndpoint, VLLMEndpoint])
+@pytest.mark.parametrize("secret", [str, SecretStr])
+def test_what_can_be_no_key_is_refused_and_not_shown(
+    key: str, kind: type[OpenAIEndpoint], secret: type[str | SecretStr]
+) -> None:
+    with pytest.raises(ConfigError, match="holds what no key does") as caught:
+        kind("m", model="m", base_url="http://model.test/v1", api_key=secret(key))
+    assert "cret" not in str(caught.value)
+
+
+async def test_a_variable_that_holds_no_key_is_told_and_not_shown(
+    transport: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    with pytest.raises(ConfigError, match="holds what no key does") as caught:
+        await endpoint(transport, base_url=None).complete(Prompt.of("Hi"), RunContext())
+    assert "secret" not in str(caught.value)
     monkeypatch.delenv("OPENAI_API_KEY")
 
 

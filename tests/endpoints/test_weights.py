@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -451,6 +453,31 @@ def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
         assert store.told("Authorization") == [None]
     assert hub.told("Authorization") == ["Bearer hf_secret"]
     assert "hf_secret" not in "".join(capsys.readouterr())
+
+
+def test_a_token_that_is_echoed_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with socket.create_server(("127.0.0.1", 0)) as echoing, ThreadPoolExecutor(1) as beside:
+
+        def answer() -> None:
+            connection, _ = echoing.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 hf_secret\r\n\r\n")
+
+        beside.submit(answer)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{echoing.getsockname()[1]}")
+        with pytest.raises(ModelNotFound, match=r"\*\*\*") as caught:
+            fetch(FILE)
+    assert "hf_secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_mirror_on_this_machine_is_asked_past_every_proxy(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert fetch(FILE).sha256 == SHA256
 
 
 def test_the_tag_of_another_host_is_not_taken_for_a_hash(hub: Hub) -> None:

@@ -410,6 +410,35 @@ async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
         await alone(echo(), saver).run(Said(text="Hi"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "checkpoint = '[]'",
+        "checkpoint = 5",
+        "checkpoint = NULL",
+        "checkpoint = '{}'",
+        f"checkpoint = '{'[' * 3000}{']' * 3000}'",
+        """checkpoint = json_set(checkpoint, '$.id', 7)""",
+        """checkpoint = json_set(checkpoint, '$.channel_values', json('[]'))""",
+        """checkpoint = json_set(checkpoint, '$.channel_values.conversation.recent', json('[]'))""",
+        """checkpoint = json_set(checkpoint, '$.channel_values.conversation.recent[0].text', 5)""",
+    ],
+)
+async def test_a_checkpoint_of_other_types_is_told(file: Path, change: str) -> None:
+    import sqlite3
+
+    talk = alone(echo(), file)
+    await talk.run(Said(text="Hi"))
+    with sqlite3.connect(file) as connection:
+        connection.execute(f"UPDATE checkpoints SET {change}")
+    connection.close()
+    for ask in (talk.threads.list, lambda: talk.threads.transcript("default")):
+        with pytest.raises(StoreError, match=r"chat\.sqlite"):
+            await ask()
+    with pytest.raises(StoreError, match=r"chat\.sqlite"):
+        await talk.run(Said(text="Hi"))
+
+
 async def test_a_checkpoint_that_names_a_class_revives_nothing(file: Path) -> None:
     import sqlite3
 

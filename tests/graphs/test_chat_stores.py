@@ -54,6 +54,13 @@ asyncio.run(main())
 EACH = 6
 
 
+def test_a_file_of_conversations_is_its_owners_alone(tmp_path: Path) -> None:
+    only = SimulatedEndpoint(name="only", tier="llm", rule=str.upper)
+    asyncio.run(chat(only, only, store=tmp_path / "chat.sqlite").run(Said(text="Hello")))
+    made = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":

@@ -207,6 +207,13 @@ async def test_a_secret_is_masked_for_the_model_and_put_back_for_the_user() -> N
     assert result.trace[0].text == "'pii' masked 1 ID"
 
 
+async def test_a_placeholder_that_the_node_altered_is_told() -> None:
+    node = guarded(answering(lambda text: "You are ID-1."), before=[MASK])
+    result = await node.run(f"I am {SECRET}.")
+    assert result.output == Reply(text="You are ID-1.")
+    assert result.trace[-1].text == "not put back, since the node altered it: [ID_1]"
+
+
 class Broken:
     """A recogniser that fails."""
 

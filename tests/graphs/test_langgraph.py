@@ -16,7 +16,14 @@ from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, NodeError, WiringError
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    EndpointUnavailable,
+    NodeError,
+    StoreError,
+    WiringError,
+)
 from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished
@@ -230,6 +237,22 @@ async def test_a_failed_run_goes_on_from_what_was_finished() -> None:
     broken = False
     assert await compiled.ainvoke(None, thread()) == Reply(text="a:x")
     assert ran == ["a"]
+
+
+@pytest.mark.parametrize("written", [[0, {"text": 7}], [9, {"text": "x"}], [0], 5, "no"])
+async def test_a_checkpoint_that_holds_another_type_is_told(written: object) -> None:
+    ran = Ran()
+    g = Graph("g", Ticket)
+    asks = g.add(ran.node("asks", ask=True), g.add(second, g.add(ran.node("a"), g.input, name="a")))
+    saver = InMemorySaver(serde=PlainOnly())
+    compiled: Any = g.build(asks).compile(checkpointer=saver)
+    await compiled.ainvoke(Ticket(text="x"), thread())
+    for writes in saver.writes.values():
+        for key, (task, channel, _, path) in writes.items():
+            if channel == "__return__":
+                writes[key] = (task, channel, saver.serde.dumps_typed(written), path)
+    with pytest.raises(StoreError, match="the checkpoint holds for 'a' no Draft"):
+        await compiled.ainvoke(Command(resume="yes"), thread())
 
 
 async def test_an_output_of_unknown_type_cannot_be_kept() -> None:

@@ -132,6 +132,55 @@ def test_real_recognisers_mask_a_long_stream(pii: Pii) -> None:
         assert session.restore(whole) == text
 
 
+ALTERED = (
+    "[email_1]",
+    r"[EMAIL\_1]",
+    r"\[EMAIL\_1\]",
+    "**[EMAIL_1]**",
+    "[ Email_1 ]",
+    "[[EMAIL_1]]",
+    r"\[x [EMAIL_1",
+)
+
+
+@given(
+    st.lists(st.sampled_from([*ALTERED, "[email_9]", "\\", "[", "]", " ", "text"])),
+    st.integers(1, 12),
+)
+def test_however_a_model_writes_a_placeholder_pieces_are_restored_like_the_whole(
+    words: list[str], length: int
+) -> None:
+    text = "".join(words)
+    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+        assert session.mask("jane@example.org") == "[EMAIL_1]"
+        restoring = session.restoring()
+        shown = [restoring.feed(piece) for piece in pieces(text, length)]
+        assert "".join((*shown, restoring.close())) == session.restore(text)
+
+
+@pytest.mark.parametrize("written", ALTERED[:-1])
+def test_a_placeholder_that_a_model_altered_is_put_back(written: str) -> None:
+    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+        session.mask("jane@example.org")
+        restored = session.restore(f"To {written}.")
+        assert restored.strip("To *[].") == "jane@example.org"
+        assert not session.altered
+
+
+@pytest.mark.parametrize("written", ["EMAIL_1", "(Email 1)", "[EMAIL-1]", "[EMAIL_\u200b1]"])
+def test_a_placeholder_that_cant_be_put_back_is_known(written: str) -> None:
+    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+        session.mask("jane@example.org")
+        assert session.restore(f"To {written}, EMAIL_2.") == f"To {written}, EMAIL_2."
+        assert session.altered == {"[EMAIL_1]"}
+
+
+def test_what_looks_like_an_altered_placeholder_from_the_start_comes_back_as_it_was() -> None:
+    text = r"[email_1] and [EMAIL\_1] of jane@example.org"
+    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+        assert session.restore(session.mask(text)) == text
+
+
 def test_the_same_secret_has_the_same_placeholder(pii: Pii) -> None:
     with pii.session() as session:
         first = session.mask("Write to jane@example.org or ole@example.org.")

@@ -151,7 +151,7 @@ def require(endpoint: E, capability: Capability, *, agent: str) -> E:
     )
 
 
-def said(error: ValueError) -> str:
+def said(error: Exception) -> str:
     """What was wrong, in one line: of pydantic's errors, each field and its fault."""
     if not isinstance(error, ValidationError):
         return str(error)

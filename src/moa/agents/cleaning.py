@@ -48,7 +48,8 @@ def html_to_text(html: str) -> str:
     """Write HTML as text: what a reader sees, a line for each block, links by their words.
 
     Raises:
-        InputError: the parser takes it for no HTML, such as `<![foo[`.
+        InputError: the parser takes it for no HTML, such as `<![foo[`, or can't read a number in
+            it, such as `&#` before 5,000 digits.
     """
     from bs4 import BeautifulSoup, Tag
     from bs4.element import NavigableString
@@ -56,7 +57,7 @@ def html_to_text(html: str) -> str:
 
     try:
         soup = BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", html), "html.parser")
-    except ParserRejectedMarkup as error:
+    except (ParserRejectedMarkup, ValueError) as error:
         raise InputError("the HTML is broken, and can't be read") from error
     pieces: list[str] = []
     inside: list[Tag] = []

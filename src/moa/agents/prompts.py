@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from moa.endpoints import Completion, Message
+from moa.endpoints.control_tokens import rewritten
 from moa.handoffs import Reply, Text
 
 TAG = "data"
@@ -32,14 +33,18 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escaped(text: str, *, tag: str = TAG) -> str:
     """Rewrite what reads as the tag of a block, so that `text` can neither close nor open one."""
-    return _read_as(tag).sub("&lt;", text)
+    return rewritten(_read_as(tag), text, lambda _: "&lt;")
 
 
 @cache
 def _read_as(tag: str) -> re.Pattern[str]:
-    # In capitals, with a slash, blanks or invisible characters inside. `i < data.size()` is none.
-    blanks = r"[^\w<>!-.:;=?@\[-^`{-~]*"
-    return re.compile(rf"<(?={blanks}{re.escape(tag)}{blanks}>)", re.IGNORECASE)
+    # In capitals, with blanks or attributes inside. Neither `i < data.size()` nor `i < data && x >`
+    # is one. What has been read once isn't read again, so that time stays linear.
+    blank, odd = r"[^\w<>!-/:;=?@\[-^`{-~]", r"[^\w<>!-.:;=?@\[-^`{-~]"
+    tag = re.escape(tag)
+    closing = rf"{blank}*+/{odd}*+{tag}(?:[^\w<>.:-][^<>]*)?>"
+    opening = rf"{blank}*+{tag}(?:{odd}++[\w:.-]++\s*+=[^<>]*|{odd}*)>"
+    return re.compile(rf"<(?={closing}|{opening})", re.IGNORECASE)
 
 
 def echoes(text: str, *, tag: str = TAG) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from moa.catalogue import BUILT_IN, Model, Quantisation
 from moa.config import EMBEDDED, Config, EndpointConfig
+from moa.endpoints.client import is_loopback
 from moa.endpoints.weight_sources import SMOLLM2
 from moa.machine import Machine
 from moa.measuring import Measurement, measured
@@ -88,15 +87,7 @@ def _found(config: Config, hardware: str) -> Iterator[Figures]:
 
 
 def _is_here(entry: EndpointConfig) -> bool:
-    return entry.serve is not None or (bool(entry.urls) and all(map(_is_loopback, entry.urls)))
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return entry.serve is not None or (bool(entry.urls) and all(map(is_loopback, entry.urls)))
 
 
 def _names(model: Model, quantisation: Quantisation) -> set[str | None]:

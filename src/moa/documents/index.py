@@ -93,11 +93,11 @@ class Index:
                 index is broken or can't be written.
             MissingDependency: what reads a kind of file is not installed.
         """
-        files, ignored, folders = listed(sources)
+        files, ignored, unlisted = listed(sources)
         before = self._store.files()
         form = f"{_FORM}:{self.max_tokens}"
         found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
-        unread = list(folders)
+        unread = list(unlisted)
         notes: list[str] = []
         writer = _Writer(self._store, form, self.max_tokens)
         for done, file in enumerate(files):
@@ -117,7 +117,7 @@ class Index:
             notes += [f"{file.id}: {note}" for note in document.notes]
             found["added" if known is None else "changed"].append(file.id)
         writer.flush()
-        hidden = tuple(folder.file for folder in folders)
+        hidden = tuple(it.file for it in unlisted if not it.file or it.file.endswith("/"))
         gone = set(before).difference(file.id for file in files)
         removed = sorted(file for file in gone if not file.startswith(hidden))
         self._store.remove(removed)

@@ -12,6 +12,11 @@ from moa.documents import Document
 from moa.documents.reading import KINDS, document_of
 from moa.errors import ConfigError, InputError
 
+_LEADS_OUT = (
+    "is a link that leads out of the folder, so it was not read. Where it is meant, name what it "
+    "leads to beside the folder"
+)
+
 Sources = Path | str | Sequence[Path | str]
 """Files and folders."""
 
@@ -59,7 +64,7 @@ class Listed(NamedTuple):
     ignored: tuple[str, ...]
     """Ids of files of other kinds in the folders."""
     unread: tuple[Unread, ...]
-    """Folders of which nobody knows what is in them."""
+    """Folders of which nobody knows what is in them, and links that lead out of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
     It blocks; where an event loop runs, call it by `asyncio.to_thread`.
 
     Args:
-        sources: Files and folders. Folders are read with those in them; what is hidden is not.
+        sources: Files and folders. Folders are read with those in them; what is hidden is not,
+            and neither is what a link leads to outside of the folder.
         progress: Told of each file before it is read, and of each page of a PDF.
 
     Raises:
@@ -143,10 +149,13 @@ def listed(sources: Sources) -> Listed:
         elif path.is_dir():
             before = f"{_named(path.resolve().name)}/" if len(paths) > 1 else ""
             broken: list[OSError] = []
-            for inside in _inside(path, broken.append):
+            for inside, out in _inside(path, broken.append):
                 file = File(before + _named(inside.relative_to(path).as_posix()), inside)
                 known = inside.suffix.lower() in KINDS
-                files.append(file) if known else ignored.append(file.id)
+                if out and (known or inside.is_dir()):
+                    unread.append(Unread(file.id, f"{file.id} {_LEADS_OUT}"))
+                else:
+                    files.append(file) if known else ignored.append(file.id)
             unread += [_unlisted(error, path, before) for error in broken]
         else:
             raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
@@ -154,14 +163,21 @@ def listed(sources: Sources) -> Listed:
     return Listed(tuple(files), tuple(ignored), tuple(unread))
 
 
-def _inside(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[Path]:
-    """Files of a folder in the order of their names, without what is hidden."""
+def _inside(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
+    """Files of a folder in the order of their names, without what is hidden.
+
+    With each, whether it is a link that leads out of the folder; then it may be one to a folder.
+    """
+    root = os.path.realpath(folder)
     for at, folders, names in os.walk(folder, onerror=onerror):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        shown = {name for name in names if not name.startswith(".")}
+        for name in [*folders, *sorted(shown)]:
             path = Path(at) / name
-            if not name.startswith(".") and _may_be_file(path):
-                yield path
+            leads = os.path.realpath(path) if os.path.islink(path) else root
+            out = not Path(leads).is_relative_to(root)
+            if out or (name in shown and _may_be_file(path)):
+                yield path, out
 
 
 def _may_be_file(path: Path) -> bool:

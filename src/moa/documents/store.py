@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from moa.agents.boundary import said
+from moa.appending import make_private
 from moa.documents import Document, Passage
 from moa.errors import ConfigError
 
@@ -64,7 +66,8 @@ class Store:
         """
         with self._open() as connection:
             rows = connection.execute("select id, digest, form from files").fetchall()
-        return {file: Kept(digest, form) for file, digest, form in rows}
+        with self._sound():
+            return {_text(file): Kept(digest, form) for file, digest, form in rows}
 
     def passages(self) -> tuple[Passage, ...]:
         """Give all passages, in the order of files and within them.
@@ -77,10 +80,11 @@ class Store:
                 "select document, title, start, page, text from passages "
                 "join files on files.id = document order by document, start"
             ).fetchall()
-        return tuple(
-            Passage(document=document, title=title, start=start, page=page, text=text)
-            for document, title, start, page, text in rows
-        )
+        with self._sound():
+            return tuple(
+                Passage(document=document, title=title, start=start, page=page, text=text)
+                for document, title, start, page, text in rows
+            )
 
     def vectors(self, model: str) -> dict[str, array[float]]:
         """Give the vectors that a model made, by the id of their passage.
@@ -92,7 +96,11 @@ class Store:
             rows = connection.execute(
                 "select document, start, vector from vectors where model = ?", (model,)
             ).fetchall()
-        return {f"{document}#{start}": array("f", vector) for document, start, vector in rows}
+        with self._sound():
+            found = {f"{document}#{start}": array("f", vector) for document, start, vector in rows}
+            if len({len(vector) for vector in found.values()}) > 1:
+                raise ValueError("vectors of one model are of one length")
+            return found
 
     def put(self, read: Iterable[tuple[Document, Sequence[Passage]]], *, form: str) -> None:
         """Write files in the place of what was there of them, all at once.
@@ -139,6 +147,14 @@ class Store:
             )
 
     @contextmanager
+    def _sound(self) -> Generator[None, None, None]:
+        """Refuse rows that hold what no index does: SQLite keeps any type in any column."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise ConfigError(_broken(self.path, said(error))) from error
+
+    @contextmanager
     def _open(self) -> Generator[sqlite3.Connection, None, None]:
         """Open the file for one transaction."""
         if self.path is None:
@@ -149,6 +165,7 @@ class Store:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
             connection = self._connected(str(self.path))
             try:
                 with connection:
@@ -187,12 +204,23 @@ def _remove(connection: sqlite3.Connection, file: str) -> None:
     connection.execute("delete from vectors where document = ?", (file,))
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the name of a file is no {type(value).__name__}")
+    return value
+
+
+def _broken(path: Path | None, why: object) -> str:
+    return f"the index {path} is broken ({why}): delete it, and it is built again"
+
+
 def _said(path: Path, error: sqlite3.Error | OSError) -> str:
     if isinstance(error, OSError):
         return f"the index {path} can't be kept there: {error.strerror or error}"
-    if isinstance(error, sqlite3.OperationalError):
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return (
             f"the index {path} can't be used now: {error}. Free some space, let whoever writes to "
             "it finish, or name another folder"
         )
-    return f"the index {path} is broken ({error}): delete it, and it is built again"
+    return _broken(path, error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -17,7 +19,14 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
+from moa.endpoints.mapping import (
+    cause_of,
+    error_of_exception,
+    error_of_response,
+    foreign_errors,
+    masked,
+    without_key,
+)
 from moa.endpoints.metering import amount_of
 from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
@@ -30,6 +39,9 @@ if TYPE_CHECKING:
 
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
+
+KEY = re.compile(r"[!-~]+")
+"""What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
@@ -56,6 +68,11 @@ class _Line:
     """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
 
+    def without_key(self, answer: object) -> object:
+        """Take the key out of an answer; one that may be a word stays, such as `anything`."""
+        fewest = 16 if self.secret.isalpha() else 8
+        return without_key(answer, self.secret) if len(self.secret) >= fewest else answer
+
 
 class Client:
     """Sends JSON to one server. Safe to share between event loops.
@@ -79,8 +96,8 @@ class Client:
             open when the client is closed.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP or holds a password, or a number is not
-            positive.
+        ConfigError: `base_url` is no address of HTTP or holds a password, the key is empty or
+            holds anything but visible ASCII, or a number is not positive.
     """
 
     def __init__(
@@ -90,7 +107,7 @@ class Client:
         tier: Tier,
         model: str,
         base_url: str | None = None,
-        api_key: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
         price: Price = UNKNOWN_PRICE,
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
@@ -115,7 +132,7 @@ class Client:
         self.price = price
         self.timeout_s = timeout_s
         self._base_url = base_url
-        self._api_key = api_key
+        self._api_key = None if api_key is None else _checked(api_key, name)
         self._concurrency = concurrency
         self._http_client = http_client
         self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
@@ -218,14 +235,22 @@ class Client:
         import httpx2
         from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
 
-        http = self._http_client or DefaultAioHttpClient(
-            verify=_trusted(),
-            limits=httpx2.Limits(
-                max_connections=self._concurrency,
-                max_keepalive_connections=self._concurrency,
-                keepalive_expiry=_KEEP_IDLE_S,
-            ),
-        )
+        near = is_loopback(self._base_url or os.environ.get("OPENAI_BASE_URL", ""))
+        try:
+            http = self._http_client or DefaultAioHttpClient(
+                verify=_trusted(),
+                limits=httpx2.Limits(
+                    max_connections=self._concurrency,
+                    max_keepalive_connections=self._concurrency,
+                    keepalive_expiry=_KEEP_IDLE_S,
+                ),
+                trust_env=not near,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.name}: a proxy in $HTTP_PROXY, $HTTPS_PROXY or $ALL_PROXY can't be used: "
+                f"{error}"
+            ) from error
         keyless = self._api_key is None and self._base_url is not None
         key = "none" if keyless else self._secret() or None
         try:
@@ -239,6 +264,7 @@ class Client:
             ) from error
         headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
         if not keyless:
+            _checked(openai.api_key, self.name)
             headers.append(("Authorization", f"Bearer {openai.api_key}"))
         unwanted = ("x-stainless",) if self.hosted_by_openai else ("x-stainless", "openai-")
         headers += [
@@ -287,16 +313,19 @@ class Client:
     ) -> tuple[JSON, float]:
         async with self._slot(line, context, call):
             start = time.monotonic()
-            async with self._in_time(self.timeout_s, request, context):
-                response = await line.http.send(request)
+            async with self._in_time(self.timeout_s, line, request, context):
+                response = await line.http.send(request, follow_redirects=False)
             seconds = time.monotonic() - start
         self._check(response, line)
         try:
             answer: object = json.loads(response.content)
+            echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
+            if any(part in response.content for part in echoing):
+                answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(response) from error
+            raise self._garbled(response, line) from error
         if not isinstance(answer, dict):
-            raise self._garbled(response)
+            raise self._garbled(response, line)
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -305,23 +334,23 @@ class Client:
         from openai import AsyncStream
 
         until = time.monotonic() + self.timeout_s
-        async with self._in_time(self.timeout_s, request, context):
-            response = await line.http.send(request, stream=True)
+        async with self._in_time(self.timeout_s, line, request, context):
+            response = await line.http.send(request, stream=True, follow_redirects=False)
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             if not streams:
                 await response.aread()
         self._check(response, line)
         if not streams:
-            raise self._garbled(response)
+            raise self._garbled(response, line)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
         try:
             while True:
-                async with self._in_time(until - time.monotonic(), request, context):
-                    event = await anext(events, None)
+                async with self._in_time(until - time.monotonic(), line, request, context):
+                    event = line.without_key(await anext(events, None))
                 if not isinstance(event, dict):
                     return
                 yield cast("JSON", event)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EndpointGarbled(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
@@ -352,7 +381,7 @@ class Client:
 
     @asynccontextmanager
     async def _in_time(
-        self, left_s: float, request: httpx2.Request, context: RunContext
+        self, left_s: float, line: _Line, request: httpx2.Request, context: RunContext
     ) -> AsyncGenerator[None, None]:
         """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
         run_left_s = context.remaining_s()
@@ -371,22 +400,46 @@ class Client:
                 endpoint=self.name,
             ) from error
         except foreign_errors() as error:
-            raise error_of_exception(error, endpoint=self.name, url=_address(request)) from error
+            raise error_of_exception(
+                error, endpoint=self.name, url=_address(request), secret=line.secret
+            ) from cause_of(error, line.secret)
 
     def _check(self, response: httpx2.Response, line: _Line) -> None:
-        if response.status_code >= 400:
+        if response.status_code >= 300:
             raise error_of_response(
                 response, endpoint=self.name, model=self.model, secret=line.secret
             )
 
-    def _garbled(self, response: httpx2.Response) -> EndpointGarbled:
-        start = " ".join(response.text[:80].split())
+    def _garbled(self, response: httpx2.Response, line: _Line) -> EndpointGarbled:
+        start = " ".join(masked(response.text, line.secret)[:80].split())
         return EndpointGarbled(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _checked(key: SecretStr | str, name: str) -> SecretStr:
+    """Refuse, without showing it, what can't be sent as a key."""
+    secret = SecretStr(key) if isinstance(key, str) else key
+    if KEY.fullmatch(secret.get_secret_value()) is None:
+        raise ConfigError(
+            f"{name}: the key is empty, or holds what no key does, such as a line break or a "
+            "letter that isn't ASCII. Copy it again; where none is needed, leave `api_key` out"
+        )
+    return secret
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine, where no proxy stands between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -55,22 +56,52 @@ def foreign_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> EndpointError:
+def masked(text: str, secret: str) -> str:
+    """Take a key, where there is one, out of what a server said."""
+    return text.replace(secret, "***") if secret else text
+
+
+def without_key(value: object, secret: str) -> object:
+    """Take a key out of every text of a JSON value.
+
+    Raises:
+        RecursionError: it is nested too deep.
+    """
+    if isinstance(value, str):
+        return masked(value, secret)
+    if isinstance(value, list):
+        return [without_key(item, secret) for item in cast("list[object]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {masked(name, secret): without_key(item, secret) for name, item in items}
+    return value
+
+
+def cause_of(error: BaseException, secret: str) -> BaseException | None:
+    """Give an exception to be chained as the cause; `None` where its traceback shows the key."""
+    shown = bool(secret) and secret in "".join(traceback.format_exception(error))
+    return None if shown else error
+
+
+def error_of_exception(
+    error: BaseException, *, endpoint: str, url: str, secret: str = ""
+) -> EndpointError:
     """Say what an exception of the HTTP stack means.
 
     Args:
         error: One of `foreign_errors`.
         endpoint: Name of the endpoint that was asked.
         url: Where the request went.
+        secret: Key that must not show in the message.
     """
     import aiohttp
     import httpx2
     from openai import APIError, APIResponseValidationError, APIStatusError, APITimeoutError
 
     if isinstance(error, APIStatusError):
-        return error_of_response(error.response, endpoint=endpoint, model="")
+        return error_of_response(error.response, endpoint=endpoint, model="", secret=secret)
     chain = tuple(_chain(error))
-    reason = _reason(chain)
+    reason = _reason(chain, secret)
     if _any(chain, aiohttp.ConnectionTimeoutError):
         return _unreachable(reason, endpoint, url)
     # The aiohttp transport calls every lost connection a ConnectTimeout, so causes are read first.
@@ -98,14 +129,14 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
     if late and not _any(chain, aiohttp.ClientError, OSError):
         return _timeout(reason, endpoint, url)
     if type(error) is APIError:  # the client raises it bare for an error inside a stream
-        return _broken_stream(error.message, error.body, endpoint)
+        return _broken_stream(error.message, error.body, endpoint, secret)
     return _unreachable(reason, endpoint, url)
 
 
 def error_of_response(
     response: httpx2.Response, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
-    """Say what a status of 400 or more means, and what to do.
+    """Say what a status of 300 or more means, and what to do.
 
     Args:
         response: Read to its end.
@@ -114,9 +145,7 @@ def error_of_response(
         secret: Key that must not show in the message.
     """
     status = response.status_code
-    said, code = _said(response)
-    if secret:
-        said = said.replace(secret, "***")
+    said, code = _said(response, secret)
     path = response.request.url.path
     kind, advice = _meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
@@ -127,6 +156,11 @@ def error_of_response(
 
 
 def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
+    if status < 400:
+        return (
+            EndpointRejected,
+            "No prompt and no key follow: correct `base_url` where that is right",
+        )
     if status in (401, 403) or (status == 400 and _BAD_KEY.search(said)):
         return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
     if (status == 404 and "model" in said.lower()) or (status == 400 and _NO_MODEL.search(said)):
@@ -152,10 +186,10 @@ def _unreachable(reason: str, endpoint: str, url: str) -> EndpointUnavailable:
     return EndpointUnavailable(message, endpoint=endpoint)
 
 
-def _broken_stream(message: str, body: object, endpoint: str) -> EndpointError:
+def _broken_stream(message: str, body: object, endpoint: str, secret: str) -> EndpointError:
     """Read an error inside a stream, whose status has been sent long before."""
     said, code = _words(body)
-    said = (said or message)[:_LONGEST_QUOTE]
+    said = masked(said or message, secret)[:_LONGEST_QUOTE]
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = _meaning(status, said, path="the stream", model="")
     return kind(f"the server broke off: {said}", endpoint=endpoint, status=status)
@@ -176,21 +210,27 @@ def _any(chain: tuple[BaseException, ...], *kinds: type[BaseException]) -> bool:
     return any(isinstance(error, kinds) for error in chain)
 
 
-def _reason(chain: tuple[BaseException, ...]) -> str:
+def _reason(chain: tuple[BaseException, ...], secret: str) -> str:
     deepest = chain[-1]
-    return " ".join(str(deepest).split())[:_LONGEST_QUOTE] or type(deepest).__name__
+    said = " ".join(masked(str(deepest), secret).split())
+    return said[:_LONGEST_QUOTE] or type(deepest).__name__
 
 
-def _said(response: httpx2.Response) -> tuple[str, str]:
-    text = response.text.strip()
+def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
+    if response.has_redirect_location:
+        return (
+            f"it redirects to {masked(response.headers['location'], secret)[:_LONGEST_QUOTE]}",
+            "",
+        )
+    text = masked(response.text.strip(), secret)
     try:
         body: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         html = text[:1] == "<"
         said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
         return said or "no explanation", ""
     said, code = _words(body)
-    return (said or text)[:_LONGEST_QUOTE].rstrip(". "), code
+    return masked(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
 def _words(body: object) -> tuple[str, str]:
@@ -218,7 +258,7 @@ def _unwrapped(said: object) -> object:
         return said
     try:
         return json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return said
 
 

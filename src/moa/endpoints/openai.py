@@ -68,7 +68,8 @@ class OpenAIEndpoint(Closing):
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+        ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
+            positive.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class OpenAIEndpoint(Closing):
         *,
         model: str,
         base_url: str | None = None,
-        api_key: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
         tier: Tier = "llm",
         price: Price = UNKNOWN_PRICE,
         context_window: int | None = None,

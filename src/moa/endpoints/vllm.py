@@ -46,7 +46,8 @@ class VLLMEndpoint(OpenAIEndpoint):
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, or a number is not positive.
+        ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
+            positive.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         model: str,
         base_url: str = "http://127.0.0.1:8000/v1",
         priority: int = 0,
-        api_key: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
         tier: Tier = "slm",
         price: Price = UNKNOWN_PRICE,
         context_window: int | None = None,

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from moa.endpoints.client import KEY, is_loopback
+from moa.endpoints.mapping import masked
 from moa.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
 )
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_TOKEN = re.compile(r"[!-~]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -214,12 +215,14 @@ class HubFile:
             headers["Authorization"] = f"Bearer {token}"
         try:
             with (
-                httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client,
+                httpx2.Client(
+                    follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(self.url)
+                ) as client,
                 client.stream("GET", self.url, headers=headers) as answer,
             ):
                 yield self._begun(answer, after)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise ConnectionError(f"{_hub()} can't be reached ({_said(error)})") from error
+            raise _lost(f"{_hub()} can't be reached", error) from None
 
     def _begun(self, answer: httpx2.Response, after: int) -> Opened:
         status = answer.status_code
@@ -248,13 +251,15 @@ def _hub() -> str:
 def _token() -> str | None:
     """Read the user's token; what is wrong is told without it."""
     token = os.environ.get("HF_TOKEN", "").strip()
-    if token and _TOKEN.fullmatch(token) is None:
+    if token and KEY.fullmatch(token) is None:
         raise ConfigError("$HF_TOKEN holds characters that no token has, such as a space")
     return token or None
 
 
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _lost(what: str, error: Exception) -> ConnectionError:
+    """Say why a connection was lost; what the server wrote there may quote the token."""
+    said = masked(str(error), _token() or "") or type(error).__name__
+    return ConnectionError(f"{what} ({said})")
 
 
 def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
@@ -263,7 +268,7 @@ def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
     try:
         yield from answer.iter_raw()
     except httpx2.RequestError as error:
-        raise ConnectionError(f"the connection broke ({_said(error)})") from error
+        raise _lost("the connection broke", error) from None
 
 
 def _digest(answer: httpx2.Response) -> str | None:

@@ -78,7 +78,7 @@ def _labels(text: str, node: str) -> dict[str, Any]:
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         labels: object = json.loads(bare)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OutputError("the labels are no JSON", node=node, text=text) from error
     if not isinstance(labels, dict):
         raise OutputError("the labels are no JSON object", node=node, text=text)

@@ -12,7 +12,8 @@ from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.last_value import LastValue
 from pydantic import TypeAdapter, ValidationError
 
-from moa.errors import OutputError, WiringError
+from moa.agents.boundary import said
+from moa.errors import OutputError, StoreError, WiringError
 from moa.graphs.building.skipped import Skipped
 from moa.graphs.building.types import UNKNOWN, is_union, shown
 
@@ -54,9 +55,19 @@ class JsonForm:
         )
 
     def load(self, written: Sequence[Any]) -> Any:
-        """Read a value back."""
-        place, value = written
-        return self._adapters[int(place)].validate_python(value)
+        """Read a value back.
+
+        Raises:
+            StoreError: a checkpoint holds something else.
+        """
+        try:
+            place, value = written
+            return self._adapters[int(place)].validate_python(value)
+        except (TypeError, ValueError, IndexError) as error:
+            raise StoreError(
+                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: {said(error)}. "
+                "Was another graph kept in this thread? Take another one"
+            ) from error
 
     def admit(self, value: object) -> list[Any]:
         """Take a value as it is, or as the JSON of it."""

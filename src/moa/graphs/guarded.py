@@ -99,6 +99,9 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
                 return output
             for session in reversed(sessions):
                 output = session.restore_all(output)
+                if session.altered:
+                    left = ", ".join(sorted(session.altered))
+                    context.note("dropped", f"not put back, since the node altered it: {left}")
             events.end()
             return output
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
+from moa.appending import make_private
 from moa.context import RunContext
 from moa.conversations.messages import is_file
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
@@ -50,7 +51,10 @@ class PlainJson:
         kind, written = data
         if kind != "json":
             raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
-        return json.loads(written)
+        try:
+            return json.loads(written)
+        except RecursionError as error:
+            raise ValueError("a checkpoint that is nested too deep") from error
 
 
 class Store(Protocol):
@@ -157,6 +161,7 @@ class SqliteStore:
         """Connect to the file."""
         with self._told():
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.file)
             async with self._savers.from_conn_string(str(self.file)) as saver:
                 saver.serde = PlainJson()
                 if not self._is_set_up:
@@ -191,7 +196,7 @@ class SqliteStore:
     def _told(self) -> Generator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:  # any type in any column
             raise StoreError(
                 f"{self.file}: the conversations in it can't be read or written: {error}. "
                 "It has to be a SQLite file that moa chat made, in a folder that can be written"

@@ -13,11 +13,12 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from moa.agents.boundary import said
 from moa.context import RunContext
 from moa.conversations import Conversation, Summary, Turn
+from moa.endpoints.closing import closed_after
 from moa.errors import StoreError
 from moa.graphs.stores import Store, in_time
 from moa.usage import Amount, Part, Tier, Usage
@@ -195,8 +196,11 @@ class Threads:
         """
         turns: dict[int, Turn] = {}
         newest: Conversation | None = None
-        async with self.store.opened() as saver:
-            async for found in saver.alist(_config(name)):
+        async with (
+            self.store.opened() as saver,
+            closed_after(saver.alist(_config(name))) as checkpoints,
+        ):
+            async for found in checkpoints:
                 conversation = self._read(found)
                 newest = newest or conversation
                 for turn in conversation.recent:
@@ -243,14 +247,31 @@ class Threads:
         Raises:
             StoreError: it holds something else than a conversation.
         """
-        values = found.checkpoint["channel_values"]
         try:
-            return Conversation.model_validate(values.get(_CHANNEL, {"form": "missing"}))
+            return _Checkpoint.model_validate(found.checkpoint).channel_values.conversation
         except ValidationError as error:
             raise StoreError(
                 f"thread {_name(found)!r} in {self.store.shown} holds no conversation of moa chat: "
                 f"{said(error)}. Take another name or another store"
             ) from error
+
+
+class _Channels(BaseModel):
+    conversation: Conversation
+
+    @field_validator("conversation")
+    @classmethod
+    def _begun(cls, conversation: Conversation) -> Conversation:
+        if conversation.last is None:
+            raise ValueError("it has no turn")
+        return conversation
+
+
+class _Checkpoint(BaseModel):
+    """What is read of a checkpoint."""
+
+    id: UUID
+    channel_values: _Channels
 
 
 @dataclass(slots=True)

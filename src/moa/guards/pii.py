@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _LONG = 4000
 """Characters from which on a text is read beside the event loop, and not in it."""
 _HELD = 256
+_OPENED = re.compile(r"\\?\[[^\[]*\Z")
 
 
 class Redacted(Text):
@@ -132,6 +134,8 @@ class PiiSession:
         """What it has taken out."""
         self.found: Counter[str] = Counter()
         """How often each kind was masked."""
+        self.altered: set[str] = set()
+        """Placeholders that came back so that they could not be put back."""
 
     def __repr__(self) -> str:
         return f"PiiSession({self.vault!r})"
@@ -146,11 +150,14 @@ class PiiSession:
         return self._masked(text, self._pii.find(text))
 
     def restore(self, text: str) -> str:
-        """Put back what was masked; placeholders of nobody's stay.
+        """Put back what was masked; placeholders of nobody's stay, and such as a model altered.
+
+        One in small letters, or escaped for Markdown, is put back all the same.
 
         Raises:
             ConfigError: the session is over.
         """
+        self.altered |= self.vault.altered(text)
         return self.vault.restore(text)
 
     async def mask_all(self, value: T) -> T:
@@ -273,10 +280,11 @@ class Restoring:
             ConfigError: the session is over.
         """
         self._pending += piece
-        opened = self._pending.rfind("[")
-        held = opened if opened >= 0 and self._vault.is_begun(self._pending[opened:]) else None
-        whole = self._pending if held is None else self._pending[:held]
-        self._pending = "" if held is None else self._pending[held:]
+        opened = _OPENED.search(self._pending)
+        begun = opened is not None and self._vault.is_begun(opened[0])
+        escapes = self._pending.endswith("\\")
+        held = opened.start() if opened and begun else len(self._pending) - escapes
+        whole, self._pending = self._pending[:held], self._pending[held:]
         return self._vault.restore(whole)
 
     def close(self) -> str:

@@ -11,8 +11,9 @@ from pydantic import SecretStr
 
 from moa.errors import ConfigError
 
-PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
-"""What a placeholder looks like. In square brackets: HTML, XML and JSON leave them alone."""
+PLACEHOLDER = re.compile(r"\\?\[ ?([A-Za-z](?:[A-Za-z0-9]|\\?_)*\\?_[0-9]+) ?\\?\]")
+"""What a placeholder looks like. In square brackets: HTML, XML and JSON leave them alone. Models
+write some in small letters, or escape them for Markdown."""
 QUOTED = "QUOTED"
 """The kind of a text that looked like a placeholder before any was made."""
 
@@ -68,13 +69,27 @@ class Vault:
         self._check()
         return PLACEHOLDER.sub(self._secret, text)
 
-    def holds(self, made: str) -> bool:
+    def altered(self, text: str) -> set[str]:
+        """Find its placeholders that stand in a text so that they can't be restored.
+
+        What looks like one by chance is among them, such as `email 1`.
+        """
+        if not self._secrets:
+            return set()
+        kinds = "|".join(re.escape(kind).replace("_", r"[\W_]{1,3}") for kind in self._counts)
+        alike = re.compile(rf"(?:{kinds})[\W_]{{1,3}}[0-9]+(?!\w)", re.IGNORECASE)
+        found = alike.findall(PLACEHOLDER.sub("", text))
+        made = {"[" + re.sub(r"[\W_]+", "_", one).upper() + "]" for one in found}
+        return made & self._secrets.keys()
+
+    def holds(self, placeholder: str) -> bool:
         """Whether a placeholder is one of this vault."""
-        return made in self._secrets
+        return _made(placeholder) in self._secrets
 
     def is_begun(self, tail: str) -> bool:
-        """Whether a text that begins with a bracket may go on as a placeholder of this vault."""
-        return any(made.startswith(tail) for made in self._secrets)
+        """Whether what a text ends in may go on as a placeholder of this vault."""
+        begun = _made(tail)
+        return any(made.startswith(begun) and len(tail) <= 2 * len(made) for made in self._secrets)
 
     def close(self) -> None:
         """Forget everything."""
@@ -83,7 +98,7 @@ class Vault:
         self._open = False
 
     def _secret(self, found: re.Match[str]) -> str:
-        kept = self._secrets.get(found[0])
+        kept = self._secrets.get(_made(found[0]))
         return found[0] if kept is None else kept.get_secret_value()
 
     def _check(self) -> None:
@@ -91,3 +106,8 @@ class Vault:
             raise ConfigError(
                 "the vault is closed: its request is over, and what it kept is forgotten"
             )
+
+
+def _made(placeholder: str) -> str:
+    """Write a placeholder, or the start of one, as it was made."""
+    return placeholder.replace("\\", "").replace(" ", "").upper()
