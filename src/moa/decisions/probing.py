@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +43,7 @@ GAIN = 0.01
 """Least fall of the log loss for which a model is asked beside the encoder at all."""
 LIMIT_S = 60.0
 """Most seconds that a model is probed for unasked, where it costs nothing."""
-_AT_ONCE = 2
+_AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
 _logger = logging.getLogger(__name__)
 _without_labels: set[str] = set()
@@ -130,26 +130,28 @@ async def _read_all(
     """Log-probabilities of the options, by place of the text and layout."""
     ends = time.monotonic() + limit_s if limit_s is not None else float("inf")
     read: dict[tuple[int, Layout], Floats] = {}
-    left = iter(range(len(trials)))
 
-    async def work() -> None:
+    async def work(left: Iterator[int], layout: Layout) -> None:
         for place in left:
-            if time.monotonic() > ends:
-                return
-            for layout in LAYOUTS:
-                try:
-                    read[place, layout] = await _read(endpoint, trials[place], layout, context)
-                except EndpointRejected:  # it has no chat template, or too small a window
-                    read[place, layout] = np.zeros(len(trials[place].question.options))
+            try:
+                read[place, layout] = await _read(endpoint, trials[place], layout, context)
+            except EndpointRejected:  # it has no chat template, or too small a window
+                read[place, layout] = np.zeros(len(trials[place].question.options))
             if progress is not None:
                 progress(len(read) // len(LAYOUTS), len(trials))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(work())
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+    # A few texts in one layout, then in the other: a server keeps one beginning of a prompt.
+    for start in range(0, len(trials), _IN_TURN):
+        if time.monotonic() > ends:
+            break
+        for layout in LAYOUTS:
+            left = iter(range(start, min(start + _IN_TURN, len(trials))))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(_AT_ONCE):
+                        group.create_task(work(left, layout))
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from failed
     return read
 
 

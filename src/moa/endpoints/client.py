@@ -479,7 +479,6 @@ def is_near(url: str) -> bool:
     """Whether an address is that of this machine, or of its own network."""
     host = urlsplit(url).hostname or ""
     try:
-        address = ipaddress.ip_address(host)
+        return is_loopback(url) or ipaddress.ip_address(host).is_private
     except ValueError:
-        return "." not in host or host.endswith((".local", ".lan", ".internal", ".localhost"))
-    return address.is_private or address.is_loopback
+        return "." not in host or host.endswith((".local", ".lan", ".internal"))
