@@ -67,7 +67,7 @@ class Probe:
 
     found: Known
     losses: Mapping[Kind, Mapping[Layout, float]]
-    """Log loss at the best weight, in natural logarithms."""
+    """Log loss at the best weight above 0, in natural logarithms."""
     texts: int
     """How many were read in each layout."""
     of: int
@@ -112,10 +112,13 @@ async def probe(
         for layout, weight in product(LAYOUTS, WEIGHTS):
             rows = [(trials[done[row]], read[done[row], layout], beside[row]) for row in here]
             tried[layout, weight] = _loss(rows, weight)
-        losses[kind] = {at: min(tried[at, weight] for weight in WEIGHTS) for at in LAYOUTS}
-        layouts[kind], best = min(tried, key=lambda each: tried[each])
-        gains = tried[layouts[kind], best] < tried[layouts[kind], 0.0] - GAIN
-        weights[kind] = best if gains else 0.0
+        asked: dict[Layout, float] = {}
+        for layout in LAYOUTS:
+            asked[layout] = min(WEIGHTS[1:], key=lambda weight, at=layout: tried[at, weight])
+        losses[kind] = {layout: tried[layout, asked[layout]] for layout in LAYOUTS}
+        best: Layout = min(losses[kind], key=lambda layout: losses[kind][layout])
+        gains = losses[kind][best] < tried[best, 0.0] - GAIN
+        layouts[kind], weights[kind] = best, asked[best] if gains else 0.0
     found = before.model_copy(update={"name": endpoint.model, "layout": layouts, "weight": weights})
     return Probe(found, losses, len(done), len(trials))
 
