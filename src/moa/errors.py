@@ -206,7 +206,7 @@ class GuardFailed(MoaError):
 
 
 class BudgetExceeded(MoaError):
-    """A limit of a run's `Budget` would be passed by the next call, so it was not sent.
+    """A limit of a run's `Budget` would be passed by the next call, so it was not sent or was cut.
 
     Args:
         message: The limit, what was spent, what the call asked for.

@@ -251,6 +251,58 @@ async def test_a_call_is_reserved_before_it_is_sent(
     assert served.requests == []
 
 
+@pytest.mark.parametrize("concurrency", [1, 8, 32])
+async def test_a_budget_pays_for_as_many_answers_at_any_concurrency(
+    served: Served, transport: httpx2.AsyncClient, concurrency: int
+) -> None:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        del request
+        await asyncio.sleep(0.001)
+        choice = {"message": {"content": "hello"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 20, "completion_tokens": 20}
+        return httpx2.Response(200, json={"choices": [choice], "usage": usage})
+
+    served.will(answer)
+    writer, run = endpoint(transport), RunContext(budget=Budget(cost=0.003))
+    slots = asyncio.Semaphore(concurrency)
+
+    async def row(number: int) -> Completion:
+        async with slots:
+            return await writer.complete(Prompt.of(f"Write about {number}"), run.nested())
+
+    done = await asyncio.gather(*map(row, range(60)), return_exceptions=True)
+    answered = sum(isinstance(item, Completion) for item in done)
+    assert answered >= 45
+    assert run.usage.cost == answered * Decimal("0.00006")
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+async def test_an_answer_that_the_budget_cut_is_no_answer(
+    served: Served, transport: httpx2.AsyncClient, *, streams: bool
+) -> None:
+    writer, run = endpoint(transport), RunContext(budget=Budget(tokens=600))
+
+    async def ask() -> object:
+        prompt = Prompt.of("Hi", max_tokens=550)
+        if streams:
+            return [part async for part in writer.stream(prompt, run)]
+        return await writer.complete(prompt, run)
+
+    used: Any = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 60}}
+    served.will(*_either(streams, "stop", used), *_either(streams, "length", used))
+    await ask()
+    with pytest.raises(BudgetExceeded, match="it is longer"):
+        await ask()
+    assert served.bodies[1]["max_tokens"] < 550
+
+
+def _either(streams: bool, reason: str, used: Any) -> list[httpx2.Response]:
+    if streams:
+        return [events(piece("hello", finish_reason=reason), used)]
+    body = {**chat("hello", finish_reason=reason).json(), "usage": used["usage"]}
+    return [httpx2.Response(200, json=body)]
+
+
 async def test_a_prompt_in_chinese_reserves_a_token_a_character(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:

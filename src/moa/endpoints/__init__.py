@@ -105,7 +105,7 @@ class Embeddings:
 class Endpoint(Protocol):
     """One served model.
 
-    Every call reserves in `context` what it is expected to take before its first `await`, and
+    Every call reserves in `context` what it is expected to take before it sends anything, and
     settles what it took, so callers neither reserve nor charge. What it can't do it refuses with
     `CapabilityError`; callers look at `capabilities` when they are built.
     """

@@ -18,7 +18,13 @@ from pydantic import SecretStr
 from moa.context import Reservation, RunContext
 from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
 from moa.endpoints.metering import amount_of
-from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointGarbled,
+    EndpointTimeout,
+)
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
 
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
+
+_ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
+"""What limits the tokens of an answer in a request."""
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
@@ -149,12 +158,15 @@ class Client:
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
         """
-        with context.reserve(self.name, self.tier, estimate) as call:
+        call, body = await self._reserved(body, context, estimate)
+        with call:
             line = self._line()
             request = self._request(line, "POST", path, body, at_root=at_root)
             answer, seconds = await self._answer(line, request, context, call)
             amount = amount_of(answer, calls=estimate.calls, seconds=seconds, price=self.price)
             call.settle(amount)
+        if _is_cut(answer):
+            self._check_cut(call, estimate, context)
         return Posted(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
@@ -180,7 +192,9 @@ class Client:
             DeadlineExceeded: the run's time is up.
         """
         usage: JSON = {}
-        with context.reserve(self.name, self.tier, estimate) as call:
+        cut = False
+        call, body = await self._reserved(body, context, estimate)
+        with call:
             line = self._line()
             request = self._request(line, "POST", path, body)
             async with self._slot(line, context, call):
@@ -189,10 +203,13 @@ class Client:
                     async for event in events:
                         if event.get("usage"):
                             usage = event
+                        cut = cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
             amount = amount_of(usage, calls=estimate.calls, seconds=seconds, price=self.price)
             call.settle(amount)
+        if cut:
+            self._check_cut(call, estimate, context)
         yield amount
 
     async def close(self) -> None:
@@ -200,6 +217,29 @@ class Client:
         line = self._lines.pop(asyncio.get_running_loop(), None)
         if line is not None:
             await line.closing.aclose()
+
+    async def _reserved(
+        self, body: Mapping[str, Any], context: RunContext, estimate: Amount
+    ) -> tuple[Reservation, Mapping[str, Any]]:
+        """Set aside what a request may take, and limit its answer to what was set aside."""
+        limit = next((key for key in _ANSWER_LIMITS if key in body), None)
+        call = await context.reserve(
+            self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
+        )
+        tokens = call.estimate.output_tokens
+        if limit is not None and tokens < estimate.output_tokens:
+            body = {**body, limit: tokens}
+        return call, body
+
+    def _check_cut(self, call: Reservation, estimate: Amount, context: RunContext) -> None:
+        """Refuse an answer that was cut where the budget ended, and not at `max_tokens`."""
+        tokens = call.estimate.output_tokens
+        if tokens < estimate.output_tokens:
+            raise BudgetExceeded(
+                f"{context.node or self.name}: what was left of the budget paid for {tokens} "
+                "tokens of an answer, and it is longer. Give a larger budget to go on",
+                spent=context.usage,
+            )
 
     def _line(self) -> _Line:
         loop = asyncio.get_running_loop()
@@ -381,6 +421,17 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _is_cut(answer: JSON) -> bool:
+    """Tell whether an answer, or an event of a stream, says that its limit cut it."""
+    choices: object = answer.get("choices")
+    if not isinstance(choices, list):
+        return False
+    return any(
+        isinstance(choice, dict) and cast("JSON", choice).get("finish_reason") == "length"
+        for choice in cast("list[object]", choices)
+    )
 
 
 def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -279,7 +280,7 @@ class OpenAIEndpoint(Closing):
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
             body = self._accepted(self.chat(prompt))
-            estimate = self._estimate(prompt)
+            estimate = self._estimate(body, prompt)
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -292,7 +293,7 @@ class OpenAIEndpoint(Closing):
         while True:
             streaming = {"stream": True, "stream_options": {"include_usage": True}}
             body = self._accepted({**self.chat(prompt), **streaming})
-            estimate = self._estimate(prompt)
+            estimate = self._estimate(body, prompt)
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:
@@ -323,9 +324,10 @@ class OpenAIEndpoint(Closing):
         for key in refused:
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
-    def _estimate(self, prompt: Prompt) -> Amount:
-        texts = (message.content for message in prompt.messages)
-        return estimate_of(*texts, max_tokens=prompt.max_tokens, price=self.price)
+    def _estimate(self, body: Mapping[str, Any], prompt: Prompt) -> Amount:
+        # The words around the messages stand for what the chat template puts there.
+        text = json.dumps(body, ensure_ascii=False)
+        return estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _check_length(self, prompt: Prompt) -> None:
         """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
