@@ -241,11 +241,21 @@ async def test_a_refused_call_counts_but_costs_nothing() -> None:
     assert (run.usage.calls, run.usage.cost) == (1, Decimal(0))
 
 
-async def test_a_call_cut_in_the_middle_has_an_unknown_cost() -> None:
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), EndpointUnavailable("lost", endpoint="e", begun=True)]
+)
+async def test_a_call_cut_in_the_middle_is_charged_as_estimated(error: Exception) -> None:
     run = RunContext()
-    with pytest.raises(TimeoutError), await run.reserve("e", "slm", ONE):
-        raise TimeoutError
-    assert run.usage.cost is None
+    with pytest.raises(type(error)), await run.reserve("e", "llm", DEAR):
+        raise error
+    assert (run.usage.cost, run.usage.total.tokens) == (DEAR.cost, DEAR.tokens)
+
+
+async def test_a_call_cut_in_the_middle_is_charged_for_its_time() -> None:
+    run, price = RunContext(), Price(hour=Decimal(3600))
+    with await run.reserve("e", "llm", DEAR, price=price):
+        await asyncio.sleep(0.02)
+    assert (run.usage.cost or 0) >= Decimal("0.02")
 
 
 async def test_a_limit_ahead_is_named_before_anything_is_set_aside() -> None:

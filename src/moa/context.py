@@ -14,7 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
 
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointUnavailable,
+)
 from moa.trace import Event, Note, NoteKind
 from moa.usage import (
     NOTHING,
@@ -344,8 +350,8 @@ class RunContext:
 class Reservation:
     """Something set aside in a run's budget for one call.
 
-    Leaving it unsettled charges the call without tokens: at no cost where the server refused it,
-    at an unknown cost where nobody knows whether it was billed.
+    Leaving it unsettled charges the estimate, since nobody knows what was billed; of a call that
+    the server refused or that never reached it, the call alone.
     """
 
     __slots__ = ("_context", "_price", "_settled", "_start", "estimate", "part", "waits")
@@ -384,10 +390,15 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._settled:
-            free = isinstance(error, EndpointRejected | EndpointUnavailable)
-            calls = self.estimate.calls
-            self.settle(Amount(calls=calls, unpriced_calls=0 if free else calls))
+        if self._settled:
+            return
+        if isinstance(error, ConfigError) or (
+            isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun
+        ):
+            self.settle(Amount(calls=self.estimate.calls))
+            return
+        taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
+        self.settle(self._price.charge(taken) if self._price.known else taken)
 
 
 _within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())

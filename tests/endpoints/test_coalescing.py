@@ -177,7 +177,9 @@ async def test_one_who_waited_until_the_request_was_out_reserves_another() -> No
 
     async def send(state: str, questions: Sequence[Question], ledger: RunContext) -> Decision:
         del state, ledger
-        answers = tuple(Answer(question=question, probabilities=(0.9, 0.1)) for question in questions)
+        answers = tuple(
+            Answer(question=question, probabilities=(0.9, 0.1)) for question in questions
+        )
         return Decision(answers=answers, endpoint="e", model="m", amount=taken)
 
     def estimate(state: str, questions: Sequence[Question]) -> Amount:

@@ -27,7 +27,7 @@ from moa.errors import (
     OutputError,
 )
 
-from .conftest import Served, chat, events, piece
+from .conftest import Handler, Served, chat, events, piece
 
 KEY = "sk-very-secret"
 PROMPT = Prompt.of("Hello?", max_tokens=32)
@@ -260,7 +260,7 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     assert [await anext(pieces), await anext(pieces)] == ["Good ", "morn"]
     with pytest.raises(EndpointGarbled, match="ended before"):
         await anext(pieces)
-    assert context.usage.total.unpriced_calls == 1
+    assert context.usage.output_tokens == PROMPT.max_tokens
 
 
 async def test_half_a_json_inside_a_stream_is_garbled(
@@ -294,11 +294,36 @@ async def test_a_stream_that_hangs_in_the_middle_times_out(
         await streamed(endpoint, RunContext())
 
 
-async def test_what_the_server_refused_costs_nothing(
-    served: Served, endpoint: OpenAIEndpoint
+@pytest.mark.parametrize("answer", [httpx2.Response(400), httpx2.ConnectError("refused")])
+async def test_what_the_server_refused_or_never_saw_costs_nothing(
+    served: Served, endpoint: OpenAIEndpoint, answer: httpx2.Response | Exception
 ) -> None:
-    served.will(httpx2.Response(400))
+    served.will(answer)
     context = RunContext()
-    with pytest.raises(EndpointRejected):
+    with pytest.raises((EndpointRejected, EndpointUnavailable)):
         await endpoint.complete(PROMPT, context)
-    assert context.usage.cost == 0
+    assert (context.usage.calls, context.usage.total.tokens, context.usage.cost) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(hang, id="timeout"),
+        pytest.param(httpx2.ReadError("lost"), id="lost"),
+        pytest.param(httpx2.Response(200, text='{"choi'), id="half"),
+        pytest.param(events(piece("Good "), {"error": {"message": "failed"}}), id="broken-off"),
+    ],
+)
+async def test_what_may_have_been_answered_is_charged_as_estimated(
+    served: Served,
+    endpoint: OpenAIEndpoint,
+    answer: httpx2.Response | Exception | Handler,
+    *,
+    streams: bool,
+) -> None:
+    served.will(answer)
+    context = RunContext()
+    with pytest.raises(EndpointError):
+        await (streamed(endpoint, context) if streams else endpoint.complete(PROMPT, context))
+    assert context.usage.output_tokens == PROMPT.max_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -187,7 +188,7 @@ async def test_a_stream_that_is_left_is_closed_and_charged(
         pieces = limited.stream(Prompt.of("Hi"), context)
         await anext(pieces)
         await pieces.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    assert context.usage.total.unpriced_calls == 2
+    assert context.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
 
 
 async def test_vectors_come_in_the_order_of_the_texts(
@@ -312,13 +313,38 @@ async def test_a_prompt_in_chinese_reserves_a_token_a_character(
         await endpoint(transport).complete(Prompt.of("你好" * 50, max_tokens=1), context)
 
 
-async def test_an_answer_without_usage_has_no_known_cost(
-    served: Served, transport: httpx2.AsyncClient
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "null",
+        "[]",
+        '{"prompt_tokens": 20}',
+        '{"prompt_tokens": 20, "completion_tokens": "4"}',
+        '{"prompt_tokens": -20, "completion_tokens": 4}',
+        '{"prompt_tokens": 20, "completion_tokens": 1e999}',
+        '{"prompt_tokens": NaN, "completion_tokens": 4}',
+        '{"prompt_tokens": 0, "completion_tokens": 0}',
+    ],
+)
+async def test_an_answer_without_readable_usage_is_charged_as_estimated(
+    served: Served, transport: httpx2.AsyncClient, usage: str, *, streams: bool
 ) -> None:
-    choice = {"message": {"content": "hello"}, "finish_reason": "stop"}
-    served.will(httpx2.Response(200, json={"choices": [choice]}))
-    completion = await endpoint(transport).complete(Prompt.of("Hi"), RunContext())
-    assert completion.amount.cost is None
+    choice = '{"message": {"content": "hi"}, "delta": {"content": "hi"}, "finish_reason": "stop"}'
+    body = f'{{"choices": [{choice}], "usage": {usage}}}'
+    served.will(events(body) if streams else httpx2.Response(200, text=body))
+    run = RunContext(budget=Budget(cost=0.003))
+    writer = endpoint(transport)
+    for _ in range(9):
+        with suppress(BudgetExceeded):
+            if streams:
+                _ = [part async for part in writer.stream(Prompt.of("Hi"), run)]
+            else:
+                await writer.complete(Prompt.of("Hi"), run)
+    assert len(served.requests) == 2
+    assert run.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
+    assert [note.kind for note in run.trace].count("degraded") == 2
+    assert Decimal("0.002") < (run.usage.cost or 0) <= Decimal("0.003")
 
 
 async def test_no_more_requests_than_slots_are_sent(

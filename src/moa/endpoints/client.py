@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -143,7 +143,7 @@ class Client:
         estimate: Amount,
         at_root: bool = False,
     ) -> Posted:
-        """Send `body`, and charge what its answer says it took.
+        """Send `body`, and charge what its answer says it took, or else `estimate`.
 
         Args:
             path: From the base URL on, such as `/chat/completions`.
@@ -163,8 +163,7 @@ class Client:
             line = self._line()
             request = self._request(line, "POST", path, body, at_root=at_root)
             answer, seconds = await self._answer(line, request, context, call)
-            amount = amount_of(answer, calls=estimate.calls, seconds=seconds, price=self.price)
-            call.settle(amount)
+            amount = self._charge(call, answer, seconds, context)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
         return Posted(answer, amount)
@@ -206,8 +205,7 @@ class Client:
                         cut = cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
-            amount = amount_of(usage, calls=estimate.calls, seconds=seconds, price=self.price)
-            call.settle(amount)
+            amount = self._charge(call, usage, seconds, context)
         if cut:
             self._check_cut(call, estimate, context)
         yield amount
@@ -230,6 +228,20 @@ class Client:
         if limit is not None and tokens < estimate.output_tokens:
             body = {**body, limit: tokens}
         return call, body
+
+    def _charge(
+        self, call: Reservation, answer: JSON, seconds: float, context: RunContext
+    ) -> Amount:
+        """Settle what an answer says that it took, or else the most that it may have taken."""
+        amount = amount_of(answer, estimate=call.estimate)
+        if amount is None:
+            amount = call.estimate
+            if amount.calls:
+                said = "the answer says no readable usage, so the estimate is charged"
+                context.note("degraded", said, endpoint=self.name)
+        amount = self.price.charge(replace(amount, seconds=seconds))
+        call.settle(amount)
+        return amount
 
     def _check_cut(self, call: Reservation, estimate: Amount, context: RunContext) -> None:
         """Refuse an answer that was cut where the budget ended, and not at `max_tokens`."""

@@ -93,13 +93,14 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
         return EndpointGarbled(message, endpoint=endpoint)
     if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
         message = f"{url} closed the connection in the middle of its answer ({reason})"
-        return EndpointUnavailable(message, endpoint=endpoint)
+        return EndpointUnavailable(message, endpoint=endpoint, begun=True)
     late = _any(chain, httpx2.TimeoutException, APITimeoutError)
     if late and not _any(chain, aiohttp.ClientError, OSError):
         return _timeout(reason, endpoint, url)
     if type(error) is APIError:  # the client raises it bare for an error inside a stream
         return _broken_stream(error.message, error.body, endpoint)
-    return _unreachable(reason, endpoint, url)
+    refused = _any(chain, aiohttp.ClientConnectorError, httpx2.ConnectError)
+    return _unreachable(reason, endpoint, url, begun=not refused)
 
 
 def error_of_response(
@@ -147,9 +148,11 @@ def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[End
     return EndpointRejected, "The request is wrong, so it was not sent again"
 
 
-def _unreachable(reason: str, endpoint: str, url: str) -> EndpointUnavailable:
+def _unreachable(
+    reason: str, endpoint: str, url: str, *, begun: bool = False
+) -> EndpointUnavailable:
     message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
-    return EndpointUnavailable(message, endpoint=endpoint)
+    return EndpointUnavailable(message, endpoint=endpoint, begun=begun)
 
 
 def _broken_stream(message: str, body: object, endpoint: str) -> EndpointError:
@@ -158,7 +161,7 @@ def _broken_stream(message: str, body: object, endpoint: str) -> EndpointError:
     said = (said or message)[:_LONGEST_QUOTE]
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = _meaning(status, said, path="the stream", model="")
-    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status)
+    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status, begun=True)
 
 
 def _timeout(reason: str, endpoint: str, url: str) -> EndpointTimeout:
