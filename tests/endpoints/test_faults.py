@@ -156,6 +156,7 @@ async def test_an_empty_answer_is_an_error_that_names_the_finish_reason(
         ("retry-after-ms", "250", 0.25, 0.25),
         ("retry-after", format_datetime(datetime.now(UTC) + timedelta(hours=1)), 1800, 3600),
         ("retry-after", format_datetime(datetime.now(UTC) - timedelta(hours=1)), 0, 0),
+        ("retry-after", "Fri, 31 Dec 9999 23:59:59 -1200", 2e11, 3e11),
     ],
 )
 async def test_a_server_says_when_to_come_back(
@@ -169,13 +170,56 @@ async def test_a_server_says_when_to_come_back(
     assert ("the server asks to wait" in str(caught.value)) == (most > 0)
 
 
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("retry-after", "soon"),
+        ("retry-after", "1e999"),
+        ("retry-after", "nan"),
+        ("retry-after", f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}"),
+        ("retry-after-ms", "9" * 400),
+        ("retry-after-ms", "9" * 5000),
+        ("x-ratelimit-reset-tokens", f"{'9' * 400}s"),
+    ],
+)
 async def test_an_unreadable_time_to_come_back_is_none(
-    served: Served, endpoint: OpenAIEndpoint
+    served: Served, endpoint: OpenAIEndpoint, header: str, value: str
 ) -> None:
-    served.will(httpx2.Response(429, headers={"retry-after": "soon"}))
+    headers = {header: value, "x-ratelimit-remaining-tokens": "0"}
+    served.will(httpx2.Response(429, headers=headers))
     with pytest.raises(EndpointUnavailable) as caught:
         await endpoint.complete(PROMPT, RunContext())
     assert caught.value.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('{"detail": [{"loc": 5, "msg": "is no number"}]}', "5: is no number"),
+        ('{"detail": [{"loc": "body", "msg": "is no number"}]}', "body: is no number"),
+        ('{"error": ' * 5000 + '"deep"' + "}" * 5000, "error"),
+        ('{"error": ' * 500 + '"deep"' + "}" * 500, "error"),
+        ("[" * 500 + "]" * 500, "["),
+        ('{"error": "' + "[" * 9000 + '"}', "["),
+    ],
+)
+async def test_an_explanation_of_any_shape_is_one_sentence(
+    served: Served, endpoint: OpenAIEndpoint, said: str, shown: str
+) -> None:
+    served.will(httpx2.Response(422, text=said))
+    with pytest.raises(EndpointRejected, match="The request is wrong") as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert shown in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    headers = {"content-type": "text/plain; charset=idna"}
+    served.will(httpx2.Response(200, headers=headers, content=b"\xff.x"))
+    with pytest.raises(EndpointGarbled, match="no JSON"):
+        await endpoint.complete(PROMPT, RunContext())
 
 
 async def test_a_message_never_holds_the_key(served: Served, endpoint: OpenAIEndpoint) -> None:
@@ -263,10 +307,11 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     assert context.usage.output_tokens == PROMPT.max_tokens
 
 
-async def test_half_a_json_inside_a_stream_is_garbled(
-    served: Served, endpoint: OpenAIEndpoint
+@pytest.mark.parametrize("event", ['{"choices": [', "[" * 99_999], ids=["half", "deep"])
+async def test_what_is_no_json_inside_a_stream_is_garbled(
+    served: Served, endpoint: OpenAIEndpoint, event: str
 ) -> None:
-    served.will(events(piece("Good "), '{"choices": [', done=False))
+    served.will(events(piece("Good "), event, done=False))
     with pytest.raises(EndpointGarbled, match="no JSON"):
         await streamed(endpoint, RunContext())
 

@@ -236,10 +236,41 @@ async def test_openai_without_a_key_says_how_to_give_one(transport: httpx2.Async
         await endpoint(transport, base_url=None).complete(Prompt.of("Hi"), RunContext())
 
 
-@pytest.mark.parametrize("settings", [{"base_url": "localhost:8000"}, {"concurrency": 0}])
-def test_a_setting_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
+def test_a_setting_that_cannot_work_is_refused() -> None:
     with pytest.raises(ConfigError):
-        endpoint(**settings)
+        endpoint(concurrency=0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "http://",
+        "http://[::1",
+        "http://[zz]/v1",
+        "http://host:abc/v1",
+        "http://host:99999/v1",
+        f"http://{'a' * 64}.test/v1",
+    ],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of HTTP"):
+        endpoint(base_url=url)
+
+
+@pytest.mark.parametrize("url", ["http://1.2.3.999/v1", "http://ho\0st/v1", "http://é..x/v1"])
+async def test_what_only_the_http_client_knows_for_no_address_is_refused_at_the_first_call(
+    transport: httpx2.AsyncClient, url: str
+) -> None:
+    with pytest.raises(ConfigError, match="no address of HTTP"):
+        await endpoint(transport, base_url=url).complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@[::1", "https://secret@host:abc/v1"])
+def test_a_password_in_a_broken_address_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="password") as caught:
+        endpoint(base_url=url)
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_call_is_reserved_before_it_is_sent(

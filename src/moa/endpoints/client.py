@@ -16,7 +16,12 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.mapping import error_of_exception, error_of_response, foreign_errors
+from moa.endpoints.mapping import (
+    error_of_exception,
+    error_of_response,
+    foreign_errors,
+    text_of,
+)
 from moa.endpoints.metering import amount_of
 from moa.errors import (
     BudgetExceeded,
@@ -41,6 +46,10 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
+
+
+_LONGEST_LABEL = 64
+"""Bytes between two dots of a host's name that are too many for DNS."""
 
 
 class Posted(NamedTuple):
@@ -105,16 +114,8 @@ class Client:
         timeout_s: float = 120.0,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"{name}: base_url={base_url!r} must start with http:// or https://, "
-                "such as http://127.0.0.1:8000/v1"
-            )
-        if base_url is not None and "@" in urlsplit(base_url).netloc:
-            raise ConfigError(
-                f"{name}: base_url holds a user name or a password. Leave it out, and name the "
-                "environment variable of a key by `api_key_env`"
-            )
+        if base_url is not None:
+            _check_address(name, base_url)
         if concurrency < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
             raise ConfigError(f"{name}: concurrency and timeouts must be positive")
         self.name = name
@@ -283,6 +284,8 @@ class Client:
                 f"{self.name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another variable "
                 "by `api_key_env`; a server of your own needs `base_url`"
             ) from error
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise _no_address(self.name, self._base_url) from error
         headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
         if not keyless:
             headers.append(("Authorization", f"Bearer {openai.api_key}"))
@@ -367,7 +370,7 @@ class Client:
                 if not isinstance(event, dict):
                     return
                 yield cast("JSON", event)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EndpointGarbled(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
@@ -426,7 +429,7 @@ class Client:
             )
 
     def _garbled(self, response: httpx2.Response) -> EndpointGarbled:
-        start = " ".join(response.text[:80].split())
+        start = " ".join(text_of(response)[:80].split())
         return EndpointGarbled(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
@@ -443,6 +446,31 @@ def _is_cut(answer: JSON) -> bool:
     return any(
         isinstance(choice, dict) and cast("JSON", choice).get("finish_reason") == "length"
         for choice in cast("list[object]", choices)
+    )
+
+
+def _check_address(name: str, base_url: str) -> None:
+    if "@" in base_url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            f"{name}: base_url holds a user name or a password. Leave it out, and name the "
+            "environment variable of a key by `api_key_env`"
+        )
+    try:
+        parts = urlsplit(base_url)
+        labels = (parts.hostname or "").split(".")
+        known = parts.scheme in ("http", "https") and parts.port != 0
+        known = known and bool(labels[0]) and max(map(len, labels)) < _LONGEST_LABEL
+    except ValueError:
+        known = False
+    if not known:
+        raise _no_address(name, base_url)
+
+
+def _no_address(name: str, base_url: str | None) -> ConfigError:
+    given = f"base_url={base_url!r}" if base_url else "$OPENAI_BASE_URL"
+    return ConfigError(
+        f"{name}: {given} is no address of HTTP. Correct it: it starts with http:// or https://, "
+        "such as http://127.0.0.1:8000/v1"
     )
 
 

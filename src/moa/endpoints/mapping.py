@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import ssl
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +39,8 @@ _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_QUOTE = 300
+_DEEPEST = 16
+"""How far an explanation may be nested."""
 
 
 @cache
@@ -184,11 +189,16 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     return " ".join(str(deepest).split())[:_LONGEST_QUOTE] or type(deepest).__name__
 
 
+def text_of(response: httpx2.Response) -> str:
+    """Read an answer as UTF-8, whatever it says that it is: some of Python's codecs can't read."""
+    return response.content.decode("utf-8", "replace")
+
+
 def _said(response: httpx2.Response) -> tuple[str, str]:
-    text = response.text.strip()
+    text = text_of(response).strip()
     try:
         body: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         html = text[:1] == "<"
         said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
         return said or "no explanation", ""
@@ -196,20 +206,23 @@ def _said(response: httpx2.Response) -> tuple[str, str]:
     return (said or text)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
-def _words(body: object) -> tuple[str, str]:
+def _words(body: object, depth: int = 0) -> tuple[str, str]:
     """Find the explanation in the shapes that servers use: OpenAI's, FastAPI's, Ollama's."""
     if isinstance(body, str):
         return body, ""
+    if depth == _DEEPEST:
+        return "", ""
     if isinstance(body, list):
-        parts = [_words(item)[0] for item in cast("list[object]", body)]
+        parts = [_words(item, depth + 1)[0] for item in cast("list[object]", body)]
         return "; ".join(part for part in parts if part), ""
     if not isinstance(body, dict):
         return "", ""
     known = cast("dict[str, Any]", body)
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(_unwrapped(known.get(key)))
+        said, code = _words(_unwrapped(known.get(key)), depth + 1)
         if said:
-            where = ".".join(str(part) for part in known.get("loc") or ())
+            loc = known.get("loc")
+            where = ".".join(map(str, cast("list[object]", loc))) if isinstance(loc, list) else loc
             found = code or str(known.get("code") or known.get("error_type") or "")
             return (f"{where}: {said}" if where else said), found
     return "", ""
@@ -221,26 +234,30 @@ def _unwrapped(said: object) -> object:
         return said
     try:
         return json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return said
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
+    asked = _asked_s(response)
+    return max(0.0, asked) if asked is not None and math.isfinite(asked) else None
+
+
+def _asked_s(response: httpx2.Response) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
-        return int(milliseconds) / 1000
+        return float(milliseconds) / 1000
     value = response.headers.get("retry-after", "").strip()
     if not value:
         return _reset_s(response)
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    # A time zone can put a date past the last year that Python knows, so none is converted.
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 def _reset_s(response: httpx2.Response) -> float | None:
@@ -252,7 +269,7 @@ def _reset_s(response: httpx2.Response) -> float | None:
         for what in ("requests", "tokens")
         if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
     ]
-    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', response.text)
+    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', text_of(response))
     found = [
         sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
         for span in spans
