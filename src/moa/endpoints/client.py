@@ -48,6 +48,13 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 _KEEP_IDLE_S = 4.0
 
 
+LARGEST_ANSWER = 128 * 2**20
+"""Bytes of an answer, or of a whole stream, decompressed, above which it isn't read on.
+
+Two thousand vectors of 3,000 numbers are as much.
+"""
+LONGEST_LINE = 8 * 2**20
+"""Bytes of one line of a stream above which it isn't read on."""
 _LONGEST_LABEL = 64
 """Bytes between two dots of a host's name that are too many for DNS."""
 
@@ -337,7 +344,8 @@ class Client:
         async with self._slot(line, context, call):
             start = time.monotonic()
             async with self._in_time(self.timeout_s, request, context):
-                response = await line.http.send(request)
+                response = self._bounded(await line.http.send(request, stream=True))
+                await response.aread()
             seconds = time.monotonic() - start
         self._check(response, line)
         try:
@@ -355,8 +363,9 @@ class Client:
 
         until = time.monotonic() + self.timeout_s
         async with self._in_time(self.timeout_s, request, context):
-            response = await line.http.send(request, stream=True)
-            streams = response.headers.get("content-type", "").startswith("text/event-stream")
+            sent = await line.http.send(request, stream=True)
+            response = self._bounded(sent)
+            streams = _is_stream(response) and response.status_code < 400
             if not streams:
                 await response.aread()
         self._check(response, line)
@@ -374,6 +383,43 @@ class Client:
             raise EndpointGarbled(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
+        finally:
+            await sent.aclose()
+
+    def _bounded(self, response: httpx2.Response) -> httpx2.Response:
+        """Give the same answer, decompressed, which fails where it is larger than one may be."""
+        import httpx2
+
+        headers = [
+            (key, value)
+            for key, value in response.headers.multi_items()
+            if key not in ("content-encoding", "content-length", "transfer-encoding")
+        ]
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            content=self._pieces(response),
+            request=response.request,
+            extensions=response.extensions,
+        )
+
+    async def _pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+        of_events = _is_stream(response)
+        whole, line = 0, 0
+        try:
+            async for piece in response.aiter_bytes():
+                whole += len(piece)
+                end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+                line = len(piece) - 1 - end if end >= 0 else line + len(piece)
+                if whole > LARGEST_ANSWER or (of_events and line > LONGEST_LINE):
+                    most = LARGEST_ANSWER if whole > LARGEST_ANSWER else LONGEST_LINE
+                    what = "answer" if whole > LARGEST_ANSWER else "line of a stream"
+                    raise EndpointGarbled(
+                        f"{_address(response.request)} sent more than {most >> 20} MiB in one "
+                        f"{what}. Ask for less at once, or correct `base_url`",
+                        endpoint=self.name,
+                    )
+                yield piece
         finally:
             await response.aclose()
 
@@ -436,6 +482,10 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _is_stream(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _is_cut(answer: JSON) -> bool:
