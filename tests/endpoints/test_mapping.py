@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -263,3 +264,48 @@ async def test_an_error_that_calls_itself_a_stream_is_told() -> None:
     async with served_by(speak) as endpoint:
         with pytest.raises(EndpointUnavailable, match="out of memory"):
             await streamed(endpoint, Prompt.of("Hi"), RunContext())
+
+
+ANSWER = json.dumps({"choices": [{"message": {"content": "Good"}, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_request_on_a_connection_that_was_let_go_is_sent_once_more(lost: int) -> None:
+    asked: list[int] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):  # the second on a connection meets its end
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            asked.append(number)
+            if number or 2 <= len(asked) - 1 <= lost:
+                break
+            await say(writer, f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}")
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        endpoint, run = OpenAIEndpoint("real", model="m", base_url=url), RunContext()
+        await endpoint.complete(Prompt.of("Hi"), run)
+        if lost == 1:
+            await endpoint.complete(Prompt.of("Hi"), run)
+        else:
+            with pytest.raises(EndpointUnavailable):
+                await endpoint.complete(Prompt.of("Hi"), run)
+        await endpoint.close()
+    assert asked == [0, 1, 0]
+    assert run.usage.calls == 2
+
+
+async def test_a_new_connection_that_is_lost_is_not_tried_again() -> None:
+    asked = 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        del reader, writer
+        asked += 1
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert asked == 1

@@ -21,12 +21,14 @@ from moa.endpoints.mapping import (
     error_of_response,
     foreign_errors,
     text_of,
+    was_lost,
 )
 from moa.endpoints.metering import amount_of
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
+    EndpointError,
     EndpointGarbled,
     EndpointTimeout,
 )
@@ -46,6 +48,8 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
+_STALE_S = 1.0
+"""Seconds within which a request fails that was sent on a connection closed before."""
 
 
 LARGEST_ANSWER = 128 * 2**20
@@ -66,7 +70,7 @@ class Posted(NamedTuple):
     amount: Amount
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Line:
     """What one event loop needs to talk to the server."""
 
@@ -79,6 +83,8 @@ class _Line:
     closing: AsyncGenerator[None, None]
     """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
+    kept_until: float = 0.0
+    """Until when, on the monotonic clock, an idle connection may be used again."""
 
 
 class Client:
@@ -344,16 +350,17 @@ class Client:
         async with self._slot(line, context, call):
             start = time.monotonic()
             async with self._in_time(self.timeout_s, request, context):
-                response = self._bounded(await line.http.send(request, stream=True))
-                await response.aread()
+                response = await self._sent(line, request)
+                body = b"".join([piece async for piece in self._pieces(response)])
             seconds = time.monotonic() - start
-        self._check(response, line)
+        if response.status_code >= 400:
+            raise self._refused(_decompressed(response, body), line)
         try:
-            answer: object = json.loads(response.content)
+            answer: object = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(response) from error
+            raise self._garbled(_decompressed(response, body)) from error
         if not isinstance(answer, dict):
-            raise self._garbled(response)
+            raise self._garbled(_decompressed(response, body))
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -363,12 +370,13 @@ class Client:
 
         until = time.monotonic() + self.timeout_s
         async with self._in_time(self.timeout_s, request, context):
-            sent = await line.http.send(request, stream=True)
-            response = self._bounded(sent)
+            sent = await self._sent(line, request)
+            response = _decompressed(sent, self._pieces(sent))
             streams = _is_stream(response) and response.status_code < 400
             if not streams:
                 await response.aread()
-        self._check(response, line)
+        if response.status_code >= 400:
+            raise self._refused(response, line)
         if not streams:
             raise self._garbled(response)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
@@ -386,24 +394,22 @@ class Client:
         finally:
             await sent.aclose()
 
-    def _bounded(self, response: httpx2.Response) -> httpx2.Response:
-        """Give the same answer, decompressed, which fails where it is larger than one may be."""
-        import httpx2
+    async def _sent(self, line: _Line, request: httpx2.Request) -> httpx2.Response:
+        """Send a request, and once more where the server had let go of a kept connection.
 
-        headers = [
-            (key, value)
-            for key, value in response.headers.multi_items()
-            if key not in ("content-encoding", "content-length", "transfer-encoding")
-        ]
-        return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            content=self._pieces(response),
-            request=response.request,
-            extensions=response.extensions,
-        )
+        It did so without an answer, since it was idle, so waiting or charging has no reason.
+        """
+        start = time.monotonic()
+        try:
+            return await line.http.send(request, stream=True)
+        except foreign_errors() as error:
+            at_once = time.monotonic() - start < _STALE_S
+            if not (start < line.kept_until and at_once and was_lost(error)):
+                raise
+            return await line.http.send(request, stream=True)
 
     async def _pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+        """Read an answer decompressed, and no more of it than there may be."""
         of_events = _is_stream(response)
         whole, line = 0, 0
         try:
@@ -443,6 +449,7 @@ class Client:
         try:
             yield
         finally:
+            line.kept_until = time.monotonic() + _KEEP_IDLE_S
             line.slots.release()
 
     @asynccontextmanager
@@ -468,11 +475,8 @@ class Client:
         except foreign_errors() as error:
             raise error_of_exception(error, endpoint=self.name, url=_address(request)) from error
 
-    def _check(self, response: httpx2.Response, line: _Line) -> None:
-        if response.status_code >= 400:
-            raise error_of_response(
-                response, endpoint=self.name, model=self.model, secret=line.secret
-            )
+    def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
+        return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
     def _garbled(self, response: httpx2.Response) -> EndpointGarbled:
         start = " ".join(text_of(response)[:80].split())
@@ -482,6 +486,25 @@ class Client:
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _decompressed(
+    response: httpx2.Response, content: bytes | AsyncGenerator[bytes, None]
+) -> httpx2.Response:
+    import httpx2
+
+    headers = [
+        (key, value)
+        for key, value in response.headers.multi_items()
+        if key not in ("content-encoding", "content-length", "transfer-encoding")
+    ]
+    return httpx2.Response(
+        response.status_code,
+        headers=headers,
+        content=content,
+        request=response.request,
+        extensions=response.extensions,
+    )
 
 
 def _is_stream(response: httpx2.Response) -> bool:

@@ -108,6 +108,15 @@ def error_of_exception(error: BaseException, *, endpoint: str, url: str) -> Endp
     return _unreachable(reason, endpoint, url, begun=not refused)
 
 
+def was_lost(error: BaseException) -> bool:
+    """Tell whether a connection that stood was lost before an answer came."""
+    import aiohttp
+
+    chain = tuple(_chain(error))
+    lost = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+    return _any(chain, *lost) and not _any(chain, aiohttp.ClientConnectorError)
+
+
 def error_of_response(
     response: httpx2.Response, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
