@@ -134,10 +134,11 @@ async def test_a_fault_is_named(
         (chat("<think>hm", finish_reason="length"), OutputError, "thoughts and no answer"),
         (chat(None, reasoning_content="hm", finish_reason="length"), OutputError, "thoughts"),
         (chat(None, refusal="I can't help with that"), OutputError, "I can't help"),
-        (chat(None, finish_reason="content_filter"), OutputError, "refused"),
+        (chat(None, finish_reason="content_filter"), OutputError, "content filter"),
+        (chat("Mix one part", finish_reason="content_filter"), OutputError, "content filter"),
     ],
 )
-async def test_an_empty_answer_is_an_error_that_names_the_finish_reason(
+async def test_what_is_no_answer_is_an_error_that_says_why(
     served: Served,
     endpoint: OpenAIEndpoint,
     answer: httpx2.Response,
@@ -314,6 +315,17 @@ async def test_what_is_no_json_inside_a_stream_is_garbled(
     served.will(events(piece("Good "), event, done=False))
     with pytest.raises(EndpointGarbled, match="no JSON"):
         await streamed(endpoint, RunContext())
+
+
+async def test_a_stream_that_the_content_filter_stopped_is_a_refusal(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(events(piece("Mix one part"), piece(finish_reason="content_filter")))
+    context = RunContext()
+    with pytest.raises(OutputError, match="content filter") as caught:
+        await streamed(endpoint, context)
+    assert caught.value.text == "Mix one part"
+    assert "refused" in [note.kind for note in context.trace]
 
 
 async def test_an_error_inside_a_stream_is_told(served: Served, endpoint: OpenAIEndpoint) -> None:

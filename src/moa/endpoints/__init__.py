@@ -140,7 +140,7 @@ class Endpoint(Protocol):
 
         Raises:
             EndpointError: the request failed; `retryable` says whether to try again.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't complete.
         """
@@ -151,7 +151,7 @@ class Endpoint(Protocol):
 
         Raises:
             EndpointError: the request failed, at the start or in the middle.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't stream.
         """

@@ -169,7 +169,7 @@ class Client:
 
         Raises:
             EndpointError: the request failed; see its subclasses.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
         call, body = await self._reserved(body, context, estimate)
@@ -201,7 +201,7 @@ class Client:
 
         Raises:
             EndpointError: the request failed, at the start or in the middle.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
         usage: JSON = {}

@@ -125,7 +125,7 @@ class OpenAIEndpoint(Closing):
             EndpointError: the request failed; `EndpointGarbled` where it brought no text,
                 `EndpointRejected` where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't complete.
         """
@@ -158,7 +158,7 @@ class OpenAIEndpoint(Closing):
             EndpointError: the request failed, at the start or in the middle; `EndpointRejected`
                 where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't stream.
         """
@@ -359,8 +359,8 @@ class OpenAIEndpoint(Closing):
         amount: Amount,
         context: RunContext,
     ) -> Completion:
-        if not text.strip():
-            raise self._empty(refusal, finish_reason, context, thought=bool(reasoning))
+        if not text.strip() or finish_reason == "content_filter":
+            raise self._no_answer(text, refusal, finish_reason, context, thought=bool(reasoning))
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
         context.note("answered", model, endpoint=self.name)
@@ -373,13 +373,16 @@ class OpenAIEndpoint(Closing):
             amount=amount,
         )
 
-    def _empty(
-        self, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
+    def _no_answer(
+        self, text: str, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
     ) -> EndpointGarbled | OutputError:
         node = context.node or self.name
-        if refusal or finish_reason == "content_filter":
-            context.note("refused", refusal or "by the content filter", endpoint=self.name)
-            return OutputError(f"the model refused to answer: {refusal}", node=node, text=refusal)
+        if finish_reason == "content_filter":
+            refusal = refusal or "the content filter stopped it"
+        if refusal:
+            context.note("refused", refusal, endpoint=self.name)
+            message = f"the model refused to answer: {refusal}"
+            return OutputError(message, node=node, text=text or refusal)
         what = "thoughts and no answer" if thought else "nothing"
         message = f"the model wrote {what} (finish reason {finish_reason!r})"
         if finish_reason == "length":
