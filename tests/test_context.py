@@ -195,9 +195,10 @@ async def test_calls_that_hold_what_the_other_waits_for_do_not_wait_for_ever() -
     inner_limit=st.integers(0, 3000),
     concurrency=st.integers(1, 12),
     calls=st.lists(st.tuples(st.integers(1, 800), st.integers(0, 800)), max_size=25),
+    cuttable=st.booleans(),
 )
 async def test_no_limit_is_passed_and_what_fits_is_sent_at_any_concurrency(
-    limit: int, inner_limit: int, concurrency: int, calls: list[tuple[int, int]]
+    limit: int, inner_limit: int, concurrency: int, calls: list[tuple[int, int]], *, cuttable: bool
 ) -> None:
     run = RunContext(budget=Budget(tokens=limit))
     contexts = [run, run.nested("inner", budget=Budget(tokens=inner_limit))]
@@ -207,19 +208,55 @@ async def test_no_limit_is_passed_and_what_fits_is_sent_at_any_concurrency(
     async def one(context: RunContext, most: int, taken: int) -> None:
         async with slots:
             try:
-                with await context.reserve("e", "slm", Amount(calls=1, input_tokens=most)) as call:
+                estimate = Amount(calls=1, output_tokens=most)
+                with await context.reserve("e", "slm", estimate, cuttable=cuttable) as call:
                     await asyncio.sleep(0)
-                    call.settle(Amount(calls=1, input_tokens=min(most, taken)))
+                    call.settle(
+                        Amount(calls=1, output_tokens=min(call.estimate.output_tokens, taken))
+                    )
             except BudgetExceeded:
                 refused.append((context, most, contexts.index(context)))
 
     async with asyncio.timeout(10):
         await asyncio.gather(*(one(contexts[n % 2], *call) for n, call in enumerate(calls)))
-    assert run.usage.input_tokens <= limit
-    assert contexts[1].usage.input_tokens <= inner_limit
+    assert run.usage.output_tokens <= limit
+    assert contexts[1].usage.output_tokens <= inner_limit
     for context, most, inner in refused:
-        over = run.usage.input_tokens + most > limit
-        assert over or (inner and context.usage.input_tokens + most > inner_limit)
+        over = run.usage.output_tokens + most > limit
+        assert over or (inner and context.usage.output_tokens + most > inner_limit)
+
+
+@given(
+    limit=st.integers(0, 2000),
+    inner_limit=st.integers(0, 2000),
+    chains=st.lists(
+        st.lists(st.tuples(st.integers(1, 800), st.integers(0, 800), st.booleans()), max_size=3),
+        max_size=8,
+    ),
+)
+async def test_calls_within_calls_all_end_and_pass_no_limit(
+    limit: int, inner_limit: int, chains: list[list[tuple[int, int, bool]]]
+) -> None:
+    run = RunContext(budget=Budget(tokens=limit))
+    inner = run.nested("inner", budget=Budget(tokens=inner_limit))
+
+    async def within(chain: list[tuple[int, int, bool]]) -> None:
+        if not chain:
+            return
+        most, taken, is_inner = chain[0]
+        estimate = Amount(calls=1, input_tokens=most)
+        with await (inner if is_inner else run).reserve("e", "slm", estimate) as call:
+            await asyncio.sleep(0)
+            try:
+                await within(chain[1:])
+            finally:
+                call.settle(Amount(calls=1, input_tokens=min(most, taken)))
+
+    async with asyncio.timeout(10):
+        done = await asyncio.gather(*map(within, chains), return_exceptions=True)
+    assert {type(failed) for failed in done} <= {type(None), BudgetExceeded}
+    assert run.usage.input_tokens <= limit
+    assert inner.usage.input_tokens <= inner_limit
 
 
 async def test_an_answer_may_be_limited_to_what_is_left_once_its_usual_length_is_known() -> None:
