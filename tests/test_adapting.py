@@ -65,7 +65,7 @@ class Leaning(SimulatedEndpoint):
             else:
                 answers.append(Answer(question=question, probabilities=found, source=self.source))
         amount = self.price.charge(self._amount())
-        with context.reserve(self.name, self.tier, amount) as call:
+        with await context.reserve(self.name, self.tier, amount) as call:
             call.settle(amount)
         return Decision(answers=tuple(answers), endpoint=self.name, model="m", amount=amount)
 

@@ -15,46 +15,49 @@ from moa.trace import Piece
 from moa.usage import Amount, Budget, Price, Tier
 
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
+PRICE = Price(input=Decimal(10), output=Decimal(10))
+DEAR = PRICE.charge(Amount(calls=1, input_tokens=1000, output_tokens=1000))
+CHEAP = PRICE.charge(Amount(calls=1, input_tokens=100, output_tokens=100))
 
 
-def spend(context: RunContext, amount: Amount = ONE, *, tier: Tier = "slm") -> None:
-    with context.reserve("e", tier, amount) as call:
+async def spend(context: RunContext, amount: Amount = ONE, *, tier: Tier = "slm") -> None:
+    with await context.reserve("e", tier, amount) as call:
         call.settle(amount)
 
 
-def test_what_a_nested_run_is_charged_its_parents_are_too() -> None:
+async def test_what_a_nested_run_is_charged_its_parents_are_too() -> None:
     run = RunContext(node="run")
     inner = run.nested("graph").nested("agent")
-    spend(inner)
-    spend(run)
+    await spend(inner)
+    await spend(run)
     assert run.usage.calls == 2
     assert inner.usage.calls == 1
     assert set(run.usage.by_node()) == {"run/graph/agent", "run"}
 
 
-def test_a_nested_run_can_have_a_tighter_budget() -> None:
+async def test_a_nested_run_can_have_a_tighter_budget() -> None:
     run = RunContext()
     inner = run.nested("inner", budget=Budget(calls=1))
-    spend(inner)
+    await spend(inner)
     with pytest.raises(BudgetExceeded, match=r"inner: .*calls=2 of 1"):
-        spend(inner)
-    spend(run)
+        await spend(inner)
+    await spend(run)
 
 
-def test_a_refused_reservation_sets_nothing_aside() -> None:
+async def test_a_refused_reservation_sets_nothing_aside() -> None:
     run = RunContext(budget=Budget(calls=5))
     inner = run.nested("inner", budget=Budget(calls=0))
     with pytest.raises(BudgetExceeded):
-        spend(inner)
+        await spend(inner)
     for _ in range(5):
-        spend(run)
+        await spend(run)
 
 
-def test_budget_errors_say_what_was_spent() -> None:
+async def test_budget_errors_say_what_was_spent() -> None:
     run = RunContext(budget=Budget(calls=1))
-    spend(run)
+    await spend(run)
     with pytest.raises(BudgetExceeded) as caught:
-        spend(run)
+        await spend(run)
     assert caught.value.spent.calls == 1
 
 
@@ -65,7 +68,7 @@ async def test_eight_parallel_calls_do_not_pass_a_budget_of_two() -> None:
 
     async def call() -> None:
         nonlocal sent
-        with run.reserve("e", "slm", ONE) as reserved:
+        with await run.reserve("e", "slm", ONE) as reserved:
             sent += 1
             await gate.wait()
             reserved.settle(ONE)
@@ -85,7 +88,7 @@ async def test_eight_parallel_calls_do_not_pass_a_budget_of_two() -> None:
         st.tuples(st.booleans(), st.sampled_from(("slm", "llm")), st.integers(0, 3)), max_size=40
     ),
 )
-def test_no_interleaving_passes_a_limit_on_calls(
+async def test_no_interleaving_passes_a_limit_on_calls(
     limit: int, llm_limit: int, steps: list[tuple[bool, Tier, int]]
 ) -> None:
     run = RunContext(budget=Budget(calls=limit, llm_calls=llm_limit))
@@ -95,7 +98,7 @@ def test_no_interleaving_passes_a_limit_on_calls(
     for start, tier, which in steps:
         if start:
             try:
-                reserved = contexts[which].reserve("e", tier, ONE)
+                reserved = await contexts[which].reserve("e", tier, ONE)
             except BudgetExceeded:
                 continue
             sent[tier] += 1
@@ -107,58 +110,206 @@ def test_no_interleaving_passes_a_limit_on_calls(
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=20))
-def test_settled_tokens_replace_what_was_reserved(calls: list[tuple[int, int]]) -> None:
+async def test_settled_tokens_replace_what_was_reserved(calls: list[tuple[int, int]]) -> None:
     run = RunContext(budget=Budget(tokens=10**9))
     for estimated, actual in calls:
-        with run.reserve("e", "slm", Amount(calls=1, input_tokens=estimated)) as call:
+        with await run.reserve("e", "slm", Amount(calls=1, input_tokens=estimated)) as call:
             call.settle(Amount(calls=1, input_tokens=actual))
     assert run.usage.input_tokens == sum(actual for _, actual in calls)
     left = 10**9 - run.usage.input_tokens
-    run.reserve("e", "slm", Amount(input_tokens=left))
+    await run.reserve("e", "slm", Amount(input_tokens=left))
     with pytest.raises(BudgetExceeded):
-        run.reserve("e", "slm", Amount(input_tokens=1))
+        await run.reserve("e", "slm", Amount(input_tokens=1))
 
 
-def test_dollars_are_reserved_from_the_estimate_before_they_are_spent() -> None:
-    price = Price(input=Decimal(10), output=Decimal(10))
-    estimate = price.charge(Amount(calls=1, input_tokens=1000, output_tokens=1000))
+async def test_dollars_are_reserved_from_the_estimate_before_they_are_spent() -> None:
     run = RunContext(budget=Budget(cost=0.03))
-    first = run.reserve("e", "llm", estimate)
+    first = await run.reserve("e", "llm", DEAR)
     with pytest.raises(BudgetExceeded, match=r"cost=0\.04 of 0\.03"):
-        run.reserve("e", "llm", estimate)
-    first.settle(price.charge(Amount(calls=1, input_tokens=10, output_tokens=10)))
-    run.reserve("e", "llm", estimate)
+        await run.reserve("e", "llm", DEAR)
+    first.settle(CHEAP)
+    await run.reserve("e", "llm", DEAR)
 
 
-def test_a_refused_call_counts_but_costs_nothing() -> None:
+async def in_flight(context: RunContext, actual: Amount, *, seconds: float = 0.01) -> None:
+    with await context.reserve("e", "llm", DEAR, price=PRICE) as call:
+        await asyncio.sleep(seconds)
+        call.settle(actual)
+
+
+async def test_a_call_that_does_not_fit_waits_for_one_that_may_take_less() -> None:
+    run = RunContext(budget=Budget(cost=0.03))
+    await asyncio.gather(*(in_flight(run.nested(f"{n}"), CHEAP) for n in range(5)))
+    assert run.usage.calls == 5
+
+
+async def test_a_call_that_can_never_fit_fails_while_others_are_in_flight() -> None:
+    run = RunContext(budget=Budget(cost=0.03))
+    async with asyncio.TaskGroup() as group:
+        flying = group.create_task(in_flight(run, CHEAP, seconds=0.1))
+        await asyncio.sleep(0)
+        with pytest.raises(BudgetExceeded):
+            await run.reserve("e", "llm", PRICE.charge(Amount(calls=1, output_tokens=4000)))
+        assert not flying.done()
+
+
+async def test_the_deadline_holds_while_a_call_waits_and_its_turn_goes_to_the_next() -> None:
+    run = RunContext(budget=Budget(cost=0.03))
+    late = run.nested("late", timeout_s=0.01)
+    done = await asyncio.gather(
+        in_flight(run, CHEAP, seconds=0.05),
+        in_flight(late, CHEAP),
+        in_flight(run, CHEAP),
+        return_exceptions=True,
+    )
+    assert [type(failed) for failed in done] == [type(None), DeadlineExceeded, type(None)]
+    assert late.usage.calls == 0
+
+
+async def test_a_call_does_not_wait_for_those_that_it_is_made_within() -> None:
+    run = RunContext(budget=Budget(cost=0.03))
+    with await run.reserve("outer", "llm", DEAR), pytest.raises(BudgetExceeded):
+        async with asyncio.timeout(1):
+            await in_flight(run.nested("inner"), CHEAP)
+
+
+async def test_calls_that_hold_what_the_other_waits_for_do_not_wait_for_ever() -> None:
+    run = RunContext(budget=Budget(cost=0.05))
+    reached = asyncio.Barrier(2)
+
+    async def outer() -> None:
+        with await run.reserve("outer", "llm", DEAR) as call:
+            await reached.wait()
+            try:
+                await in_flight(run, CHEAP)
+            finally:
+                call.settle(CHEAP)
+
+    async with asyncio.timeout(1):
+        done = await asyncio.gather(outer(), outer(), return_exceptions=True)
+    assert sorted(type(failed).__name__ for failed in done) == ["BudgetExceeded", "NoneType"]
+
+
+@given(
+    limit=st.integers(0, 3000),
+    inner_limit=st.integers(0, 3000),
+    concurrency=st.integers(1, 12),
+    calls=st.lists(st.tuples(st.integers(1, 800), st.integers(0, 800)), max_size=25),
+    cuttable=st.booleans(),
+)
+async def test_no_limit_is_passed_and_what_fits_is_sent_at_any_concurrency(
+    limit: int, inner_limit: int, concurrency: int, calls: list[tuple[int, int]], *, cuttable: bool
+) -> None:
+    run = RunContext(budget=Budget(tokens=limit))
+    contexts = [run, run.nested("inner", budget=Budget(tokens=inner_limit))]
+    slots = asyncio.Semaphore(concurrency)
+    refused: list[tuple[RunContext, int, int]] = []
+
+    async def one(context: RunContext, most: int, taken: int) -> None:
+        async with slots:
+            try:
+                estimate = Amount(calls=1, output_tokens=most)
+                with await context.reserve("e", "slm", estimate, cuttable=cuttable) as call:
+                    await asyncio.sleep(0)
+                    call.settle(
+                        Amount(calls=1, output_tokens=min(call.estimate.output_tokens, taken))
+                    )
+            except BudgetExceeded:
+                refused.append((context, most, contexts.index(context)))
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(one(contexts[n % 2], *call) for n, call in enumerate(calls)))
+    assert run.usage.output_tokens <= limit
+    assert contexts[1].usage.output_tokens <= inner_limit
+    for context, most, inner in refused:
+        over = run.usage.output_tokens + most > limit
+        assert over or (inner and context.usage.output_tokens + most > inner_limit)
+
+
+@given(
+    limit=st.integers(0, 2000),
+    inner_limit=st.integers(0, 2000),
+    chains=st.lists(
+        st.lists(st.tuples(st.integers(1, 800), st.integers(0, 800), st.booleans()), max_size=3),
+        max_size=8,
+    ),
+)
+async def test_calls_within_calls_all_end_and_pass_no_limit(
+    limit: int, inner_limit: int, chains: list[list[tuple[int, int, bool]]]
+) -> None:
+    run = RunContext(budget=Budget(tokens=limit))
+    inner = run.nested("inner", budget=Budget(tokens=inner_limit))
+
+    async def within(chain: list[tuple[int, int, bool]]) -> None:
+        if not chain:
+            return
+        most, taken, is_inner = chain[0]
+        estimate = Amount(calls=1, input_tokens=most)
+        with await (inner if is_inner else run).reserve("e", "slm", estimate) as call:
+            await asyncio.sleep(0)
+            try:
+                await within(chain[1:])
+            finally:
+                call.settle(Amount(calls=1, input_tokens=min(most, taken)))
+
+    async with asyncio.timeout(10):
+        done = await asyncio.gather(*map(within, chains), return_exceptions=True)
+    assert {type(failed) for failed in done} <= {type(None), BudgetExceeded}
+    assert run.usage.input_tokens <= limit
+    assert inner.usage.input_tokens <= inner_limit
+
+
+async def test_an_answer_may_be_limited_to_what_is_left_once_its_usual_length_is_known() -> None:
+    run = RunContext(budget=Budget(tokens=1000))
+    written = Amount(calls=1, input_tokens=10, output_tokens=100)
+    for left in (500, 500, 500, 500, 500, 440, 330, 220):
+        estimate = Amount(calls=1, input_tokens=10, output_tokens=500)
+        with await run.reserve("e", "slm", estimate, cuttable=True) as call:
+            assert call.estimate.output_tokens == left
+            call.settle(written)
+    with pytest.raises(BudgetExceeded):
+        await run.reserve("e", "slm", estimate, cuttable=True)
+
+
+async def test_a_refused_call_counts_but_costs_nothing() -> None:
     run = RunContext()
-    with pytest.raises(EndpointUnavailable), run.reserve("e", "slm", ONE):
+    with pytest.raises(EndpointUnavailable), await run.reserve("e", "slm", ONE):
         raise EndpointUnavailable("429", endpoint="e")
     assert (run.usage.calls, run.usage.cost) == (1, Decimal(0))
 
 
-def test_a_call_cut_in_the_middle_has_an_unknown_cost() -> None:
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), EndpointUnavailable("lost", endpoint="e", begun=True)]
+)
+async def test_a_call_cut_in_the_middle_is_charged_as_estimated(error: Exception) -> None:
     run = RunContext()
-    with pytest.raises(TimeoutError), run.reserve("e", "slm", ONE):
-        raise TimeoutError
-    assert run.usage.cost is None
+    with pytest.raises(type(error)), await run.reserve("e", "llm", DEAR):
+        raise error
+    assert (run.usage.cost, run.usage.total.tokens) == (DEAR.cost, DEAR.tokens)
 
 
-def test_a_limit_ahead_is_named_before_anything_is_set_aside() -> None:
+async def test_a_call_cut_in_the_middle_is_charged_for_its_time() -> None:
+    run, price = RunContext(), Price(hour=Decimal(3600))
+    with await run.reserve("e", "llm", DEAR, price=price):
+        await asyncio.sleep(0.02)
+    assert (run.usage.cost or 0) >= Decimal("0.02")
+
+
+async def test_a_limit_ahead_is_named_before_anything_is_set_aside() -> None:
     run = RunContext(budget=Budget(calls=3))
     inner = run.nested("inner", budget=Budget(llm_calls=1))
     planned: list[tuple[Tier, Amount]] = [("slm", ONE), ("llm", ONE)]
-    spend(run)
+    await spend(run)
     assert inner.limit_ahead(planned) is None
     assert inner.limit_ahead([*planned, ("slm", ONE)]) == "calls=4 of 3"
     assert inner.limit_ahead([("llm", ONE), ("llm", ONE)]) == "llm_calls=2 of 1"
     assert run.usage.calls == 1
 
 
-def test_a_passed_deadline_stops_the_next_call() -> None:
+async def test_a_passed_deadline_stops_the_next_call() -> None:
     run = RunContext(timeout_s=0.0, node="run")
     with pytest.raises(DeadlineExceeded, match="run: the time"):
-        run.reserve("e", "slm", ONE)
+        await run.reserve("e", "slm", ONE)
 
 
 def test_a_nested_deadline_never_outlives_the_run() -> None:

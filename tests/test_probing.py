@@ -46,7 +46,7 @@ class Reads(SimulatedEndpoint):
         self.calls += 1
         if question.layout == self.refuses:
             raise EndpointRejected("it has no chat template", endpoint=self.name)
-        with context.reserve(self.name, self.tier, Amount(calls=1)) as call:
+        with await context.reserve(self.name, self.tier, Amount(calls=1)) as call:
             call.settle(Amount(calls=1))
         n = len(question.options)
         right = RIGHT[state] if question.layout == self.good else len(state) % n

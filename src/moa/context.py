@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import TracebackType
 
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointUnavailable,
+)
 from moa.trace import Event, Note, NoteKind
-from moa.usage import NOTHING, UNLIMITED, Amount, Budget, Part, Price, Tier, Usage
+from moa.usage import (
+    NOTHING,
+    UNKNOWN_PRICE,
+    UNLIMITED,
+    Amount,
+    Budget,
+    Part,
+    Price,
+    Tier,
+    Usage,
+)
+
+_USUAL = 2
+"""How many times the mean length of earlier answers a call needs at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +61,12 @@ class RunContext:
 
     __slots__ = (
         "_calls",
+        "_flights",
         "_held",
         "_lock",
         "_notes",
         "_spent",
+        "_waiters",
         "budget",
         "deadline",
         "keep_notes",
@@ -70,6 +97,8 @@ class RunContext:
         self._spent: dict[Part, Amount] = {}
         self._held = NOTHING
         self._calls: dict[Tier, int] = {}
+        self._flights: set[Reservation] = set()
+        self._waiters: deque[_Waiter] = deque()
         self._notes: list[Note] = []
 
     def nested(
@@ -132,28 +161,41 @@ class RunContext:
             raise DeadlineExceeded(f"{self.node or 'run'}: the time given to the run is up")
         return left
 
-    def reserve(self, endpoint: str, tier: Tier, estimate: Amount) -> Reservation:
-        """Set aside what a call is expected to take, before the first `await`.
+    async def reserve(
+        self,
+        endpoint: str,
+        tier: Tier,
+        estimate: Amount,
+        *,
+        price: Price = UNKNOWN_PRICE,
+        cuttable: bool = False,
+    ) -> Reservation:
+        """Set aside what a call is expected to take, before it is sent.
 
         Use it as a context manager around the call and `settle` it with what was really used.
+        What doesn't fit waits, in the order of arrival, for calls in flight that may settle for
+        less than they set aside; it doesn't wait for those that it is made within.
 
         Args:
             endpoint: Who will be asked.
             tier: Its tier.
-            estimate: Calls, tokens and cost expected.
+            estimate: The most calls, tokens and cost expected.
+            price: What the endpoint charges.
+            cuttable: Whether the answer may be limited to fewer `output_tokens`: to what the
+                budget pays for once no call is in flight, if that is twice what answers to this
+                node took before. `Reservation.estimate` says how many.
 
         Raises:
-            BudgetExceeded: a limit here or above would be passed. Nothing is set aside then.
-            DeadlineExceeded: the deadline has passed.
+            BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
+                take. Nothing is set aside then.
+            DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
+        part = Part(tier, self.node, endpoint)
         with self._lock:
-            for level in self._lineage():
-                level._check(tier, estimate)
-            for level in self._lineage():
-                level._held += estimate
-                level._calls[tier] = level._calls.get(tier, 0) + estimate.calls
-        return Reservation(self, Part(tier, self.node, endpoint), estimate)
+            if self._refusal([(tier, estimate)]) is None:
+                return self._set_aside(part, estimate, price)
+        return await self._awaited(part, estimate, price, cuttable=cuttable)
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
@@ -166,35 +208,105 @@ class RunContext:
         Returns:
             Such as `calls=9 of 8`; `None`: all of them fit.
         """
-        planned = list(calls)
-        total = sum((amount for _, amount in planned), NOTHING)
         with self._lock:
-            for level in self._lineage():
-                by_tier = dict(level._calls)
-                for tier, amount in planned:
-                    by_tier[tier] = by_tier.get(tier, 0) + amount.calls
-                used = sum(level._spent.values(), NOTHING) + level._held + total
-                passed = level.budget.limit_passed(used, by_tier)
-                if passed is not None:
-                    return passed
+            refused = self._refusal(list(calls))
+        return None if refused is None else refused[1]
+
+    def _refusal(
+        self, planned: Sequence[tuple[Tier, Amount]], *, when_settled: bool = False
+    ) -> tuple[RunContext, str] | None:
+        """Find the first level, from here up, with a limit that calls would pass, and which.
+
+        Args:
+            planned: The tier of each, and what it is expected to take.
+            when_settled: Whether calls in flight count as calls alone: they may take nothing.
+        """
+        total = sum((amount for _, amount in planned), NOTHING)
+        for level in self._lineage():
+            if level.budget is UNLIMITED:
+                continue
+            calls = dict(level._calls)
+            for tier, amount in planned:
+                calls[tier] = calls.get(tier, 0) + amount.calls
+            held = Amount(calls=level._held.calls) if when_settled else level._held
+            used = sum(level._spent.values(), held + total)
+            passed = level.budget.limit_passed(used, calls)
+            if passed is not None:
+                return level, passed
         return None
 
-    def _check(self, tier: Tier, estimate: Amount) -> None:
-        if self.budget is UNLIMITED:
-            return
-        spent = sum(self._spent.values(), NOTHING)
-        calls = dict(self._calls)
-        calls[tier] = calls.get(tier, 0) + estimate.calls
-        passed = self.budget.limit_passed(spent + self._held + estimate, calls)
-        if passed is not None:
-            where = self.node or "run"
-            raise BudgetExceeded(
-                f"{where}: the next call would pass the budget: {passed}. "
-                "It was not sent; give a larger budget to go on",
-                spent=Usage(dict(self._spent)),
-            )
+    def _set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
+        reservation = Reservation(self, part, estimate, price)
+        for level in self._lineage():
+            level._held += estimate
+            level._calls[part.tier] = level._calls.get(part.tier, 0) + estimate.calls
+            if estimate.tokens or estimate.priced_cost:
+                level._flights.add(reservation)
+        return reservation
 
-    def _settle(self, part: Part, estimate: Amount, actual: Amount) -> None:
+    async def _awaited(
+        self, part: Part, estimate: Amount, price: Price, *, cuttable: bool
+    ) -> Reservation:
+        waiter = _Waiter()
+        with self._lock:
+            for call in waiter.around:
+                call.waits += 1
+        try:
+            while True:
+                left_s = self.remaining_s()
+                waiter.turn.clear()
+                with self._lock:
+                    reservation = self._tried(waiter, part, estimate, price, cuttable=cuttable)
+                if reservation is not None:
+                    return reservation
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await waiter.turn.wait()
+        finally:
+            with self._lock:
+                self._leave_queue(waiter)
+                for call in waiter.around:
+                    call.waits -= 1
+
+    def _tried(
+        self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
+    ) -> Reservation | None:
+        """Set aside what fits; `None`: it is worth waiting for calls in flight."""
+        refused = self._refusal([(part.tier, estimate)])
+        if refused is None:
+            return self._set_aside(part, estimate, price)
+        level, passed = refused
+        least = level._usual(part, estimate) if cuttable else estimate.output_tokens
+
+        def shorter(tokens: int) -> Amount:
+            return price.charge(replace(estimate, output_tokens=tokens))
+
+        def is_refused(tokens: int) -> bool:
+            return self._refusal([(part.tier, shorter(tokens))]) is not None
+
+        smallest = shorter(least) if cuttable else estimate
+        if self._refusal([(part.tier, smallest)], when_settled=True) is None:
+            if any(not flight.waits for flight in level._flights):
+                level._queue(waiter)
+                return None
+            fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
+            if fitting:
+                return self._set_aside(part, shorter(least + fitting - 1), price)
+        raise BudgetExceeded(
+            f"{level.node or 'run'}: the next call would pass the budget: {passed}. "
+            "It was not sent; give a larger budget to go on",
+            spent=Usage(dict(level._spent)),
+        )
+
+    def _usual(self, part: Part, estimate: Amount) -> int:
+        """Tell for how many output tokens at least a call is worth sending."""
+        before = self._spent.get(part, NOTHING)
+        if not before.output_tokens:
+            return estimate.output_tokens
+        return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
+
+    def _settle(self, reservation: Reservation, actual: Amount) -> None:
+        part, estimate = reservation.part, reservation.estimate
         back = Amount(
             calls=-estimate.calls,
             input_tokens=-estimate.input_tokens,
@@ -209,6 +321,24 @@ class RunContext:
                 level._spent[part] = level._spent.get(part, NOTHING) + actual
                 extra = actual.calls - estimate.calls
                 level._calls[part.tier] = level._calls.get(part.tier, 0) + extra
+                level._flights.discard(reservation)
+                level._wake_first()
+
+    def _queue(self, waiter: _Waiter) -> None:
+        if waiter.level is not self:
+            self._leave_queue(waiter)
+            waiter.level = self
+            self._waiters.append(waiter)
+
+    def _leave_queue(self, waiter: _Waiter) -> None:
+        if waiter.level is not None:
+            waiter.level._waiters.remove(waiter)
+            waiter.level._wake_first()
+
+    def _wake_first(self) -> None:
+        """Have the first try again; it may be in another thread. When it leaves, the next does."""
+        for waiter in islice(self._waiters, 1):
+            waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self
@@ -220,18 +350,28 @@ class RunContext:
 class Reservation:
     """Something set aside in a run's budget for one call.
 
-    Leaving it unsettled charges the call without tokens: at no cost where the server refused it,
-    at an unknown cost where nobody knows whether it was billed.
+    Leaving it unsettled charges the estimate, since nobody knows what was billed; of a call that
+    the server refused or that never reached it, the call alone.
     """
 
-    __slots__ = ("_context", "_estimate", "_part", "_settled", "_start")
+    __slots__ = ("_context", "_price", "_settled", "_start", "estimate", "part", "waits")
 
-    def __init__(self, context: RunContext, part: Part, estimate: Amount) -> None:
+    def __init__(self, context: RunContext, part: Part, estimate: Amount, price: Price) -> None:
+        self.part = part
+        self.estimate = estimate
+        """What is set aside."""
+        self.waits = 0
+        """How many calls that are made within this one wait, so that it can't settle."""
         self._context = context
-        self._part = part
-        self._estimate = estimate
+        self._price = price
         self._settled = False
         self._start = time.perf_counter()
+        _within.set((*_open_around(), self))
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been charged."""
+        return self._settled
 
     def settle(self, actual: Amount) -> None:
         """Charge what was really used, once; `seconds` is filled in where it is zero."""
@@ -239,7 +379,7 @@ class Reservation:
         self._settled = True
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
-        self._context._settle(self._part, self._estimate, actual)  # pyright: ignore[reportPrivateUsage]
+        self._context._settle(self, actual)  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> Reservation:
         return self
@@ -250,7 +390,31 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._settled:
-            free = isinstance(error, EndpointRejected | EndpointUnavailable)
-            calls = self._estimate.calls
-            self.settle(Amount(calls=calls, unpriced_calls=0 if free else calls))
+        if self._settled:
+            return
+        if isinstance(error, ConfigError) or (
+            isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun
+        ):
+            self.settle(Amount(calls=self.estimate.calls))
+            return
+        taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
+        self.settle(self._price.charge(taken) if self._price.known else taken)
+
+
+_within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
+"""The calls that the running code is within: none of them settles before it goes on."""
+
+
+def _open_around() -> tuple[Reservation, ...]:
+    return tuple(call for call in _within.get() if not call.settled)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A call that doesn't fit into a budget before others have settled. Used under its lock."""
+
+    around: tuple[Reservation, ...] = field(default_factory=_open_around)
+    level: RunContext | None = None
+    """Where it queues: whose limit it would pass."""
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

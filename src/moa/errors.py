@@ -96,6 +96,8 @@ class EndpointError(MoaError):
         endpoint: Name of the endpoint that was asked.
         status: HTTP status, where there was one.
         retry_after_s: Seconds the server asked to wait before the next try.
+        begun: Whether the connection was lost when the server had, or may have, begun to answer,
+            so that it may bill for it.
     """
 
     def __init__(
@@ -105,12 +107,14 @@ class EndpointError(MoaError):
         endpoint: str,
         status: int | None = None,
         retry_after_s: float | None = None,
+        begun: bool = False,
     ) -> None:
         super().__init__(f"{endpoint}: {message}")
         self.message = message
         self.endpoint = endpoint
         self.status = status
         self.retry_after_s = retry_after_s
+        self.begun = begun
 
 
 class EndpointTimeout(EndpointError):
@@ -206,7 +210,7 @@ class GuardFailed(MoaError):
 
 
 class BudgetExceeded(MoaError):
-    """A limit of a run's `Budget` would be passed by the next call, so it was not sent.
+    """A limit of a run's `Budget` would be passed by the next call, so it was not sent or was cut.
 
     Args:
         message: The limit, what was spent, what the call asked for.

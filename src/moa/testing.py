@@ -89,7 +89,7 @@ class _Double(Closing):
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         self._need("embed")
         estimate = Amount(calls=1, input_tokens=self.tokens[0])
-        with context.reserve(self.name, self.tier, estimate) as call:
+        with await context.reserve(self.name, self.tier, estimate) as call:
             await asyncio.sleep(self.latency_s)
             amount = self.price.charge(estimate)
             call.settle(amount)
@@ -102,7 +102,7 @@ class _Double(Closing):
     async def _answer(self, text: str, context: RunContext) -> tuple[Step, Amount]:
         estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
         estimate = self.price.charge(estimate)
-        with context.reserve(self.name, self.tier, estimate) as call:
+        with await context.reserve(self.name, self.tier, estimate) as call:
             await asyncio.sleep(self.latency_s)
             step = self.next_step(text)
             if isinstance(step, Exception):

@@ -222,10 +222,10 @@ FREE = Price(input=ZERO, output=ZERO)
 class Budget:
     """Limits on one run, everything under it included. `None` switches a limit off.
 
-    Calls are exact: no interleaving passes them. Tokens and dollars are reserved from an estimate
-    (the length of the prompt and `max_tokens`) and settled afterwards, so a run can pass them by
-    the error of the estimates of the calls in flight. A call whose price is unknown counts
-    against every limit but `cost`.
+    No interleaving passes them: the most that a call may take (the length of the prompt and
+    `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
+    takes beyond that is not foreseen, nor are joules, and dollars by the hour or the joule. A call
+    whose price is unknown counts against every limit but `cost`.
     """
 
     cost: Decimal | float | None = None

@@ -28,7 +28,7 @@ from moa.errors import (
     OutputError,
 )
 
-from .conftest import Served, chat, events, piece
+from .conftest import Handler, Served, chat, events, piece
 
 KEY = "sk-very-secret"
 PROMPT = Prompt.of("Hello?", max_tokens=32)
@@ -138,10 +138,11 @@ async def test_a_fault_is_named(
         (chat("<think>hm", finish_reason="length"), OutputError, "thoughts and no answer"),
         (chat(None, reasoning_content="hm", finish_reason="length"), OutputError, "thoughts"),
         (chat(None, refusal="I can't help with that"), OutputError, "I can't help"),
-        (chat(None, finish_reason="content_filter"), OutputError, "refused"),
+        (chat(None, finish_reason="content_filter"), OutputError, "content filter"),
+        (chat("Mix one part", finish_reason="content_filter"), OutputError, "content filter"),
     ],
 )
-async def test_an_empty_answer_is_an_error_that_names_the_finish_reason(
+async def test_what_is_no_answer_is_an_error_that_says_why(
     served: Served,
     endpoint: OpenAIEndpoint,
     answer: httpx2.Response,
@@ -160,6 +161,7 @@ async def test_an_empty_answer_is_an_error_that_names_the_finish_reason(
         ("retry-after-ms", "250", 0.25, 0.25),
         ("retry-after", format_datetime(datetime.now(UTC) + timedelta(hours=1)), 1800, 3600),
         ("retry-after", format_datetime(datetime.now(UTC) - timedelta(hours=1)), 0, 0),
+        ("retry-after", "Fri, 31 Dec 9999 23:59:59 -1200", 2e11, 3e11),
     ],
 )
 async def test_a_server_says_when_to_come_back(
@@ -173,13 +175,56 @@ async def test_a_server_says_when_to_come_back(
     assert ("the server asks to wait" in str(caught.value)) == (most > 0)
 
 
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("retry-after", "soon"),
+        ("retry-after", "1e999"),
+        ("retry-after", "nan"),
+        ("retry-after", f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}"),
+        ("retry-after-ms", "9" * 400),
+        ("retry-after-ms", "9" * 5000),
+        ("x-ratelimit-reset-tokens", f"{'9' * 400}s"),
+    ],
+)
 async def test_an_unreadable_time_to_come_back_is_none(
-    served: Served, endpoint: OpenAIEndpoint
+    served: Served, endpoint: OpenAIEndpoint, header: str, value: str
 ) -> None:
-    served.will(httpx2.Response(429, headers={"retry-after": "soon"}))
+    headers = {header: value, "x-ratelimit-remaining-tokens": "0"}
+    served.will(httpx2.Response(429, headers=headers))
     with pytest.raises(EndpointUnavailable) as caught:
         await endpoint.complete(PROMPT, RunContext())
     assert caught.value.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('{"detail": [{"loc": 5, "msg": "is no number"}]}', "5: is no number"),
+        ('{"detail": [{"loc": "body", "msg": "is no number"}]}', "body: is no number"),
+        ('{"error": ' * 5000 + '"deep"' + "}" * 5000, "error"),
+        ('{"error": ' * 500 + '"deep"' + "}" * 500, "error"),
+        ("[" * 500 + "]" * 500, "["),
+        ('{"error": "' + "[" * 9000 + '"}', "["),
+    ],
+)
+async def test_an_explanation_of_any_shape_is_one_sentence(
+    served: Served, endpoint: OpenAIEndpoint, said: str, shown: str
+) -> None:
+    served.will(httpx2.Response(422, text=said))
+    with pytest.raises(EndpointRejected, match="The request is wrong") as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert shown in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    headers = {"content-type": "text/plain; charset=idna"}
+    served.will(httpx2.Response(200, headers=headers, content=b"\xff.x"))
+    with pytest.raises(EndpointGarbled, match="no JSON"):
+        await endpoint.complete(PROMPT, RunContext())
 
 
 @pytest.mark.parametrize(
@@ -341,16 +386,27 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     assert [await anext(pieces), await anext(pieces)] == ["Good ", "morn"]
     with pytest.raises(EndpointGarbled, match="ended before"):
         await anext(pieces)
-    assert context.usage.total.unpriced_calls == 1
+    assert context.usage.output_tokens == PROMPT.max_tokens
 
 
-@pytest.mark.parametrize("event", ['{"choices": [', "[" * 9999], ids=["half", "deep"])
-async def test_half_a_json_inside_a_stream_is_garbled(
+@pytest.mark.parametrize("event", ['{"choices": [', "[" * 99_999], ids=["half", "deep"])
+async def test_what_is_no_json_inside_a_stream_is_garbled(
     served: Served, endpoint: OpenAIEndpoint, event: str
 ) -> None:
     served.will(events(piece("Good "), event, done=False))
     with pytest.raises(EndpointGarbled, match="no JSON"):
         await streamed(endpoint, RunContext())
+
+
+async def test_a_stream_that_the_content_filter_stopped_is_a_refusal(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(events(piece("Mix one part"), piece(finish_reason="content_filter")))
+    context = RunContext()
+    with pytest.raises(OutputError, match="content filter") as caught:
+        await streamed(endpoint, context)
+    assert caught.value.text == "Mix one part"
+    assert "refused" in [note.kind for note in context.trace]
 
 
 async def test_an_error_inside_a_stream_is_told(served: Served, endpoint: OpenAIEndpoint) -> None:
@@ -376,11 +432,36 @@ async def test_a_stream_that_hangs_in_the_middle_times_out(
         await streamed(endpoint, RunContext())
 
 
-async def test_what_the_server_refused_costs_nothing(
-    served: Served, endpoint: OpenAIEndpoint
+@pytest.mark.parametrize("answer", [httpx2.Response(400), httpx2.ConnectError("refused")])
+async def test_what_the_server_refused_or_never_saw_costs_nothing(
+    served: Served, endpoint: OpenAIEndpoint, answer: httpx2.Response | Exception
 ) -> None:
-    served.will(httpx2.Response(400))
+    served.will(answer)
     context = RunContext()
-    with pytest.raises(EndpointRejected):
+    with pytest.raises((EndpointRejected, EndpointUnavailable)):
         await endpoint.complete(PROMPT, context)
-    assert context.usage.cost == 0
+    assert (context.usage.calls, context.usage.total.tokens, context.usage.cost) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(hang, id="timeout"),
+        pytest.param(httpx2.ReadError("lost"), id="lost"),
+        pytest.param(httpx2.Response(200, text='{"choi'), id="half"),
+        pytest.param(events(piece("Good "), {"error": {"message": "failed"}}), id="broken-off"),
+    ],
+)
+async def test_what_may_have_been_answered_is_charged_as_estimated(
+    served: Served,
+    endpoint: OpenAIEndpoint,
+    answer: httpx2.Response | Exception | Handler,
+    *,
+    streams: bool,
+) -> None:
+    served.will(answer)
+    context = RunContext()
+    with pytest.raises(EndpointError):
+        await (streamed(endpoint, context) if streams else endpoint.complete(PROMPT, context))
+    assert context.usage.output_tokens == PROMPT.max_tokens

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import httpx2
@@ -15,7 +17,7 @@ from aiohttp import client_exceptions
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
+from moa.endpoints import Completion, Prompt, client
 from moa.endpoints.client import is_loopback
 from moa.endpoints.mapping import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
@@ -266,3 +268,107 @@ async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:
         with pytest.raises(EndpointUnavailable, match="in the middle"):
             await anext(pieces)
         assert context.usage.calls == 1
+
+
+async def streamed(
+    endpoint: OpenAIEndpoint, prompt: Prompt, context: RunContext
+) -> list[str | Completion]:
+    return [piece async for piece in endpoint.stream(prompt, context)]
+
+
+JSON_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+EVENTS_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "what"),
+    [
+        pytest.param(JSON_HEAD, b" " * 3 * 2**20, "answer", id="body"),
+        pytest.param(
+            f"{JSON_HEAD}content-encoding: gzip\r\n",
+            gzip.compress(b" " * 3 * 2**20),
+            "answer",
+            id="gzip",
+        ),
+        pytest.param(EVENTS_HEAD, b"data: " + b" " * 2**20, "line of a stream", id="line"),
+        pytest.param(
+            f"{EVENTS_HEAD}content-encoding: gzip\r\n",
+            gzip.compress(b":\n" * 2**20),
+            "answer",
+            id="gzip-of-lines",
+        ),
+    ],
+)
+async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
+    monkeypatch: pytest.MonkeyPatch, head: str, body: bytes, what: str
+) -> None:
+    monkeypatch.setattr(client, "LARGEST_ANSWER", 2 * 2**20 - 1)
+    monkeypatch.setattr(client, "LONGEST_LINE", 2**20)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, f"{head}connection: close\r\n\r\n")
+        writer.write(body)
+        with suppress(ConnectionError):
+            await writer.drain()
+
+    async with served_by(speak) as endpoint:
+        ask = streamed if head.startswith(EVENTS_HEAD) else OpenAIEndpoint.complete
+        with pytest.raises(EndpointGarbled, match=f"1 MiB in one {what}"):
+            await ask(endpoint, Prompt.of("Hi"), RunContext())
+
+
+async def test_an_error_that_calls_itself_a_stream_is_told() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        head = EVENTS_HEAD.replace("200 OK", "500 Failed")
+        await say(writer, f"{head}connection: close\r\n\r\nout of memory")
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointUnavailable, match="out of memory"):
+            await streamed(endpoint, Prompt.of("Hi"), RunContext())
+
+
+ANSWER = json.dumps({"choices": [{"message": {"content": "Good"}, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_request_on_a_connection_that_was_let_go_is_sent_once_more(lost: int) -> None:
+    asked: list[int] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):  # the second on a connection meets its end
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            asked.append(number)
+            if number or 2 <= len(asked) - 1 <= lost:
+                break
+            await say(writer, f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}")
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        endpoint, run = OpenAIEndpoint("real", model="m", base_url=url), RunContext()
+        await endpoint.complete(Prompt.of("Hi"), run)
+        if lost == 1:
+            await endpoint.complete(Prompt.of("Hi"), run)
+        else:
+            with pytest.raises(EndpointUnavailable):
+                await endpoint.complete(Prompt.of("Hi"), run)
+        await endpoint.close()
+    assert asked == [0, 1, 0]
+    assert run.usage.calls == 2
+
+
+async def test_a_new_connection_that_is_lost_is_not_tried_again() -> None:
+    asked = 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        del reader, writer
+        asked += 1
+
+    async with served_by(speak) as endpoint:
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(Prompt.of("Hi"), RunContext())
+    assert asked == 1

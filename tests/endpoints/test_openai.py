@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -188,7 +189,7 @@ async def test_a_stream_that_is_left_is_closed_and_charged(
         pieces = limited.stream(Prompt.of("Hi"), context)
         await anext(pieces)
         await pieces.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    assert context.usage.total.unpriced_calls == 2
+    assert context.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
 
 
 async def test_vectors_come_in_the_order_of_the_texts(
@@ -263,10 +264,41 @@ async def test_openai_without_a_key_says_how_to_give_one(transport: httpx2.Async
         await endpoint(transport, base_url=None).complete(Prompt.of("Hi"), RunContext())
 
 
-@pytest.mark.parametrize("settings", [{"base_url": "localhost:8000"}, {"concurrency": 0}])
-def test_a_setting_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
+def test_a_setting_that_cannot_work_is_refused() -> None:
     with pytest.raises(ConfigError):
-        endpoint(**settings)
+        endpoint(concurrency=0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "http://",
+        "http://[::1",
+        "http://[zz]/v1",
+        "http://host:abc/v1",
+        "http://host:99999/v1",
+        f"http://{'a' * 64}.test/v1",
+    ],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of HTTP"):
+        endpoint(base_url=url)
+
+
+@pytest.mark.parametrize("url", ["http://1.2.3.999/v1", "http://ho\0st/v1", "http://é..x/v1"])
+async def test_what_only_the_http_client_knows_for_no_address_is_refused_at_the_first_call(
+    transport: httpx2.AsyncClient, url: str
+) -> None:
+    with pytest.raises(ConfigError, match="no address of HTTP"):
+        await endpoint(transport, base_url=url).complete(Prompt.of("Hi"), RunContext())
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@[::1", "https://secret@host:abc/v1"])
+def test_a_password_in_a_broken_address_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="password") as caught:
+        endpoint(base_url=url)
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_call_is_reserved_before_it_is_sent(
@@ -279,6 +311,58 @@ async def test_a_call_is_reserved_before_it_is_sent(
     assert served.requests == []
 
 
+@pytest.mark.parametrize("concurrency", [1, 8, 32])
+async def test_a_budget_pays_for_as_many_answers_at_any_concurrency(
+    served: Served, transport: httpx2.AsyncClient, concurrency: int
+) -> None:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        del request
+        await asyncio.sleep(0.001)
+        choice = {"message": {"content": "hello"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 20, "completion_tokens": 20}
+        return httpx2.Response(200, json={"choices": [choice], "usage": usage})
+
+    served.will(answer)
+    writer, run = endpoint(transport), RunContext(budget=Budget(cost=0.003))
+    slots = asyncio.Semaphore(concurrency)
+
+    async def row(number: int) -> Completion:
+        async with slots:
+            return await writer.complete(Prompt.of(f"Write about {number}"), run.nested())
+
+    done = await asyncio.gather(*map(row, range(60)), return_exceptions=True)
+    answered = sum(isinstance(item, Completion) for item in done)
+    assert answered >= 45
+    assert run.usage.cost == answered * Decimal("0.00006")
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+async def test_an_answer_that_the_budget_cut_is_no_answer(
+    served: Served, transport: httpx2.AsyncClient, *, streams: bool
+) -> None:
+    writer, run = endpoint(transport), RunContext(budget=Budget(tokens=600))
+
+    async def ask() -> object:
+        prompt = Prompt.of("Hi", max_tokens=550)
+        if streams:
+            return [part async for part in writer.stream(prompt, run)]
+        return await writer.complete(prompt, run)
+
+    used: Any = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 60}}
+    served.will(*_either(streams, "stop", used), *_either(streams, "length", used))
+    await ask()
+    with pytest.raises(BudgetExceeded, match="it is longer"):
+        await ask()
+    assert served.bodies[1]["max_tokens"] < 550
+
+
+def _either(streams: bool, reason: str, used: Any) -> list[httpx2.Response]:
+    if streams:
+        return [events(piece("hello", finish_reason=reason), used)]
+    body = {**chat("hello", finish_reason=reason).json(), "usage": used["usage"]}
+    return [httpx2.Response(200, json=body)]
+
+
 async def test_a_prompt_in_chinese_reserves_a_token_a_character(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
@@ -288,13 +372,38 @@ async def test_a_prompt_in_chinese_reserves_a_token_a_character(
         await endpoint(transport).complete(Prompt.of("你好" * 50, max_tokens=1), context)
 
 
-async def test_an_answer_without_usage_has_no_known_cost(
-    served: Served, transport: httpx2.AsyncClient
+@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "null",
+        "[]",
+        '{"prompt_tokens": 20}',
+        '{"prompt_tokens": 20, "completion_tokens": "4"}',
+        '{"prompt_tokens": -20, "completion_tokens": 4}',
+        '{"prompt_tokens": 20, "completion_tokens": 1e999}',
+        '{"prompt_tokens": NaN, "completion_tokens": 4}',
+        '{"prompt_tokens": 0, "completion_tokens": 0}',
+    ],
+)
+async def test_an_answer_without_readable_usage_is_charged_as_estimated(
+    served: Served, transport: httpx2.AsyncClient, usage: str, *, streams: bool
 ) -> None:
-    choice = {"message": {"content": "hello"}, "finish_reason": "stop"}
-    served.will(httpx2.Response(200, json={"choices": [choice]}))
-    completion = await endpoint(transport).complete(Prompt.of("Hi"), RunContext())
-    assert completion.amount.cost is None
+    choice = '{"message": {"content": "hi"}, "delta": {"content": "hi"}, "finish_reason": "stop"}'
+    body = f'{{"choices": [{choice}], "usage": {usage}}}'
+    served.will(events(body) if streams else httpx2.Response(200, text=body))
+    run = RunContext(budget=Budget(cost=0.003))
+    writer = endpoint(transport)
+    for _ in range(9):
+        with suppress(BudgetExceeded):
+            if streams:
+                _ = [part async for part in writer.stream(Prompt.of("Hi"), run)]
+            else:
+                await writer.complete(Prompt.of("Hi"), run)
+    assert len(served.requests) == 2
+    assert run.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
+    assert [note.kind for note in run.trace].count("degraded") == 2
+    assert Decimal("0.002") < (run.usage.cost or 0) <= Decimal("0.003")
 
 
 async def test_no_more_requests_than_slots_are_sent(

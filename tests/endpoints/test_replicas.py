@@ -38,8 +38,10 @@ SPAM = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no",
 MOOD = Question("mood", "choice", "Mood?", (Option("good", 1), Option("bad", 2)))
 
 
-def down(status: int | None = None, **more: float) -> EndpointUnavailable:
-    return EndpointUnavailable("refused", endpoint="a server", status=status, **more)
+def down(status: int | None = None, retry_after_s: float | None = None) -> EndpointUnavailable:
+    return EndpointUnavailable(
+        "refused", endpoint="a server", status=status, retry_after_s=retry_after_s
+    )
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +54,17 @@ def test_pieces_are_split_like_the_whole(
     pieces += splitter.finish()
     assert pieces == splitter.text == whole
     assert splitter.reasoning == (reasoning or "")
+
+
+@pytest.mark.parametrize("before", ["", "<think>", "<think>hm</think>", "hello"])
+def test_a_text_in_many_small_pieces_takes_time_by_its_length(before: str) -> None:
+    def seconds(pieces: int) -> float:
+        splitter = ThinkingSplitter()
+        start = time.process_time()
+        splitter.feed(before)
+        for _ in range(pieces):
+            splitter.feed(" ")
+        return time.process_time() - start
+
+    seconds(1000)
+    assert seconds(100_000) < 40 * max(seconds(10_000), 0.001)

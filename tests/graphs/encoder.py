@@ -21,7 +21,7 @@ class WordEncoder(SimulatedEndpoint):
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         amount = Amount(calls=1, input_tokens=len(texts))
-        with context.reserve(self.name, self.tier, amount) as call:
+        with await context.reserve(self.name, self.tier, amount) as call:
             if self.failure is not None:
                 raise self.failure
             call.settle(amount)

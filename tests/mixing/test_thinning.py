@@ -41,9 +41,9 @@ def test_it_names_the_limit() -> None:
     assert (share.layers, share.limit) == ((2,), "tokens=400 of 350")
 
 
-def test_what_was_spent_counts() -> None:
+async def test_what_was_spent_counts() -> None:
     run = RunContext(budget=Budget(calls=5))
-    with run.reserve("e", "slm", Amount(calls=2)) as call:
+    with await run.reserve("e", "slm", Amount(calls=2)) as call:
         call.settle(Amount(calls=2))
     assert affordable(layers(3), [LARGE], run).layers == (2,)
 

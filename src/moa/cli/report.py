@@ -164,6 +164,7 @@ class Report:
         unpriced = [name for name, u in item.usage.by_endpoint().items() if u.cost is None]
         self.errors.print(
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
-            "--budget-usd. Give input_price and output_price in moa.toml to count them.",
+            "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
+            "endpoint is made in Python, to count them.",
             markup=False,
         )

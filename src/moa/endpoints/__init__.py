@@ -105,7 +105,7 @@ class Embeddings:
 class Endpoint(Protocol):
     """One served model.
 
-    Every call reserves in `context` what it is expected to take before its first `await`, and
+    Every call reserves in `context` what it is expected to take before it sends anything, and
     settles what it took, so callers neither reserve nor charge. What it can't do it refuses with
     `CapabilityError`; callers look at `capabilities` when they are built.
     """
@@ -140,7 +140,7 @@ class Endpoint(Protocol):
 
         Raises:
             EndpointError: the request failed; `retryable` says whether to try again.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't complete.
         """
@@ -151,7 +151,7 @@ class Endpoint(Protocol):
 
         Raises:
             EndpointError: the request failed, at the start or in the middle.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't stream.
         """

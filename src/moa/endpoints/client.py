@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -25,10 +25,19 @@ from moa.endpoints.mapping import (
     error_of_response,
     foreign_errors,
     masked,
+    text_of,
+    was_lost,
     without_key,
 )
 from moa.endpoints.metering import amount_of
-from moa.errors import ConfigError, DeadlineExceeded, EndpointGarbled, EndpointTimeout
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointGarbled,
+    EndpointTimeout,
+)
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
@@ -42,9 +51,24 @@ JSON = dict[str, Any]
 
 KEY = re.compile(r"[!-~]+")
 """What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
+_ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
+"""What limits the tokens of an answer in a request."""
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
+_STALE_S = 1.0
+"""Seconds within which a request fails that was sent on a connection closed before."""
+
+
+LARGEST_ANSWER = 128 * 2**20
+"""Bytes of an answer, or of a whole stream, decompressed, above which it isn't read on.
+
+Two thousand vectors of 3,000 numbers are as much.
+"""
+LONGEST_LINE = 8 * 2**20
+"""Bytes of one line of a stream above which it isn't read on."""
+_LONGEST_LABEL = 64
+"""Bytes between two dots of a host's name that are too many for DNS."""
 
 
 class Posted(NamedTuple):
@@ -54,7 +78,7 @@ class Posted(NamedTuple):
     amount: Amount
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Line:
     """What one event loop needs to talk to the server."""
 
@@ -67,6 +91,8 @@ class _Line:
     closing: AsyncGenerator[None, None]
     """Closes the connections when it is closed, or at the latest when the loop ends."""
     urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
+    kept_until: float = 0.0
+    """Until when, on the monotonic clock, an idle connection may be used again."""
 
     def without_key(self, answer: object) -> object:
         """Take the key out of an answer; one that may be a word stays, such as `anything`."""
@@ -114,16 +140,8 @@ class Client:
         timeout_s: float = 120.0,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"{name}: base_url={base_url!r} must start with http:// or https://, "
-                "such as http://127.0.0.1:8000/v1"
-            )
-        if base_url is not None and "@" in urlsplit(base_url).netloc:
-            raise ConfigError(
-                f"{name}: base_url holds a user name or a password. Leave it out, and name the "
-                "environment variable of a key by `api_key_env`"
-            )
+        if base_url is not None:
+            _check_address(name, base_url)
         if concurrency < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
             raise ConfigError(f"{name}: concurrency and timeouts must be positive")
         self.name = name
@@ -157,7 +175,7 @@ class Client:
         estimate: Amount,
         at_root: bool = False,
     ) -> Posted:
-        """Send `body`, and charge what its answer says it took.
+        """Send `body`, and charge what its answer says it took, or else `estimate`.
 
         Args:
             path: From the base URL on, such as `/chat/completions`.
@@ -169,15 +187,17 @@ class Client:
 
         Raises:
             EndpointError: the request failed; see its subclasses.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
-        with context.reserve(self.name, self.tier, estimate) as call:
+        call, body = await self._reserved(body, context, estimate)
+        with call:
             line = self._line()
             request = self._request(line, "POST", path, body, at_root=at_root)
             answer, seconds = await self._answer(line, request, context, call)
-            amount = amount_of(answer, calls=estimate.calls, seconds=seconds, price=self.price)
-            call.settle(amount)
+            amount = self._charge(call, answer, seconds, context)
+        if _is_cut(answer):
+            self._check_cut(call, estimate, context)
         return Posted(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
@@ -199,11 +219,13 @@ class Client:
 
         Raises:
             EndpointError: the request failed, at the start or in the middle.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
         usage: JSON = {}
-        with context.reserve(self.name, self.tier, estimate) as call:
+        cut = False
+        call, body = await self._reserved(body, context, estimate)
+        with call:
             line = self._line()
             request = self._request(line, "POST", path, body)
             async with self._slot(line, context, call):
@@ -212,10 +234,12 @@ class Client:
                     async for event in events:
                         if event.get("usage"):
                             usage = event
+                        cut = cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
-            amount = amount_of(usage, calls=estimate.calls, seconds=seconds, price=self.price)
-            call.settle(amount)
+            amount = self._charge(call, usage, seconds, context)
+        if cut:
+            self._check_cut(call, estimate, context)
         yield amount
 
     async def close(self) -> None:
@@ -223,6 +247,43 @@ class Client:
         line = self._lines.pop(asyncio.get_running_loop(), None)
         if line is not None:
             await line.closing.aclose()
+
+    async def _reserved(
+        self, body: Mapping[str, Any], context: RunContext, estimate: Amount
+    ) -> tuple[Reservation, Mapping[str, Any]]:
+        """Set aside what a request may take, and limit its answer to what was set aside."""
+        limit = next((key for key in _ANSWER_LIMITS if key in body), None)
+        call = await context.reserve(
+            self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
+        )
+        tokens = call.estimate.output_tokens
+        if limit is not None and tokens < estimate.output_tokens:
+            body = {**body, limit: tokens}
+        return call, body
+
+    def _charge(
+        self, call: Reservation, answer: JSON, seconds: float, context: RunContext
+    ) -> Amount:
+        """Settle what an answer says that it took, or else the most that it may have taken."""
+        amount = amount_of(answer, estimate=call.estimate)
+        if amount is None:
+            amount = call.estimate
+            if amount.calls:
+                said = "the answer says no readable usage, so the estimate is charged"
+                context.note("degraded", said, endpoint=self.name)
+        amount = self.price.charge(replace(amount, seconds=seconds))
+        call.settle(amount)
+        return amount
+
+    def _check_cut(self, call: Reservation, estimate: Amount, context: RunContext) -> None:
+        """Refuse an answer that was cut where the budget ended, and not at `max_tokens`."""
+        tokens = call.estimate.output_tokens
+        if tokens < estimate.output_tokens:
+            raise BudgetExceeded(
+                f"{context.node or self.name}: what was left of the budget paid for {tokens} "
+                "tokens of an answer, and it is longer. Give a larger budget to go on",
+                spent=context.usage,
+            )
 
     def _line(self) -> _Line:
         loop = asyncio.get_running_loop()
@@ -262,6 +323,8 @@ class Client:
                 f"{self.name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another variable "
                 "by `api_key_env`; a server of your own needs `base_url`"
             ) from error
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise _no_address(self.name, self._base_url) from error
         headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
         if not keyless:
             _checked(openai.api_key, self.name)
@@ -314,18 +377,20 @@ class Client:
         async with self._slot(line, context, call):
             start = time.monotonic()
             async with self._in_time(self.timeout_s, line, request, context):
-                response = await line.http.send(request, follow_redirects=False)
+                response = await self._sent(line, request)
+                body = b"".join([piece async for piece in self._pieces(response)])
             seconds = time.monotonic() - start
-        self._check(response, line)
+        if response.status_code >= 300:
+            raise self._refused(_decompressed(response, body), line)
         try:
-            answer: object = json.loads(response.content)
+            answer: object = json.loads(body)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
-            if any(part in response.content for part in echoing):
+            if any(part in body for part in echoing):
                 answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(response, line) from error
+            raise self._garbled(_decompressed(response, body), line) from error
         if not isinstance(answer, dict):
-            raise self._garbled(response, line)
+            raise self._garbled(_decompressed(response, body), line)
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -335,11 +400,13 @@ class Client:
 
         until = time.monotonic() + self.timeout_s
         async with self._in_time(self.timeout_s, line, request, context):
-            response = await line.http.send(request, stream=True, follow_redirects=False)
-            streams = response.headers.get("content-type", "").startswith("text/event-stream")
+            sent = await self._sent(line, request)
+            response = _decompressed(sent, self._pieces(sent))
+            streams = _is_stream(response) and response.status_code < 300
             if not streams:
                 await response.aread()
-        self._check(response, line)
+        if response.status_code >= 300:
+            raise self._refused(response, line)
         if not streams:
             raise self._garbled(response, line)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
@@ -354,6 +421,41 @@ class Client:
             raise EndpointGarbled(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
+        finally:
+            await sent.aclose()
+
+    async def _sent(self, line: _Line, request: httpx2.Request) -> httpx2.Response:
+        """Send a request, and once more where the server had let go of a kept connection.
+
+        It did so without an answer, since it was idle, so waiting or charging has no reason.
+        """
+        start = time.monotonic()
+        try:
+            return await line.http.send(request, stream=True, follow_redirects=False)
+        except foreign_errors() as error:
+            at_once = time.monotonic() - start < _STALE_S
+            if not (start < line.kept_until and at_once and was_lost(error)):
+                raise
+            return await line.http.send(request, stream=True, follow_redirects=False)
+
+    async def _pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+        """Read an answer decompressed, and no more of it than there may be."""
+        of_events = _is_stream(response)
+        whole, line = 0, 0
+        try:
+            async for piece in response.aiter_bytes():
+                whole += len(piece)
+                end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+                line = len(piece) - 1 - end if end >= 0 else line + len(piece)
+                if whole > LARGEST_ANSWER or (of_events and line > LONGEST_LINE):
+                    most = LARGEST_ANSWER if whole > LARGEST_ANSWER else LONGEST_LINE
+                    what = "answer" if whole > LARGEST_ANSWER else "line of a stream"
+                    raise EndpointGarbled(
+                        f"{_address(response.request)} sent more than {most >> 20} MiB in one "
+                        f"{what}. Ask for less at once, or correct `base_url`",
+                        endpoint=self.name,
+                    )
+                yield piece
         finally:
             await response.aclose()
 
@@ -377,6 +479,7 @@ class Client:
         try:
             yield
         finally:
+            line.kept_until = time.monotonic() + _KEEP_IDLE_S
             line.slots.release()
 
     @asynccontextmanager
@@ -404,20 +507,76 @@ class Client:
                 error, endpoint=self.name, url=_address(request), secret=line.secret
             ) from cause_of(error, line.secret)
 
-    def _check(self, response: httpx2.Response, line: _Line) -> None:
-        if response.status_code >= 300:
-            raise error_of_response(
-                response, endpoint=self.name, model=self.model, secret=line.secret
-            )
+    def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
+        return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
     def _garbled(self, response: httpx2.Response, line: _Line) -> EndpointGarbled:
-        start = " ".join(masked(response.text, line.secret)[:80].split())
+        start = " ".join(masked(text_of(response), line.secret)[:80].split())
         return EndpointGarbled(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
             endpoint=self.name,
             status=response.status_code,
         )
+
+
+def _decompressed(
+    response: httpx2.Response, content: bytes | AsyncGenerator[bytes, None]
+) -> httpx2.Response:
+    import httpx2
+
+    headers = [
+        (key, value)
+        for key, value in response.headers.multi_items()
+        if key not in ("content-encoding", "content-length", "transfer-encoding")
+    ]
+    return httpx2.Response(
+        response.status_code,
+        headers=headers,
+        content=content,
+        request=response.request,
+        extensions=response.extensions,
+    )
+
+
+def _is_stream(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").startswith("text/event-stream")
+
+
+def _is_cut(answer: JSON) -> bool:
+    """Tell whether an answer, or an event of a stream, says that its limit cut it."""
+    choices: object = answer.get("choices")
+    if not isinstance(choices, list):
+        return False
+    return any(
+        isinstance(choice, dict) and cast("JSON", choice).get("finish_reason") == "length"
+        for choice in cast("list[object]", choices)
+    )
+
+
+def _check_address(name: str, base_url: str) -> None:
+    if "@" in base_url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            f"{name}: base_url holds a user name or a password. Leave it out, and name the "
+            "environment variable of a key by `api_key_env`"
+        )
+    try:
+        parts = urlsplit(base_url)
+        labels = (parts.hostname or "").split(".")
+        known = parts.scheme in ("http", "https") and parts.port != 0
+        known = known and bool(labels[0]) and max(map(len, labels)) < _LONGEST_LABEL
+    except ValueError:
+        known = False
+    if not known:
+        raise _no_address(name, base_url)
+
+
+def _no_address(name: str, base_url: str | None) -> ConfigError:
+    given = f"base_url={base_url!r}" if base_url else "$OPENAI_BASE_URL"
+    return ConfigError(
+        f"{name}: {given} is no address of HTTP. Correct it: it starts with http:// or https://, "
+        "such as http://127.0.0.1:8000/v1"
+    )
 
 
 def _checked(key: SecretStr | str, name: str) -> SecretStr:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from moa.context import RunContext
+from moa.context import Reservation, RunContext
 from moa.endpoints import Decision
 from moa.errors import DeadlineExceeded
 from moa.questions import Question
@@ -69,15 +69,15 @@ class Coalescer:
             DeadlineExceeded: the time of this caller's run is up.
         """
         key = (asyncio.get_running_loop(), state)
-        estimate = self._share(state, questions, self._open.get(key))
-        with context.reserve(self._endpoint, self._tier, estimate) as call:
+        call = await self._reserved(key, questions, context)
+        with call:
             left_s = context.remaining_s()
             batch = self._open.get(key) or self._start(key)
             place, start = len(batch.sizes), len(batch.questions)
             batch.questions += questions
             batch.contexts.append(context)
             batch.sizes.append(len(questions))
-            batch.calls.append(estimate.calls)
+            batch.calls.append(call.estimate.calls)
             decision, ledger = await self._wait(batch, left_s)
             share = _shares(decision.amount, batch.sizes, batch.calls)[place]
             call.settle(share)
@@ -86,6 +86,23 @@ class Coalescer:
         mine = zip(decision.answers[start : start + len(questions)], questions, strict=True)
         answers = tuple(replace(answer, question=question) for answer, question in mine)
         return replace(decision, answers=answers, amount=share)
+
+    async def _reserved(
+        self,
+        key: tuple[asyncio.AbstractEventLoop, str],
+        questions: Sequence[Question],
+        context: RunContext,
+    ) -> Reservation:
+        """Set aside a share of what is being gathered, which may go out while it waits for that."""
+        while True:
+            batch = self._open.get(key)
+            before = len(batch.sizes) if batch else 0
+            estimate = self._share(key[1], questions, batch)
+            call = await context.reserve(self._endpoint, self._tier, estimate)
+            now = self._open.get(key)
+            if now is batch and (len(now.sizes) if now else 0) == before:
+                return call
+            call.settle(NOTHING)
 
     def _share(self, state: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
         """Estimate what questions add to a batch: the state is read once, for the first."""

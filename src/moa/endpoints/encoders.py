@@ -116,7 +116,7 @@ class Encoder(Closing):
             purpose = "to turn texts into vectors"
             raise MissingDependency(package, extra=self.extra, purpose=purpose)
         estimate = self.price.charge(Amount(calls=1))
-        with context.reserve(self.name, self.tier, estimate) as call:
+        with await context.reserve(self.name, self.tier, estimate) as call:
             started = time.perf_counter()
             vectors, tokens = await asyncio.to_thread(self.encoded, tuple(texts))
             seconds = time.perf_counter() - started

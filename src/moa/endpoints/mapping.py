@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import ssl
+import time
 import traceback
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +40,8 @@ _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_QUOTE = 300
+_DEEPEST = 16
+"""How far an explanation may be nested."""
 
 
 @cache
@@ -124,13 +129,23 @@ def error_of_exception(
         return EndpointGarbled(message, endpoint=endpoint)
     if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
         message = f"{url} closed the connection in the middle of its answer ({reason})"
-        return EndpointUnavailable(message, endpoint=endpoint)
+        return EndpointUnavailable(message, endpoint=endpoint, begun=True)
     late = _any(chain, httpx2.TimeoutException, APITimeoutError)
     if late and not _any(chain, aiohttp.ClientError, OSError):
         return _timeout(reason, endpoint, url)
     if type(error) is APIError:  # the client raises it bare for an error inside a stream
         return _broken_stream(error.message, error.body, endpoint, secret)
-    return _unreachable(reason, endpoint, url)
+    refused = _any(chain, aiohttp.ClientConnectorError, httpx2.ConnectError)
+    return _unreachable(reason, endpoint, url, begun=not refused)
+
+
+def was_lost(error: BaseException) -> bool:
+    """Tell whether a connection that stood was lost before an answer came."""
+    import aiohttp
+
+    chain = tuple(_chain(error))
+    lost = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+    return _any(chain, *lost) and not _any(chain, aiohttp.ClientConnectorError)
 
 
 def error_of_response(
@@ -181,9 +196,11 @@ def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[End
     return EndpointRejected, "The request is wrong, so it was not sent again"
 
 
-def _unreachable(reason: str, endpoint: str, url: str) -> EndpointUnavailable:
+def _unreachable(
+    reason: str, endpoint: str, url: str, *, begun: bool = False
+) -> EndpointUnavailable:
     message = f"cannot reach {url} ({reason}). Is the server up, and `base_url` right?"
-    return EndpointUnavailable(message, endpoint=endpoint)
+    return EndpointUnavailable(message, endpoint=endpoint, begun=begun)
 
 
 def _broken_stream(message: str, body: object, endpoint: str, secret: str) -> EndpointError:
@@ -192,7 +209,7 @@ def _broken_stream(message: str, body: object, endpoint: str, secret: str) -> En
     said = masked(said or message, secret)[:_LONGEST_QUOTE]
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = _meaning(status, said, path="the stream", model="")
-    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status)
+    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status, begun=True)
 
 
 def _timeout(reason: str, endpoint: str, url: str) -> EndpointTimeout:
@@ -216,13 +233,18 @@ def _reason(chain: tuple[BaseException, ...], secret: str) -> str:
     return said[:_LONGEST_QUOTE] or type(deepest).__name__
 
 
+def text_of(response: httpx2.Response) -> str:
+    """Read an answer as UTF-8, whatever it says that it is: some of Python's codecs can't read."""
+    return response.content.decode("utf-8", "replace")
+
+
 def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
     if response.has_redirect_location:
         return (
             f"it redirects to {masked(response.headers['location'], secret)[:_LONGEST_QUOTE]}",
             "",
         )
-    text = masked(response.text.strip(), secret)
+    text = masked(text_of(response).strip(), secret)
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -233,20 +255,23 @@ def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
     return masked(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
-def _words(body: object) -> tuple[str, str]:
+def _words(body: object, depth: int = 0) -> tuple[str, str]:
     """Find the explanation in the shapes that servers use: OpenAI's, FastAPI's, Ollama's."""
     if isinstance(body, str):
         return body, ""
+    if depth == _DEEPEST:
+        return "", ""
     if isinstance(body, list):
-        parts = [_words(item)[0] for item in cast("list[object]", body)]
+        parts = [_words(item, depth + 1)[0] for item in cast("list[object]", body)]
         return "; ".join(part for part in parts if part), ""
     if not isinstance(body, dict):
         return "", ""
     known = cast("dict[str, Any]", body)
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(_unwrapped(known.get(key)))
+        said, code = _words(_unwrapped(known.get(key)), depth + 1)
         if said:
-            where = ".".join(str(part) for part in known.get("loc") or ())
+            loc = known.get("loc")
+            where = ".".join(map(str, cast("list[object]", loc))) if isinstance(loc, list) else loc
             found = code or str(known.get("code") or known.get("error_type") or "")
             return (f"{where}: {said}" if where else said), found
     return "", ""
@@ -263,21 +288,25 @@ def _unwrapped(said: object) -> object:
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
+    asked = _asked_s(response)
+    return max(0.0, asked) if asked is not None and math.isfinite(asked) else None
+
+
+def _asked_s(response: httpx2.Response) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
-        return int(milliseconds) / 1000
+        return float(milliseconds) / 1000
     value = response.headers.get("retry-after", "").strip()
     if not value:
         return _reset_s(response)
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    # A time zone can put a date past the last year that Python knows, so none is converted.
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 def _reset_s(response: httpx2.Response) -> float | None:
@@ -289,7 +318,7 @@ def _reset_s(response: httpx2.Response) -> float | None:
         for what in ("requests", "tokens")
         if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
     ]
-    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', response.text)
+    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', text_of(response))
     found = [
         sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
         for span in spans

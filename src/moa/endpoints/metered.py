@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 
 from moa.context import RunContext
@@ -47,17 +47,17 @@ class Metered(Wrapping):
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
-        with self._charged(context):
+        async with self._charged(context):
             return await self.endpoint.complete(prompt, context)
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`."""
-        with self._charged(context):
-            async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        stream = self.endpoint.stream(prompt, context)
+        async with self._charged(context), closed_after(stream) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def decide(
         self,
@@ -69,17 +69,17 @@ class Metered(Wrapping):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """See `Endpoint.decide`."""
-        with self._charged(context):
+        async with self._charged(context):
             return await self.endpoint.decide(state, questions, context, examples=examples)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
-        with self._charged(context):
+        async with self._charged(context):
             return await self.endpoint.embed(texts, context)
 
-    @contextmanager
-    def _charged(self, context: RunContext) -> Generator[None]:
-        with context.reserve(self.name, self.tier, NOTHING) as charge:
+    @asynccontextmanager
+    async def _charged(self, context: RunContext) -> AsyncGenerator[None]:
+        with await context.reserve(self.name, self.tier, NOTHING) as charge:
             number = next(self._numbers)
             self._share()
             self._open[number] = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -125,7 +126,7 @@ class OpenAIEndpoint(Closing):
             EndpointError: the request failed; `EndpointGarbled` where it brought no text,
                 `EndpointRejected` where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't complete.
         """
@@ -158,7 +159,7 @@ class OpenAIEndpoint(Closing):
             EndpointError: the request failed, at the start or in the middle; `EndpointRejected`
                 where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
             CapabilityError: it can't stream.
         """
@@ -280,7 +281,7 @@ class OpenAIEndpoint(Closing):
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
             body = self._accepted(self.chat(prompt))
-            estimate = self._estimate(prompt)
+            estimate = self._estimate(body, prompt)
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -293,7 +294,7 @@ class OpenAIEndpoint(Closing):
         while True:
             streaming = {"stream": True, "stream_options": {"include_usage": True}}
             body = self._accepted({**self.chat(prompt), **streaming})
-            estimate = self._estimate(prompt)
+            estimate = self._estimate(body, prompt)
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:
@@ -324,9 +325,10 @@ class OpenAIEndpoint(Closing):
         for key in refused:
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
-    def _estimate(self, prompt: Prompt) -> Amount:
-        texts = (message.content for message in prompt.messages)
-        return estimate_of(*texts, max_tokens=prompt.max_tokens, price=self.price)
+    def _estimate(self, body: Mapping[str, Any], prompt: Prompt) -> Amount:
+        # The words around the messages stand for what the chat template puts there.
+        text = json.dumps(body, ensure_ascii=False)
+        return estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _check_length(self, prompt: Prompt) -> None:
         """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
@@ -358,8 +360,8 @@ class OpenAIEndpoint(Closing):
         amount: Amount,
         context: RunContext,
     ) -> Completion:
-        if not text.strip():
-            raise self._empty(refusal, finish_reason, context, thought=bool(reasoning))
+        if not text.strip() or finish_reason == "content_filter":
+            raise self._no_answer(text, refusal, finish_reason, context, thought=bool(reasoning))
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
         context.note("answered", model, endpoint=self.name)
@@ -372,13 +374,16 @@ class OpenAIEndpoint(Closing):
             amount=amount,
         )
 
-    def _empty(
-        self, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
+    def _no_answer(
+        self, text: str, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
     ) -> EndpointGarbled | OutputError:
         node = context.node or self.name
-        if refusal or finish_reason == "content_filter":
-            context.note("refused", refusal or "by the content filter", endpoint=self.name)
-            return OutputError(f"the model refused to answer: {refusal}", node=node, text=refusal)
+        if finish_reason == "content_filter":
+            refusal = refusal or "the content filter stopped it"
+        if refusal:
+            context.note("refused", refusal, endpoint=self.name)
+            message = f"the model refused to answer: {refusal}"
+            return OutputError(message, node=node, text=text or refusal)
         what = "thoughts and no answer" if thought else "nothing"
         message = f"the model wrote {what} (finish reason {finish_reason!r})"
         if finish_reason == "length":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 _TAGS = {
@@ -37,51 +37,75 @@ def split_thinking(text: str) -> tuple[str, str | None]:
 class ThinkingSplitter:
     """Splits a text that comes in pieces. Thoughts must open with their tag at the start."""
 
-    reasoning: str = ""
-    text: str = ""
+    _blanks: list[str] = field(default_factory=list[str])
+    """What stands before the first word, until it is known whether that opens a thought."""
     _held: str = ""
+    """What may be the start of a tag."""
+    _thought: list[str] = field(default_factory=list[str])
+    _text: list[str] = field(default_factory=list[str])
     _closing: str = ""
     _state: Literal["start", "thinking", "answering"] = "start"
 
+    @property
+    def reasoning(self) -> str:
+        """What was thought so far."""
+        return "".join(self._thought).strip()
+
+    @property
+    def text(self) -> str:
+        """What was answered so far."""
+        return "".join(self._text)
+
     def feed(self, piece: str) -> str:
         """Take the next piece; return what belongs to the answer."""
-        if self._state == "answering":
-            return self._answer(piece)
-        self._held += piece
         if self._state == "start":
-            start = self._held.lstrip()
-            if any(len(start) < len(tag) and tag.startswith(start) for tag in _TAGS):
+            if not self._held:
+                start = piece.lstrip()
+                self._blanks.append(piece[: len(piece) - len(start)])
+                piece = start
+            self._held += piece
+            if any(len(self._held) < len(tag) and tag.startswith(self._held) for tag in _TAGS):
                 return ""
-            opening = _opening(start)
-            if opening is None:
-                self._state = "answering"
-                return self._answer(self._take())
-            self._state = "thinking"
-            self._closing = _TAGS[opening]
-            self._held = start.removeprefix(opening)
-        thought, closed, answer = self._held.partition(self._closing)
-        if not closed:
-            return ""
-        self._held = ""
-        self.reasoning += thought.strip()
-        self._state = "answering"
-        return self._answer(answer.lstrip())
+            piece = self._begun()
+        return self._think(piece) if self._state == "thinking" else self._answer(piece)
 
     def finish(self) -> str:
         """Say that no piece is left; return what was held back and belongs to the answer."""
         if self._state == "thinking":
-            self.reasoning += self._take().strip()
+            self._thought.append(self._held)
             return ""
         return self._answer(self._take())
 
+    def _begun(self) -> str:
+        """Find out whether a thought begins; return what follows its tag, or everything."""
+        opening = _opening(self._held)
+        if opening is None:
+            self._state = "answering"
+            return self._take()
+        self._state, self._closing = "thinking", _TAGS[opening]
+        return self._take().lstrip().removeprefix(opening)
+
+    def _think(self, piece: str) -> str:
+        thought, closed, answer = (self._held + piece).partition(self._closing)
+        if closed:
+            self._thought.append(thought)
+            self._state, self._held = "answering", ""
+            return self._answer(answer)
+        end = max(0, len(thought) - len(self._closing) + 1)
+        self._thought.append(thought[:end])
+        self._held = thought[end:]
+        return ""
+
     def _take(self) -> str:
-        held, self._held = self._held, ""
+        held = "".join(self._blanks) + self._held
+        self._blanks, self._held = [], ""
         return held
 
     def _answer(self, piece: str) -> str:
-        if self._closing and not self.text:
+        if self._closing and not self._text:
             piece = piece.lstrip()
-        self.text += piece
+        if piece:
+            self._text.append(piece)
         return piece
 
 
