@@ -302,7 +302,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         raise AssertionError("the engine was started")
 
     monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
-    assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl") == 0
+    assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl", "--overwrite") == 0
     assert [row["output"]["label"] for row in read("out.jsonl")] == ["spam", "ham"]
 
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"acceptance"},
     {"calibration", "routing"},
     {"agents"},
+    {"rows"},
     {"documents", "mixing"},
     {"conversations"},
     {"guards"},

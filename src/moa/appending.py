@@ -1,22 +1,206 @@
-"""Appending: files of lines that are added to, one after another, and taken up again later."""
+"""Appending: files of JSON lines, which one process at a time adds to, and a later one takes up."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+from moa.errors import ConfigError
+
+Existing = Literal["refuse", "resume", "overwrite"]
+"""What is done with lines that a file has already."""
 
 
-def open_to_add(path: Path) -> BinaryIO:
-    """Open a file of lines to add some, behind a last line that is ended where it was cut off.
+class LineFile:
+    """A file of JSON lines that one process at a time adds to.
+
+    It is a context manager: entered, it is locked (not on Windows); left empty, it is removed. A
+    new file can be read by its owner alone (mode 0600).
+
+    Args:
+        path: Made where it isn't there. Its name ends in `.jsonl`.
+        existing: What is done with lines that are there: `refuse` raises, `resume` goes on behind
+            them, `overwrite` drops them when the first line is added.
+        source: The file that is read meanwhile; `None`: none is.
 
     Raises:
-        OSError: it can't be opened.
+        ConfigError: when it is entered: another process writes it, it has lines that are to be
+            refused, it is `source`, or it can't be written.
     """
-    file = path.open("ab+")
-    if file.seek(0, os.SEEK_END):
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
-            file.flush()
-    return file
+
+    def __init__(
+        self, path: str | Path, *, existing: Existing = "refuse", source: str | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._existing: Existing = existing
+        self._source = source
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        """Open and lock it."""
+        check_lines(self.path, existing=self._existing, source=self._source)
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                if not _locked(file, self.path):
+                    raise ConfigError(
+                        f"{self.path} is written by another process: wait for it, or give another "
+                        "file"
+                    )
+                check_lines(self.path, existing=self._existing)  # it may have been written since
+            except BaseException:
+                os.close(file)
+                raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._file = file
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def lines(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Give the number of each line that is there, where it starts, and what stands in it.
+
+        What a killed process left of a last line is removed. There are none but with `resume`.
+
+        Raises:
+            ConfigError: a line is no JSON object, or can't be read; the file is closed then.
+        """
+        if self._existing != "resume":
+            return
+        start, raw = 0, b"\n"
+        try:
+            with self.path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    values = _parsed(raw)
+                    if values is not None:
+                        yield number, start, values
+                    elif raw.startswith(b"{") and not raw.endswith(b"\n"):
+                        self.cut(start)
+                        return
+                    elif raw.strip():
+                        raise self.unreadable(number)
+                    start += len(raw)
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"{self.path} can't be read: {error.strerror}") from error
+        if not raw.endswith(b"\n"):
+            self._append(b"\n")
+
+    def add(self, values: Mapping[str, object]) -> int:
+        """Write one line, and give where it starts: it has left this process by then.
+
+        Raises:
+            ConfigError: the disk is full, or gone; the lines before it are whole.
+        """
+        data = f"{dumped(values)}\n".encode()
+        if self._existing == "overwrite":
+            self.cut(0)
+            self._existing = "resume"
+        return self._append(data)
+
+    def cut(self, start: int) -> None:
+        """Remove the line that starts there, and those behind it."""
+        with suppress(OSError):  # a device, such as /dev/full, has no lines to remove
+            os.ftruncate(self._file, start)
+
+    def close(self) -> None:
+        """Close it, and with that free its lock; an empty one is removed."""
+        if self._file < 0:
+            return
+        if not os.fstat(self._file).st_size and self.path.is_file():
+            self.path.unlink()
+        os.close(self._file)
+        self._file = -1
+
+    def unreadable(self, number: int) -> ConfigError:
+        """Close the file, and make the error of a line that doesn't belong there."""
+        self.close()
+        return ConfigError(
+            f"{self.path}, line {number} is none of those that would be written there, so nothing "
+            "is added to this file: give another, or mend it"
+        )
+
+    def _append(self, data: bytes) -> int:
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            self.cut(start)
+            raise self._unwritable(error) from error
+        return start
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"{self.path} can't be written: {error.strerror}")
+
+
+def check_lines(path: Path, *, existing: Existing, source: str | None = None) -> None:
+    """Make sure that a file is one to add lines to, and leave it as it is.
+
+    Args:
+        path: The file.
+        existing: What is done with lines that are there.
+        source: The file that is read meanwhile; `None`: none is.
+
+    Raises:
+        ConfigError: it isn't called `.jsonl`, is `source`, or has lines that are to be refused.
+    """
+    if path.suffix != ".jsonl":
+        raise ConfigError(f"{path} would hold JSON Lines: call it {path.with_suffix('.jsonl')}")
+    if not path.exists():
+        return
+    if source is not None and Path(source).exists() and path.samefile(source):
+        raise ConfigError(f"{path} is the input: what comes out goes into another file")
+    if existing == "refuse" and path.stat().st_size:
+        raise ConfigError(
+            f"{path} is there already: --resume goes on with it, --overwrite replaces it"
+        )
+
+
+def dumped(value: object) -> str:
+    """Write a value as JSON on one line that every reader can read.
+
+    Halves of surrogate pairs, which a model may write, are no text: they become U+FFFD.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _locked(file: int, path: Path) -> bool:
+    """Lock an open file until it is closed; whether that could be done, and it is still `path`."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(file), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            return False
+    return True
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        values: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
