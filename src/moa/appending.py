@@ -173,11 +173,12 @@ def check_lines(path: Path, *, existing: Existing, source: str | None = None) ->
 
 
 def dumped(value: object) -> str:
-    """Write a value as JSON on one line that every reader can read.
+    """Write a value as JSON on one line that every reader can read."""
+    return paired(json.dumps(value, ensure_ascii=False))
 
-    Halves of surrogate pairs, which a model may write, are no text: they become U+FFFD.
-    """
-    text = json.dumps(value, ensure_ascii=False)
+
+def paired(text: str) -> str:
+    """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
+from moa.appending import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -393,7 +394,7 @@ class OpenAIEndpoint(Closing):
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return paired(value) if isinstance(value, str) else ""
 
 
 def _object(value: object) -> JSON:
