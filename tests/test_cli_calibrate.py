@@ -64,7 +64,8 @@ def write(name: str, found: Sequence[Row]) -> str:
 
 
 def read(name: str) -> list[Row]:
-    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    return sorted(lines, key=lambda line: line["id"])
 
 
 def moa(*words: str) -> int:

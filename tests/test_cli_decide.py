@@ -74,7 +74,8 @@ def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
     with pytest.raises(SystemExit) as left:
         main([*line, "--out", "out.jsonl", *words])
     assert isinstance(left.value.code, int)
-    return left.value.code, [json.loads(row) for row in Path("out.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    return left.value.code, sorted(lines, key=lambda line: line["id"])
 
 
 def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
@@ -97,8 +98,8 @@ def test_none_of_these_is_an_answer_where_it_is_asked_for() -> None:
 def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     code, found = decide(['{"text": "red"}', "{", '{"id": 7}', '{"text": " "}', '{"text": "blue"}'])
     assert code == 1
-    lines = {line["id"]: line for line in found}
-    found = [lines[given] for given in (1, 2, 7, 4, 5)]
+    found.insert(2, found.pop())
+    assert [line["id"] for line in found] == [1, 2, 7, 4, 5]
     assert [line["label"] for line in found] == ["red", None, None, None, "blue"]
     assert [(line["confidence"], line["scores"]) for line in found[1:4]] == [(None, {})] * 3
     assert "malformed" in found[1]["error"]

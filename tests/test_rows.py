@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import stat
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from disks import room
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import rows
-from moa.appending import Existing, dumped
+from moa._files import Existing, dumped
 from moa.errors import ConfigError
 from moa.rows import Malformed, Row, RowFile
 
@@ -339,17 +337,6 @@ def test_a_new_file_is_its_owner_s_alone_and_another_keeps_its_mode(out: Path) -
     out.chmod(0o640)
     go(out, GIVEN, "resume")
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
-
-
-@contextmanager
-def room(longest: int) -> Generator[None]:
-    """Let no file be longer, as on a disk that is nearly full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_whole_lines_and_nothing_else(out: Path) -> None:

@@ -11,10 +11,7 @@ import csv
 import hashlib
 import io
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, cast
 
+from moa._files import Existing, LineFile, dumped, replacing
 from moa.agents.filter import Verdict
-from moa.appending import Existing, LineFile, dumped
 from moa.errors import ConfigError, InputError
 from moa.handoffs import Dropped
 from moa.node import Result
@@ -582,20 +579,12 @@ class RowFile(LineFile):
         gone = {old.start for key in self._settled for old in self._old.get(key, ())}
         if not gone or not self._all_read:
             return
-        path, start = self.path.resolve(), 0
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with path.open("rb") as old, open(handle, "wb") as new:
-                for raw in old:
-                    if start not in gone:
-                        new.write(raw)
-                    start += len(raw)
-                new.flush()
-                os.fsync(handle)
-            shutil.copymode(path, draft)
-            os.replace(draft, path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        start = 0
+        with self.path.open("rb") as old, replacing(self.path) as new:
+            for raw in old:
+                if start not in gone:
+                    new.write(raw)
+                start += len(raw)
 
 
 def _digest(value: object) -> bytes:

@@ -92,7 +92,7 @@ def calibrate(
     from moa.errors import ConfigError
     from moa.guarantees import Guarantee
 
-    check_target("--out", out, replaced=True)
+    check_target("--out", out)
     if recheck is not None:
         from moa.cli.recheck import recheck as check
 

@@ -86,7 +86,7 @@ def compare(
     config: options.ConfigFile = None,
 ) -> None:
     """Compare designs on labelled rows: what they reach, what they take, and what pays."""
-    from moa.appending import check_lines
+    from moa._files import check_lines
     from moa.cli import screen
     from moa.cli.compare_run import Compared, written
     from moa.cli.compare_tables import shown

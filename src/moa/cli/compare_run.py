@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from moa import rows
-from moa.appending import Existing
+from moa._files import Existing
 from moa.cli.configuration import configured
 from moa.cli.targets import write_text
 from moa.config import Config, nearest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from moa import rows
-from moa.appending import Existing, LineFile
+from moa._files import Existing, LineFile
 from moa.errors import ConfigError, InputError
 
 

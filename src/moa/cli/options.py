@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from moa.appending import Existing
+    from moa._files import Existing
 
 ConfigFile = Annotated[
     Path | None,

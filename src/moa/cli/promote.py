@@ -79,10 +79,10 @@ def promote(
     from moa.config_file import target
     from moa.guarantees import Guarantee
 
-    check_target("--out", out, replaced=True)
+    check_target("--out", out)
     check_target("--json", json_file)
     if write:
-        check_target("--config", target(config).resolve(), replaced=True)
+        check_target("--config", target(config).resolve())
     asked = _Asked(
         task=task,
         labels=label_names(labels) if labels else None,

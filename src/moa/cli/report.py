@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from moa.appending import Existing
+from moa._files import Existing
 from moa.cli import screen
 from moa.cli.tables import cost_of, results, summary
 from moa.cli.tally import Tally

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from moa.appending import dumped
+from moa._files import dumped
 from moa.errors import ConfigError
 
 WIDE = 140

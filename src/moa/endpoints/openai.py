@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
-from moa.appending import paired
+from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,

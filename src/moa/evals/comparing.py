@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moa._files import Existing
 from moa.acceptance import all_of
-from moa.appending import Existing
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.measures import coverage_line

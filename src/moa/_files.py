@@ -1,20 +1,60 @@
-"""Appending: files of JSON lines, which one process at a time adds to, and a later one takes up."""
+"""Files: replaced whole or not at all, or added to line by line, by one process at a time."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 
 from moa.errors import ConfigError
 
 Existing = Literal["refuse", "resume", "overwrite"]
 """What is done with lines that a file has already."""
+
+
+@contextmanager
+def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
+    """Write a file in place of the one that is there, whole or not at all.
+
+    What is there keeps its mode, and what is no plain file, such as `/dev/stdout`, is written to.
+
+    Args:
+        path: The file.
+        private: Whether a new one can be read by its owner alone, as what models wrote should.
+
+    Raises:
+        OSError: it can't be written; nothing is left of it then.
+    """
+    target = path.resolve()
+    there = target.exists()
+    if there and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with open(os.open(draft, flags, 0o600 if private else 0o666), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if there:
+            draft.chmod(target.stat().st_mode & 0o777)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str, *, private: bool = True) -> None:
+    """Write a text in place of what is there; see `replacing`."""
+    with replacing(path, private=private) as file:
+        file.write(text.encode())
 
 
 class LineFile:
