@@ -144,6 +144,7 @@ def test_lines_of_a_pipe_are_answered_and_the_thread_goes_on_at_the_next_start(
 ) -> None:
     assert talk(monkeypatch, "one", "", "two") == 0
     assert capsys.readouterr().out == "You said one.\nYou said two.\n"
+    assert Path("chat.sqlite").stat().st_mode & 0o777 == 0o600
     assert talk(monkeypatch, "three") == 0
     assert [m["content"] for m in Echo.asked[-1] if m["role"] == "user"] == ["one", "two", "three"]
 

@@ -107,6 +107,17 @@ def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     assert "empty" in found[3]["error"]
 
 
+def test_decisions_that_are_there_are_kept_and_only_the_others_are_made() -> None:
+    assert decide(['{"id": "a", "text": "red"}'])[0] == 0
+    before = Path("out.jsonl").read_bytes()
+    rows = ['{"id": "a", "text": "red"}', '{"id": "b", "text": "blue"}']
+    assert decide(rows)[0] == 2
+    code, found = decide(rows, "--resume")
+    assert code == 0
+    assert [(line["id"], line["label"]) for line in found] == [("a", "red"), ("b", "blue")]
+    assert Path("out.jsonl").read_bytes().startswith(before)
+
+
 def test_what_the_fitting_took_is_in_the_closing_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -351,9 +351,21 @@ def test_answers_of_a_design_whose_file_has_changed_are_not_taken_up(folder: Pat
     for _ in range(2):
         assert moa(*words, "--out", "a.jsonl", "--resume") == 0
         assert kept(folder) == 60
+    assert moa(*words, "--out", "a.jsonl") == 2
+    assert kept(folder) == 60
     (folder / "mine.py").write_text(MINE.replace("0.9", "0.8"))
     assert moa(*words, "--out", "a.jsonl", "--resume") == 0
     assert kept(folder) == 90
+
+
+def test_a_comparison_that_is_stopped_says_how_to_go_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine.py").write_text(MINE.replace('KeyError("oh")', "KeyboardInterrupt"))
+    words = ("--designs", "mine.py:good,mine.py:broken", "--out", "a.jsonl")
+    assert moa("compare", "data.jsonl", *words) == 130
+    assert "the same command with --resume goes on" in capsys.readouterr().err
+    assert kept(folder) == 30
 
 
 def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: Path) -> None:

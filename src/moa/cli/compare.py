@@ -120,7 +120,11 @@ def compare(
         budget_usd=budget_usd,
         config=config,
     )
-    found = compared.run(screen.err())
+    try:
+        found = compared.run(screen.err())
+    except KeyboardInterrupt:
+        screen.err().print(f"Stopped with some of the answers: {options.how_to_go_on(out)}.")
+        raise
     screen.out().print(shown(found))
     for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
         screen.err().print(f"written: {file}", markup=False)

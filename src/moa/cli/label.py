@@ -97,7 +97,7 @@ def label(
                 return 0
             return await label_by_llm(made, endpoints, rows, found, file, context, progress)
 
-        stopped = "stopped; what was labelled is kept, and the same command with --resume goes on"
+        stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
         code = run(job, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)

@@ -69,6 +69,11 @@ AsJson = Annotated[
 ]
 
 
+def how_to_go_on(out: Path | None) -> str:
+    """Say how a run that was stopped goes on."""
+    return "the same command with --resume goes on" if out else "--out FILE.jsonl keeps them"
+
+
 def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
     """Say what is done with what a file of lines has already.
 

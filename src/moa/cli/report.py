@@ -17,6 +17,7 @@ from rich.text import Text
 
 from moa._files import Existing
 from moa.cli import screen
+from moa.cli.options import how_to_go_on
 from moa.cli.tables import cost_of, results, summary
 from moa.cli.tally import Tally
 from moa.cli.targets import check_target
@@ -154,9 +155,7 @@ class Report:
                 f"{file.changed} whose input has changed since, were due again"
             )
         if stopped:
-            go_on = (
-                "the same command with --resume goes on" if file else "--out FILE.jsonl keeps them"
-            )
+            go_on = how_to_go_on(file and file.path)
             console.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
 
     def _state(self) -> str:

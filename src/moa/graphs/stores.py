@@ -157,6 +157,8 @@ class SqliteStore:
         """Connect to the file."""
         with self._told():
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            if not self.file.exists():
+                self.file.touch(mode=0o600)  # what is said is its owner's alone
             async with self._savers.from_conn_string(str(self.file)) as saver:
                 saver.serde = PlainJson()
                 if not self._is_set_up:
