@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from moa.cli.items import Item
 from moa.cli.report import Report
+from moa.rows import Item
 
 LONGEST_S = 60.0
 

@@ -64,7 +64,8 @@ def write(name: str, found: Sequence[Row]) -> str:
 
 
 def read(name: str) -> list[Row]:
-    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    return sorted(lines, key=lambda line: line["id"])
 
 
 def moa(*words: str) -> int:
@@ -302,7 +303,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         raise AssertionError("the engine was started")
 
     monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
-    assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl") == 0
+    assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl", "--overwrite") == 0
     assert [row["output"]["label"] for row in read("out.jsonl")] == ["spam", "ham"]
 
 

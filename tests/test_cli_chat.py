@@ -41,7 +41,7 @@ class Echo(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         messages = body["messages"]
         self.asked.append(messages)
-        said = messages[-1]["content"]
+        said = messages[-1]["content"].replace("(half)", "\ud83d")
         if "refuse" in said:
             self.send_response(400)
             self.send_header("Content-Length", "0")
@@ -107,6 +107,13 @@ def talk(monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] 
     return left.value.code
 
 
+def test_half_of_a_surrogate_pair_in_an_answer_ends_no_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk(monkeypatch, "a (half)", "and on") == 0
+    assert capsys.readouterr().out.splitlines() == ["You said a \ufffd.", "You said and on."]
+
+
 def begun(line: str) -> subprocess.Popen[str]:
     """Start `moa chat` in a process of its own, and wait until it writes an answer."""
     process = subprocess.Popen(
@@ -137,6 +144,7 @@ def test_lines_of_a_pipe_are_answered_and_the_thread_goes_on_at_the_next_start(
 ) -> None:
     assert talk(monkeypatch, "one", "", "two") == 0
     assert capsys.readouterr().out == "You said one.\nYou said two.\n"
+    assert Path("chat.sqlite").stat().st_mode & 0o777 == 0o600
     assert talk(monkeypatch, "three") == 0
     assert [m["content"] for m in Echo.asked[-1] if m["role"] == "user"] == ["one", "two", "three"]
 
@@ -321,13 +329,7 @@ def test_rows_with_threads_are_run_in_their_order(capsys: pytest.CaptureFixture[
         with pytest.raises(SystemExit) as left:
             main(("run", "chat", "turns.jsonl", "--json"))
         assert left.value.code == 0
-        found = [json.loads(line)["output"] for line in capsys.readouterr().out.splitlines()]
-        assert [(f["thread"], f["turn"]) for f in found] == [
-            ("a", 1),
-            ("b", 1),
-            ("a", 2),
-            ("b", 2),
-            ("a", 3),
-            ("b", 3),
-        ]
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        found = {line["id"]: (line["output"]["thread"], line["output"]["turn"]) for line in lines}
+        assert found == {i: ("ab"[i % 2], 1 + i // 2) for i in range(6)}
     assert len(Echo.asked) == 6  # the second run found its rows answered

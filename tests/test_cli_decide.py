@@ -74,7 +74,8 @@ def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
     with pytest.raises(SystemExit) as left:
         main([*line, "--out", "out.jsonl", *words])
     assert isinstance(left.value.code, int)
-    return left.value.code, [json.loads(row) for row in Path("out.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    return left.value.code, sorted(lines, key=lambda line: line["id"])
 
 
 def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
@@ -97,12 +98,24 @@ def test_none_of_these_is_an_answer_where_it_is_asked_for() -> None:
 def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     code, found = decide(['{"text": "red"}', "{", '{"id": 7}', '{"text": " "}', '{"text": "blue"}'])
     assert code == 1
-    assert [line["label"] for line in found] == ["red", None, None, None, "blue"]
+    found.insert(2, found.pop())
     assert [line["id"] for line in found] == [1, 2, 7, 4, 5]
+    assert [line["label"] for line in found] == ["red", None, None, None, "blue"]
     assert [(line["confidence"], line["scores"]) for line in found[1:4]] == [(None, {})] * 3
     assert "malformed" in found[1]["error"]
     assert "needs a 'text'" in found[2]["error"]
     assert "empty" in found[3]["error"]
+
+
+def test_decisions_that_are_there_are_kept_and_only_the_others_are_made() -> None:
+    assert decide(['{"id": "a", "text": "red"}'])[0] == 0
+    before = Path("out.jsonl").read_bytes()
+    rows = ['{"id": "a", "text": "red"}', '{"id": "b", "text": "blue"}']
+    assert decide(rows)[0] == 2
+    code, found = decide(rows, "--resume")
+    assert code == 0
+    assert [(line["id"], line["label"]) for line in found] == [("a", "red"), ("b", "blue")]
+    assert Path("out.jsonl").read_bytes().startswith(before)
 
 
 def test_what_the_fitting_took_is_in_the_closing_table(

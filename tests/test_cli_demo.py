@@ -47,6 +47,7 @@ def test_the_demo_runs_the_shipped_inbox_from_any_folder(
     assert moa("run", "support", "--demo", "--limit", "2", "--json") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     inbox = (ROOT / "examples" / "support" / "inbox.jsonl").read_text(encoding="utf-8")
+    found.sort(key=lambda line: line["id"])
     assert [line["input"] for line in found] == [json.loads(r) for r in inbox.splitlines()[:2]]
 
 

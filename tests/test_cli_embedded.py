@@ -57,8 +57,9 @@ def test_the_main_job_runs_on_the_inbox(capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in inbox.read_text().splitlines()]
-    assert [line["id"] for line in found] == [row["id"] for row in rows[:14]]
-    assert found[13]["status"] == "dropped"
+    statuses = {line["id"]: line["status"] for line in found}
+    assert statuses.keys() == {row["id"] for row in rows[:14]}
+    assert statuses[rows[13]["id"]] == "dropped"
     assert "needed the LLM" in out
     assert "No LLM is configured" in err
 
@@ -109,6 +110,7 @@ def test_decisions_are_made_without_writing_python() -> None:
     )
     words = ["decide", "in.txt", "--task", "How does the writer feel?", "--labels", "happy,unhappy"]
     assert moa(*words, "--examples", "shown.jsonl", "--out", "out.jsonl") == 0
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    found = sorted(lines, key=lambda line: line["id"])
     assert [set(line["scores"]) for line in found] == [{"happy", "unhappy"}] * 2
     assert found[0]["scores"]["happy"] > found[1]["scores"]["happy"]

@@ -92,7 +92,11 @@ def test_a_router_takes_rows_with_replies_and_without_its_fields(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write(tmp_path / "d.jsonl", without(rows(3, replied=True), "subject"))
-    assert moa("route", "score", made / "router.json", data, "--out", tmp_path / "s.jsonl") == 0
+    words = ("route", "score", made / "router.json", data, "--out", tmp_path / "s.jsonl")
+    assert moa(*words) == 0
+    assert moa(*words) == 2
+    assert moa(*words, "--resume") == 0
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
     assert "3 rows scored" in capsys.readouterr().err
 
 

@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from moa.cli import main
-from moa.cli.items import Item, Row
 from moa.cli.worth import Worth
 from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Text
 from moa.questions import Answer, Choice, Option, Question
+from moa.rows import Item, Row
 
 BLIND = """
 from moa.agents.filter import Filter

@@ -190,7 +190,7 @@ def test_answers_are_taken_up_each_time_a_run_was_killed(tmp_path: Path) -> None
 def test_a_file_of_something_else_is_not_taken_for_answers(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match="line 1 is no answer of moa compare"):
+    with pytest.raises(ConfigError, match="line 1 is none of those that would be written"):
         asyncio.run(compare(rows(2), designs(), cache=file))
     assert file.read_bytes() == content
 
@@ -290,7 +290,7 @@ def moa(*words: str) -> int:
 def test_the_command_writes_json_markdown_and_plots(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--json", "r.json", "--markdown", "r.md", "--plot", "r.png", "--resume", "a.jsonl")
+    words = ("--json", "r.json", "--markdown", "r.md", "--plot", "r.png", "--out", "a.jsonl")
     assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 0
     out = capsys.readouterr().out
     assert "what the others are compared with" in out
@@ -349,11 +349,23 @@ def test_answers_of_a_design_whose_file_has_changed_are_not_taken_up(folder: Pat
     (folder / "other.py").write_text(MINE)
     words = ("compare", "data.jsonl", "--designs", "mine.py:good,other.py:good")
     for _ in range(2):
-        assert moa(*words, "--resume", "a.jsonl") == 0
+        assert moa(*words, "--out", "a.jsonl", "--resume") == 0
         assert kept(folder) == 60
+    assert moa(*words, "--out", "a.jsonl") == 2
+    assert kept(folder) == 60
     (folder / "mine.py").write_text(MINE.replace("0.9", "0.8"))
-    assert moa(*words, "--resume", "a.jsonl") == 0
+    assert moa(*words, "--out", "a.jsonl", "--resume") == 0
     assert kept(folder) == 90
+
+
+def test_a_comparison_that_is_stopped_says_how_to_go_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine.py").write_text(MINE.replace('KeyError("oh")', "KeyboardInterrupt"))
+    words = ("--designs", "mine.py:good,mine.py:broken", "--out", "a.jsonl")
+    assert moa("compare", "data.jsonl", *words) == 130
+    assert "the same command with --resume goes on" in capsys.readouterr().err
+    assert kept(folder) == 30
 
 
 def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: Path) -> None:

@@ -112,9 +112,8 @@ def run(*words: str) -> tuple[int, list[dict[str, Any]]]:
     with pytest.raises(SystemExit) as left:
         main(["run", "generator", "in.jsonl", "--out", "out.jsonl", *words])
     assert isinstance(left.value.code, int)
-    return left.value.code, [
-        json.loads(line) for line in Path("out.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    return left.value.code, sorted(lines, key=lambda line: line["id"])
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors"},
-    {"usage", "jobs", "energy", "appending"},
+    {"usage", "jobs", "energy", "_files"},
     {"trace"},
     {"context"},
     {"node", "questions"},
@@ -23,6 +23,7 @@ LAYERS = [
     {"acceptance"},
     {"calibration", "routing"},
     {"agents"},
+    {"rows"},
     {"documents", "mixing"},
     {"conversations"},
     {"guards"},

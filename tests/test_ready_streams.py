@@ -12,8 +12,6 @@ from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.cli.batch import run_one, through
 from moa.cli.inputs import reader_of
-from moa.cli.items import Item, Row
-from moa.cli.lines import line
 from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError
@@ -21,6 +19,7 @@ from moa.graphs.code import Code
 from moa.graphs.monitor import Monitor, monitor
 from moa.graphs.solve import Solve
 from moa.ready import AnyNode, node_of
+from moa.rows import Item, Row, line
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 
@@ -110,6 +109,7 @@ async def test_lines_carry_the_report_however_many_items_run_at_once(
     texts = ["card", "card", "card", "app"] * 10 + ["app"] * 20
     rows = iter([Row(number=i, id=i, value={"text": t}) for i, t in enumerate(texts, start=1)])
     await through(rows, work, done.append, concurrency=concurrency)
+    done.sort(key=lambda item: item.row.number)
     lines = [json.loads(json.dumps(line(item))) for item in done]
     assert [found["id"] for found in lines if found["output"]["report"]] == [50]
     assert lines[49]["output"]["report"]["text"] == "Told."

@@ -1,20 +1,23 @@
-"""Rows: every line of an input file is an item or is reported, under its number."""
+"""Rows: every line of an input is a row or is reported; what became of them is never lost."""
 
 from __future__ import annotations
 
 import io
 import json
+import stat
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
+from disks import room
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.cli import rows
-from moa.cli.items import Malformed, Row
+from moa import rows
+from moa._files import Existing, dumped
 from moa.errors import ConfigError
+from moa.rows import Malformed, Row, RowFile
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:
@@ -81,7 +84,6 @@ def test_text_is_one_item_a_line(tmp_path: Path) -> None:
     [
         pytest.param('\n{"text": "one"}\n', [{"text": "one"}], id="jsonl"),
         pytest.param("one\ntwo\n", ["one", "two"], id="txt"),
-        pytest.param("", [], id="nothing"),
     ],
 )
 def test_standard_input_is_json_lines_or_text(
@@ -173,3 +175,200 @@ def test_a_disk_that_fails_on_the_way_costs_what_follows_and_is_reported(
     last = found[-1]
     assert isinstance(last, Malformed)
     assert "Input/output error" in last.error
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", "\n"), ("a.csv", ""), ("a.csv", "id,text\n"), ("a.txt", ""), ("-", "")],
+)
+def test_an_input_without_rows_is_a_configuration_error_in_every_format(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    if name != "-":
+        (tmp_path / name).write_text(content)
+        name = str(tmp_path / name)
+    with pytest.raises(ConfigError, match="there are no rows in it"):
+        list(rows.read(name))
+
+
+def test_a_table_on_standard_input_is_read_where_it_is_said_to_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = io.TextIOWrapper(io.BytesIO(b"id,body\n7,hello\n"))
+    monkeypatch.setattr(sys, "stdin", table)
+    (row,) = rows.read("-", format="csv", text_column="body")
+    assert isinstance(row, Row)
+    assert row.value == {"id": "7", "body": "hello", "text": "hello"}
+
+
+def test_a_text_column_that_is_not_there_stops_at_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n7,hello\n")
+    with pytest.raises(ConfigError, match=r"no text in a column 'body': it has 'id', 'text'"):
+        next(rows.read(tmp_path / "a.csv", text_column="body"))
+
+
+def test_a_later_row_without_the_text_column_costs_that_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n{"text": "two"}\n{"body": "three"}\n')
+    found = list(rows.read(tmp_path / "a.jsonl", text_column="body"))
+    assert [type(row) for row in found] == [Row, Malformed, Row]
+
+
+GIVEN = [Row(number=n, id=n, value=f"text {n}") for n in range(1, 4)]
+
+
+@pytest.fixture(name="out")
+def _out(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def go(
+    out: Path,
+    given: list[Row],
+    existing: Existing = "refuse",
+    *,
+    most: int | None = None,
+    fails: str = "",
+) -> list[Row | Malformed]:
+    """Do what is left, at most so many rows; give those that were done."""
+    done: list[Row | Malformed] = []
+    with RowFile(out, existing=existing) as file:
+        for row in file.left(given):
+            if len(done) == most:
+                break
+            failed = {"error": "x"} if fails and fails in str(row.input) else {}
+            file.write({"id": row.id, "input": row.input, **failed})
+            done.append(row)
+    return done
+
+
+def written(out: Path) -> list[dict[str, Any]]:
+    lines = out.read_bytes().split(b"\n") if out.exists() else []
+    return [json.loads(line) for line in lines if line]
+
+
+def test_lines_that_are_there_are_refused_kept_or_replaced_as_is_asked(out: Path) -> None:
+    go(out, GIVEN[:1])
+    before = out.read_bytes()
+    with pytest.raises(ConfigError, match=r"--resume goes on with it, --overwrite replaces it"):
+        go(out, GIVEN)
+    assert out.read_bytes() == before
+    assert go(out, GIVEN, "resume") == GIVEN[1:]
+    assert out.read_bytes().startswith(before)
+    assert go(out, GIVEN[2:], "overwrite") == GIVEN[2:]
+    assert [line["id"] for line in written(out)] == [3]
+
+
+def test_what_is_to_be_overwritten_stays_until_there_is_a_first_line(out: Path) -> None:
+    go(out, GIVEN)
+    go(out, [], "overwrite")
+    assert len(written(out)) == 3
+
+
+def test_a_row_that_failed_is_due_again_and_has_one_line_in_the_end(out: Path) -> None:
+    go(out, GIVEN, fails="text 2")
+    assert go(out, GIVEN, "resume") == GIVEN[1:2]
+    assert sorted(str(line["id"]) for line in written(out)) == ["1", "2", "3"]
+    assert not any("error" in line for line in written(out))
+
+
+def test_a_row_whose_input_has_changed_is_due_again_and_its_old_line_goes(out: Path) -> None:
+    go(out, GIVEN)
+    changed = [*GIVEN[:2], Row(number=3, id=3, value="another text")]
+    with RowFile(out, existing="resume") as file:
+        assert list(file.left(changed)) == changed[2:]
+        assert (file.there, file.failed, file.changed) == (2, 0, 1)
+        file.write({"id": 3, "input": "another text"})
+    assert [line["input"] for line in written(out)] == ["text 1", "text 2", "another text"]
+
+
+def test_a_changed_row_keeps_its_old_line_until_all_rows_were_read(out: Path) -> None:
+    go(out, GIVEN)
+    changed = [Row(number=n, id=n, value="another") for n in range(1, 4)]
+    go(out, changed, "resume", most=1)
+    assert [line["input"] for line in written(out)] == ["text 1", "text 2", "text 3", "another"]
+    go(out, changed, "resume")
+    assert [line["input"] for line in written(out)] == ["another"] * 3
+
+
+def test_rows_that_are_no_longer_in_the_input_keep_their_lines(out: Path) -> None:
+    go(out, GIVEN, fails="text 2")
+    go(out, GIVEN[1:2], "resume")
+    assert [line["id"] for line in written(out)] == [1, 3, 2]
+
+
+ANY_ROWS = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["a", "é\u2028", "half \ud83d"])), max_size=12
+)
+
+
+@given(ANY_ROWS, st.integers(0, 12), st.integers(0, 60))
+def test_wherever_a_run_is_killed_resuming_does_the_rest_and_no_row_twice(
+    tmp_path_factory: pytest.TempPathFactory, found: list[tuple[int, str]], most: int, torn: int
+) -> None:
+    """Also where ids, and whole rows, come more than once."""
+    out = tmp_path_factory.mktemp("rows") / "out.jsonl"
+    given = [Row(number=n, id=i, value=text) for n, (i, text) in enumerate(found, start=1)]
+    go(out, given, most=most)
+    kept = 0
+    if out.exists():
+        data = out.read_bytes()
+        whole = data[: -len(data[:-1].split(b"\n")[-1]) - 1]
+        out.write_bytes(data[: max(len(whole), len(data) - torn)])
+        kept = whole.count(b"\n") + (torn <= 1)
+    assert len(go(out, given, "resume")) == len(given) - kept
+    expected = [(row.id, json.loads(dumped(row.input))) for row in given]
+    assert sorted((line["id"], line["input"]) for line in written(out)) == sorted(expected)
+
+
+def test_a_second_process_is_refused_while_one_writes(out: Path) -> None:
+    with RowFile(out) as file:
+        with pytest.raises(ConfigError, match="is written by another process"):
+            go(out, GIVEN)
+        file.write({"id": 1, "input": "x"})
+        with pytest.raises(ConfigError, match="is written by another process"):
+            go(out, GIVEN, "resume")
+    assert len(written(out)) == 1
+
+
+def test_a_new_file_is_its_owner_s_alone_and_another_keeps_its_mode(out: Path) -> None:
+    go(out, GIVEN, fails="text 2")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    out.chmod(0o640)
+    go(out, GIVEN, "resume")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+
+
+def test_a_full_disk_leaves_whole_lines_and_nothing_else(out: Path) -> None:
+    long = [Row(number=n, id=n, value="x" * 40) for n in range(1, 4)]
+    with pytest.raises(ConfigError, match="can't be written"), room(100):
+        go(out, long)
+    assert [line["id"] for line in written(out)] == [1]
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_disk_without_room_to_remove_lines_keeps_them_all(out: Path) -> None:
+    go(out, GIVEN[:1], fails="text")
+    before = out.read_bytes()
+    file = RowFile(out, existing="resume").__enter__()
+    for row in file.left(GIVEN[:1]):
+        file.write({"id": row.id, "input": row.input})
+    with pytest.raises(ConfigError, match="can't be written"), room(1):
+        file.__exit__(None, None, None)
+    assert out.read_bytes().startswith(before)
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("content", ['{"id": 1}\n', "hello", '{"input": "x"}\n', "[1]\n"])
+def test_a_file_of_something_else_is_not_resumed(content: str, out: Path) -> None:
+    out.write_text(content)
+    with pytest.raises(ConfigError, match="line 1 is none of those that would be written there"):
+        go(out, GIVEN, "resume")
+    assert out.read_text() == content
+
+
+def test_half_of_a_surrogate_pair_is_written_as_what_every_reader_takes(out: Path) -> None:
+    with RowFile(out) as file:
+        file.write({"id": 1, "input": "x", "output": "a \ud83d b \ud83d\ude00"})
+    (line,) = written(out)
+    assert line["output"] == "a \ufffd b \U0001f600"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disks import room
 
 from moa.cli import main
-from moa.cli.targets import check_target
+from moa.cli.targets import check_target, write_text
 from moa.errors import ConfigError
+from moa.graphs.keeping import keep
+from moa.handoffs import Reply
 
 COMMANDS = {
     "calibrate": ("calibrate", "no.jsonl", "--task", "Spam?", "--out"),
@@ -57,8 +63,51 @@ def test_a_folder_is_no_file_and_what_can_be_written_is_left_as_it_is() -> None:
         check_target("--out", Path())
     Path("there.json").write_text("{}")
     for name in ("there.json", "new.json"):
-        check_target("--out", Path(name), replaced=True)
+        check_target("--out", Path(name))
     assert Path("there.json").read_text() == "{}"
     assert not Path("new.json").exists()
     with pytest.raises(ConfigError, match="can't be written"):
         check_target("--out", Path("x" * 300))
+
+
+def shown(file: Path) -> None:
+    write_text("--json", file, "x" * 200)
+
+
+def kept(file: Path) -> None:
+    keep(file, Reply(text="x" * 200))
+
+
+@pytest.mark.parametrize("write", [shown, kept])
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(
+    write: Callable[[Path], None],
+) -> None:
+    Path("there.json").write_text("old")
+    for name in ("there.json", "new.json"):
+        with pytest.raises(ConfigError, match=rf"{name} can't be written: "), room(100):
+            write(Path(name))
+    assert list(Path().iterdir()) == [Path("there.json")]
+    assert Path("there.json").read_text() == "old"
+
+
+def test_what_models_wrote_is_its_owner_s_alone_and_other_files_are_as_usual() -> None:
+    kept(Path("kept.json"))
+    shown(Path("shown.json"))
+    shown(Path("kept.json"))
+    modes = [stat.S_IMODE(Path(name).stat().st_mode) for name in ("kept.json", "shown.json")]
+    assert modes == [0o600, 0o666 & ~umask()]
+
+
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+def test_a_link_is_followed_and_a_device_is_written_to() -> None:
+    Path("link.json").symlink_to("there.json")
+    shown(Path("link.json"))
+    assert Path("link.json").is_symlink()
+    assert Path("there.json").read_text() == "x" * 200
+    shown(Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
+from moa._files import replace_text
 from moa.config import Config, find
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError
@@ -248,7 +246,7 @@ def keep(measurement: Measurement, config_path: str | Path | None = None) -> Kep
     kept.endpoints[measurement.endpoint] = measurement
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, kept.model_dump_json(indent=2) + "\n")
+        replace_text(path, kept.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise ConfigError(
             f"the measurement can't be kept in {path}: {error.strerror or error}"
@@ -311,17 +309,3 @@ def _read(path: Path) -> Measurements:
         raise ConfigError(
             f"{path} holds no measurements of this version of moa. Remove it, and measure again"
         ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise

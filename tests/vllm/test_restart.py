@@ -75,7 +75,8 @@ def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: 
     _, err = run.communicate(timeout=500)
     found = lines(out)
     assert run.returncode == 0, err
-    assert [line["id"] for line in found] == [row["id"] for row in rows]
+    assert len(found) == len(rows)
+    assert {line["id"] for line in found} == {row["id"] for row in rows}
     assert {line["status"] for line in found} == {"answered"}
     assert any("retried" in json.dumps(line["trace"]) for line in found)
     after = folder.read()

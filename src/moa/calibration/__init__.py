@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moa._files import replace_text
 from moa.calibration.candidates import Candidate
 from moa.calibration.doubting import Doubt, Judged, judged
 from moa.calibration.members import LabelMember, Member, layout_of
@@ -226,11 +226,8 @@ class Calibration(_Record):
         Raises:
             CalibrationError: the file can't be written.
         """
-        target = Path(path)
-        part = target.with_name(f".{target.name}.part")
         try:
-            part.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            os.replace(part, target)
+            replace_text(Path(path), self.model_dump_json(indent=2) + "\n", private=False)
         except OSError as error:
             raise CalibrationError(f"{str(path)!r} can't be written: {error.strerror}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 USAGE = 2
 """Exit code for usage or configuration."""
@@ -18,6 +19,9 @@ def main(args: Sequence[str] | None = None) -> None:
     from moa.cli.app import app
     from moa.errors import MoaError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a model may write what is no text
     try:
         app(args)
     except MoaError as error:

@@ -80,6 +80,8 @@ def calibrate(
         float | None,
         typer.Option("--minutes", min=0.1, help="Most time for reading; else 1 s a row."),
     ] = None,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
 ) -> None:
@@ -90,16 +92,17 @@ def calibrate(
     from moa.errors import ConfigError
     from moa.guarantees import Guarantee
 
-    check_target("--out", out, replaced=True)
+    check_target("--out", out)
     if recheck is not None:
         from moa.cli.recheck import recheck as check
 
         _refuse(said)
-        raise typer.Exit(run(check(recheck, labelled_rows(source), out), config, budget_usd))
+        rows = labelled_rows(source, format=format, text_column=text_column)
+        raise typer.Exit(run(check(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
-    rows = labelled_rows(source)
+    rows = labelled_rows(source, format=format, text_column=text_column)
     question = _question(task, labels, rows)
     guarantee = Guarantee(risk, confidence)
     limit_s = None if minutes is None else 60 * minutes

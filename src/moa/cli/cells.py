@@ -7,8 +7,8 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from moa.cli.items import Item, Malformed
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.rows import Item
 
 OUTCOME = "outcome"
 _SHOWN = ("language", "kind")
@@ -63,7 +63,5 @@ def _said(output: object) -> str:
 
 
 def _input(item: Item) -> str:
-    row = item.row
-    if isinstance(row, Malformed):
-        return row.raw
-    return row.value if isinstance(row.value, str) else str(row.value.get("text", row.value))
+    given = item.row.input
+    return given if isinstance(given, str) else str(given.get("text", given))

@@ -113,14 +113,13 @@ def _ranked(
 
 
 def _show(ranking: Ranking, understood: list[Read], *, as_json: bool) -> None:
-    import sys
 
     from moa.cli import choose_tables as tables
     from moa.cli import screen
-    from moa.cli.lines import write
+    from moa.cli.screen import json_line
 
     if as_json:
-        write(sys.stdout, tables.line(ranking, understood))
+        json_line(tables.line(ranking, understood))
         return
     console = screen.out()
     for part in tables.parts(ranking, understood):

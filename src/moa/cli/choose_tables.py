@@ -12,8 +12,8 @@ from moa.choosing.limits import seconds
 from moa.choosing.plans import Plan, Ranking
 from moa.choosing.reading import Read
 from moa.choosing.task import Task
-from moa.cli.lines import plain
 from moa.cli.tables import listed
+from moa.rows import plain
 
 _COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "95 of 100", "figures")
 

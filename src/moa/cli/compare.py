@@ -22,10 +22,11 @@ Without a calibration, by the labels of the rows; one of your own designs beside
 
     moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
 
-Texts against a reference, at the same budget, kept as it goes, and as tables and pictures:
+Texts against a reference, at the same budget, kept as it goes, and as tables and pictures; with
+--resume it goes on where it stopped:
 
     moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \\
-        --budget-usd 2 --resume answers.jsonl --markdown report.md --plot report.svg
+        --budget-usd 2 --out answers.jsonl --markdown report.md --plot report.svg
 
 Rows have text (or prompt) and label, or text and reference. A design is any ready graph or agent
 by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the budget; a
@@ -74,16 +75,18 @@ def compare(
         Path | None,
         typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw into FILE-cost.png, …"),
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option("--resume", metavar="FILE.jsonl", help="Keep answers here, and take them up."),
-    ] = None,
+    out: options.OutFile = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     limit: options.Limit = None,
     concurrency: options.Concurrency = 8,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
 ) -> None:
     """Compare designs on labelled rows: what they reach, what they take, and what pays."""
+    from moa._files import check_lines
     from moa.cli import screen
     from moa.cli.compare_run import Compared, written
     from moa.cli.compare_tables import shown
@@ -93,6 +96,10 @@ def compare(
 
     for option, file in (("--json", json_file), ("--markdown", markdown), ("--plot", plot)):
         check_target(option, file)
+    existing = options.existing(out, resume=resume, overwrite=overwrite)
+    if out is not None:
+        check_target("--out", out)
+        check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
     compared = Compared(
@@ -104,13 +111,20 @@ def compare(
         reference=reference,
         metric=metric,
         risk=risk,
-        resume=resume,
+        out=out,
+        existing=existing,
+        format=format,
+        text_column=text_column,
         limit=limit,
         concurrency=concurrency,
         budget_usd=budget_usd,
         config=config,
     )
-    found = compared.run(screen.err())
+    try:
+        found = compared.run(screen.err())
+    except KeyboardInterrupt:
+        screen.err().print(f"Stopped with some of the answers: {options.how_to_go_on(out)}.")
+        raise
     screen.out().print(shown(found))
     for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
         screen.err().print(f"written: {file}", markup=False)

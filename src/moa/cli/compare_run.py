@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from moa.cli import rows
+from moa import rows
+from moa._files import Existing
 from moa.cli.configuration import configured
-from moa.cli.items import Malformed
 from moa.cli.targets import write_text
 from moa.config import Config, nearest
 from moa.errors import ConfigError, InputError
@@ -27,6 +27,7 @@ from moa.evals.report import Comparison
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 from moa.ready import files_of, node_of
+from moa.rows import Malformed
 from moa.tiers import NO_LLM, Endpoints
 
 
@@ -42,7 +43,10 @@ class Compared:
     reference: str | None
     metric: str | None
     risk: float
-    resume: Path | None
+    out: Path | None
+    existing: Existing
+    format: rows.Format | None
+    text_column: str | None
     limit: int | None
     concurrency: int
     budget_usd: float | None
@@ -55,7 +59,7 @@ class Compared:
             ConfigError: rows, designs or the configuration are wrong.
             KeyboardInterrupt: it was stopped.
         """
-        found = list(_rows(self.source, self.limit))
+        found = list(self._rows())
         try:
             data = cases_of(found)
         except InputError as error:
@@ -63,6 +67,18 @@ class Compared:
         if self.labels is not None:
             self._check(self.labels, data)
         return asyncio.run(self._compare(found, data, configured(self.config), console))
+
+    def _rows(self) -> Iterator[dict[str, object]]:
+        found = rows.read(self.source, format=self.format, text_column=self.text_column)
+        for row in islice(found, self.limit):
+            where = f"{self.source}, line {row.number}"
+            if isinstance(row, Malformed):
+                raise ConfigError(f"{where}: {row.error}")
+            if not isinstance(row.value, dict):
+                raise ConfigError(
+                    f"{where}: a text alone, without a label or a reference to compare"
+                )
+            yield row.value
 
     async def _compare(
         self, found: list[dict[str, object]], data: Data, config: Config, console: Console
@@ -86,8 +102,9 @@ class Compared:
                     reference=self.reference,
                     risk=self.risk,
                     budget_usd=self.budget_usd,
-                    cache=self.resume,
-                    setup=None if self.resume is None else self._setup(endpoints, given),
+                    cache=self.out,
+                    existing=self.existing,
+                    setup=None if self.out is None else self._setup(endpoints, given),
                     concurrency=self.concurrency,
                     progress=lambda name, done, total: bar.update(
                         tasks[name], completed=done, total=total
@@ -151,16 +168,6 @@ def written(
         from moa.evals.plots import save_plots
 
         yield from save_plots(found, plot)
-
-
-def _rows(source: str, limit: int | None) -> Iterator[dict[str, object]]:
-    for row in islice(rows.read(source), limit):
-        where = f"{source}, line {row.number}"
-        if isinstance(row, Malformed):
-            raise ConfigError(f"{where}: {row.error}")
-        if not isinstance(row.value, dict):
-            raise ConfigError(f"{where}: a text alone, without a label or a reference to compare")
-        yield row.value
 
 
 def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from moa.appending import make_private
+from moa._files import replace_text
 from moa.cli import screen
 from moa.cli.tables import by_node, cost_of, listed
 
@@ -80,8 +80,7 @@ def _export(talk: Talk, rest: str) -> None:
     if not rest:
         talk.show(f"{whole}\n")
         return
-    make_private(Path(rest))
-    Path(rest).write_text(f"{whole}\n", encoding="utf-8")
+    replace_text(Path(rest), f"{whole}\n")
     talk.tell(f"Written to {rest}")
 
 

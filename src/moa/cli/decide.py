@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.calibration import Calibration
     from moa.cli.batch import Rows
-    from moa.cli.items import Item, Malformed, Row
     from moa.context import RunContext
     from moa.endpoints import Example
+    from moa.rows import Item, Malformed, Row
     from moa.tiers import Endpoints
 
 SAMPLE = 256
@@ -56,8 +56,9 @@ where the promise of the calibration covers it:
 
     moa decide mails.jsonl --calibration teams.json --out decided.jsonl
 
-Each line has id, label, confidence (the label's probability) and scores (one a label, adding up
-to 1). In the line of a row that failed they are null, null and {}, and error says why.
+Each line has id, input, label, confidence (the label's probability) and scores (one a label, adding
+up to 1), and is written as its row is done. In the line of a row that failed they are null, null
+and {}, and error says why.
 
 Exit codes: 0 all decided, 1 some failed, 2 usage or configuration, 130 stopped.
 """
@@ -93,6 +94,10 @@ def decide(
         ),
     ] = None,
     out: options.OutFile = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     limit: options.Limit = None,
     concurrency: options.Concurrency = 8,
     budget_usd: options.BudgetUsd = None,
@@ -100,10 +105,10 @@ def decide(
     as_json: options.AsJson = False,
 ) -> None:
     """Decide on a label for every text of a file."""
-    from moa.cli import rows
-    from moa.cli.inputs import text_of
+    from moa import rows
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
+    from moa.rows import text_of
 
     way: _Way
     if calibration is None:
@@ -111,7 +116,10 @@ def decide(
     else:
         way = _calibrated(calibration, task, labels, alone=not (examples or unlabelled or none))
     live = source == rows.STDIN
-    texts, found = way.look(islice(rows.read(source), limit), live=live)
+    if text_column is None and rows.format_of(source, format) == "csv":
+        text_column = "text"
+    given = rows.read(source, format=format, text_column=text_column)
+    texts, found = way.look(islice(given, limit), live=live)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
         agent = await way.agent(endpoints, texts, context, report.errors)
@@ -127,8 +135,9 @@ def decide(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
         out=out,
+        existing=options.existing(out, resume=resume, overwrite=overwrite),
         as_json=as_json,
-        total=rows.count(source, limit),
+        total=rows.count(source, limit, format),
         counts_dollars=budget_usd is not None,
     ) as report:
         raise typer.Exit(session.run(prepare, found, report))
@@ -136,12 +145,13 @@ def decide(
 
 def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
     """Write a decision as a line of JSON, with whether it is accepted if `calibrated`."""
-    from moa.cli.lines import plain, usage_of
     from moa.questions import Choice
+    from moa.rows import taken
 
     output = item.output
     written: dict[str, object] = {
         "id": item.row.id,
+        "input": item.row.input,
         "label": None,
         "confidence": None,
         "scores": {},
@@ -159,12 +169,7 @@ def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
             written["accepted"] = bool(decided.accepted)
     if item.error is not None:
         written["error"] = item.error
-    return {
-        **written,
-        "seconds": round(item.seconds, 4),
-        "usage": usage_of(item),
-        "trace": [plain(note) for note in item.trace],
-    }
+    return written | taken(item)
 
 
 def _calibrated(file: Path, task: str | None, labels: str | None, *, alone: bool) -> _Calibrated:
@@ -313,7 +318,8 @@ class _Adapted:
 
     def look(self, found: Rows, /, *, live: bool) -> _Looked:
         """Take the texts to remove bias on, of a file or of the input itself."""
-        from moa.cli import rows, screen
+        from moa import rows
+        from moa.cli import screen
 
         if self.unlabelled is not None:
             return _Looked(tuple(_texts(rows.read(str(self.unlabelled)))), found)
@@ -370,13 +376,12 @@ def label_names(given: str) -> list[str]:
 
 
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
-    from moa.cli import rows
-    from moa.cli.inputs import text_of
-    from moa.cli.items import Malformed
+    from moa import rows
     from moa.config import nearest
     from moa.endpoints import Example
     from moa.errors import ConfigError
     from moa.questions import NONE_OF_THESE
+    from moa.rows import Malformed, text_of
 
     allowed = [*labels, NONE_OF_THESE] if none else labels
     for row in rows.read(str(path)):
@@ -395,9 +400,8 @@ def _first(found: Rows) -> _Looked:
 
 
 def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
-    from moa.cli.inputs import text_of
-    from moa.cli.items import Row
     from moa.errors import InputError
+    from moa.rows import Row, text_of
 
     for row in found:
         if isinstance(row, Row):

@@ -41,6 +41,8 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--json", metavar="REPORT.json", help="Write the figures there.")
     ] = None,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
 ) -> None:
@@ -50,7 +52,8 @@ def evaluate(
     from moa.cli.targets import check_target
 
     check_target("--json", report)
-    raise typer.Exit(run(_job(file, labelled_rows(source), report), config, budget_usd))
+    rows = labelled_rows(source, format=format, text_column=text_column)
+    raise typer.Exit(run(_job(file, rows, report), config, budget_usd))
 
 
 def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:

@@ -16,10 +16,8 @@ file.py:object.
 
 def graphs(*, as_json: options.AsJson = False) -> None:
     """List the ready graphs and agents, and what each does."""
-    import sys
-
     from moa.cli import screen
-    from moa.cli.lines import write
+    from moa.cli.screen import json_line
     from moa.cli.tables import listed
     from moa.ready import READY
 
@@ -29,4 +27,4 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         return
     for name, ready in sorted(READY.items()):
         known = [*ready.settings.model_fields]
-        write(sys.stdout, {"name": name, "does": ready.does, "settings": known})
+        json_line({"name": name, "does": ready.does, "settings": known})

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa.errors import InputError
 from moa.node import Node
+from moa.rows import Value, text_of
 
-Value = str | dict[str, object]
 Reader = Callable[[Value], object]
 
 
@@ -28,21 +28,6 @@ def reader_of(node: Node[Any, Any]) -> Reader:
     if kind is object:
         return _as_it_is
     return partial(_validated, TypeAdapter[object](kind), _shown(kind))
-
-
-def text_of(value: Value) -> str:
-    """Give the text of a row.
-
-    Raises:
-        InputError: it has none.
-    """
-    if isinstance(value, str):
-        return value
-    text = value.get("text")
-    if isinstance(text, str):
-        return text
-    has = ", ".join(repr(key) for key in value) or "nothing"
-    raise InputError(f"a row needs a 'text', and this one has {has}")
 
 
 def _as_it_is(value: Value) -> object:

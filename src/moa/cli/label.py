@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 
-The texts of a file that help most, one key a label; what is labelled is kept at once, and the same
-command goes on where it stopped:
+The texts of a file that help most, one key a label; what is labelled is kept at once, and --resume
+goes on where it stopped:
 
     moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
+    moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
 
 By the large model instead, at no more than one dollar:
 
@@ -50,8 +51,12 @@ def label(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="FILE.jsonl", help="Labelled rows; those there are kept."),
+        typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line."),
     ] = Path("labelled.jsonl"),
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
@@ -71,9 +76,10 @@ def label(
     from moa.cli.label_llm import by_llm as label_by_llm
 
     made = Calibration.load(calibration)
-    rows = unlabelled(source, out)
+    existing = options.existing(out, resume=resume, overwrite=overwrite)
     found: list[Pick] = []
-    with LabelFile(out) as file:
+    with LabelFile(out, existing=existing, source=source) as file:
+        rows = unlabelled(source, format=format, text_column=text_column)
 
         async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
             found.extend(
@@ -91,7 +97,7 @@ def label(
                 return 0
             return await label_by_llm(made, endpoints, rows, found, file, context, progress)
 
-        stopped = "stopped; what was labelled is kept"
+        stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
         code = run(job, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)

@@ -71,7 +71,7 @@ def _labelled(
         elif key == _SKIP:
             place += 1
         elif key in keys:
-            file.add(row, keys[key], by=PERSON, chosen=picks[place].chosen)
+            file.label(row, keys[key], by=PERSON, chosen=picks[place].chosen)
             labelled.append(place)
             place += 1
     return DONE

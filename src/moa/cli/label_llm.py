@@ -101,7 +101,7 @@ class _Labelling:
         if answer.status != "answered" or label not in self._made.labels:
             self._unlabelled += 1
         else:
-            self._file.add(row, label, by=self._by, chosen=pick.chosen)
+            self._file.label(row, label, by=self._by, chosen=pick.chosen)
         return True
 
     def said(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moa.calibration.labelled import Labelled
+    from moa.rows import Format
 
 _READ = 400
 """Most texts whose language is looked at, evenly spread."""
@@ -14,20 +15,21 @@ _RARE = 0.05
 """A smaller share of a language may be the detector's error."""
 
 
-def labelled_rows(source: str) -> list[Labelled]:
+def labelled_rows(
+    source: str, *, format: Format | None = None, text_column: str | None = None
+) -> list[Labelled]:
     """Read rows of text and label, and of a case where they name one.
 
     Raises:
         ConfigError: there is no such file, or a row is broken, or lacks its text or label.
     """
+    from moa import rows
     from moa.calibration.labelled import Labelled
-    from moa.cli import rows
-    from moa.cli.inputs import text_of
-    from moa.cli.items import Malformed
     from moa.errors import ConfigError, InputError
+    from moa.rows import Malformed, text_of
 
     found: list[Labelled] = []
-    for row in rows.read(source):
+    for row in rows.read(source, format=format, text_column=text_column):
         where = f"{source}, line {row.number}"
         if isinstance(row, Malformed):
             raise ConfigError(f"{where}: {row.error}")

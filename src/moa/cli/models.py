@@ -27,18 +27,17 @@ def models(
     if context.invoked_subcommand is not None:
         return
     import asyncio
-    import sys
 
     from moa.cli import screen
     from moa.cli.configuration import configured
-    from moa.cli.lines import write
+    from moa.cli.screen import json_line
     from moa.cli.survey import survey
     from moa.cli.tables import listed
 
     found = asyncio.run(survey(configured(config)))
     if as_json:
         for endpoint in found:
-            write(sys.stdout, endpoint.line())
+            json_line(endpoint.line())
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
     rows = [

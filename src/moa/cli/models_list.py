@@ -43,11 +43,9 @@ def list_models(
 
     One of them becomes an endpoint by: moa models add NAME
     """
-    import sys
-
     from moa.catalogue import models
     from moa.cli import screen
-    from moa.cli.lines import write
+    from moa.cli.screen import json_line
     from moa.cli.tables import listed
 
     found = [
@@ -59,7 +57,7 @@ def list_models(
     ]
     if as_json:
         for known in found:
-            write(sys.stdout, _line(known))
+            json_line(_line(known))
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
     console = screen.out()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from moa._files import Existing
 
 ConfigFile = Annotated[
     Path | None,
@@ -20,8 +23,26 @@ Names = Annotated[
 OutFile = Annotated[
     Path | None,
     typer.Option(
-        "--out", help="Write one line of JSON an item, as each is done.", metavar="FILE.jsonl"
+        "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
     ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with --out: only what it lacks, what failed, and what has changed is done.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what --out has, instead of refusing to.")
+]
+Format = Annotated[
+    Literal["jsonl", "csv", "txt"] | None,
+    typer.Option("--format", help="How rows stand in INPUT; else by its name, or its first line."),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option("--text-column", metavar="NAME", help="The column that holds the text."),
 ]
 LabelNames = Annotated[
     str | None,
@@ -46,3 +67,23 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one line of JSON an item, everything else on stderr."),
 ]
+
+
+def how_to_go_on(out: Path | None) -> str:
+    """Say how a run that was stopped goes on."""
+    return "the same command with --resume goes on" if out else "--out FILE.jsonl keeps them"
+
+
+def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
+    """Say what is done with what a file of lines has already.
+
+    Raises:
+        ConfigError: both are asked for, or one of them without a file.
+    """
+    from moa.errors import ConfigError
+
+    if resume and overwrite:
+        raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
+    if out is None and (resume or overwrite):
+        raise ConfigError(f"{'--resume' if resume else '--overwrite'} is about a file: give --out")
+    return "resume" if resume else "overwrite" if overwrite else "refuse"

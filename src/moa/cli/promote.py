@@ -66,6 +66,8 @@ def promote(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="REPORT.json", help="Write the figures there.")
     ] = None,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
 ) -> None:
@@ -77,10 +79,10 @@ def promote(
     from moa.config_file import target
     from moa.guarantees import Guarantee
 
-    check_target("--out", out, replaced=True)
+    check_target("--out", out)
     check_target("--json", json_file)
     if write:
-        check_target("--config", target(config).resolve(), replaced=True)
+        check_target("--config", target(config).resolve())
     asked = _Asked(
         task=task,
         labels=label_names(labels) if labels else None,
@@ -92,7 +94,8 @@ def promote(
         write=write,
         config=config,
     )
-    raise typer.Exit(run(_job(labelled_rows(source), asked), config, budget_usd))
+    rows = labelled_rows(source, format=format, text_column=text_column)
+    raise typer.Exit(run(_job(rows, asked), config, budget_usd))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

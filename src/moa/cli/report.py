@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from rich.progress import (
     BarColumn,
@@ -18,12 +15,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from moa._files import Existing
 from moa.cli import screen
-from moa.cli.items import Item
-from moa.cli.lines import check_out, open_out, write
+from moa.cli.options import how_to_go_on
 from moa.cli.tables import cost_of, results, summary
 from moa.cli.tally import Tally
+from moa.cli.targets import check_target
 from moa.context import Reference
+from moa.rows import Item, Malformed, Row, RowFile
 from moa.usage import Usage
 
 SHOWN = 100
@@ -38,14 +37,16 @@ class Report:
     Args:
         line: Writes an item as a line of JSON.
         source: File that the items come from; `None`: they come from elsewhere.
-        out: File of lines, which stays as it is until `begin`; `None` writes none.
+        out: File of lines; `None` writes none.
+        existing: What is done with lines that it has.
         as_json: Whether lines go to standard output, and everything else to standard error.
         total: How many items there are; `None` is unknown.
         counts_dollars: Whether the run has a limit in dollars, which unpriced calls don't count
             against.
 
     Raises:
-        ConfigError: `out` can't be written, or is `source`.
+        ConfigError: when it is entered: `out` can't be written, or is `source`, or has lines that
+            are to be refused.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Report:
         *,
         source: str | None,
         out: Path | None,
+        existing: Existing,
         as_json: bool,
         total: int | None,
         counts_dollars: bool,
@@ -61,10 +63,7 @@ class Report:
         self.tally = Tally()
         self.errors = screen.err()
         self._line = line
-        if out:
-            check_out(out, source=source)
-        self._file: TextIO | None = None
-        self._out = out
+        self._file = RowFile(out, existing=existing, source=source) if out else None
         self._as_json = as_json
         self._counts_dollars = counts_dollars
         self._first: list[Item] = []
@@ -82,6 +81,9 @@ class Report:
         self._task = self._progress.add_task("moa", total=total, state="")
 
     def __enter__(self) -> Report:
+        if self._file:
+            check_target("--out", self._file.path)
+            self._file.__enter__()
         self._progress.start()
         return self
 
@@ -93,25 +95,23 @@ class Report:
     ) -> None:
         self._progress.stop()
         if self._file:
-            with suppress(OSError):  # a full disk has been reported by then
-                self._file.close()
+            self._file.__exit__(kind, error, traceback)
 
     def say(self, words: str) -> None:
         """Say something beside the results."""
         self.errors.print(words, markup=False)
 
+    def left(self, rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
+        """Give the rows that are to be done: all, but for those that a resumed file has."""
+        return self._file.left(rows) if self._file else rows
+
     def begin(self, reference: Reference | None, *, before: Usage) -> None:
-        """Open the file of lines, and start the clock.
+        """Start the clock.
 
         Args:
             reference: The large model to compare the cost with.
             before: What was used already.
-
-        Raises:
-            ConfigError: the file can't be written.
         """
-        if self._out:
-            self._file = open_out(self._out)
         self._reference = reference
         self.tally.before = before
         self.tally.start()
@@ -119,16 +119,17 @@ class Report:
     def add(self, item: Item) -> None:
         """Take an item: it is on disk when this returns."""
         if self._file:
-            write(self._file, self._line(item))
+            self._file.write(self._line(item))
         if self._as_json:
-            write(sys.stdout, self._line(item))
+            screen.json_line(self._line(item))
         self.tally.add(item)
         if item.status == "failed":
             self.errors.print(Text("failed", "red"), Text(f"{item.row.id}: {item.error}"))
         self._warn_of_unpriced(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
-        self._progress.update(self._task, advance=1, state=self._state())
+        done = self.tally.items + (self._file.there if self._file else 0)
+        self._progress.update(self._task, completed=done, state=self._state())
 
     def close(self, *, stopped: bool = False) -> None:
         """Print the tables of results and of what they came to.
@@ -139,16 +140,23 @@ class Report:
         self._progress.stop()
         console = self.errors if self._as_json else screen.out()
         if not self._as_json and self._first:
-            console.print(results(self._first))
+            console.print(results(sorted(self._first, key=lambda item: item.row.number)))
             hidden = self.tally.items - len(self._first)
             if hidden:
-                where = self._out or "--out FILE.jsonl"
+                where = self._file.path if self._file else "--out FILE.jsonl"
                 console.print(f"… and {hidden} more: {where} has them all", markup=False)
         console.print(summary(self.tally, self._reference))
-        if self._file:
-            console.print(f"{self.tally.items} lines in {self._out}", markup=False)
+        file = self._file
+        if file:
+            console.print(f"{self.tally.items} lines in {file.path}", markup=False)
+        if file and (file.there or file.failed or file.changed):
+            console.print(
+                f"{file.there} more were there already; {file.failed} that had failed, and "
+                f"{file.changed} whose input has changed since, were due again"
+            )
         if stopped:
-            console.print(f"Stopped after {self.tally.items} finished items.")
+            go_on = how_to_go_on(file and file.path)
+            console.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
 
     def _state(self) -> str:
         tally = self.tally

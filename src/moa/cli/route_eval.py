@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa.cli import options
 from moa.cli.routing_rows import RouterFile
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def evaluate(
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw the curve: .png or .svg."),
     ] = None,
+    format: options.Format = None,
 ) -> None:
     """Evaluate a router on recorded answers: APGR, CPT(50 %), CPT(80 %), and the curve."""
     from moa.cli import routing_rows, screen
@@ -54,7 +56,7 @@ def evaluate(
     if plot is not None:
         check_picture(plot)
     fitted = routing_rows.loaded(router)
-    recorded = routing_rows.recorded(data, replied=fitted.kind == "cascade")
+    recorded = routing_rows.recorded(data, format=format, replied=fitted.kind == "cascade")
     cases = [row.case for row in recorded]
     if (missing := routing_rows.missing_fields(fitted, cases)) is not None:
         screen.err().print(f"moa: {missing}", style="yellow")

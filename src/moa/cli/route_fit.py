@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa.cli import options
+
 if TYPE_CHECKING:
     from moa.routing import Router
 
@@ -50,6 +52,7 @@ def fit(
         float | None,
         typer.Option("--quality", min=0, max=1, help="Part of the quality gap to recover."),
     ] = None,
+    format: options.Format = None,
 ) -> None:
     """Fit a router, or a cascade, from recorded answers of a weak and a strong model."""
     from moa.cli import routing_rows, screen
@@ -60,7 +63,7 @@ def fit(
     if share is not None and quality is not None:
         raise ConfigError("give --share or --quality, not both: each chooses the threshold")
     check_target("--out", out)
-    recorded = routing_rows.recorded(data)
+    recorded = routing_rows.recorded(data, format=format)
     router = routing_rows.with_progress(
         lambda progress: fit_router(recorded, progress=progress), "fitting"
     )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from moa.cli.items import Row
     from moa.routing import Router
     from moa.routing.cases import Case
     from moa.routing.recorded import Recorded
+    from moa.rows import Format, Row
 
 T = TypeVar("T")
 
@@ -21,34 +21,34 @@ RouterFile = Annotated[
 ]
 
 
-def recorded(source: str, *, replied: bool | None = None) -> list[Recorded]:
+def recorded(source: str, *, format: Format | None, replied: bool | None = None) -> list[Recorded]:
     """Read a file of requests that both models have answered.
 
     Raises:
-        ConfigError: it can't be read, or a line is no object.
-        InputError: it is empty, or something is missing in a row.
+        ConfigError: it can't be read, is empty, or a line is no object.
+        InputError: something is missing in a row.
     """
     from moa.routing.recorded import read_recorded
 
     return [
         read_recorded(value, where=where, replied=replied)
-        for _, value, where in _values(source)
+        for _, value, where in _values(source, format)
     ]  # fmt: skip
 
 
-def cases(source: str, router: Router) -> list[tuple[Row, Case]]:
+def cases(source: str, router: Router, *, format: Format | None) -> list[tuple[Row, Case]]:
     """Read a file of requests for a router, as many as there are rows.
 
     Raises:
-        ConfigError: it can't be read, or a line is no object.
-        InputError: it is empty, or something that the router looks at is missing in a row.
+        ConfigError: it can't be read, is empty, or a line is no object.
+        InputError: something that the router looks at is missing in a row.
     """
     from moa.routing.recorded import read_case
 
     replied = router.kind == "cascade"
     return [
         (row, read_case(value, where=where, replied=replied))
-        for row, value, where in _values(source)
+        for row, value, where in _values(source, format)
     ]
 
 
@@ -81,19 +81,15 @@ def with_progress(work: Callable[[Callable[[int, int], None]], T], told: str) ->
         return work(lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _values(source: str) -> Iterator[tuple[Row, Mapping[str, object], str]]:
-    from moa.cli import rows
-    from moa.cli.items import Malformed
+def _values(source: str, format: Format | None) -> Iterator[tuple[Row, Mapping[str, object], str]]:
+    from moa import rows
     from moa.errors import ConfigError, InputError
+    from moa.rows import Malformed
 
-    empty = True
-    for row in rows.read(source):
+    for row in rows.read(source, format=format):
         where = f"{source}, line {row.number}"
         if isinstance(row, Malformed):
             raise ConfigError(f"{where}: {row.error}")
         if isinstance(row.value, str):
             raise InputError(f"{where}: a row has fields such as 'prompt', and this one is a text")
-        empty = False
         yield row, row.value, where
-    if empty:
-        raise InputError(f"{source}: there are no rows in it")

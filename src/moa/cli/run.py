@@ -24,9 +24,16 @@ One text, and a line of JSON for other programs:
     moa run sentiment --text "What a lovely day"
     moa run support inbox.jsonl --json | jq .status
 
-A big file, kept on disk as it goes, at no more than two dollars:
+A big file, kept on disk as it goes, at no more than two dollars; and on from where that stopped:
 
     moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
+    moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
+
+A table from a pipe, whose texts stand in the column body:
+
+    zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
+
+Lines are written as rows are done, each with the id of its row, or else its line number.
 
 Your own graph, from a file:
 
@@ -64,6 +71,10 @@ def run(
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,
     out: options.OutFile = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
     limit: options.Limit = None,
     concurrency: options.Concurrency = 8,
     budget_usd: options.BudgetUsd = None,
@@ -71,13 +82,11 @@ def run(
     as_json: options.AsJson = False,
 ) -> None:
     """Run a graph or an agent on every item of a file."""
-    from moa.cli import rows
+    from moa import rows
     from moa.cli.asking import asked_by
     from moa.cli.inputs import reader_of
-    from moa.cli.lines import line
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
-    from moa.errors import ConfigError
     from moa.ready import node_of
 
     said: list[Watching] = []
@@ -87,13 +96,18 @@ def run(
         node = node_of(graph, endpoints)
         if isinstance(node, Watching):
             said.append(node)
-        return Prepared(node, reader_of(node), asked=asked_by(node))
+        read = reader_of(node)
+        return Prepared(
+            node, read, asked=asked_by(node), needs_text=tabular and read is rows.text_of
+        )
 
     source = _given(graph, source, text=text, demo=demo)
-    found = rows.literal(source) if text else rows.read(source, else_do=_ELSE_TEXT)
-    total = 1 if text else rows.count(source, limit)
-    if total == 0:
-        raise ConfigError(f"{source}: there are no rows in it")
+    tabular = not text and rows.format_of(source, format) == "csv"
+    found = (
+        rows.literal(source)
+        if text
+        else rows.read(source, format=format, text_column=text_column, else_do=_ELSE_TEXT)
+    )
     piped = source == rows.STDIN and not text
     session = Session(
         config=config,
@@ -102,11 +116,12 @@ def run(
         live=piped,
     )
     with Report(
-        line,
+        rows.line,
         source=None if text or piped else source,
         out=out,
+        existing=options.existing(out, resume=resume, overwrite=overwrite),
         as_json=as_json,
-        total=total,
+        total=1 if text else rows.count(source, limit, format),
         counts_dollars=budget_usd is not None,
     ) as report:
         code = session.run(prepare, islice(found, limit), report)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
+
+from moa._files import dumped
+from moa.errors import ConfigError
 
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
@@ -23,6 +26,22 @@ def err() -> Console:
     """Standard error."""
     wide = None if sys.stderr.isatty() else WIDE
     return Console(file=sys.stderr, highlight=False, width=wide)
+
+
+def json_line(values: Mapping[str, object]) -> None:
+    """Write one line of JSON to standard output; it has left this process when this returns.
+
+    Raises:
+        ConfigError: the disk is full, or gone.
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        sys.stdout.write(f"{dumped(values)}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"standard output can't be written: {error.strerror}") from error
 
 
 @contextmanager

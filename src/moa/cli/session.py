@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from moa.cli.batch import Rows, run_one, through
 from moa.cli.configuration import configured
 from moa.cli.inputs import Reader
-from moa.cli.items import Item, Row
 from moa.cli.report import Report
 from moa.context import RunContext
 from moa.node import Node
+from moa.rows import Item, Row, with_text
 from moa.tiers import NO_LLM, Endpoints
 from moa.usage import Budget
 
@@ -32,6 +32,8 @@ class Prepared(NamedTuple):
     """Whether all that it asks was asked already, so that no item waits for it."""
     asked: frozenset[str] | None = None
     """Names of the endpoints that it asks; `None`: it may be all."""
+    needs_text: bool = False
+    """Whether all rows are of no use where the first has no text."""
 
 
 Prepare = Callable[[Endpoints, RunContext], Awaitable[Prepared]]
@@ -64,10 +66,19 @@ class Session:
         return FAILED if report.tally.failed else ANSWERED
 
     async def _run(self, prepare: Prepare, rows: Rows, report: Report) -> None:
+        rows = report.left(rows)
+        if not self.live:
+            if (first := next(rows, None)) is None:  # what is to be resumed is complete
+                return
+            rows = chain((first,), rows)
         async with Endpoints(configured(self.config)) as endpoints:
             budget = Budget(cost=self.budget_usd)
             context = RunContext(budget=budget, reference=endpoints.reference, keep_notes=False)
             prepared = await prepare(endpoints, context)
+            if prepared.needs_text:
+                rows = with_text(rows, "text")
+                if not self.live:
+                    rows = chain((next(rows),), rows)
             if endpoints.stood_in:
                 report.say(NO_LLM)
             if not prepared.warm:
@@ -76,7 +87,5 @@ class Session:
             async def work(row: Row) -> Item:
                 return await run_one(prepared.node, row, prepared.read, context)
 
-            first = [] if self.live else list(islice(rows, 1))  # a file that is none shows here
             report.begin(context.reference, before=context.usage)
-            rows = chain(first, rows)
             await through(rows, work, report.add, concurrency=self.concurrency, live=self.live)

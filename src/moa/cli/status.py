@@ -22,20 +22,19 @@ restarts, and prefix hits, the share of prompt tokens that were in its cache.
 def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
     """Show the vLLM servers: state, port, restarts, requests, caches, tokens per second."""
     import asyncio
-    import sys
 
     from rich.text import Text
 
     from moa.cli import screen
     from moa.cli.configuration import configured
-    from moa.cli.lines import write
+    from moa.cli.screen import json_line
     from moa.cli.tables import listed
     from moa.serving.reporting import reports
 
     found = asyncio.run(reports(configured(config)))
     if as_json:
         for report in found:
-            write(sys.stdout, report.line())
+            json_line(report.line())
         return
     console = screen.out()
     if not found:

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from moa.cli.cells import OUTCOME, cells
-from moa.cli.items import Item
 from moa.cli.tally import Tally
 from moa.context import Reference
+from moa.rows import Item
 from moa.usage import Amount, Usage
 
 _STYLES = {"failed": "red", "dropped": "yellow", "answered": ""}

@@ -6,8 +6,8 @@ import random
 import time
 from collections import Counter
 
-from moa.cli.items import Item
 from moa.cli.worth import Worth
+from moa.rows import Item
 from moa.usage import Usage
 
 _KEPT = 10_000

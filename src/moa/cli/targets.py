@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from moa._files import replace_text
 from moa.errors import ConfigError
 
 
-def check_target(option: str, path: Path | None, *, replaced: bool = False) -> None:
+def check_target(option: str, path: Path | None) -> None:
     """Make sure that a file can be written, and leave it as it is.
 
     Args:
         option: Of the command line, which names it.
         path: The file; `None`: none was asked for.
-        replaced: Whether it is replaced by one that is written beside it, as a calibration is.
 
     Raises:
         ConfigError: it can't be written.
@@ -22,7 +22,7 @@ def check_target(option: str, path: Path | None, *, replaced: bool = False) -> N
     if path is None:
         return
     try:
-        why = _hindered(path, replaced=replaced)
+        why = _hindered(path.resolve() if path.is_symlink() else path)
     except OSError as error:  # such as a name that is too long
         why = error.strerror
     if why is not None:
@@ -36,12 +36,12 @@ def write_text(option: str, path: Path, text: str) -> None:
         ConfigError: it can't be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_text(path, text, private=False)
     except OSError as error:
         raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
 
 
-def _hindered(path: Path, *, replaced: bool) -> str | None:
+def _hindered(path: Path) -> str | None:
     folder, there = path.parent, path.exists()
     if path.is_dir():
         return "it is a folder"
@@ -49,6 +49,6 @@ def _hindered(path: Path, *, replaced: bool) -> str | None:
         return f"there is no folder {folder}"
     if there and not os.access(path, os.W_OK):
         return "it is read-only"
-    if (replaced or not there) and not os.access(folder, os.W_OK):
+    if (path.is_file() or not there) and not os.access(folder, os.W_OK):  # written beside it
         return f"the folder {folder} is read-only"
     return None

@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from moa.cli.items import Item
+from moa.rows import Item
 
 _WAITING, _QUARANTINE = "replies", "quarantine"
 """Queues of what nobody could write, and of what looks unwanted."""

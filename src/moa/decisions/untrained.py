@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moa._files import replace_text
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction, View
 from moa.decisions.arrays import Floats
@@ -172,9 +172,7 @@ async def _kept(
     if file is not None:
         with suppress(OSError):  # a cache that can't be written costs time alone
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({name: rows.tolist() for name, rows in read.items()}))
-            part.replace(file)
+            replace_text(file, json.dumps({name: rows.tolist() for name, rows in read.items()}))
     return read
 
 

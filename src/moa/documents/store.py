@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from moa._files import make_private
 from moa.agents.boundary import said
-from moa.appending import make_private
 from moa.documents import Document, Passage
 from moa.errors import ConfigError
 

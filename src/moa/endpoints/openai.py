@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
+from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -399,7 +400,7 @@ class OpenAIEndpoint(Closing):
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return paired(value) if isinstance(value, str) else ""
 
 
 def _object(value: object) -> JSON:

@@ -6,19 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moa._files import Existing, LineFile
 from moa.acceptance import confidence_of, text_of
-from moa.appending import open_to_add
-from moa.errors import ConfigError, InputError
+from moa.errors import InputError
 from moa.node import Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
 from moa.usage import Usage
-
-_STARTS = b'{"key": "'
-"""What the line of an answer starts with."""
 
 
 class Answer(BaseModel):
@@ -111,37 +108,48 @@ class Cache:
 
     Args:
         path: The file; `None` keeps nothing.
+        existing: What is done with answers that the file has.
         setup: Whatever the answers of each design depend on beside its name and the request, such
             as the configuration: answers of another setup are not taken up.
 
     Raises:
-        ConfigError: the file can't be read or written.
+        ConfigError: the file can't be read or written, is written by another process, or has
+            answers that are to be refused.
     """
 
-    def __init__(self, path: Path | None, *, setup: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        existing: Existing = "resume",
+        setup: Mapping[str, str] | None = None,
+    ) -> None:
         self._setup = setup or {}
         self._known: dict[str, Answer] = {}
-        self._file: BinaryIO | None = None
-        if path is None:
+        self._file = None if path is None else LineFile(path, existing=existing)
+        if self._file is None:
             return
-        try:
-            self._known = dict(_read(path)) if path.exists() else {}
-            self._file = open_to_add(path)
-        except OSError as error:
-            raise ConfigError(f"{path} can't be read and written: {error.strerror}") from error
+        self._file.__enter__()
+        for number, _, values in self._file.lines():
+            try:
+                self._known[values["key"]] = Answer.model_validate(values)
+            except (KeyError, TypeError, ValidationError) as error:
+                raise self._file.unreadable(number) from error
 
     def get(self, design: str, request: str) -> Answer | None:
         """Give an answer that was given already."""
         return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: Answer) -> None:
-        """Keep an answer: it is on disk when this returns."""
+        """Keep an answer: it is on disk when this returns.
+
+        Raises:
+            ConfigError: the disk is full, or gone.
+        """
         key = self._key(design, request)
         self._known[key] = answer
         if self._file is not None:
-            line = {"key": key, "design": design, **answer.model_dump(mode="json")}
-            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
+            self._file.add({"key": key, "design": design, **answer.model_dump(mode="json")})
 
     def close(self) -> None:
         """Close the file."""
@@ -151,29 +159,3 @@ class Cache:
     def _key(self, design: str, request: str) -> str:
         named = json.dumps([self._setup.get(design, ""), design, request])
         return hashlib.sha256(named.encode()).hexdigest()[:32]
-
-
-def _read(path: Path) -> list[tuple[str, Answer]]:
-    found: list[tuple[str, Answer]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line or _is_cut_off(line):
-            continue
-        try:
-            values: Any = json.loads(line)
-            found.append((values["key"], Answer.model_validate(values)))
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise ConfigError(
-                f"{path}, line {number} is no answer of moa compare. Give another file"
-            ) from error
-    return found
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """Whether a line is the start of an answer, written where a run was killed."""
-    if not line.startswith(_STARTS) and not _STARTS.startswith(line):
-        return False
-    try:
-        json.loads(line)
-    except ValueError:
-        return True
-    return False

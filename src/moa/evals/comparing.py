@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moa._files import Existing
 from moa.acceptance import all_of
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
@@ -50,6 +51,7 @@ async def compare(
     risk: float = 0.05,
     budget_usd: float | None = None,
     cache: Path | None = None,
+    existing: Existing = "resume",
     setup: Mapping[str, str] | None = None,
     concurrency: int = 8,
     progress: Progress | None = None,
@@ -67,7 +69,8 @@ async def compare(
         budget_usd: US dollars for all designs together; each has an equal part, and so has the
             judge, if there is one: what it can't pay for has no verdict. Calls without a price
             don't count against it.
-        cache: File of answers, which is taken up where it is there; `None` keeps none.
+        cache: File of answers; `None` keeps none.
+        existing: What is done with answers that it has.
         setup: What the answers of each design depend on beside its name and the rows; see
             `moa.evals.answers.Cache`.
         concurrency: Most cases that a design works on at once.
@@ -87,7 +90,7 @@ async def compare(
     scoring = _Scoring.of(data, metric, judge, paid)
     answers: dict[str, list[Answer]] = {}
     scores: dict[str, Floats] = {}
-    kept = Cache(cache, setup=setup)
+    kept = Cache(cache, existing=existing, setup=setup)
     try:
         for name, node in designs.items():
             answers[name] = await answers_of(

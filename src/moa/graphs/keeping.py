@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from moa._files import replace_text
 from moa.agents.boundary import said
 from moa.errors import ConfigError
 
@@ -46,10 +45,6 @@ def keep(file: Path | None, state: BaseModel) -> None:
     if file is None:
         return
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=file.parent, delete=False
-        ) as draft:
-            draft.write(state.model_dump_json())
-        os.replace(draft.name, file)
+        replace_text(file, state.model_dump_json())
     except OSError as error:
         raise ConfigError(f"{file} can't be written: {error.strerror}") from error

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moa._files import replace_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, np
 from moa.errors import ConfigError, InputError
@@ -130,7 +131,7 @@ class Router(_Written):
             ConfigError: it can't be written there.
         """
         try:
-            Path(path).write_text(_lines(self.model_dump(mode="json")), encoding="utf-8")
+            replace_text(Path(path), _lines(self.model_dump(mode="json")), private=False)
         except OSError as error:
             raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
 

@@ -1,0 +1,256 @@
+"""Files: replaced whole or not at all, or added to line by line, by one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, cast
+
+from moa.errors import ConfigError
+
+Existing = Literal["refuse", "resume", "overwrite"]
+"""What is done with lines that a file has already."""
+
+
+@contextmanager
+def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
+    """Write a file in place of the one that is there, whole or not at all.
+
+    What is there keeps its mode, and what is no plain file, such as `/dev/stdout`, is written to.
+
+    Args:
+        path: The file.
+        private: Whether a new one can be read by its owner alone, as what models wrote should.
+
+    Raises:
+        OSError: it can't be written; nothing is left of it then.
+    """
+    target = path.resolve()
+    there = target.exists()
+    if there and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with open(os.open(draft, flags, 0o600 if private else 0o666), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if there:
+            draft.chmod(target.stat().st_mode & 0o777)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str, *, private: bool = True) -> None:
+    """Write a text in place of what is there; see `replacing`."""
+    with replacing(path, private=private) as file:
+        file.write(text.encode())
+
+
+def make_private(path: Path) -> None:
+    """Make a file that its owner alone can read; one that is there stays as it is.
+
+    Raises:
+        OSError: it can't be made or opened.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+class LineFile:
+    """A file of JSON lines that one process at a time adds to.
+
+    It is a context manager: entered, it is locked (not on Windows); left empty, it is removed. A
+    new file can be read by its owner alone (mode 0600).
+
+    Args:
+        path: Made where it isn't there. Its name ends in `.jsonl`.
+        existing: What is done with lines that are there: `refuse` raises, `resume` goes on behind
+            them, `overwrite` drops them when the first line is added.
+        source: The file that is read meanwhile; `None`: none is.
+
+    Raises:
+        ConfigError: when it is entered: another process writes it, it has lines that are to be
+            refused, it is `source`, or it can't be written.
+    """
+
+    def __init__(
+        self, path: str | Path, *, existing: Existing = "refuse", source: str | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._existing: Existing = existing
+        self._source = source
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        """Open and lock it."""
+        check_lines(self.path, existing=self._existing, source=self._source)
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                if not _locked(file, self.path):
+                    raise ConfigError(
+                        f"{self.path} is written by another process: wait for it, or give another "
+                        "file"
+                    )
+                check_lines(self.path, existing=self._existing)  # it may have been written since
+            except BaseException:
+                os.close(file)
+                raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._file = file
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def lines(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Give the number of each line that is there, where it starts, and what stands in it.
+
+        What a killed process left of a last line is removed. There are none but with `resume`.
+
+        Raises:
+            ConfigError: a line is no JSON object, or can't be read; the file is closed then.
+        """
+        if self._existing != "resume":
+            return
+        start, raw = 0, b"\n"
+        try:
+            with self.path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    values = _parsed(raw)
+                    if values is not None:
+                        yield number, start, values
+                    elif raw.startswith(b"{") and not raw.endswith(b"\n"):
+                        self.cut(start)
+                        return
+                    elif raw.strip():
+                        raise self.unreadable(number)
+                    start += len(raw)
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"{self.path} can't be read: {error.strerror}") from error
+        if not raw.endswith(b"\n"):
+            self._append(b"\n")
+
+    def add(self, values: Mapping[str, object]) -> int:
+        """Write one line, and give where it starts: it has left this process by then.
+
+        Raises:
+            ConfigError: the disk is full, or gone; the lines before it are whole.
+        """
+        data = f"{dumped(values)}\n".encode()
+        if self._existing == "overwrite":
+            self.cut(0)
+            self._existing = "resume"
+        return self._append(data)
+
+    def cut(self, start: int) -> None:
+        """Remove the line that starts there, and those behind it."""
+        with suppress(OSError):  # a device, such as /dev/full, has no lines to remove
+            os.ftruncate(self._file, start)
+
+    def close(self) -> None:
+        """Close it, and with that free its lock; an empty one is removed."""
+        if self._file < 0:
+            return
+        if not os.fstat(self._file).st_size and self.path.is_file():
+            self.path.unlink()
+        os.close(self._file)
+        self._file = -1
+
+    def unreadable(self, number: int) -> ConfigError:
+        """Close the file, and make the error of a line that doesn't belong there."""
+        self.close()
+        return ConfigError(
+            f"{self.path}, line {number} is none of those that would be written there, so nothing "
+            "is added to this file: give another, or mend it"
+        )
+
+    def _append(self, data: bytes) -> int:
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            self.cut(start)
+            raise self._unwritable(error) from error
+        return start
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"{self.path} can't be written: {error.strerror}")
+
+
+def check_lines(path: Path, *, existing: Existing, source: str | None = None) -> None:
+    """Make sure that a file is one to add lines to, and leave it as it is.
+
+    Args:
+        path: The file.
+        existing: What is done with lines that are there.
+        source: The file that is read meanwhile; `None`: none is.
+
+    Raises:
+        ConfigError: it isn't called `.jsonl`, is `source`, or has lines that are to be refused.
+    """
+    if path.suffix != ".jsonl":
+        raise ConfigError(f"{path} would hold JSON Lines: call it {path.with_suffix('.jsonl')}")
+    if not path.exists():
+        return
+    if source is not None and Path(source).exists() and path.samefile(source):
+        raise ConfigError(f"{path} is the input: what comes out goes into another file")
+    if existing == "refuse" and path.stat().st_size:
+        raise ConfigError(
+            f"{path} is there already: --resume goes on with it, --overwrite replaces it"
+        )
+
+
+def dumped(value: object) -> str:
+    """Write a value as JSON on one line that every reader can read."""
+    return paired(json.dumps(value, ensure_ascii=False))
+
+
+def paired(text: str) -> str:
+    """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _locked(file: int, path: Path) -> bool:
+    """Lock an open file until it is closed; whether that could be done, and it is still `path`."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(file), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            return False
+    return True
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        values: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else None

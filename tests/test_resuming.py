@@ -1,0 +1,249 @@
+"""Resuming: a run that was stopped goes on, and nothing that was paid for is paid for again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from moa.cli import main
+
+ROWS, CONCURRENCY, STALLED = 60, 4, 25
+"""From the row `STALLED` on, the server keeps everybody waiting until it is let go."""
+LONGEST_S = 30.0
+RUN = ("run", "generator", "in.jsonl", "--out", "out.jsonl", "--concurrency", str(CONCURRENCY))
+
+
+class Server:
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.let_go = threading.Event()
+        self.answer = "All is well."
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers, but for texts that are stalled."""
+
+    of: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        text = json.loads(body)["messages"][-1]["content"].splitlines()[-2]
+        self.of.asked[text] += 1
+        if "stalled" in text:
+            self.of.let_go.wait(LONGEST_S)
+        message = {"role": "assistant", "content": self.of.answer}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        self._say({"model": "m", "choices": [choice], "usage": usage})
+
+    def do_GET(self) -> None:
+        self._say({"data": [{"id": "m", "owned_by": "vllm"}]})
+
+    def _say(self, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        with suppress(ConnectionError):  # whoever asked was stopped
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(name="server")
+def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    of = Server()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Counting", (Handler,), {"of": of}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text(
+        '[endpoints.large]\ntier = "llm"\nmodel = "m"\n'
+        f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
+    )
+    texts = [f"row {n}" if n < STALLED else f"row {n}, stalled" for n in range(1, ROWS + 1)]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    yield of
+    of.let_go.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def moa(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
+
+
+@pytest.fixture(name="begun")
+def _begun(server: Server) -> Iterator[subprocess.Popen[str]]:
+    """A run that has done all that it gets an answer to, and waits for more."""
+    command = [sys.executable, "-m", "moa", *RUN]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as begun:
+        until = time.monotonic() + LONGEST_S
+        while len(server.asked) < STALLED - 1 + CONCURRENCY and time.monotonic() < until:
+            time.sleep(0.01)
+        yield begun
+        begun.kill()
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_and_asks_again_only_what_was_in_flight(
+    by: signal.Signals, server: Server, begun: subprocess.Popen[str]
+) -> None:
+    begun.send_signal(by)
+    out, _ = begun.communicate(timeout=LONGEST_S)
+    before = Path("out.jsonl").read_bytes()
+    assert len(lines()) == STALLED - 1
+    if by == signal.SIGINT:
+        assert begun.returncode == 130
+        assert "the same command with --resume goes on" in " ".join(out.split())
+    server.let_go.set()
+
+    assert moa(*RUN) == 2
+    assert Path("out.jsonl").read_bytes() == before
+
+    assert moa(*RUN, "--resume") == 0
+    assert sorted(line["id"] for line in lines()) == list(range(1, ROWS + 1))
+    assert Path("out.jsonl").read_bytes().startswith(before)
+    assert server.asked.total() == ROWS + CONCURRENCY
+
+    assert moa(*RUN, "--resume") == 0
+    assert server.asked.total() == ROWS + CONCURRENCY
+
+
+def test_a_second_run_on_the_same_file_is_refused(
+    server: Server, begun: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa(*RUN, "--resume") == 2
+    assert "out.jsonl is written by another process" in capsys.readouterr().err
+    server.let_go.set()
+    begun.communicate(timeout=LONGEST_S)
+    assert begun.returncode == 0
+    assert len(lines()) == ROWS
+    assert server.asked.total() == ROWS
+
+
+def test_rows_that_failed_and_rows_that_have_changed_are_asked_again(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ['{"id": "a", "text": "one"}', '{"id": "b"}', '{"id": "c", "text": "3"}']
+    Path("in.jsonl").write_text("\n".join(given))
+    assert moa(*RUN) == 1
+    given[1:] = ['{"id": "b", "text": "two"}', '{"id": "c", "text": "three"}']
+    Path("in.jsonl").write_text("\n".join(given))
+    assert moa(*RUN, "--resume") == 0
+    assert {line["id"]: line["input"]["text"] for line in lines()} == {
+        "a": "one",
+        "b": "two",
+        "c": "three",
+    }
+    assert len(lines()) == 3
+    assert server.asked["one"] == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 more were there already; 1 that had failed, and 1 whose input has changed" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--resume", "--overwrite", "--out", "o.jsonl"), "give one"),
+        (("--resume",), "--resume is about a file: give --out"),
+        (("--overwrite",), "--overwrite is about a file: give --out"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "generator", "in.jsonl"),
+        ("decide", "in.jsonl", "--task", "?", "--labels", "a,b"),
+        ("compare", "in.jsonl"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    command: tuple[str, ...],
+    words: tuple[str, ...],
+    said: str,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert moa(*command, *words) == 2
+    assert said in capsys.readouterr().err
+    assert server.asked.total() == 0
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.txt", "-"])
+def test_an_empty_input_leaves_with_2_and_replaces_nothing(
+    name: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in.csv").write_text("id,text\n")
+    Path("in.jsonl").write_text("\n")
+    Path("in.txt").touch()
+    Path("out.jsonl").write_text('{"id": 1, "input": "x"}\n')
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([])))
+    words = ("--out", "out.jsonl", "--overwrite")
+    assert moa("run", "generator", name, *words) == 2
+    assert moa("decide", name, "--task", "?", "--labels", "a,b", *words) == 2
+    assert lines() == [{"id": 1, "input": "x"}]
+    assert server.asked.total() == 0
+
+
+def test_a_table_from_a_pipe_is_read_by_its_header(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = [b"id,body\n", b"7,hello\n", b"8,good-bye\n"]
+    for column, code in (("boddy", 2), ("body", 0)):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter(table)))
+        words = ("--format", "csv", "--text-column", column)
+        assert moa("run", "generator", "-", *words, "--out", "out.jsonl") == code
+    assert "no text in a column 'boddy': it has 'id', 'body'" in capsys.readouterr().err
+    assert {line["id"] for line in lines()} == {"7", "8"}
+    assert server.asked == {"hello": 1, "good-bye": 1}
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "generator"), ("decide", "--task", "?", "--labels", "a,b")]
+)
+def test_a_table_without_a_text_column_stops_before_anything_is_asked(
+    command: tuple[str, ...], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.csv").write_text("id,body\n7,hello\n")
+    assert moa(*command, "in.csv") == 2
+    assert "Name the column that holds the text by --text-column" in capsys.readouterr().err
+    assert server.asked.total() == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_half_of_a_surrogate_pair_in_an_answer_ends_no_run(
+    words: tuple[str, ...], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.let_go.set()
+    server.answer = "well \ud83d"
+    assert moa(*RUN, *words) == 0
+    capsys.readouterr()
+    assert {line["output"]["text"] for line in lines()} == {"well \ufffd"}
