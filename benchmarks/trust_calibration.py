@@ -65,7 +65,7 @@ TEXT = """
 ## Calibration
 
 `moa calibrate` on the first rows of a set, at 5 % risk and 95 % confidence, on the embedded model;
-figures are on the rows after them. A half of the labels, or six in ten from 250 a label on,
+figures are on the rows after them. A half of the labels, or eight in ten from 100 a label on,
 is held out for the promise. BANKING77 has
 no rows left over: its accuracy is by cross-validation on all, its coverage and risk are on the half
 that is held out."""

@@ -227,7 +227,7 @@ def test_coverage_comes_near_to_that_of_the_true_threshold(
 
 def test_thresholds_accept_as_many_as_may_have_one_error_more() -> None:
     held_out = [n / 300 for n in range(300)]
-    fitting = [Outcome(confidence=n / 100, correct=n > 60) for n in range(100)]
+    fitting = [Outcome(confidence=n / 100, correct=n > 85) for n in range(100)]
     thresholds = sequence(fitting, held_out, PROMISE)
     accepted = [sum(c >= threshold for c in held_out) for threshold in thresholds]
     assert accepted[:4] == [PROMISE.needed(errors) for errors in (0, 1, 2, 3)]
@@ -237,8 +237,9 @@ def test_thresholds_accept_as_many_as_may_have_one_error_more() -> None:
 def test_thresholds_start_with_more_where_more_could_be_accepted() -> None:
     held_out = [n / 300 for n in range(300)]
     right = [Outcome(confidence=n / 100, correct=True) for n in range(100)]
-    first = sequence(right, held_out, PROMISE)[0]
-    assert sum(c >= first for c in held_out) == PROMISE.needed(3)
+    for fitting, errors in ((right, 2), ([], 1)):
+        first = sequence(fitting, held_out, PROMISE)[0]
+        assert sum(c >= first for c in held_out) == PROMISE.needed(errors)
 
 
 @pytest.mark.parametrize(("errors", "needed"), [(0, 59), (1, 93), (3, 153), (6, 234)])

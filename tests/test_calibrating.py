@@ -108,6 +108,47 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     assert not (await ready(found).answer("0.999", context())).accepted
 
 
+@pytest.mark.parametrize(("n", "held"), [(198, 99), (200, 160)])
+async def test_more_is_held_out_where_there_are_enough_rows_to_learn_from(
+    n: int, held: int
+) -> None:
+    assert (await calibrate(endpoint(), QUESTION, rows(n))).data.held_out == held
+
+
+async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibration) -> None:
+    some = rows(400)
+    held = split(sort_out(some).cases, 0.8)
+    assert held.sum() == made.data.held_out
+    others = [
+        replace(row, label="a" if out else row.label)
+        for row, out in zip(some, held.tolist(), strict=True)
+    ]
+    again = await calibrate(endpoint(), QUESTION, others)
+    assert again.accepting == made.accepting
+    assert again.members == made.members
+
+
+async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
+    assert [member.name for member in found.members] == ["labels", "turned"]
+    assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
+    turned = [replace(row, label="ab"["ba".index(row.label)]) for row in rows(400)]
+    other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
+    assert other.accepting == found.accepting
+    assert other.bound.threshold is None
+    measured = await evaluate(ready(found), rows(1500, seed=7))
+    assert found.bound.threshold is not None
+    assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(100), learn="approximate")
+    assert (found.data.fitted, found.data.held_out) == (100, 100)
+    assert found.accepting == found.full
+    assert "without a finite-sample proof" in found.bound.summary
+    assert found.bound.labels == 100
+
+
 async def test_a_high_price_takes_the_quicker_scorer() -> None:
     slow = endpoint()
     slow.latency_s = 0.002
@@ -260,8 +301,10 @@ def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int,
     }
     assert all(len(parts) == 1 for parts in by_case.values())
     assert len(set(dealt.tolist())) == min(3, len(by_case))
-    held = split(cases, labels, 0.5)
-    assert set(held.tolist()) <= {0, 1}
+    held = split(cases, 0.5)
+    out = {case for case, is_held in zip(cases, held, strict=True) if is_held}
+    assert len(out) == round(len(by_case) / 2)
+    assert not any(case in out for case, is_held in zip(cases, held, strict=True) if not is_held)
 
 
 def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:

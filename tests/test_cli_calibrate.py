@@ -166,6 +166,15 @@ def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str])
     assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
 
 
+def test_a_model_that_need_not_learn_is_tested_on_all_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.jsonl", rows(100))
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
+    assert "fitted to 0 rows; of the 100 held out" in capsys.readouterr().out
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
+
+
 def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

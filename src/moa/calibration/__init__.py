@@ -27,6 +27,9 @@ from moa.guarantees import Bound
 from moa.guarantees.drift import Drift
 from moa.questions import NONE_OF_THESE, Kind, Option, Question
 
+Learn = Literal["split", "nothing", "approximate"]
+"""What is learnt from labelled rows; see `moa.calibration.calibrating.calibrate`."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -127,6 +130,8 @@ class DataRecord(_Record):
     """Texts that were chosen to be labelled, and not drawn at random; none of them is held out."""
     labelled_by: dict[str, int] = Field(default_factory=dict[str, int])
     """Texts by who labelled them, as far as the rows say."""
+    learn: Learn = "split"
+    """What was learnt from them."""
     sha256: str
     """Of texts and labels, in any order."""
     languages: dict[str, float] = Field(default_factory=dict[str, float])

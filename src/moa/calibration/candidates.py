@@ -98,6 +98,14 @@ def tried(
     return found
 
 
+def unlearnt(
+    readings: Sequence[Reading], probabilities: Floats, labels: Ints, *, risk: float, price: float
+) -> Tried:
+    """Measure all members together, as they are; the arguments are those of `tried`."""
+    candidate = _candidate(readings, probabilities, labels, risk, price)
+    return Tried(candidate, tuple(range(len(readings))), probabilities)
+
+
 def chosen(found: Sequence[Tried], *, price: float) -> tuple[Tried, str]:
     """Choose the candidate of the highest utility, and say why."""
     best = max(found, key=lambda one: one.candidate.utility)
