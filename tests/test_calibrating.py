@@ -85,6 +85,7 @@ async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration
     found = await evaluate(ready(made), rows(1500, seed=7))
     assert made.bound.threshold is not None
     drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
+    assert found.risk is not None
     assert found.risk <= 0.05 + drawn
     assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
     assert found.accuracy > 0.85
@@ -106,6 +107,8 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     assert found.bound.more_labels
     assert str(found.bound.more_labels) in found.bound.summary
     assert not (await ready(found).answer("0.999", context())).accepted
+    measured = await evaluate(ready(found), rows(20, seed=7))
+    assert (measured.coverage, measured.risk) == (0.0, None)
 
 
 @pytest.mark.parametrize(("n", "held"), [(198, 99), (200, 160)])
@@ -138,6 +141,7 @@ async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     assert other.bound.threshold is None
     measured = await evaluate(ready(found), rows(1500, seed=7))
     assert found.bound.threshold is not None
+    assert measured.risk is not None
     assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
 
 
@@ -350,6 +354,7 @@ async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -
     made = await calibrate(endpoint(), QUESTION, rows(500), guarantee=loose, by_label=True)
     assert set(made.bounds) == {"a", "b"}
     found = await evaluate(ready(made), rows(1500, seed=7))
+    assert found.risk is not None
     assert found.risk <= 0.15
     only_a = {"a": made.bounds["a"], "b": made.bounds["b"].model_copy(update={"threshold": None})}
     strict = made.model_copy(update={"bounds": only_a}).sealed()
@@ -437,6 +442,7 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     made.save(tmp_path / "c.json")
     kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
     found = await evaluate(kept, massy_rows(600, seed=3))
+    assert found.risk is not None
     assert found.risk <= 0.05
     assert 0.35 < found.coverage < 0.65
     file = tmp_path / "c.json"

@@ -186,6 +186,9 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     write("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     assert [row["accepted"] for row in read("out.jsonl")] == [False]
+    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--json", "r.json") == 0
+    assert json.loads(Path("r.json").read_text())["risk"] is None
+    assert "accepted 0.0%; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ class Evaluation(BaseModel):
     """Expected calibration error, in 10 bins."""
     coverage: float
     """Share of the decisions that are accepted."""
-    risk: float
-    """Share of wrong ones among the accepted; 0 where none is."""
+    risk: float | None
+    """Share of wrong ones among the accepted; `None` where nothing is accepted."""
     tokens_per_decision: float
     """Those that no cache had, answers included."""
     seconds_per_decision: float
@@ -82,7 +82,7 @@ async def evaluate(
         macro_f1=measures.macro_f1,
         ece=measures.ece,
         coverage=float(accepted.mean()),
-        risk=float(wrong[accepted].mean()) if accepted.any() else 0.0,
+        risk=float(wrong[accepted].mean()) if accepted.any() else None,
         tokens_per_decision=read.tokens,
         seconds_per_decision=read.seconds,
     )
