@@ -158,6 +158,7 @@ def _by_itself(made: Calibration) -> Evaluation:
         accuracy=reached.accuracy,
         macro_f1=reached.macro_f1,
         ece=reached.ece,
+        ece_by_chance=reached.ece_by_chance or 0.0,
         coverage=bound.coverage,
         risk=bound.errors / bound.accepted if bound.accepted else None,
         tokens_per_decision=reached.tokens,

@@ -322,6 +322,20 @@ def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:
     assert measure(np.exp(noise.held_out), labels).ece < 0.15
 
 
+@pytest.mark.parametrize("n", [30, 300])
+def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows(n: int) -> None:
+    draw = np.random.default_rng(0)
+    found = [
+        measure(np.stack([sure, 1 - sure], 1), (draw.random(n) >= sure).astype(np.intp))
+        for sure in draw.uniform(0.5, 1.0, (400, n))
+    ]
+    mean = np.mean([one.ece for one in found])
+    assert mean > 0.5 / n**0.5
+    assert np.mean([one.ece_by_chance for one in found]) == pytest.approx(mean, rel=0.05)
+    blind = measure(np.full((n, 2), [0.9, 0.1]), np.arange(n) % 2)
+    assert blind.ece > 3 * blind.ece_by_chance
+
+
 async def test_rows_of_one_case_are_held_out_together() -> None:
     some = [replace(row, case=str(place // 2)) for place, row in enumerate(rows(300))]
     found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))

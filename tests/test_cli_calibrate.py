@@ -111,7 +111,7 @@ def test_eval_writes_the_figures_of_other_rows(made: str) -> None:
     write("b.jsonl", rows(200, seed=1))
     assert moa("eval", made, "b.jsonl", "--json", "r.json") == 0
     found = json.loads(Path("r.json").read_text())
-    keys = ("accuracy", "macro_f1", "ece", "coverage", "risk")
+    keys = ("accuracy", "macro_f1", "ece", "ece_by_chance", "coverage", "risk")
     assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
     assert found["n"] == 200
     assert all(0 <= found[key] <= 1 for key in keys)

@@ -145,6 +145,8 @@ class Reached(_Record):
     """Of the best guesses, by cross-validation, on the texts that were drawn at random."""
     macro_f1: float
     ece: float
+    ece_by_chance: float | None = None
+    """As in `Measures`; `None` in files that were made without it."""
     held_out_accuracy: float | None
     """Of the accepting fit, on the held-out texts; `None` without any."""
     coverage: float

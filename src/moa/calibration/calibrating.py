@@ -461,6 +461,7 @@ def _reached(
         accuracy=guesses.accuracy,
         macro_f1=guesses.macro_f1,
         ece=guesses.ece,
+        ece_by_chance=guesses.ece_by_chance,
         held_out_accuracy=float(right.mean()) if len(right) else None,
         coverage=bound.coverage,
         seconds=best.candidate.seconds,

@@ -28,6 +28,8 @@ class Candidate(BaseModel):
     macro_f1: float
     ece: float
     """Expected calibration error, in 10 bins."""
+    ece_by_chance: float | None = None
+    """As in `Measures`; `None` in files that were made without it."""
     log_loss: float
     coverage: float
     """Share of the decisions, the surest first, of which no more than the risk are wrong."""
@@ -141,6 +143,7 @@ def _candidate(
         accuracy=measures.accuracy,
         macro_f1=measures.macro_f1,
         ece=measures.ece,
+        ece_by_chance=measures.ece_by_chance,
         log_loss=loss,
         coverage=coverage,
         seconds=seconds,

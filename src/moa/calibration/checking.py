@@ -34,6 +34,8 @@ class Evaluation(BaseModel):
     macro_f1: float
     ece: float
     """Expected calibration error, in 10 bins."""
+    ece_by_chance: float
+    """As in `Measures`: what perfectly calibrated confidences would show on so few rows."""
     coverage: float
     """Share of the decisions that are accepted."""
     risk: float | None
@@ -81,6 +83,7 @@ async def evaluate(
         accuracy=measures.accuracy,
         macro_f1=measures.macro_f1,
         ece=measures.ece,
+        ece_by_chance=measures.ece_by_chance,
         coverage=float(accepted.mean()),
         risk=float(wrong[accepted].mean()) if accepted.any() else None,
         tokens_per_decision=read.tokens,

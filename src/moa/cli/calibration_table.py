@@ -17,7 +17,15 @@ def show(console: Console, made: Calibration, file: Path) -> None:
 
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)
-    for heading in ("accuracy", "macro F1", "ECE", "acceptable", "ms", "tokens", "$ per 1000"):
+    for heading in (
+        "accuracy",
+        "macro F1",
+        "ECE (by chance)",
+        "acceptable",
+        "ms",
+        "tokens",
+        "$ per 1000",
+    ):
         table.add_column(heading, justify="right")
     picked = " + ".join(member.name for member in made.members)
     for one in made.candidates:
@@ -25,7 +33,7 @@ def show(console: Console, made: Calibration, file: Path) -> None:
             one.name,
             f"{one.accuracy:.3f}",
             f"{one.macro_f1:.3f}",
-            f"{one.ece:.3f}",
+            f"{one.ece:.3f} ({'-' if one.ece_by_chance is None else f'{one.ece_by_chance:.3f}'})",
             f"{one.coverage:.0%}",
             f"{1000 * one.seconds:.1f}",
             f"{one.tokens:.0f}",

@@ -94,7 +94,7 @@ def _odd(calibration: Calibration, rows: list[Labelled]) -> Iterator[str]:
 def _show(console: Console, found: Evaluation, promise: str) -> None:
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f}",
+        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
         markup=False,
     )
     wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
