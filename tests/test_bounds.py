@@ -126,6 +126,29 @@ def test_a_threshold_that_only_looked_good_would_be_seen_to_break_its_promise() 
     assert not breaks_too_often(round(0.05 * DRAWS), DRAWS, PROMISE)
 
 
+def test_looks_at_growing_rows_keep_the_promise_together() -> None:
+    world = worlds(LOOSE.risk)["no better when surer"]
+    rng = np.random.default_rng(2)
+    broken = {True: 0, False: 0}
+    for _ in range(DRAWS):
+        rows = world.draw(150, rng)
+        for counted in broken:
+            looks = (
+                find_bound((), rows[: 25 * k], replace(LOOSE, look=k if counted else None))
+                for k in range(1, 7)
+            )
+            broken[counted] += any(world.broken(bound) for bound in looks)
+    assert not breaks_too_often(broken[True], DRAWS, LOOSE)
+    assert breaks_too_often(broken[False], DRAWS, LOOSE)
+
+
+def test_all_looks_together_spend_the_probability_of_failure() -> None:
+    spent = sum(Guarantee(look=look).failure for look in range(1, 2000))
+    assert 0.999 * PROMISE.failure < spent <= PROMISE.failure
+    with pytest.raises(ConfigError, match="from 1 on"):
+        Guarantee(look=0)
+
+
 def test_promises_by_label_hold_together() -> None:
     world = worlds(LOOSE.risk)["no better when surer"]
     rng = np.random.default_rng(3)

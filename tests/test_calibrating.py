@@ -295,6 +295,18 @@ def test_copies_count_once_and_are_told() -> None:
     assert "5 of 25 rows repeat" in found.notes[0]
 
 
+def test_near_copies_without_a_case_are_warned_of() -> None:
+    told = "the parcel with my new shoes has not come to the door yet"
+    some = [Labelled(text=f"{told}, {told[:n]} {n}!", label="ab"[n % 2]) for n in range(0, 12, 2)]
+    others = [
+        Labelled(text="please close my account and pay the rest back", label="a"),
+        Labelled(text="please close my account and pay nothing any more", label="b"),
+    ]
+    assert "5 of 8 rows are near-copies" in sort_out([*others, *some]).notes[-1]
+    of_one_case = [replace(row, case="shoes") for row in some]
+    assert sort_out([*others, *of_one_case]).notes == ()
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))
 def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int, int]]) -> None:
     cases = [f"case {case}" for case, _ in pairs]

@@ -175,6 +175,15 @@ def test_a_model_that_need_not_learn_is_tested_on_all_rows(
     assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
 
 
+def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
+    for n, look in ((300, 1), (400, 2), (500, 3)):
+        assert moa("calibrate", write("a.jsonl", rows(n)), *TASK, "--out", "c.json") == 0
+        assert Calibration.load("c.json").bound.guarantee.look == look
+    other = ("--task", "Is this junk?", "--out", "c.json")
+    assert moa("calibrate", "a.jsonl", *other) == 0
+    assert Calibration.load("c.json").bound.guarantee.look == 1
+
+
 def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

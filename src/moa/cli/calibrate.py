@@ -43,6 +43,10 @@ By default it learns from a part of the rows and holds the others out. A model t
 task as it is need not learn: --learn nothing holds all rows out, so that more is accepted. Choose
 before you have seen what either accepts.
 
+Rows may grow: label more, and calibrate again on all of them with the same --out. The file counts
+the looks, and each spends a part of the probability of failure, so that the promise holds over all
+of them. Rows that no look has seen start anew with another --out.
+
 With --per-class the risk holds of each label's decisions by itself, which takes more rows.
 
 Rows of one case, such as the messages of one thread, are held out together where they have a
@@ -110,7 +114,7 @@ def calibrate(
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = labelled_rows(source)
     question = _question(task, labels, rows)
-    guarantee = Guarantee(risk, confidence)
+    guarantee = Guarantee(risk, confidence, _look(out, task))
     limit_s = None if minutes is None else 60 * minutes
     job = _job(
         rows,
@@ -123,6 +127,18 @@ def calibrate(
         out=out,
     )
     raise typer.Exit(run(job, config, budget_usd))
+
+
+def _look(out: Path, task: str) -> int:
+    """Tell which look at growing rows it is: the file that is replaced has counted those before."""
+    from moa.calibration import Calibration
+    from moa.errors import CalibrationError
+
+    try:
+        before = Calibration.load(out)
+    except CalibrationError:
+        return 1
+    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
 
 
 def _refuse(said: typer.Context) -> None:

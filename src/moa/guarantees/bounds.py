@@ -227,7 +227,7 @@ def bound_along(
         passed = (fails <= np.array(allowed)[tested]) & (wrong <= guarantee.risk * accepted)
         last = int(np.logical_and.accumulate(passed).sum()) - 1
         if last >= 0:
-            upper = upper_bound(int(fails[last]), int(tested[last]), guarantee.confidence)
+            upper = upper_bound(int(fails[last]), int(tested[last]), 1.0 - guarantee.failure)
             by_case = "" if len(cases) == labels else f", by one of each of {len(cases)} cases"
             return Bound(
                 guarantee=guarantee,

@@ -65,7 +65,7 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
             f"{confidence}"
         )
     named = "" if what == "labels" else f"{what} "
-    best = percent(upper_bound(0, cases, guarantee.confidence))
+    best = percent(upper_bound(0, cases, 1.0 - guarantee.failure))
     return (
         f"with {cases} held-out {what} the best that can be shown is at most {best} wrong, and "
         f"{percent(guarantee.risk)} takes at least {needed} {named}accepted without an error "
