@@ -7,8 +7,9 @@ at, by the labels that the scorer was fitted on; their scores say where it lies.
 below it, the decisions above are a sample of those that it accepts, so the wrong ones among them
 are binomial, whatever the scores mean. Since testing stops at the first failure, the promise breaks
 only where the first threshold that should have failed passes, so that no part of the confidence is
-lost to the number of thresholds. That is proven where the risk only rises as the threshold falls;
-where it goes up and down, tests and simulations found no more promises broken than stated.
+lost to the number of thresholds. That is proven where the risk crosses the target once as the
+threshold falls; where it crosses it more often, tests and simulations found no more promises broken
+than stated.
 
 Where several decisions belong to one case they are wrong together, and the binomial doesn't hold.
 Then one decision of each case is drawn for the test, before any is looked at, so that each case
