@@ -16,6 +16,7 @@ from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import missing_for_sentences
+from moa.guarantees import percent
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -182,6 +183,33 @@ def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
     other = ("--task", "Is this junk?", "--out", "c.json")
     assert moa("calibrate", "a.jsonl", *other) == 0
     assert Calibration.load("c.json").bound.guarantee.look == 1
+
+
+def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.jsonl", rows(100))
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    made = Calibration.load("c.json")
+    assert made.bound.threshold is None
+    assert f"label about {made.more_rows} more rows" in out
+    assert "instead, at most 5 % wrong, with 90 % confidence: would accept" in out
+    loose = ("--learn", "nothing", "--risk", "0.07", "--out", "d.json")
+    assert moa("calibrate", "a.jsonl", *TASK, *loose) == 0
+    accepted = percent(Calibration.load("d.json").bound.coverage)
+    assert f"instead, at most 7 % wrong, with 95 % confidence: would accept {accepted}" in out
+
+
+def test_the_rows_said_to_be_missing_are_about_enough() -> None:
+    assert moa("calibrate", write("a.jsonl", rows(60)), *TASK, "--out", "c.json") == 0
+    more = Calibration.load("c.json").more_rows
+    assert more is not None
+    write("a.jsonl", rows(60 + more))
+    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
+    made = Calibration.load("c.json")
+    assert made.bound.threshold is not None
+    assert made.more_rows is None
 
 
 def test_ten_labels_accept_nothing_and_say_how_many_it_takes(

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -182,6 +184,9 @@ class Calibration(_Record):
     bound: Bound
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
+    looser: tuple[Bound, ...] = ()
+    """What looser promises would have accepted, as was seen on the same labels: whoever takes the
+    one that looks best has looked more than once, so it is for the next calibration."""
     accepting: FitRecord
     doubt: Doubt | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
@@ -253,6 +258,20 @@ class Calibration(_Record):
     def labels(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(option.name for option in self.question.options)
+
+    @property
+    def more_rows(self) -> int | None:
+        """About how many more labelled rows it takes to accept something, at the next look.
+
+        `None`: something is accepted, or labels alone won't help.
+        """
+        more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
+        if more is None:
+            return None
+        held = data.held_out or data.rows / 2  # half is held out as soon as there are enough
+        later = replace(asked, look=None if asked.look is None else asked.look + 1)
+        wanted = (self.bound.labels + more) * later.needed() / asked.needed()
+        return ceil(wanted * data.rows / held) - data.rows
 
     def check_question(self, question: Question) -> None:
         """Make sure that it was made for this question.

@@ -186,13 +186,13 @@ class _Task:
         return np.flatnonzero(self.drawn if self.learn == "approximate" else self.held)
 
     def promised(
-        self, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
+        self, guarantee: Guarantee, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
     ) -> tuple[Bound, dict[str, Bound]]:
         """Find what can be promised: of all decisions, and of those for each label if asked."""
         if not self.by_label:
-            return self._said(find_bound(fitting, held_out, self.guarantee)), {}
-        found = find_bounds_by_label(fitting, held_out, self.guarantee)
-        return self._said(together(found, self.guarantee)), found
+            return self._said(find_bound(fitting, held_out, guarantee)), {}
+        found = find_bounds_by_label(fitting, held_out, guarantee)
+        return self._said(together(found, guarantee)), found
 
     def _said(self, bound: Bound) -> Bound:
         if self.learn != "approximate":
@@ -315,6 +315,7 @@ class _Made:
     """Of the texts that the promise was found on, by the accepting fit, or by fits without them."""
     bound: Bound
     bounds: dict[str, Bound]
+    looser: Sequence[Bound]
     reached: Reached
 
     @classmethod
@@ -336,7 +337,9 @@ class _Made:
             kinds = [reading.member for reading in readings]
             found = judged(accepting.fit(), made.doubt, read, kinds, task.none)
             fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
-        bound, bounds = task.promised(fitting, task.outcomes(found, task.tested))
+        held_out = task.outcomes(found, task.tested)
+        bound, bounds = task.promised(task.guarantee, fitting, held_out)
+        looser = [task.promised(g, fitting, held_out)[0] for g in task.guarantee.looser()]
         return cls(
             task=task,
             tried=made.tried,
@@ -348,6 +351,7 @@ class _Made:
             judged=found,
             bound=bound,
             bounds=bounds,
+            looser=looser,
             reached=_reached(task, made.best, all_parts, found.probabilities, bound),
         )
 
@@ -370,6 +374,7 @@ class _Made:
             members=tuple(reading.member for reading in self.readings),
             bound=self.bound,
             bounds=self.bounds,
+            looser=tuple(self.looser),
             accepting=self.accepting,
             doubt=self.doubt,
             full=self.full,

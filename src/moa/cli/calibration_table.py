@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 def show(console: Console, made: Calibration, file: Path) -> None:
     """Print what a calibration tried, chose and promises."""
     from rich.table import Table
+
+    from moa.guarantees import percent
 
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)
@@ -54,4 +57,13 @@ def show(console: Console, made: Calibration, file: Path) -> None:
     for label, bound in made.bounds.items():
         console.print(f"{label}: {bound.summary}", markup=False)
     console.print(f"promise: {made.bound.summary}", markup=False)
+    for other in made.looser:
+        accepts = percent(other.coverage) if other.threshold is not None else "nothing"
+        guarantee = replace(other.guarantee, look=None)
+        console.print(f"instead, {guarantee}: would accept {accepts}", markup=False)
+    if made.more_rows is not None:
+        console.print(
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random",
+            markup=False,
+        )
     console.print(f"written to {file}", markup=False)

@@ -59,6 +59,12 @@ class Guarantee:
         """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
         return fewest(errors, risk=self.risk, failure=self.failure)
 
+    def looser(self) -> tuple[Guarantee, ...]:
+        """Give what it may be weighed against: twice the failures, and 1.4 times the risk."""
+        confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
+        others = ((self.risk, confidence), (risk, self.confidence))
+        return tuple(Guarantee(r, c, self.look) for r, c in others if c > 0 and r < 1)
+
     def shared(self, parts: int) -> Guarantee:
         """Make one so strict that `parts` of them hold together with this confidence.
 
