@@ -58,8 +58,8 @@ PRICE = 0.02
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
-"""Share of the texts that is held out; the larger one where there are at least `_MANY` texts an
-option, so that enough are left to fit to."""
+"""Share of the texts drawn at random that is held out; the larger one where there are at least
+`_MANY` of them an option, so that enough are left to fit to."""
 _MANY = 100
 _FOLDS = 10
 _MOST_OPTIONS_SHOWN = 24
@@ -167,10 +167,11 @@ class _Task:
                 "all rows are about one case, so none can be looked at that nothing was learnt "
                 "from: give rows of other cases too"
             )
-        share = _HELD_OUT_OF_MANY if len(labels) >= _MANY * len(names) else _HELD_OUT
+        share = _HELD_OUT_OF_MANY if drawn.sum() >= _MANY * len(names) else _HELD_OUT
         if learn != "split" or drawn.sum() * share < guarantee.needed():
             share = float(learn == "nothing")
-        held = split(data.cases, share) & drawn
+        held = np.zeros(len(labels), bool)
+        held[drawn] = split(cases[drawn].tolist(), share)
         if learn == "split" and len(set(cases[~held])) < 2:
             held[:] = False  # too few cases to fit to some and hold others out
         dealt = np.zeros(len(labels), np.intp)
