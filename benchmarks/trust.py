@@ -11,11 +11,12 @@ from pathlib import Path
 
 import trust_bounds
 import trust_calibration
+import trust_learning
 import trust_promotion
 import trust_routing
 from kept import Kept
 
-STEPS = ("bounds", "calibration", "routing", "promotion")
+STEPS = ("bounds", "learning", "calibration", "routing", "promotion")
 
 
 def main() -> None:
@@ -34,10 +35,17 @@ def main() -> None:
         type=int,
         help="a trial of calibration and promotion with so many labels, which writes no page",
     )
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        help="of the step learning: the file of a model's scores, made by MOA_MODEL if missing",
+    )
     given = parser.parse_args()
     if "bounds" in given.steps and given.rows is None:
         trust_bounds.run()
-    if given.data is None and set(given.steps) != {"bounds"}:
+    if "learning" in given.steps and given.rows is None:
+        trust_learning.run(given.scores, given.data)
+    if given.data is None and not set(given.steps) <= {"bounds", "learning"}:
         raise SystemExit("give the folder of the sets by --data or $MOA_DATA")
     kept = Kept(given.resume)
     if "calibration" in given.steps:

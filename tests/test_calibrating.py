@@ -85,6 +85,7 @@ async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration
     found = await evaluate(ready(made), rows(1500, seed=7))
     assert made.bound.threshold is not None
     drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
+    assert found.risk is not None
     assert found.risk <= 0.05 + drawn
     assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
     assert found.accuracy > 0.85
@@ -106,6 +107,50 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     assert found.bound.more_labels
     assert str(found.bound.more_labels) in found.bound.summary
     assert not (await ready(found).answer("0.999", context())).accepted
+    measured = await evaluate(ready(found), rows(20, seed=7))
+    assert (measured.coverage, measured.risk) == (0.0, None)
+
+
+@pytest.mark.parametrize(("n", "held"), [(198, 99), (200, 160)])
+async def test_more_is_held_out_where_there_are_enough_rows_to_learn_from(
+    n: int, held: int
+) -> None:
+    assert (await calibrate(endpoint(), QUESTION, rows(n))).data.held_out == held
+
+
+async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibration) -> None:
+    some = rows(400)
+    held = split(sort_out(some).cases, 0.8)
+    assert held.sum() == made.data.held_out
+    others = [
+        replace(row, label="a" if out else row.label)
+        for row, out in zip(some, held.tolist(), strict=True)
+    ]
+    again = await calibrate(endpoint(), QUESTION, others)
+    assert again.accepting == made.accepting
+    assert again.members == made.members
+
+
+async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
+    assert [member.name for member in found.members] == ["labels", "turned"]
+    assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
+    turned = [replace(row, label="ab"["ba".index(row.label)]) for row in rows(400)]
+    other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
+    assert other.accepting == found.accepting
+    assert other.bound.threshold is None
+    measured = await evaluate(ready(found), rows(1500, seed=7))
+    assert found.bound.threshold is not None
+    assert measured.risk is not None
+    assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(100), learn="approximate")
+    assert (found.data.fitted, found.data.held_out) == (100, 100)
+    assert found.accepting == found.full
+    assert "without a finite-sample proof" in found.bound.summary
+    assert found.bound.labels == 100
 
 
 async def test_a_high_price_takes_the_quicker_scorer() -> None:
@@ -250,6 +295,18 @@ def test_copies_count_once_and_are_told() -> None:
     assert "5 of 25 rows repeat" in found.notes[0]
 
 
+def test_near_copies_without_a_case_are_warned_of() -> None:
+    told = "the parcel with my new shoes has not come to the door yet"
+    some = [Labelled(text=f"{told}, {told[:n]} {n}!", label="ab"[n % 2]) for n in range(0, 12, 2)]
+    others = [
+        Labelled(text="please close my account and pay the rest back", label="a"),
+        Labelled(text="please close my account and pay nothing any more", label="b"),
+    ]
+    assert "5 of 8 rows are near-copies" in sort_out([*others, *some]).notes[-1]
+    of_one_case = [replace(row, case="shoes") for row in some]
+    assert sort_out([*others, *of_one_case]).notes == ()
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))
 def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int, int]]) -> None:
     cases = [f"case {case}" for case, _ in pairs]
@@ -260,8 +317,10 @@ def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int,
     }
     assert all(len(parts) == 1 for parts in by_case.values())
     assert len(set(dealt.tolist())) == min(3, len(by_case))
-    held = split(cases, labels, 0.5)
-    assert set(held.tolist()) <= {0, 1}
+    held = split(cases, 0.5)
+    out = {case for case, is_held in zip(cases, held, strict=True) if is_held}
+    assert len(out) == round(len(by_case) / 2)
+    assert not any(case in out for case, is_held in zip(cases, held, strict=True) if not is_held)
 
 
 def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:
@@ -273,6 +332,20 @@ def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:
     assert measure(np.exp(learnt.held_out), labels).accuracy > 0.9
     noise = fit_head(draw.normal(size=(300, 20)), labels, 3, part)
     assert measure(np.exp(noise.held_out), labels).ece < 0.15
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows(n: int) -> None:
+    draw = np.random.default_rng(0)
+    found = [
+        measure(np.stack([sure, 1 - sure], 1), (draw.random(n) >= sure).astype(np.intp))
+        for sure in draw.uniform(0.5, 1.0, (400, n))
+    ]
+    mean = np.mean([one.ece for one in found])
+    assert mean > 0.5 / n**0.5
+    assert np.mean([one.ece_by_chance for one in found]) == pytest.approx(mean, rel=0.05)
+    blind = measure(np.full((n, 2), [0.9, 0.1]), np.arange(n) % 2)
+    assert blind.ece > 3 * blind.ece_by_chance
 
 
 async def test_rows_of_one_case_are_held_out_together() -> None:
@@ -307,6 +380,7 @@ async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -
     made = await calibrate(endpoint(), QUESTION, rows(500), guarantee=loose, by_label=True)
     assert set(made.bounds) == {"a", "b"}
     found = await evaluate(ready(made), rows(1500, seed=7))
+    assert found.risk is not None
     assert found.risk <= 0.15
     only_a = {"a": made.bounds["a"], "b": made.bounds["b"].model_copy(update={"threshold": None})}
     strict = made.model_copy(update={"bounds": only_a}).sealed()
@@ -394,6 +468,7 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     made.save(tmp_path / "c.json")
     kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
     found = await evaluate(kept, massy_rows(600, seed=3))
+    assert found.risk is not None
     assert found.risk <= 0.05
     assert 0.35 < found.coverage < 0.65
     file = tmp_path / "c.json"

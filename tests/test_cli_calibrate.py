@@ -16,6 +16,7 @@ from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import missing_for_sentences
+from moa.guarantees import percent
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -112,7 +113,7 @@ def test_eval_writes_the_figures_of_other_rows(made: str) -> None:
     write("b.jsonl", rows(200, seed=1))
     assert moa("eval", made, "b.jsonl", "--json", "r.json") == 0
     found = json.loads(Path("r.json").read_text())
-    keys = ("accuracy", "macro_f1", "ece", "coverage", "risk")
+    keys = ("accuracy", "macro_f1", "ece", "ece_by_chance", "coverage", "risk")
     assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
     assert found["n"] == 200
     assert all(0 <= found[key] <= 1 for key in keys)
@@ -167,6 +168,51 @@ def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str])
     assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
 
 
+def test_a_model_that_need_not_learn_is_tested_on_all_rows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.jsonl", rows(100))
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
+    assert "fitted to 0 rows; of the 100 held out" in capsys.readouterr().out
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
+
+
+def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
+    for n, look in ((300, 1), (400, 2), (500, 3)):
+        assert moa("calibrate", write("a.jsonl", rows(n)), *TASK, "--out", "c.json") == 0
+        assert Calibration.load("c.json").bound.guarantee.look == look
+    other = ("--task", "Is this junk?", "--out", "c.json")
+    assert moa("calibrate", "a.jsonl", *other) == 0
+    assert Calibration.load("c.json").bound.guarantee.look == 1
+
+
+def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.jsonl", rows(100))
+    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    made = Calibration.load("c.json")
+    assert made.bound.threshold is None
+    assert f"label about {made.more_rows} more rows" in out
+    assert "instead, at most 5 % wrong, with 90 % confidence: would accept" in out
+    loose = ("--learn", "nothing", "--risk", "0.07", "--out", "d.json")
+    assert moa("calibrate", "a.jsonl", *TASK, *loose) == 0
+    accepted = percent(Calibration.load("d.json").bound.coverage)
+    assert f"instead, at most 7 % wrong, with 95 % confidence: would accept {accepted}" in out
+
+
+def test_the_rows_said_to_be_missing_are_about_enough() -> None:
+    assert moa("calibrate", write("a.jsonl", rows(60)), *TASK, "--out", "c.json") == 0
+    more = Calibration.load("c.json").more_rows
+    assert more is not None
+    write("a.jsonl", rows(60 + more))
+    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
+    made = Calibration.load("c.json")
+    assert made.bound.threshold is not None
+    assert made.more_rows is None
+
+
 def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -178,6 +224,9 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     write("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     assert [row["accepted"] for row in read("out.jsonl")] == [False]
+    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--json", "r.json") == 0
+    assert json.loads(Path("r.json").read_text())["risk"] is None
+    assert "accepted 0.0%; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

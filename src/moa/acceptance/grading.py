@@ -130,7 +130,7 @@ def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
 
     good = np.array([g.good for g in graded], int)
     cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
-    held = split(cases, good, 0.5, seed=seed).astype(bool)
+    held = split(cases, 0.5, seed=seed)
     known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
     inside = folds(known, good[~held], _PARTS, seed=seed)
     if not held.any() or len(set(inside.tolist())) < 2:

@@ -6,8 +6,10 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -26,6 +28,9 @@ from moa.errors import CalibrationError
 from moa.guarantees import Bound
 from moa.guarantees.drift import Drift
 from moa.questions import NONE_OF_THESE, Kind, Option, Question
+
+Learn = Literal["split", "nothing", "approximate"]
+"""What is learnt from labelled rows; see `moa.calibration.calibrating.calibrate`."""
 
 
 class _Record(BaseModel):
@@ -127,6 +132,8 @@ class DataRecord(_Record):
     """Texts that were chosen to be labelled, and not drawn at random; none of them is held out."""
     labelled_by: dict[str, int] = Field(default_factory=dict[str, int])
     """Texts by who labelled them, as far as the rows say."""
+    learn: Learn = "split"
+    """What was learnt from them."""
     sha256: str
     """Of texts and labels, in any order."""
     languages: dict[str, float] = Field(default_factory=dict[str, float])
@@ -140,6 +147,8 @@ class Reached(_Record):
     """Of the best guesses, by cross-validation, on the texts that were drawn at random."""
     macro_f1: float
     ece: float
+    ece_by_chance: float | None = None
+    """As in `Measures`; `None` in files that were made without it."""
     held_out_accuracy: float | None
     """Of the accepting fit, on the held-out texts; `None` without any."""
     coverage: float
@@ -175,6 +184,9 @@ class Calibration(_Record):
     bound: Bound
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
+    looser: tuple[Bound, ...] = ()
+    """What looser promises would have accepted, as was seen on the same labels: whoever takes the
+    one that looks best has looked more than once, so it is for the next calibration."""
     accepting: FitRecord
     doubt: Doubt | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
@@ -243,6 +255,20 @@ class Calibration(_Record):
     def labels(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(option.name for option in self.question.options)
+
+    @property
+    def more_rows(self) -> int | None:
+        """About how many more labelled rows it takes to accept something, at the next look.
+
+        `None`: something is accepted, or labels alone won't help.
+        """
+        more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
+        if more is None:
+            return None
+        held = data.held_out or data.rows / 2  # half is held out as soon as there are enough
+        later = replace(asked, look=None if asked.look is None else asked.look + 1)
+        wanted = (self.bound.labels + more) * later.needed() / asked.needed()
+        return ceil(wanted * data.rows / held) - data.rows
 
     def check_question(self, question: Question) -> None:
         """Make sure that it was made for this question.

@@ -1,16 +1,18 @@
 """Calibrating: from labelled texts to a scorer, chosen by cross-validation, and a promise.
 
-The texts are split once. On the fitting part, members are read, fitted and compared, and the
-scorer is chosen; the held-out part is then looked at once, to find from which confidence on its
-decisions can be accepted (`moa.guarantees.bounds`). The scorer is fitted a second time to all
-texts, for the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is
-promised of it.
+The texts are split once, before any label is looked at. On the fitting part, members are read,
+fitted and compared, and the scorer is chosen; the held-out part is then looked at once, to find
+from which confidence on its decisions can be accepted (`moa.guarantees.bounds`). A scorer that
+learns nothing leaves all texts to be held out. The scorer is fitted a second time to all texts, for
+the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is promised of
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,11 +20,12 @@ from moa.calibration import (
     Calibration,
     DataRecord,
     FitRecord,
+    Learn,
     QuestionRecord,
     Reached,
     now,
 )
-from moa.calibration.candidates import Tried, chosen, tried
+from moa.calibration.candidates import Tried, chosen, tried, unlearnt
 from moa.calibration.doubting import Doubt, Judged, doubting, judged, mass_of, signs_of
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.calibration.members import (
@@ -35,7 +38,7 @@ from moa.calibration.members import (
     layout_of,
 )
 from moa.calibration.reading_members import MemberReader, Progress, Reading
-from moa.calibration.scorers import Part, blend, fit_blend, fit_part, held_out
+from moa.calibration.scorers import Fit, Part, blend, fit_blend, fit_part, held_out
 from moa.calibration.sources import HIDDEN, SENTENCES, sources_of
 from moa.calibration.watching import Detect, reference, shares
 from moa.context import RunContext
@@ -55,10 +58,10 @@ PRICE = 0.02
 """How much lower the log loss must be for a second a decision."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
-_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.6
-"""Share of the texts that is held out; the larger one where there are at least `_MANY` texts an
-option, so that enough are left to fit to."""
-_MANY = 250
+_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
+"""Share of the texts drawn at random that is held out; the larger one where there are at least
+`_MANY` of them an option, so that enough are left to fit to."""
+_MANY = 100
 _FOLDS = 10
 _MOST_OPTIONS_SHOWN = 24
 
@@ -70,6 +73,7 @@ async def calibrate(
     *,
     guarantee: Guarantee | None = None,
     by_label: bool = False,
+    learn: Learn = "split",
     price: float = PRICE,
     embedders: Mapping[str, Endpoint] | None = None,
     language: Detect | None = None,
@@ -85,6 +89,10 @@ async def calibrate(
         rows: Labelled texts, as they come in and in no order.
         guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
         by_label: Whether it is promised of the decisions for each label; that takes more labels.
+        learn: `"split"` learns from half of the rows, or from two in ten from 100 a label on, and
+            holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
+            and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
+            cross-fitting: what it promises has no finite-sample proof.
         price: How much lower the log loss must be for a second a decision; 0 takes the best.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
             sentence encoder and, of the embedded model, its hidden states.
@@ -115,7 +123,7 @@ async def calibrate(
         limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
         progress=progress,
     )
-    task = _Task.of(data, names, guarantee, by_label=by_label)
+    task = _Task.of(data, names, guarantee, by_label=by_label, learn=learn)
     readings = await _readings(reader, task, list(sources))
     if not readings:
         raise CalibrationError(
@@ -135,6 +143,7 @@ class _Task:
     names: Sequence[str]
     guarantee: Guarantee
     by_label: bool
+    learn: Learn
     labels: Ints
     drawn: np.ndarray
     """Whether a text was drawn at random, so that figures on it are those of texts to come."""
@@ -143,32 +152,55 @@ class _Task:
 
     @classmethod
     def of(
-        cls, data: Sorted, names: Sequence[str], guarantee: Guarantee, *, by_label: bool
+        cls,
+        data: Sorted,
+        names: Sequence[str],
+        guarantee: Guarantee,
+        *,
+        by_label: bool,
+        learn: Learn,
     ) -> _Task:
         labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         drawn = np.array([not row.chosen for row in data.rows])
-        share = _HELD_OUT_OF_MANY if len(labels) >= _MANY * len(names) else _HELD_OUT
-        enough = drawn.sum() * share >= guarantee.needed()
-        held = split(data.cases, labels, share if enough else 0.0).astype(bool) & drawn
-        parts = min(_FOLDS, len(set(data.cases)))
-        dealt = folds(data.cases, labels, parts, seed=1)
-        if len(set(dealt.tolist())) < 2:
+        cases = np.array(data.cases)
+        if len(set(data.cases)) < 2:
             raise InputError(
                 "all rows are about one case, so none can be looked at that nothing was learnt "
                 "from: give rows of other cases too"
             )
-        if len(set(dealt[~held].tolist())) < 2:
+        share = _HELD_OUT_OF_MANY if drawn.sum() >= _MANY * len(names) else _HELD_OUT
+        if learn != "split" or drawn.sum() * share < guarantee.needed():
+            share = float(learn == "nothing")
+        held = np.zeros(len(labels), bool)
+        held[drawn] = split(cases[drawn].tolist(), share)
+        if learn == "split" and len(set(cases[~held])) < 2:
             held[:] = False  # too few cases to fit to some and hold others out
-        return cls(data, names, guarantee, by_label, labels, drawn, held, dealt)
+        dealt = np.zeros(len(labels), np.intp)
+        for side in (held, ~held):  # apart, so that no fit depends on a held-out label
+            if side.any():
+                parts = min(_FOLDS, len(set(cases[side])))
+                dealt[side] = folds(cases[side].tolist(), labels[side], parts, seed=1)
+        return cls(data, names, guarantee, by_label, learn, labels, drawn, held, dealt)
+
+    @property
+    def tested(self) -> Ints:
+        """Texts that the promise is found on."""
+        return np.flatnonzero(self.drawn if self.learn == "approximate" else self.held)
 
     def promised(
-        self, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
+        self, guarantee: Guarantee, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
     ) -> tuple[Bound, dict[str, Bound]]:
         """Find what can be promised: of all decisions, and of those for each label if asked."""
         if not self.by_label:
-            return find_bound(fitting, held_out, self.guarantee), {}
-        found = find_bounds_by_label(fitting, held_out, self.guarantee)
-        return together(found, self.guarantee), found
+            return self._said(find_bound(fitting, held_out, guarantee)), {}
+        found = find_bounds_by_label(fitting, held_out, guarantee)
+        return self._said(together(found, guarantee)), found
+
+    def _said(self, bound: Bound) -> Bound:
+        if self.learn != "approximate":
+            return bound
+        said = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
+        return bound.model_copy(update={"summary": said})
 
     def outcomes(self, found: Judged, rows: Ints) -> list[Outcome]:
         """Decisions on some of the texts."""
@@ -194,7 +226,7 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     vectors: list[Member] = [
         VectorMember(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
         for role in roles
-        if role != DECIDES
+        if role != DECIDES and task.learn != "nothing"
     ]
     vectors.sort(key=lambda member: member.source == HIDDEN)
     found = [await reader.read(member) for member in vectors]
@@ -202,7 +234,8 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     found.append(own)
     if own is not None and await _order_matters(reader):
         found.append(await reader.read(_labels(reader, "turned", ((),), turned=True)))
-    if own is not None and len(task.names) <= _MOST_OPTIONS_SHOWN:
+    shows = task.learn != "nothing" and len(task.names) <= _MOST_OPTIONS_SHOWN
+    if own is not None and shows:
         shown = await reader.read(_labels(reader, "labels after examples", _examples(reader, task)))
         found.append(shown)
         known = [one.values for one in (own, shown) if one is not None]
@@ -281,55 +314,47 @@ class _Made:
     full: FitRecord
     doubt: Doubt | None
     judged: Judged
-    """Of the held-out texts, by the accepting fit."""
+    """Of the texts that the promise was found on, by the accepting fit, or by fits without them."""
     bound: Bound
     bounds: dict[str, Bound]
+    looser: Sequence[Bound]
     reached: Reached
 
     @classmethod
     def of(cls, task: _Task, readings: Sequence[Reading], *, price: float) -> _Made:
         """Choose among the members on the fitting part, then look at the held-out one."""
-        fitting = ~task.held
-        parts = [_part(reading, task, fitting) for reading in readings]
-        found = tried(
-            readings,
-            parts,
-            task.labels[fitting],
-            task.folds[fitting],
-            risk=task.guarantee.risk,
-            price=price,
-        )
-        best, why = chosen(found, price=price)
-        readings = [readings[place] for place in best.places]
-        parts = [parts[place] for place in best.places]
+        learnt = _learnt if task.learn != "nothing" else _unlearnt
+        made = learnt(task, readings, price=price)
+        readings = [readings[place] for place in made.best.places]
         everything = np.ones(len(task.labels), bool)
-        all_parts = (
-            [_part(r, task, everything, p.penalty) for r, p in zip(readings, parts, strict=True)]
-            if task.held.any()
-            else parts
-        )
+        all_parts = [
+            _part(r, task, everything, p.penalty) for r, p in zip(readings, made.parts, strict=True)
+        ]
         # Through the record, since what is applied has the weights as they are written.
-        accepting = FitRecord.of(blend(parts, task.labels[fitting]))
-        held = np.flatnonzero(task.held)
-        kinds = [reading.member for reading in readings]
-        rehearsed, doubt = _rehearsed(task, best, parts, kinds)
-        read = [reading.values[held] for reading in readings]
-        found_held = judged(accepting.fit(), doubt, read, kinds, task.none)
-        bound, bounds = task.promised(
-            task.outcomes(rehearsed, np.flatnonzero(fitting)), task.outcomes(found_held, held)
-        )
+        accepting = FitRecord.of(made.fit)
+        if task.learn == "approximate":
+            found, fitting = made.rehearsed.of(task.tested), []
+        else:
+            read = [reading.values[task.tested] for reading in readings]
+            kinds = [reading.member for reading in readings]
+            found = judged(accepting.fit(), made.doubt, read, kinds, task.none)
+            fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+        held_out = task.outcomes(found, task.tested)
+        bound, bounds = task.promised(task.guarantee, fitting, held_out)
+        looser = [task.promised(g, fitting, held_out)[0] for g in task.guarantee.looser()]
         return cls(
             task=task,
-            tried=found,
-            why=why,
+            tried=made.tried,
+            why=made.why,
             readings=readings,
             accepting=accepting,
             full=FitRecord.of(blend(all_parts, task.labels)),
-            doubt=doubt,
-            judged=found_held,
+            doubt=made.doubt,
+            judged=found,
             bound=bound,
             bounds=bounds,
-            reached=_reached(task, best, all_parts, found_held.probabilities, bound),
+            looser=looser,
+            reached=_reached(task, made.best, all_parts, found.probabilities, bound),
         )
 
     def written(
@@ -351,6 +376,7 @@ class _Made:
             members=tuple(reading.member for reading in self.readings),
             bound=self.bound,
             bounds=self.bounds,
+            looser=tuple(self.looser),
             accepting=self.accepting,
             doubt=self.doubt,
             full=self.full,
@@ -358,10 +384,11 @@ class _Made:
                 rows=len(data.rows),
                 duplicates=data.duplicates,
                 fitted=int((~task.held).sum()),
-                held_out=int(task.held.sum()),
+                held_out=len(task.tested),
                 labels=data.counts,
                 chosen=int((~task.drawn).sum()),
                 labelled_by=data.by,
+                learn=task.learn,
                 sha256=data.fingerprint,
                 languages=shares(spoken),
             ),
@@ -373,6 +400,42 @@ class _Made:
         accepted = calibration.accepted(self.judged)
         watched = reference(drawn, spoken, self.judged, accepted)
         return calibration.model_copy(update={"drift": watched}).sealed()
+
+
+class _Learnt(NamedTuple):
+    """A scorer, as far as it comes from the fitting part."""
+
+    tried: Sequence[Tried]
+    best: Tried
+    why: str
+    parts: Sequence[Part]
+    fit: Fit
+    rehearsed: Judged
+    """Of the fitting part, by fits without its own labels."""
+    doubt: Doubt | None
+
+
+def _learnt(task: _Task, readings: Sequence[Reading], *, price: float) -> _Learnt:
+    """Choose among the members on the fitting part."""
+    fitting = ~task.held
+    parts = [_part(reading, task, fitting) for reading in readings]
+    labels, dealt = task.labels[fitting], task.folds[fitting]
+    found = tried(readings, parts, labels, dealt, risk=task.guarantee.risk, price=price)
+    best, why = chosen(found, price=price)
+    parts = [parts[place] for place in best.places]
+    kinds = [readings[place].member for place in best.places]
+    rehearsed, doubt = _rehearsed(task, best, parts, kinds)
+    return _Learnt(found, best, why, parts, blend(parts, labels), rehearsed, doubt)
+
+
+def _unlearnt(task: _Task, readings: Sequence[Reading], *, price: float) -> _Learnt:
+    """Take the plain average of all members: no label is looked at but for the figures."""
+    parts = [Part(None, reading.values) for reading in readings]
+    scorer = Fit.plain(len(parts), len(task.names))
+    p = scorer([part.logs for part in parts])
+    best = unlearnt(readings, p, task.labels, risk=task.guarantee.risk, price=price)
+    why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
+    return _Learnt([best], best, why, parts, scorer, Judged(p[:0], p[:0].max(1), None), None)
 
 
 def _rehearsed(
@@ -400,11 +463,12 @@ def _reached(
 ) -> Reached:
     fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
     guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
-    right = judged.argmax(1) == task.labels[task.held]
+    right = judged.argmax(1) == task.labels[task.tested]
     return Reached(
         accuracy=guesses.accuracy,
         macro_f1=guesses.macro_f1,
         ece=guesses.ece,
+        ece_by_chance=guesses.ece_by_chance,
         held_out_accuracy=float(right.mean()) if len(right) else None,
         coverage=bound.coverage,
         seconds=best.candidate.seconds,

@@ -28,6 +28,8 @@ class Candidate(BaseModel):
     macro_f1: float
     ece: float
     """Expected calibration error, in 10 bins."""
+    ece_by_chance: float | None = None
+    """As in `Measures`; `None` in files that were made without it."""
     log_loss: float
     coverage: float
     """Share of the decisions, the surest first, of which no more than the risk are wrong."""
@@ -98,6 +100,14 @@ def tried(
     return found
 
 
+def unlearnt(
+    readings: Sequence[Reading], probabilities: Floats, labels: Ints, *, risk: float, price: float
+) -> Tried:
+    """Measure all members together, as they are; the arguments are those of `tried`."""
+    candidate = _candidate(readings, probabilities, labels, risk, price)
+    return Tried(candidate, tuple(range(len(readings))), probabilities)
+
+
 def chosen(found: Sequence[Tried], *, price: float) -> tuple[Tried, str]:
     """Choose the candidate of the highest utility, and say why."""
     best = max(found, key=lambda one: one.candidate.utility)
@@ -133,6 +143,7 @@ def _candidate(
         accuracy=measures.accuracy,
         macro_f1=measures.macro_f1,
         ece=measures.ece,
+        ece_by_chance=measures.ece_by_chance,
         log_loss=loss,
         coverage=coverage,
         seconds=seconds,

@@ -34,10 +34,12 @@ class Evaluation(BaseModel):
     macro_f1: float
     ece: float
     """Expected calibration error, in 10 bins."""
+    ece_by_chance: float
+    """As in `Measures`: what perfectly calibrated confidences would show on so few rows."""
     coverage: float
     """Share of the decisions that are accepted."""
-    risk: float
-    """Share of wrong ones among the accepted; 0 where none is."""
+    risk: float | None
+    """Share of wrong ones among the accepted; `None` where nothing is accepted."""
     tokens_per_decision: float
     """Those that no cache had, answers included."""
     seconds_per_decision: float
@@ -81,8 +83,9 @@ async def evaluate(
         accuracy=measures.accuracy,
         macro_f1=measures.macro_f1,
         ece=measures.ece,
+        ece_by_chance=measures.ece_by_chance,
         coverage=float(accepted.mean()),
-        risk=float(wrong[accepted].mean()) if accepted.any() else 0.0,
+        risk=float(wrong[accepted].mean()) if accepted.any() else None,
         tokens_per_decision=read.tokens,
         seconds_per_decision=read.seconds,
     )

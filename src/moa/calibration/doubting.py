@@ -86,6 +86,11 @@ class Judged(NamedTuple):
     """How much probability falls on the labels, on the geometric mean of the members that read
     them; `None` where no member does."""
 
+    def of(self, rows: Ints) -> Judged:
+        """What it says of some of the texts."""
+        mass = None if self.mass is None else self.mass[rows]
+        return Judged(self.probabilities[rows], self.sure[rows], mass)
+
 
 def judged(
     scorer: Fit, doubt: Doubt | None, readings: Sequence[Floats], kinds: Sequence[Member], none: int

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
 
 from moa.errors import InputError
@@ -16,6 +18,8 @@ _LIKE_TEXTS, _LONG = 0.5, 30
 in characters, holds no labels."""
 _LIKE_NUMBERS = 0.95
 """Nor does one in which more than this share is different, however short."""
+_ALIKE = 0.8
+"""Share of the words of two texts together that both have, from which on they are near-copies."""
 _MANY = 30
 """Fewer rows say nothing of whether a column holds labels."""
 
@@ -100,6 +104,7 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
         *_repeated(len(rows) - len(kept), len(rows), len(torn)),
         *_chosen(sum(row.chosen for row in unique), len(kept) - len(unique)),
         *_missing(sorted(set(labels or ()) - set(found))),
+        *_near_copies(unique),
     )
     return Sorted(rows=unique, notes=notes, duplicates=len(rows) - len(kept))
 
@@ -127,6 +132,44 @@ def _chosen(chosen: int, leaks: int) -> Iterator[str]:
 def _missing(labels: Sequence[str]) -> Iterator[str]:
     if labels:
         yield (f"no row is labelled {', '.join(map(repr, labels))}: nothing was learnt about that")
+
+
+def _near_copies(rows: Sequence[Labelled]) -> Iterator[str]:
+    copies = sum(near_copies(rows))
+    if copies:
+        yield (
+            f"{copies} of {len(rows)} rows are near-copies of an earlier one without the same case "
+            f"({_ALIKE:.0%} of the words of both are the same): they are right or wrong together, "
+            "so the promise is broken more often than stated. Give rows that belong together the "
+            "same 'case', or leave the copies out"
+        )
+
+
+def near_copies(rows: Sequence[Labelled]) -> list[bool]:
+    """Tell which rows are near-copies of an earlier one that isn't said to be of the same case.
+
+    Two texts are that share four fifths of all their words (Jaccard). They must then share one of
+    their rarest, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007,
+    "Scaling up all pairs similarity search").
+    """
+    words = [frozenset(re.findall(r"\w+", row.text.casefold())) for row in rows]
+    frequent = Counter(word for found in words for word in found)
+    seen: dict[str, list[int]] = {}
+    copies: list[bool] = []
+    for place, (row, found) in enumerate(zip(rows, words, strict=True)):
+        ranked = sorted(found, key=lambda word: (frequent[word], word))
+        rarest = ranked[: len(ranked) - ceil(_ALIKE * len(ranked)) + 1]
+        others = {other for word in rarest for other in seen.get(word, ())}
+        copies.append(
+            any(
+                len(found & words[other]) >= _ALIKE * len(found | words[other])
+                and (row.case is None or row.case != rows[other].case)
+                for other in others
+            )
+        )
+        for word in rarest:
+            seen.setdefault(word, []).append(place)
+    return copies
 
 
 def _without_leaks(rows: Sequence[Labelled]) -> tuple[Labelled, ...]:

@@ -37,6 +37,11 @@ class Fit:
     bias: Floats
     """One for each option."""
 
+    @classmethod
+    def plain(cls, members: int, options: int) -> Fit:
+        """Average members that read probabilities, without any label."""
+        return cls((None,) * members, np.full(members, 1.0 / members), np.zeros(options))
+
     def __call__(self, readings: Sequence[Floats], /) -> Floats:
         """Probabilities: texts, options."""
         return self.blended(self.stacked(readings))

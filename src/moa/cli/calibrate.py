@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moa.cli import options
 
 if TYPE_CHECKING:
+    from moa.calibration import Learn
     from moa.calibration.labelled import Labelled
     from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
@@ -38,6 +39,14 @@ those count that were drawn at random:
 
     moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
 
+By default it learns from a part of the rows and holds the others out. A model that is good at the
+task as it is need not learn: --learn nothing holds all rows out, so that more is accepted. Choose
+before you have seen what either accepts.
+
+Rows may grow: label more, and calibrate again on all of them with the same --out. The file counts
+the looks, and each spends a part of the probability of failure, so that the promise holds over all
+of them. Rows that no look has seen start anew with another --out.
+
 With --per-class the risk holds of each label's decisions by itself, which takes more rows.
 
 Rows of one case, such as the messages of one thread, are held out together where they have a
@@ -48,7 +57,7 @@ Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configurati
 """
 
 
-_OF_ITS_OWN = ("task", "labels", "risk", "confidence", "per_class", "price", "minutes")
+_OF_ITS_OWN = ("task", "labels", "risk", "confidence", "per_class", "learn", "price", "minutes")
 """What a calibration that is tested again brings along."""
 
 
@@ -65,6 +74,10 @@ def calibrate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
     ] = False,
+    learn: Annotated[
+        Literal["split", "nothing", "approximate"],
+        typer.Option("--learn", help="approximate: from all rows, by cross-fitting; no proof."),
+    ] = "split",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
@@ -104,12 +117,31 @@ def calibrate(
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = labelled_rows(source, format=format, text_column=text_column)
     question = _question(task, labels, rows)
-    guarantee = Guarantee(risk, confidence)
+    guarantee = Guarantee(risk, confidence, _look(out, task))
     limit_s = None if minutes is None else 60 * minutes
     job = _job(
-        rows, question, guarantee, per_class=per_class, price=price, limit_s=limit_s, out=out
+        rows,
+        question,
+        guarantee,
+        per_class=per_class,
+        learn=learn,
+        price=price,
+        limit_s=limit_s,
+        out=out,
     )
     raise typer.Exit(run(job, config, budget_usd))
+
+
+def _look(out: Path, task: str) -> int:
+    """Tell which look at growing rows it is: the file that is replaced has counted those before."""
+    from moa.calibration import Calibration
+    from moa.errors import CalibrationError
+
+    try:
+        before = Calibration.load(out)
+    except CalibrationError:
+        return 1
+    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
 
 
 def _refuse(said: typer.Context) -> None:
@@ -145,6 +177,7 @@ def _job(
     guarantee: Guarantee,
     *,
     per_class: bool,
+    learn: Learn,
     price: float,
     limit_s: float | None,
     out: Path,
@@ -161,6 +194,7 @@ def _job(
             rows,
             guarantee=guarantee,
             by_label=per_class,
+            learn=learn,
             price=price,
             language=language_of if can_detect() else None,
             limit_s=limit_s,

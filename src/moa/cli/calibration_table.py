@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,19 @@ def show(console: Console, made: Calibration, file: Path) -> None:
     """Print what a calibration tried, chose and promises."""
     from rich.table import Table
 
+    from moa.guarantees import percent
+
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)
-    for heading in ("accuracy", "macro F1", "ECE", "acceptable", "ms", "tokens", "$ per 1000"):
+    for heading in (
+        "accuracy",
+        "macro F1",
+        "ECE (by chance)",
+        "acceptable",
+        "ms",
+        "tokens",
+        "$ per 1000",
+    ):
         table.add_column(heading, justify="right")
     picked = " + ".join(member.name for member in made.members)
     for one in made.candidates:
@@ -25,7 +36,7 @@ def show(console: Console, made: Calibration, file: Path) -> None:
             one.name,
             f"{one.accuracy:.3f}",
             f"{one.macro_f1:.3f}",
-            f"{one.ece:.3f}",
+            f"{one.ece:.3f} ({'-' if one.ece_by_chance is None else f'{one.ece_by_chance:.3f}'})",
             f"{one.coverage:.0%}",
             f"{1000 * one.seconds:.1f}",
             f"{one.tokens:.0f}",
@@ -46,4 +57,13 @@ def show(console: Console, made: Calibration, file: Path) -> None:
     for label, bound in made.bounds.items():
         console.print(f"{label}: {bound.summary}", markup=False)
     console.print(f"promise: {made.bound.summary}", markup=False)
+    for other in made.looser:
+        accepts = percent(other.coverage) if other.threshold is not None else "nothing"
+        guarantee = replace(other.guarantee, look=None)
+        console.print(f"instead, {guarantee}: would accept {accepts}", markup=False)
+    if made.more_rows is not None:
+        console.print(
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random",
+            markup=False,
+        )
     console.print(f"written to {file}", markup=False)

@@ -28,7 +28,7 @@ EXAMPLES = """
 
 FILE is what moa calibrate wrote. The rows have text and label, and must be others than those it
 was made from. Coverage is the share of decisions that are accepted; risk is the share of wrong
-ones among the accepted, 0 where none is.
+ones among the accepted, null where none is.
 
 Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
 """
@@ -97,11 +97,12 @@ def _odd(calibration: Calibration, rows: list[Labelled]) -> Iterator[str]:
 def _show(console: Console, found: Evaluation, promise: str) -> None:
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f}",
+        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
         markup=False,
     )
+    wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
     console.print(
-        f"accepted {found.coverage:.1%}, of which {found.risk:.2%} are wrong; "
+        f"accepted {found.coverage:.1%}{wrong}; "
         f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
         "a decision",
         markup=False,

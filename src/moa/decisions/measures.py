@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moa.decisions.arrays import Bools, Floats, Ints, np
 
-_BINS = 10
+_BINS, _DRAWS = 10, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,11 @@ class Measures:
     """Mean over the options that are right, or given, at least once."""
     ece: float
     """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
-    apart, on average (Guo et al. 2017, arXiv 1706.04599)."""
+    apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
+    is of many."""
+    ece_by_chance: float
+    """What it would be on average, of as many decisions of these confidences, were they perfectly
+    calibrated. An `ece` that isn't above it shows no error."""
 
 
 def measure(probabilities: Floats, labels: Ints) -> Measures:
@@ -35,6 +39,7 @@ def measure(probabilities: Floats, labels: Ints) -> Measures:
         accuracy=float((given == labels).mean()),
         macro_f1=macro_f1(given, labels),
         ece=calibration_error(probabilities.max(1), given == labels),
+        ece_by_chance=calibration_error_by_chance(probabilities.max(1)),
     )
 
 
@@ -50,12 +55,18 @@ def macro_f1(given: Ints, labels: Ints) -> float:
 def calibration_error(confidences: Floats, correct: Bools) -> float:
     """Mean distance of confidence and accuracy over 10 bins of equal width, weighted by size."""
     bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
-    apart = [
-        abs(float(confidences[bins == b].mean()) - float(correct[bins == b].mean()))
-        * float((bins == b).mean())
-        for b in np.unique(bins)
-    ]
-    return float(np.sum(apart))
+    return float(np.abs(np.bincount(bins, confidences - correct)).sum()) / len(bins)
+
+
+def calibration_error_by_chance(confidences: Floats) -> float:
+    """Mean calibration error of decisions that are right as often as their confidence says.
+
+    By consistency resampling (Bröcker and Smith 2007, "Increasing the reliability of reliability
+    diagrams", Weather and Forecasting 22; Vaicenavicius et al. 2019, arXiv 1902.06977).
+    """
+    draw = np.random.default_rng(0)
+    drawn = (draw.random(len(confidences)) < confidences for _ in range(_DRAWS))
+    return float(np.mean([calibration_error(confidences, correct) for correct in drawn]))
 
 
 def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from moa.decisions.arrays import Floats, np
-from moa.decisions.measures import calibration_error, coverage_at_risk, macro_f1
+from moa.decisions.measures import (
+    calibration_error,
+    calibration_error_by_chance,
+    coverage_at_risk,
+    macro_f1,
+)
 from moa.evals.answers import Answer
 
 
@@ -20,7 +25,9 @@ class LabelMetrics(BaseModel):
     macro_f1: float
     """Mean over the labels that are right, or given, at least once."""
     ece: float | None
-    """Expected calibration error, in 10 bins; `None`, as the three below, without confidences."""
+    """Expected calibration error, in 10 bins; `None`, as the four below, without confidences."""
+    ece_by_chance: float | None
+    """What perfectly calibrated confidences would show on so few cases; see `Measures`."""
     brier: float | None
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None
@@ -56,6 +63,7 @@ def label_metrics(
         accuracy=float(correct.mean()),
         macro_f1=macro_f1(given, labels),
         ece=None if sure is None else calibration_error(sure, correct),
+        ece_by_chance=None if sure is None else calibration_error_by_chance(sure),
         brier=_brier(answers, expected),
         coverage_at_risk=None if ranks is None else coverage_at_risk(ranks, correct, risk),
         risk=risk,

@@ -9,7 +9,7 @@ def columns_of(found: Comparison) -> list[str]:
     """Name the columns of a comparison's table."""
     names = ["design", found.metric, f"against {found.reference}"]
     if found.kind == "labels":
-        names += ["macro F1", "ECE", "accepts", "wrong of it"]
+        names += ["macro F1", "ECE (by chance)", "accepts", "wrong of it"]
     return [*names, "US$", "LLM calls", "tokens", "s mean", "s p95", "failed"]
 
 
@@ -25,7 +25,7 @@ def cells_of(found: Comparison, design: DesignReport) -> list[str]:
         measured = design.labels
         row += [
             f"{measured.macro_f1:.3f}",
-            _figure(measured.ece),
+            f"{_figure(measured.ece)} ({_figure(measured.ece_by_chance)})",
             _figure(measured.coverage),
             _figure(measured.accepted_error),
         ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 
 from moa.errors import ConfigError
 from moa.guarantees.binomial import fewest
+
+_ALL_LOOKS = 1.2020569031595943
+"""The sum of `1 / look**3` over all looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +21,28 @@ class Guarantee:
     The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
     most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
 
+    Whoever labels more rows and looks again, until something is accepted, has several chances to be
+    wrong. So look `k` at growing rows spends `1 / (1.202 k**3)` of the probability of failure: 83 %
+    at the first, 10 % at the second, and all of it over all looks there may ever be (alpha
+    spending; Lan and DeMets 1983, Biometrika 70).
+
     Args:
         risk: Largest share of wrong ones among the decisions accepted.
         confidence: Probability that the promise holds.
+        look: Which look at the same rows and those that were added it is, from 1 on; `None` is the
+            only one there will be.
 
     Raises:
-        ConfigError: one of them is not strictly between 0 and 1.
+        ConfigError: risk or confidence is not strictly between 0 and 1, or a look below 1.
     """
 
     risk: float = 0.05
     confidence: float = 0.95
+    look: int | None = None
 
     def __post_init__(self) -> None:
+        if self.look is not None and self.look < 1:
+            raise ConfigError(f"look={self.look}, but looks are counted from 1 on")
         if not (0.0 < self.risk < 1.0 and 0.0 < self.confidence < 1.0):
             raise ConfigError(
                 f"risk={self.risk} and confidence={self.confidence}, but both must lie between 0 "
@@ -37,12 +51,19 @@ class Guarantee:
 
     @property
     def failure(self) -> float:
-        """Most probability that the promise is broken."""
-        return 1.0 - self.confidence
+        """Most probability that the promise is broken, at this look."""
+        spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
+        return (1.0 - self.confidence) * spent
 
     def needed(self, errors: int = 0) -> int:
         """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
         return fewest(errors, risk=self.risk, failure=self.failure)
+
+    def looser(self) -> tuple[Guarantee, ...]:
+        """Give what it may be weighed against: twice the failures, and 1.4 times the risk."""
+        confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
+        others = ((self.risk, confidence), (risk, self.confidence))
+        return tuple(Guarantee(r, c, self.look) for r, c in others if c > 0 and r < 1)
 
     def shared(self, parts: int) -> Guarantee:
         """Make one so strict that `parts` of them hold together with this confidence.
@@ -52,7 +73,9 @@ class Guarantee:
         return Guarantee(self.risk, 1.0 - self.failure / parts)
 
     def __str__(self) -> str:
-        return f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
+        looks = "" if self.look is None else f" over all looks, of which this is number {self.look}"
+        said = f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
+        return said + looks
 
 
 class Bound(BaseModel):
@@ -80,6 +103,11 @@ class Bound(BaseModel):
     accepted, or labels alone won't help."""
     summary: str
     """In words: what is accepted at which risk, or why nothing is and what it takes."""
+
+    @field_serializer("guarantee")
+    def _written(self, guarantee: Guarantee) -> dict[str, Any]:
+        """Leave out what isn't said, so that files of before have the same seal."""
+        return {name: value for name, value in asdict(guarantee).items() if value is not None}
 
     @property
     def coverage(self) -> float:

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moa.decisions.arrays import np
 from moa.guarantees import Guarantee, percent
 from moa.guarantees.binomial import fewest, tail, upper_bound
-from moa.guarantees.by_case import fewest_cases, upper_risk
 
 _LIKELY = 0.8
 """Chance of success that the estimate of missing labels aims at."""
@@ -38,13 +36,10 @@ def shortfall(
     """
     what = "labels" if cases == labels else "cases"
     needed = guarantee.needed()
-    if cases != labels:
-        needed = fewest_cases(risk=guarantee.risk, failure=guarantee.failure)
     seen = _look(outcomes, guarantee)
     why = _why(guarantee, cases, needed, what)
     if seen.labels is not None:
-        wanted = math.ceil(seen.labels * needed / guarantee.needed())
-        more = max(wanted - cases, needed - cases, needed // 2)
+        more = max(seen.labels - cases, needed - cases, needed // 2)
         said = f"It takes about {more} more held-out {what}"
     elif not seen.hopeless:
         more = max(needed - cases, cases)
@@ -70,21 +65,12 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
             f"{confidence}"
         )
     named = "" if what == "labels" else f"{what} "
+    best = percent(upper_bound(0, cases, 1.0 - guarantee.failure))
     return (
-        f"with {cases} held-out {what} the best that can be shown is at most "
-        f"{percent(_best(guarantee, cases, what))} wrong, and {percent(guarantee.risk)} takes at "
-        f"least {needed} {named}accepted without an error {confidence}"
+        f"with {cases} held-out {what} the best that can be shown is at most {best} wrong, and "
+        f"{percent(guarantee.risk)} takes at least {needed} {named}accepted without an error "
+        f"{confidence}"
     )
-
-
-def _best(guarantee: Guarantee, cases: int, what: str) -> float:
-    """The smallest risk that can be shown."""
-    if not cases:
-        return 1.0
-    if what == "labels":
-        return upper_bound(0, cases, guarantee.confidence)
-    right = np.ones(cases, np.intp)
-    return upper_risk(right, 0 * right, most=1, failure=guarantee.failure)
 
 
 class _Look(NamedTuple):

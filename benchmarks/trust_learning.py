@@ -1,0 +1,187 @@
+"""Learning: what is accepted with 512 labels where a scorer learns from some of them, or from none.
+
+On simulated scores it runs for a minute or two. On film reviews it takes the scores that a model
+gave, from a file: `--scores FILE` reads it, and makes it where it isn't there, with the GGUF model
+that MOA_MODEL names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa import EmbeddedEndpoint, RunContext
+from moa.calibration import Learn
+from moa.calibration.calibrating import calibrate
+from moa.calibration.labelled import Labelled
+from moa.calibration.members import LabelMember, layout_of
+from moa.endpoints import Decision, Example
+from moa.errors import CapabilityError
+from moa.questions import Option, Question
+from moa.testing import SimulatedEndpoint
+from report import table, write
+from saying import Said
+
+SECTION = "learning"
+LABELS, SHUFFLES, POPULATION, RISK = 512, 100, 20_000, 0.05
+AUC = 0.94
+FILMS = "sentiment2_movie"
+QUESTION = Question(
+    "label",
+    "choice",
+    "What is the sentiment of the text?",
+    (Option("negative", "negative"), Option("positive", "positive")),
+)
+MODES: tuple[Learn, ...] = get_args(Learn)
+HEAD = ("scores", "learn", "coverage", "accept nothing", "break the promise", "wrong of accepted")
+TEXT = f"""
+## Learning or holding out
+
+`moa calibrate` with {LABELS} labels at 5 % risk and 95 % confidence, by what it learns from them:
+means over {SHUFFLES} draws, and the share of draws that accept nothing. Simulated scores have two
+classes and an AUC of {AUC}, and each draw is followed by {POPULATION:,} texts, so that it is known
+which promises are broken. Film reviews are shuffled anew for each draw, and looked at in the rows
+left over, which are too few to tell that of one draw: `wrong of accepted` is over all draws."""
+
+
+class Scored(NamedTuple):
+    """Log-probabilities of both options, and the right one of each text."""
+
+    logs: NDArray[np.float64]
+    labels: NDArray[np.intp]
+
+    def some(self, rows: NDArray[np.intp] | slice) -> Scored:
+        return Scored(self.logs[rows], self.labels[rows])
+
+
+Draw = Callable[[np.random.Generator], tuple[Scored, Scored]]
+"""Draws labelled texts, and others to look at."""
+
+
+class Replayed(SimulatedEndpoint):
+    """Gives scores that are known already; they were read without examples."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        if examples:
+            raise CapabilityError("the scores were read without examples")
+        return await super().decide(state, questions, context)
+
+
+def run(scores: Path | None, data: Path | None) -> None:
+    """Measure simulated scores, and those of `scores` where it is given; write the section.
+
+    Args:
+        scores: A file of scores; made from `data` where it isn't there.
+        data: Folder of the sets.
+    """
+    rows = _measured("simulated", _simulated)
+    if scores is not None:
+        if not scores.exists():
+            if data is None:
+                raise SystemExit("give the folder of the sets by --data, to make the scores from")
+            found = asyncio.run(_made(data))
+            scores.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        known = _read(scores)
+
+        def shuffled(rng: np.random.Generator) -> tuple[Scored, Scored]:
+            order = rng.permutation(len(known.labels))
+            return known.some(order[:LABELS]), known.some(order[LABELS:])
+
+        rows += _measured("film reviews", shuffled, few=True)
+    command = "python benchmarks/trust.py --steps learning"
+    if scores is not None:
+        command += " --data DIR --scores FILE"
+    write(SECTION, command, "\n\n".join((TEXT, table(HEAD, rows))))
+
+
+def _simulated(rng: np.random.Generator) -> tuple[Scored, Scored]:
+    apart = 2**0.5 * NormalDist().inv_cdf(AUC)
+    labels = rng.integers(0, 2, LABELS + POPULATION)
+    odds = rng.normal((2 * labels - 1) * apart**2 / 2, apart)
+    both = Scored(-np.logaddexp(0, np.stack([odds, -odds], 1)), labels.astype(np.intp))
+    return both.some(slice(LABELS)), both.some(slice(LABELS, None))
+
+
+def _measured(name: str, draw: Draw, *, few: bool = False) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for learn in MODES:
+        rng = np.random.default_rng(0)
+        found = [asyncio.run(_one(learn, *draw(rng))) for _ in range(SHUFFLES)]
+        accepted = np.array([taken for taken, _, _ in found])
+        wrong = np.array([bad for _, bad, _ in found])
+        of = np.array([n for _, _, n in found])
+        broken = (wrong > RISK * accepted).mean()
+        rows.append(
+            [
+                name,
+                learn,
+                f"{(accepted / of).mean():.2f}",
+                f"{(accepted == 0).mean():.0%}",
+                "-" if few else f"{broken:.0%}",
+                f"{wrong.sum() / accepted.sum():.3f}" if accepted.sum() else "-",
+            ]
+        )
+        print(" | ".join(rows[-1]), flush=True)
+    return rows
+
+
+async def _one(learn: Learn, known: Scored, rest: Scored) -> tuple[int, int, int]:
+    """Calibrate once, and count what is accepted of the rest, the wrong of it, and the rest."""
+    given = {f"text {row}": dict(zip(NAMES, p, strict=True)) for row, p in enumerate(_p(known))}
+    labelled = [
+        Labelled(text=text, label=NAMES[label])
+        for text, label in zip(given, known.labels.tolist(), strict=True)
+    ]
+    slm = Replayed(rule=lambda text: {"label": given[text]})
+    made = await calibrate(slm, QUESTION, labelled, learn=learn, embedders={})
+    judged = made.judge([rest.logs] * len(made.members))
+    accepted = np.array(made.accepted(judged))
+    wrong = judged.probabilities.argmax(1) != rest.labels
+    return int(accepted.sum()), int((accepted & wrong).sum()), len(accepted)
+
+
+NAMES = tuple(option.name for option in QUESTION.options)
+
+
+def _p(scored: Scored) -> list[list[float]]:
+    p = np.exp(scored.logs)
+    return (p / p.sum(1, keepdims=True)).tolist()
+
+
+async def _made(data: Path) -> list[dict[str, Any]]:
+    """Ask the model that MOA_MODEL names for the scores of all film reviews."""
+    lines = _lines(data / FILMS / "dev.jsonl")
+    found: list[dict[str, Any]] = []
+    member, said = LabelMember(name="labels", layout=layout_of(QUESTION)), Said(FILMS)
+    async with EmbeddedEndpoint() as endpoint:
+        for row in map(json.loads, lines):
+            context = RunContext(keep_notes=False)
+            logs = await member.read(row["text"], QUESTION, {member.source: endpoint}, context)
+            found.append({"text": row["text"], "label": row["label"], "logs": logs.tolist()})
+            said(member.name, len(found), len(lines))
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def _read(scores: Path) -> Scored:
+    rows = [json.loads(line) for line in _lines(scores)]
+    labels = np.array([NAMES.index(row["label"]) for row in rows], np.intp)
+    return Scored(np.array([row["logs"] for row in rows]), labels)
