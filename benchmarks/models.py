@@ -50,7 +50,8 @@ async def share(
     async def work() -> None:
         nonlocal right
         for row in left:
-            right += (await agent.run(row["text"], context)).output.label == row["label"]
+            answer = (await agent.run(row["text"], context)).output
+            right += answer.label == row["label"]
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return right / len(rows)

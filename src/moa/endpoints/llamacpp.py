@@ -152,6 +152,7 @@ class LlamaCppReader:
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
             "cache_prompt": True,
+            "ignore_eos": True,  # where the end is sampled, no probabilities are sent
         }
         estimate = self._client.price.charge(
             Amount(calls=1, input_tokens=len(prompt), output_tokens=1)
