@@ -15,7 +15,7 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
-from moa.evals.intervals import difference, mcnemar, mean_of
+from moa.evals.intervals import Interval, difference, mcnemar, mean_of
 from moa.evals.labels import confidences, label_metrics, ranked
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
@@ -248,9 +248,9 @@ def _ruled(
     return tuple(ruled)
 
 
-def _lead(mine: Floats, other: Floats) -> Any:
+def _lead(mine: Floats, other: Floats) -> Interval:
     both = ~np.isnan(mine) & ~np.isnan(other)
-    return difference(mine[both] if both.any() else [0.0], other[both] if both.any() else [0.0])
+    return difference(mine[both], other[both])
 
 
 def _curve(

@@ -46,7 +46,8 @@ class DesignReport(_Frozen):
     against: Against | None = None
     """`None` for the reference itself."""
     pays: bool | None = None
-    """Whether it is worth having; `None` where only a user can weigh loss against cost."""
+    """Whether it is worth having; `None` where only a user can weigh loss against cost, or where
+    the cases are too few to tell."""
     verdict: str = ""
     error: str | None = None
     """Of the first case without an answer."""
