@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from moa.context import RunContext
 from moa.errors import EndpointUnavailable, InputError, Unanswered
@@ -121,11 +123,32 @@ def test_a_difference_is_paired() -> None:
     assert apart.high - apart.low < 0.1 < mean_of(hard).high - mean_of(hard).low
 
 
-def test_an_interval_covers_the_mean_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    found = [mean_of((rng.random(80) < 0.7).astype(float)) for _ in range(200)]
-    held = sum(low <= 0.7 <= high for _, low, high in found)
-    assert held >= 180
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_share_is_wilsons(counts: tuple[int, int]) -> None:
+    right, n = counts
+    test: Any = getattr(stats, "binomtest")  # noqa: B009 - its types are not known
+    expected = test(right, n).proportion_ci(method="wilson")
+    found = mean_of([1.0] * right + [0.0] * (n - right))
+    assert found == pytest.approx((right / n, expected.low, expected.high))
+
+
+@pytest.mark.parametrize("n", [10, 30, 80])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_an_interval_covers_a_share_about_as_often_as_it_says(n: int, share: float) -> None:
+    found = [mean_of([1.0] * k + [0.0] * (n - k)) for k in range(n + 1)]
+    held = sum(
+        math.comb(n, k) * share**k * (1 - share) ** (n - k)
+        for k, (_, low, high) in enumerate(found)
+        if low <= share <= high
+    )
+    assert held > 0.92
+
+
+def test_scores_that_are_all_alike_leave_room_for_others() -> None:
+    low, high = mean_of([0.5] * 20)[1:]
+    assert low < 0.45
+    assert high > 0.55
+    assert mean_of([]) == Interval(0.0, 0.0, 1.0)
 
 
 def judge(*verdicts: str) -> ScriptedEndpoint:

@@ -216,7 +216,7 @@ def _design(
         name=name,
         answered=len(answered),
         unreadable=len(scores) - len(known),
-        quality=mean_of(known if known.size else [0.0]),
+        quality=mean_of(known),
         labels=label_metrics(answers, expected, risk=risk) if data.kind == "labels" else None,
         cost=None if None in costs else float(sum(c for c in costs if c is not None)),
         tokens=sum(a.tokens for a in answers) / len(answers),
