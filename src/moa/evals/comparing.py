@@ -21,6 +21,7 @@ from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
 from moa.evals.verdicts import ruling
+from moa.measuring import percentile
 from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
@@ -211,7 +212,7 @@ def _design(
     known = scores[~np.isnan(scores)]
     costs = [a.cost for a in answers]
     answered = [a for a in answers if a.text is not None]
-    seconds = sorted(a.seconds for a in answered) or [0.0]
+    seconds = [a.seconds for a in answered]
     return DesignReport(
         name=name,
         answered=len(answered),
@@ -221,8 +222,8 @@ def _design(
         cost=None if None in costs else float(sum(c for c in costs if c is not None)),
         tokens=sum(a.tokens for a in answers) / len(answers),
         llm_calls=sum(a.llm_calls for a in answers) / len(answers),
-        seconds_mean=sum(seconds) / len(seconds),
-        seconds_p95=seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))],
+        seconds_mean=sum(seconds) / max(1, len(seconds)),
+        seconds_p95=percentile(seconds, 0.95),
         error=next((a.error for a in answers if a.error is not None), None),
     )
 

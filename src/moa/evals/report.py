@@ -42,7 +42,9 @@ class DesignReport(_Frozen):
     llm_calls: float
     """A case, on average."""
     seconds_mean: float
+    """Of the cases with an answer, as the next."""
     seconds_p95: float
+    """95th percentile, by nearest rank."""
     against: Against | None = None
     """`None` for the reference itself."""
     pays: bool | None = None
