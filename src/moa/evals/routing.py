@@ -1,6 +1,6 @@
 """Routing evals: what a ranking of requests recovers, beside chance and an oracle.
 
-APGR and CPT are RouteLLM's (Ong et al. 2024, arXiv 2406.18665); see `decisions.recovery`.
+APGR and CPT are RouteLLM's (Ong et al. 2024, arXiv 2406.18665); see `moa.routing.recovery`.
 """
 
 from __future__ import annotations
