@@ -236,7 +236,7 @@ def _ruled(
     for design in found:
         mine = scores[design.name]
         others = [other for other in found if other is not design]
-        lead = {o.name: _lead(mine, scores[o.name]) for o in others}
+        lead = {o.name: _lead(mine, scores[o.name], len(others)) for o in others}
         pays, sentence = ruling(design, others, reference, lead)
         against = None
         if design is not reference:
@@ -249,9 +249,9 @@ def _ruled(
     return tuple(ruled)
 
 
-def _lead(mine: Floats, other: Floats) -> Interval:
+def _lead(mine: Floats, other: Floats, together: int) -> Interval:
     both = ~np.isnan(mine) & ~np.isnan(other)
-    return difference(mine[both], other[both])
+    return difference(mine[both], other[both], together=together)
 
 
 def _curve(

@@ -40,7 +40,9 @@ def mean_of(scores: Sequence[float] | Floats) -> Interval:
     return Interval(share, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
-def difference(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> Interval:
+def difference(
+    first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, together: int = 1
+) -> Interval:
     """Give how much better the first is on average than the second, on the same cases.
 
     The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
@@ -51,16 +53,18 @@ def difference(first: Sequence[float] | Floats, second: Sequence[float] | Floats
     Args:
         first: Scores from 0 to 1; none at all leave every difference possible.
         second: On the same cases, in their order.
+        together: How many such differences shall all lie in their intervals with 95 % confidence
+            (Bonferroni).
     """
     apart = np.asarray(first, float) - np.asarray(second, float)
-    return _adjusted(apart, (-1.0, 1.0))
+    return _adjusted(apart, (-1.0, 1.0), together)
 
 
-def _adjusted(values: Floats, ends: tuple[float, float]) -> Interval:
+def _adjusted(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
     """Take a Wald interval of values and, once more each, of the ends of their range."""
     known = np.append(values, ends)
     middle = float(known.mean())
-    reach = _Z * float(known.std()) / sqrt(len(known))
+    reach = NormalDist().inv_cdf(1 - 0.025 / together) * float(known.std()) / sqrt(len(known))
     value = float(values.mean()) if values.size else middle
     return Interval(value, max(ends[0], middle - reach), min(ends[1], middle + reach))
 

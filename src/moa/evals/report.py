@@ -18,9 +18,10 @@ class Against(_Frozen):
 
     reference: str
     difference: Interval
-    """How much better it is, with 95 % confidence."""
+    """How much better it is; with 95 % confidence this holds of all designs together."""
     p: float | None
-    """McNemar's exact test; `None` where answers are not just right or wrong."""
+    """McNemar's exact test, of this design by itself; `None` where answers are not just right or
+    wrong."""
 
 
 class DesignReport(_Frozen):
