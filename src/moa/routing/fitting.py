@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from statistics import NormalDist
 from typing import Any
 
 from moa.decisions.arrays import Floats, Ints, np
@@ -190,7 +191,7 @@ def _stacked(trial: Trial) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first.
 
     Raises:
-        InputError: no candidate predicts anything.
+        InputError: they aren't shown to predict anything.
     """
     from scipy import optimize
 
@@ -202,16 +203,27 @@ def _stacked(trial: Trial) -> Weights:
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
     found: list[float] = solve(left, right)[0].tolist()
-    if not any(found):
+    if not any(found) or not _tells(told.mean(1), gains):
         raise InputError(
-            f"nothing in the prompts of {len(gains)} rows tells where the strong "
-            "model gains: held-out rows are predicted worse than by chance, so routing by them "
-            "doesn't pay. Use one model for all, or give more rows"
+            f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
+            "model gains: held-out rows are predicted no better than chance may do it in 1 of 20 "
+            "runs, so routing by them isn't shown to pay. Use one model for all, or give more rows"
         )
     least = _LEAST_WEIGHT * sum(found)
     kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
     heaviest = sorted(kept, key=lambda name: -kept[name])
     return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
+
+
+def _tells(predicted: Floats, gains: Floats) -> bool:
+    """Whether held-out predictions go with the gains, and not by chance; both have a mean of 0.
+
+    It is asked of the mean of all candidates, which was fixed before any was looked at. Where a
+    row teaches about another, that one teaches about it too, so what cross-validation finds by
+    chance has up to twice the variance of a permutation.
+    """
+    spread = 2 * (predicted @ predicted) * (gains @ gains) / (len(gains) - 1)
+    return float(predicted @ gains) > NormalDist().inv_cdf(0.95) * float(np.sqrt(spread))
 
 
 def _why(trial: Trial, weights: Weights) -> str:
