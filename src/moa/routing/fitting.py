@@ -203,11 +203,11 @@ def _stacked(trial: Trial) -> Weights:
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
     found: list[float] = solve(left, right)[0].tolist()
-    if not any(found) or not _tells(told.mean(1), gains):
+    if not any(found) or not _tells(told, gains):
         raise InputError(
             f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
-            "model gains: held-out rows are predicted no better than chance may do it in 1 of 20 "
-            "runs, so routing by them isn't shown to pay. Use one model for all, or give more rows"
+            "model gains: held-out rows are predicted no better than chance does in 1 of 20 runs, "
+            "so routing by them isn't shown to pay. Use one model for all, or give more rows"
         )
     least = _LEAST_WEIGHT * sum(found)
     kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
@@ -215,15 +215,19 @@ def _stacked(trial: Trial) -> Weights:
     return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
 
 
-def _tells(predicted: Floats, gains: Floats) -> bool:
-    """Whether held-out predictions go with the gains, and not by chance; both have a mean of 0.
+def _tells(told: Floats, gains: Floats) -> bool:
+    """Whether held-out predictions of one candidate go with the gains, and not by chance.
 
-    It is asked of the mean of all candidates, which was fixed before any was looked at. Where a
-    row teaches about another, that one teaches about it too, so what cross-validation finds by
-    chance has up to twice the variance of a permutation.
+    Each candidate is one look more, so each has its part of the 5 % (Bonferroni). Where a row
+    teaches about another, that one teaches about it too, so what cross-validation finds by chance
+    has up to twice the variance of a permutation.
+
+    Args:
+        told: Rows, candidates; the mean of each is 0.
+        gains: Their mean is 0.
     """
-    spread = 2 * (predicted @ predicted) * (gains @ gains) / (len(gains) - 1)
-    return float(predicted @ gains) > NormalDist().inv_cdf(0.95) * float(np.sqrt(spread))
+    spread = np.sqrt(2 * (told**2).sum(0) * (gains @ gains) / (len(gains) - 1))
+    return bool((gains @ told > NormalDist().inv_cdf(1 - 0.05 / told.shape[1]) * spread).any())
 
 
 def _why(trial: Trial, weights: Weights) -> str:
