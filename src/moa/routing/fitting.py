@@ -216,18 +216,19 @@ def _stacked(trial: Trial) -> Weights:
 
 
 def _tells(told: Floats, gains: Floats) -> bool:
-    """Whether held-out predictions of one candidate go with the gains, and not by chance.
+    """Whether held-out predictions go with the gains, and not by chance.
 
-    Each candidate is one look more, so each has its part of the 5 % (Bonferroni). Where a row
-    teaches about another, that one teaches about it too, so what cross-validation finds by chance
-    has up to twice the variance of a permutation.
+    Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
+    Where a row teaches about another, that one teaches about it too, so what cross-validation finds
+    by chance has up to twice the variance of a permutation.
 
     Args:
         told: Rows, candidates; the mean of each is 0.
         gains: Their mean is 0.
     """
-    spread = np.sqrt(2 * (told**2).sum(0) * (gains @ gains) / (len(gains) - 1))
-    return bool((gains @ told > NormalDist().inv_cdf(1 - 0.05 / told.shape[1]) * spread).any())
+    looks = np.column_stack([told, told.mean(1)])
+    spread = np.sqrt(2 * (looks**2).sum(0) * (gains @ gains) / (len(gains) - 1))
+    return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
 
 
 def _why(trial: Trial, weights: Weights) -> str:
