@@ -50,7 +50,7 @@ TEXT = f"""
 ## Promotion
 
 `moa promote` on a log of 2,000 messages: {ROWS} rows, drawn at random, are calibrated on, and the
-promise of at most 5 % other answers, with 95 % confidence, is looked at on all others. The log is
+promise of at most 5 % other answers, with 95 % confidence, is tested on all others. The log is
 two labelled sets, whose labels stand for the LLM's answers: text messages and questions to a bank
 (ham, spam and ten intents). Copies of a text count once. Dollars are estimated from the texts, for
 an LLM at US$ 2.50 and 10 per million tokens in and out, and this machine at US$ 0.10 an hour; the
@@ -124,7 +124,7 @@ def _row(log: Log, found: dict[str, Any]) -> list[str]:
         found["scorer"],
         f"{found['coverage']:.1%}",
         f"{found['disagreeing']} of {found['accepted']} ({found['risk']:.2%})",
-        "holds" if found["holds"] else "**does not hold**",
+        "holds" if found["holds"] else "**not shown**",
         f"{saving['llm_calls']:.0f}",
         "unknown" if alone is None else f"{alone:.3f}",
         "unknown" if after is None else f"{after:.3f}",

@@ -57,12 +57,12 @@ TEXT = f"""
 `moa route fit` on RouteLLM's recorded answers of Mixtral 8x7B (weak) and GPT-4 (strong): each row
 is scored by a router fitted on the other four fifths of the rows, everything in it chosen there
 ({DEALS} deals of {PARTS} parts, means; the interval is of the first deal, by bootstrap over rows).
-APGR is the average part of the quality gap recovered over all shares of strong calls, CPT(x) the
-share of strong calls that recovers x: by chance .500, 50 % and 80 %. RouteLLM's figures are the
+APGR is the area under the part of the quality gap recovered over the share of strong calls, CPT(x)
+the share of strong calls that recovers x: by chance .500, 50 % and 80 %. RouteLLM's figures are the
 best of its routers on the whole sets (Ong et al. 2024, arXiv 2406.18665; none was fitted on these
-sets, and ten shares were averaged). The oracle knows both answers; above 1 it also knows where the
-weak model alone is right. A cascade pays for the weak model's answer first. The features were made
-while looking at the GSM8K rows, so on fresh rows expect a little less."""
+sets, and the area is taken as the mean over ten shares). The oracle knows both answers; above 1 it
+also knows where the weak model alone is right. A cascade pays for the weak model's answer first.
+The features were made while looking at the GSM8K rows, so on fresh rows expect a little less."""
 
 
 def run(data: Path, kept: Kept) -> None:

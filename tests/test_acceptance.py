@@ -315,6 +315,18 @@ async def test_hardly_any_graded_replies_are_refused() -> None:
         await Length().fit(graded(9), Guarantee())
 
 
+async def test_how_many_wrong_replies_are_held_out_is_left_to_chance() -> None:
+    """Split by correctness, half of them always are, and one half tells the other's errors."""
+    some = graded(60)
+    half = sum(not g.good for g in some) / 2
+    lenient = Guarantee(0.9, 0.5)
+    held_out = [
+        (await Length(least=1).fit(some, lenient, seed=seed)).bound.errors for seed in range(40)
+    ]
+    spread = sum((errors - half) ** 2 for errors in held_out) / len(held_out)
+    assert 1.5 < spread < 4.5  # 2.7, where 30 of 60 are drawn without a look (hypergeometric)
+
+
 @pytest.mark.parametrize("cases", [1, 2])
 async def test_graded_replies_of_hardly_any_cases_are_refused(cases: int) -> None:
     few = [replace(g, case=str(n % cases)) for n, g in enumerate(graded(12))]

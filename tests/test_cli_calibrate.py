@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import pytest
 from piped import type_after_an_answer
 
 from moa.calibration import Calibration
+from moa.calibration.calibrating import calibrate
+from moa.cli import calibrate as command_of
 from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -97,6 +100,11 @@ def test_it_shows_what_it_tried_chose_and_promises(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     for words in ("By cross-validation", "labels", "chosen:", "promise: accepts", "to c.json"):
         assert words in out
+
+
+def test_a_second_costs_as_much_by_default_as_in_python() -> None:
+    command, function = inspect.signature(command_of.calibrate), inspect.signature(calibrate)
+    assert command.parameters["price"].default == function.parameters["price"].default
 
 
 def test_each_decision_says_whether_it_is_accepted(made: str) -> None:

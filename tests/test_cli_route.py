@@ -139,7 +139,7 @@ def test_where_the_strong_model_is_no_better_the_figures_are_null(
     assert moa("route", "eval", made / "router.json", data, "--json", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["apgr"], report["cpt50"], report["cpt80"]) == (None, None, None)
-    assert "doesn't pay" in report["verdict"]
+    assert "Not shown to pay" in report["verdict"]
 
 
 def test_a_plot_ends_in_a_picture(

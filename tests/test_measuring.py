@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.config import load
 from moa.errors import ConfigError
-from moa.measuring import FILE, Measurement, Step, Work, keep, measured, price_of
+from moa.measuring import FILE, Measurement, Step, Work, keep, measured, percentile, price_of
 from moa.usage import Price
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
@@ -226,3 +226,13 @@ def test_a_model_in_this_machine_is_priced_by_the_name_of_its_file(tmp_path: Pat
     steps = (step("read", 1, fresh=1000, out=0), step("write", 1, fresh=0, out=10))
     keep(measurement(*steps), file)
     assert price_of(load(file), "small").measured
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=120), st.integers(1, 100))
+def test_a_percentile_is_the_least_value_that_so_many_do_not_pass(
+    values: list[float], percent: int
+) -> None:
+    found = percentile(values, percent / 100)
+    assert found in values
+    assert 100 * sum(value <= found for value in values) >= percent * len(values)
+    assert 100 * sum(value < found for value in values) < percent * len(values)

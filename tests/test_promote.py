@@ -9,13 +9,18 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moa.calibration.labelled import Labelled
 from moa.cli import main
 from moa.config_file import set_in_graph
 from moa.errors import ConfigError, InputError
-from moa.evals.promoting import promote
+from moa.evals.answers import Answer
+from moa.evals.promoting import (
+    _promotion,  # pyright: ignore[reportPrivateUsage]
+    promote,
+)
 from moa.guarantees import Guarantee
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
@@ -27,7 +32,7 @@ def chance(text: str, salt: str) -> float:
 
 
 def sure_of(text: str) -> float:
-    return 0.6 - 0.1 * chance(text, "how") if chance(text, "hard") < 0.2 else 0.999
+    return 0.52 - 0.1 * chance(text, "how") if chance(text, "hard") < 0.2 else 0.999
 
 
 def right(text: str) -> str:
@@ -79,12 +84,12 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_log_says_what_can_move_and_it_holds_on_the_rest() -> None:
-    made, found = await promote(endpoint(), log(480), task="Spam?", use=360, llm=LLM)
-    assert (found.calibrated_on, found.checked_on) == (360, 120)
+    made, found = await promote(endpoint(), log(600), task="Spam?", use=360, llm=LLM)
+    assert (found.calibrated_on, found.checked_on) == (360, 240)
     assert found.holds
     assert 0.4 < found.coverage < 0.95
     assert made.bound == found.bound
-    assert "can move to the small model at 5 % risk; the promise holds on 120" in found.verdict
+    assert "can move to the small model at 5 % risk; the promise holds on 240" in found.verdict
     shares = [seen.coverage for seen in found.seen]
     assert shares == sorted(shares)
     saving = found.saving
@@ -92,6 +97,31 @@ async def test_a_log_says_what_can_move_and_it_holds_on_the_rest() -> None:
     assert saving.llm_alone is not None
     assert saving.after is not None
     assert saving.after < saving.llm_alone
+
+
+async def test_too_few_rows_without_a_difference_show_no_promise() -> None:
+    _, found = await promote(endpoint(), log(420), task="Spam?", use=360, llm=LLM)
+    assert (found.accepted, found.disagreeing, found.holds) == (46, 0, False)
+    assert "NOT SHOWN on 60 rows" in found.verdict
+    assert "at least 59 accepted ones with no more that differ" in found.verdict
+
+
+async def test_a_promise_that_is_broken_is_hardly_ever_taken_to_hold() -> None:
+    """The share that is seen lies below the promised one in half of all runs, where it is that."""
+    made, _ = await promote(endpoint(), log(420), task="Spam?", use=360)
+    rng = np.random.default_rng(1)
+
+    def held(risk: float) -> float:
+        found: list[bool] = []
+        for _ in range(100):
+            rows = [Labelled(text=str(n), label="spam") for n in range(400)]
+            wrong = (rng.random(400) < risk).tolist()
+            answers = [Answer(text="ham" if w else "spam", accepted=True) for w in wrong]
+            found.append(_promotion(made, rows, answers, use=360, audit=0.0, llm=None).holds)
+        return sum(found) / len(found)
+
+    assert held(0.05) <= 0.09  # 0.05, and what 100 runs leave to chance
+    assert held(0.02) >= 0.85
 
 
 async def test_where_the_small_model_only_guesses_the_llm_is_kept() -> None:
@@ -102,7 +132,7 @@ async def test_where_the_small_model_only_guesses_the_llm_is_kept() -> None:
 
 
 async def test_a_log_that_is_too_short_says_how_long_it_must_be() -> None:
-    with pytest.raises(InputError, match=r"300 different texts.*make 562"):
+    with pytest.raises(InputError, match=r"300 different texts.*make 571"):
         await promote(endpoint(), log(300) * 2, task="Spam?")
 
 
@@ -129,7 +159,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", LLM)
-    rows = [json.dumps({"text": row.text, "label": row.label}) for row in log(440)]
+    rows = [json.dumps({"text": row.text, "label": row.label}) for row in log(600)]
     Path("log.jsonl").write_text("\n".join(rows))
 
 

@@ -17,7 +17,7 @@ from routing import rows
 from moa.errors import ConfigError, InputError
 from moa.routing import Router
 from moa.routing.cases import Case, describe
-from moa.routing.fitting import LEAST_ROWS, fit_router
+from moa.routing.fitting import LEAST_ROWS, fit_router, ladder_of
 from moa.routing.gain_fitting import Truth, candidates
 from moa.routing.gain_parts import Trees
 from moa.routing.recorded import Recorded, read_case, read_recorded
@@ -151,6 +151,30 @@ def test_a_higher_quality_takes_no_fewer_strong_calls(router: Router) -> None:
     assert thresholds == sorted(thresholds, reverse=True)
 
 
+def test_a_part_of_the_gap_is_recovered_in_nearly_all_runs(router: Router) -> None:
+    """The lowest share that seems to recover it does so by luck, in about half of them."""
+    chance = np.random.default_rng(3)
+
+    def drawn(n: int) -> tuple[np.ndarray[Any, Any], Truth]:
+        scores = chance.random(n)
+        weak = chance.random(n) < 0.9 - 0.7 * scores
+        strong = chance.random(n) < 0.9
+        return scores, Truth(weak.astype(float), strong.astype(float))
+
+    fresh_scores, fresh = drawn(20_000)
+    recovers: list[bool] = []
+    shares: list[float] = []
+    for _ in range(100):
+        ladder = ladder_of(*drawn(300))
+        origin = router.origin.model_copy(update={"rows": 300})
+        made = router.model_copy(update={"ladder": ladder, "origin": origin}).at_quality(0.8)
+        takes = fresh_scores >= made.threshold
+        recovers.append(fresh.gains[takes].sum() >= 0.8 * fresh.gains.sum())
+        shares.append(float(takes.mean()))
+    assert np.mean(recovers) >= 0.9
+    assert np.mean(shares) < 0.75  # what recovers 0.8 is 0.56; by chance it would take 0.8
+
+
 def test_a_threshold_may_be_the_gain_that_pays(router: Router) -> None:
     assert router.at_threshold(2).route("Add 1 and 2.") == "weak"
     assert router.at_threshold(-2).route("Add 1 and 2.") == "strong"
@@ -196,35 +220,24 @@ def test_rows_that_teach_nothing_are_refused(found: list[Recorded], said: str) -
         fit_router(found)
 
 
-def test_prompts_that_tell_nothing_are_refused() -> None:
+def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
     chance = random.Random(1)
-    words = [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-    ]
-    told = [
-        read_recorded(
-            {
-                "prompt": " ".join(chance.choice(words) for _ in range(chance.randint(3, 9))),
-                "weak_correct": chance.random() < 0.4,
-                "strong_correct": chance.random() < 0.8,
-            },
-            where="",
-        )
-        for _ in range(60)
-    ]
-    with pytest.raises(InputError, match="nothing in the prompts of 60 rows tells where"):
-        fit_router(told)
+    refused: list[str] = []
+    for _ in range(12):
+        told = [
+            Recorded(
+                Case(" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9)))),
+                weak_correct=chance.random() < 0.4,
+                strong_correct=chance.random() < 0.8,
+            )
+            for _ in range(60)
+        ]
+        try:
+            fit_router(told)
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) >= 11
+    assert refused[0].startswith("nothing in the prompts of 60 rows is shown to tell where")
 
 
 def test_swapped_columns_are_thought_of() -> None:

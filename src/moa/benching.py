@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import BudgetExceeded, ConfigError, EndpointError, MoaError, OutputError
-from moa.measuring import Step, Work
+from moa.measuring import Step, Work, percentile
 from moa.questions import Option, Question
 from moa.usage import NOTHING, UNLIMITED, Amount, Budget, Price
 
@@ -217,16 +217,15 @@ class Bench:
 
 
 def _summary(planned: Planned, count: _Count, seconds: float) -> Step:
-    latencies = sorted(count.latencies_s)
     return Step(
         work=planned.work,
         concurrency=planned.concurrency,
         seconds=seconds,
-        requests=len(latencies),
+        requests=len(count.latencies_s),
         failed=count.failed,
         input_tokens=count.spent.input_tokens,
         cached_input_tokens=count.spent.cached_input_tokens,
         output_tokens=count.spent.output_tokens,
-        latency_median_s=statistics.median(latencies),
-        latency_p95_s=latencies[max(0, -(-95 * len(latencies) // 100) - 1)],
+        latency_median_s=statistics.median(count.latencies_s),
+        latency_p95_s=percentile(count.latencies_s, 0.95),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,17 @@ _HOUR_S = Decimal(3600)
 _MILLION, _THOUSAND = Decimal(1_000_000), Decimal(1000)
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """Give the least of the values that at least `share` of them don't pass (nearest rank).
+
+    Args:
+        values: In any order; of none it is 0.
+        share: From 0 to 1: 0.95 is the 95th percentile.
+    """
+    rank = ceil(share * len(values) - 1e-9)  # 0.07 * 100 is a little more than 7
+    return sorted(values)[max(0, rank - 1)] if values else 0.0
+
+
 class Step(BaseModel):
     """One kind of work at one concurrency."""
 
@@ -49,6 +61,7 @@ class Step(BaseModel):
     output_tokens: int = 0
     latency_median_s: float = 0.0
     latency_p95_s: float = 0.0
+    """95th percentile, by nearest rank."""
 
     @property
     def fresh_input_tokens(self) -> int:

@@ -130,6 +130,8 @@ def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
 
     good = np.array([g.good for g in graded], int)
     cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
+    # The halves must be exchangeable. Were each given as many good replies, the errors of the one
+    # would tell those of the other, and a bound takes them for independent.
     held = split(cases, 0.5, seed=seed)
     known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
     inside = folds(known, good[~held], _PARTS, seed=seed)

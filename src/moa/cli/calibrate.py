@@ -84,7 +84,7 @@ def calibrate(
     price: Annotated[
         float,
         typer.Option("--price", min=0, help="How much lower the log loss must be for a second."),
-    ] = 0.01,
+    ] = 0.02,
     recheck: Annotated[
         Path | None,
         typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),

@@ -23,7 +23,8 @@ Rows as for moa route fit, and none that it was fitted on. The report has apgr (
 gap recovered: 0.5 is chance), cpt50 and cpt80 (share of strong calls that recovers 50 % and 80 % of
 the gap: less is better) as RouteLLM defines them, curve (pairs of the share of strong calls and
 quality), and the same of chance and of an oracle that knows both answers. Tied scores count as the
-mean over their orders. Where the strong model is no better, the figures are null.
+mean over their orders. Where the strong model is no better, the figures are null; where it isn't
+shown to be (gap, at 95 % confidence), apgr_interval is.
 
 Exit codes: 0 evaluated, 2 usage, or rows that the router wasn't made for.
 """
@@ -89,6 +90,7 @@ def _written(report: RoutingReport, router: Router, share: float) -> dict[str, o
         "weak_quality": report.weak_quality,
         "strong_quality": report.strong_quality,
         **asdict(report.figures),
+        "gap": report.gap,
         "apgr_interval": report.interval,
         "random": asdict(RANDOM),
         "oracle": asdict(report.oracle),

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 from moa.cli.worth import Worth
+from moa.measuring import percentile
 from moa.rows import Item
 from moa.usage import Usage
 
@@ -72,9 +73,8 @@ class Tally:
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Seconds within which `share` of the items were done."""
-        ordered = sorted(self._seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+        """Seconds within which `share` of the items were done, from 0 to 1."""
+        return percentile(self._seconds, share)
 
     def _sample(self, seconds: float) -> None:
         if len(self._seconds) < _KEPT:

@@ -16,12 +16,13 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case, Data, cases_of
-from moa.evals.intervals import difference, mcnemar, mean_of
+from moa.evals.intervals import Interval, difference, mcnemar, mean_of
 from moa.evals.labels import confidences, label_metrics, ranked
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
 from moa.evals.verdicts import ruling
+from moa.measuring import percentile
 from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
@@ -214,18 +215,18 @@ def _design(
     known = scores[~np.isnan(scores)]
     costs = [a.cost for a in answers]
     answered = [a for a in answers if a.text is not None]
-    seconds = sorted(a.seconds for a in answered) or [0.0]
+    seconds = [a.seconds for a in answered]
     return DesignReport(
         name=name,
         answered=len(answered),
         unreadable=len(scores) - len(known),
-        quality=mean_of(known if known.size else [0.0]),
+        quality=mean_of(known),
         labels=label_metrics(answers, expected, risk=risk) if data.kind == "labels" else None,
         cost=None if None in costs else float(sum(c for c in costs if c is not None)),
         tokens=sum(a.tokens for a in answers) / len(answers),
         llm_calls=sum(a.llm_calls for a in answers) / len(answers),
-        seconds_mean=sum(seconds) / len(seconds),
-        seconds_p95=seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))],
+        seconds_mean=sum(seconds) / max(1, len(seconds)),
+        seconds_p95=percentile(seconds, 0.95),
         error=next((a.error for a in answers if a.error is not None), None),
     )
 
@@ -238,7 +239,7 @@ def _ruled(
     for design in found:
         mine = scores[design.name]
         others = [other for other in found if other is not design]
-        lead = {o.name: _lead(mine, scores[o.name]) for o in others}
+        lead = {o.name: _lead(mine, scores[o.name], len(others)) for o in others}
         pays, sentence = ruling(design, others, reference, lead)
         against = None
         if design is not reference:
@@ -251,9 +252,9 @@ def _ruled(
     return tuple(ruled)
 
 
-def _lead(mine: Floats, other: Floats) -> Any:
+def _lead(mine: Floats, other: Floats, together: int) -> Interval:
     both = ~np.isnan(mine) & ~np.isnan(other)
-    return difference(mine[both] if both.any() else [0.0], other[both] if both.any() else [0.0])
+    return difference(mine[both], other[both], together=together)
 
 
 def _curve(

@@ -49,7 +49,7 @@ def markdown_of(found: Comparison) -> str:
     columns = columns_of(found)
     budget = "" if found.budget is None else f", each with US$ {found.budget:.2f}"
     lines = [
-        f"{found.n} cases{budget}. Intervals are at 95 % confidence, by bootstrap over the cases.",
+        f"{found.n} cases{budget}. Intervals are at 95 % confidence.",
         "",
         _row(columns),
         _row(["---"] * len(columns)),

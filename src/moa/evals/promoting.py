@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,7 +13,7 @@ from moa.calibration import Calibration
 from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.context import RunContext
-from moa.decisions.arrays import np
+from moa.decisions.arrays import Bools, np
 from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
@@ -23,13 +23,13 @@ from moa.evals.cases import Case
 from moa.evals.labels import ranked
 from moa.evals.running import Progress, answers_of
 from moa.guarantees import Bound, Guarantee, percent
+from moa.guarantees.bounds import Outcome, bound_along
 from moa.questions import Option, Question
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 ROWS = 512
 """Rows of a log that a calibration is made from, unless told otherwise."""
-_LEAST_CHECKED = 50
 _WRAPPING = 60
 """Tokens that a prompt is taken to have around the text and its labels."""
 
@@ -72,6 +72,9 @@ class Promotion(BaseModel):
     accepted: int
     disagreeing: int
     """Accepted answers that differ from the LLM's."""
+    checked: Bound
+    """Whether the checked rows show the promise by themselves: its threshold is `None` where they
+    don't."""
     accuracy: float
     """Share of all checked rows on which both agree."""
     seen: tuple[Seen, ...]
@@ -79,25 +82,36 @@ class Promotion(BaseModel):
 
     @property
     def risk(self) -> float:
-        """Share of the accepted answers that differ from the LLM's."""
+        """Share of the accepted answers that differ from the LLM's, as seen."""
         return self.disagreeing / self.accepted if self.accepted else 0.0
 
     @property
     def holds(self) -> bool:
-        """Whether the risk on the checked rows is within the promise."""
-        return self.risk <= self.bound.guarantee.risk
+        """Whether the checked rows show the promise: by an exact upper bound, not by `risk`."""
+        return self.checked.threshold is not None
 
     @property
     def verdict(self) -> str:
         """Say in a sentence whether to move, and what that brings."""
+        promised = self.bound.guarantee
         if self.bound.threshold is None or not self.accepted:
             return f"This doesn't pay yet, use the LLM: {self.bound.summary}"
-        holds = "holds" if self.holds else "DOES NOT HOLD"
+        share, risk = percent(self.coverage), percent(promised.risk)
+        seen = (
+            f"{self.checked_on} rows that took no part ({self.disagreeing} of {self.accepted} "
+            f"accepted answers differ from the LLM's, {percent(self.risk)}"
+        )
+        if self.holds:
+            return (
+                f"{share} of the decisions can move to the small model at {risk} risk; the promise "
+                f"holds on {seen}: at most {percent(self.checked.upper)} with "
+                f"{percent(promised.confidence)} confidence)"
+            )
         return (
-            f"{percent(self.coverage)} of the decisions can move to the small model at "
-            f"{percent(self.bound.guarantee.risk)} risk; the promise {holds} on {self.checked_on} "
-            f"rows that took no part ({self.disagreeing} of {self.accepted} accepted answers "
-            f"differ from the LLM's, {percent(self.risk)})"
+            f"This is not shown to pay, use the LLM: {share} of the decisions would move at {risk} "
+            f"risk, which is NOT SHOWN on {seen}; it takes at least "
+            f"{promised.needed(self.disagreeing)} accepted ones with no more that differ). Give a "
+            "longer log"
         )
 
 
@@ -143,38 +157,40 @@ async def promote(
         seed: Another one draws other rows.
 
     Raises:
-        InputError: fewer than 50 rows are left to look at, or the rows are none that a
-            calibration can be made from.
+        InputError: fewer rows are left to look at than can show the promise, 59 by default, or
+            the rows are none that a calibration can be made from.
         MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
     """
+    guarantee = guarantee or Guarantee()
     data = sort_out(rows, labels)
-    drawn, others = _dealt(data, use, seed)
+    drawn, others = _dealt(data, use, guarantee.needed(), seed)
     names = list(labels or data.counts)
     context = context or RunContext(keep_notes=False)
     question = Question("label", "choice", task, tuple(Option(name, name) for name in names))
     made = await calibrate(
         slm, question, drawn, guarantee=guarantee, context=context, progress=progress
     )
-    rest = [Case(str(n), row.text, row.label) for n, row in enumerate(others)]
     answers = await answers_of(
         "the rest of the log",
         _agent(slm, made, names, task),
-        rest,
+        [Case(str(n), row.text, row.label) for n, row in enumerate(others)],
         cache=Cache(None),
         context=context,
         concurrency=concurrency,
         progress=progress,
     )
-    return Promoted(made, _promotion(made, rest, answers, use=len(drawn), audit=audit, llm=llm))
+    return Promoted(made, _promotion(made, others, answers, use=len(drawn), audit=audit, llm=llm))
 
 
-def _dealt(data: Sorted, use: int, seed: int) -> tuple[list[Labelled], list[Labelled]]:
+def _dealt(
+    data: Sorted, use: int, checked: int, seed: int
+) -> tuple[list[Labelled], list[Labelled]]:
     """Draw the rows to calibrate on; rows of one case stay together."""
-    if len(data.rows) < use + _LEAST_CHECKED:
+    if len(data.rows) < use + checked:
         raise InputError(
             f"the log has {len(data.rows)} different texts: {use} to calibrate on and at least "
-            f"{_LEAST_CHECKED} to see whether it holds make {use + _LEAST_CHECKED}. Give a longer "
-            "log, or calibrate on fewer"
+            f"{checked} to see whether it holds make {use + checked}. Give a longer log, or "
+            "calibrate on fewer"
         )
     by_case: dict[str, list[Labelled]] = {}
     for case, row in zip(data.cases, data.rows, strict=True):
@@ -194,7 +210,7 @@ def _agent(slm: Endpoint, made: Calibration, names: Sequence[str], task: str) ->
 
 def _promotion(
     made: Calibration,
-    rest: Sequence[Case],
+    rest: Sequence[Labelled],
     answers: Sequence[Answer],
     *,
     use: int,
@@ -204,7 +220,7 @@ def _promotion(
     failed = next((a.error for a in answers if a.error is not None), None)
     if all(a.text is None for a in answers):
         raise InputError(f"nothing of the rest of the log could be decided on: {failed}")
-    correct = np.array([a.text == case.expected for a, case in zip(answers, rest, strict=True)])
+    correct = np.array([a.text == row.label for a, row in zip(answers, rest, strict=True)])
     taken = np.array([a.accepted is True for a in answers])
     coverage = float(taken.mean())
     return Promotion(
@@ -214,13 +230,22 @@ def _promotion(
         coverage=coverage,
         accepted=int(taken.sum()),
         disagreeing=int((taken & ~correct).sum()),
+        checked=bound_along((1.0,), _outcomes(taken, correct, rest), made.bound.guarantee),
         accuracy=float(correct.mean()),
         seen=_seen(answers, correct),
         saving=_saving(rest, answers, coverage * (1.0 - audit), made.labels, llm),
     )
 
 
-def _seen(answers: Sequence[Answer], correct: Any) -> tuple[Seen, ...]:
+def _outcomes(taken: Bools, correct: Bools, rest: Sequence[Labelled]) -> list[Outcome]:
+    """Read checked rows as decisions, of which one threshold, fixed before, accepts those taken."""
+    return [
+        Outcome(confidence=float(took), correct=bool(right), case=row.case)
+        for took, right, row in zip(taken, correct, rest, strict=True)
+    ]
+
+
+def _seen(answers: Sequence[Answer], correct: Bools) -> tuple[Seen, ...]:
     order = ranked(answers)
     if order is None:
         return ()
@@ -231,7 +256,7 @@ def _seen(answers: Sequence[Answer], correct: Any) -> tuple[Seen, ...]:
 
 
 def _saving(
-    rest: Sequence[Case],
+    rest: Sequence[Labelled],
     answers: Sequence[Answer],
     moved: float,
     labels: Sequence[str],
@@ -239,7 +264,7 @@ def _saving(
 ) -> Saving:
     """Estimate the cost of 1000 messages from the length of the texts."""
     around = _WRAPPING + approximate_tokens(", ".join(labels))
-    tokens = sum(approximate_tokens(case.request) for case in rest) / len(rest) + around
+    tokens = sum(approximate_tokens(row.text) for row in rest) / len(rest) + around
     each = Amount(calls=1, input_tokens=round(tokens), output_tokens=5)
     price = None if llm is None or llm.tier != "llm" else llm.price.of(each)
     small = [a.cost for a in answers if a.cost is not None]

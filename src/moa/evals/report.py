@@ -18,9 +18,10 @@ class Against(_Frozen):
 
     reference: str
     difference: Interval
-    """How much better it is, with 95 % confidence."""
+    """How much better it is; with 95 % confidence this holds of all designs together."""
     p: float | None
-    """McNemar's exact test; `None` where answers are not just right or wrong."""
+    """McNemar's exact test, of this design by itself; `None` where answers are not just right or
+    wrong."""
 
 
 class DesignReport(_Frozen):
@@ -42,11 +43,14 @@ class DesignReport(_Frozen):
     llm_calls: float
     """A case, on average."""
     seconds_mean: float
+    """Of the cases with an answer, as the next."""
     seconds_p95: float
+    """95th percentile, by nearest rank."""
     against: Against | None = None
     """`None` for the reference itself."""
     pays: bool | None = None
-    """Whether it is worth having; `None` where only a user can weigh loss against cost."""
+    """Whether it is worth having; `None` where only a user can weigh loss against cost, or where
+    the cases are too few to tell."""
     verdict: str = ""
     error: str | None = None
     """Of the first case without an answer."""

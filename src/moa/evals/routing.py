@@ -1,6 +1,6 @@
 """Routing evals: what a ranking of requests recovers, beside chance and an oracle.
 
-APGR and CPT are RouteLLM's (Ong et al. 2024, arXiv 2406.18665); see `decisions.recovery`.
+APGR and CPT are RouteLLM's (Ong et al. 2024, arXiv 2406.18665); see `moa.routing.recovery`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moa.evals.intervals import Interval, difference
 from moa.routing.recovery import Recovery, recovery
 
 _DRAWS = 1000
@@ -40,8 +41,11 @@ class RoutingReport:
     weak_quality: float
     strong_quality: float
     figures: Figures
+    gap: Interval
+    """How much better the strong model is, on the same requests."""
     interval: tuple[float, float] | None
-    """Where APGR lies with 95 % confidence, by bootstrap over the requests; `None` with APGR."""
+    """Where APGR lies with 95 % confidence, by bootstrap over the requests; `None` where the gap is
+    not shown to be above 0, since APGR is a part of it."""
     oracle: Figures
     """Of a ranking that knows both answers: no router can do better."""
     line: Recovery
@@ -54,9 +58,16 @@ class RoutingReport:
     @property
     def verdict(self) -> str:
         """Say in a sentence whether routing by this ranking pays."""
-        gap = self.strong_quality - self.weak_quality
+        gap = f"{self.gap.value:+.3f} ({self.gap.low:+.3f} to {self.gap.high:+.3f})"
+        if self.gap.high < 0.0:
+            return (
+                f"Routing doesn't pay here: the strong model is worse, by {gap}. Use the weak one."
+            )
         if self.interval is None or self.figures.cpt80 is None:
-            return "Routing doesn't pay here: the strong model is no better. Use the weak one."
+            return (
+                f"Not shown to pay: on {self.n} rows the strong model is better by {gap}, which "
+                "may be nothing. Use the weak one, or give more rows."
+            )
         low, high = self.interval
         if low <= CHANCE:
             return (
@@ -64,8 +75,8 @@ class RoutingReport:
                 f"{low:.3f} to {high:.3f}. Don't route by it before more rows say otherwise."
             )
         return (
-            f"Better than chance: {self.figures.cpt80:.0%} strong calls recover 80 % of the "
-            f"{gap:.3f} that the strong model is better, where chance takes 80 %."
+            f"Better than chance: on these rows {self.figures.cpt80:.0%} strong calls recover 80 % "
+            f"of the gap of {gap}, where chance takes 80 %."
         )
 
 
@@ -91,12 +102,14 @@ def evaluate_routing(
     """
     line = recovery(scores, weak_correct, strong_correct)
     weak, strong = (np.asarray(v, dtype=float) for v in (weak_correct, strong_correct))
+    gap = difference(strong, weak)
     return RoutingReport(
         n=len(weak),
         weak_quality=line.weak,
         strong_quality=line.strong,
         figures=figures_of(line),
-        interval=None if line.apgr is None else _interval(np.asarray(scores), weak, strong),
+        gap=gap,
+        interval=_interval(np.asarray(scores), weak, strong) if gap.low > 0.0 else None,
         oracle=figures_of(recovery(strong - weak, weak, strong)),
         line=line,
     )

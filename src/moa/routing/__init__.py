@@ -10,7 +10,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +27,7 @@ from moa.routing.gain_parts import Part
 
 Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]
+_Z = NormalDist().inv_cdf(0.95)
 
 
 class _Written(BaseModel):
@@ -57,6 +60,8 @@ class Rung(_Written):
     """Of the predicted gain, from which on they do."""
     quality: float
     """Share of right answers."""
+    apart: float
+    """Share of rows that go to the strong model and that one of both models alone is right on."""
 
 
 class Origin(_Written):
@@ -194,7 +199,12 @@ class Router(_Written):
         return self._moved(rung.threshold, f"{share:.0%} of requests to the strong model")
 
     def at_quality(self, recovered: float) -> Self:
-        """The same router, with the fewest strong calls that recover a part of the quality gap.
+        """The same router, with the fewest strong calls shown to recover a part of the quality gap.
+
+        Shares are tested from all strong calls down, each at 95 % confidence, until the first that
+        isn't shown to recover so much (fixed-sequence testing, as in `moa.guarantees.bounds`): of
+        many that seem to, the lowest would be the luckiest. The rows are those of the
+        cross-validation, so that fresh ones may differ.
 
         Args:
             recovered: Part of the gap between the two models, from 0 to 1.
@@ -204,11 +214,18 @@ class Router(_Written):
         """
         if not 0 <= recovered <= 1:
             raise InputError(f"a part of the quality gap is from 0 to 1, not {recovered}")
-        weak, strong = self.ladder[0].quality, self.ladder[-1].quality
-        wanted = weak + recovered * (strong - weak) - 1e-9
-        rung = next((r for r in self.ladder if r.quality >= wanted), self.ladder[-1])
-        target = f"{recovered:.0%} of the quality gap recovered, by {rung.share:.0%} strong calls"
-        return self._moved(rung.threshold, target)
+        weak, *inner, strong = self.ladder
+        found = weak if recovered == 0 else strong
+        for rung in reversed(inner if recovered else ()):
+            # Of each row: its gain where the strong model is asked, less that part of its gain.
+            over = rung.quality - weak.quality - recovered * (strong.quality - weak.quality)
+            left = strong.apart - rung.apart
+            variance = rung.apart * (1 - recovered) ** 2 + left * recovered**2 - over**2
+            if over < _Z * sqrt(max(0.0, variance) / self.origin.rows):
+                break
+            found = rung
+        target = f"{recovered:.0%} of the quality gap recovered, by {found.share:.0%} strong calls"
+        return self._moved(found.threshold, target)
 
     def at_threshold(self, gain: float) -> Self:
         """The same router, asking the strong model where it gains at least so much.

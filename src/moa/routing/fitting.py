@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from statistics import NormalDist
 from typing import Any
 
 from moa.decisions.arrays import Floats, Ints, np
@@ -104,7 +105,7 @@ def fit_router(
 ) -> Router:
     """Fit a router, or a cascade where the rows have the weak model's reply.
 
-    Its threshold is the one that recovers 80 % of the quality gap on held-out rows; see
+    Its threshold is one that is shown to recover 80 % of the quality gap on held-out rows; see
     `Router.at_share` and `Router.at_quality` for others.
 
     Args:
@@ -131,7 +132,7 @@ def fit_router(
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
         target="",
         threshold=0.0,
-        ladder=_ladder(trial, weights),
+        ladder=ladder_of(trial.blend(weights, 0), trial.truth),
         candidates=_report(trial, weights),
         origin=_origin(rows, trial, weights, left_out=len(recorded) - len(rows)),
         parts=tuple(
@@ -190,7 +191,7 @@ def _stacked(trial: Trial) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first.
 
     Raises:
-        InputError: no candidate predicts anything.
+        InputError: they aren't shown to predict anything.
     """
     from scipy import optimize
 
@@ -202,16 +203,32 @@ def _stacked(trial: Trial) -> Weights:
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
     found: list[float] = solve(left, right)[0].tolist()
-    if not any(found):
+    if not any(found) or not _tells(told, gains):
         raise InputError(
-            f"nothing in the prompts of {len(gains)} rows tells where the strong "
-            "model gains: held-out rows are predicted worse than by chance, so routing by them "
-            "doesn't pay. Use one model for all, or give more rows"
+            f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
+            "model gains: held-out rows are predicted no better than chance does in 1 of 20 runs, "
+            "so routing by them isn't shown to pay. Use one model for all, or give more rows"
         )
     least = _LEAST_WEIGHT * sum(found)
     kept = {name: weight for name, weight in zip(names, found, strict=True) if weight >= least}
     heaviest = sorted(kept, key=lambda name: -kept[name])
     return {name: round(kept[name] / sum(kept.values()), 4) for name in heaviest}
+
+
+def _tells(told: Floats, gains: Floats) -> bool:
+    """Whether held-out predictions go with the gains, and not by chance.
+
+    Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
+    Where a row teaches about another, that one teaches about it too, so what cross-validation finds
+    by chance has up to twice the variance of a permutation.
+
+    Args:
+        told: Rows, candidates; the mean of each is 0.
+        gains: Their mean is 0.
+    """
+    looks = np.column_stack([told, told.mean(1)])
+    spread = np.sqrt(2 * (looks**2).sum(0) * (gains @ gains) / (len(gains) - 1))
+    return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
 
 
 def _why(trial: Trial, weights: Weights) -> str:
@@ -235,15 +252,25 @@ def _report(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
 
 
-def _ladder(trial: Trial, weights: Weights) -> tuple[Rung, ...]:
-    """Thresholds for shares of strong calls, and the quality of held-out rows at each."""
-    scores, line = trial.blend(weights, 0), trial.recovery(weights, 0)
+def ladder_of(scores: Floats, truth: Truth) -> tuple[Rung, ...]:
+    """Thresholds for shares of strong calls, and what held-out rows reach at each.
+
+    Args:
+        scores: Of rows that took no part in fitting what scores them.
+        truth: Of the same rows.
+    """
+    line, apart = recovery(scores, *truth), recovery(scores, 0 * truth.gains, abs(truth.gains))
     inner = [
         (place / _RUNGS, float(np.quantile(scores, 1 - place / _RUNGS)))
         for place in range(1, _RUNGS)
     ]
     return tuple(
-        Rung(share=share, threshold=round(threshold, 6), quality=round(line.quality_at(share), 4))
+        Rung(
+            share=share,
+            threshold=round(threshold, 6),
+            quality=round(line.quality_at(share), 4),
+            apart=round(apart.quality_at(share), 4),
+        )
         for share, threshold in [(0.0, NEVER), *inner, (1.0, -NEVER)]
     )
 

@@ -36,11 +36,14 @@ class Recovery:
 
     @property
     def apgr(self) -> float | None:
-        """Average performance gap recovered: the mean over all shares of the part of the gap
-        between the models that is recovered; `None` where the strong model is no better.
+        """Average performance gap recovered: the area under the performance gap recovered (the part
+        of the gap between the models that quality has made up) over the share of strong calls,
+        from 0 to 1; `None` where the strong model is no better.
 
         0.5 is chance. Above 1 is possible, where the weak model is right and the strong one isn't.
-        RouteLLM integrates by trapezoids over ten shares; here it is over all of them.
+        The area is exact, by trapezoids between all shares that the scores can make. RouteLLM's
+        paper defines it so too, and takes the mean over ten shares for it; its code takes
+        trapezoids between about ten.
         """
         gap = self.strong - self.weak
         if gap <= _NOTHING:
