@@ -16,12 +16,14 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after `moa`; `None` takes them from the process.
     """
     from moa.cli.app import app
+    from moa.cli.screen import plain_streams
     from moa.errors import MoaError
 
-    try:
-        app(args)
-    except MoaError as error:
-        print(f"moa: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(USAGE)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with plain_streams():
+        try:
+            app(args)
+        except MoaError as error:
+            print(f"moa: {error}", file=sys.stderr)  # noqa: T201
+            sys.exit(USAGE)
+        except KeyboardInterrupt:
+            sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -62,6 +63,7 @@ def bench(
     from moa.cli.bench_run import Benched, counts, hourly
     from moa.cli.bench_tables import shown
     from moa.cli.configuration import configured
+    from moa.cli.lines import write
 
     benched = Benched(
         config=configured(config),
@@ -74,7 +76,7 @@ def bench(
     result = benched.run(screen.err())
     found = result.measurement
     if as_json:
-        typer.echo(found.model_dump_json())
+        write(sys.stdout, found.model_dump(mode="json"))
     else:
         console = screen.out()
         console.print(shown(found))

@@ -113,7 +113,7 @@ def compare(
     found = compared.run(screen.err())
     screen.out().print(shown(found))
     for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
-        screen.err().print(f"written: {file}", markup=False)
+        screen.err().print(f"written: {file}")
     raise typer.Exit(1 if _failed(found) else 0)
 
 

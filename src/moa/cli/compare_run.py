@@ -11,9 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
+from moa._terminal import Console
 from moa.cli import rows
 from moa.cli.configuration import configured
 from moa.cli.items import Malformed
@@ -74,9 +72,9 @@ class Compared:
             }
             judge = endpoints.llm if self.metric == "judge" else None
             if endpoints.stood_in:
-                console.print(NO_LLM, markup=False)
+                console.print(NO_LLM)
             await endpoints.warm()
-            with Progress(console=console, transient=True) as bar:
+            with console.bars() as bar:
                 tasks = {name: bar.add_task(name, total=len(data.cases)) for name in nodes}
                 return await compare(
                     found,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moa.cli import screen
+from moa.cli.lines import escaped
 from moa.cli.tables import by_node, cost_of, listed
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _usage(talk: Talk, rest: str) -> None:
 def _export(talk: Talk, rest: str) -> None:
     whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
     if not rest:
-        talk.show(f"{whole}\n")
+        talk.show(f"{escaped(whole)}\n")
         return
     Path(rest).write_text(f"{whole}\n", encoding="utf-8")
     talk.tell(f"Written to {rest}")

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
+from moa._terminal import STEERING
 from moa.cli.items import Item, Malformed
 from moa.cli.targets import check_target
 from moa.errors import ConfigError
@@ -89,12 +90,17 @@ def write(file: TextIO, values: dict[str, object]) -> None:
         BrokenPipeError: nobody reads it any more.
     """
     try:
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.write(escaped(json.dumps(values, ensure_ascii=False)) + "\n")
         file.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ConfigError(f"{file.name} can't be written: {error.strerror}") from error
+
+
+def escaped(text: str) -> str:
+    """Write what could steer a terminal as JSON's escapes; the values stay the same."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _split(parts: dict[Any, Usage]) -> dict[str, object]:

@@ -78,6 +78,7 @@ class Report:
             console=self.errors,
             transient=True,
             disable=not self.errors.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # else lines for a pipe went to the bar's terminal
         )
         self._task = self._progress.add_task("moa", total=total, state="")
 
@@ -98,7 +99,7 @@ class Report:
 
     def say(self, words: str) -> None:
         """Say something beside the results."""
-        self.errors.print(words, markup=False)
+        self.errors.print(words)
 
     def begin(self, reference: Reference | None, *, before: Usage) -> None:
         """Open the file of lines, and start the clock.
@@ -143,10 +144,10 @@ class Report:
             hidden = self.tally.items - len(self._first)
             if hidden:
                 where = self._out or "--out FILE.jsonl"
-                console.print(f"… and {hidden} more: {where} has them all", markup=False)
+                console.print(f"… and {hidden} more: {where} has them all")
         console.print(summary(self.tally, self._reference))
         if self._file:
-            console.print(f"{self.tally.items} lines in {self._out}", markup=False)
+            console.print(f"{self.tally.items} lines in {self._out}")
         if stopped:
             console.print(f"Stopped after {self.tally.items} finished items.")
 
@@ -165,5 +166,4 @@ class Report:
         self.errors.print(
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
             "--budget-usd. Give input_price and output_price in moa.toml to count them.",
-            markup=False,
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
-from rich.console import Console
 from rich.text import Text
+
+from moa._terminal import Console, PlainStream
 
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
@@ -16,13 +18,28 @@ WIDE = 140
 def out() -> Console:
     """Standard output."""
     wide = None if sys.stdout.isatty() else WIDE
-    return Console(file=sys.stdout, highlight=False, width=wide)
+    return Console(sys.stdout, width=wide)
 
 
 def err() -> Console:
     """Standard error."""
     wide = None if sys.stderr.isatty() else WIDE
-    return Console(file=sys.stderr, highlight=False, width=wide)
+    return Console(sys.stderr, width=wide)
+
+
+@contextmanager
+def plain_streams() -> Generator[None, None, None]:
+    """Let nothing that is printed steer the terminal, whoever prints it.
+
+    After an error that nobody expected they stay so: its traceback is still to be written.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", PlainStream(stream)) for stream in streams)
+    try:
+        yield
+    except SystemExit:
+        sys.stdout, sys.stderr = streams
+        raise
 
 
 @contextmanager
