@@ -19,7 +19,7 @@ from moa.serving.environments import find_environment, how_to
 _OWN = "mixture-of-agents"
 _EXTRA = "local"
 DOES = {
-    "beautifulsoup4": "turns HTML into text",
+    "lxml": "turns HTML into text",
     "bm25s": "searches documents by words",
     "charset-normalizer": "tells the encoding of a text",
     "filelock": "keeps two chats out of one thread, and fetches a model once",
