@@ -24,7 +24,7 @@ from moa.evals.markdown import markdown_of
 from moa.evals.report import Comparison
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
-from moa.ready import files_of, node_of
+from moa.ready import READY, files_of, node_of
 from moa.tiers import NO_LLM, Endpoints
 
 
@@ -66,7 +66,15 @@ class Compared:
         self, found: list[dict[str, object]], data: Data, config: Config, console: Console
     ) -> Comparison:
         given = self._given(data)
+        for name in self.designs:
+            if ":" not in name and name not in READY:
+                raise ConfigError(f"--designs: there is no {name!r}{nearest(name, list(READY))}")
         async with Endpoints(config) as endpoints:
+            if {"slm", "llm"} <= {*self.designs} and not endpoints.has_llm:
+                raise ConfigError(
+                    "--designs has llm, and no LLM is configured: the small model would be "
+                    "compared with itself. Put one into moa.toml (moa models add), or leave llm out"
+                )
             nodes: dict[str, Node[Any, Any]] = {
                 name: node_of(name, endpoints, given=given) for name in self.designs
             }
@@ -123,6 +131,11 @@ class Compared:
         if self.calibration is not None:
             given["calibration"] = self.calibration.resolve()
         elif data.kind == "labels":
+            if len(self.labels or data.labels) < 2:
+                raise ConfigError(
+                    f"{self.source} has rows of the label {data.labels[0]!r} alone, and deciding "
+                    "takes two labels or more: give the others with --labels"
+                )
             given["labels"] = list(self.labels or data.labels)
         return given
 
