@@ -376,3 +376,36 @@ def test_a_disk_that_fails_while_it_is_read_is_a_sentence(
     (line,) = lines(out)
     assert "can't be read: Input/output error" in line["error"]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("eval", "no.json", "labelled.jsonl"),
+            "there is no calibration 'no.json': moa calibrate makes",
+        ),
+        (("run", "own.py:nothing", "in.jsonl"), "own.py has no 'nothing'. Known: build\n"),
+        (("run", "classifier", "in.jsonl", "--config", "one.toml"), "labels: value should have at"),
+        (
+            ("compare", "labelled.jsonl", "--designs", "slm,lmm"),
+            "--designs: there is no 'lmm'. Did",
+        ),
+        (("compare", "one.jsonl", "--designs", "slm"), "one.jsonl has rows of the label 'a' alone"),
+        (
+            ("compare", "labelled.jsonl", "--designs", "slm,llm", "--config", "none.toml"),
+            "--designs has llm, and no LLM is configured",
+        ),
+    ],
+)
+def test_a_mistake_is_named_as_what_it_is(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text("import json\nfrom pathlib import Path\ndef build(): ...\n")
+    Path("one.toml").write_text('[graphs.classifier]\nlabels = ["a"]\n')
+    Path("none.toml").touch()
+    Path("in.jsonl").write_text('{"text": "x"}\n')
+    Path("labelled.jsonl").write_text('{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n')
+    Path("one.jsonl").write_text('{"text": "x", "label": "a"}\n')
+    assert moa(*words) == 2
+    assert said in capsys.readouterr().err

@@ -278,13 +278,6 @@ def test_a_persona_is_told_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     assert Echo.asked[-1][0]["content"].startswith("You are a pirate.")
 
 
-def test_what_could_steer_the_terminal_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    talk(monkeypatch, "a\x1b[2Jb")
-    assert "\x1b" not in capsys.readouterr().out
-
-
 def test_a_store_that_cant_be_used_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

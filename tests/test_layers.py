@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors"},
+    {"errors", "_terminal"},
     {"usage", "jobs", "energy", "_files"},
     {"trace"},
     {"context"},

@@ -515,8 +515,10 @@ def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:
 def _tables(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} can't be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
     return parsed(text, file)
 
 
@@ -549,7 +551,7 @@ def _sentence(
         return f"{place} has no key {key!r}{nearest(key, _keys(model, loc[:-1]))}"
     if kind == "missing":
         return f"{place} needs {key!r}, and it is not there"
-    message = message[:1].lower() + message[1:]
+    message = message[:1].lower() + message[1:].replace(" after validation", "")
     return f"{place} {key}: {message}" if key else f"{place}: {message}"
 
 

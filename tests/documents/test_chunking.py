@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +59,10 @@ def test_a_sentence_knows_where_it_stands_in_the_document() -> None:
 )
 def test_a_text_is_split_into_its_sentences(text: str, expected: list[str]) -> None:
     assert [each for _, each in sentences(text)] == expected
+
+
+@pytest.mark.parametrize("unit", ["\n", " \n", "...", "\n- "])
+def test_sentences_of_any_text_take_linear_time(unit: str) -> None:
+    started = time.monotonic()
+    sentences(unit * 50_000 + "x")
+    assert time.monotonic() - started < 5

@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import re
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -376,3 +377,30 @@ def test_masking_shows_nothing_of_what_it_holds_back(pii: Pii) -> None:
 def test_what_is_not_valid_is_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Pii(recognizers=[], **wrong)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("unit", ["a.", "www.", "a@", "a.com/"])
+async def test_no_text_takes_more_than_linear_time(unit: str) -> None:
+    started = time.monotonic()
+    await Pii(ignore=["PHONE"]).run(unit * (16_000 // len(unit)))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("place", [1990, 2000, 2010, 5995])
+async def test_a_secret_is_found_wherever_it_stands_in_a_long_text(place: int) -> None:
+    text = "x " * (place // 2) + "write to ann@example.com, call +1 212 555 0187" + " y" * 2000
+    masked = (await Pii().run(text)).output.text
+    assert "ann" not in masked
+    assert "0187" not in masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("see www.example.com.", "see [URL_1]."),
+        ("at1http://example.com:80/a?b", "at1[URL_1]"),
+        ("example.com/a and/or great.by it", "[URL_1] and/or great.by it"),
+    ],
+)
+async def test_an_address_is_found_up_to_its_end(text: str, masked: str) -> None:
+    assert (await Pii().run(text)).output.text == masked

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import UnionType
 from typing import Any, Generic, TypedDict, TypeVar, get_args, get_origin
 
@@ -12,10 +14,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
-from moa.errors import CapabilityError, ConfigError, InputError
+from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
 from moa.node import Result, finish
 from moa.usage import UNLIMITED, Budget
 
+T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out", bound=BaseModel)
 E = TypeVar("E", bound=Endpoint)
@@ -131,6 +134,25 @@ class TypedNode(ABC, Generic[In, Out]):
             return self._input.validate_python(request, strict=True)
         except ValidationError as error:
             raise InputError(f"{fault}: {said(error)}") from error
+
+
+async def beside_the_loop(work: Callable[[], T], context: RunContext) -> T:
+    """Do something long in a thread, and wait for it until the run's deadline.
+
+    Raises:
+        DeadlineExceeded: the time is up; the thread goes on alone to its end.
+    """
+    timeout = asyncio.timeout(context.remaining_s())
+    try:
+        async with timeout:
+            return await asyncio.to_thread(work)
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceeded(
+            f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
+            "give it more time or a shorter text"
+        ) from error
 
 
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}

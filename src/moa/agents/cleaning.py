@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-from moa.errors import InputError
-
-if TYPE_CHECKING:
-    from bs4 import Tag
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from itertools import groupby
+from typing import Any
 
 _HTML = re.compile(
     r"<!doctype html|<html[\s>]|<br\s*/?>|"
@@ -37,6 +36,13 @@ _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n ?")
 _QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
+_PARTS = 5000
+"""Most parts of a text that are repaired by themselves, about: each takes 20 µs, empty or not."""
+_PART = 100_000
+HISTORY_WITHIN = 20_000
+"""Characters of a mail in which the header above the first quoted one is looked for."""
+_HEADER_LINE = 300
+"""Characters of its longest line: the time that the patterns take is cubic in it."""
 
 
 def is_html(text: str) -> bool:
@@ -47,36 +53,48 @@ def is_html(text: str) -> bool:
 def html_to_text(html: str) -> str:
     """Write HTML as text: what a reader sees, a line for each block, links by their words.
 
-    Raises:
-        InputError: the parser takes it for no HTML, such as `<![foo[`, or can't read a number in
-            it, such as `&#` before 5,000 digits.
+    Takes time in proportion to its length, whatever it holds.
     """
-    from bs4 import BeautifulSoup, Tag
-    from bs4.element import NavigableString
-    from bs4.exceptions import ParserRejectedMarkup
+    # The standard library's parser takes quadratic time for `<!--` or `<a ` many times over.
+    html_parser = import_module("lxml.etree").HTMLParser
+    parser = html_parser(target=_Reader(), encoding="utf-8", huge_tree=True)
+    parser.feed(html.replace("\0", "").encode(errors="replace"))
+    return parser.close()
 
-    try:
-        soup = BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", html), "html.parser")
-    except (ParserRejectedMarkup, ValueError) as error:
-        raise InputError("the HTML is broken, and can't be read") from error
-    pieces: list[str] = []
-    inside: list[Tag] = []
-    unread = 0
-    for element in soup.descendants:
-        # One pass that keeps the open tags itself: changing the tree takes quadratic time.
-        while inside and element.parent is not inside[-1]:
-            closed = inside.pop()
-            unread -= _is_unread(closed)
-            pieces.append("\n" if _BLOCKS.fullmatch(closed.name) else "")
-        if isinstance(element, Tag):
-            inside.append(element)
-            unread += _is_unread(element)
-            if not unread:
-                pieces.append(_before(element))
-        elif not unread and type(element) is NavigableString:
-            verbatim = any(tag.name == "pre" for tag in inside[-2:])
-            pieces.append(element if verbatim else _SPACE.sub(" ", element))
-    return "".join(pieces)
+
+class _Reader:
+    """Takes what a parser finds, and keeps what a reader sees."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._unread: list[bool] = []
+        """For each open tag."""
+        self._hidden = 0
+        self._verbatim = 0
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        style = _UNSEEN.search(attributes.get("style", ""))
+        unread = tag in _UNREAD or "hidden" in attributes or style is not None
+        self._unread.append(unread)
+        self._hidden += unread
+        self._verbatim += tag == "pre"
+        if not self._hidden:
+            block = "\n" if _BLOCKS.fullmatch(tag) else ""
+            self._pieces.append(
+                attributes.get("alt", "") if tag == "img" else _SPACED.get(tag, block)
+            )
+
+    def end(self, tag: str) -> None:
+        self._hidden -= self._unread.pop()
+        self._verbatim -= tag == "pre"
+        self._pieces.append("\n" if _BLOCKS.fullmatch(tag) and tag != "li" else "")
+
+    def data(self, text: str) -> None:
+        if not self._hidden:
+            self._pieces.append(text if self._verbatim else _SPACE.sub(" ", text))
+
+    def close(self) -> str:
+        return "".join(self._pieces)
 
 
 def repair(text: str, *, entities: bool) -> str:
@@ -86,10 +104,25 @@ def repair(text: str, *, entities: bool) -> str:
         text: Any text.
         entities: Whether `&eacute;` and the like are decoded too.
     """
-    from ftfy import TextFixerConfig, fix_text
+    from ftfy import TextFixerConfig, fix_and_explain
 
-    config = TextFixerConfig(unescape_html="auto" if entities else False, uncurl_quotes=False)
-    return fix_text(text, config)
+    repaired: list[str] = []
+    for part in _parts(text):
+        entities = entities and "<" not in part  # from a tag on they are meant as they stand
+        config = TextFixerConfig(unescape_html=entities, uncurl_quotes=False, explain=False)
+        repaired.append(fix_and_explain(part, config).text)
+    return "".join(repaired)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cut a text at ends of lines: each line by itself, and in a long text some together."""
+    least = len(text) // _PARTS
+    begins = 0
+    while begins < len(text):
+        ends = text.find("\n", begins + least) + 1
+        ends = min(ends or len(text), begins + _PART)
+        yield text[begins:ends]
+        begins = ends
 
 
 def show_hidden(text: str) -> str:
@@ -105,13 +138,35 @@ def tidy(text: str) -> str:
 def without_history(mail: str) -> str:
     """Leave out the mails below a reply, and lines below it that are quoted by `>`.
 
-    A mail that is nothing but a quote stays, and so do quotes that are answered line by line.
+    A mail that is nothing but a quote stays, and so do quotes that are answered line by line. What
+    begins after the first 20,000 characters stays too.
     """
-    from mailparser_reply import EmailReplyParser
+    mail = tidy(mail)
+    latest = mail[: _history_begins(mail)].strip()
+    return _without_quote(latest) if latest else mail
 
-    replies = EmailReplyParser(languages=_MAIL_LANGUAGES).read(mail).replies
-    latest: str = replies[0].content if replies else ""
-    return _without_quote(latest) if latest.strip() else mail
+
+def _history_begins(mail: str) -> int:
+    """Give the place of the header above the first quoted mail, or the length of all."""
+    begins = 0
+    for heads, lines in groupby(mail[:HISTORY_WITHIN].splitlines(keepends=True), _may_head):
+        block = "".join(lines)
+        if heads and (found := _header().search(block)):
+            return begins + found.start()
+        begins += len(block)
+    return len(mail)
+
+
+def _may_head(line: str) -> bool:
+    return len(line) <= _HEADER_LINE
+
+
+@cache
+def _header() -> re.Pattern[str]:
+    from mailparser_reply.parser import EmailMessage
+
+    message: Any = EmailMessage(text="", languages=list(_MAIL_LANGUAGES))
+    return message.HEADER_REGEX
 
 
 def _without_quote(mail: str) -> str:
@@ -139,14 +194,3 @@ _MAIL_LANGUAGES = [
     "ko",
     "zh",
 ]
-
-
-def _is_unread(tag: Tag) -> bool:
-    hidden = tag.has_attr("hidden") or _UNSEEN.search(str(tag.get("style", ""))) is not None
-    return hidden or tag.name in _UNREAD
-
-
-def _before(tag: Tag) -> str:
-    if tag.name == "img":
-        return str(tag.get("alt", ""))
-    return _SPACED.get(tag.name, "\n" if _BLOCKS.fullmatch(tag.name) else "")

@@ -6,20 +6,22 @@ from importlib.util import find_spec
 from typing import Unpack
 
 from moa.agents import cleaning
-from moa.agents.boundary import Limits, TypedNode
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop
 from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
-from moa.errors import InputError, MissingDependency
+from moa.errors import MissingDependency
 from moa.handoffs import Reply, Text
 
 _REWRITE = (
     "Write the text again with its spelling and grammar corrected. Keep its language, its meaning "
     "and every name and number. Answer with the corrected text alone."
 )
+_LONG = 4000
+"""Characters from which on a text is cleaned beside the event loop, and not in it."""
 _REWRITTEN_TOKENS = 600
 """Longer texts are not rewritten: a small model loses the thread."""
 
@@ -28,12 +30,13 @@ class Preprocessor(TypedNode[Text | str, Text]):
     """Repairs and unwraps a text, tells its language, and keeps it within a length.
 
     Broken encodings are repaired and Unicode is composed (ftfy), HTML becomes the text a reader
-    sees (Beautiful Soup), characters that nobody sees go, white space is tidied. What was changed
+    sees (lxml), characters that nobody sees go, white space is tidied. What was changed
     is in the trace, and nothing is cut without a note. An empty text passes.
 
     Args:
         html: Whether a text that looks like HTML is turned into text.
-        history: Whether the mails quoted below a reply stay, with or without a `>` at each line.
+        history: Whether the mails quoted below a reply stay, with or without a `>` at each line;
+            those that begin in the first 20,000 characters are looked for.
         language: Whether the language is looked for, where the input does not say it.
         max_tokens: Most tokens to keep, counted by `approximate_tokens`; `None` keeps all.
         rewrite: Corrects spelling and grammar in a text of up to 600 tokens; `None`: nobody.
@@ -64,7 +67,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         self.rewriter: Generator[Reply] | None = None
         _require("ftfy", "ftfy", "to repair broken encodings")
         if html:
-            _require("bs4", "beautifulsoup4", "to turn HTML into text")
+            _require("lxml", "lxml", "to turn HTML into text")
         if not history:
             _require("mailparser_reply", "mail-parser-reply", "to leave quoted mails out")
         if max_tokens is not None:
@@ -76,16 +79,23 @@ class Preprocessor(TypedNode[Text | str, Text]):
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
-        text = self._fitting(self._cleaned(str(request), context), context)
+        text = await self._prepared(str(request), context)
         if self.rewriter is not None:
             text = await self._rewritten(self.rewriter, text, context)
         known = request.language if isinstance(request, Text) else None
         return Text(text=text, language=known or self._language(text, context))
 
+    async def _prepared(self, text: str, context: RunContext) -> str:
+        def prepared() -> str:
+            return self._fitting(self._cleaned(text, context), context)
+
+        return await beside_the_loop(prepared, context) if len(text) > _LONG else prepared()
+
     def _cleaned(self, text: str, context: RunContext) -> str:
         is_html = self.html and cleaning.is_html(text)
         if is_html:
-            text = self._unwrapped(text, context)
+            text = cleaning.html_to_text(text)
+            context.note("changed", "HTML was turned into text")
         repaired = cleaning.repair(text, entities=not is_html)
         seen = cleaning.show_hidden(repaired)
         if repaired != text:
@@ -97,17 +107,11 @@ class Preprocessor(TypedNode[Text | str, Text]):
             latest = cleaning.without_history(seen)
             if cleaning.tidy(latest) != cleaning.tidy(seen):
                 context.note("changed", "quoted mails below the reply were left out")
+            if len(seen) > cleaning.HISTORY_WITHIN:
+                within = f"the first {cleaning.HISTORY_WITHIN} characters"
+                context.note("skipped", f"quoted mails that begin after {within} stay")
             seen = latest
         return cleaning.tidy(seen)
-
-    def _unwrapped(self, html: str, context: RunContext) -> str:
-        try:
-            text = cleaning.html_to_text(html)
-        except InputError as error:
-            context.note("degraded", f"its tags stay: {error}")
-            return html
-        context.note("changed", "HTML was turned into text")
-        return text
 
     def _fitting(self, text: str, context: RunContext) -> str:
         if self.max_tokens is None or approximate_tokens(text) <= self.max_tokens:

@@ -212,10 +212,16 @@ class Calibration(_Record):
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except FileNotFoundError as error:
             raise CalibrationError(
-                f"the calibration {str(path)!r} can't be read: {error}"
+                f"there is no calibration {str(path)!r}: moa calibrate makes one"
             ) from error
+        except OSError as error:
+            raise CalibrationError(
+                f"the calibration {str(path)!r} can't be read: {error.strerror}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise CalibrationError(f"{str(path)!r} is no calibration: it is no text") from error
         try:
             found = cls.model_validate_json(text)
         except ValidationError as error:

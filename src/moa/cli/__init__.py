@@ -17,15 +17,17 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after `moa`; `None` takes them from the process.
     """
     from moa.cli.app import app
+    from moa.cli.screen import plain_streams
     from moa.errors import MoaError
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a model may write what is no text
-    try:
-        app(args)
-    except MoaError as error:
-        print(f"moa: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(USAGE)
-    except KeyboardInterrupt:
-        sys.exit(130)
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know few letters
+    with plain_streams():
+        try:
+            app(args)
+        except MoaError as error:
+            print(f"moa: {error}", file=sys.stderr)  # noqa: T201
+            sys.exit(USAGE)
+        except KeyboardInterrupt:
+            sys.exit(130)

@@ -74,7 +74,7 @@ def bench(
     result = benched.run(screen.err())
     found = result.measurement
     if as_json:
-        typer.echo(found.model_dump_json())
+        screen.json_line(found.model_dump(mode="json"))
     else:
         console = screen.out()
         console.print(shown(found))

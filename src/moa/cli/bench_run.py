@@ -10,9 +10,7 @@ from decimal import Decimal
 from importlib.metadata import version
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import Progress
-
+from moa._terminal import Console
 from moa.benching import PAID_ROUNDS, Bench, Planned
 from moa.cli.tables import dollars
 from moa.config import Config
@@ -101,7 +99,7 @@ class Benched:
             named = endpoints.named(self.name)
             endpoint = named.endpoint if isinstance(named, Retried) else named
             bench = self._agreed(endpoint)
-            with Progress(console=console, transient=True) as progress:
+            with console.bars() as progress:
                 bar = progress.add_task("asking once", total=len(bench.planned))
 
                 def tell(planned: Planned, count: int) -> None:

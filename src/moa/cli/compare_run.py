@@ -11,11 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from moa import rows
 from moa._files import Existing
+from moa._terminal import Console
 from moa.cli.configuration import configured
 from moa.cli.targets import write_text
 from moa.config import Config, nearest
@@ -26,7 +24,7 @@ from moa.evals.markdown import markdown_of
 from moa.evals.report import Comparison
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
-from moa.ready import files_of, node_of
+from moa.ready import READY, files_of, node_of
 from moa.rows import Malformed
 from moa.tiers import NO_LLM, Endpoints
 
@@ -84,15 +82,23 @@ class Compared:
         self, found: list[dict[str, object]], data: Data, config: Config, console: Console
     ) -> Comparison:
         given = self._given(data)
+        for name in self.designs:
+            if ":" not in name and name not in READY:
+                raise ConfigError(f"--designs: there is no {name!r}{nearest(name, list(READY))}")
         async with Endpoints(config) as endpoints:
+            if {"slm", "llm"} <= {*self.designs} and not endpoints.has_llm:
+                raise ConfigError(
+                    "--designs has llm, and no LLM is configured: the small model would be "
+                    "compared with itself. Put one into moa.toml (moa models add), or leave llm out"
+                )
             nodes: dict[str, Node[Any, Any]] = {
                 name: node_of(name, endpoints, given=given) for name in self.designs
             }
             judge = endpoints.llm if self.metric == "judge" else None
             if endpoints.stood_in:
-                console.print(NO_LLM, markup=False)
+                console.print(NO_LLM)
             await endpoints.warm()
-            with Progress(console=console, transient=True) as bar:
+            with console.bars() as bar:
                 tasks = {name: bar.add_task(name, total=len(data.cases)) for name in nodes}
                 return await compare(
                     found,
@@ -142,6 +148,11 @@ class Compared:
         if self.calibration is not None:
             given["calibration"] = self.calibration.resolve()
         elif data.kind == "labels":
+            if len(self.labels or data.labels) < 2:
+                raise ConfigError(
+                    f"{self.source} has rows of the label {data.labels[0]!r} alone, and deciding "
+                    "takes two labels or more: give the others with --labels"
+                )
             given["labels"] = list(self.labels or data.labels)
         return given
 

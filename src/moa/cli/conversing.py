@@ -33,8 +33,6 @@ _ALONE = (
     "No large model is configured, so a small one answers everything, as well as it can. "
     "`moa chat --help` says how to name one."
 )
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-"""What could steer a terminal; a model has no business with it."""
 
 
 def held(config: Path | None, settings: Mapping[str, object], *, thread: str) -> int:
@@ -131,12 +129,11 @@ class Talk:
 
     def tell(self, text: str) -> None:
         """Say something beside the conversation, on standard error."""
-        plain = text.translate(_CONTROLS)
-        screen.err().print(plain, style="dim", markup=False, soft_wrap=True)
+        screen.err().print(text, style="dim")
 
     def show(self, text: str) -> None:
         """Write to standard output, at once."""
-        sys.stdout.write(text.translate(_CONTROLS))
+        sys.stdout.write(text)
         sys.stdout.flush()
 
     def _lines(self) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moa._files import replace_text
+from moa._terminal import escaped
 from moa.cli import screen
 from moa.cli.tables import by_node, cost_of, listed
 
@@ -78,7 +79,7 @@ def _usage(talk: Talk, rest: str) -> None:
 def _export(talk: Talk, rest: str) -> None:
     whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
     if not rest:
-        talk.show(f"{whole}\n")
+        talk.show(f"{escaped(whole)}\n")
         return
     replace_text(Path(rest), f"{whole}\n")
     talk.tell(f"Written to {rest}")

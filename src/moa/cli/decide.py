@@ -14,8 +14,7 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from moa._terminal import Console
     from moa.agents.classifier import Classifier
     from moa.calibration import Calibration
     from moa.cli.batch import Rows
@@ -302,7 +301,7 @@ class _Calibrated:
         await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(made.data.languages, texts)
         warn(console, warnings + ([other] if other else []))
-        console.print(f"promise: {made.bound.summary}", markup=False, highlight=False)
+        console.print(f"promise: {made.bound.summary}")
         return agent
 
 
@@ -328,7 +327,6 @@ class _Adapted:
                 f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
                 "comes",
-                markup=False,
             )
         return _first(found)
 
@@ -341,12 +339,10 @@ class _Adapted:
         /,
     ) -> Classifier[str]:
         """Fit it before the first decision, and show how far that is."""
-        from rich.progress import Progress
-
         from moa.agents.classifier import Classifier
 
         agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")
-        with Progress(console=console, transient=True) as bar:
+        with console.bars() as bar:
             reading = bar.add_task("fitting to the task", total=None)
             fitted = await agent.adapt(
                 labelled=self.labelled,
@@ -355,7 +351,7 @@ class _Adapted:
                 progress=lambda done, total: bar.update(reading, completed=done, total=total),
             )
         if fitted.adaptation is not None:
-            console.print(f"fitted to the task: {fitted.adaptation.origin}", highlight=False)
+            console.print(f"fitted to the task: {fitted.adaptation.origin}")
         return fitted
 
 

@@ -11,8 +11,7 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from moa._terminal import Console
     from moa.calibration import Calibration
     from moa.calibration.checking import Evaluation
     from moa.calibration.labelled import Labelled
@@ -98,13 +97,11 @@ def _show(console: Console, found: Evaluation, promise: str) -> None:
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
         f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
-        markup=False,
     )
     wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
     console.print(
         f"accepted {found.coverage:.1%}{wrong}; "
         f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
         "a decision",
-        markup=False,
     )
-    console.print(f"promise: {promise}", markup=False)
+    console.print(f"promise: {promise}")

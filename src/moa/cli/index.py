@@ -104,9 +104,7 @@ def _report(changes: Changes, index: Index) -> None:
 
     errors, console = screen.err(), screen.out()
     for unread in changes.unread:
-        errors.print(f"not read: {unread}", markup=False)
+        errors.print(f"not read: {unread}")
     for note in changes.notes:
-        errors.print(f"incomplete: {note}", markup=False)
-    console.print(
-        f"{changes.summary}: {len(index.passages())} passages in {index.path}", markup=False
-    )
+        errors.print(f"incomplete: {note}")
+    console.print(f"{changes.summary}: {len(index.passages())} passages in {index.path}")

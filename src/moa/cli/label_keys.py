@@ -10,8 +10,7 @@ from moa.cli import screen
 from moa.cli.label_file import LabelFile, Unlabelled
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from moa._terminal import Console
     from moa.calibration import Calibration
     from moa.calibration.active import Pick
 
@@ -42,9 +41,9 @@ def by_keys(
     if not picks:
         console.print("all texts are labelled already")
         return DONE
-    console.print(made.question.text, markup=False, style="bold")
+    console.print(made.question.text, style="bold")
     code = _labelled(console, keys, rows, picks, file)
-    console.print(f"\n{file.added} labelled into {file.path}", markup=False)
+    console.print(f"\n{file.added} labelled into {file.path}")
     return code if file.added or code == STOPPED else NOTHING
 
 
@@ -81,7 +80,7 @@ def _show(console: Console, keys: dict[str, str], text: str, where: str) -> None
     from rich.text import Text
 
     console.rule(where)
-    console.print(Text("".join(c if c.isprintable() or c == "\n" else "�" for c in text)))
+    console.print(text)
     console.print(Text("  ".join(f"{key} {name}" for key, name in keys.items()), "bold"))
 
 

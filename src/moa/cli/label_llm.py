@@ -63,8 +63,8 @@ async def by_llm(
         raise failed.exceptions[0] from failed
     console = screen.err()
     for line in work.said():
-        console.print(line, markup=False)
-    console.print(f"{file.added} of {len(picks)} labelled into {file.path}", markup=False)
+        console.print(line)
+    console.print(f"{file.added} of {len(picks)} labelled into {file.path}")
     return DONE if file.added or not picks else NOTHING
 
 

@@ -50,7 +50,7 @@ def fetch_model(
         raise
     console = screen.out()
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(line))
 
 
 def _meant(config: Config, name: str) -> Local:

@@ -13,8 +13,7 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from moa._terminal import Console
     from moa.calibration.labelled import Labelled
     from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
@@ -148,17 +147,16 @@ def _show(console: Console, found: Promotion) -> None:
     rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
     console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")
     console.print(listed(("at most wrong", "share moved"), rows))
-    console.print(found.verdict, markup=False)
-    console.print(f"promise: {found.bound.summary}", markup=False)
+    console.print(found.verdict)
+    console.print(f"promise: {found.bound.summary}")
     saving = found.saving
-    console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}", markup=False)
+    console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}")
     if saving.llm_alone is None or saving.after is None:
         console.print("What that saves in US$ is not known: it takes a price of both models.")
     else:
         console.print(
             f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
             f"by the LLM alone, US$ {saving.after:.4f} so",
-            markup=False,
         )
 
 
@@ -191,8 +189,8 @@ def _configure(console: Console, found: Promotion, asked: _Asked, *, has_llm: bo
         "state": os.path.relpath(out.with_suffix(".audit.json"), folder),
     }
     done = set_in_graph(asked.config, "cascade", keys)
-    console.print(f"written: {asked.out}, and [graphs.cascade] in {done.file}", markup=False)
+    console.print(f"written: {asked.out}, and [graphs.cascade] in {done.file}")
     for key, was in done.changed.items():
-        console.print(f"  {key} = {json.dumps(keys[key])}, was {json.dumps(was)}", markup=False)
+        console.print(f"  {key} = {json.dumps(keys[key])}, was {json.dumps(was)}")
     if done.kept:
-        console.print(f"  as they were: {', '.join(done.kept)}", markup=False)
+        console.print(f"  as they were: {', '.join(done.kept)}")

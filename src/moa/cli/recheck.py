@@ -34,7 +34,7 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
         bound = found.bound
         confirmed = bound.threshold is not None
         console = screen.out()
-        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}", markup=False)
+        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
         if out is not None:
             data = calibration.data.model_copy(update={"languages": found.languages})
             update = {
@@ -46,7 +46,7 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
                 "made": now(),
             }
             calibration.model_copy(update=update).sealed().save(out)
-            console.print(f"written to {out}", markup=False)
+            console.print(f"written to {out}")
         return CONFIRMED if confirmed else WITHDRAWN
 
     return job

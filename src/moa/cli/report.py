@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -77,6 +78,7 @@ class Report:
             console=self.errors,
             transient=True,
             disable=not self.errors.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # else lines for a pipe went to the bar's terminal
         )
         self._task = self._progress.add_task("moa", total=total, state="")
 
@@ -99,7 +101,7 @@ class Report:
 
     def say(self, words: str) -> None:
         """Say something beside the results."""
-        self.errors.print(words, markup=False)
+        self.errors.print(words)
 
     def left(self, rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
         """Give the rows that are to be done: all, but for those that a resumed file has."""
@@ -144,11 +146,11 @@ class Report:
             hidden = self.tally.items - len(self._first)
             if hidden:
                 where = self._file.path if self._file else "--out FILE.jsonl"
-                console.print(f"… and {hidden} more: {where} has them all", markup=False)
+                console.print(f"… and {hidden} more: {where} has them all")
         console.print(summary(self.tally, self._reference))
         file = self._file
         if file:
-            console.print(f"{self.tally.items} lines in {file.path}", markup=False)
+            console.print(f"{self.tally.items} lines in {file.path}")
         if file and (file.there or file.failed or file.changed):
             console.print(
                 f"{file.there} more were there already; {file.failed} that had failed, and "
@@ -174,5 +176,4 @@ class Report:
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
             "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
             "endpoint is made in Python, to count them.",
-            markup=False,
         )

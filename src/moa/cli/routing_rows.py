@@ -72,11 +72,9 @@ def loaded(path: Path) -> Router:
 
 def with_progress(work: Callable[[Callable[[int, int], None]], T], told: str) -> T:
     """Do something long with a bar on standard error."""
-    from rich.progress import Progress
-
     from moa.cli import screen
 
-    with Progress(console=screen.err(), transient=True) as bar:
+    with screen.err().bars() as bar:
         task = bar.add_task(told, total=None)
         return work(lambda done, total: bar.update(task, completed=done, total=total))
 

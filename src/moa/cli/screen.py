@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from typing import TextIO, cast
 
-from rich.console import Console
 from rich.text import Text
 
 from moa._files import dumped
+from moa._terminal import Console, PlainStream, escaped
 from moa.errors import ConfigError
 
 WIDE = 140
@@ -19,13 +20,28 @@ WIDE = 140
 def out() -> Console:
     """Standard output."""
     wide = None if sys.stdout.isatty() else WIDE
-    return Console(file=sys.stdout, highlight=False, width=wide)
+    return Console(sys.stdout, width=wide)
 
 
 def err() -> Console:
     """Standard error."""
     wide = None if sys.stderr.isatty() else WIDE
-    return Console(file=sys.stderr, highlight=False, width=wide)
+    return Console(sys.stderr, width=wide)
+
+
+@contextmanager
+def plain_streams() -> Generator[None, None, None]:
+    """Let nothing that is printed steer the terminal, whoever prints it.
+
+    After an error that nobody expected they stay so: its traceback is still to be written.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", PlainStream(stream)) for stream in streams)
+    try:
+        yield
+    except SystemExit:
+        sys.stdout, sys.stderr = streams
+        raise
 
 
 def json_line(values: Mapping[str, object]) -> None:
@@ -36,7 +52,7 @@ def json_line(values: Mapping[str, object]) -> None:
         BrokenPipeError: nobody reads it any more.
     """
     try:
-        sys.stdout.write(f"{dumped(values)}\n")
+        sys.stdout.write(f"{escaped(dumped(values))}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise

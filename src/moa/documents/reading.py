@@ -49,7 +49,9 @@ _MARKS = (
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.-]+)", re.I)
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^>]{0,200}>(.{0,500}?)</title", re.IGNORECASE | re.DOTALL)
+_HEADED = 4000
+"""Characters at the beginning of a Markdown file in which its heading is looked for."""
 _HEADING = re.compile(
     r"\A(?:---\n.*?\n---\s*)?\s*#[^\S\n]+([^\n]+?)[^\S\n]*#*[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
@@ -66,7 +68,7 @@ def document_of(name: str, data: bytes, *, progress: Pages | None = None) -> Doc
     Raises:
         InputError: it is of no kind that is read, not what its name says, empty, broken,
             encrypted, or holds no text; a sentence names the file.
-        MissingDependency: `pypdf`, `beautifulsoup4` or `charset-normalizer` is not installed.
+        MissingDependency: `pypdf`, `lxml` or `charset-normalizer` is not installed.
     """
     kind = KINDS.get(PurePosixPath(name).suffix.lower())
     if kind is None:
@@ -107,23 +109,21 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     title = PurePosixPath(name).stem
     if kind == "HTML":
         found = _TITLE.search(text)
-        title = (found and tidy(_html(name, found[1]))) or title
-        text = tidy(_html(name, text))
+        title = (found and tidy(_html(found[1]))) or title
+        text = tidy(_html(text))
     elif kind == "Markdown":
-        found = _HEADING.match(text)
+        found = _HEADING.match(text[:_HEADED])
         title = found[1] if found else title
     if not text.strip():
         raise InputError(f"{name} holds no text")
     return Document(id=name, title=title, text=text, markdown=kind == "Markdown")
 
 
-def _html(name: str, html: str) -> str:
+def _html(html: str) -> str:
     try:
         return html_to_text(html)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
     except ImportError as error:
-        raise MissingDependency("beautifulsoup4", extra="local", purpose="to read HTML") from error
+        raise MissingDependency("lxml", extra="local", purpose="to read HTML") from error
 
 
 def _decoded(name: str, data: bytes, kind: str) -> str:

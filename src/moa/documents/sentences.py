@@ -8,9 +8,9 @@ _CITED = r"(?:\s?\[\d[\d,;\s\u2013-]*\])*"
 # An end with closing quotes and brackets, and the citations behind it: `… it is. [1][2]`. The
 # second line is the full stop, the exclamation and the question mark of Chinese and Japanese.
 _END = re.compile(
-    rf"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*{_CITED}(?=\s|\Z)"
+    rf"(?<![.!?\u2026])[.!?\u2026]++[\"'\u201d\u2019\u00bb)\]]*{_CITED}(?=\s|\Z)"
     rf"|[\u3002\uff01\uff1f]+[\u201d\u300d\u300f\uff09]*{_CITED}"
-    r"|(?=\n\s*\n)|(?=\n\s*(?:[-*\u2022]|\d+[.)])\s)"
+    r"|(?=\n[^\S\n]*\n)|(?=\n[^\S\n]*(?:[-*\u2022]|\d+[.)])\s)"
 )
 # What doesn't begin a sentence is a small letter. The end of a line may end one without.
 _NEXT = re.compile(r"\s+[^\w\s]*[^\W_a-z\u00df-\u00f6\u00f8-\u00ff]|\s*\n|\s*\Z")

@@ -11,13 +11,10 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from moa.endpoints.weight_sources import SMOLLM2, SOURCES, HubFile, Model, Opened, Source, Tell
 from moa.errors import MissingDependency, ModelNotFound
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _SCRATCH = "fetching-"
 
@@ -294,9 +291,7 @@ def _alone(lock: Path) -> Generator[None, None, None]:
     try:
         held.acquire(blocking=False)
     except Timeout:
-        from rich.console import Console
-
-        _say(Console(stderr=True), "Another process is fetching it: waiting for that")
+        _say("Another process is fetching it: waiting for that")
         held.acquire()
     try:
         yield
@@ -307,30 +302,19 @@ def _alone(lock: Path) -> Generator[None, None, None]:
 @contextmanager
 def _progress(title: str) -> Generator[Tell, None, None]:
     """Draw a bar on a terminal, and write a single line elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from moa._terminal import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        _say(console, title)
+        _say(title)
         yield lambda share: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with console.bars() as progress:
         bar = progress.add_task(title, total=1.0)
         yield lambda share: progress.update(bar, completed=share)
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+def _say(line: str) -> None:
+    from moa._terminal import Console
+
+    Console(stderr=True).print(line)

@@ -85,7 +85,7 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
             for guard in self.before:
                 if isinstance(guard, Pii):
                     session = open_sessions.enter_context(guard.session())
-                    request = await session.mask_all(request)
+                    request = await session.mask_all(request, context)
                     sessions.append(session)
                     _note_masked(guard, session, context)
                 elif blocked := await _checked(guard, request, "before", context):
@@ -132,7 +132,7 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
         for guard in self.after:
             if isinstance(guard, Pii):
                 with guard.session(sessions) as session:
-                    output = await session.mask_all(exchange.output)
+                    output = await session.mask_all(exchange.output, context)
                     exchange = Exchange(request=exchange.request, output=output)
                     events.change(session.mask)
                     _note_masked(guard, session, context)

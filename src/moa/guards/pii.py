@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import unicodedata
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import TypeVar, Unpack
 
 from pydantic import Field
 
-from moa.agents.boundary import Limits, TypedNode
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
@@ -116,7 +115,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     async def answer(self, request: Text | str, context: RunContext) -> Redacted:
         """Mask a text for good, and note how much was found."""
         with self.session() as session:
-            text = await session.mask_all(str(request))
+            text = await session.mask_all(str(request), context)
             found = dict(session.found)
         if found:
             context.note("changed", f"masked {counted(found)}")
@@ -160,16 +159,17 @@ class PiiSession:
         self.altered |= self.vault.altered(text)
         return self.vault.restore(text)
 
-    async def mask_all(self, value: T) -> T:
+    async def mask_all(self, value: T, context: RunContext) -> T:
         """Mask every text in a value; a long one is read beside the event loop.
 
         Raises:
+            DeadlineExceeded: the time given to the run is up.
             GuardFailed: a recogniser raised.
             InputError: something in it can't be looked into, or is a number to be masked.
         """
         if sum(map(len, texts_of(value))) < _LONG:
             return changed(value, self.mask, strict=True)
-        return await asyncio.to_thread(lambda: changed(value, self.mask, strict=True))
+        return await beside_the_loop(lambda: changed(value, self.mask, strict=True), context)
 
     def restore_all(self, value: T) -> T:
         """Put back what was masked in every text of a value."""

@@ -53,8 +53,8 @@ class ClassifierSettings(BaseModel):
 
     task: str = "What is this text about?"
     """The question that the labels answer."""
-    labels: dict[str, str] = Field(min_length=2)
-    """What each label means, by label."""
+    labels: dict[str, str] | list[str] = Field(min_length=2)
+    """The labels, or what each means, by label."""
     none: bool = True
     """Whether "none of these" is an answer too."""
 

@@ -32,7 +32,7 @@ def loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     where = f"{file}:{attribute}"
     module = _module(file)
     if not hasattr(module, attribute):
-        names = [name for name in vars(module) if not name.startswith("_")]
+        names = [name for name, value in vars(module).items() if _is_own(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
     found: object = getattr(module, attribute)
     if isinstance(found, type):
@@ -88,6 +88,12 @@ def _raised(what: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
     )
+
+
+def _is_own(name: str, value: object, module: ModuleType) -> bool:
+    """Whether a file may have it to be run: a node, or a function that was not imported."""
+    made = inspect.isfunction(value) and value.__module__ == module.__name__
+    return not name.startswith("_") and (made or _is_node(value))
 
 
 def _is_node(value: object) -> bool:

@@ -119,8 +119,10 @@ class Router(_Written):
             raise ConfigError(
                 f"there is no router {str(path)!r}: moa route fit DATA.jsonl --out {path} makes one"
             ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{str(path)!r} can't be read: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{str(path)!r} can't be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{str(path)!r} is no router: it is no text") from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"

@@ -1,0 +1,82 @@
+"""Terminal: what is printed for people, without what could steer a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich import console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but for line breaks and tabs, those that turn the direction of writing, and
+halves of characters, which no terminal takes."""
+
+
+class Console(console.Console):  # noqa: TID251
+    """A console that takes text as it is: no markup, no highlights, no control characters.
+
+    Long lines are for the terminal to wrap, so that a path can be copied.
+    """
+
+    def __init__(self, file: TextIO | None = None, **options: Any) -> None:
+        super().__init__(
+            file=file, highlight=False, markup=False, emoji=False, soft_wrap=True, **options
+        )
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render, and let only rich itself steer the terminal."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else plain(text), style, control)
+
+    def bars(self) -> Progress:
+        """Bars of progress, which go when all is done."""
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        return Progress(*columns, console=self, transient=True)
+
+
+class PlainStream:
+    """A stream for `print` and whatever else writes to it; a rich console goes past it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+    def write(self, text: str) -> int:
+        """Write what is plain of a text."""
+        self.rich_proxied_file.write(plain(text))
+        return len(text)
+
+
+def plain(text: str) -> str:
+    """Leave out what could steer a terminal."""
+    return STEERING.sub(lambda found: "�" if found[0] >= "\ud800" else "", text)
+
+
+def escaped(json: str) -> str:
+    """Write what could steer a terminal as JSON's escapes; the values stay the same."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
