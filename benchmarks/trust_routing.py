@@ -12,6 +12,7 @@ import numpy as np
 
 from kept import Kept
 from moa.decisions.folds import folds
+from moa.errors import InputError
 from moa.evals.routing import RANDOM, evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded, read_recorded
@@ -62,7 +63,8 @@ the share of strong calls that recovers x: by chance .500, 50 % and 80 %. RouteL
 best of its routers on the whole sets (Ong et al. 2024, arXiv 2406.18665; none was fitted on these
 sets, and the area is taken as the mean over ten shares). The oracle knows both answers; above 1 it
 also knows where the weak model alone is right. A cascade pays for the weak model's answer first.
-The features were made while looking at the GSM8K rows, so on fresh rows expect a little less."""
+The features were made while looking at the GSM8K rows, so on fresh rows expect a little less. Where
+`moa route fit` refuses a part, its rows are ranked alike and answered by the weak model."""
 
 
 def run(data: Path, kept: Kept) -> None:
@@ -103,9 +105,12 @@ def _measured(target: Target, data: Path, deal: int) -> dict[str, Any]:
     weights: dict[str, float] = {}
     for part in range(PARTS):
         out = np.flatnonzero(dealt == part)
-        router = fit_router(
-            [row for row, held in zip(rows, dealt == part, strict=True) if not held]
-        )
+        inside = [row for row, held in zip(rows, dealt == part, strict=True) if not held]
+        try:
+            router = fit_router(inside)
+        except InputError:  # refused: all rows of the part are alike, and go to the weak model
+            scores[out] = np.mean([row.gain for row in inside])
+            continue
         scores[out] = router.gains([rows[place].case for place in out])
         chosen[out] = scores[out] >= router.threshold
         for candidate in router.candidates:
