@@ -1,8 +1,8 @@
 """Learning: what is accepted with 512 labels where a scorer learns from some of them, or from none.
 
 On simulated scores it runs for a minute or two. On film reviews it takes the scores that a model
-gave, from a file: `--scores FILE` reads it, and makes it where it isn't there, with the GGUF model
-that MOA_MODEL names.
+gave, from a file: `--scores FILE` reads it, and with `--data DIR` it is made before, or gone on
+with, by the GGUF model that MOA_MODEL names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.members import LabelMember, layout_of
 from moa.endpoints import Decision, Example
+from moa.endpoints.known import known
 from moa.errors import CapabilityError
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -91,16 +92,14 @@ def run(scores: Path | None, data: Path | None) -> None:
     """
     rows = _measured("simulated", _simulated)
     if scores is not None:
-        if not scores.exists():
-            if data is None:
-                raise SystemExit("give the folder of the sets by --data, to make the scores from")
-            found = asyncio.run(_made(data))
-            scores.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-        known = _read(scores)
+        if data is not None:
+            scores.touch()
+            asyncio.run(_make(scores, data, done=len(_lines(scores))))
+        scored = _read(scores)
 
         def shuffled(rng: np.random.Generator) -> tuple[Scored, Scored]:
-            order = rng.permutation(len(known.labels))
-            return known.some(order[:LABELS]), known.some(order[LABELS:])
+            order = rng.permutation(len(scored.labels))
+            return scored.some(order[:LABELS]), scored.some(order[LABELS:])
 
         rows += _measured("film reviews", shuffled, few=True)
     command = "python benchmarks/trust.py --steps learning"
@@ -163,18 +162,22 @@ def _p(scored: Scored) -> list[list[float]]:
     return (p / p.sum(1, keepdims=True)).tolist()
 
 
-async def _made(data: Path) -> list[dict[str, Any]]:
-    """Ask the model that MOA_MODEL names for the scores of all film reviews."""
+async def _make(scores: Path, data: Path, *, done: int) -> None:
+    """Ask the model that MOA_MODEL names for the scores of the film reviews that have none."""
     lines = _lines(data / FILMS / "dev.jsonl")
-    found: list[dict[str, Any]] = []
-    member, said = LabelMember(name="labels", layout=layout_of(QUESTION)), Said(FILMS)
+    said = Said(FILMS)
     async with EmbeddedEndpoint() as endpoint:
-        for row in map(json.loads, lines):
-            context = RunContext(keep_notes=False)
-            logs = await member.read(row["text"], QUESTION, {member.source: endpoint}, context)
-            found.append({"text": row["text"], "label": row["label"], "logs": logs.tolist()})
-            said(member.name, len(found), len(lines))
-    return found
+        read_as = known(endpoint.model).layout_of(QUESTION.kind)
+        layout = layout_of(QUESTION, read_as)
+        member = LabelMember(name="labels", read_as=read_as, layout=layout)
+        with scores.open("a", encoding="utf-8") as file:
+            for place, row in enumerate(map(json.loads, lines[done:]), start=done + 1):
+                context = RunContext(keep_notes=False)
+                logs = await member.read(row["text"], QUESTION, {member.source: endpoint}, context)
+                kept = {"text": row["text"], "label": row["label"], "logs": logs.tolist()}
+                file.write(f"{json.dumps(kept)}\n")
+                file.flush()
+                said(member.name, place, len(lines))
 
 
 def _lines(file: Path) -> list[str]:
