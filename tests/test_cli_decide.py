@@ -27,7 +27,9 @@ class Handler(BaseHTTPRequestHandler):
             name: self.answer(body["state"], list(question["criteria"]))
             for name, question in body["questions"].items()
         }
-        data = json.dumps({"answers": answers, "usage": {"input_tokens": 5}}).encode()
+        data = json.dumps(
+            {"answers": answers, "usage": {"input_tokens": 5, "output_tokens": 0}}
+        ).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
