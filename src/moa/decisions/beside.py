@@ -23,9 +23,9 @@ from moa.questions import Question
 ENOUGH = 8
 """Labelled texts from which on a head is fitted; fewer tell less than the words do."""
 _PARTS = 10
-_WORDS, _LABELLED, _MODEL = 0.4, 0.8, 0.4
-"""Weights to start from, with many labels: of the head on the words of the question, of the one
-fitted to labelled texts, and of the model."""
+_WORDS, _LABELLED = 0.4, 0.8
+"""Weights to start from, with many labels: of the head on the words of the question, and of the one
+fitted to labelled texts. That of the model is what was measured beside the words, times theirs."""
 _FEW = 16
 """With so many labels the fitted head has half of that weight, and the words have what it lacks."""
 _GAIN = 0.01
@@ -70,7 +70,8 @@ async def with_heads(
         logs = read.get(question.name)
         rows, labels = labels_of(question, labelled)
         if fits(labels):
-            made, said = fitted(made, question, words, vectors[rows], logs, labels)
+            weight = known(endpoint.model).weight_of(question) or 1.0
+            made, said = fitted(made, question, words, vectors[rows], logs, labels, weight=weight)
         elif words is not None:
             made, said = _by_words(made, endpoint, question, words, plain), "words"
         else:
@@ -133,6 +134,8 @@ def fitted(
     vectors: Floats,
     model: Floats | None,
     labels: Ints,
+    *,
+    weight: float = 1.0,
 ) -> tuple[Adaptation, str]:
     """Fit a head to labelled texts, and put it beside the model where that lowers the log loss.
 
@@ -143,6 +146,7 @@ def fitted(
         vectors: Of the labelled texts.
         model: Log-probabilities of the labelled texts, as `base` gives them; `None`: not asked.
         labels: Index of the right option of each.
+        weight: How much the model counts where the words count 1, to start from.
 
     Returns:
         The adaptation, and in words what decides.
@@ -151,19 +155,16 @@ def fitted(
     parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
     made = fit_head(vectors, labels, options, parts)
     many = len(labels) / (len(labels) + _FEW)
-    logs, start = [made.held_out], [_LABELLED * many if words is not None else _LABELLED]
-    heads = [made.head]
+    by_words = _WORDS + (1 - many) * _LABELLED / 2
+    logs, start, heads = [made.held_out], [_LABELLED], [made.head]
     if words is not None:
-        logs, start, heads = (
-            [*logs, words(vectors)],
-            [*start, _WORDS + (1 - many) * _LABELLED / 2],
-            [*heads, words],
-        )
+        logs, heads = [*logs, words(vectors)], [*heads, words]
+        start = [_LABELLED * many, by_words]
     none = np.zeros(options)
     without = np.stack(logs, 1)
     readings, weights, asked = without, start, False
     if model is not None:
-        beside, more = np.stack([*logs, model], 1), [*start, _MODEL]
+        beside, more = np.stack([*logs, model], 1), [*start, weight * by_words]
         alone = held_out_loss(without, labels, weights=np.array(start), bias=none)
         both = held_out_loss(beside, labels, weights=np.array(more), bias=none)
         asked = both < alone - _GAIN
