@@ -35,14 +35,14 @@ async def test_a_generator_writes_plain_text() -> None:
     (prompt,) = endpoint.prompts
     assert prompt.json_schema is None
     assert prompt.messages[0].content.startswith("Greet.")
-    assert prompt.messages[1].content == "<data>\nHi, I am Eve\n</data>"
+    assert prompt.messages[1].content == "Hi, I am Eve"
 
 
 async def test_a_generator_takes_any_model_and_writes_any_model() -> None:
     endpoint = ScriptedEndpoint([Order(number="A-1")])
     result = await Generator(endpoint, "Find it.", output=Order).run(Brief(text="order A-1"))
     assert result.output == Order(number="A-1")
-    assert '"text": "order A-1"' in endpoint.prompts[0].messages[1].content
+    assert "text: order A-1" in endpoint.prompts[0].messages[1].content
     assert "mood" not in endpoint.prompts[0].messages[1].content
 
 

@@ -104,9 +104,6 @@ def test_a_further_layer_reads_the_one_before() -> None:
     first, second = members[0].prompts
     assert "b says so" not in first.messages[-1].content
     assert "b says so" in second.messages[-1].content
-    # What a server keeps of the first prompt serves the second.
-    assert second.messages[0] == first.messages[0]
-    assert second.messages[1].content.startswith(first.messages[1].content)
     assert {note.node.split("/")[1] for note in result.trace if note.kind == "answered"} == {
         "layer 1",
         "layer 2",
@@ -359,7 +356,7 @@ def test_nodes_of_other_kinds_stand_in_it() -> None:
     assert result.output.text == "merged"
     assert result.output.by == "merge"
     assert result.output.proposals == {"inner": "from within", "a": "a says so"}
-    assert '"answers"' in top.prompts[0].messages[-1].content
+    assert "a says so" in top.prompts[0].messages[-1].content
 
 
 def test_the_same_endpoint_twice_is_told_apart() -> None:
@@ -423,7 +420,7 @@ def test_it_is_drawn_layer_by_layer() -> None:
 
 
 def test_many_runs_at_once_don_t_mix() -> None:
-    top = SimulatedEndpoint(tier="llm", rule=lambda text: text.split("\n")[1])
+    top = SimulatedEndpoint(tier="llm", rule=lambda text: text.split("\n")[0])
     graph = mixture([endpoint("a"), endpoint("b")], top, layers=2)
 
     async def main() -> list[Result[Mixed]]:
@@ -450,7 +447,7 @@ def test_a_window_reads_a_few_samples_at_a_time() -> None:
     assert result.output.text == "third"
     assert result.usage.calls == 10 == 7 + graph.aggregations
     read = [prompt.messages[-1].content for prompt in model.prompts[7:]]
-    assert [text.count("<data>") for text in read] == [4, 4, 4]
+    assert [text.count("<data>") for text in read] == [3, 3, 3]
     assert "first" in read[1]
     assert "second" in read[2]
     assert "".join(e.text for e in events if isinstance(e, Piece)) == "third"

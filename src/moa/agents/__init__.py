@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import TAG, again, data, echoes, schema_of, system, without_tags
+from moa.agents.prompts import TAG, again, data, schema_of, system, without_tags, written
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
@@ -61,7 +61,8 @@ class Agent(TypedNode[In, Out]):
     instructions: str = ""
     """What to do, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts. An answer that holds them is refused."""
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
+    the input is no data but the request itself, which is to be followed: it stands without tags."""
 
     def __init__(
         self,
@@ -90,18 +91,21 @@ class Agent(TypedNode[In, Out]):
         self._schema = None if self.output_type is Reply else schema_of(self.output_type)
 
     def prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data.
+        """Write the user message; by default the request alone, as data where there is a `tag`.
 
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
         `tag` where the agent has one of its own.
         """
-        return data(cast("Any", request), tag=self.tag)
+        text = cast("Any", request)
+        return data(text, tag=self.tag) if self.tag else written(text)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
+        prompt = self.prompt(request)
+        tag = self.tag if f"</{self.tag}>" in prompt else ""
         return (
-            Message("system", system(self.instructions, self._schema, tag=self.tag)),
-            Message("user", self.prompt(request)),
+            Message("system", system(self.instructions, self._schema, tag=tag)),
+            Message("user", prompt),
         )
 
     def read(self, completion: Completion) -> Out:
@@ -133,7 +137,7 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
             try:
-                output = self.read(self._unechoed(completion, context, last=not left))
+                output = self.read(self._unechoed(completion, context))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -149,18 +153,18 @@ class Agent(TypedNode[In, Out]):
                 return output
         raise AssertionError("the last try returns or raises")
 
-    def _unechoed(self, completion: Completion, context: RunContext, *, last: bool) -> Completion:
-        """Refuse an answer with the tags of the data in it; of the last one, take them out."""
-        if f"<{self.tag}>" in self.instructions or not echoes(completion.text, tag=self.tag):
+    def _unechoed(self, completion: Completion, context: RunContext) -> Completion:
+        """Take the tags of the data out of an answer."""
+        if not self.tag or f"<{self.tag}>" in self.instructions:
+            return completion
+        text = without_tags(completion.text, tag=self.tag)
+        if text == completion.text.strip():
             return completion
         if self._streams(context):  # it has been shown
             context.note("degraded", "the model repeated the tags around its data")
             return completion
-        if not last:
-            tags = f"<{self.tag}> and </{self.tag}>"
-            raise ValueError(f"it repeats the tags {tags}, which are not for you")
-        context.note("degraded", "the tags around the data, which the model repeated, are cut")
-        return replace(completion, text=without_tags(completion.text, tag=self.tag))
+        context.note("changed", "the tags around the data, which the model repeated, are cut")
+        return replace(completion, text=text)
 
     def _unusable(self, completion: Completion, fault: str) -> OutputError:
         tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"

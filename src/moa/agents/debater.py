@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents.prompts import block, escaped
 from moa.handoffs import Reply
 
 
@@ -38,9 +38,7 @@ class Debater(Agent[Exchange, Reply]):
     )
 
     def prompt(self, request: Exchange) -> str:
-        """Write the request and the answers, each as data."""
-        parts = [("Request", request.text)]
-        if request.own is not None:
-            parts.append(("Your answer so far", request.own))
-        parts += [("Another answer", other) for other in request.others]
-        return "\n\n".join(block(text, name) for name, text in parts)
+        """Write the request, and the answers as data."""
+        parts = [] if request.own is None else [block(request.own, "Your answer so far")]
+        parts += [block(other, "Another answer") for other in request.others]
+        return "\n\n".join([escaped(request.text), *parts])

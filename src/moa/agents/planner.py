@@ -129,6 +129,7 @@ class Planner(Agent[Problem, Steps]):
         ConfigError: `most` is not at least 1.
     """
 
+    tag = ""
     instructions = (
         "Break the problem into the fewest steps that lead to its answer. A step needs only what "
         "it really builds on, so that the others can run at the same time. Leave calculations to "
@@ -141,6 +142,16 @@ class Planner(Agent[Problem, Steps]):
         if most < 1:
             raise ConfigError(f"agent {self.name!r}: most={most}, but a plan has at least one step")
         self.most = most
+
+    def prompt(self, request: Problem) -> str:
+        """Show the problem, and what was wrong with the attempt that failed."""
+        if request.failed is None:
+            return request.problem
+        lines = [f"- {step.question} {step.answer or 'no answer'}" for step in request.failed.steps]
+        answer = [f"Its answer: {request.failed.answer}"] if request.failed.answer else []
+        faults = [f"- {fault}" for fault in request.failed.faults]
+        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
+        return "\n".join([request.problem, "", *tried])
 
     def check(self, request: Problem, output: Steps) -> None:
         """Hold the number of steps against the limit."""

@@ -7,7 +7,7 @@ from typing import Unpack
 from pydantic import BaseModel
 
 from moa.agents import Agent, Settings
-from moa.agents.prompts import block, data
+from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.handoffs import Consulted, Reply
 
@@ -48,8 +48,8 @@ class Proposer(Agent[str | BaseModel, Reply]):
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
     def prompt(self, request: str | BaseModel) -> str:
-        """Write the request, and after it each answer of others, all as data."""
+        """Write the request, and after it each answer of others, as data."""
         if not isinstance(request, Consulted):
-            return data(request)
+            return written(request)
         listed = (block(text, f"Answer {n}") for n, text in enumerate(request.answers, start=1))
-        return "\n\n".join((block(request.request), _READ, *listed))
+        return "\n\n".join((escaped(request.request), _READ, *listed))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.coder import CODE_TAG
-from moa.agents.prompts import block
 
 
 class Draft(BaseModel):
@@ -39,9 +37,6 @@ class Reviewer(Agent[Draft, Review]):
         "matters of taste out. Run nothing."
     )
 
-    tag = CODE_TAG
-
     def prompt(self, request: Draft) -> str:
         """Show the task and the program."""
-        parts = {"The task": request.task, "The program": request.source}
-        return "\n\n".join(block(text, name, tag=self.tag) for name, text in parts.items())
+        return f"Task: {request.task}\n\nProgram:\n````\n{request.source}\n````"

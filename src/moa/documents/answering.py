@@ -7,7 +7,7 @@ import re
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents.prompts import escaped
 from moa.documents import Passage
 from moa.documents.citing import listed
 from moa.handoffs import Reply
@@ -49,7 +49,7 @@ class Answerer(Agent[Sheet, Reply]):
 
     def prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
-        return f"Passages:\n\n{listed(request.passages)}\n\nQuestion:\n{block(request.question)}"
+        return f"Passages:\n\n{listed(request.passages)}\n\nQuestion: {escaped(request.question)}"
 
 
 def is_absent(text: str) -> bool:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from moa.acceptance import text_of
 from moa.agents.boundary import Limits
 from moa.agents.coder import (
-    CODE_TAG,
     Assignment,
     CodePlan,
     Coder,
@@ -115,7 +114,6 @@ class Code(Pattern[str | BaseModel, Program]):
         self.planner = Generator(
             writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens
         )
-        self.planner.tag = CODE_TAG
         self.writer = Coder(writer, name="writer", repairs=repairs, max_tokens=max_tokens)
         self.reviewer = Reviewer(reviewer, max_tokens=max_tokens)
         self.sandbox = sandbox

@@ -13,7 +13,7 @@ from moa.acceptance import all_of
 from moa.acceptance.words import UNSPACED
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
-from moa.agents.prompts import block
+from moa.agents.prompts import block, escaped
 from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
@@ -41,8 +41,8 @@ class Assignment(BaseModel):
 
     @property
     def shown(self) -> str:
-        """The task and the material, as data."""
-        parts = [block(self.text, "Task")]
+        """The task, and the material as data."""
+        parts = [f"Task: {escaped(self.text)}"]
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
@@ -155,8 +155,8 @@ class SectionWriter(Agent[_Place, Reply]):
         heading = outline.sections[request.place].heading
         parts = [
             request.planned.assignment.shown,
-            block(str(outline), "Outline"),
-            block(heading, f"Write section {request.place + 1} in {request.length}"),
+            f"Outline:\n{escaped(str(outline))}",
+            f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
         ]
         if request.draft is not None:
             parts.append(block(request.draft, f"Write this anew, since {request.fault}"))

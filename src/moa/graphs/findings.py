@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents.prompts import block, escaped
 from moa.documents import Passage
 from moa.documents.checking import Claim
 from moa.documents.citing import Citation, statements
@@ -130,6 +130,8 @@ class Divider(Agent[Text | str, SubQuestions]):
         CapabilityError: it can't complete.
     """
 
+    tag = ""
+
     def __init__(self, llm: Endpoint, *, most: int) -> None:
         self.most = most
         self.instructions = (
@@ -190,7 +192,7 @@ class Synthesis(Agent[Findings, Reply]):
         if request.unanswered:
             left = "\n".join(each.question for each in request.unanswered)
             parts.append(block(left, "The sources leave open"))
-        return "\n\n".join([*parts, block(request.question, "Question")])
+        return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
 
 
 def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:

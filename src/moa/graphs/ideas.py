@@ -73,6 +73,8 @@ class Persona(Agent[str | BaseModel, Proposed]):
         CapabilityError: the endpoint can't complete.
     """
 
+    tag = ""
+
     def __init__(
         self,
         endpoint: Endpoint,

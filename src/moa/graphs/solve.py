@@ -67,6 +67,10 @@ class Work(BaseModel):
     problem: str
     results: tuple[StepResult, ...]
 
+    def __str__(self) -> str:
+        found = (f"- {each.question} {each.answer or 'not found'}" for each in self.results)
+        return "\n".join([self.problem, "\nResults of its steps:", *found])
+
 
 class _Tried(NamedTuple):
     attempt: Attempt

@@ -34,6 +34,11 @@ class Task(BaseModel):
     """Of the steps it needs: the answer, by question."""
     question: str
 
+    def __str__(self) -> str:
+        known = [f"- {question} {answer}" for question, answer in self.results.items()]
+        known = ["\nKnown so far:", *known] if known else []
+        return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
+
 
 class Worked(BaseModel):
     """A step as a model worked it out."""
