@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import TAG, again, data, schema_of, system, without_tags, written
+from moa.agents.prompts import TAG, again, data, fitted, schema_of, system, without_tags, written
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
@@ -119,8 +119,7 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        fenced = _FENCED.fullmatch(text)
-        output: Out = self.output_type.model_validate_json(fenced["inside"] if fenced else text)
+        output: Out = self.output_type.model_validate_json(_unfenced(text))
         return output
 
     def check(self, request: In, output: Out) -> None:
@@ -137,7 +136,7 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
             try:
-                output = self.read(self._unechoed(completion, context))
+                output = self.read(self._fitted(self._unechoed(completion, context), context))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -164,6 +163,15 @@ class Agent(TypedNode[In, Out]):
             context.note("degraded", "the model repeated the tags around its data")
             return completion
         context.note("changed", "the tags around the data, which the model repeated, are cut")
+        return replace(completion, text=text)
+
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        """Cut what is too much, rather than have it all written again."""
+        if self._schema is None:
+            return completion
+        text, cut = fitted(self.output_type, _unfenced(completion.text))
+        for what in cut:
+            context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
 
     def _unusable(self, completion: Completion, fault: str) -> OutputError:
@@ -200,3 +208,8 @@ class Agent(TypedNode[In, Out]):
         checked = type(self).check is not Agent[In, Out].check
         listened = context.listener is not None and "stream" in self.endpoint.capabilities
         return listened and self._schema is None and not checked
+
+
+def _unfenced(text: str) -> str:
+    fenced = _FENCED.fullmatch(text.strip())
+    return fenced["inside"] if fenced else text.strip()

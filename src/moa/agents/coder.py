@@ -34,8 +34,12 @@ class CodePlan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     language: str = Field(min_length=1, description="such as Python; one word where there is one")
-    parts: tuple[str, ...] = Field(min_length=1, description="what it is made of, in order")
-    tests: tuple[str, ...] = Field(default=(), description="what its tests check; none for data")
+    parts: tuple[str, ...] = Field(
+        min_length=1, max_length=6, description="what it is made of, in a few words each, no code"
+    )
+    tests: tuple[str, ...] = Field(
+        default=(), max_length=6, description="what its tests check, in words; none for data"
+    )
 
     def __str__(self) -> str:
         """Write it as text, which can't pass for the program."""

@@ -23,7 +23,7 @@ class Critique(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     # A model writes its fields in this order, so it looks for faults before it gives a score.
-    faults: tuple[str, ...] = Field(description="what to change, one sentence each")
+    faults: tuple[str, ...] = Field(max_length=8, description="what to change, one sentence each")
     score: int = Field(ge=0, le=10)
 
 

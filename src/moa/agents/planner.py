@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moa.acceptance.arithmetic import named_in
 from moa.agents import Agent, Settings
+from moa.agents.prompts import at_most
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
@@ -117,7 +118,8 @@ class Problem(BaseModel):
 class Planner(Agent[Problem, Steps]):
     """Breaks a problem into steps; those that don't need each other can run side by side.
 
-    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times.
+    A plan with unknown ids or a circle goes back to the model, `repairs` times; steps that are too
+    many are cut.
 
     Args:
         endpoint: Who plans.
@@ -138,10 +140,10 @@ class Planner(Agent[Problem, Steps]):
     )
 
     def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:
-        super().__init__(endpoint, **settings)
         if most < 1:
-            raise ConfigError(f"agent {self.name!r}: most={most}, but a plan has at least one step")
-        self.most = most
+            raise ConfigError(f"a plan of at most {most} steps, but it has at least one")
+        self.output_type = at_most(Steps, "steps", most)
+        super().__init__(endpoint, **settings)
 
     def prompt(self, request: Problem) -> str:
         """Show the problem, and what was wrong with the attempt that failed."""
@@ -152,9 +154,3 @@ class Planner(Agent[Problem, Steps]):
         faults = [f"- {fault}" for fault in request.failed.faults]
         tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
         return "\n".join([request.problem, "", *tried])
-
-    def check(self, request: Problem, output: Steps) -> None:
-        """Hold the number of steps against the limit."""
-        del request
-        if len(output.steps) > self.most:
-            raise ValueError(f"{len(output.steps)} steps, and at most {self.most} are allowed")

@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import ErrorDetails, core_schema
 
 from moa.endpoints import Completion, Message
 from moa.endpoints.control_tokens import rewritten
+
+M = TypeVar("M", bound=BaseModel)
 
 TAG = "data"
 """Name of the tags that stand around data, unless an agent has another."""
@@ -105,12 +108,85 @@ def again(completion: Completion, fault: str, *, tag: str = TAG) -> tuple[Messag
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Write the JSON schema of a pydantic model without the titles of its fields."""
-    return model.model_json_schema(schema_generator=_Terse)
+    """Write the JSON schema of a pydantic model, for a model to write by.
+
+    Every field is required, since a small model leaves out what it may; one with a default may be
+    null, which stands for the default. A title that only repeats a field's name is left out.
+    """
+    return model.model_json_schema(schema_generator=_Asked)
 
 
-class _Terse(GenerateJsonSchema):
-    """A title that only repeats the field's name costs tokens and tells nothing."""
-
+class _Asked(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
+        inner = self.generate_inner(schema["schema"])
+        null = {"type": "null"}
+        if inner.get("type") == "array" or null in inner.get("anyOf", ()):
+            return inner
+        return self.get_union_of_schemas([inner, null])
+
+
+def at_most(model: type[M], field: str, most: int) -> type[M]:
+    """Derive a model of which a list holds at most so many items, by its schema too."""
+    info = model.model_fields[field]
+    limited = Annotated[info.rebuild_annotation(), Field(max_length=most)]
+    fields: dict[str, Any] = {field: (limited, Field(description=info.description))}
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
+
+
+def fitted(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
+    """Mend JSON that nearly fits a model: a null where there is a default goes, too much is cut.
+
+    Args:
+        model: What it is read as.
+        text: JSON; what is wrong in another way stays as it is.
+
+    Returns:
+        The JSON, and what was cut, in words.
+    """
+    cut: list[str] = []
+    while faults := _faults(model, text):
+        value = json.loads(text)
+        mended = [_mended(value, fault, cut) for fault in faults]
+        if not any(mended):  # else what is behind a fault comes to light when that is gone
+            break
+        text = json.dumps(value, ensure_ascii=False)
+    return text, tuple(cut)
+
+
+def _faults(model: type[BaseModel], text: str) -> list[ErrorDetails]:
+    try:
+        model.model_validate_json(text)
+    except ValidationError as error:
+        return [f for f in error.errors(include_url=False) if f["type"] != "json_invalid"]
+    return []
+
+
+def _mended(value: Any, fault: ErrorDetails, cut: list[str]) -> bool:
+    """Mend one fault in place, and say whether it could be; `cut` is told what was cut."""
+    *path, last = fault["loc"] or ("",)
+    for step in path:
+        value = value[step] if _holds(value, step) else value  # unions name their members
+    if not _holds(value, last):
+        return False
+    given = cast("str | list[object] | None", value[last])
+    most = fault.get("ctx", {}).get("max_length")
+    if most is not None and isinstance(given, list | str) and len(given) > most:
+        cut.append(f"{'.'.join(map(str, fault['loc']))}, from {len(given)} to {most}")
+        value[last] = given[:most]
+        return True
+    if given is None and isinstance(value, dict):
+        del value[last]
+        return True
+    return False
+
+
+def _holds(value: object, step: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(cast("list[object]", value))
+    return isinstance(value, dict) and step in value

@@ -23,8 +23,9 @@ class Review(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     faults: tuple[str, ...] = Field(
+        max_length=8,
         description="each a fault that makes the program wrong, unsafe or incomplete: where it is, "
-        "and what happens; empty where there is none"
+        "and what happens; empty where there is none",
     )
 
 

@@ -13,7 +13,7 @@ from moa.acceptance import all_of
 from moa.acceptance.words import UNSPACED
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
-from moa.agents.prompts import block, escaped
+from moa.agents.prompts import at_most, block, escaped
 from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
@@ -52,7 +52,9 @@ class Part(BaseModel):
     """What a section is to say."""
 
     heading: _Words
-    points: list[_Words] = Field(min_length=1, description="what it says, one point after another")
+    points: list[_Words] = Field(
+        min_length=1, max_length=6, description="what it says, one point after another"
+    )
 
 
 class Outline(BaseModel):
@@ -60,7 +62,7 @@ class Outline(BaseModel):
 
     title: _Words
     conventions: list[str] = Field(
-        description="names, terms, numbers and the tone that every section keeps to"
+        max_length=6, description="names, terms, numbers and the tone that every section keeps to"
     )
     sections: list[Part] = Field(min_length=1)
 
@@ -111,7 +113,7 @@ class Outliner(Agent[Assignment, Outline]):
     """
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        self.sections = sections
+        self.output_type = at_most(Outline, "sections", sections)
         self.instructions = (
             f"Outline a text of {length} for the task, in at most {sections} sections that don't "
             "overlap. The sections are written by different people: say which names, terms, "
@@ -123,13 +125,14 @@ class Outliner(Agent[Assignment, Outline]):
         """Show the task and the material."""
         return request.shown
 
-    def check(self, request: Assignment, output: Outline) -> None:
-        """Refuse too many sections, and two of one name."""
-        headings = [part.heading.casefold() for part in output.sections]
-        if len(headings) > self.sections:
-            raise ValueError(f"it has {len(headings)} sections, and at most {self.sections} may be")
-        if len(set(headings)) < len(headings):
-            raise ValueError("two sections have the same heading")
+    async def answer(self, request: Assignment, context: RunContext) -> Outline:
+        """Plan; of sections of one name the first is kept."""
+        outline = await super().answer(request, context)
+        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
+        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
+        if len(kept) < len(outline.sections):
+            context.note("dropped", "sections with the heading of another")
+        return outline.model_copy(update={"sections": kept})
 
 
 class _Place(BaseModel):
@@ -247,7 +250,7 @@ class Edit(BaseModel):
 class Edits(BaseModel):
     """What is to be changed; nothing, where all is well."""
 
-    edits: list[Edit]
+    edits: list[Edit] = Field(max_length=12)
 
 
 class Editor(Agent[Drafted, Edits]):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from moa.agents import Agent
-from moa.agents.prompts import block, escaped
+from moa.agents.prompts import at_most, block, escaped
 from moa.documents import Passage
 from moa.documents.checking import Claim
 from moa.documents.citing import Citation, statements
@@ -133,18 +133,13 @@ class Divider(Agent[Text | str, SubQuestions]):
     tag = ""
 
     def __init__(self, llm: Endpoint, *, most: int) -> None:
-        self.most = most
+        self.output_type = at_most(SubQuestions, "questions", most)
         self.instructions = (
             f"Divide the question into at most {most} questions whose answers together answer it. "
             "Each stands alone, names what it is about, and can be looked up by itself. A question "
             "that asks one thing stays as it is. Use its language."
         )
         super().__init__(llm, name="divide", max_tokens=1024)
-
-    def check(self, request: Text | str, output: SubQuestions) -> None:
-        """Refuse too many."""
-        if len(output.questions) > self.most:
-            raise ValueError(f"it has {len(output.questions)} questions, and {self.most} may be")
 
 
 class Conflicts(BaseModel):

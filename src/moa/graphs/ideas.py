@@ -12,7 +12,7 @@ from moa.acceptance import all_of
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.decider import Decider
-from moa.agents.prompts import block
+from moa.agents.prompts import at_most, block
 from moa.context import RunContext
 from moa.documents.bm25 import words
 from moa.documents.dense import normalised, similarities
@@ -85,6 +85,7 @@ class Persona(Agent[str | BaseModel, Proposed]):
         temperature: float | None = None,
         max_tokens: int = 1024,
     ) -> None:
+        self.output_type = at_most(Proposed, "ideas", ideas)
         self.instructions = (
             f"{view}\nPropose {ideas} ideas for what is asked, as different from each other as "
             "they can be, each in one sentence that stands alone. Use the language of the request."
