@@ -62,14 +62,14 @@ async def test_other_instructions_take_the_place_of_those_of_the_class() -> None
     assert usual.startswith("Pick the best answer.")
 
 
-async def test_the_schema_is_sent_and_shown() -> None:
+async def test_the_schema_is_sent_and_its_fields_are_named() -> None:
     endpoint = ScriptedEndpoint([Verdict(winner=1)])
     await Judge(endpoint).run(BALLOT)
     (prompt,) = endpoint.prompts
     assert prompt.json_schema is not None
     assert prompt.json_schema["properties"]["winner"] == {"minimum": 0, "type": "integer"}
-    assert '"winner"' in prompt.messages[0].content
     assert prompt.messages[0].content.startswith("Pick the best answer.")
+    assert prompt.messages[0].content.endswith("Answer in JSON:\n- winner")
 
 
 @pytest.mark.parametrize(

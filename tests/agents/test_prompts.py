@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Text
-from moa.agents.prompts import TAG, again, at_most, block, data, escaped, fitted, schema_of
+from moa.agents.prompts import TAG, again, at_most, block, data, escaped, fitted, schema_of, system
 from moa.endpoints import Completion
 from moa.usage import Amount
 
@@ -135,6 +136,17 @@ def test_a_model_is_asked_for_every_field_and_may_leave_one_with_a_default_open(
     assert line["properties"]["times"]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
     assert schema["properties"]["notes"]["type"] == "array"
     assert "default" not in json.dumps(schema)
+
+
+def test_the_fields_of_an_answer_are_listed_with_what_they_mean_and_may_be() -> None:
+    class Node(BaseModel):
+        kind: Literal["leaf", "branch"] = Field(description="what it is")
+        below: list[Node] = []
+
+    told = system("Draw a tree.", schema_of(Node)).splitlines()
+    assert told[:4] == ["Draw a tree.", "", "Answer in JSON:", "- kind: what it is (leaf, branch)"]
+    assert told[4:6] == ["- below", "  - kind: what it is (leaf, branch)"]
+    assert len(told) == 9
 
 
 def test_a_null_stands_for_the_default_and_what_is_too_much_is_cut_and_told() -> None:
