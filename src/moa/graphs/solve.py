@@ -48,9 +48,10 @@ class Solution(Reply):
 
     steps: tuple[StepResult, ...]
     verified: bool
-    """Whether every step has an answer, all sums hold, and the answer was found plausible."""
+    """Whether every step has an answer, all sums hold, and the answer is accepted by another model
+    than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
-    """Why it is verified, or what is wrong with it."""
+    """What speaks for it where nothing was found wrong, else what is wrong with it."""
     tries: int
     """Plans that were carried out."""
 
@@ -106,6 +107,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens)
         self.verifier = Decider(slm, Verdict, name="verifier") if accept is None else None
         self.accept = accept or Plausible(self.verifier or self.writer)
+        self._agrees_with_itself = accept is None and slm.model == llm.model
         self.tries = tries
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
@@ -127,7 +129,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
-            verified=not best.attempt.faults,
+            verified=not best.attempt.faults and not self._agrees_with_itself,
             reasons=best.attempt.faults or best.reasons,
             tries=best.number,
         )
@@ -182,9 +184,10 @@ class Solve(Pattern[str | BaseModel, Solution]):
         if not judged.accepted:
             return False, judged.reasons
         sums = len(check(whole).equations)
-        reasons = [f"every step has an answer, and {sums} of {sums} sums hold", *judged.reasons]
-        if self.verifier and self.verifier.endpoint.model == self.writer.endpoint.model:
-            reasons.append("the verifier is the model that wrote it, and mostly agrees with itself")
+        hold = f"all sums hold ({sums})" if sums else "no sum was stated"
+        reasons = [f"every step has an answer, and {hold}", *judged.reasons]
+        if self._agrees_with_itself:
+            reasons.append("not verified: the model that wrote it only agrees with itself")
         return True, tuple(reasons)
 
     @property
@@ -216,7 +219,8 @@ def solve(
     Steps that don't need each other run side by side, so the time is that of the longest chain of
     steps. A calculation is computed exactly, and asks nobody. Every sum that a step or the answer
     states is computed again, and the answer must be plausible. The last answer is given even where
-    it is not, with `verified` as `False` and the reasons.
+    it is not, with `verified` as `False` and the reasons. Where one model is both, the answer is
+    never called verified.
 
     Args:
         slm: Works out the steps that the plan calls easy, and says whether the answer is plausible.
