@@ -75,8 +75,8 @@ async def test_the_schema_is_sent_and_its_fields_are_named() -> None:
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [
-        pytest.param("Canberra", "JSON", id="no JSON"),
-        pytest.param('{"winner": -1}', "greater than or equal to 0", id="against the schema"),
+        pytest.param("Perth", "JSON", id="no JSON"),
+        pytest.param('{"winner": -1}', "winner should be greater", id="against the schema"),
         pytest.param('{"winner": 7}', "winner=7, but there are 2", id="against the check"),
     ],
 )
@@ -84,9 +84,11 @@ async def test_the_model_is_told_what_was_wrong(bad: str, fault: str) -> None:
     endpoint = ScriptedEndpoint([bad, Verdict(winner=1)])
     result = await Judge(endpoint).run(BALLOT)
     assert result.output.winner == 1
-    *_, answered, told = endpoint.prompts[1].messages
-    assert answered.content == bad
-    assert fault in told.content
+    first, second = endpoint.prompts
+    assert second.messages[:-1] == first.messages[:-1]
+    assert second.messages[-1].content.startswith(first.messages[-1].content)
+    assert fault in second.messages[-1].content
+    assert bad not in second.messages[-1].content  # or a small model writes it once more
     assert [note.kind for note in result.trace] == ["answered", "repaired", "answered"]
 
 

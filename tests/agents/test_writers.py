@@ -50,7 +50,7 @@ async def test_an_extractor_gives_the_model_filled_in() -> None:
     endpoint = ScriptedEndpoint(['{"number": 1}', Order(number="A-1")])
     result = await Extractor(endpoint, Order).run("Where is order A-1?")
     assert result.output == Order(number="A-1")
-    assert "number: Input should be a valid string" in endpoint.prompts[1].messages[-1].content
+    assert "number should be a valid string" in endpoint.prompts[1].messages[-1].content
 
 
 async def test_a_reasoner_keeps_reasons_and_answer_apart() -> None:

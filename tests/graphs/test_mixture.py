@@ -435,7 +435,7 @@ def test_a_model_is_mixed_with_itself() -> None:
     model = SimulatedEndpoint(name="large", tier="llm", rule=lambda text: str(len(text) % 7))
     result, _ = ran(self_mixture(model, samples=4))
     assert list(result.output.proposals) == [f"sample {n}" for n in range(1, 5)]
-    assert [prompt.temperature for prompt in model.prompts] == [0.7] * 4 + [None]
+    assert [prompt.temperature for prompt in model.prompts] == [0.7] * 4 + [0.0]
     assert result.usage.calls == 5
 
 

@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import TAG, again, data, fitted, schema_of, system, without_tags, written
+from moa.agents.prompts import (
+    TAG,
+    again,
+    data,
+    fitted,
+    schema_of,
+    system,
+    without_tags,
+    written,
+    wrong_with,
+)
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
@@ -25,11 +35,11 @@ class Settings(Limits, total=False):
     """The keywords that every writing agent takes."""
 
     repairs: int
-    """Times to ask again, showing what was wrong, after an answer that is not valid."""
+    """Times to ask again, saying what was wrong, after an answer that is not valid."""
     max_tokens: int
     """Most tokens to generate for an answer, reasoning included."""
     temperature: float | None
-    """`None` leaves it to the server."""
+    """0 unless answers are to differ; `None` leaves it to the server."""
 
 
 class Agent(TypedNode[In, Out]):
@@ -47,9 +57,9 @@ class Agent(TypedNode[In, Out]):
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
         name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        repairs: Times to ask again, showing what was wrong, after an answer that is not valid.
+        repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
         max_tokens: Most tokens to generate for an answer, reasoning included.
-        temperature: `None` leaves it to the server.
+        temperature: 0 unless answers are to differ; `None` leaves it to the server.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
@@ -72,7 +82,7 @@ class Agent(TypedNode[In, Out]):
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
-        temperature: float | None = None,
+        temperature: float | None = 0.0,
         budget: Budget = UNLIMITED,
         timeout_s: float | None = None,
     ) -> None:
@@ -145,7 +155,8 @@ class Agent(TypedNode[In, Out]):
                 if not left:
                     raise self._unusable(completion, fault) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                messages = (*first, *again(completion, fault, tag=self.tag))
+                wrong = "it was too long, be brief" if cut else wrong_with(error)
+                messages = again(first, wrong, tag=self.tag or TAG)
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")

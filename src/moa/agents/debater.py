@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents import Agent
+from moa.agents import Agent, Settings
 from moa.agents.prompts import block, escaped
+from moa.endpoints import Endpoint
 from moa.handoffs import Reply
 
 
@@ -27,7 +30,18 @@ class Debater(Agent[Exchange, Reply]):
 
     Source: Du et al. 2023, "Improving factuality and reasoning in language models through
     multiagent debate", arXiv:2305.14325.
+
+    Args:
+        endpoint: Who answers.
+        settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
     """
+
+    def __init__(self, endpoint: Endpoint, **settings: Unpack[Settings]) -> None:
+        settings.setdefault("temperature", 0.7)
+        super().__init__(endpoint, **settings)
 
     instructions = (
         "Answer the request. Where an answer of your own and answers of others stand below it, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, core_schema
 
-from moa.endpoints import Completion, Message
+from moa.endpoints import Message
 from moa.endpoints.control_tokens import rewritten
 
 M = TypeVar("M", bound=BaseModel)
@@ -124,15 +124,35 @@ def _inside(schema: Mapping[str, Any], named: Mapping[str, Any]) -> Mapping[str,
     return schema
 
 
-def again(completion: Completion, fault: str, *, tag: str = TAG) -> tuple[Message, Message]:
-    """Write the messages that show a model its rejected answer, and say what is wrong with it."""
-    return (
-        Message("assistant", completion.text),
-        Message(
-            "user",
-            f"That answer was rejected: {escaped(fault, tag=tag)}\nAnswer again, without it.",
-        ),
+def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[Message, ...]:
+    """Write the messages that ask again, with what was wrong and without the answer itself.
+
+    A small model that reads its rejected answer writes it once more.
+    """
+    *before, last = messages
+    told = (
+        f"An earlier answer could not be used: {escaped(wrong, tag=tag)}. Answer again, correctly."
     )
+    return (*before, Message(last.role, f"{last.content}\n\n{told}"))
+
+
+def wrong_with(error: ValueError) -> str:
+    """Say what is wrong with an answer in words that the model can follow."""
+    if not isinstance(error, ValidationError):
+        return str(error).rstrip(".")
+    return "; ".join(map(_in_words, error.errors(include_url=False)))
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    where = ".".join(map(str, fault["loc"])) or "it"
+    match fault["type"]:
+        case "json_invalid":
+            return "it must be one complete JSON object and nothing else"
+        case "missing":
+            return f"{where} was missing"
+        case _:
+            said = fault["msg"].removeprefix("Value error, ")
+            return f"{where} {said.removeprefix('Input ')}" if said.startswith("Input ") else said
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
