@@ -83,6 +83,7 @@ class EmbeddedEndpoint(Closing):
         self.price = price
         self.settings = settings or EngineSettings()
         self.context_window = self.settings.context_window
+        self.concurrency = self.settings.resolved().slots
         self.capabilities = ALL
         self._timeout_s = timeout_s
         self._key = _Key(None if given is None else str(given), self.settings)

@@ -99,6 +99,7 @@ class OpenAIEndpoint(Closing):
         self.tier: Tier = tier
         self.price = price
         self.context_window = context_window
+        self.concurrency = concurrency
         self.capabilities = frozenset(capabilities)
         self._refused: set[str] = set()
         self.client = Client(
