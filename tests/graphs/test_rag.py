@@ -273,7 +273,7 @@ def test_a_large_model_that_is_configured_writes_and_the_small_one_checks() -> N
     node = node_of("rag", Endpoints(config, read_keys=False))
     assert isinstance(node, Rag)
     assert isinstance(node.writer, Answerer)
-    assert isinstance(node.relevance, Grader)
+    assert node.relevance is None  # a call for each passage, only where it is asked for
     assert node.rewriter is not None
     assert node.support is not None
 

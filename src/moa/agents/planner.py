@@ -142,6 +142,7 @@ class Planner(Agent[Problem, Steps]):
     def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:
         if most < 1:
             raise ConfigError(f"a plan of at most {most} steps, but it has at least one")
+        self.most = most
         self.output_type = at_most(Steps, "steps", most)
         super().__init__(endpoint, **settings)
 

@@ -119,13 +119,14 @@ class Chunker(TypedNode[Original, Notes]):
 class Extracts(TypedNode[Notes, Notes]):
     """Keeps the sentences of each note that say most, as they stand; nothing is written.
 
-    Where the encoder fails, the first sentences of the note are kept.
+    A text that the model reads at once is left whole. Where the encoder fails, the first sentences
+    of the note are kept.
 
     Args:
         encoder: Turns sentences into vectors.
         keep: Share of the tokens to keep, as far as the summary doesn't need more.
         length: Of the summary.
-        read_tokens: Most tokens to keep of the whole text.
+        read_tokens: Most tokens to keep of the whole text; of one with no more all is kept.
     """
 
     def __init__(self, encoder: Endpoint, *, keep: float, length: Length, read_tokens: int) -> None:
@@ -138,11 +139,9 @@ class Extracts(TypedNode[Notes, Notes]):
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Take sentences of each note, then of all together where they are still too many."""
         total = request.tokens
-        if not total or not self.length.too_long(request.original.text):
+        if total <= self.read_tokens or not self.length.too_long(request.original.text):
             return request
         share = max(self.keep, min(1.0, self._needed / total))
-        if share == 1 and total <= self.read_tokens:
-            return request
         salience = await ranking(self.endpoint, request, context)
         kept = [
             note
