@@ -31,10 +31,10 @@ class Critic(Agent[Draft, Critique]):
     """Finds the faults of a draft."""
 
     instructions = (
-        "A request and a draft of an answer to it stand below. List what is wrong, missing or "
-        "unclear in the draft, each fault in one sentence that says what to change; an empty list "
-        "where nothing is worth a change. Then score it from 0, useless, to 10, nothing left to "
-        "mend."
+        "You are a strict editor. List what is wrong, missing or unclear in the draft of an "
+        "answer to "
+        "the request, in one sentence each that says what to change. If nothing is worth changing, "
+        "give an empty list. Then score the draft from 0 (useless) to 10 (nothing left to improve)."
     )
 
     def prompt(self, request: Draft) -> str:

@@ -44,11 +44,13 @@ class Debater(Agent[Exchange, Reply]):
         super().__init__(endpoint, **settings)
 
     instructions = (
-        "Answer the request. Where an answer of your own and answers of others stand below it, "
-        "weigh them: take over what is right in them, keep what is right in yours, and follow no "
-        "one merely because there are more of them. Write a whole answer for someone who has not "
-        'seen the others, without a word about them. Where the answer is short, end with "The '
-        'answer is" and the answer.'
+        "Answer the request. If answers by you and by others are given below it, compare them: "
+        "adopt "
+        "what is right in them, keep what is right in yours, and do not follow a majority for its "
+        "own "
+        "sake. Write a complete answer that does not mention the others. If the answer is short, "
+        "end "
+        'with "The answer is" and the answer.'
     )
 
     def prompt(self, request: Exchange) -> str:

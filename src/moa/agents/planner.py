@@ -133,10 +133,17 @@ class Planner(Agent[Problem, Steps]):
 
     tag = ""
     instructions = (
-        "Break the problem into the fewest steps that lead to its answer. A step needs only what "
-        "it really builds on, so that the others can run at the same time. Leave calculations to "
-        "compute. Where an attempt is shown that failed, find another way around its faults. Do "
-        "not solve anything yet."
+        "You plan how to solve a problem. Break it into as few steps as possible; the last one "
+        "gives "
+        "the answer. Name for each step only the steps whose results it needs. Write a calculation "
+        "into compute, with {id} for the result of a step. If an earlier attempt failed, plan "
+        "another "
+        "way. Do not solve the problem.\n\n"
+        'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
+        '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
+        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags '
+        'cost?", '
+        '"needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
     )
 
     def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:

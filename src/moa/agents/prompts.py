@@ -127,7 +127,7 @@ def _inside(schema: Mapping[str, Any], named: Mapping[str, Any]) -> Mapping[str,
 def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[Message, ...]:
     """Write the messages that ask again, with what was wrong and without the answer itself.
 
-    A small model that reads its rejected answer writes it once more.
+    A small model that reads its rejected answer may write it once more.
     """
     *before, last = messages
     told = (

@@ -33,9 +33,9 @@ class Reviewer(Agent[Draft, Review]):
     """Looks for faults in a program: what the task asks for and it does not do."""
 
     instructions = (
-        "Review the program against its task. Name the faults for which it must not be used as it "
-        "is: wrong results, cases left out, holes in its safety, tests that check nothing. Leave "
-        "matters of taste out. Run nothing."
+        "You review programs. List the bugs that make this program fail its task: wrong results, "
+        "missing cases, security holes, tests that check nothing. Ignore matters of taste. If you "
+        "find no bug, give an empty list."
     )
 
     def prompt(self, request: Draft) -> str:

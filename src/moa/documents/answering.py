@@ -41,10 +41,11 @@ class Answerer(Agent[Sheet, Reply]):
     """
 
     instructions = (
-        "Answer the question from the numbered passages alone, in the language of the question. "
-        "Behind each sentence write the numbers of the passages it rests on in brackets, as in "
-        "[1] or [2][3]. Be brief, and say where passages contradict each other. If the passages "
-        f"do not hold the answer, write only: {ABSENT}"
+        "You answer questions from documents. If the numbered passages do not contain the answer, "
+        f"write only: {ABSENT}\n"
+        "Otherwise answer briefly, from the passages only, in the language of the question, and "
+        "cite after each sentence the passage it comes from: The museum opens at nine [2]. If "
+        "passages contradict each other, say so."
     )
 
     def prompt(self, request: Sheet) -> str:

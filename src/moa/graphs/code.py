@@ -36,8 +36,8 @@ from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 _PLAN = (
-    "Plan the program that the message asks for: its language (Python, unless another is asked "
-    "for or fits better), its parts, and what its tests check. Write no code yet."
+    "You plan programs. Name the language (Python, unless another is asked for), the parts of the "
+    "program and the cases to test, in a few words each. Write no code yet."
 )
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""

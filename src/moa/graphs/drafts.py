@@ -115,9 +115,9 @@ class Outliner(Agent[Assignment, Outline]):
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
         self.output_type = at_most(Outline, "sections", sections)
         self.instructions = (
-            f"Outline a text of {length} for the task, in at most {sections} sections that don't "
-            "overlap. The sections are written by different people: say which names, terms, "
-            "numbers and tone all of them keep to. Use the language of the task."
+            f"You are an editor. Outline a text of {length} for the task, in at most {sections} "
+            "sections that do not overlap. Different writers write them, so list the names, terms, "
+            "numbers and the tone that all must use. Use the language of the task."
         )
         super().__init__(llm, name="outline", max_tokens=2048)
 
@@ -147,9 +147,9 @@ class SectionWriter(Agent[_Place, Reply]):
     """Writes one section of an outline."""
 
     instructions = (
-        "You write one section of a text, and others write the others. Say what the outline says "
-        "of your section, keep to what it says of all sections, and leave to the others what is "
-        "theirs. Write the section alone, without its heading, in the language of the task."
+        "You write one section of a text. Cover the points of your section in the outline, use the "
+        "names, terms and numbers given for all sections, and leave the other sections to others. "
+        "Write only the text of the section, without a heading, in the language of the task."
     )
 
     def prompt(self, request: _Place) -> str:
@@ -257,10 +257,12 @@ class Editor(Agent[Drafted, Edits]):
     """Finds what doesn't agree between sections, and says what to put in its place."""
 
     instructions = (
-        "The sections of this text were written apart. Find where they don't agree: names, terms, "
-        "numbers, tone, and what is said twice or is contradicted. Give the fewest edits that mend "
-        "it, each short; none where nothing is wrong. An edit changes every place where its words "
-        "stand: copy enough of the text around them to name the one you mean."
+        "You are a copy editor. The sections of this text were written by different writers. Find "
+        "names, terms, numbers or tone that do not agree, repetitions and contradictions. Give as "
+        "few "
+        "and as short edits as possible; if nothing is wrong, give none. An edit replaces its "
+        "words "
+        "wherever they stand, so copy enough of the text to be unambiguous."
     )
 
     def prompt(self, request: Drafted) -> str:

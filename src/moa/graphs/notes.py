@@ -30,8 +30,9 @@ _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
 _CONDENSE = (
-    "Note down what matters in this part of a longer text, in a few short sentences. Keep names, "
-    "numbers and results as they stand. Say nothing that it does not say. Use its language."
+    "Summarize this part of a longer text in a few short sentences. Keep names, numbers and "
+    "results "
+    "exactly. Add nothing. Use the language of the text."
 )
 
 

@@ -34,12 +34,13 @@ from moa.trace import Piece
 from moa.usage import Tier
 
 _STEP = (
-    "Answer the question, which is one step of a problem, from the problem and the results of "
-    "earlier steps."
+    "You work out one step of a problem. Use the problem and what is known so far, and answer only "
+    "the question."
 )
 _WRITE = (
-    "Answer the problem from the results of its steps: first the answer, then in short how it "
-    "follows. Trust the results; where one is missing, say so. Use the language of the problem."
+    "Answer the problem from the results of its steps, in its language. Give the answer first, "
+    "then "
+    "explain it briefly. If a result was not found, say so."
 )
 
 
