@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         model, text = body["model"], body["messages"][-1]["content"]
         self.asked.append(model)
-        said = f"{model} read {text.count('Answer ')} answers"
+        said = f"{model} read {text.count('Draft:')} answers"
         message = {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3}

@@ -35,14 +35,14 @@ async def test_a_generator_writes_plain_text() -> None:
     (prompt,) = endpoint.prompts
     assert prompt.json_schema is None
     assert prompt.messages[0].content.startswith("Greet.")
-    assert prompt.messages[1].content == "<data>\nHi, I am Eve\n</data>"
+    assert prompt.messages[1].content == "Hi, I am Eve"
 
 
 async def test_a_generator_takes_any_model_and_writes_any_model() -> None:
     endpoint = ScriptedEndpoint([Order(number="A-1")])
     result = await Generator(endpoint, "Find it.", output=Order).run(Brief(text="order A-1"))
     assert result.output == Order(number="A-1")
-    assert '"text": "order A-1"' in endpoint.prompts[0].messages[1].content
+    assert "text: order A-1" in endpoint.prompts[0].messages[1].content
     assert "mood" not in endpoint.prompts[0].messages[1].content
 
 
@@ -50,7 +50,7 @@ async def test_an_extractor_gives_the_model_filled_in() -> None:
     endpoint = ScriptedEndpoint(['{"number": 1}', Order(number="A-1")])
     result = await Extractor(endpoint, Order).run("Where is order A-1?")
     assert result.output == Order(number="A-1")
-    assert "number: Input should be a valid string" in endpoint.prompts[1].messages[-1].content
+    assert "number should be a valid string" in endpoint.prompts[1].messages[-1].content
 
 
 async def test_a_reasoner_keeps_reasons_and_answer_apart() -> None:

@@ -100,6 +100,27 @@ async def test_a_schema_is_enforced_where_that_changes_nothing(
     assert sent["json_schema"]["schema"] == closed
 
 
+@pytest.mark.parametrize("system", ["Be brief.", None])
+async def test_a_schema_that_the_server_may_not_enforce_is_shown(
+    served: Served, transport: httpx2.AsyncClient, system: str | None
+) -> None:
+    served.will(chat('{"name": "Ada"}'))
+    prompt = Prompt.of("Who?", system=system, json_schema=Strict.model_json_schema())
+    await endpoint(transport).complete(prompt, RunContext())
+    told, asked = served.bodies[0]["messages"]
+    assert told["content"].startswith(system or "Answer with JSON alone")
+    assert '"required":["name"]' in told["content"]
+    assert asked["content"] == "Who?"
+
+
+def test_openai_is_not_shown_what_it_enforces() -> None:
+    hosted = OpenAIEndpoint("openai", model="gpt", api_key="k")
+    prompt = Prompt.of("Who?", json_schema=Strict.model_json_schema())
+    assert [message["content"] for message in hosted.chat(prompt)["messages"]] == ["Who?"]
+    loose = Prompt.of("Who?", json_schema=Loose.model_json_schema())
+    assert len(hosted.chat(loose)["messages"]) == 2
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -105,6 +105,7 @@ async def test_a_schema_is_sent_as_structured_outputs(
     body = served.bodies[0]
     assert body["structured_outputs"] == {"json": schema}
     assert "response_format" not in body
+    assert [message["content"] for message in body["messages"]] == ["Who?"]  # enforced, not shown
     assert body["priority"] == -1
 
 

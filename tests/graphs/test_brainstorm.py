@@ -102,7 +102,7 @@ async def test_an_idea_with_two_themes_or_none_is_sorted_again() -> None:
     large = ScriptedEndpoint(name="large", tier="llm", steps=[wrong, right])
     result = await storm(proposing(["A concert."], ["A bus."]), large).run(ASKED)
     assert {i.group for i in result.output.ideas} == {"all"}
-    assert "ideas [1] have several themes, and ideas [2] have none" in notes(result, "repaired")[0]
+    assert "put each idea into one theme only: [1] are in several" in notes(result, "repaired")[0]
 
 
 async def test_without_a_model_for_themes_ideas_that_are_alike_stand_together() -> None:

@@ -53,6 +53,14 @@ async def test_a_program_is_planned_written_parsed_and_reviewed() -> None:
     model.assert_used_up()
 
 
+async def test_a_plan_that_is_given_back_is_no_program() -> None:
+    for echo in (PYTHON.model_dump_json(), f"```python\n{PYTHON.model_dump_json()}\n```"):
+        model = large(PYTHON, echo, GOOD, FINE)
+        program = (await code(model).run("Add two numbers.")).output
+        assert program.text == "def add(a, b):\n    return a + b"
+        assert "a value alone" in model.prompts[2].messages[-1].content
+
+
 async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() -> None:
     source = "root = ET.fromstring('<data><i/></data>')"
     model = large(

@@ -79,8 +79,9 @@ def test_the_aggregator_reads_what_the_proposers_wrote() -> None:
     assert result.output.proposals == {"a": "a says so", "b": "b says so"}
     (prompt,) = top.prompts
     asked = prompt.messages[-1].content
-    assert asked.index("Why is it so?") < asked.index("a says so")
+    assert "a says so" in asked
     assert "b says so" in asked
+    assert asked.endswith("Request: Why is it so?")  # what stands last is what a model goes on with
     assert seconds == pytest.approx(2 * STEP_S)
     assert result.usage.calls == 3
 
@@ -94,7 +95,7 @@ def test_the_answers_are_anonymous_and_shuffled_by_the_seed() -> None:
         seen.add(top.prompts[0].messages[-1].content)
     assert len(seen) == 4
     for asked in seen:
-        assert "Answer 1:\n<data>\nIt is " in asked
+        assert "\n\nDraft:\n<data>\nIt is " in asked
 
 
 def test_a_further_layer_reads_the_one_before() -> None:
@@ -104,9 +105,6 @@ def test_a_further_layer_reads_the_one_before() -> None:
     first, second = members[0].prompts
     assert "b says so" not in first.messages[-1].content
     assert "b says so" in second.messages[-1].content
-    # What a server keeps of the first prompt serves the second.
-    assert second.messages[0] == first.messages[0]
-    assert second.messages[1].content.startswith(first.messages[1].content)
     assert {note.node.split("/")[1] for note in result.trace if note.kind == "answered"} == {
         "layer 1",
         "layer 2",
@@ -359,7 +357,7 @@ def test_nodes_of_other_kinds_stand_in_it() -> None:
     assert result.output.text == "merged"
     assert result.output.by == "merge"
     assert result.output.proposals == {"inner": "from within", "a": "a says so"}
-    assert '"answers"' in top.prompts[0].messages[-1].content
+    assert "a says so" in top.prompts[0].messages[-1].content
 
 
 def test_the_same_endpoint_twice_is_told_apart() -> None:
@@ -423,7 +421,7 @@ def test_it_is_drawn_layer_by_layer() -> None:
 
 
 def test_many_runs_at_once_don_t_mix() -> None:
-    top = SimulatedEndpoint(tier="llm", rule=lambda text: text.split("\n")[1])
+    top = SimulatedEndpoint(tier="llm", rule=lambda text: text.split(": ")[-1])
     graph = mixture([endpoint("a"), endpoint("b")], top, layers=2)
 
     async def main() -> list[Result[Mixed]]:
@@ -437,7 +435,7 @@ def test_a_model_is_mixed_with_itself() -> None:
     model = SimulatedEndpoint(name="large", tier="llm", rule=lambda text: str(len(text) % 7))
     result, _ = ran(self_mixture(model, samples=4))
     assert list(result.output.proposals) == [f"sample {n}" for n in range(1, 5)]
-    assert [prompt.temperature for prompt in model.prompts] == [0.7] * 4 + [None]
+    assert [prompt.temperature for prompt in model.prompts] == [0.7] * 4 + [0.0]
     assert result.usage.calls == 5
 
 
@@ -450,7 +448,7 @@ def test_a_window_reads_a_few_samples_at_a_time() -> None:
     assert result.output.text == "third"
     assert result.usage.calls == 10 == 7 + graph.aggregations
     read = [prompt.messages[-1].content for prompt in model.prompts[7:]]
-    assert [text.count("<data>") for text in read] == [4, 4, 4]
+    assert [text.count("<data>") for text in read] == [3, 3, 3]
     assert "first" in read[1]
     assert "second" in read[2]
     assert "".join(e.text for e in events if isinstance(e, Piece)) == "third"

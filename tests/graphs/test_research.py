@@ -188,11 +188,11 @@ async def test_without_a_division_the_question_is_looked_up_as_it_is() -> None:
     assert [each.question for each in report.findings] == [ASKED]
 
 
-async def test_too_many_parts_are_asked_for_again() -> None:
-    llm = large(divided(OLD, LONG), divided(OLD), "80 years [1].")
+async def test_of_too_many_parts_the_first_are_asked() -> None:
+    llm = large(divided(OLD, LONG), "80 years [1].")
     result = await research(llm, Library(ANSWERS), most=1).run(ASKED)
     assert len(report_of(result).findings) == 1
-    assert "it has 2 questions, and 1 may be" in notes(result, "repaired")[0]
+    assert notes(result, "truncated") == ["questions, from 2 to 1"]
 
 
 async def test_where_no_report_can_be_written_the_answers_stand_one_after_another() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa.acceptance import Confident
+from moa.acceptance.asking import Agreement
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
@@ -178,7 +179,11 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
 
 async def test_a_reasoner_is_counted_by_its_answer() -> None:
     steps = [Reasoned[int](reasons=str(n), answer=7) for n in range(2)]
-    output = (await self_consistency(Reasoner(says(*steps), answer=int), samples=3).run("?")).output
+    output = (
+        await self_consistency(Reasoner(says(*steps), answer=int, temperature=0.7), samples=3).run(
+            "?"
+        )
+    ).output
     assert (output.text, output.answer) == ("7", "7")
 
 
@@ -229,4 +234,15 @@ def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> 
         lambda: debate(debater, debater, key=key),
     ):
         with pytest.raises(ConfigError, match="'total'"):
+            build()
+
+
+def test_a_node_that_always_says_the_same_is_not_sampled() -> None:
+    cold = Generator(ScriptedEndpoint(), "Work it out.")
+    for build in (
+        lambda: self_consistency(cold, samples=3),
+        lambda: best_of_n(cold, Listwise(ScriptedEndpoint()), samples=3),
+        lambda: Agreement(cold),
+    ):
+        with pytest.raises(ConfigError, match="temperature above 0"):
             build()

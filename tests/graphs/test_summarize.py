@@ -71,7 +71,8 @@ def notes(result: Result[Summary], kind: str) -> list[str]:
 
 async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None:
     llm = large("Ships keep whales from singing.")
-    result = await graph(llm, length=Length(words=8)).run(Original(text=TEXT))
+    made = graph(llm, length=Length(words=8), read_tokens=60)
+    result = await made.run(Original(text=TEXT))
     (read,) = [prompt.messages[-1].content for prompt in llm.prompts]
     assert SENTENCES[3] in read
     assert SENTENCES[4] not in read
@@ -81,10 +82,18 @@ async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None
     assert [s.chunks for s in result.output.sentences] == [(1,)]
 
 
+async def test_a_text_that_is_read_at_once_is_read_whole() -> None:
+    llm = large("Ships keep whales from singing.")
+    await graph(llm, length=Length(words=8)).run(Original(text=TEXT))
+    assert TEXT in llm.prompts[0].messages[-1].content
+
+
 async def test_a_title_says_which_sentences_matter() -> None:
     llm = large("Lunch.")
     words = WordEncoder(name="words", words=(*WORDS, "lunch"))
-    await graph(llm, encoder=words).run(Original(text=TEXT, title="Lunch, and more lunch"))
+    await graph(llm, encoder=words, read_tokens=60).run(
+        Original(text=TEXT, title="Lunch, and more lunch")
+    )
     assert SENTENCES[5] in llm.prompts[0].messages[-1].content
 
 
@@ -170,7 +179,7 @@ async def test_a_model_too_small_to_write_is_not_asked() -> None:
 async def test_without_its_encoder_the_first_sentences_are_kept(failure: MoaError) -> None:
     down = WordEncoder(name="words", failure=failure)
     llm = large("Fine.")
-    result = await graph(llm, encoder=down).run(Original(text=TEXT))
+    result = await graph(llm, encoder=down, read_tokens=60).run(Original(text=TEXT))
     assert SENTENCES[0] in llm.prompts[0].messages[-1].content
     assert "the first sentences are taken" in notes(result, "degraded")[0]
 

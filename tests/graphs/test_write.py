@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
@@ -147,20 +146,24 @@ async def test_a_section_that_stays_too_long_is_cut_at_a_sentence() -> None:
     assert notes(result, "truncated") == ["section 1, by its length"]
 
 
-async def test_an_outline_with_too_many_sections_is_asked_for_again() -> None:
-    with_one = json.loads(OUTLINE)
-    with_one["sections"] = with_one["sections"][:1]
-    steps: list[Step] = [OUTLINE, json.dumps(with_one)]
-    whole = model(first=f"{FIRST} {SECOND}")
-    inner: Callable[[str], Step] = whole.rule
+async def test_of_an_outline_with_too_many_sections_the_first_are_written() -> None:
+    result = await write(model(first=f"{FIRST} {SECOND}"), words=20, sections=1).run(TASK)
+    assert [section.heading for section in result.output.sections] == ["Sound"]
+    assert notes(result, "truncated") == ["sections, from 2 to 1"]
+    assert result.usage.calls == 2  # one section alone agrees with itself
+
+
+async def test_of_sections_with_one_heading_the_first_is_written() -> None:
+    twice = json.loads(OUTLINE)
+    twice["sections"][1]["heading"] = "sound"
+    inner = model(first=f"{FIRST} {SECOND}").rule
 
     def rule(text: str) -> Step:
-        return inner(text) if "Write section" in text else steps.pop(0)
+        return inner(text) if "Write section" in text else json.dumps(twice)
 
     llm = SimulatedEndpoint(name="large", tier="llm", rule=rule)
-    result = await write(llm, words=20, sections=1).run(TASK)
-    assert "it has 2 sections, and at most 1 may be" in notes(result, "repaired")[0]
-    assert result.usage.calls == 3  # one section alone agrees with itself
+    result = await write(llm, words=20).run(TASK)
+    assert [section.heading for section in result.output.sections] == ["Sound"]
 
 
 async def test_writers_take_the_sections_in_turn() -> None:

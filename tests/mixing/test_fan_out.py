@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from moa.agents.generator import Generator
 from moa.context import RunContext
+from moa.endpoints import Completion, Prompt
 from moa.endpoints.retried import Retried
 from moa.errors import (
     BudgetExceeded,
@@ -117,6 +118,21 @@ def test_the_last_one_gets_its_patience_and_no_more() -> None:
     (note,) = run.trace
     assert note.kind == "dropped"
     assert note.text == "'f' gave no answer in time: 5 others had answered 0.2 s before"
+
+
+def test_who_waits_for_its_turn_at_an_endpoint_is_not_late() -> None:
+    class OneAtATime(SimulatedEndpoint):
+        concurrency = 1
+
+        async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+            async with gate:
+                return await super().complete(prompt, context)
+
+    gate = asyncio.Semaphore(1)
+    endpoint = OneAtATime(rule=lambda _: "a word", latency_s=1.0)
+    members = [Generator(Retried(endpoint), "Say it.", name=name) for name in "abc"]
+    drawn = clock.run(fan_out(members, "Hi", RunContext(), patience_s=0.2))
+    assert [one.name for one in drawn] == ["a", "b", "c"]
 
 
 def test_a_little_late_is_not_too_late() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moa.acceptance.grading import Fitted, Graded
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,20 @@ def text_of(value: Any) -> str:
     if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
         return value.model_dump_json(exclude_none=True)
     return str(value)
+
+
+def sampled(node: N, samples: int) -> N:
+    """Give back a node that is asked the same several times.
+
+    Raises:
+        ConfigError: it would give the same answer each time.
+    """
+    if samples > 1 and getattr(node, "temperature", None) == 0:
+        raise ConfigError(
+            f"{getattr(node, 'name', node)!r} writes at temperature 0, so all {samples} samples "
+            "would be the same: give it a temperature above 0, such as 0.7"
+        )
+    return node
 
 
 def share(value: float, name: str) -> float:

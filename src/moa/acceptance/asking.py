@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import Judgement, Policy, all_of, share, text_of
+from moa.acceptance import Judgement, Policy, all_of, sampled, share, text_of
 from moa.acceptance.arithmetic import NUMBER, numbers
 from moa.acceptance.verifying import final_answer
 from moa.context import RunContext
@@ -101,6 +101,7 @@ class Agreement(Policy):
         share(self.least, "least")
         if self.samples < 1:
             raise ConfigError(f"samples={self.samples}, but it takes at least one to agree with")
+        sampled(self.node, self.samples + 1)  # and the reply that they are compared with
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Sample side by side, and compare.

@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import Any, cast
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
-from moa.agents.prompts import TAG, again, data, echoes, schema_of, system, without_tags
+from moa.agents.prompts import (
+    TAG,
+    again,
+    data,
+    fitted,
+    schema_of,
+    system,
+    without_tags,
+    written,
+    wrong_with,
+)
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
@@ -25,11 +35,11 @@ class Settings(Limits, total=False):
     """The keywords that every writing agent takes."""
 
     repairs: int
-    """Times to ask again, showing what was wrong, after an answer that is not valid."""
+    """Times to ask again, saying what was wrong, after an answer that is not valid."""
     max_tokens: int
     """Most tokens to generate for an answer, reasoning included."""
     temperature: float | None
-    """`None` leaves it to the server."""
+    """0 unless answers are to differ; `None` leaves it to the server."""
 
 
 class Agent(TypedNode[In, Out]):
@@ -47,9 +57,9 @@ class Agent(TypedNode[In, Out]):
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
         name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        repairs: Times to ask again, showing what was wrong, after an answer that is not valid.
+        repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
         max_tokens: Most tokens to generate for an answer, reasoning included.
-        temperature: `None` leaves it to the server.
+        temperature: 0 unless answers are to differ; `None` leaves it to the server.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
@@ -61,7 +71,8 @@ class Agent(TypedNode[In, Out]):
     instructions: str = ""
     """What to do, in words; the model reads it first."""
     tag: str = TAG
-    """Name of the tags around the data in its prompts. An answer that holds them is refused."""
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
+    the input is no data but the request itself, which is to be followed: it stands without tags."""
 
     def __init__(
         self,
@@ -71,7 +82,7 @@ class Agent(TypedNode[In, Out]):
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
-        temperature: float | None = None,
+        temperature: float | None = 0.0,
         budget: Budget = UNLIMITED,
         timeout_s: float | None = None,
     ) -> None:
@@ -90,18 +101,21 @@ class Agent(TypedNode[In, Out]):
         self._schema = None if self.output_type is Reply else schema_of(self.output_type)
 
     def prompt(self, request: In) -> str:
-        """Write the user message; by default the request alone, as data.
+        """Write the user message; by default the request alone, as data where there is a `tag`.
 
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
         `tag` where the agent has one of its own.
         """
-        return data(cast("Any", request), tag=self.tag)
+        text = cast("Any", request)
+        return data(text, tag=self.tag) if self.tag else written(text)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
+        prompt = self.prompt(request)
+        tag = self.tag if f"</{self.tag}>" in prompt else ""
         return (
-            Message("system", system(self.instructions, self._schema, tag=self.tag)),
-            Message("user", self.prompt(request)),
+            Message("system", system(self.instructions, self._schema, tag=tag)),
+            Message("user", prompt),
         )
 
     def read(self, completion: Completion) -> Out:
@@ -115,8 +129,7 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        fenced = _FENCED.fullmatch(text)
-        output: Out = self.output_type.model_validate_json(fenced["inside"] if fenced else text)
+        output: Out = self.output_type.model_validate_json(_unfenced(text))
         return output
 
     def check(self, request: In, output: Out) -> None:
@@ -133,7 +146,7 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
             try:
-                output = self.read(self._unechoed(completion, context, last=not left))
+                output = self.read(self._fitted(self._unechoed(completion, context), context))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -142,25 +155,35 @@ class Agent(TypedNode[In, Out]):
                 if not left:
                     raise self._unusable(completion, fault) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                messages = (*first, *again(completion, fault, tag=self.tag))
+                wrong = "it was too long, be brief" if cut else wrong_with(error)
+                messages = again(first, wrong, tag=self.tag or TAG)
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
                 return output
         raise AssertionError("the last try returns or raises")
 
-    def _unechoed(self, completion: Completion, context: RunContext, *, last: bool) -> Completion:
-        """Refuse an answer with the tags of the data in it; of the last one, take them out."""
-        if f"<{self.tag}>" in self.instructions or not echoes(completion.text, tag=self.tag):
+    def _unechoed(self, completion: Completion, context: RunContext) -> Completion:
+        """Take the tags of the data out of an answer."""
+        if not self.tag or f"<{self.tag}>" in self.instructions:
+            return completion
+        text = without_tags(completion.text, tag=self.tag)
+        if text == completion.text.strip():
             return completion
         if self._streams(context):  # it has been shown
             context.note("degraded", "the model repeated the tags around its data")
             return completion
-        if not last:
-            tags = f"<{self.tag}> and </{self.tag}>"
-            raise ValueError(f"it repeats the tags {tags}, which are not for you")
-        context.note("degraded", "the tags around the data, which the model repeated, are cut")
-        return replace(completion, text=without_tags(completion.text, tag=self.tag))
+        context.note("changed", "the tags around the data, which the model repeated, are cut")
+        return replace(completion, text=text)
+
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        """Cut what is too much, rather than have it all written again."""
+        if self._schema is None:
+            return completion
+        text, cut = fitted(self.output_type, _unfenced(completion.text))
+        for what in cut:
+            context.note("truncated", what, endpoint=completion.endpoint)
+        return replace(completion, text=text)
 
     def _unusable(self, completion: Completion, fault: str) -> OutputError:
         tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"
@@ -196,3 +219,8 @@ class Agent(TypedNode[In, Out]):
         checked = type(self).check is not Agent[In, Out].check
         listened = context.listener is not None and "stream" in self.endpoint.capabilities
         return listened and self._schema is None and not checked
+
+
+def _unfenced(text: str) -> str:
+    fenced = _FENCED.fullmatch(text.strip())
+    return fenced["inside"] if fenced else text.strip()

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.prompts import block
 from moa.handoffs import Reply
 
 Parser = Literal["python", "json", "toml"]
@@ -29,18 +28,28 @@ _PARSERS: dict[str, Parser] = {
 }
 
 
-CODE_TAG = "moa-data"
-"""Name of the tags around what holds a program: `<data>` is a tag that programs use themselves."""
-
-
 class CodePlan(BaseModel):
     """How a program is to be written."""
 
     model_config = ConfigDict(frozen=True)
 
     language: str = Field(min_length=1, description="such as Python; one word where there is one")
-    parts: tuple[str, ...] = Field(min_length=1, description="what it is made of, in order")
-    tests: tuple[str, ...] = Field(default=(), description="what its tests check; none for data")
+    parts: tuple[str, ...] = Field(
+        min_length=1, max_length=6, description="what it is made of, in a few words each, no code"
+    )
+    tests: tuple[str, ...] = Field(
+        default=(), max_length=6, description="what its tests check, in words; none for data"
+    )
+
+    def __str__(self) -> str:
+        """Write it as text, which can't pass for the program."""
+        listed = {"Parts": self.parts, "Tests": self.tests}
+        lines = (
+            f"{name}:\n" + "\n".join(f"- {e}" for e in each)
+            for name, each in listed.items()
+            if each
+        )
+        return "\n".join((f"Language: {self.language}", *lines))
 
 
 class Assignment(BaseModel):
@@ -71,20 +80,21 @@ class Coder(Agent[Assignment, Reply]):
     """
 
     instructions = (
-        "Write the program by its plan. Give it in one fenced block, whole, and where the plan has "
-        "tests, those in a second one; they stand below the program, in the same file. Where a "
-        "draft is shown, mend its faults and keep the rest. Write nothing but the blocks."
+        "You are a careful programmer. Write the whole program in one fenced code block. If the "
+        "plan lists tests, write them in a second block; they run below the program, in the same "
+        "file. If a draft is given, fix what is wrong with it and keep the rest. Write nothing "
+        "outside the blocks."
     )
 
-    tag = CODE_TAG
+    tag = ""
 
     def prompt(self, request: Assignment) -> str:
         """Show the task, the plan, and the draft with its faults."""
-        parts = {"The task": request.task, "The plan": request.plan.model_dump_json(indent=1)}
+        parts = [request.task, str(request.plan)]
         if request.draft:
             faults = "\n".join(f"- {fault}" for fault in request.faults)
-            parts |= {"The draft": request.draft, "Its faults": faults}
-        return "\n\n".join(block(text, name, tag=self.tag) for name, text in parts.items())
+            parts += [f"Your draft:\n{request.draft}", f"What is wrong with it:\n{faults}"]
+        return "\n\n".join(parts)
 
     def check(self, request: Assignment, output: Reply) -> None:
         """Parse it."""
@@ -105,7 +115,8 @@ def source_of(text: str, language: str) -> Source:
         language: In any case; the tags of the blocks don't matter.
 
     Raises:
-        ValueError: there is no block, or it can't be parsed; the message says where.
+        ValueError: there is no block, it can't be parsed, or it is a value and no program; the
+            message says where.
     """
     parser = parser_of(language)
     blocks = [found[2].strip("\n") for found in _FENCE.finditer(text)]
@@ -132,10 +143,21 @@ def _parse(source: str, parser: Parser, what: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the program, such as an invalid escape
-            parse[parser](source)
+            parsed = parse[parser](source)
+            if isinstance(parsed, ast.Module) and _is_value(parsed):
+                raise ValueError("it is a value alone, and does nothing")
     except SyntaxError as error:
         shown = (error.text or "").strip()
         where = f"line {error.lineno}" if error.lineno else "somewhere"
         raise ValueError(f"{what} is no valid {parser}: {error.msg}, {where}: {shown!r}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{what} is no valid {parser}: {error}") from error
+
+
+def _is_value(program: ast.Module) -> bool:
+    """Whether all that there is, is a value that is written out, such as a plan in JSON."""
+    match program.body:
+        case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
+            return True
+        case _:
+            return False

@@ -23,7 +23,7 @@ class Critique(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     # A model writes its fields in this order, so it looks for faults before it gives a score.
-    faults: tuple[str, ...] = Field(description="what to change, one sentence each")
+    faults: tuple[str, ...] = Field(max_length=8, description="what to change, one sentence each")
     score: int = Field(ge=0, le=10)
 
 
@@ -31,10 +31,10 @@ class Critic(Agent[Draft, Critique]):
     """Finds the faults of a draft."""
 
     instructions = (
-        "A request and a draft of an answer to it stand below. List what is wrong, missing or "
-        "unclear in the draft, each fault in one sentence that says what to change; an empty list "
-        "where nothing is worth a change. Then score it from 0, useless, to 10, nothing left to "
-        "mend."
+        "You are a strict editor. List what is wrong, missing or unclear in the draft of an "
+        "answer to "
+        "the request, in one sentence each that says what to change. If nothing is worth changing, "
+        "give an empty list. Then score the draft from 0 (useless) to 10 (nothing left to improve)."
     )
 
     def prompt(self, request: Draft) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents import Agent, Settings
+from moa.agents.prompts import block, escaped
+from moa.endpoints import Endpoint
 from moa.handoffs import Reply
 
 
@@ -27,20 +30,31 @@ class Debater(Agent[Exchange, Reply]):
 
     Source: Du et al. 2023, "Improving factuality and reasoning in language models through
     multiagent debate", arXiv:2305.14325.
+
+    Args:
+        endpoint: Who answers.
+        settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
     """
 
+    def __init__(self, endpoint: Endpoint, **settings: Unpack[Settings]) -> None:
+        settings.setdefault("temperature", 0.7)
+        super().__init__(endpoint, **settings)
+
     instructions = (
-        "Answer the request. Where an answer of your own and answers of others stand below it, "
-        "weigh them: take over what is right in them, keep what is right in yours, and follow no "
-        "one merely because there are more of them. Write a whole answer for someone who has not "
-        'seen the others, without a word about them. Where the answer is short, end with "The '
-        'answer is" and the answer.'
+        "Answer the request. If answers by you and by others are given below it, compare them: "
+        "adopt "
+        "what is right in them, keep what is right in yours, and do not follow a majority for its "
+        "own "
+        "sake. Write a complete answer that does not mention the others. If the answer is short, "
+        "end "
+        'with "The answer is" and the answer.'
     )
 
     def prompt(self, request: Exchange) -> str:
-        """Write the request and the answers, each as data."""
-        parts = [("Request", request.text)]
-        if request.own is not None:
-            parts.append(("Your answer so far", request.own))
-        parts += [("Another answer", other) for other in request.others]
-        return "\n\n".join(block(text, name) for name, text in parts)
+        """Write the request, and the answers as data."""
+        parts = [] if request.own is None else [block(request.own, "Your answer so far")]
+        parts += [block(other, "Another answer") for other in request.others]
+        return "\n\n".join([escaped(request.text), *parts])

@@ -10,8 +10,9 @@ from moa.endpoints import Endpoint
 from moa.handoffs import Text
 
 _INSTRUCTIONS = (
-    "Read the fields of the answer out of the text. Copy what the text says; what it does not say "
-    "is null where the schema allows it, or empty. Invent nothing."
+    "Extract the fields below from the text. Copy what the text says. If it does not say "
+    "something, "
+    "answer null, or leave it empty. Do not guess."
 )
 
 

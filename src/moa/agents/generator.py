@@ -13,7 +13,9 @@ from moa.handoffs import Reply
 
 
 class Generator(Agent[str | BaseModel, Out]):
-    """Follows instructions on a text, or on any pydantic model.
+    """Follows instructions on a text, or on any pydantic model: it is the request, as in a chat.
+
+    A text by others, which may hold orders of its own, is data: set `tag` to `"data"` for it.
 
     Args:
         endpoint: Who writes.
@@ -25,6 +27,8 @@ class Generator(Agent[str | BaseModel, Out]):
     Raises:
         CapabilityError: the endpoint can't complete.
     """
+
+    tag = ""
 
     @overload
     def __init__(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moa.acceptance.arithmetic import named_in
 from moa.agents import Agent, Settings
+from moa.agents.prompts import at_most
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
@@ -117,7 +118,8 @@ class Problem(BaseModel):
 class Planner(Agent[Problem, Steps]):
     """Breaks a problem into steps; those that don't need each other can run side by side.
 
-    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times.
+    A plan with unknown ids or a circle goes back to the model, `repairs` times; steps that are too
+    many are cut.
 
     Args:
         endpoint: Who plans.
@@ -129,21 +131,34 @@ class Planner(Agent[Problem, Steps]):
         ConfigError: `most` is not at least 1.
     """
 
+    tag = ""
     instructions = (
-        "Break the problem into the fewest steps that lead to its answer. A step needs only what "
-        "it really builds on, so that the others can run at the same time. Leave calculations to "
-        "compute. Where an attempt is shown that failed, find another way around its faults. Do "
-        "not solve anything yet."
+        "You plan how to solve a problem. Break it into as few steps as possible; the last one "
+        "gives "
+        "the answer. Name for each step only the steps whose results it needs. Write a calculation "
+        "into compute, with {id} for the result of a step. If an earlier attempt failed, plan "
+        "another "
+        "way. Do not solve the problem.\n\n"
+        'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
+        '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
+        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags '
+        'cost?", '
+        '"needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
     )
 
     def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:
-        super().__init__(endpoint, **settings)
         if most < 1:
-            raise ConfigError(f"agent {self.name!r}: most={most}, but a plan has at least one step")
+            raise ConfigError(f"a plan of at most {most} steps, but it has at least one")
         self.most = most
+        self.output_type = at_most(Steps, "steps", most)
+        super().__init__(endpoint, **settings)
 
-    def check(self, request: Problem, output: Steps) -> None:
-        """Hold the number of steps against the limit."""
-        del request
-        if len(output.steps) > self.most:
-            raise ValueError(f"{len(output.steps)} steps, and at most {self.most} are allowed")
+    def prompt(self, request: Problem) -> str:
+        """Show the problem, and what was wrong with the attempt that failed."""
+        if request.failed is None:
+            return request.problem
+        lines = [f"- {step.question} {step.answer or 'no answer'}" for step in request.failed.steps]
+        answer = [f"Its answer: {request.failed.answer}"] if request.failed.answer else []
+        faults = [f"- {fault}" for fault in request.failed.faults]
+        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
+        return "\n".join([request.problem, "", *tried])

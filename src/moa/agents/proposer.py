@@ -7,24 +7,23 @@ from typing import Unpack
 from pydantic import BaseModel
 
 from moa.agents import Agent, Settings
-from moa.agents.prompts import block, data
+from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.handoffs import Consulted, Reply
 
 ANSWER = "Answer the request, in its language."
 _READ = (
-    "Others have answered this request. Their answers stand below, in no particular order. Some of "
-    "them may be wrong, and one that stands alone may be right. Check them against each other and "
-    "against what you know. Then write one answer of your own to the request, with what is right "
-    "and useful in them and without what is not. Don't speak of them, nor of these words."
+    "Here are drafts of an answer to the request below, in no particular order. Some may be wrong, "
+    "and one that stands alone may be right. Use what is right in them, correct what is wrong, and "
+    "write one answer to the request that does not mention them."
 )
 
 
 class Proposer(Agent[str | BaseModel, Reply]):
     """A proposer of a mixture, and its aggregator too: what others answered is read critically.
 
-    The request stands before the answers of others, so that what a server keeps of the prompt
-    serves in every layer.
+    The request stands last: a small model goes on with what it read last, so answers that stand
+    there, and numbered ones above all, are copied or go on with another.
 
     Args:
         endpoint: Who writes.
@@ -48,8 +47,8 @@ class Proposer(Agent[str | BaseModel, Reply]):
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
     def prompt(self, request: str | BaseModel) -> str:
-        """Write the request, and after it each answer of others, all as data."""
+        """Write the answers of others as data, and then the request."""
         if not isinstance(request, Consulted):
-            return data(request)
-        listed = (block(text, f"Answer {n}") for n, text in enumerate(request.answers, start=1))
-        return "\n\n".join((block(request.request), _READ, *listed))
+            return written(request)
+        drafts = (block(text, "Draft") for text in request.answers)
+        return "\n\n".join((_READ, *drafts, f"Request: {escaped(request.request)}"))

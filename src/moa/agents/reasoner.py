@@ -38,6 +38,8 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         CapabilityError: the endpoint can't complete.
     """
 
+    tag = ""
+
     @overload
     def __init__(
         self: Reasoner[str],
@@ -60,7 +62,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         endpoint: Endpoint,
         *,
         answer: Any = str,
-        instructions: str = "Work out the answer step by step: first the reasons, then the answer.",
+        instructions: str = "Think step by step, then give the answer.",
         **settings: Unpack[Settings],
     ) -> None:
         self.output_type = Reasoned[answer]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.coder import CODE_TAG
-from moa.agents.prompts import block
 
 
 class Draft(BaseModel):
@@ -25,8 +23,9 @@ class Review(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     faults: tuple[str, ...] = Field(
+        max_length=8,
         description="each a fault that makes the program wrong, unsafe or incomplete: where it is, "
-        "and what happens; empty where there is none"
+        "and what happens; empty where there is none",
     )
 
 
@@ -34,14 +33,11 @@ class Reviewer(Agent[Draft, Review]):
     """Looks for faults in a program: what the task asks for and it does not do."""
 
     instructions = (
-        "Review the program against its task. Name the faults for which it must not be used as it "
-        "is: wrong results, cases left out, holes in its safety, tests that check nothing. Leave "
-        "matters of taste out. Run nothing."
+        "You review programs. List the bugs that make this program fail its task: wrong results, "
+        "missing cases, security holes, tests that check nothing. Ignore matters of taste. If you "
+        "find no bug, give an empty list."
     )
-
-    tag = CODE_TAG
 
     def prompt(self, request: Draft) -> str:
         """Show the task and the program."""
-        parts = {"The task": request.task, "The program": request.source}
-        return "\n\n".join(block(text, name, tag=self.tag) for name, text in parts.items())
+        return f"Task: {request.task}\n\nProgram:\n````\n{request.source}\n````"

@@ -23,9 +23,8 @@ class Reviser(Agent[Criticised, Reply]):
     """Mends a draft."""
 
     instructions = (
-        "A request, a draft of an answer to it and the faults that a critic found in the draft "
-        "stand below. Write the answer anew, without the faults that are real ones; keep what is "
-        "right. Give the answer alone, whole, and without a word about the draft or the critic."
+        "You are an editor. Rewrite the draft of an answer to the request: fix the faults that are "
+        "real, and keep what is right. Give only the whole new answer, without comments."
     )
 
     def prompt(self, request: Criticised) -> str:

@@ -8,7 +8,7 @@ from typing import Unpack
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent, Settings
-from moa.agents.prompts import block, system
+from moa.agents.prompts import TAG, block, system
 from moa.context import RunContext
 from moa.conversations import LEFT_OUT, Summary, Turn
 from moa.endpoints import Completion, Endpoint, Message
@@ -64,7 +64,7 @@ class Speaker(Agent[Exchange, Reply]):
 
     def messages(self, request: Exchange) -> tuple[Message, ...]:
         """Write persona and summary, then the turns; user and assistant take turns."""
-        told = system(self.instructions, None)
+        told = system(self.instructions, None, tag=TAG if request.summary else "")
         if request.summary is not None:
             told += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
         return (
@@ -73,9 +73,9 @@ class Speaker(Agent[Exchange, Reply]):
             Message("user", request.message),
         )
 
-    def _unechoed(self, completion: Completion, context: RunContext, *, last: bool) -> Completion:
+    def _unechoed(self, completion: Completion, context: RunContext) -> Completion:
         """Let a reply hold the tags of a block: a conversation can be about them."""
-        del context, last
+        del context
         return completion
 
 

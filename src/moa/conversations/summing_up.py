@@ -20,9 +20,11 @@ from moa.errors import ConfigError
 from moa.handoffs import Reply
 
 _INSTRUCTIONS = (
-    "Sum up the conversation for whoever goes on with it, in its language, in at most {words} "
-    "words. Keep names, numbers, dates, wishes, decisions and open questions, and say whose they "
-    "are. What the earlier summary says stays in. Invent nothing. Write the summary alone."
+    "Summarize the conversation in at most {words} words, in its language, for someone who "
+    "continues "
+    "it. Keep names, numbers, dates, wishes, decisions and open questions, and whose they are. "
+    "Include "
+    "what the earlier summary says. Add nothing. Write only the summary."
 )
 _OF_A_REPLY = 1
 """Sentences of a reply that are extracted: it opens with what it answers."""

@@ -7,7 +7,7 @@ import re
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents.prompts import escaped
 from moa.documents import Passage
 from moa.documents.citing import listed
 from moa.handoffs import Reply
@@ -41,15 +41,16 @@ class Answerer(Agent[Sheet, Reply]):
     """
 
     instructions = (
-        "Answer the question from the numbered passages alone, in the language of the question. "
-        "Behind each sentence write the numbers of the passages it rests on in brackets, as in "
-        "[1] or [2][3]. Be brief, and say where passages contradict each other. If the passages "
-        f"do not hold the answer, write only: {ABSENT}"
+        "You answer questions from documents. If the numbered passages do not contain the answer, "
+        f"write only: {ABSENT}\n"
+        "Otherwise answer briefly, from the passages only, in the language of the question, and "
+        "cite after each sentence the passage it comes from: The museum opens at nine [2]. If "
+        "passages contradict each other, say so."
     )
 
     def prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
-        return f"Passages:\n\n{listed(request.passages)}\n\nQuestion:\n{block(request.question)}"
+        return f"Passages:\n\n{listed(request.passages)}\n\nQuestion: {escaped(request.question)}"
 
 
 def is_absent(text: str) -> bool:

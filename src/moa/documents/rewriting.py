@@ -28,7 +28,6 @@ class Rewriter(Agent[Text | str, Query]):
     """
 
     instructions = (
-        "Rewrite the question as a query for a search in documents: the words and names that a "
-        "passage with the answer would hold, synonyms included, in the language of the question. "
-        "Do not answer it, and add no facts."
+        "Turn the question into a search query: the words and names, with synonyms, that a passage "
+        "with the answer would contain, in the language of the question. Do not answer it."
     )

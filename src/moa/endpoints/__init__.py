@@ -28,7 +28,8 @@ class Prompt:
 
     messages: tuple[Message, ...]
     json_schema: Mapping[str, Any] | None = None
-    """JSON schema that the answer must follow; `None` is free text."""
+    """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
+    endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
     """Most tokens to generate, reasoning included."""
     temperature: float | None = None

@@ -50,3 +50,9 @@ def window_of(endpoint: Endpoint | None) -> int | None:
     server = None if endpoint is None else unwrapped(endpoint)
     window: object = getattr(server, "context_window", None)
     return window if isinstance(window, int) else None
+
+
+def concurrency_of(endpoint: Endpoint) -> int | None:
+    """Requests that an endpoint works on at once, while further ones wait; `None` is unknown."""
+    most: object = getattr(unwrapped(endpoint), "concurrency", None)
+    return most if isinstance(most, int) else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
@@ -30,6 +31,11 @@ from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
+
+
+class _LlamaCpp(OpenAIEndpoint):
+    def enforces(self, schema: Mapping[str, Any]) -> bool:
+        return True  # by a grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class EmbeddedEndpoint(Closing):
         self.price = price
         self.settings = settings or EngineSettings()
         self.context_window = self.settings.context_window
+        self.concurrency = self.settings.resolved().slots
         self.capabilities = ALL
         self._timeout_s = timeout_s
         self._key = _Key(None if given is None else str(given), self.settings)
@@ -247,7 +254,7 @@ class EmbeddedEndpoint(Closing):
         return self._served[-1]
 
     def _serve(self, engine: Engine) -> _Served:
-        endpoint = OpenAIEndpoint(
+        endpoint = _LlamaCpp(
             self.name,
             model=engine.model,
             base_url=engine.base_url,

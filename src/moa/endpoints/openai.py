@@ -19,6 +19,7 @@ from moa.endpoints import (
     Decision,
     Embeddings,
     Example,
+    Message,
     Prompt,
 )
 from moa.endpoints.client import JSON, Client, Posted
@@ -98,6 +99,7 @@ class OpenAIEndpoint(Closing):
         self.tier: Tier = tier
         self.price = price
         self.context_window = context_window
+        self.concurrency = concurrency
         self.capabilities = frozenset(capabilities)
         self._refused: set[str] = set()
         self.client = Client(
@@ -260,7 +262,7 @@ class OpenAIEndpoint(Closing):
             "model": self.model,
             "messages": [
                 {"role": message.role, "content": neutralise(message.content)}
-                for message in prompt.messages
+                for message in self._shown(prompt)
             ],
             # OpenAI's reasoning models know only the new name, many other servers only the old.
             "max_completion_tokens" if self.client.hosted_by_openai else "max_tokens": (
@@ -278,6 +280,24 @@ class OpenAIEndpoint(Closing):
     def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Say in this server's words that the answer must be JSON that follows `schema`."""
         return {"response_format": response_format(schema)}
+
+    def enforces(self, schema: Mapping[str, Any]) -> bool:
+        """Whether the server is known to hold answers to `schema`; else it is shown to the model.
+
+        OpenAI does where it can take the schema as a strict one.
+        """
+        strict: bool = response_format(schema)["json_schema"]["strict"]
+        return strict and self.client.hosted_by_openai
+
+    def _shown(self, prompt: Prompt) -> Sequence[Message]:
+        schema, messages = prompt.json_schema, prompt.messages
+        if schema is None or self.enforces(schema):
+            return messages
+        form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+        told = f"Answer with JSON alone, by this schema: {form}"
+        if messages[0].role != "system":
+            return (Message("system", told), *messages)
+        return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
 
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:

@@ -112,3 +112,7 @@ class VLLMEndpoint(OpenAIEndpoint):
     def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Say in vLLM's words that the answer must be JSON that follows `schema`."""
         return {"structured_outputs": {"json": schema}}
+
+    def enforces(self, schema: Mapping[str, Any]) -> bool:
+        """Say that vLLM holds every answer to its schema."""
+        return True

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal
 
 from pydantic import Field
 
-from moa.acceptance import text_of
+from moa.acceptance import sampled, text_of
 from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import ConfigError
@@ -68,7 +68,7 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
         signature = signature_of(node)
         self.input_type = signature.input(0)
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.node = node
+        self.node = sampled(node, samples)
         self.judge = judge
         self.samples = samples
         self.key = fitting(key, signature.output)
@@ -165,7 +165,8 @@ def best_of_n(
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there is nothing to sample, or the key is of a field that it doesn't give.
+        ConfigError: there is nothing to sample, the samples would all be the same, or the key is of
+            a field that it doesn't give.
     """
     return BestOfN(
         node, judge, samples=samples, key=key, name=name, budget=budget, timeout_s=timeout_s

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from moa.acceptance import text_of
 from moa.agents.boundary import Limits
 from moa.agents.coder import (
-    CODE_TAG,
     Assignment,
     CodePlan,
     Coder,
@@ -37,8 +36,8 @@ from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 _PLAN = (
-    "Plan the program that the message asks for: its language (Python, unless another is asked "
-    "for or fits better), its parts, and what its tests check. Write no code yet."
+    "You plan programs. Name the language (Python, unless another is asked for), the parts of the "
+    "program and the cases to test, in a few words each. Write no code yet."
 )
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
@@ -115,7 +114,6 @@ class Code(Pattern[str | BaseModel, Program]):
         self.planner = Generator(
             writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens
         )
-        self.planner.tag = CODE_TAG
         self.writer = Coder(writer, name="writer", repairs=repairs, max_tokens=max_tokens)
         self.reviewer = Reviewer(reviewer, max_tokens=max_tokens)
         self.sandbox = sandbox

@@ -13,7 +13,7 @@ from moa.acceptance import all_of
 from moa.acceptance.words import UNSPACED
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
-from moa.agents.prompts import block
+from moa.agents.prompts import at_most, block, escaped
 from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
@@ -41,8 +41,8 @@ class Assignment(BaseModel):
 
     @property
     def shown(self) -> str:
-        """The task and the material, as data."""
-        parts = [block(self.text, "Task")]
+        """The task, and the material as data."""
+        parts = [f"Task: {escaped(self.text)}"]
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
@@ -52,7 +52,9 @@ class Part(BaseModel):
     """What a section is to say."""
 
     heading: _Words
-    points: list[_Words] = Field(min_length=1, description="what it says, one point after another")
+    points: list[_Words] = Field(
+        min_length=1, max_length=6, description="what it says, one point after another"
+    )
 
 
 class Outline(BaseModel):
@@ -60,7 +62,7 @@ class Outline(BaseModel):
 
     title: _Words
     conventions: list[str] = Field(
-        description="names, terms, numbers and the tone that every section keeps to"
+        max_length=6, description="names, terms, numbers and the tone that every section keeps to"
     )
     sections: list[Part] = Field(min_length=1)
 
@@ -111,11 +113,11 @@ class Outliner(Agent[Assignment, Outline]):
     """
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        self.sections = sections
+        self.output_type = at_most(Outline, "sections", sections)
         self.instructions = (
-            f"Outline a text of {length} for the task, in at most {sections} sections that don't "
-            "overlap. The sections are written by different people: say which names, terms, "
-            "numbers and tone all of them keep to. Use the language of the task."
+            f"You are an editor. Outline a text of {length} for the task, in at most {sections} "
+            "sections that do not overlap. Different writers write them, so list the names, terms, "
+            "numbers and the tone that all must use. Use the language of the task."
         )
         super().__init__(llm, name="outline", max_tokens=2048)
 
@@ -123,13 +125,14 @@ class Outliner(Agent[Assignment, Outline]):
         """Show the task and the material."""
         return request.shown
 
-    def check(self, request: Assignment, output: Outline) -> None:
-        """Refuse too many sections, and two of one name."""
-        headings = [part.heading.casefold() for part in output.sections]
-        if len(headings) > self.sections:
-            raise ValueError(f"it has {len(headings)} sections, and at most {self.sections} may be")
-        if len(set(headings)) < len(headings):
-            raise ValueError("two sections have the same heading")
+    async def answer(self, request: Assignment, context: RunContext) -> Outline:
+        """Plan; of sections of one name the first is kept."""
+        outline = await super().answer(request, context)
+        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
+        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
+        if len(kept) < len(outline.sections):
+            context.note("dropped", "sections with the heading of another")
+        return outline.model_copy(update={"sections": kept})
 
 
 class _Place(BaseModel):
@@ -144,9 +147,9 @@ class SectionWriter(Agent[_Place, Reply]):
     """Writes one section of an outline."""
 
     instructions = (
-        "You write one section of a text, and others write the others. Say what the outline says "
-        "of your section, keep to what it says of all sections, and leave to the others what is "
-        "theirs. Write the section alone, without its heading, in the language of the task."
+        "You write one section of a text. Cover the points of your section in the outline, use the "
+        "names, terms and numbers given for all sections, and leave the other sections to others. "
+        "Write only the text of the section, without a heading, in the language of the task."
     )
 
     def prompt(self, request: _Place) -> str:
@@ -155,8 +158,8 @@ class SectionWriter(Agent[_Place, Reply]):
         heading = outline.sections[request.place].heading
         parts = [
             request.planned.assignment.shown,
-            block(str(outline), "Outline"),
-            block(heading, f"Write section {request.place + 1} in {request.length}"),
+            f"Outline:\n{escaped(str(outline))}",
+            f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
         ]
         if request.draft is not None:
             parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
@@ -247,17 +250,19 @@ class Edit(BaseModel):
 class Edits(BaseModel):
     """What is to be changed; nothing, where all is well."""
 
-    edits: list[Edit]
+    edits: list[Edit] = Field(max_length=12)
 
 
 class Editor(Agent[Drafted, Edits]):
     """Finds what doesn't agree between sections, and says what to put in its place."""
 
     instructions = (
-        "The sections of this text were written apart. Find where they don't agree: names, terms, "
-        "numbers, tone, and what is said twice or is contradicted. Give the fewest edits that mend "
-        "it, each short; none where nothing is wrong. An edit changes every place where its words "
-        "stand: copy enough of the text around them to name the one you mean."
+        "You are a copy editor. The sections of this text were written by different writers. Find "
+        "names, terms, numbers or tone that do not agree, repetitions and contradictions. Give as "
+        "few "
+        "and as short edits as possible; if nothing is wrong, give none. An edit replaces its "
+        "words "
+        "wherever they stand, so copy enough of the text to be unambiguous."
     )
 
     def prompt(self, request: Drafted) -> str:

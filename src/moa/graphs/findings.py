@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from moa.agents import Agent
-from moa.agents.prompts import block
+from moa.agents.prompts import at_most, block, escaped
 from moa.documents import Passage
 from moa.documents.checking import Claim
 from moa.documents.citing import Citation, statements
@@ -130,19 +130,18 @@ class Divider(Agent[Text | str, SubQuestions]):
         CapabilityError: it can't complete.
     """
 
+    tag = ""
+
     def __init__(self, llm: Endpoint, *, most: int) -> None:
-        self.most = most
+        self.output_type = at_most(SubQuestions, "questions", most)
         self.instructions = (
-            f"Divide the question into at most {most} questions whose answers together answer it. "
-            "Each stands alone, names what it is about, and can be looked up by itself. A question "
-            "that asks one thing stays as it is. Use its language."
+            f"Split the question into at most {most} simpler questions that can be looked up one "
+            f"by "
+            "one and together answer it. Each must make sense on its own. If the question is "
+            "simple, "
+            "give it as it is. Use its language."
         )
         super().__init__(llm, name="divide", max_tokens=1024)
-
-    def check(self, request: Text | str, output: SubQuestions) -> None:
-        """Refuse too many."""
-        if len(output.questions) > self.most:
-            raise ValueError(f"it has {len(output.questions)} questions, and {self.most} may be")
 
 
 class Conflicts(BaseModel):
@@ -155,9 +154,10 @@ class Comparer(Agent[Findings, Conflicts]):
     """Finds where findings contradict each other."""
 
     instructions = (
-        "Say where these findings contradict each other, or where one of them says that its "
-        "sources do: what it is about, and the numbers of the findings. What only adds to another "
-        "is no contradiction."
+        "Compare the numbered findings. List where they contradict each other, or where one says "
+        "that "
+        "its sources do: what about, and the numbers of the findings. Something that only adds to "
+        "another finding is no contradiction. If there is none, give an empty list."
     )
 
     def prompt(self, request: Findings) -> str:
@@ -176,9 +176,10 @@ class Synthesis(Agent[Findings, Reply]):
     """Writes the report from the findings."""
 
     instructions = (
-        "Answer the question from the findings alone, in the language of the question. Leave the "
-        "numbers in brackets behind what they stand for. Where findings disagree, give each side "
-        "with its numbers, and don't settle it. Say what the sources leave open."
+        "Answer the question from the findings only, in the language of the question. Keep the "
+        "numbers in brackets after what they support. If findings disagree, report each side with "
+        "its "
+        "numbers and do not decide. Say what the sources leave open."
     )
 
     def prompt(self, request: Findings) -> str:
@@ -190,7 +191,7 @@ class Synthesis(Agent[Findings, Reply]):
         if request.unanswered:
             left = "\n".join(each.question for each in request.unanswered)
             parts.append(block(left, "The sources leave open"))
-        return "\n\n".join([*parts, block(request.question, "Question")])
+        return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
 
 
 def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:

@@ -12,7 +12,7 @@ from moa.acceptance import all_of
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.decider import Decider
-from moa.agents.prompts import block
+from moa.agents.prompts import at_most, block
 from moa.context import RunContext
 from moa.documents.bm25 import words
 from moa.documents.dense import normalised, similarities
@@ -73,6 +73,8 @@ class Persona(Agent[str | BaseModel, Proposed]):
         CapabilityError: the endpoint can't complete.
     """
 
+    tag = ""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -83,9 +85,10 @@ class Persona(Agent[str | BaseModel, Proposed]):
         temperature: float | None = None,
         max_tokens: int = 1024,
     ) -> None:
+        self.output_type = at_most(Proposed, "ideas", ideas)
         self.instructions = (
-            f"{view}\nPropose {ideas} ideas for what is asked, as different from each other as "
-            "they can be, each in one sentence that stands alone. Use the language of the request."
+            f"{view}\nPropose {ideas} ideas, as different from each other as possible, each in one "
+            "complete sentence. Use the language of the request."
         )
         super().__init__(endpoint, name=name, temperature=temperature, max_tokens=max_tokens)
 
@@ -193,9 +196,8 @@ class Sorter(Agent[Pool, Themes]):
     """Sorts numbered ideas by theme."""
 
     instructions = (
-        "Sort the numbered ideas by theme: name a few themes, in one to four words each, in the "
-        "language of the ideas, and give the numbers of the ideas of each. Every idea belongs to "
-        "one theme."
+        "Group the numbered ideas by theme. Use a few themes, named in one to four words in the "
+        "language of the ideas. Put each number into exactly one theme."
     )
 
     def prompt(self, request: Pool) -> str:
@@ -210,8 +212,10 @@ class Sorter(Agent[Pool, Themes]):
             raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
         twice = sorted({number for number in given if given.count(number) > 1})
         left = sorted(set(range(1, len(request.ideas) + 1)) - set(given))
-        if twice or left:
-            raise ValueError(f"ideas {twice} have several themes, and ideas {left} have none")
+        if twice:
+            raise ValueError(f"put each idea into one theme only: {twice} are in several")
+        if left:
+            raise ValueError(f"put these ideas into a theme too: {left}")
 
 
 class Group(TypedNode[Pool, Pool]):

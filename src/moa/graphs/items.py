@@ -259,8 +259,9 @@ class Writer(Agent[Shelf, Reasons]):
     """Writes why each of a few items suits somebody."""
 
     instructions = (
-        "Say in one sentence for each numbered item why it suits this person. Say only what the "
-        "item's own words bear out, and use the language of what the person looks for."
+        "Recommend each numbered item to this person: say in one sentence why it suits them. Use "
+        "only "
+        "what the item's description says, and the language of what the person looks for."
     )
 
     def prompt(self, request: Shelf) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.acceptance import all_of
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
+from moa.agents.prompts import TAG
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents.lengths import Length
@@ -29,8 +30,9 @@ _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
 _CONDENSE = (
-    "Note down what matters in this part of a longer text, in a few short sentences. Keep names, "
-    "numbers and results as they stand. Say nothing that it does not say. Use its language."
+    "Summarize this part of a longer text in a few short sentences. Keep names, numbers and "
+    "results "
+    "exactly. Add nothing. Use the language of the text."
 )
 
 
@@ -118,13 +120,14 @@ class Chunker(TypedNode[Original, Notes]):
 class Extracts(TypedNode[Notes, Notes]):
     """Keeps the sentences of each note that say most, as they stand; nothing is written.
 
-    Where the encoder fails, the first sentences of the note are kept.
+    A text that the model reads at once is left whole. Where the encoder fails, the first sentences
+    of the note are kept.
 
     Args:
         encoder: Turns sentences into vectors.
         keep: Share of the tokens to keep, as far as the summary doesn't need more.
         length: Of the summary.
-        read_tokens: Most tokens to keep of the whole text.
+        read_tokens: Most tokens to keep of the whole text; of one with no more all is kept.
     """
 
     def __init__(self, encoder: Endpoint, *, keep: float, length: Length, read_tokens: int) -> None:
@@ -137,11 +140,9 @@ class Extracts(TypedNode[Notes, Notes]):
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Take sentences of each note, then of all together where they are still too many."""
         total = request.tokens
-        if not total or not self.length.too_long(request.original.text):
+        if total <= self.read_tokens or not self.length.too_long(request.original.text):
             return request
         share = max(self.keep, min(1.0, self._needed / total))
-        if share == 1 and total <= self.read_tokens:
-            return request
         salience = await ranking(self.endpoint, request, context)
         kept = [
             note
@@ -198,6 +199,7 @@ class Condense(TypedNode[Notes, Notes]):
         room = max(64, round(keep * max_tokens))
         self.endpoint = slm
         self.writer = Generator(slm, _CONDENSE, name="note", max_tokens=room)
+        self.writer.tag = TAG
 
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Condense each, then neighbours together until it is little enough."""

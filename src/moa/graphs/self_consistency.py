@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic
 
+from moa.acceptance import sampled
 from moa.agents.boundary import In
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
@@ -45,7 +46,7 @@ class SelfConsistency(Pattern[In, Voted], Generic[In]):
         signature = signature_of(node)
         self.input_type = signature.input(0)
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.node = node
+        self.node = sampled(node, samples)
         self.samples = samples
         self.key = fitting(key, signature.output)
         self.at_once = at_once
@@ -144,7 +145,8 @@ def self_consistency(
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
     Raises:
-        ConfigError: there is nothing to sample, or the key is of a field that it doesn't give.
+        ConfigError: there is nothing to sample, the samples would all be the same, or the key is of
+            a field that it doesn't give.
     """
     return SelfConsistency(
         node,

@@ -64,7 +64,7 @@ def self_mixture(
         endpoint: The model. One with a cache in front gives the same sample every time.
         samples: How often it is asked, side by side.
         temperature: Of the samples; without one above 0 they are all alike.
-        aggregator: Who makes one answer; `None`: the same model, at its server's temperature.
+        aggregator: Who makes one answer; `None`: the same model, at temperature 0.
         window: Answers that are read at once, 2 or more; `None`: all of them.
         instructions: What to do with the request.
         max_tokens: Most tokens to generate for each answer.

@@ -34,12 +34,13 @@ from moa.trace import Piece
 from moa.usage import Tier
 
 _STEP = (
-    "Answer the question, which is one step of a problem, from the problem and the results of "
-    "earlier steps."
+    "You work out one step of a problem. Use the problem and what is known so far, and answer only "
+    "the question."
 )
 _WRITE = (
-    "Answer the problem from the results of its steps: first the answer, then in short how it "
-    "follows. Trust the results; where one is missing, say so. Use the language of the problem."
+    "Answer the problem from the results of its steps, in its language. Give the answer first, "
+    "then "
+    "explain it briefly. If a result was not found, say so."
 )
 
 
@@ -48,9 +49,10 @@ class Solution(Reply):
 
     steps: tuple[StepResult, ...]
     verified: bool
-    """Whether every step has an answer, all sums hold, and the answer was found plausible."""
+    """Whether every step has an answer, all sums hold, and the answer is accepted by another model
+    than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
-    """Why it is verified, or what is wrong with it."""
+    """What speaks for it where nothing was found wrong, else what is wrong with it."""
     tries: int
     """Plans that were carried out."""
 
@@ -66,6 +68,10 @@ class Work(BaseModel):
 
     problem: str
     results: tuple[StepResult, ...]
+
+    def __str__(self) -> str:
+        found = (f"- {each.question} {each.answer or 'not found'}" for each in self.results)
+        return "\n".join([self.problem, "\nResults of its steps:", *found])
 
 
 class _Tried(NamedTuple):
@@ -102,6 +108,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens)
         self.verifier = Decider(slm, Verdict, name="verifier") if accept is None else None
         self.accept = accept or Plausible(self.verifier or self.writer)
+        self._agrees_with_itself = accept is None and slm.model == llm.model
         self.tries = tries
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
@@ -123,7 +130,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
-            verified=not best.attempt.faults,
+            verified=not best.attempt.faults and not self._agrees_with_itself,
             reasons=best.attempt.faults or best.reasons,
             tries=best.number,
         )
@@ -178,9 +185,10 @@ class Solve(Pattern[str | BaseModel, Solution]):
         if not judged.accepted:
             return False, judged.reasons
         sums = len(check(whole).equations)
-        reasons = [f"every step has an answer, and {sums} of {sums} sums hold", *judged.reasons]
-        if self.verifier and self.verifier.endpoint.model == self.writer.endpoint.model:
-            reasons.append("the verifier is the model that wrote it, and mostly agrees with itself")
+        hold = f"all sums hold ({sums})" if sums else "no sum was stated"
+        reasons = [f"every step has an answer, and {hold}", *judged.reasons]
+        if self._agrees_with_itself:
+            reasons.append("not verified: the model that wrote it only agrees with itself")
         return True, tuple(reasons)
 
     @property
@@ -212,7 +220,8 @@ def solve(
     Steps that don't need each other run side by side, so the time is that of the longest chain of
     steps. A calculation is computed exactly, and asks nobody. Every sum that a step or the answer
     states is computed again, and the answer must be plausible. The last answer is given even where
-    it is not, with `verified` as `False` and the reasons.
+    it is not, with `verified` as `False` and the reasons. Where one model is both, the answer is
+    never called verified.
 
     Args:
         slm: Works out the steps that the plan calls easy, and says whether the answer is plausible.

@@ -34,6 +34,11 @@ class Task(BaseModel):
     """Of the steps it needs: the answer, by question."""
     question: str
 
+    def __str__(self) -> str:
+        known = [f"- {question} {answer}" for question, answer in self.results.items()]
+        known = ["\nKnown so far:", *known] if known else []
+        return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
+
 
 class Worked(BaseModel):
     """A step as a model worked it out."""
@@ -100,7 +105,7 @@ class CarriedOut:
         needed = {name: await self._tasks[name] for name in step.needs}
         missing = [name for name, result in needed.items() if not self._usable(result)]
         if missing:
-            return _result(step, fault=f"it needs {', '.join(missing)}, which failed")
+            return _result(step, step.tier, fault=f"it needs {', '.join(missing)}, which failed")
         path = f"{self._context.node}/{step.id}"
         self._context.emit(NodeStarted(path))
         started = time.perf_counter()
@@ -113,7 +118,10 @@ class CarriedOut:
 
     async def _worked_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
         if step.compute is not None:
-            return self._computed(step, step.compute, needed)
+            try:
+                return self._computed(step, step.compute, needed)
+            except InputError as error:
+                self._hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
         task = Task(
             problem=self._problem,
             results={result.question: result.answer for result in needed.values()},
@@ -124,26 +132,29 @@ class CarriedOut:
         except MoaError as error:
             self._failures.append(error)
             self._hidden.note("failed", f"step {step.id!r} has no result: {error}")
-            return _result(step, fault=str(error))
+            return _result(step, step.tier, fault=str(error))
         wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
-        return _result(step, found.answer, found.reasons, fault="; ".join(wrong) or None)
+        fault = "; ".join(wrong) or None
+        return _result(step, step.tier, found.answer, found.reasons, fault=fault)
 
     def _computed(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> StepResult:
-        """Compute exactly, from the numbers in the results that the step needs."""
-        try:
-            values = {
-                name: self._exact[name] if name in self._exact else only_number(needed[name].answer)
-                for name in named_in(expression)
-            }
-            filled_in = filled(expression, values)
-            # What is filled in makes it longer, and no less a sum.
-            value = evaluate(filled_in, longest=LONGEST + len(filled_in) - len(expression))
-        except InputError as error:
-            return _result(step, fault=str(error))
+        """Compute exactly, from the numbers in the results that the step needs.
+
+        Raises:
+            InputError: it is no calculation, or a result is no number.
+        """
+        values = {
+            name: self._exact[name] if name in self._exact else only_number(needed[name].answer)
+            for name in named_in(expression)
+        }
+        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
+        filled_in = filled(expression, values).partition("=")[0].strip()
+        # What is filled in makes it longer, and no less a sum.
+        value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self._exact[step.id] = value
-        return _result(step, written(value), f"{filled_in} = {written(value)}")
+        return _result(step, "arithmetic", written(value), f"{filled_in} = {written(value)}")
 
 
 def wrong_sums(text: str) -> list[str]:
@@ -155,9 +166,8 @@ def wrong_sums(text: str) -> list[str]:
 
 
 def _result(
-    step: Step, answer: str = "", reasons: str = "", *, fault: str | None = None
+    step: Step, by: Solver, answer: str = "", reasons: str = "", *, fault: str | None = None
 ) -> StepResult:
-    by: Solver = step.tier if step.compute is None else "arithmetic"
     return StepResult(
         id=step.id,
         question=step.question,

@@ -241,9 +241,9 @@ def summarize(
         llm: Writes the summary. Where it is too small to write, as the built-in model is, the
             summary is made of the text's own sentences.
         length: Of the summary.
-        keep: Share of the text's tokens that the large model reads, as far as the summary doesn't
-            need more.
-        read_tokens: Most tokens that it reads, whatever the length of the text.
+        keep: Share of the tokens of a longer text that the large model reads, as far as the summary
+            doesn't need more.
+        read_tokens: Most tokens that it reads; a text with no more is read whole.
         chunk_tokens: Most tokens of a chunk, by an estimate on the safe side.
         condense: Whether `slm` writes down what matters in each chunk; otherwise, or where it is
             too small to write, the best sentences are kept as they stand.

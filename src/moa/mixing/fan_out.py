@@ -7,9 +7,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.endpoints.counting import concurrency_of
+from moa.endpoints.wrapping import unwrapped
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -68,7 +71,8 @@ async def fan_out(
         context: Budget, deadline and ledger of the run; members run nested in it.
         quorum: Fewest answers to go on with. Once they are there, the other members get
             `patience_s` more. `None`: one is enough to go on with, but all are waited for; only
-            the last one, where two or more have answered, gets no more than `patience_s`.
+            the last one, where two or more have answered, gets no more than `patience_s`, unless
+            the members wait for each other at an endpoint that works on fewer at once.
         timeout_s: Seconds that a member may take, its retries and repairs included; `None`: as
             long as the run has.
         patience_s: Seconds that members still get once the quorum is there, wherever they are in
@@ -90,11 +94,12 @@ async def fan_out(
             f"{quorum or 1}: the quorum is at least 1, and at most as many as there are members"
         )
     context.remaining_s()
+    late_in_turn = quorum is None and _take_turns(members)
     fan = _Fan(
         names=told_apart([member.name for member in members]),
         context=context,
         timeout_s=timeout_s,
-        patience_s=math.inf if patience_s is None else patience_s,
+        patience_s=math.inf if patience_s is None or late_in_turn else patience_s,
         quorum=quorum,
         enough=enough,
     )
@@ -104,6 +109,17 @@ async def fan_out(
     finally:
         await fan.stop()
     return fan.answers()
+
+
+def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
+    """Whether an endpoint is asked by more members than it works on at once."""
+    asked = (getattr(each, "endpoint", None) for each in members)
+    endpoints: list[Endpoint] = [unwrapped(each) for each in asked if each is not None]
+    return any(
+        sum(other is endpoint for other in endpoints) > most
+        for endpoint in endpoints
+        if (most := concurrency_of(endpoint)) is not None
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -55,9 +55,9 @@ class RagSettings(DocumentSettings):
     rewrite: bool | None = None
     """Whether the question is also searched for as the small model rewrites it; `None`: where that
     isn't too small to write."""
-    filter: bool | Path | None = None
-    """Whether the small model leaves out passages that don't help, or a calibration of it for that;
-    `None`: where that isn't too small."""
+    filter: bool | Path = False
+    """Whether the small model is asked of each passage whether it helps, a call each, or a
+    calibration of it for that; else the search ranks them alone."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Probability of helping under which a passage is left out, where there is no calibration."""
     check: bool | Path | None = None

@@ -55,7 +55,7 @@ class MixtureSettings(JointSettings):
     default small one and the default large one."""
     layers: int | None = Field(default=None, gt=0)
     """How often one list of proposers is asked; `None`: once, or each of several lists once."""
-    temperatures: Temperature | list[Temperature] | list[list[Temperature]] | None = None
+    temperatures: Temperature | list[Temperature] | list[list[Temperature]] | None = 0.0
     """From 0 to 2: one for all, or one for each proposer, in lists as the proposers; `None` leaves
     it to the servers."""
     roles: list[str] | list[list[str]] | None = None

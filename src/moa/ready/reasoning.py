@@ -72,6 +72,6 @@ def _named(endpoints: Endpoints, name: str | None) -> Endpoint | None:
 
 
 READY: dict[str, Ready[Any]] = {
-    "solve": Ready("a problem, step by step and verified", SolveSettings, _solve),
+    "solve": Ready("a problem, step by step, its sums checked", SolveSettings, _solve),
     "code": Ready("a program, parsed and reviewed, never run", CodeSettings, _code),
 }
