@@ -48,8 +48,8 @@ here of the summaries that a large model would write**, only of what it would be
 the part of the words of a summary, in their order, that the text given holds (ROUGE-L, the best
 of the references): what is not in there can't be copied. These texts are short; the prompt's own
 words weigh more here than they do on longer ones. They were measured when short texts were cut to
-`keep` too; today a text of up to `read_tokens` is read whole, so `keep` tells what is left of longer
-ones.
+`keep` too; today a text of up to `read_tokens` is read whole, so `keep` tells what is left of
+longer ones.
 
 {given}
 

@@ -33,24 +33,28 @@ class Debater(Agent[Exchange, Reply]):
 
     Args:
         endpoint: Who answers.
+        instructions: What to do, in words; `None`: as the class says.
         settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
 
     Raises:
         CapabilityError: the endpoint can't complete.
     """
 
-    def __init__(self, endpoint: Endpoint, **settings: Unpack[Settings]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        instructions: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
         settings.setdefault("temperature", 0.7)
-        super().__init__(endpoint, **settings)
+        super().__init__(endpoint, instructions=instructions, **settings)
 
     instructions = (
         "Answer the request. If answers by you and by others are given below it, compare them: "
-        "adopt "
-        "what is right in them, keep what is right in yours, and do not follow a majority for its "
-        "own "
-        "sake. Write a complete answer that does not mention the others. If the answer is short, "
-        "end "
-        'with "The answer is" and the answer.'
+        "adopt what is right in them, keep what is right in yours, and do not follow a majority "
+        "for its own sake. Write a complete answer that does not mention the others. If the answer "
+        'is short, end with "The answer is" and the answer.'
     )
 
     def prompt(self, request: Exchange) -> str:
