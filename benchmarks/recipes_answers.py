@@ -202,12 +202,15 @@ def _labels(models: Models) -> list[str]:
     return sorted({row["label"] for row in _messages(models.data)})
 
 
-def _classifiers(models: Models) -> tuple[Classifier[str], Classifier[str]]:
+async def _classifiers(models: Models) -> tuple[Classifier[str], Classifier[str]]:
+    """The two that decide. Each is asked once, so that finding its bias is in no item's cost."""
     task = "What is the customer's message about?"
     small, large = (
         Classifier(endpoint, _labels(models), task=task, none=False, name=name)
         for name, endpoint in (("built-in", models.named(EMBEDDED)), ("model", models.llm))
     )
+    for one in (small, large):
+        await one.run("Hello")
     return small, large
 
 
@@ -219,7 +222,7 @@ def _decides(node: Node[Any, Any]) -> Run:
 
 
 async def _cascade(models: Models) -> Run:
-    return _decides(cascade(*_classifiers(models), accept=Confident(SURE)))
+    return _decides(cascade(*await _classifiers(models), accept=Confident(SURE)))
 
 
 async def _routed(models: Models) -> Run:
@@ -228,7 +231,7 @@ async def _routed(models: Models) -> Run:
     Raises:
         InputError: the rows don't tell where the model gains; then nothing is routed.
     """
-    small, large = _classifiers(models)
+    small, large = await _classifiers(models)
     key = f"{models.llm.model}|routed|fitted on"
     found: list[list[bool]] = list(models.kept.found.get(key, []))
     rows = _messages(models.data)[-FIT_ON:]

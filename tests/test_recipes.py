@@ -6,6 +6,8 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 
 from moa.context import RunContext
 from moa.documents.answering import ABSENT
-from moa.endpoints import Prompt
+from moa.endpoints import Completion, Decision, Prompt
+from moa.endpoints.encoders import missing_for_sentences
 from moa.errors import ConfigError, OutputError
 from moa.evals.intervals import Interval
-from moa.testing import ScriptedEndpoint
+from moa.questions import Question
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 answers: Any = import_module("recipes_answers")
@@ -292,3 +296,114 @@ def test_the_page_has_a_row_for_each_recipe_and_says_which_half_it_is_of(tmp_pat
     body = recipes.body_of({"m": [found]}, "chosen")
     assert "| `made`: right | 1 | 1.000 | 1.000 |" in body
     assert "too good" in body
+
+
+def filled(schema: Any, whole: Any) -> Any:
+    """Write the least that a JSON schema takes."""
+    if "$ref" in schema:
+        return filled(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
+    if "anyOf" in schema:
+        return filled(schema["anyOf"][0], whole)
+    if "enum" in schema or "const" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    match schema.get("type"):
+        case "object":
+            return {name: filled(one, whole) for name, one in schema["properties"].items()}
+        case "array":
+            return [filled(schema["items"], whole)] * schema.get("minItems", 1)
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "boolean":
+            return True
+        case _:
+            return "12"
+
+
+@dataclass
+class Writer(SimulatedEndpoint):
+    """Writes what is asked for, as short as it can be, and decides by the words of the text."""
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        schema = prompt.json_schema
+        text = "```python\nn = 12\n```\nAnswer: 12 [1]."
+        text = text if schema is None else json.dumps(filled(schema, schema))
+        answer = ScriptedEndpoint(name=self.name, tier=self.tier, model=self.model, steps=[text])
+        return await answer.complete(prompt, context)
+
+    async def decide(
+        self, state: str, questions: Sequence[Question], context: RunContext, /, **more: Any
+    ) -> Decision:
+        del more
+        shown: dict[str, dict[str, float]] = {}
+        for question in questions:
+            names = [option.name for option in question.options]
+            named = next((name for name in names if name in state), names[0])
+            wrong = self.name == "embedded" and "hard" in state
+            chosen = next(name for name in names if name != named) if wrong else named
+            shown[question.name] = {chosen: 0.6 if wrong else 0.95}
+        double = ScriptedEndpoint(name=self.name, tier=self.tier, model=self.model, steps=[shown])
+        return await double.decide(state, questions, context)
+
+    async def count_tokens(self, text: str, context: RunContext, /) -> int:
+        del context
+        return len(text.split())
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few rows in the form of each data set."""
+    folder = tmp_path_factory.mktemp("data")
+    write_rows(
+        folder / "reasoning_gsm8k" / "dev.jsonl",
+        [{"id": f"g{n}", "question": f"What is {n} and 12?", "answer": "12"} for n in range(2)],
+    )
+    write_rows(
+        folder / "rag_xquad" / "corpus_dev.jsonl",
+        [{"pid": f"p{n}", "title": "T", "text": f"Town {n} has 12 mills."} for n in range(48)],
+    )
+    write_rows(
+        folder / "rag_xquad" / "dev.jsonl",
+        [
+            {"id": f"q{n}", "question": f"What has town {n}?", "answers": ["mills"], "pid": f"p{n}"}
+            for n in range(48)
+        ],
+    )
+    write_rows(
+        folder / "summarise_scitldr" / "dev.jsonl",
+        [
+            {"id": f"s{n}", "title": f"Mill {n}", "source": "It turns. " * 9, "summaries": ["It"]}
+            for n in range(40)
+        ],
+    )
+    write_rows(
+        folder / "intent_banking10" / "dev.jsonl",
+        [
+            {"id": f"b{n}", "text": f"{('hard' if n % 3 else 'easy')} {label} {n}", "label": label}
+            for n in range(124)
+            for label in [("refund", "card")[n % 2]]
+        ],
+    )
+    return folder
+
+
+@pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
+@pytest.mark.parametrize("name", list(recipes.RECIPES))
+async def test_every_recipe_is_asked_in_both_ways_and_graded(name: str, data: Path) -> None:
+    one = recipe(name)
+    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None)) as models:
+        models.large = Writer(name="large", tier="llm", model="writer-1")
+        small = Writer(name="small", model="writer-1")
+        models._built = {"large": models.large, "small": small, "embedded": Writer(name="embedded")}
+        items = list(shared.half_of(one.items(data), "reported", 1))
+        await recipes.measured(one, models, items, kept.Kept(None))
+        found = recipes.Found(one, "writer-1", items, models.kept)
+        assert [answer for answer in found.answers["graph"] if "error" in answer] == []
+        assert [answer for answer in found.answers["plain"] if "error" in answer] == []
+        assert found.took("plain", "calls") >= 1
+        assert set(found.scores["graph"][0]) <= set(one.measures)
+        assert one.measures[0] in found.scores["graph"][0]
