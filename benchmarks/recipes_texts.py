@@ -104,18 +104,17 @@ def _questions(data: Path) -> list[Item]:
     corpus, hidden = _corpus(data)
     rows = rows_of(data / "rag_xquad" / "dev.jsonl")
     random.Random(0).shuffle(rows)
-    there = iter([row for row in rows if row["pid"] not in hidden])
+    there = [row for row in rows if row["pid"] not in hidden]
     absent = [row for row in rows if row["pid"] in hidden]
     found: list[Item] = []
-    for row in absent:
-        answered = [next(there, None), next(there, None)]
-        found += [{**one, "holding": _holding(one, corpus)} for one in answered if one]
-        found.append({**row, "holding": []})
+    for one, other, without in zip(there[::2], there[1::2], absent, strict=False):
+        found += [{**row, "holding": _holding(row, corpus)} for row in (one, other)]
+        found.append({**without, "holding": []})
     return found
 
 
 def _holding(row: Item, corpus: Mapping[str, str]) -> list[str]:
-    return [pid for pid, text in corpus.items() if holds(text, row["answers"])]
+    return [p for p, text in corpus.items() if p == row["pid"] or holds(text, row["answers"])]
 
 
 def _pairs(data: Path) -> list[Item]:
