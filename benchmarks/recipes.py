@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import recipes_answers
+import recipes_documents
 import recipes_texts
 from kept import Kept
 from moa import MoaError, RunContext
@@ -27,7 +28,11 @@ from moa.evals.verdicts import MARGIN
 from recipes_shared import Answer, Item, Models, Plain, Recipe, Run, half_of, spent
 from report import table, write
 
-RECIPES = {one.name: one for one in (*recipes_texts.RECIPES, *recipes_answers.RECIPES)}
+RECIPES = {
+    one.name: one
+    for module in (recipes_documents, recipes_texts, recipes_answers)
+    for one in module.RECIPES
+}
 ITEMS = 24
 """Of a half, unless it is said otherwise; half of what has 24 items in all is 12."""
 TIMEOUT_S = 1800.0
@@ -41,14 +46,16 @@ TEXT = """
 
 Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
 for the task, on the same items. The graphs run as `moa run` builds them, with one model for all
-their parts: {models}. Only `cascade` and `routed` have the built-in model first. {half} An answer
-that failed counts as 0. The difference is the graph's score less that of the plain call, with the
-interval that holds it at 95 % (each for itself; of so many, one may be off). A graph **pays** where
-it is shown to be better, or where it takes less and is shown to be less than {margin} worse;
-it **doesn't pay** where it is shown to be worse, or where it takes more and is shown to be less
-than {margin} better; else it **can't be told** from these items. What it takes are the tokens
-of the model, where one that is written counts as {weight} that are read. Seconds are for an item,
-alone on the machine but for what else ran there.
+their parts; only `cascade` and `routed` have the built-in model first.
+{half}
+
+An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
+with the interval that holds it at 95 % (each for itself; of so many, one may be off). A graph
+**pays** where it is shown to be better, or where it takes less and is shown to be less than
+{margin} worse; it **doesn't pay** where it is shown to be worse, or where it takes more and is
+shown to be less than {margin} better; else it **can't be told** from these items. What it takes
+are the tokens of the model, where one that is written counts as {weight} that are read. Seconds
+are for an item, beside whatever else ran on the machine.
 
 {results}
 
@@ -218,13 +225,12 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         for model, several in found.items()
     )
     return TEXT.format(
-        models=", ".join(found),
         half=HALVES[half],
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
         further=further,
-        found=120 - recipes_texts.HELD_OUT,
+        found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
     )

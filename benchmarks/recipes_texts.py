@@ -1,10 +1,8 @@
-"""Recipes that write texts: from documents, from a talk, from a task, from a catalogue."""
+"""Recipes that write texts: of a text, in a talk, for a task, from a catalogue."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,19 +10,14 @@ from typing import Any
 from moa import RunContext
 from moa.conversations.messages import Said
 from moa.conversations.speaking import PERSONA
-from moa.documents.answering import ABSENT, is_absent
-from moa.documents.citing import listed as numbered
 from moa.documents.lengths import Length
-from moa.documents.retrieval import Retriever
 from moa.documents.sentences import sentences
-from moa.documents.sourced import NotInDocuments
 from moa.endpoints import Message, Prompt
 from moa.evals.texts import rouge_l
 from moa.graphs.drafts import Assignment
 from moa.graphs.items import Interests
 from moa.graphs.notes import Original
 from moa.ready import node_of
-from moa.ready.documents import RagSettings, retriever_of
 from recipes_shared import (
     Answer,
     Item,
@@ -33,7 +26,6 @@ from recipes_shared import (
     Recipe,
     Run,
     Scores,
-    cites,
     distinct,
     holds,
     listed,
@@ -42,11 +34,6 @@ from recipes_shared import (
     unrepeated,
 )
 
-_FROM_PASSAGES = (
-    "You answer questions from numbered passages and from nothing else. Look for the passage that "
-    "holds the answer. Answer in one or two short sentences, and behind each write the number of "
-    "the passage it rests on, as in [2]. If no passage holds the answer, write only: " + ABSENT
-)
 _ONE_LINE = (
     "Summarize the abstract of a paper in one sentence of about 20 words: what the paper does and "
     "what is new about it. Write the sentence alone."
@@ -73,8 +60,6 @@ JOINED, APART = 26, 8
 """Abstracts in a long document, about 5,500 tokens, and how far the next document starts."""
 _WINDOW, _ROOM = 4096, 700
 """Tokens that the embedded model reads and writes at once; those for prompt and summary."""
-HELD_OUT = 40
-"""Passages that are in no corpus, so that their questions have no answer there."""
 READ = 500
 """Tokens of a talk that the chat reads word for word."""
 SUMMED, REPLY = 128, 128
@@ -90,117 +75,6 @@ _BETWEEN = (
     "Tell me something about the history of the postage stamp that few people know.",
     "How can I fall asleep more easily when I have worked until late?",
 )
-
-
-def _corpus(data: Path) -> tuple[dict[str, str], set[str]]:
-    """The passages that can be found, by their ids, and the ids of those that can't."""
-    rows = rows_of(data / "rag_xquad" / "corpus_dev.jsonl")
-    hidden = {row["pid"] for row in random.Random(0).sample(rows, HELD_OUT)}
-    return {row["pid"]: row["text"] for row in rows if row["pid"] not in hidden}, hidden
-
-
-def _questions(data: Path) -> list[Item]:
-    """Of three questions one has its passage hidden; each knows the passages with its answer."""
-    corpus, hidden = _corpus(data)
-    rows = rows_of(data / "rag_xquad" / "dev.jsonl")
-    random.Random(0).shuffle(rows)
-    there = [row for row in rows if row["pid"] not in hidden]
-    absent = [row for row in rows if row["pid"] in hidden]
-    found: list[Item] = []
-    for one, other, without in zip(there[::2], there[1::2], absent, strict=False):
-        found += [{**row, "holding": _holding(row, corpus)} for row in (one, other)]
-        found.append({**without, "holding": []})
-    return found
-
-
-def _holding(row: Item, corpus: Mapping[str, str]) -> list[str]:
-    return [p for p, text in corpus.items() if p == row["pid"] or holds(text, row["answers"])]
-
-
-def _pairs(data: Path) -> list[Item]:
-    """Two questions on different passages, as one."""
-    there = [row for row in _questions(data) if row["holding"]]
-    middle = len(there) // 2
-    return [
-        {
-            "id": f"{one['id']}+{other['id']}",
-            "question": f"{one['question'].strip()} {other['question'].strip()}",
-            "parts": [one, other],
-        }
-        for one, other in zip(there[:middle], there[middle:], strict=False)
-        if one["pid"] != other["pid"]
-    ]
-
-
-def _documents(models: Models) -> Path:
-    """The passages in a folder, a file each, as somebody's documents."""
-    folder = models.folder / "documents"
-    if not folder.exists():
-        folder.mkdir()
-        for pid, text in _corpus(models.data)[0].items():
-            (folder / f"{pid}.txt").write_text(text, encoding="utf-8")
-    return folder
-
-
-@cache
-def _retriever(models: Models) -> Retriever:
-    """What the ready graphs search with."""
-    return retriever_of(models, RagSettings(documents=_documents(models)))
-
-
-def _sourced(outcome: Any) -> Answer:
-    """The text of an answer, and its passages by the numbers that it cites them by."""
-    if isinstance(outcome, NotInDocuments):
-        return {"text": ABSENT, "sources": {}}
-    sources = {str(one.number): Path(one.passage.document).stem for one in outcome.citations}
-    return {"text": outcome.text, "sources": sources}
-
-
-def _from_documents(name: str) -> Any:
-    async def graph(models: Models) -> Run:
-        node = node_of(name, models, given={"documents": _documents(models)})
-
-        async def run(item: Item, context: RunContext) -> Answer:
-            return _sourced((await node.run(item["question"], context)).output)
-
-        return run
-
-    return graph
-
-
-async def _from_passages(models: Models, item: Item, ask: Plain) -> Answer:
-    """One call with the passages that the graph's own retriever finds."""
-    passages = (await _retriever(models).run(item["question"])).output.passages
-    user = f"Passages:\n\n{numbered(passages)}\n\nQuestion: {item['question']}"
-    text = await ask(Prompt.of(user, system=_FROM_PASSAGES, max_tokens=512, temperature=0.0))
-    sources = {str(n): Path(one.document).stem for n, one in enumerate(passages, 1)}
-    return {"text": text, "sources": sources}
-
-
-def answered(item: Item, answer: Answer) -> Scores:
-    """Whether the answer is there and cited; of a hidden passage, whether there is none."""
-    refused = is_absent(answer["text"])
-    if not item["holding"]:
-        return {"right": float(refused), "refused where it should": float(refused)}
-    right = not refused and holds(answer["text"], item["answers"])
-    cited = right and cites(answer["text"], answer["sources"], item["holding"])
-    return {
-        "right": float(right),
-        "holds the answer": float(right),
-        "cites it": float(cited),
-        "answers where it can": float(not refused),
-    }
-
-
-def reported(item: Item, answer: Answer) -> Scores:
-    parts = [answered(part, answer) for part in item["parts"]]
-    return {
-        "holds the answers": fmean(part["right"] for part in parts),
-        "cites them": fmean(part["cites it"] for part in parts),
-        "cites anything": float(bool(answer["sources"]) and "[" in answer["text"]),
-        "nothing twice": unrepeated(answer["text"]),
-        "at most 200 words": float(len(answer["text"].split()) <= 200),
-    }
 
 
 def _abstracts(data: Path) -> list[Item]:
@@ -439,20 +313,6 @@ def remembered(item: Item, answer: Answer) -> Scores:
 
 RECIPES = (
     Recipe(
-        name="rag",
-        measures=(
-            "right",
-            "holds the answer",
-            "cites it",
-            "answers where it can",
-            "refused where it should",
-        ),
-        items=_questions,
-        graph=_from_documents("rag"),
-        plain=_from_passages,
-        grade=answered,
-    ),
-    Recipe(
         name="summarize",
         measures=("ROUGE-L",),
         items=_abstracts,
@@ -499,21 +359,6 @@ RECIPES = (
         graph=_brainstorm,
         plain=_many_ideas,
         grade=ideas_apart,
-        read=True,
-    ),
-    Recipe(
-        name="research",
-        measures=(
-            "holds the answers",
-            "cites them",
-            "cites anything",
-            "nothing twice",
-            "at most 200 words",
-        ),
-        items=_pairs,
-        graph=_from_documents("research"),
-        plain=_from_passages,
-        grade=reported,
         read=True,
     ),
     Recipe(

@@ -28,6 +28,7 @@ answers: Any = import_module("recipes_answers")
 recipes: Any = import_module("recipes")
 shared: Any = import_module("recipes_shared")
 texts: Any = import_module("recipes_texts")
+documents: Any = import_module("recipes_documents")
 kept: Any = import_module("kept")
 
 QUESTION = {"id": "q", "answers": ["Al-Muwaffaq"], "holding": ["p-1"]}
@@ -69,22 +70,22 @@ def test_an_answer_is_held_word_by_word_whatever_its_case_and_punctuation() -> N
 
 
 def test_a_right_answer_counts_and_its_citation_counts_apart() -> None:
-    cited = texts.answered(QUESTION, {"text": "Al-Muwaffaq wrote it [1].", "sources": SOURCES})
-    astray = texts.answered(QUESTION, {"text": "Al-Muwaffaq wrote it [2].", "sources": SOURCES})
+    cited = documents.answered(QUESTION, {"text": "Al-Muwaffaq wrote it [1].", "sources": SOURCES})
+    astray = documents.answered(QUESTION, {"text": "Al-Muwaffaq wrote it [2].", "sources": SOURCES})
     assert (cited["right"], cited["cites it"]) == (1.0, 1.0)
     assert (astray["right"], astray["cites it"]) == (1.0, 0.0)
 
 
 def test_the_right_answer_to_a_hidden_passage_is_none() -> None:
-    assert texts.answered(HIDDEN, {"text": ABSENT, "sources": {}})["right"] == 1.0
-    assert texts.answered(HIDDEN, {"text": "Paris [1].", "sources": SOURCES})["right"] == 0.0
-    assert texts.answered(QUESTION, {"text": ABSENT, "sources": {}})["right"] == 0.0
+    assert documents.answered(HIDDEN, {"text": ABSENT, "sources": {}})["right"] == 1.0
+    assert documents.answered(HIDDEN, {"text": "Paris [1].", "sources": SOURCES})["right"] == 0.0
+    assert documents.answered(QUESTION, {"text": ABSENT, "sources": {}})["right"] == 0.0
 
 
 def test_a_report_is_graded_by_the_parts_of_its_question() -> None:
     other = {"id": "o", "answers": ["1911"], "holding": ["p-2"]}
     answer = {"text": "Al-Muwaffaq wrote it [1]. Nobody knows when [2].", "sources": SOURCES}
-    found = texts.reported({"parts": [QUESTION, other]}, answer)
+    found = documents.reported({"parts": [QUESTION, other]}, answer)
     assert (found["holds the answers"], found["cites them"]) == (0.5, 0.5)
 
 
@@ -384,7 +385,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "intent_banking10" / "dev.jsonl",
         [
             {"id": f"b{n}", "text": f"{('hard' if n % 3 else 'easy')} {label} {n}", "label": label}
-            for n in range(124)
+            for n in range(64)
             for label in [("refund", "card")[n % 2]]
         ],
     )
@@ -393,7 +394,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
 @pytest.mark.parametrize("name", list(recipes.RECIPES))
-async def test_every_recipe_is_asked_in_both_ways_and_graded(name: str, data: Path) -> None:
+async def test_every_recipe_is_asked_in_both_ways_and_graded(
+    name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "FIT_ON", 60)
     one = recipe(name)
     async with shared.Models(Path("writer.gguf"), data, kept.Kept(None)) as models:
         models.large = Writer(name="large", tier="llm", model="writer-1")
