@@ -25,7 +25,7 @@ from moa import MoaError, RunContext
 from moa.errors import ConfigError
 from moa.evals.intervals import Interval, difference
 from moa.evals.verdicts import MARGIN
-from recipes_shared import Answer, Item, Models, Plain, Recipe, Run, half_of, spent
+from recipes_shared import HALVES, Answer, Item, Models, Plain, Recipe, Run, half_of, spent
 from report import table, write
 
 RECIPES = {
@@ -55,7 +55,8 @@ with the interval that holds it at 95 % (each for itself; of so many, one may be
 {margin} worse; it **doesn't pay** where it is shown to be worse, or where it takes more and is
 shown to be less than {margin} better; else it **can't be told** from these items. What it takes
 are the tokens of the model, where one that is written counts as {weight} that are read. Seconds
-are for an item, beside whatever else ran on the machine.
+are for an item, beside whatever else ran on the machine. What an agent finds out once about its
+model, before its first decision, is not counted.
 
 {results}
 
@@ -106,8 +107,10 @@ def key_of(model: str, recipe: str, way: str, item: Item) -> str:
     return f"{model}|{recipe}|{way}|{item['id']}"
 
 
-async def measured(recipe: Recipe, models: Models, items: Sequence[Item], plain: Kept) -> None:
-    """Ask both ways about each item that isn't kept yet."""
+async def measured(
+    recipe: Recipe, models: Models, items: Sequence[Item], plain: Kept, warm: Item | None = None
+) -> None:
+    """Ask both ways about each item that isn't kept yet; about `warm` first, without a record."""
     kept, run, model = models.kept, None, models.llm.model
     for number, item in enumerate(items, 1):
         kept.keep(
@@ -115,7 +118,10 @@ async def measured(recipe: Recipe, models: Models, items: Sequence[Item], plain:
         )
         key = key_of(model, recipe.name, "graph", item)
         if key not in kept.found:
-            run = run or await recipe.graph(models)
+            if run is None:
+                run = await recipe.graph(models)
+                if warm is not None:
+                    await asked(run, warm)
             kept.keep(key, await asked(run, item))
         said = kept.found[key].get("error", f"{kept.found[key]['seconds']:.0f} s")
         print(f"{model}: {recipe.name}, {number} of {len(items)}: {said}", flush=True)
@@ -209,7 +215,7 @@ HEAD = (
     "failed",
     "",
 )
-HALVES = {
+HALF = {
     "chosen": "**These are the items that prompts are chosen on, so the figures are too good.**",
     "reported": "No prompt was chosen on these items: they are the other half of each set.",
 }
@@ -225,7 +231,7 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         for model, several in found.items()
     )
     return TEXT.format(
-        half=HALVES[half],
+        half=HALF[half],
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
@@ -251,15 +257,15 @@ def texts_of(found: Sequence[Found]) -> str:
 async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
     kept, plain = Kept(args.json), Kept(args.plain)
     found: dict[str, list[Found]] = {}
-    items = {
-        name: list(half_of(recipe.items(args.data), args.half, args.items or ITEMS))
-        for name, recipe in RECIPES.items()
-    }
+    every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
+    items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
+    (other,) = set(HALVES) - {args.half}
     for file in args.model:
         async with Models(file, args.data, kept) as models:
             for name in args.recipes:
+                warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
-                    await measured(RECIPES[name], models, items[name], plain)
+                    await measured(RECIPES[name], models, items[name], plain, warm)
                 except MoaError as error:
                     print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
             model = models.llm.model

@@ -127,6 +127,7 @@ def _problem(name: str, graph: Callable[[Models], Any]) -> Recipe:
         graph=graph,
         plain=_worked_out,
         grade=_right_number,
+        warms=name == "solve",
     )
 
 

@@ -165,6 +165,7 @@ RECIPES = (
         graph=_from_documents("rag"),
         plain=_from_passages,
         grade=answered,
+        warms=True,
     ),
     Recipe(
         name="research",
@@ -179,6 +180,7 @@ RECIPES = (
         graph=_from_documents("research"),
         plain=_from_passages,
         grade=reported,
+        warms=True,
         read=True,
     ),
 )

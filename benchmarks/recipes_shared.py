@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ Scores = dict[str, float]
 """By measure, from 0 to 1. A measure that an item says nothing about is left out."""
 Run = Callable[[Item, RunContext], Awaitable[Answer]]
 
+HALVES = ("chosen", "reported")
 LIMIT_S = 5.0
 """Seconds that a program and its tests may run."""
 _LIMITED = """
@@ -134,6 +135,9 @@ class Recipe:
     graph: Callable[[Models], Awaitable[Run]]
     plain: Callable[[Models, Item, Plain], Awaitable[Answer]]
     grade: Callable[[Item, Answer], Scores]
+    warms: bool = False
+    """Whether an item of the other half is asked first, and not counted: at its first decision an
+    agent finds out the model's bias, once for all items."""
     read: bool = False
     """Whether people are to read its texts."""
 
@@ -274,6 +278,6 @@ def passes(reply: str, tests: str, runner: Subprocess) -> bool:
     return runner.now(source.code, tests).passed
 
 
-def half_of(items: Sequence[Item], half: str, most: int | None) -> Iterator[Item]:
+def half_of(items: Sequence[Item], half: str, most: int) -> list[Item]:
     """The items of a half, the first ones."""
-    yield from items[("chosen", "reported").index(half) :: 2][:most]
+    return list(items[HALVES.index(half) :: 2][:most])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -52,9 +53,12 @@ _IDEAS = (
 )
 _SHOP = (
     "You advise customers of a shop. From the catalogue, choose the three items that suit the "
-    "wish best, and none that the customer has already. Answer with three lines, the best first, "
-    "each of the form 'id: one sentence that says why it suits'. Use the ids of the catalogue.\n\n"
+    "wish best, and none that the customer has already. Answer with three lines, the best first: "
+    "on each the id of an item, a colon, and one sentence that says why it suits, such as "
+    "'tea-2: It keeps tea warm at the desk.'\n\n"
 )
+_NAMED = re.compile(r"^(?:\W|\d+[.)]|id\b)*([a-z]+-\d+)\W*(.*)", re.MULTILINE)
+"""An item at the beginning of a line, and what is said of it."""
 WORDS, IDEAS, SHOWN, SENTENCES = 200, 25, 3, 8
 JOINED, APART = 26, 8
 """Abstracts in a long document, about 5,500 tokens, and how far the next document starts."""
@@ -219,8 +223,7 @@ async def _advised(models: Models, item: Item, ask: Plain) -> Answer:
 def advice(item: Item, answer: Answer) -> Scores:
     """Grade the first items that are named, each on a line of its own."""
     known = {row["id"] for row in own("catalogue")}
-    lines = [line.strip(" -*•").partition(":") for line in answer["text"].splitlines()]
-    given = [(name.strip(" *`'"), why) for name, _, why in lines if name.strip()][:SHOWN]
+    given = _NAMED.findall(answer["text"])[:SHOWN]
     ids = [name for name, _ in given]
     count = max(1, len(ids))
     wanted = min(SHOWN, len(item["gold"]))
@@ -359,6 +362,7 @@ RECIPES = (
         graph=_brainstorm,
         plain=_many_ideas,
         grade=ideas_apart,
+        warms=True,
         read=True,
     ),
     Recipe(
@@ -368,6 +372,7 @@ RECIPES = (
         graph=_recommend,
         plain=_advised,
         grade=advice,
+        warms=True,
         read=True,
     ),
 )

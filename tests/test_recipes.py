@@ -134,7 +134,7 @@ def test_a_form_that_lacks_a_field_has_no_field_right() -> None:
 
 def test_only_new_items_of_the_catalogue_suit() -> None:
     item = {"history": ["tea-2"], "gold": ["night-1", "night-3"]}
-    found = texts.advice(item, {"text": "night-1: it is bright and light\n- night-1: x\nmoon-9:"})
+    found = texts.advice(item, {"text": "id: night-1: it is light\n2. **night-1**: x\nmoon-9:"})
     assert found["suits"] == 0.5
     assert found["nothing twice"] == pytest.approx(2 / 3)
     assert found["in the catalogue, and new"] == pytest.approx(2 / 3)
@@ -174,8 +174,8 @@ def test_a_program_has_neither_the_environment_nor_memory_without_end(
 
 def test_halves_share_no_item() -> None:
     items = [{"id": n} for n in range(7)]
-    chosen = list(shared.half_of(items, "chosen", None))
-    reported = list(shared.half_of(items, "reported", 2))
+    chosen = shared.half_of(items, "chosen", 9)
+    reported = shared.half_of(items, "reported", 2)
     assert [one["id"] for one in chosen] == [0, 2, 4, 6]
     assert [one["id"] for one in reported] == [1, 3]
 
@@ -277,6 +277,21 @@ async def test_a_graph_that_fails_is_wrong_and_its_calls_count() -> None:
     assert found.mean("graph", "right") == 0.0
     assert found.took("graph", "calls") == 1
     assert "0 → 1" in found.row()
+
+
+async def test_what_an_agent_finds_out_once_is_in_no_item_s_cost() -> None:
+    asked: list[str] = []
+
+    async def run(item: Any, context: RunContext) -> Any:
+        del context
+        asked.append(item["id"])
+        return {"text": item["id"]}
+
+    models = Doubles(None, "a", "b")
+    items = [{"id": "a"}, {"id": "b"}]
+    await recipes.measured(made(run), models, items, kept.Kept(None), warm={"id": "other"})
+    assert asked == ["other", "a", "b"]
+    assert [key for key in models.kept.found if "other" in key] == []
 
 
 async def test_a_graph_that_is_set_up_wrong_is_no_answer() -> None:
@@ -403,7 +418,7 @@ async def test_every_recipe_is_asked_in_both_ways_and_graded(
         models.large = Writer(name="large", tier="llm", model="writer-1")
         small = Writer(name="small", model="writer-1")
         models._built = {"large": models.large, "small": small, "embedded": Writer(name="embedded")}
-        items = list(shared.half_of(one.items(data), "reported", 1))
+        items = shared.half_of(one.items(data), "reported", 1)
         await recipes.measured(one, models, items, kept.Kept(None))
         found = recipes.Found(one, "writer-1", items, models.kept)
         assert [answer for answer in found.answers["graph"] if "error" in answer] == []
