@@ -1,0 +1,307 @@
+"""Every ready graph that writes, beside one good call: `python benchmarks/recipes.py --model FILE`.
+
+Each graph and a plain call to the same model answer the same items, one at a time. Prompts are
+chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
+there, so that a run can be stopped and gone on with by the same command; after a change of a graph
+take another `--json`, and the same `--plain`. With `--items` it prints, and writes no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import recipes_answers
+import recipes_documents
+import recipes_texts
+from kept import Kept
+from moa import MoaError, RunContext
+from moa.errors import ConfigError
+from moa.evals.intervals import Interval, difference
+from moa.evals.verdicts import MARGIN
+from recipes_shared import HALVES, Answer, Item, Models, Plain, Recipe, Run, half_of, spent
+from report import table, write
+
+RECIPES = {
+    one.name: one
+    for module in (recipes_documents, recipes_texts, recipes_answers)
+    for one in module.RECIPES
+}
+ITEMS = 24
+"""Of a half, unless it is said otherwise; half of what has 24 items in all is 12."""
+TIMEOUT_S = 1800.0
+"""Seconds that an item may take."""
+OUTPUT_WEIGHT = 4
+"""How many tokens that are read cost what one costs that is written, about, where both have a
+price."""
+WAYS = ("plain", "graph")
+TEXT = """
+## Recipes
+
+Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
+for the task, on the same items. The graphs run as `moa run` builds them, with one model for all
+their parts; only `cascade` and `routed` have the built-in model first.
+{half}
+
+An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
+with the interval that holds it at 95 % (each for itself; of so many, one may be off). A graph
+**pays** where it is shown to be better, or where it takes less and is shown to be less than
+{margin} worse; it **doesn't pay** where it is shown to be worse, or where it takes more and is
+shown to be less than {margin} better; else it **can't be told** from these items. What it takes
+are the tokens of the model, where one that is written counts as {weight} that are read. Seconds
+are for an item, beside whatever else ran on the machine. What an agent finds out once about its
+model, before its first decision, is not counted.
+
+{results}
+
+What else is graded; no verdict rests on it:
+
+{further}
+
+`rag` and `research` search {found} passages of XQuAD; a third of the questions of `rag` is about
+passages that are not among them. The plain call reads the passages that the graph's own search
+finds. In `chat` both read {read} tokens of a talk at most, the plain one its last messages, with
+a call a turn. `summarize_long` has documents of {joined} abstracts, of which the plain call reads
+what fits its window; neighbouring ones share abstracts. `code_sandbox` runs what the model wrote
+with the model's own tests; the tests that are graded by are seen by neither. Topics, functions,
+forms, talks and the catalogue are in `benchmarks/data`; the other items are of the sets XQuAD,
+SciTLDR, GSM8K and BANKING77.
+"""
+
+
+async def asked(run: Run, item: Item) -> Answer:
+    """Ask a graph; what it fails with is its answer, unless it is set up wrong."""
+    context, begun = RunContext(timeout_s=TIMEOUT_S, keep_notes=False), time.perf_counter()
+    try:
+        answer = await run(item, context)
+    except ConfigError:
+        raise
+    except MoaError as error:
+        answer = failed(error)
+    return {**answer, **spent(context, time.perf_counter() - begun)}
+
+
+def failed(error: MoaError) -> Answer:
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+async def plainly(recipe: Recipe, models: Models, item: Item, kept: Kept) -> Answer:
+    """Make the plain call of an item, or take what is kept of it."""
+    ask = Plain(models.llm, kept)
+    try:
+        answer = await recipe.plain(models, item, ask)
+    except ConfigError:
+        raise
+    except MoaError as error:
+        answer = failed(error)
+    return {**answer, **ask.spent}
+
+
+def key_of(model: str, recipe: str, way: str, item: Item) -> str:
+    return f"{model}|{recipe}|{way}|{item['id']}"
+
+
+async def measured(
+    recipe: Recipe, models: Models, items: Sequence[Item], plain: Kept, warm: Item | None = None
+) -> None:
+    """Ask both ways about each item that isn't kept yet; about `warm` first, without a record."""
+    kept, run, model = models.kept, None, models.llm.model
+    for number, item in enumerate(items, 1):
+        kept.keep(
+            key_of(model, recipe.name, "plain", item), await plainly(recipe, models, item, plain)
+        )
+        key = key_of(model, recipe.name, "graph", item)
+        if key not in kept.found:
+            if run is None:
+                run = await recipe.graph(models)
+                if warm is not None:
+                    await asked(run, warm)
+            kept.keep(key, await asked(run, item))
+        said = kept.found[key].get("error", f"{kept.found[key]['seconds']:.0f} s")
+        print(f"{model}: {recipe.name}, {number} of {len(items)}: {said}", flush=True)
+
+
+def scored(recipe: Recipe, item: Item, answer: Answer) -> Mapping[str, float]:
+    return {recipe.measures[0]: 0.0} if "error" in answer else recipe.grade(item, answer)
+
+
+class Found:
+    """What both ways made of the items of a recipe."""
+
+    def __init__(self, recipe: Recipe, model: str, items: Sequence[Item], kept: Kept) -> None:
+        self.recipe, self.items = recipe, items
+        self.answers: dict[str, list[Answer]] = {
+            way: [kept.found.get(key_of(model, recipe.name, way, item), {}) for item in items]
+            for way in WAYS
+        }
+        self.whole = all(map(all, self.answers.values()))
+        self.scores = {
+            way: [scored(recipe, i, a) for i, a in zip(items, answers, strict=True)]
+            for way, answers in self.answers.items()
+            if self.whole
+        }
+
+    def mean(self, way: str, measure: str) -> float | None:
+        found = [one[measure] for one in self.scores[way] if measure in one]
+        return fmean(found) if found else None
+
+    def took(self, way: str, name: str) -> float:
+        return fmean(answer.get(name, 0) for answer in self.answers[way])
+
+    def cost(self, way: str) -> float:
+        return self.took(way, "input") + OUTPUT_WEIGHT * self.took(way, "output")
+
+    @property
+    def lead(self) -> Interval:
+        measure = self.recipe.measures[0]
+        plain, graph = ([one[measure] for one in self.scores[way]] for way in WAYS)
+        return difference(graph, plain)
+
+    def row(self) -> list[str]:
+        def both(name: str, form: str) -> str:
+            return " → ".join(f"{self.took(way, name):{form}}" for way in WAYS)
+
+        measure, lead = self.recipe.measures[0], self.lead
+        means = [self.mean(way, measure) or 0.0 for way in WAYS]
+        failures = [sum("error" in one for one in self.answers[way]) for way in WAYS]
+        return [
+            f"`{self.recipe.name}`: {measure}",
+            str(len(self.items)),
+            *(f"{mean:.3f}" for mean in means),
+            f"{lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})",
+            both("calls", ".1f"),
+            both("input", ".0f"),
+            both("output", ".0f"),
+            both("seconds", ".1f"),
+            " → ".join(map(str, failures)),
+            verdict(lead, cheaper=self.cost("graph") < self.cost("plain")),
+        ]
+
+    def further(self) -> list[list[str]]:
+        return [
+            [f"`{self.recipe.name}`: {name}", *(_shown(self.mean(way, name)) for way in WAYS)]
+            for name in self.recipe.measures[1:]
+        ]
+
+
+def _shown(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.3f}"
+
+
+def verdict(lead: Interval, *, cheaper: bool) -> str:
+    """Say whether a graph pays, by how much better it is than the plain call."""
+    if lead.low > 0 or (cheaper and lead.low > -MARGIN):
+        return "**pays**"
+    if lead.high < 0 or (not cheaper and lead.high < MARGIN):
+        return "doesn't pay"
+    return "can't be told"
+
+
+HEAD = (
+    "recipe: measure",
+    "n",
+    *WAYS,
+    "difference",
+    "calls",
+    "tokens read",
+    "tokens written",
+    "s",
+    "failed",
+    "",
+)
+HALF = {
+    "chosen": "**These are the items that prompts are chosen on, so the figures are too good.**",
+    "reported": "No prompt was chosen on these items: they are the other half of each set.",
+}
+
+
+def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
+    results = "\n\n".join(
+        f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
+        for model, several in found.items()
+    )
+    further = "\n\n".join(
+        f"With {model}:\n\n" + table(("", *WAYS), [row for one in several for row in one.further()])
+        for model, several in found.items()
+    )
+    return TEXT.format(
+        half=HALF[half],
+        margin=MARGIN,
+        weight=OUTPUT_WEIGHT,
+        results=results,
+        further=further,
+        found=120 - recipes_documents.HELD_OUT,
+        read=recipes_texts.READ + recipes_texts.SUMMED,
+        joined=recipes_texts.JOINED,
+    )
+
+
+def texts_of(found: Sequence[Found]) -> str:
+    """The texts that people are to read: what was asked, and what came in both ways."""
+    parts: list[str] = []
+    for one in found:
+        for place, item in enumerate(one.items if one.recipe.read else ()):
+            parts.append(f"# {one.recipe.name}, {item['id']}")
+            for way in WAYS:
+                answer: Any = one.answers[way][place]
+                parts.append(f"## {way}\n\n{answer.get('text', answer.get('error'))}")
+    return "\n\n".join(parts) + "\n"
+
+
+async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
+    kept, plain = Kept(args.json), Kept(args.plain)
+    found: dict[str, list[Found]] = {}
+    every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
+    items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
+    (other,) = set(HALVES) - {args.half}
+    for file in args.model:
+        async with Models(file, args.data, kept) as models:
+            for name in args.recipes:
+                warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
+                try:
+                    await measured(RECIPES[name], models, items[name], plain, warm)
+                except MoaError as error:
+                    print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
+            model = models.llm.model
+        several = [Found(RECIPES[name], model, items[name], kept) for name in RECIPES]
+        found[model] = [one for one in several if one.whole]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
+    parser.add_argument("--model", type=Path, nargs="+", required=True, help="GGUF files")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--half", choices=HALVES, default="reported")
+    parser.add_argument(
+        "--items", type=int, help=f"of each recipe; {ITEMS}, and a page, without it"
+    )
+    parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
+    parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
+    parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("give the folder of the data sets, by --data or $MOA_DATA")
+    args.data = Path(args.data)
+    try:
+        found = asyncio.run(run(args))
+    except KeyboardInterrupt:
+        where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
+        raise SystemExit(f"stopped; {where}, and the same command goes on") from None
+    body = body_of(found, args.half)
+    print(body)
+    if args.texts:
+        args.texts.write_text(texts_of([one for several in found.values() for one in several]))
+    if args.items is None and args.half == "reported":
+        write("recipes", "python benchmarks/recipes.py --data DIR --model FILE...", body)
+
+
+if __name__ == "__main__":
+    main()
