@@ -42,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"])).decode()
-        text = json.loads(body)["messages"][-1]["content"].splitlines()[-2]
+        lines = json.loads(body)["messages"][-1]["content"].splitlines()
+        text = next(line for line in reversed(lines) if not line.startswith("</"))
         self.of.asked[text] += 1
         if "stalled" in text:
             self.of.let_go.wait(LONGEST_S)
