@@ -18,7 +18,7 @@ from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.calibrating import calibrate
 from moa.calibration.checking import evaluate, recheck
-from moa.calibration.labelled import Labelled, sort_out
+from moa.calibration.labelled import Labelled, near_copies_of, sort_out
 from moa.calibration.sources import sources_of
 from moa.config import Config
 from moa.decisions.folds import folds, split
@@ -143,6 +143,16 @@ async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     assert found.bound.threshold is not None
     assert measured.risk is not None
     assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+async def test_chosen_rows_teach_nothing_where_nothing_is_learnt_and_are_not_counted_as_drawn() -> (
+    None
+):
+    some = [replace(row, chosen=place < 380) for place, row in enumerate(rows(400))]
+    found = await calibrate(endpoint(), QUESTION, some, learn="nothing")
+    assert (found.data.chosen, found.data.held_out) == (380, 20)
+    assert found.bound.threshold is None
+    assert found.more_rows is None or found.more_rows > 20
 
 
 async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
@@ -302,9 +312,9 @@ def test_near_copies_without_a_case_are_warned_of() -> None:
         Labelled(text="please close my account and pay the rest back", label="a"),
         Labelled(text="please close my account and pay nothing any more", label="b"),
     ]
-    assert "5 of 8 rows are near-copies" in sort_out([*others, *some]).notes[-1]
+    assert "5 of 8 rows are near-copies" in next(near_copies_of([*others, *some]))
     of_one_case = [replace(row, case="shoes") for row in some]
-    assert sort_out([*others, *of_one_case]).notes == ()
+    assert list(near_copies_of([*others, *of_one_case])) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))

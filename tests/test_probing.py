@@ -23,6 +23,7 @@ RIGHT = {trial.text: trial.label for trial in shipped_trials()}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    monkeypatch.setattr("moa.decisions.probing._tried", set[str]())
     return tmp_path
 
 
@@ -71,16 +72,37 @@ async def test_the_layout_in_which_a_model_knows_more_is_found_for_each_kind(goo
     assert made.texts == made.of == len(shipped_trials())
     assert done[-1] == made.of * 1001
     assert dict(made.found.layout) == dict.fromkeys(get_args(Kind), good)
-    assert all(weight >= 1 for weight in made.found.weight.values())
+    assert made.found.weight == {}  # beside no encoder
     assert all(losses[good] == min(losses.values()) for losses in made.losses.values())
 
 
-async def test_a_model_that_only_guesses_counts_nothing() -> None:
-    endpoint = Reads(model="tiny")
+async def test_a_model_whose_server_refuses_a_layout_is_told_and_is_tried_once() -> None:
+    endpoint = Reads(model="plain")
     endpoint.refuses = "chat"
-    made = await probe(endpoint, encoder=None, context=RunContext())
-    assert set(made.found.weight.values()) <= {0.0, 0.25}
-    assert made.found.weight["choice"] == 0.0
+    with pytest.raises(EndpointRejected, match="no chat template"):
+        await probe(endpoint, encoder=None, context=RunContext())
+    asked = endpoint.calls
+    for _ in range(2):
+        await find_out(endpoint, encoder=None, context=RunContext())
+    assert endpoint.calls == 2 * asked
+    assert known("plain").layout == {}
+
+
+async def test_a_probe_leaves_a_small_budget_alone_and_keeps_nothing_it_did_not_measure() -> None:
+    endpoint = Reads(model="tiny")
+    await find_out(endpoint, encoder=None, context=RunContext(budget=Budget(calls=500)))
+    assert endpoint.calls == 0
+    await find_out(endpoint, encoder=None, context=RunContext(timeout_s=0.001))
+    assert known("tiny").layout == {}
+
+
+async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Path) -> None:
+    (cache / "probes").write_text("no folder")
+    endpoint = Reads(model="tiny")
+    for _ in range(2):
+        await find_out(endpoint, encoder=None, context=RunContext())
+    assert endpoint.calls == len(LAYOUTS) * len(shipped_trials())
+    assert known("tiny").layout_of("choice") == "chat"
 
 
 async def test_what_a_short_probe_does_not_reach_is_left_as_it_was() -> None:

@@ -115,7 +115,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         return tokens(request)
 
     answer = probabilities({2: 0.5, 3: 0.5})
-    served.will(*[server] * 10, answer, *[server] * 3, answer)
+    served.will(*[server] * 9, answer, server, answer)
     for text in ("Is it <end>?", "And now?"):
         await reader.read_labels(
             LabelPrompt(text, ("no", "yes"), "chat", ("Was it?", "no")), RunContext()

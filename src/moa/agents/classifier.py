@@ -34,7 +34,8 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Whether "none of these" is an answer too; its label is `None`.
         question: Name of the question, as a server is sent it; `None`: the agent's own.
         examples: Texts with their labels, `None` for none of them; from eight on, a head is fitted
-            to them where an encoder stands beside the endpoint, else the model is shown them.
+            to them where an encoder stands beside the endpoint, else the model is shown them
+            where it is asked.
         adaptation: Examples to show, and corrections of the model's bias.
         calibration: What says which answers are accepted; see `moa.calibration.calibrating`.
         limits: See `Limits`.

@@ -38,7 +38,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: What is asked about each text.
         examples: Texts with the names of the right options, by name of the question. Where an
             encoder stands beside the endpoint, and there are eight of a question, a head is fitted
-            to them; else they are shown to a model whose label probabilities are read.
+            to them; else they are shown to a model whose label probabilities are read, where one
+            is asked.
         adaptation: Views to read each text in, corrections of the model's bias, and heads.
         encoder: Gives the vectors that heads read; `None` is the one that stands beside the
             endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).

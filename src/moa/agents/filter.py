@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent, labelled
 from moa.context import RunContext
-from moa.decisions import Adaptation
+from moa.decisions import ENOUGH, Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.handoffs import Text
@@ -51,7 +51,8 @@ class Filter(DecidingAgent[Verdict]):
         keep: Whether what meets the criterion is kept, and the rest dropped.
         threshold: Probability from which on a text meets the criterion.
         examples: Texts, and whether each meets the criterion; from eight on, a head is fitted to
-            them where an encoder stands beside the endpoint, else the model is shown them.
+            them where an encoder stands beside the endpoint, else the model is shown them
+            where it is asked.
         adaptation: Examples to show, and corrections of the model's bias.
         limits: See `Limits`.
 
@@ -114,7 +115,8 @@ class Filter(DecidingAgent[Verdict]):
         sure = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
-        by_words = answer.source == "encoder" and self.adaptation is None and not self.examples
+        fitted = self.adaptation is not None or len(self.examples) >= ENOUGH
+        by_words = answer.source == "encoder" and not fitted
         unsure = by_words and p is not None and abs(p - self.threshold) <= UNSURE
         if doubtful := answer.doubtful or unsure:
             who = "the encoder" if unsure else "the model"

@@ -271,10 +271,11 @@ class Calibration(_Record):
         more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
         if more is None:
             return None
-        held = data.held_out or data.rows / 2  # half is held out as soon as there are enough
+        drawn = data.rows - data.chosen  # of which half is held out as soon as there are enough
+        each = drawn / data.held_out if data.held_out else 2.0
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
         wanted = (self.bound.labels + more) * later.needed() / asked.needed()
-        return ceil(wanted * data.rows / held) - data.rows
+        return max(1, ceil(wanted * each) - drawn)
 
     def check_question(self, question: Question) -> None:
         """Make sure that it was made for this question.

@@ -27,7 +27,7 @@ from moa.calibration import (
 )
 from moa.calibration.candidates import Tried, chosen, tried, unlearnt
 from moa.calibration.doubting import Doubt, Judged, doubting, judged, mass_of, signs_of
-from moa.calibration.labelled import Labelled, Sorted, sort_out
+from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
 from moa.calibration.members import (
     ASKED_AS,
     DECIDES,
@@ -338,7 +338,11 @@ class _Made:
             read = [reading.values[task.tested] for reading in readings]
             kinds = [reading.member for reading in readings]
             found = judged(accepting.fit(), made.doubt, read, kinds, task.none)
-            fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+            fitting = (
+                task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+                if task.learn == "split"
+                else []  # nothing was fitted to the rows that aren't held out
+            )
         held_out = task.outcomes(found, task.tested)
         bound, bounds = task.promised(task.guarantee, fitting, held_out)
         looser = [task.promised(g, fitting, held_out)[0] for g in task.guarantee.looser()]
@@ -395,7 +399,7 @@ class _Made:
             reached=self.reached,
             chosen=self.why,
             candidates=tuple(one.candidate for one in self.tried),
-            notes=(*data.notes, *notes, *_kept(self.doubt)),
+            notes=(*data.notes, *near_copies_of(data.rows), *notes, *_kept(self.doubt)),
         )
         accepted = calibration.accepted(self.judged)
         watched = reference(drawn, spoken, self.judged, accepted)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.calibration import Calibration
 from moa.calibration.calibrated import Calibrated
-from moa.calibration.labelled import Labelled, Sorted, sort_out
+from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
 from moa.calibration.reading_members import MemberReader, Progress, Reading
 from moa.calibration.watching import Detect, reference, shares
 from moa.context import RunContext
@@ -183,13 +183,13 @@ def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
             "rows that were drawn at random: give some"
         )
     data = sort_out(drawn, labels)
-    if not chosen:
-        return data
-    note = (
-        f"{chosen} rows were chosen to be labelled and are left out: a promise can only be tested "
-        "on rows that were drawn at random"
-    )
-    return replace(data, notes=(*data.notes, note))
+    notes = [*data.notes, *near_copies_of(data.rows)]
+    if chosen:
+        notes.append(
+            f"{chosen} rows were chosen to be labelled and are left out: a promise can only be "
+            "tested on rows that were drawn at random"
+        )
+    return replace(data, notes=tuple(notes))
 
 
 def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:

@@ -20,6 +20,8 @@ _LIKE_NUMBERS = 0.95
 """Nor does one in which more than this share is different, however short."""
 _ALIKE = 0.8
 """Share of the words of two texts together that both have, from which on they are near-copies."""
+_LOOK_BACK = 50
+"""Texts with one rare word that a text is compared with."""
 _MANY = 30
 """Fewer rows say nothing of whether a column holds labels."""
 
@@ -104,7 +106,6 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
         *_repeated(len(rows) - len(kept), len(rows), len(torn)),
         *_chosen(sum(row.chosen for row in unique), len(kept) - len(unique)),
         *_missing(sorted(set(labels or ()) - set(found))),
-        *_near_copies(unique),
     )
     return Sorted(rows=unique, notes=notes, duplicates=len(rows) - len(kept))
 
@@ -134,14 +135,15 @@ def _missing(labels: Sequence[str]) -> Iterator[str]:
         yield (f"no row is labelled {', '.join(map(repr, labels))}: nothing was learnt about that")
 
 
-def _near_copies(rows: Sequence[Labelled]) -> Iterator[str]:
+def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
+    """Warn of near-copies, which the rows of one case may be, and no others."""
     copies = sum(near_copies(rows))
     if copies:
         yield (
-            f"{copies} of {len(rows)} rows are near-copies of an earlier one without the same case "
-            f"({_ALIKE:.0%} of the words of both are the same): they are right or wrong together, "
-            "so the promise is broken more often than stated. Give rows that belong together the "
-            "same 'case', or leave the copies out"
+            f"at least {copies} of {len(rows)} rows are near-copies of an earlier one without the "
+            f"same case ({_ALIKE:.0%} of the words of both are the same): they are right or wrong "
+            "together, so the promise is broken more often than stated. Give rows that belong "
+            "together the same 'case', or leave the copies out"
         )
 
 
@@ -150,7 +152,8 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
 
     Two texts are that share four fifths of all their words (Jaccard). They must then share one of
     their rarest, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007,
-    "Scaling up all pairs similarity search").
+    "Scaling up all pairs similarity search"). Of many texts with one such word, as of one template,
+    each is compared with the latest, so that time stays linear and a copy may be missed.
     """
     words = [frozenset(re.findall(r"\w+", row.text.casefold())) for row in rows]
     frequent = Counter(word for found in words for word in found)
@@ -159,7 +162,7 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
     for place, (row, found) in enumerate(zip(rows, words, strict=True)):
         ranked = sorted(found, key=lambda word: (frequent[word], word))
         rarest = ranked[: len(ranked) - ceil(_ALIKE * len(ranked)) + 1]
-        others = {other for word in rarest for other in seen.get(word, ())}
+        others = {other for word in rarest for other in seen.get(word, [])[-_LOOK_BACK:]}
         copies.append(
             any(
                 len(found & words[other]) >= _ALIKE * len(found | words[other])

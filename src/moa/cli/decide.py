@@ -137,6 +137,7 @@ def decide(
         existing=options.existing(out, resume=resume, overwrite=overwrite),
         as_json=as_json,
         total=rows.count(source, limit, format),
+        limited=limit is not None,
         counts_dollars=budget_usd is not None,
     ) as report:
         raise typer.Exit(session.run(prepare, found, report))

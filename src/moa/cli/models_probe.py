@@ -36,19 +36,17 @@ def probe_model(
     """Find out in which layout of the prompt a model decides best, and keep it."""
     import asyncio
 
-    from rich.text import Text
-
     from moa.cli import screen
     from moa.cli.configuration import configured
     from moa.cli.tables import listed
     from moa.context import RunContext
     from moa.decisions.probing import LAYOUTS
     from moa.endpoints.known import keep
+    from moa.errors import ConfigError
     from moa.usage import Budget
 
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
     made = asyncio.run(_probed(configured(config), name, context, may_cost=yes))
-    file = keep(made.found)
     rows = [
         (
             kind,
@@ -63,12 +61,12 @@ def probe_model(
     console.print(listed(columns, rows))
     used = context.usage.total
     console.print(
-        Text(
-            f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read; "
-            f"kept in {file}"
-        ),
-        soft_wrap=True,
+        f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
     )
+    try:
+        console.print(f"kept in {keep(made.found)}")
+    except OSError as error:
+        raise ConfigError(f"what was found can't be kept: {error}") from error
 
 
 async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
@@ -77,8 +75,6 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
     Raises:
         ConfigError: there is no such endpoint, or it may cost money and nobody agreed.
     """
-    from rich.progress import Progress
-
     from moa.agents.deciding import costs_nothing
     from moa.cli import screen
     from moa.decisions.probing import probe, shipped_trials
@@ -93,7 +89,7 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
                 f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
                 "requests of about 100 tokens. Run it again with --yes to go on"
             )
-        with Progress(console=screen.err(), transient=True) as bar:
+        with screen.err().bars() as bar:
             reading = bar.add_task(f"asking {endpoint.model}", total=None)
             return await probe(
                 endpoint,

@@ -14,6 +14,8 @@ from moa.questions import Answer, Question
 if TYPE_CHECKING:
     from moa.decisions.heads import Blend, Head
 
+ENOUGH = 8
+"""Labelled texts from which on a head is fitted; fewer tell less than the words of a question."""
 View = tuple[Example, ...]
 """Examples that a text is read with."""
 

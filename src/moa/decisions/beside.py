@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from moa.context import RunContext
-from moa.decisions import Adaptation, Correction
+from moa.decisions import ENOUGH, Adaptation, Correction
 from moa.decisions.arrays import Floats, Ints
 from moa.decisions.encoding import encode
 from moa.decisions.fitting import fit, held_out_loss, shrunk_mean
@@ -20,8 +20,6 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
 from moa.questions import Question
 
-ENOUGH = 8
-"""Labelled texts from which on a head is fitted; fewer tell less than the words do."""
 _PARTS = 10
 _WORDS, _LABELLED = 0.4, 0.8
 """Weights to start from, with many labels: of the head on the words of the question, and of the one

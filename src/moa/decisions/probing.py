@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -30,8 +30,9 @@ from moa.decisions.relevance import relevance_head
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep, known
-from moa.errors import CapabilityError, EndpointRejected
+from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
 from moa.questions import Kind, Layout, Option, Question
+from moa.usage import Amount
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -46,8 +47,10 @@ LIMIT_S = 60.0
 _AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
 _logger = logging.getLogger(__name__)
-_without_labels: set[str] = set()
-"""Who gives no label log-probabilities, and so need not be asked twice."""
+_ROOM, _TOKENS = 3, 100
+"""How many times the calls of a probe a budget must have room for, and tokens of each."""
+_tried: set[str] = set()
+"""Who was probed by this process, whatever came of it."""
 _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
@@ -93,12 +96,14 @@ async def probe(
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
-        EndpointError: a request failed.
+        EndpointError: a request failed; `EndpointRejected` where no text could be read, as of a
+            model without a chat template.
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, limit_s, progress)
+    headed = encoder is not None and encoder.model == MultilingualEncoder.model
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
     beside = await _beside([trials[place] for place in done], encoder, context)
     before = known(endpoint.model)
@@ -118,7 +123,9 @@ async def probe(
         losses[kind] = {layout: tried[layout, asked[layout]] for layout in LAYOUTS}
         best: Layout = min(losses[kind], key=lambda layout: losses[kind][layout])
         gains = losses[kind][best] < tried[best, 0.0] - GAIN
-        layouts[kind], weights[kind] = best, asked[best] if gains else 0.0
+        layouts[kind] = best
+        if headed:
+            weights[kind] = asked[best] if gains else 0.0
     found = before.model_copy(update={"name": endpoint.model, "layout": layouts, "weight": weights})
     return Probe(found, losses, len(done), len(trials))
 
@@ -133,36 +140,44 @@ async def _read_all(
     """Log-probabilities of the options, by place of the text and layout."""
     ends = time.monotonic() + limit_s if limit_s is not None else float("inf")
     read: dict[tuple[int, Layout], Floats] = {}
+    rejected: list[EndpointRejected] = []
 
-    async def work(left: Iterator[int], layout: Layout) -> None:
-        for place in left:
+    async def work(left: Iterator[tuple[int, Layout]]) -> None:
+        for place, layout in left:
+            if time.monotonic() > ends:
+                return
             try:
                 read[place, layout] = await _read(endpoint, trials[place], layout, context)
-            except EndpointRejected:  # it has no chat template, or too small a window
-                read[place, layout] = np.zeros(len(trials[place].question.options))
+            except EndpointUnauthorized:
+                raise
+            except EndpointRejected as error:  # of one text, where the window is small
+                rejected.append(error)
+                if len(rejected) >= _IN_TURN:
+                    raise
             if progress is not None:
                 progress(len(read) // len(LAYOUTS), len(trials))
 
     # A few texts in one layout, then in the other: a server keeps one beginning of a prompt.
-    for start in range(0, len(trials), _IN_TURN):
-        if time.monotonic() > ends:
-            break
-        for layout in LAYOUTS:
-            left = iter(range(start, min(start + _IN_TURN, len(trials))))
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(_AT_ONCE):
-                        group.create_task(work(left, layout))
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
+    places = range(len(trials))
+    order: list[tuple[int, Layout]] = [
+        (place, layout)
+        for start in range(0, len(trials), _IN_TURN)
+        for layout in LAYOUTS
+        for place in places[start : start + _IN_TURN]
+    ]
+    left = iter(order)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(work(left))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
     return read
 
 
 async def _read(endpoint: Endpoint, trial: Trial, layout: Layout, context: RunContext) -> Floats:
     """Log-probabilities of the options."""
-    question = Question(
-        _QUESTION, trial.question.kind, trial.question.text, trial.question.options, layout
-    )
+    question = replace(trial.question, layout=layout)
     decision = await endpoint.decide(trial.text, [question], context)
     answer = decision.answers[0]
     if answer.probabilities is None or answer.source != "logprob":
@@ -232,7 +247,8 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
     Args:
         endpoint: Must cost nothing but time.
         encoder: Stands beside it.
-        context: A third of the time that is left to it is used at most.
+        context: A third of the time that is left to it is used at most; a budget without room for
+            many times the calls is left alone.
 
     Raises:
         EndpointError: a request failed.
@@ -240,7 +256,11 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
     """
     async with _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
         who = f"{endpoint.name}: {endpoint.model}"
-        if known(endpoint.model).layout or who in _without_labels:
+        calls = _ROOM * len(LAYOUTS) * len(shipped_trials())
+        room = Amount(calls=calls, input_tokens=calls * _TOKENS)
+        if known(endpoint.model).layout or who in _tried:
+            return
+        if context.limit_ahead([(endpoint.tier, room)]) is not None:
             return
         _logger.info(
             "nothing is known of %s: finding out how it is asked best, once, in at most %.0f s",
@@ -251,11 +271,13 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
         limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
         try:
             made = await probe(endpoint, encoder=encoder, context=context, limit_s=limit_s)
-        except CapabilityError:
-            _without_labels.add(who)
+        except (CapabilityError, EndpointRejected) as error:
+            if isinstance(error, EndpointUnauthorized):
+                raise
+            _tried.add(who)
             return
-        layout = {kind: made.found.layout_of(kind) for kind in get_args(Kind)}
-        found = made.found.model_copy(update={"layout": layout})
-        with suppress(OSError):  # a cache that can't be written costs time alone
-            keep(found)
+        _tried.add(who)
+        if len(made.losses) == len(get_args(Kind)):
+            with suppress(OSError):  # a cache that can't be written costs the next process time
+                keep(made.found)
     context.note("changed", f"{endpoint.model} was probed with {made.texts} texts")

@@ -14,6 +14,7 @@ import json
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -77,12 +78,12 @@ async def untrained(
         encoder = None
     if free:
         await find_out(endpoint, encoder=encoder, context=context)
-    fitted_to = encoder is not None and any(fits(labels_of(q, own)[1]) for q in questions)
+    fitted_to = {q.name for q in questions if encoder is not None and fits(labels_of(q, own)[1])}
     about = known(endpoint.model)
     asked = any(
         encoder is None
         or about.weight_of(question, free=free)
-        or not (speaks(question) or fits(labels_of(question, own)[1]))
+        or not (speaks(question) or question.name in fitted_to)
         for question in questions
     )
     if asked and not free:
@@ -94,7 +95,7 @@ async def untrained(
         return None
     base, read = Adaptation(views=(), origin="the model isn't asked"), dict[str, Floats]()
     if asked:
-        shown: View = () if fitted_to else tuple(own)
+        shown = _without_labels(own, fitted_to)
         texts = [*ordinary_texts()[:MOST_READ], *(e.text for e in own if fitted_to)]
         readings = await _kept(endpoint, questions, shown, texts, context)
         if readings is None:
@@ -102,7 +103,7 @@ async def untrained(
         base = _without_bias(questions, readings, shown)
         for question in questions:
             rows, _ = labels_of(question, own)
-            if fitted_to and rows and question.name not in base.doubtful:
+            if question.name in fitted_to and question.name not in base.doubtful:
                 logs = readings[question.name][MOST_READ:][rows]
                 read[question.name] = logs + np.array(base.corrections[question.name].offsets)
     if encoder is None:
@@ -117,6 +118,15 @@ async def untrained(
         encoder=encoder,
         context=context,
     )
+
+
+def _without_labels(own: Sequence[Example], fitted_to: set[str]) -> View:
+    """Take the labels that a head is fitted to from examples: the model is shown the others."""
+    left = [
+        replace(e, labels={name: it for name, it in e.labels.items() if name not in fitted_to})
+        for e in own
+    ]
+    return tuple(example for example in left if example.labels)
 
 
 def _without_bias(

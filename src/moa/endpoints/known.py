@@ -6,7 +6,6 @@ kept in the cache, and come first.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moa._files import replace_text
 from moa.endpoints.weights import cache_folder
 from moa.questions import Kind, Layout, Question
 
@@ -72,7 +72,8 @@ def known(model: str) -> Known:
     Args:
         model: Name of the model, as its server knows it, or of its file.
     """
-    return _probed(model, cache_folder()) or _shipped(model)
+    folder = cache_folder()
+    return _found_here.get((model, folder)) or _probed(model, folder) or _shipped(model)
 
 
 def can_write(model: str) -> bool:
@@ -81,18 +82,20 @@ def can_write(model: str) -> bool:
 
 
 def keep(found: Known) -> Path:
-    """Keep what a probe has found about the model `found.name` in the cache.
+    """Keep what a probe has found about the model `found.name`: in this process, and in the cache.
 
     Raises:
         OSError: the cache can't be written.
     """
-    file = _file(found.name, cache_folder())
+    folder = cache_folder()
+    _found_here[found.name, folder] = found
+    file = _file(found.name, folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(found.model_dump_json(indent=2), encoding="utf-8")
-    part.replace(file)
-    _probed.cache_clear()
+    replace_text(file, found.model_dump_json(indent=2))
     return file
+
+
+_found_here: dict[tuple[str, Path], Known] = {}
 
 
 def _file(model: str, folder: Path) -> Path:

@@ -20,6 +20,8 @@ _HARD_PUSH = 60.0
 """Leaves nothing to other tokens: shows the labels that the first push did not bring to light."""
 _OTHERS = 20
 """Probabilities asked for beyond those of the labels."""
+_MOST_SPELT = 10_000
+"""Labels and examples whose tokens are kept."""
 _SMALLEST = 1e-45
 """What a probability that was rounded to zero is taken for."""
 _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
@@ -126,14 +128,16 @@ class LlamaCppReader:
                 else ()
                 for place, piece in enumerate(pieces)
             ]
+        *shown, last = turns  # those that are shown come again and again
+        spelt = [await self._spelling(turn, context) for turn in shown]
+        spelt.append(tuple(await self.tokens(last, context, whole=False)))
         first, *rest = self._templates[len(turns)]
-        found = [*first]
-        for turn, piece in zip(turns, rest, strict=True):
-            found += [*await self.tokens(turn, context, whole=False), *piece]
-        return found
+        return [*first, *(t for turn, end in zip(spelt, rest, strict=True) for t in (*turn, *end))]
 
     async def _spelling(self, label: str, context: RunContext) -> tuple[int, ...]:
         if label not in self._spellings:
+            if len(self._spellings) >= _MOST_SPELT:
+                self._spellings.clear()
             self._spellings[label] = tuple(await self.tokens(label, context, whole=False))
         return self._spellings[label]
 
