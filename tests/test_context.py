@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from moa.context import Reservation, RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointUnavailable
 from moa.trace import Piece
-from moa.usage import Amount, Budget, Price, Tier
+from moa.usage import NOTHING, Amount, Budget, Price, Tier
 
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
 PRICE = Price(input=Decimal(10), output=Decimal(10))
@@ -164,6 +164,27 @@ async def test_the_deadline_holds_while_a_call_waits_and_its_turn_goes_to_the_ne
     )
     assert [type(failed) for failed in done] == [type(None), DeadlineExceeded, type(None)]
     assert late.usage.calls == 0
+
+
+async def test_a_call_that_may_be_cut_waits_for_one_that_holds_a_budget_further_up() -> None:
+    run = RunContext(budget=Budget(tokens=10_000))
+    tight = run.nested("tight", budget=Budget(tokens=1_000))
+    with await tight.reserve("e", "llm", Amount(calls=1, output_tokens=10)) as before:
+        before.settle(Amount(calls=1, output_tokens=10))
+
+    async def holds_most() -> None:
+        with await run.reserve("e", "llm", Amount(calls=1, output_tokens=9_970)) as call:
+            await asyncio.sleep(0.02)
+            call.settle(Amount(calls=1, output_tokens=10))
+
+    async def asks() -> int:
+        asked = Amount(calls=1, input_tokens=10, output_tokens=2_000)
+        with await tight.reserve("e", "llm", asked, cuttable=True) as call:
+            call.settle(NOTHING)
+            return call.estimate.output_tokens
+
+    _, left = await asyncio.gather(holds_most(), asks())
+    assert left == 980
 
 
 async def test_a_call_does_not_wait_for_those_that_it_is_made_within() -> None:

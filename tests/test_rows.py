@@ -297,6 +297,15 @@ def test_rows_that_are_no_longer_in_the_input_keep_their_lines(out: Path) -> Non
     assert [line["id"] for line in written(out)] == [1, 3, 2]
 
 
+def test_good_lines_of_an_id_that_rows_share_stay_where_only_one_of_them_is_read(out: Path) -> None:
+    two = [Row(number=n, id="Ann", value=f"text {n}") for n in (1, 2)]
+    go(out, two)
+    with RowFile(out, existing="resume") as file:
+        assert list(file.left(two[:1], all_rows=False)) == []
+    assert [line["input"] for line in written(out)] == ["text 1", "text 2"]
+    assert go(out, two, "resume") == []
+
+
 ANY_ROWS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["a", "é\u2028", "half \ud83d"])), max_size=12
 )

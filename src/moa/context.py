@@ -292,6 +292,10 @@ class RunContext:
             fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
             if fitting:
                 return self._set_aside(part, shorter(least + fitting - 1), price)
+            above = self._refusal([(part.tier, smallest)])
+            if above is not None and any(not flight.waits for flight in above[0]._flights):
+                above[0]._queue(waiter)
+                return None
         raise BudgetExceeded(
             f"{level.node or 'run'}: the next call would pass the budget: {passed}. "
             "It was not sent; give a larger budget to go on",

@@ -547,8 +547,16 @@ class RowFile(LineFile):
         finally:
             self.close()
 
-    def left(self, found: Iterable[Row | Malformed]) -> Iterator[Row | Malformed]:
-        """Give the rows that are to be done: those without a good line for their id and input."""
+    def left(
+        self, found: Iterable[Row | Malformed], *, all_rows: bool = True
+    ) -> Iterator[Row | Malformed]:
+        """Give the rows that are to be done: those without a good line for their id and input.
+
+        Args:
+            found: The rows.
+            all_rows: Whether they are all that there are; else no line is removed, since it may
+                be that of a row with the same id which is still to come.
+        """
         for row in found:
             old = self._old.get(row.id, [])
             digest = _digest(row.input) if old else b""
@@ -561,7 +569,7 @@ class RowFile(LineFile):
                 old.remove(same)  # so that of rows that are copies each has its own line
                 self._settled.add(row.id)
                 self.there += 1
-        self._all_read = True
+        self._all_read = all_rows
 
     def write(self, values: Mapping[str, object]) -> None:
         """Write the line of a row: it has left this process when this returns.

@@ -481,3 +481,14 @@ async def test_of_a_prompt_that_may_fit_the_server_says_whether_it_does(
     served.will(chat())
     await endpoint(transport, context_window=100).complete(Prompt.of(text), RunContext())
     assert len(served.requests) == 1
+
+
+async def test_a_streamed_answer_about_the_tags_of_a_thought_is_whole(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    said = ["<think>a</think>Close it with </think>", " and go on."]
+    served.will(events(*(piece(text) for text in said), piece("", finish_reason="stop")))
+    stream = endpoint(transport).stream(Prompt.of("How does a thought end?"), RunContext())
+    *_, last = [part async for part in stream]
+    assert isinstance(last, Completion)
+    assert last.text == "Close it with </think> and go on."

@@ -42,6 +42,7 @@ class Report:
         existing: What is done with lines that it has.
         as_json: Whether lines go to standard output, and everything else to standard error.
         total: How many items there are; `None` is unknown.
+        limited: Whether the items are only the first ones.
         counts_dollars: Whether the run has a limit in dollars, which unpriced calls don't count
             against.
 
@@ -59,6 +60,7 @@ class Report:
         existing: Existing,
         as_json: bool,
         total: int | None,
+        limited: bool,
         counts_dollars: bool,
     ) -> None:
         self.tally = Tally()
@@ -66,6 +68,7 @@ class Report:
         self._line = line
         self._file = RowFile(out, existing=existing, source=source) if out else None
         self._as_json = as_json
+        self._limited = limited
         self._counts_dollars = counts_dollars
         self._first: list[Item] = []
         self._reference: Reference | None = None
@@ -105,7 +108,7 @@ class Report:
 
     def left(self, rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
         """Give the rows that are to be done: all, but for those that a resumed file has."""
-        return self._file.left(rows) if self._file else rows
+        return self._file.left(rows, all_rows=not self._limited) if self._file else rows
 
     def begin(self, reference: Reference | None, *, before: Usage) -> None:
         """Start the clock.

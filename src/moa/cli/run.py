@@ -122,6 +122,7 @@ def run(
         existing=options.existing(out, resume=resume, overwrite=overwrite),
         as_json=as_json,
         total=1 if text else rows.count(source, limit, format),
+        limited=limit is not None,
         counts_dollars=budget_usd is not None,
     ) as report:
         code = session.run(prepare, islice(found, limit), report)

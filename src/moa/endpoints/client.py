@@ -56,7 +56,7 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
-_STALE_S = 1.0
+_STALE_S = 0.1
 """Seconds within which a request fails that was sent on a connection closed before."""
 
 
@@ -296,7 +296,10 @@ class Client:
         import httpx2
         from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
 
-        near = is_loopback(self._base_url or os.environ.get("OPENAI_BASE_URL", ""))
+        given = os.environ.get("OPENAI_BASE_URL")
+        if self._base_url is None and given:
+            _check_address(self.name, given)
+        near = is_loopback(self._base_url or given or "")
         try:
             http = self._http_client or DefaultAioHttpClient(
                 verify=_trusted(),

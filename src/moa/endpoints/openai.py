@@ -190,7 +190,9 @@ class OpenAIEndpoint(Closing):
         if piece := splitter.finish():
             yield piece
         # Where the chat template wrote the opening tag, only the end tells what was a thought.
-        text, inline = split_thinking(splitter.text)
+        text, inline = splitter.text, None
+        if not (thought or splitter.reasoning):
+            text, inline = split_thinking(splitter.text)
         yield self._finished(
             text,
             reasoning=thought or splitter.reasoning or inline,
