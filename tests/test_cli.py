@@ -27,7 +27,7 @@ class Mail(BaseModel):
     stars: int = 0
 
 def answer(text: str) -> str:
-    return "too bad" if "fail" in text else f"re: {text.splitlines()[0]}"
+    return "too bad" if "fail" in text else f"re: {text.splitlines()[1]}"
 
 large = SimulatedEndpoint(
     name="large", tier="llm", rule=answer, tokens=(1000, 100), price=Price(input=1000, output=0)

@@ -223,7 +223,7 @@ async def test_a_judge_tells_ties_from_verdicts_that_it_did_not_give() -> None:
         return '{"better": "A"}' if "say 1" in text else '{"better": "tie"}'
 
     asked = SimulatedEndpoint(name="judge", tier="llm", rule=verdict)
-    writer = Generator(SimulatedEndpoint(rule=lambda t: t.splitlines()[0].lower()), "Say it.")
+    writer = Generator(SimulatedEndpoint(rule=lambda t: t.splitlines()[1].lower()), "Say it.")
     found = await compare(data, {"slm": writer}, metric="judge", judge=asked)
     (slm,) = found.designs
     assert (slm.unreadable, slm.quality.value) == (1, 0.5)

@@ -77,6 +77,13 @@ def test_without_settings_the_default_models_are_mixed(tmp_path: Path) -> None:
     assert (aggregator.name, aggregator.endpoint.name) == ("aggregator", "large")
 
 
+def test_an_endpoint_that_is_asked_twice_samples_unless_the_table_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    graph = built(tmp_path, '[graphs.mixture]\nproposers = ["large", "large", "small"]')
+    assert [[m.temperature for m in layer] for layer in members(graph)] == [[0.7, 0.7, 0.0]]
+
+
 def test_every_setting_comes_from_the_table(tmp_path: Path) -> None:
     graph = built(
         tmp_path,

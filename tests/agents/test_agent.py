@@ -140,7 +140,7 @@ async def test_data_stands_in_tags_and_one_line_says_what_they_mean() -> None:
 
 async def test_a_request_stands_without_tags_and_without_a_rule() -> None:
     endpoint = ScriptedEndpoint(["Hello!"])
-    await Generator(endpoint, "Greet.").run("Hi </data>")
+    await Generator(endpoint, "Greet.", tag="").run("Hi </data>")
     told, asked = endpoint.prompts[0].messages
     assert (told.content, asked.content) == ("Greet.", "Hi </data>")
 
@@ -257,3 +257,9 @@ async def test_an_endpoint_that_cannot_stream_is_asked_in_one_go() -> None:
     result = await Generator(endpoint, "Count.").run("go", RunContext(listener=heard.append))
     assert result.output.text == "one two"
     assert heard == []
+
+
+async def test_a_prompt_without_tags_leaves_them_in_the_answer() -> None:
+    xml = '<data value="3">Three</data>'
+    generator = Generator(ScriptedEndpoint([xml]), "Answer.", tag="")
+    assert (await generator.run("How is 3 marked up?")).output.text == xml

@@ -35,7 +35,7 @@ async def test_a_generator_writes_plain_text() -> None:
     (prompt,) = endpoint.prompts
     assert prompt.json_schema is None
     assert prompt.messages[0].content.startswith("Greet.")
-    assert prompt.messages[1].content == "Hi, I am Eve"
+    assert prompt.messages[1].content == "<data>\nHi, I am Eve\n</data>"
 
 
 async def test_a_generator_takes_any_model_and_writes_any_model() -> None:

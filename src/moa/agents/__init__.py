@@ -40,6 +40,8 @@ class Settings(Limits, total=False):
     """Most tokens to generate for an answer, reasoning included."""
     temperature: float | None
     """0 unless answers are to differ; `None` leaves it to the server."""
+    tag: str | None
+    """Name of the tags around the input, which is data; empty where it is the request itself."""
 
 
 class Agent(TypedNode[In, Out]):
@@ -60,6 +62,8 @@ class Agent(TypedNode[In, Out]):
         repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
         max_tokens: Most tokens to generate for an answer, reasoning included.
         temperature: 0 unless answers are to differ; `None` leaves it to the server.
+        tag: Name of the tags around the input, which is data; empty where it is the request itself,
+            to be followed. `None`: as the class says.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
 
@@ -83,6 +87,7 @@ class Agent(TypedNode[In, Out]):
         repairs: int = 1,
         max_tokens: int = 512,
         temperature: float | None = 0.0,
+        tag: str | None = None,
         budget: Budget = UNLIMITED,
         timeout_s: float | None = None,
     ) -> None:
@@ -90,6 +95,8 @@ class Agent(TypedNode[In, Out]):
         self.endpoint = require(endpoint, "complete", agent=self.name)
         if instructions is not None:
             self.instructions = instructions
+        if tag is not None:
+            self.tag = tag
         if repairs < 0 or max_tokens < 1:
             raise ConfigError(
                 f"agent {self.name!r}: repairs={repairs} and max_tokens={max_tokens}, but repairs "
@@ -112,11 +119,12 @@ class Agent(TypedNode[In, Out]):
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
         prompt = self.prompt(request)
-        tag = self.tag if f"</{self.tag}>" in prompt else ""
-        return (
-            Message("system", system(self.instructions, self._schema, tag=tag)),
-            Message("user", prompt),
-        )
+        rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
+        return (Message("system", rule), Message("user", prompt))
+
+    def _tag_in(self, prompt: str) -> str:
+        """Give the tag where a prompt holds it; else nothing."""
+        return self.tag if self.tag and f"</{self.tag}>" in prompt else ""
 
     def read(self, completion: Completion) -> Out:
         """Read what the model wrote.
@@ -146,7 +154,8 @@ class Agent(TypedNode[In, Out]):
             completion = await self._ask(messages, context)
             cut = completion.finish_reason == "length"
             try:
-                output = self.read(self._fitted(self._unechoed(completion, context), context))
+                plain = self._unechoed(completion, self._tag_in(first[-1].content), context)
+                output = self.read(self._fitted(plain, context))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -163,11 +172,11 @@ class Agent(TypedNode[In, Out]):
                 return output
         raise AssertionError("the last try returns or raises")
 
-    def _unechoed(self, completion: Completion, context: RunContext) -> Completion:
+    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Take the tags of the data out of an answer."""
-        if not self.tag or f"<{self.tag}>" in self.instructions:
+        if not tag or f"<{tag}>" in self.instructions:
             return completion
-        text = without_tags(completion.text, tag=self.tag)
+        text = without_tags(completion.text, tag=tag)
         if text == completion.text.strip():
             return completion
         if self._streams(context):  # it has been shown

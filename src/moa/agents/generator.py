@@ -13,9 +13,8 @@ from moa.handoffs import Reply
 
 
 class Generator(Agent[str | BaseModel, Out]):
-    """Follows instructions on a text, or on any pydantic model: it is the request, as in a chat.
-
-    A text by others, which may hold orders of its own, is data: set `tag` to `"data"` for it.
+    """Follows instructions on a text, or on any pydantic model, which is data: orders in it count
+    for nothing. Where it is the request itself, as in a chat, `tag=""` leaves it as it is.
 
     Args:
         endpoint: Who writes.
@@ -27,8 +26,6 @@ class Generator(Agent[str | BaseModel, Out]):
     Raises:
         CapabilityError: the endpoint can't complete.
     """
-
-    tag = ""
 
     @overload
     def __init__(

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moa.acceptance.arithmetic import named_in
 from moa.agents import Agent, Settings
 from moa.agents.prompts import at_most
-from moa.endpoints import Endpoint
+from moa.context import RunContext
+from moa.endpoints import Completion, Endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -46,7 +47,9 @@ class Steps(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    steps: tuple[Step, ...] = Field(min_length=1, description="in any order")
+    steps: tuple[Step, ...] = Field(
+        min_length=1, description="in the order in which they are taken"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -118,8 +121,8 @@ class Problem(BaseModel):
 class Planner(Agent[Problem, Steps]):
     """Breaks a problem into steps; those that don't need each other can run side by side.
 
-    A plan with unknown ids or a circle goes back to the model, `repairs` times; steps that are too
-    many are cut.
+    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times:
+    cut, it would lose the step that gives the answer.
 
     Args:
         endpoint: Who plans.
@@ -134,16 +137,13 @@ class Planner(Agent[Problem, Steps]):
     tag = ""
     instructions = (
         "You plan how to solve a problem. Break it into as few steps as possible; the last one "
-        "gives "
-        "the answer. Name for each step only the steps whose results it needs. Write a calculation "
-        "into compute, with {id} for the result of a step. If an earlier attempt failed, plan "
-        "another "
-        "way. Do not solve the problem.\n\n"
+        "gives the answer. Name for each step only the steps whose results it needs. Write a "
+        "calculation into compute, with {id} for the result of a step. If an earlier attempt "
+        "failed, plan another way. Do not solve the problem.\n\n"
         'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
         '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
-        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags '
-        'cost?", '
-        '"needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
+        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags cost?",'
+        ' "needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
     )
 
     def __init__(self, endpoint: Endpoint, *, most: int = 8, **settings: Unpack[Settings]) -> None:
@@ -152,6 +152,9 @@ class Planner(Agent[Problem, Steps]):
         self.most = most
         self.output_type = at_most(Steps, "steps", most)
         super().__init__(endpoint, **settings)
+
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        return completion
 
     def prompt(self, request: Problem) -> str:
         """Show the problem, and what was wrong with the attempt that failed."""

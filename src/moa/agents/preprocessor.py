@@ -9,7 +9,6 @@ from moa.agents import cleaning
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop
 from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
-from moa.agents.prompts import TAG
 from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -77,7 +76,6 @@ class Preprocessor(TypedNode[Text | str, Text]):
             self.rewriter = Generator(
                 rewrite, _REWRITE, name="rewrite", max_tokens=2 * _REWRITTEN_TOKENS
             )
-            self.rewriter.tag = TAG
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
@@ -109,7 +107,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
             latest = cleaning.without_history(seen)
             if cleaning.tidy(latest) != cleaning.tidy(seen):
                 context.note("changed", "quoted mails below the reply were left out")
-            if len(seen) > cleaning.HISTORY_WITHIN:
+            elif len(seen) > cleaning.HISTORY_WITHIN:
                 within = f"the first {cleaning.HISTORY_WITHIN} characters"
                 context.note("skipped", f"quoted mails that begin after {within} stay")
             seen = latest

@@ -150,9 +150,12 @@ def _in_words(fault: ErrorDetails) -> str:
             return "it must be one complete JSON object and nothing else"
         case "missing":
             return f"{where} was missing"
+        case "value_error":
+            return fault["msg"].removeprefix("Value error, ")
         case _:
-            said = fault["msg"].removeprefix("Value error, ")
-            return f"{where} {said.removeprefix('Input ')}" if said.startswith("Input ") else said
+            said = fault["msg"]
+            named = said.startswith("Input ")
+            return f"{where} {said.removeprefix('Input ')}" if named else f"{where}: {said}"
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -38,8 +38,6 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         CapabilityError: the endpoint can't complete.
     """
 
-    tag = ""
-
     @overload
     def __init__(
         self: Reasoner[str],

@@ -32,6 +32,7 @@ class Review(BaseModel):
 class Reviewer(Agent[Draft, Review]):
     """Looks for faults in a program: what the task asks for and it does not do."""
 
+    tag = ""
     instructions = (
         "You review programs. List the bugs that make this program fail its task: wrong results, "
         "missing cases, security holes, tests that check nothing. Ignore matters of taste. If you "

@@ -73,9 +73,9 @@ class Speaker(Agent[Exchange, Reply]):
             Message("user", request.message),
         )
 
-    def _unechoed(self, completion: Completion, context: RunContext) -> Completion:
+    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Let a reply hold the tags of a block: a conversation can be about them."""
-        del context
+        del tag, context
         return completion
 
 

@@ -112,7 +112,7 @@ class Code(Pattern[str | BaseModel, Program]):
         if tries < 1:
             raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
         self.planner = Generator(
-            writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens
+            writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens, tag=""
         )
         self.writer = Coder(writer, name="writer", repairs=repairs, max_tokens=max_tokens)
         self.reviewer = Reviewer(reviewer, max_tokens=max_tokens)

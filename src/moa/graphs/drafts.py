@@ -158,7 +158,10 @@ class SectionWriter(Agent[_Place, Reply]):
         heading = outline.sections[request.place].heading
         parts = [
             request.planned.assignment.shown,
-            f"Outline:\n{escaped(str(outline))}",
+            # Written from material, it may carry orders of that on.
+            block(str(outline), "Outline")
+            if request.planned.assignment.material
+            else f"Outline:\n{escaped(str(outline))}",
             f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
         ]
         if request.draft is not None:

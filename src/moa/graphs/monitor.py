@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from moa.agents.boundary import Limits
 from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
-from moa.agents.prompts import TAG
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
@@ -117,7 +116,6 @@ class Monitor(Pattern[Item, Observation]):
         self.writer: Generator[Reply] | None = None
         if writer is not None:
             self.writer = Generator(writer, _REPORT, name="report", max_tokens=max_tokens)
-            self.writer.tag = TAG
         self.windows = windows
         self._seen = seen or labels_in
 

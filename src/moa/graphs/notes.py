@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.acceptance import all_of
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
-from moa.agents.prompts import TAG
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents.lengths import Length
@@ -199,7 +198,6 @@ class Condense(TypedNode[Notes, Notes]):
         room = max(64, round(keep * max_tokens))
         self.endpoint = slm
         self.writer = Generator(slm, _CONDENSE, name="note", max_tokens=room)
-        self.writer.tag = TAG
 
     async def answer(self, request: Notes, context: RunContext) -> Notes:
         """Condense each, then neighbours together until it is little enough."""

@@ -101,11 +101,11 @@ class Solve(Pattern[str | BaseModel, Solution]):
         self.planner = Planner(llm, most=most_steps, max_tokens=max_tokens)
         self.solvers: dict[Tier, Generator[Worked]] = {
             tier: Generator(
-                endpoint, _STEP, output=Worked, name=f"step_{tier}", max_tokens=max_tokens
+                endpoint, _STEP, output=Worked, name=f"step_{tier}", max_tokens=max_tokens, tag=""
             )
             for tier, endpoint in _by_tier(slm, llm).items()
         }
-        self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens)
+        self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens, tag="")
         self.verifier = Decider(slm, Verdict, name="verifier") if accept is None else None
         self.accept = accept or Plausible(self.verifier or self.writer)
         self._agrees_with_itself = accept is None and slm.model == llm.model

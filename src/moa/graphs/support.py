@@ -19,7 +19,6 @@ from moa.agents.decider import Decider
 from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
-from moa.agents.prompts import TAG
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
 from moa.context import RunContext
@@ -253,14 +252,12 @@ def urgency_of(slm: Endpoint, settings: SupportSettings) -> Decider[Urgency]:
 
 
 def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
-    writer = Generator(
+    return Generator(
         llm,
         INSTRUCTIONS.format(company=settings.company, tone=settings.tone),
         name="reply",
         max_tokens=settings.draft_tokens if llm.tier == "slm" else settings.reply_tokens,
     )
-    writer.tag = TAG
-    return writer
 
 
 def _headed(slm: Endpoint, settings: SupportSettings, question: str) -> Adaptation | None:

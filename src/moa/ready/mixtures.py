@@ -55,9 +55,9 @@ class MixtureSettings(JointSettings):
     default small one and the default large one."""
     layers: int | None = Field(default=None, gt=0)
     """How often one list of proposers is asked; `None`: once, or each of several lists once."""
-    temperatures: Temperature | list[Temperature] | list[list[Temperature]] | None = 0.0
-    """From 0 to 2: one for all, or one for each proposer, in lists as the proposers; `None` leaves
-    it to the servers."""
+    temperatures: Temperature | list[Temperature] | list[list[Temperature]] | None = None
+    """From 0 to 2: one for all, or one for each proposer, in lists as the proposers; `None`: 0, but
+    0.7 for an endpoint that is asked more than once in a layer."""
     roles: list[str] | list[list[str]] | None = None
     """A point of view for each proposer, in lists as the proposers; an empty text is none."""
 
@@ -118,11 +118,15 @@ def _layer(
             settings.instructions,
             name=name,
             role=role,
-            temperature=temperature,
+            temperature=_usual(names, name) if temperature is None else temperature,
             max_tokens=settings.max_tokens,
         )
         for name, temperature, role in zip(names, temperatures, roles, strict=True)
     ]
+
+
+def _usual(names: Sequence[str], name: str) -> float:
+    return 0.7 if names.count(name) > 1 else 0.0
 
 
 def _self_mixture(endpoints: Endpoints, settings: SelfMixtureSettings) -> AnyNode:

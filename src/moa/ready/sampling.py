@@ -208,7 +208,9 @@ def _refine(endpoints: Endpoints, settings: RefineSettings) -> AnyNode:
     writer = _large(endpoints, settings.writer)
     most = settings.max_tokens
     return refine(
-        Generator(writer, settings.instructions or _REASONED, name="writer", max_tokens=most),
+        Generator(
+            writer, settings.instructions or _REASONED, name="writer", max_tokens=most, tag=""
+        ),
         Critic(_large(endpoints, settings.critic), max_tokens=most),
         Reviser(writer, max_tokens=most),
         rounds=settings.rounds,
@@ -227,6 +229,7 @@ def _sampler(endpoint: Endpoint, settings: SamplingSettings) -> AnyNode:
             name=endpoint.name,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
+            tag="",
         )
     return Generator(
         endpoint,
