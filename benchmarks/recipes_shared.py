@@ -19,13 +19,12 @@ from typing import Any
 
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints
-from moa.agents.coder import source_of
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.documents.citing import statements
 from moa.documents.sentences import sentences
 from moa.endpoints import Prompt
-from moa.graphs.code import SandboxResult
+from moa.graphs.code import SandboxResult, source_of
 
 Item = dict[str, Any]
 """A row with an `id`, what is asked, and what is right."""
@@ -272,7 +271,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def passes(reply: str, tests: str, runner: Subprocess) -> bool:
     """Whether the program in a reply passes tests that its writer has not seen."""
     try:
-        source = source_of(reply, "python")
+        source = source_of(reply)
     except ValueError:
         return False
     return runner.now(source.code, tests).passed
