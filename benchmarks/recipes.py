@@ -4,6 +4,8 @@ Each graph and a plain call to the same model answer the same items, one at a ti
 chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
 there, so that a run can be stopped and gone on with by the same command; after a change of a graph
 take another `--json`, and the same `--plain`. With `--items` it prints, and writes no page.
+
+`--check` asks each graph once, about small items of its own, and fails where one gives no answer.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ OUTPUT_WEIGHT = 4
 """How many tokens that are read cost what one costs that is written, about, where both have a
 price."""
 WAYS = ("plain", "graph")
+CHECK = Path(__file__).parent / "data" / "check"
+"""Small sets in the form of those that are measured on."""
+UNCHECKED = ("summarize_long", "cascade", "routed")
+"""They take more items than a check has, and write nothing of their own."""
 TEXT = """
 ## Recipes
 
@@ -254,6 +260,23 @@ def texts_of(found: Sequence[Found]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+async def check(file: Path) -> int:
+    """Ask each graph about one item, without the plain call; give how many gave no answer."""
+    failures = 0
+    async with Models(file, CHECK, Kept(None)) as models:
+        for name, recipe in RECIPES.items():
+            if name in UNCHECKED:
+                continue
+            item, begun = recipe.items(CHECK)[0], time.perf_counter()
+            answer = await asked(await recipe.graph(models), item)
+            text, seconds = answer.get("text", ""), time.perf_counter() - begun
+            failed = "error" in answer or not text.strip()
+            failures += failed
+            said = answer.get("error", "no text") if failed else repr(text[:60])
+            print(f"{'FAILED' if failed else 'ok'} {name}, {seconds:.0f} s: {said}", flush=True)
+    return failures
+
+
 async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
     kept, plain = Kept(args.json), Kept(args.plain)
     found: dict[str, list[Found]] = {}
@@ -286,7 +309,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
+    parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
+    if args.check:
+        raise SystemExit(min(1, sum(asyncio.run(check(file)) for file in args.model)))
     if args.data is None:
         parser.error("give the folder of the data sets, by --data or $MOA_DATA")
     args.data = Path(args.data)

@@ -111,6 +111,15 @@ async def test_a_sandbox_runs_the_tests_that_the_writer_wrote_and_their_failure_
     assert sandbox.ran[0] == ("def add(a, b):\n    return a + b", "assert add(1, 2) == 3")
 
 
+async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> None:
+    failing = SandboxResult(passed=False, output="AssertionError")
+    model = large(GOOD, "```python\ndef add(a, b):\n    return 4\n```")
+    graph = code(model, sandbox=Recorder([failing, failing]), tries=2)
+    program = (await graph.run("Add.")).output
+    assert "return a + b" in program.text
+    assert program.faults == ("it failed when it was run: AssertionError",)
+
+
 async def test_what_the_reviewer_rejects_is_not_run() -> None:
     sandbox, reviewer = Recorder([]), large(Review(faults=("it deletes files",)))
     graph = code(large(GOOD), reviewer, sandbox=sandbox, tries=1)
@@ -243,7 +252,6 @@ def test_the_watch_sees_an_execution() -> None:
         pytest.param("fn main() {}", "no fenced block", id="no block"),
         pytest.param("```rust\n```", "the block is empty", id="an empty block"),
         pytest.param("I can't do that.", "no valid python", id="prose"),
-        pytest.param("```\nx = 1\n```\n```\ny = \n```", "the second block", id="tests"),
         pytest.param(f"```\n{'(' * 5000}\n```", "no valid python", id="deep nesting"),
         pytest.param(f"```json\n{'[' * 100000}\n```", "no valid json", id="deep JSON"),
     ],
@@ -251,6 +259,10 @@ def test_the_watch_sees_an_execution() -> None:
 def test_what_can_not_be_parsed_is_refused(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         source_of(text)
+
+
+def test_tests_that_can_not_be_parsed_are_left_out() -> None:
+    assert source_of("```\nx = 1\n```\n```\ny = \n```") == ("x = 1", "python", "")
 
 
 def test_of_other_languages_the_block_is_taken_as_it_is() -> None:

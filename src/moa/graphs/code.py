@@ -46,11 +46,13 @@ _PARSERS: dict[str, Parser] = {
     "toml": "toml",
 }
 _TESTS = (
-    " Below it, in a second block, write a few short tests of it: plain assert statements, which "
-    "run in the same file, and whose results you are sure of."
+    " Then write a second block with three short tests of it: plain assert statements, which run in "
+    "the same file, and whose results you are sure of."
 )
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
+_LINE = 120
+"""Characters of a line with an error that are shown."""
 
 
 class SandboxResult(BaseModel):
@@ -83,7 +85,7 @@ class Source(NamedTuple):
     language: str
     """As the block names it, such as `python`; `python` where it names none."""
     tests: str
-    """What stands in the blocks below it; empty where there are none."""
+    """What stands in the blocks below it; empty where there are none that can be parsed."""
 
 
 class Program(Reply):
@@ -215,17 +217,20 @@ class Code(Pattern[str | BaseModel, Program]):
         """Write, review, run, and mend what is found."""
         hidden = quiet(context)  # what may be rejected: nobody could take it back
         task = text_of(request)
-        best = await self._tried(Draft(task=task), hidden)
+        first = last = await self._tried(Draft(task=task), hidden)
         tries = 1
-        while best.faults and tries < self.tries:
-            context.note("refused", f"try {tries}: {'; '.join(best.faults)}")
-            again = Draft(task=task, source=best.reply, faults=best.faults)
+        while last.faults and tries < self.tries:
+            context.note("refused", f"try {tries}: {'; '.join(last.faults)}")
+            again = Draft(task=task, source=last.reply, faults=last.faults)
             try:
-                best = await self._tried(again, hidden)
+                last = await self._tried(again, hidden)
             except MoaError as error:
-                context.note("degraded", f"try {tries} stands with its faults: {error}")
+                context.note("degraded", f"no try after {tries}: {error}")
                 break
             tries += 1
+        # Where none is without fault, the tests are as likely to be wrong as the program, and one
+        # that was bent to wrong tests is worse than the first.
+        best = first if last.faults else last
         source = best.source
         context.emit(Piece(context.node, source.code))
         return Program(
@@ -290,8 +295,9 @@ def code(
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then the writer also writes tests, a program that passed
-    review runs there with them, and what fails goes back as well. The last program is given even
-    with `faults`, and where the reviewer or the sandbox itself fails, which the trace says.
+    review runs there with them, and what fails goes back as well. Where no try is without fault
+    the first program is given, with its `faults`; a program is given too where the reviewer or the
+    sandbox itself fails, which the trace says.
 
     Args:
         writer: Writes.
@@ -349,8 +355,10 @@ def source_of(text: str) -> Source:
         except ValueError as error:
             missing = "" if blocks else "there is no fenced block, and "
             raise ValueError(f"{missing}{error}") from error
-        if tests:
-            _parse(tests, parser, "the second block")
+        try:
+            _parse(tests, parser, "the tests")
+        except ValueError:
+            tests = ""  # the program is what was asked for
     return Source(code, language, tests)
 
 
@@ -368,7 +376,7 @@ def _parse(source: str, parser: Parser, what: str) -> None:
             if isinstance(parsed, ast.Module) and _is_value(parsed):
                 raise ValueError("it is a value alone, and does nothing")
     except SyntaxError as error:
-        shown = (error.text or "").strip()
+        shown = (error.text or "").strip()[:_LINE]
         where = f"line {error.lineno}" if error.lineno else "somewhere"
         raise ValueError(f"{what} is no valid {parser}: {error.msg}, {where}: {shown!r}") from error
     except (ValueError, RecursionError, MemoryError) as error:
