@@ -46,8 +46,8 @@ _PARSERS: dict[str, Parser] = {
     "toml": "toml",
 }
 _TESTS = (
-    " Then write a second block with three short tests of it: plain assert statements, which run in "
-    "the same file, and whose results you are sure of."
+    " Then write a second block with three short tests of it: plain assert statements, which run "
+    "in the same file, and whose results you are sure of."
 )
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
