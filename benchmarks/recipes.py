@@ -3,7 +3,8 @@
 Each graph and a plain call to the same model answer the same items, one at a time. Prompts are
 chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
 there, so that a run can be stopped and gone on with by the same command; after a change of a graph
-take another `--json`, and the same `--plain`. With `--items` it prints, and writes no page.
+take another `--json`, and the same `--plain` and `--samples`. With `--items` it prints, and writes
+no page.
 
 `--check` asks each graph once, about small items of its own, and fails where one gives no answer.
 """
@@ -27,7 +28,18 @@ from moa import MoaError, RunContext
 from moa.errors import ConfigError
 from moa.evals.intervals import Interval, difference
 from moa.evals.verdicts import MARGIN
-from recipes_shared import HALVES, Answer, Item, Models, Plain, Recipe, Run, half_of, spent
+from recipes_shared import (
+    HALVES,
+    Answer,
+    Item,
+    Models,
+    Plain,
+    Recipe,
+    Run,
+    half_of,
+    one_item,
+    spent,
+)
 from report import table, write
 
 RECIPES = {
@@ -84,13 +96,14 @@ SciTLDR, GSM8K and BANKING77.
 async def asked(run: Run, item: Item) -> Answer:
     """Ask a graph; what it fails with is its answer, unless it is set up wrong."""
     context, begun = RunContext(timeout_s=TIMEOUT_S, keep_notes=False), time.perf_counter()
-    try:
-        answer = await run(item, context)
-    except ConfigError:
-        raise
-    except MoaError as error:
-        answer = failed(error)
-    return {**answer, **spent(context, time.perf_counter() - begun)}
+    with one_item() as saved:
+        try:
+            answer = await run(item, context)
+        except ConfigError:
+            raise
+        except MoaError as error:
+            answer = failed(error)
+    return {**answer, **spent(context, time.perf_counter() - begun + sum(saved))}
 
 
 def failed(error: MoaError) -> Answer:
@@ -100,12 +113,13 @@ def failed(error: MoaError) -> Answer:
 async def plainly(recipe: Recipe, models: Models, item: Item, kept: Kept) -> Answer:
     """Make the plain call of an item, or take what is kept of it."""
     ask = Plain(models.llm, kept)
-    try:
-        answer = await recipe.plain(models, item, ask)
-    except ConfigError:
-        raise
-    except MoaError as error:
-        answer = failed(error)
+    with one_item():
+        try:
+            answer = await recipe.plain(models, item, ask)
+        except ConfigError:
+            raise
+        except MoaError as error:
+            answer = failed(error)
     return {**answer, **ask.spent}
 
 
@@ -263,7 +277,7 @@ def texts_of(found: Sequence[Found]) -> str:
 async def check(file: Path) -> int:
     """Ask each graph about one item, without the plain call; give how many gave no answer."""
     failures = 0
-    async with Models(file, CHECK, Kept(None)) as models:
+    async with Models(file, CHECK, Kept(None), Kept(None)) as models:
         for name, recipe in RECIPES.items():
             if name in UNCHECKED:
                 continue
@@ -278,13 +292,13 @@ async def check(file: Path) -> int:
 
 
 async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
-    kept, plain = Kept(args.json), Kept(args.plain)
+    kept, plain, samples = Kept(args.json), Kept(args.plain), Kept(args.samples)
     found: dict[str, list[Found]] = {}
     every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
     items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
     (other,) = set(HALVES) - {args.half}
     for file in args.model:
-        async with Models(file, args.data, kept) as models:
+        async with Models(file, args.data, kept, samples) as models:
             for name in args.recipes:
                 warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
@@ -308,6 +322,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
+    parser.add_argument("--samples", type=Path, help="keeps what the model wrote, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
     parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()

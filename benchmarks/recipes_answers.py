@@ -282,7 +282,7 @@ def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
 
 
 RECIPES = (
-    _problem("solve", ready("solve", "question")),
+    _problem("solve", ready("solve", "question", max_tokens=512)),
     _problem(
         "self_consistency", ready("self_consistency", "question", model="large", answers="number")
     ),

@@ -414,7 +414,7 @@ async def test_every_recipe_is_asked_in_both_ways_and_graded(
 ) -> None:
     monkeypatch.setattr(answers, "FIT_ON", 60)
     one = recipe(name)
-    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None)) as models:
+    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None), kept.Kept(None)) as models:
         models.large = Writer(name="large", tier="llm", model="writer-1")
         small = Writer(name="small", model="writer-1")
         models._built = {"large": models.large, "small": small, "embedded": Writer(name="embedded")}

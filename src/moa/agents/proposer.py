@@ -11,7 +11,11 @@ from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.handoffs import Consulted, Reply
 
-ANSWER = "Answer the request, in its language."
+ANSWER = (
+    "Answer the request, in its language. Where it takes thought, think step by step first. Where "
+    "the answer is short, end with a line that says 'Answer:' and the answer alone."
+)
+"""How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
 _READ = (
     "Here are drafts of an answer to the request below, in no particular order. Some may be wrong, "
     "and one that stands alone may be right. Use what is right in them, correct what is wrong, and "

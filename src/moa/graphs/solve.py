@@ -22,6 +22,7 @@ from moa.agents.boundary import Limits
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Steps
+from moa.agents.proposer import ANSWER
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
@@ -36,10 +37,6 @@ from moa.questions import Predicate, predicate
 from moa.trace import Piece
 from moa.usage import Tier
 
-_DIRECT = (
-    "Solve the problem. Think step by step, and write each calculation as an equation. End with a "
-    "line that begins with 'Answer:' and gives the answer alone."
-)
 _STEP = (
     "You work out one step of a problem. Use the problem and what is known so far, and answer only "
     "the question."
@@ -106,7 +103,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         super().__init__(**limits)
         if tries < 1:
             raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
-        self.direct = Generator(llm, _DIRECT, name="direct", max_tokens=max_tokens, tag="")
+        self.direct = Generator(llm, ANSWER, name="direct", max_tokens=max_tokens, tag="")
         self.planner = Planner(llm, most=most_steps, max_tokens=max_tokens)
         self.solvers: dict[Tier, Generator[Worked]] = {
             tier: Generator(

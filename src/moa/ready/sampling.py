@@ -11,6 +11,7 @@ from moa.acceptance.verifiers import Arithmetic
 from moa.agents.critic import Critic
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
+from moa.agents.proposer import ANSWER
 from moa.agents.reviser import Reviser
 from moa.endpoints import Endpoint
 from moa.graphs.best_of_n import best_of_n
@@ -25,10 +26,6 @@ from moa.ready.entry import AnyNode, Ready
 from moa.tiers import Endpoints
 from moa.usage import Budget
 
-_REASONED = (
-    "Answer the request, in its language. Where it takes thought, work it out step by step. Where "
-    'the answer is short, end with "The answer is" and the answer.'
-)
 _LABELLED = "Give the label that fits the text best."
 _DEBATERS = 3
 """Debaters where one model debates with itself."""
@@ -208,9 +205,7 @@ def _refine(endpoints: Endpoints, settings: RefineSettings) -> AnyNode:
     writer = _large(endpoints, settings.writer)
     most = settings.max_tokens
     return refine(
-        Generator(
-            writer, settings.instructions or _REASONED, name="writer", max_tokens=most, tag=""
-        ),
+        Generator(writer, settings.instructions or ANSWER, name="writer", max_tokens=most, tag=""),
         Critic(_large(endpoints, settings.critic), max_tokens=most),
         Reviser(writer, max_tokens=most),
         rounds=settings.rounds,
@@ -225,7 +220,7 @@ def _sampler(endpoint: Endpoint, settings: SamplingSettings) -> AnyNode:
     if settings.labels is None:
         return Generator(
             endpoint,
-            settings.instructions or _REASONED,
+            settings.instructions or ANSWER,
             name=endpoint.name,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
