@@ -4,7 +4,7 @@ Each graph and a plain call to the same model answer the same items, one at a ti
 chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
 there, so that a run can be stopped and gone on with by the same command; after a change of a graph
 take another `--json`, and the same `--plain` and `--samples`. With `--items` it prints, and writes
-no page.
+no page; `--page` writes the page of all that is kept.
 
 `--check` asks each graph once, about small items of its own, and fails where one gives no answer.
 """
@@ -64,7 +64,9 @@ TEXT = """
 
 Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
 for the task, on the same items. The graphs run as `moa run` builds them, with one model for all
-their parts; only `cascade` and `routed` have the built-in model first.
+their parts, but for `Extractor`, `choose_best`, `code`, `code_sandbox`, `cascade` and `routed`,
+which are built in Python: `choose_best` has the model under two prompts, and `cascade` and `routed`
+have the built-in model first. Samples of one prompt are shared between the graphs that draw them.
 {half}
 
 An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
@@ -149,6 +151,12 @@ async def measured(
 
 def scored(recipe: Recipe, item: Item, answer: Answer) -> Mapping[str, float]:
     return {recipe.measures[0]: 0.0} if "error" in answer else recipe.grade(item, answer)
+
+
+def _answered(items: Sequence[Item], recipe: str, model: str, kept: Kept) -> list[Item]:
+    """The first items, as far as both ways have answered them."""
+    there = [all(key_of(model, recipe, way, i) in kept.found for way in WAYS) for i in items]
+    return list(items[: there.index(False) if False in there else None])
 
 
 class Found:
@@ -299,15 +307,18 @@ async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
     (other,) = set(HALVES) - {args.half}
     for file in args.model:
         async with Models(file, args.data, kept, samples) as models:
-            for name in args.recipes:
+            for name in () if args.page else args.recipes:
                 warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
                     await measured(RECIPES[name], models, items[name], plain, warm)
                 except MoaError as error:
                     print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
             model = models.llm.model
-        several = [Found(RECIPES[name], model, items[name], kept) for name in RECIPES]
-        found[model] = [one for one in several if one.whole]
+        several = [
+            Found(RECIPES[name], model, _answered(items[name], name, model, kept), kept)
+            for name in RECIPES
+        ]
+        found[model] = [one for one in several if one.items and one.whole]
     return found
 
 
@@ -324,6 +335,7 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
     parser.add_argument("--samples", type=Path, help="keeps what the model wrote, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
+    parser.add_argument("--page", action="store_true", help="of what is kept; asks nothing")
     parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
     if args.check:
@@ -340,7 +352,7 @@ def main() -> None:
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
-    if args.items is None and args.half == "reported":
+    if (args.page or args.items is None) and args.half == "reported":
         write("recipes", "python benchmarks/recipes.py --data DIR --model FILE...", body)
 
 
