@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints
 from moa.config import EMBEDDED, Config
@@ -81,6 +83,7 @@ class Plain:
         return text
 
 
+_AMOUNT = TypeAdapter(Amount)
 _DRAWN: ContextVar[Counter[str]] = ContextVar("drawn")
 """How often each prompt was asked about the item that is being answered."""
 _SAVED: ContextVar[list[float]] = ContextVar("saved")
@@ -110,7 +113,7 @@ class Shared(Wrapping):
         key = f"{digest}|{drawn[digest]}"
         found = self.kept.found.get(key)
         if found is not None:
-            amount = Amount(**found["amount"])
+            amount = _AMOUNT.validate_python(found["amount"])
             async with await context.reserve(self.name, self.tier, amount) as call:
                 call.settle(amount)
             _SAVED.get().append(found["seconds"])
@@ -124,7 +127,7 @@ class Shared(Wrapping):
                 "text": completion.text,
                 "finish_reason": completion.finish_reason,
                 "model": completion.model,
-                "amount": asdict(completion.amount),
+                "amount": _AMOUNT.dump_python(completion.amount, mode="json"),
                 "seconds": time.perf_counter() - begun,
             },
         )
