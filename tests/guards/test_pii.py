@@ -399,8 +399,8 @@ async def test_an_address_is_found_up_to_its_end(text: str, masked: str) -> None
 
 
 async def test_numbers_that_are_too_many_to_check_are_masked_by_their_shape() -> None:
-    numbers = [f"+49 {30 + i} {1234567 + i * 7919}" for i in range(8000)]
-    cards = [f"{4000_0000_0000_0000 + i * 7919}" for i in range(8000)]
+    numbers = [f"+1 212 {300 + i // 1000} {1000 + i % 1000}" for i in range(9000)]
+    cards = [f"{4000_0000_0000_0000 + i * 7919}" for i in range(3000)]
     result = await Pii().run("\n".join((*numbers, "hello", *cards)))
     assert not re.search(r"\d{6}", re.sub(r"\[[A-Z_]+_\d+\]", "", result.output.text))
     assert "hello" in result.output.text
