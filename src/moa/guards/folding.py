@@ -16,6 +16,10 @@ from functools import cached_property
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Characters that show nothing and are not of the category of formats."""
 
+_LONGEST = 4
+"""Characters that one stands for at most, as in `(10)`; more are a phrase in Arabic, whose many
+times over would be a long text to read."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -96,4 +100,7 @@ def _plain(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Pd" or character == "\N{MINUS SIGN}":
         return "-"
-    return " " if category == "Zs" else unicodedata.normalize("NFKC", character)
+    if category == "Zs":
+        return " "
+    meant = unicodedata.normalize("NFKC", character)
+    return meant if len(meant) <= _LONGEST else character
