@@ -35,22 +35,28 @@ def bench(
     *,
     concurrency: Annotated[
         str,
-        typer.Option("--concurrency", help="Requests in flight, one after another.", metavar="N,…"),
+        typer.Option(
+            "--concurrency", help="Concurrent requests, one step for each number.", metavar="N,…"
+        ),
     ] = "1,8,32",
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, help="How long a step begins requests.")
+        float,
+        typer.Option("--seconds", min=0.1, help="Seconds for which each step begins requests."),
     ] = 5.0,
     hourly_usd: Annotated[
-        float | None, typer.Option("--hourly-usd", min=0, help="Price of an hour of the hardware.")
+        float | None,
+        typer.Option("--hourly-usd", min=0, help="US dollars that the hardware costs an hour."),
     ] = None,
     watts: Annotated[
-        float | None, typer.Option("--watts", min=0, help="What the hardware draws under load.")
+        float | None,
+        typer.Option("--watts", min=0, help="Watts that the hardware draws under load."),
     ] = None,
     usd_per_kwh: Annotated[
-        float | None, typer.Option("--usd-per-kwh", min=0, help="Price of a kilowatt-hour.")
+        float | None,
+        typer.Option("--usd-per-kwh", min=0, help="US dollars a kilowatt-hour of electricity."),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Ask an endpoint that costs money, or may.")
+        bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
     ] = False,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,

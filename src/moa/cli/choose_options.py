@@ -11,7 +11,7 @@ from moa.jobs import Risk as TaskRisk
 from moa.jobs import TaskJob
 
 Text = Annotated[str, typer.Argument(help="The task, in English.", show_default=False)]
-Job = Annotated[TaskJob | None, typer.Option("--job", help="What is done with an item.")]
+Job = Annotated[TaskJob | None, typer.Option("--job", help="What is done with each item.")]
 PerDay = Annotated[int | None, typer.Option("--per-day", min=1, help="Items a day.")]
 Latency = Annotated[
     float | None, typer.Option("--latency", help="Seconds in which 95 of 100 are answered.")
@@ -20,15 +20,21 @@ Streamed = Annotated[
     bool | None,
     typer.Option("--streamed/--whole", help="Whether --latency is of the first token."),
 ]
-InputTokens = Annotated[int | None, typer.Option("--input-tokens", min=1, help="Of one item.")]
+InputTokens = Annotated[
+    int | None, typer.Option("--input-tokens", min=1, help="Tokens of one item.")
+]
 OutputTokens = Annotated[
-    int | None, typer.Option("--output-tokens", min=1, help="Of one answer, thoughts included.")
+    int | None,
+    typer.Option("--output-tokens", min=1, help="Tokens of one answer, reasoning included."),
 ]
 Language = Annotated[
-    list[str] | None, typer.Option("--language", help="As de; several times for several.")
+    list[str] | None,
+    typer.Option("--language", help="Language of the items, such as de; repeat for several."),
 ]
-Risk = Annotated[TaskRisk | None, typer.Option("--risk", help="Of a wrong answer.")]
-Labels = Annotated[int | None, typer.Option("--labels", min=0, help="Labelled items.")]
+Risk = Annotated[TaskRisk | None, typer.Option("--risk", help="How bad a wrong answer is.")]
+Labels = Annotated[
+    int | None, typer.Option("--labels", min=0, help="Number of labelled items that there are.")
+]
 InFlight = Annotated[
     int | None, typer.Option("--concurrency", min=1, help="Items in flight at once.")
 ]
@@ -37,31 +43,44 @@ MaxUsd = Annotated[
     typer.Option("--max-usd", min=0, help="Most US dollars for a thousand items."),
 ]
 Private = Annotated[
-    bool | None, typer.Option("--private/--public", help="Whether items stay in the house.")
+    bool | None,
+    typer.Option(
+        "--private/--public", help="Whether items must stay on this machine (local only)."
+    ),
 ]
 Offline = Annotated[
-    bool | None, typer.Option("--offline/--online", help="Whether there is no network.")
+    bool | None, typer.Option("--offline/--online", help="Whether it must work without a network.")
 ]
 Api = Annotated[
     bool | None,
     typer.Option("--api/--no-api", help="Whether vendors may be asked; else: if a key is set."),
 ]
 Vendors = Annotated[
-    list[str] | None, typer.Option("--vendor", help="As openai; several times for several.")
+    list[str] | None,
+    typer.Option("--vendor", help="Vendor that may be asked, such as openai; repeat for several."),
 ]
 
 Gpu = Annotated[
     list[str] | None,
-    typer.Option("--gpu", help="Of another machine: L4, H100:8 or NAME:1:24GB."),
+    typer.Option(
+        "--gpu", help="GPUs to plan for instead of this machine's: L4, H100:8 or NAME:1:24GB."
+    ),
 ]
-NoGpu = Annotated[bool, typer.Option("--no-gpu", help="As if there were none.")]
-Ram = Annotated[str | None, typer.Option("--ram", help="Of another machine: 8GB.")]
-Cores = Annotated[int | None, typer.Option("--cores", min=1, help="Of another machine.")]
+NoGpu = Annotated[bool, typer.Option("--no-gpu", help="Plan as if there were no GPU.")]
+Ram = Annotated[
+    str | None, typer.Option("--ram", help="Memory to plan for instead of this machine's: 8GB.")
+]
+Cores = Annotated[
+    int | None,
+    typer.Option("--cores", min=1, help="CPU cores to plan for instead of this machine's."),
+]
 HourlyUsd = Annotated[
-    float | None, typer.Option("--hourly-usd", min=0, help="What the machine costs an hour.")
+    float | None,
+    typer.Option("--hourly-usd", min=0, help="US dollars that the machine costs an hour."),
 ]
 UsdPerKwh = Annotated[
-    float | None, typer.Option("--usd-per-kwh", min=0, help="What electricity costs.")
+    float | None,
+    typer.Option("--usd-per-kwh", min=0, help="US dollars a kilowatt-hour of electricity."),
 ]
 
 Line = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]

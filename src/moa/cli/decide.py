@@ -70,7 +70,8 @@ def decide(
     ],
     *,
     task: Annotated[
-        str | None, typer.Option("--task", help="The question that the labels answer.")
+        str | None,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
     ] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="A,B,C", help="The labels.")
@@ -81,7 +82,9 @@ def decide(
     ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option("--examples", metavar="FILE", help="Labelled rows: text and label."),
+        typer.Option(
+            "--examples", metavar="FILE", help="Labelled rows (text and label) that help decide."
+        ),
     ] = None,
     none: Annotated[
         bool, typer.Option("--none", help='Let "none of these" be an answer too.')
@@ -89,7 +92,9 @@ def decide(
     unlabelled: Annotated[
         Path | None,
         typer.Option(
-            "--unlabelled", metavar="FILE", help="Texts to remove bias on; else INPUT's first 256."
+            "--unlabelled",
+            metavar="FILE",
+            help="Texts to measure the labels' bias on; default: INPUT's first 256.",
         ),
     ] = None,
     out: options.OutFile = None,

@@ -29,7 +29,9 @@ most; this command reads all the texts. An endpoint that may cost money waits fo
 def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Even if it may cost money.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
+    ] = False,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
 ) -> None:

@@ -46,7 +46,10 @@ Exit codes: 0 looked into, whatever was found; 2 usage, data or configuration, 1
 def promote(
     source: Annotated[str, typer.Argument(metavar="LOG", help="Rows with text and label.")],
     *,
-    task: Annotated[str, typer.Option("--task", help="The question that the labels answer.")],
+    task: Annotated[
+        str,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
+    ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
     ],
@@ -57,7 +60,10 @@ def promote(
         int, typer.Option("--use", min=20, help="Rows to calibrate on; the rest is looked at.")
     ] = 512,
     audit: Annotated[
-        float, typer.Option("--audit", min=0, max=1, help="Share of the accepted that is checked.")
+        float,
+        typer.Option(
+            "--audit", min=0, max=1, help="Share of accepted decisions that the LLM checks, 0 to 1."
+        ),
     ] = 0.02,
     write: Annotated[
         bool, typer.Option("--write/--no-write", help="Write [graphs.cascade] into moa.toml.")

@@ -34,7 +34,9 @@ def up(
             help="Seconds to wait for each; one that takes longer goes on in the background.",
         ),
     ] = 900.0,
-    detach: Annotated[bool, typer.Option("--detach", help="Don't wait.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return at once, and don't wait until they are ready.")
+    ] = False,
 ) -> None:
     """Start the vLLM servers of the configuration, and wait until they are ready."""
     import asyncio

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
+
 from moa.endpoints.weight_sources import SMOLLM2, SOURCES, HubFile, Model, Opened, Source, Tell
-from moa.errors import MissingDependency, ModelNotFound
+from moa.errors import ModelNotFound
 
 _SCRATCH = "fetching-"
 
@@ -64,7 +66,6 @@ def find_weights(
     Raises:
         ModelNotFound: no source has them, they are not what they should be, or they can't be
             kept. No partial file is left behind.
-        MissingDependency: `filelock` is not installed, and they have to be fetched.
     """
     folder = cache_folder()
     kept = folder / model.file
@@ -107,7 +108,6 @@ def fetch(file: HubFile) -> Fetched:
         ModelNotFound: the hub can't be reached, doesn't give it, or sent another file; or it can't
             be kept.
         ConfigError: `$HF_TOKEN` holds what no token does.
-        MissingDependency: `filelock` is not installed, and it has to be fetched.
     """
     kept = kept_at(file)
     if kept.is_file():
@@ -281,12 +281,6 @@ def _fetch_from(source: Source, model: Model, kept: Path) -> None:
 @contextmanager
 def _alone(lock: Path) -> Generator[None, None, None]:
     """Hold a lock, so that one process fetches and the others find what it fetched."""
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError as error:
-        raise MissingDependency(
-            "filelock", extra="local", purpose="to fetch a model once"
-        ) from error
     held = FileLock(lock)
     try:
         held.acquire(blocking=False)
