@@ -62,14 +62,15 @@ def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> N
     assert {line["model"] for line in scores} == {"weak", "strong"}
 
 
-def test_a_report_has_the_figures_and_the_curve(made: Path, tmp_path: Path) -> None:
+def test_a_report_has_the_figures_and_the_curve(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write(tmp_path / "d.jsonl", rows(80, seed=2, replied=True))
     plot = tmp_path / "curve.png"
-    code = moa(
-        "route", "eval", made / "cascade.json", data, "--json", tmp_path / "r.json", "--plot", plot
-    )
-    assert code == 0
+    words = ("route", "eval", made / "cascade.json", data, "--json")
+    assert moa(*words, "--report", tmp_path / "r.json", "--plot", plot) == 0
     report = json.loads((tmp_path / "r.json").read_text())
+    assert json.loads(capsys.readouterr().out) == report
     assert report["n"] == 80
     assert 0.6 < report["apgr"] <= report["oracle"]["apgr"]
     assert 0 <= report["cpt50"] <= report["cpt80"] <= 1
@@ -136,7 +137,7 @@ def test_where_the_strong_model_is_no_better_the_figures_are_null(
 ) -> None:
     same = [{**row, "strong_correct": row["weak_correct"]} for row in rows(20)]
     data = write(tmp_path / "d.jsonl", same)
-    assert moa("route", "eval", made / "router.json", data, "--json", tmp_path / "r.json") == 0
+    assert moa("route", "eval", made / "router.json", data, "--report", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["apgr"], report["cpt50"], report["cpt80"]) == (None, None, None)
     assert "Not shown to pay" in report["verdict"]
@@ -147,7 +148,7 @@ def test_a_plot_ends_in_a_picture(
 ) -> None:
     data = write(tmp_path / "d.jsonl", rows(20))
     report = tmp_path / "r.json"
-    words = ("route", "eval", made / "router.json", data, "--json", report, "--plot", "x.doc")
+    words = ("route", "eval", made / "router.json", data, "--report", report, "--plot", "x.doc")
     assert moa(*words) == 2
     assert ".png or .svg" in capsys.readouterr().err
     assert not report.exists()

@@ -14,15 +14,22 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from moa.context import RunContext
+from moa.decisions.measures import coverage_at_risk
 from moa.errors import EndpointUnavailable, InputError, Unanswered
-from moa.evals.answers import Answer, answer_text
-from moa.evals.cases import cases_of
-from moa.evals.comparing import _ruled  # pyright: ignore[reportPrivateUsage]
-from moa.evals.intervals import Interval, difference, mcnemar, mean_of
-from moa.evals.labels import coverage_at_risk, label_metrics
+from moa.evals.cases import Answer, answer_text, cases_of
+from moa.evals.comparison import MARGIN, cost_ratio, ruled, ruling
+from moa.evals.metrics import (
+    Interval,
+    difference,
+    exact_match,
+    label_metrics,
+    mcnemar,
+    mean_of,
+    metric_for,
+    numeric_match,
+    rouge_l,
+)
 from moa.evals.report import DesignReport
-from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
-from moa.evals.verdicts import MARGIN, cost_ratio, ruling
 from moa.handoffs import Reply
 from moa.mixing.judging import Outcome, judged
 from moa.questions import Choice, Predicate
@@ -299,8 +306,8 @@ def told_of(worse: Mapping[str, float], costs: Mapping[str, float]) -> list[dict
             for (name, less), row in zip(worse.items(), chances, strict=True)
         }
         designs = [design(name, float(scores[name].mean()), costs[name]) for name in worse]
-        ruled = _ruled(designs, scores, "llm", binary=True)
-        found.append({one.name: one.verdict for one in ruled})
+        verdicts = ruled(designs, scores, "llm", binary=True)
+        found.append({one.name: one.verdict for one in verdicts})
     return found
 
 

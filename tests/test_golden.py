@@ -12,11 +12,10 @@ from routing import rows as routing_rows
 from test_compare import designs, rows
 
 from moa.evals import compare
-from moa.evals.markdown import markdown_of
-from moa.evals.routing import evaluate_routing
 from moa.routing import Router
+from moa.routing.evaluation import evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded, read_recorded
+from moa.routing.recorded import Recorded, recorded_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ROUTING: dict[str, Any] = json.loads((GOLDEN / "routing.json").read_text())
@@ -38,14 +37,14 @@ async def test_a_comparison_has_its_figures_verdicts_and_table() -> None:
     still = {"seconds_mean": 0.0, "seconds_p95": 0.0}
     timeless = [design.model_copy(update=still) for design in found.designs]
     found = found.model_copy(update={"designs": tuple(timeless)})
-    assert markdown_of(found) == (GOLDEN / "comparison.md").read_text()
+    assert found.markdown() == (GOLDEN / "comparison.md").read_text()
     written = found.model_dump(mode="json", exclude={"designs": {"__all__": set(still)}})
     assert written == near(json.loads((GOLDEN / "comparison.json").read_text()))
 
 
 def recorded(n: int, kind: str, *, seed: int = 0) -> list[Recorded]:
     made = routing_rows(n, seed=seed, replied=kind == "cascade")
-    return [read_recorded(row, where="") for row in made]
+    return [recorded_of(row, where="") for row in made]
 
 
 @pytest.mark.parametrize("kind", ["router", "cascade"])

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moa.cli import screen
-
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -36,12 +34,14 @@ def run(
     Args:
         job: What is done.
         config: The file; `None` finds it.
-        budget_usd: Most US dollars; `None` is no limit.
+        budget_usd: Maximum US dollars; `None` is no limit.
         stopped: What is said after Ctrl-C.
 
     Raises:
         MoaError: the job failed.
     """
+    from moa.cli import screen
+
     try:
         return asyncio.run(_run(job, config, budget_usd))
     except KeyboardInterrupt:
@@ -50,6 +50,7 @@ def run(
 
 
 async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
+    from moa.cli import screen
     from moa.cli.configuration import configured
     from moa.context import RunContext
     from moa.tiers import Endpoints

@@ -251,7 +251,7 @@ class _Calibrated:
     def _heard(self, found: Rows) -> Rows:
         from moa.cli import screen
         from moa.cli.calibrations import warn
-        from moa.cli.labelled import other_language
+        from moa.evals.labelled import other_language
 
         texts: list[str] = []
 
@@ -281,8 +281,8 @@ class _Calibrated:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
         from moa.cli.calibrations import calibrated, warn
-        from moa.cli.labelled import other_language
         from moa.context import RunContext
+        from moa.evals.labelled import other_language
 
         made = self.made
         names = label_names(self.labels) if self.labels else list(made.labels)
