@@ -149,6 +149,7 @@ def calibrate(
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
     from moa.cli.targets import check_target
     from moa.errors import ConfigError
+    from moa.evals.calibrations import detector, next_look
     from moa.evals.labelled import read_labelled
     from moa.guarantees import Guarantee
 
@@ -162,10 +163,9 @@ def calibrate(
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = read_labelled(source, format=format, text_column=text_column)
     question = _question(task, labels, rows)
-    guarantee = Guarantee(risk, confidence, _look(out, task))
+    guarantee = Guarantee(risk, confidence, next_look(out, task))
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.agents.language import can_detect, language_of
         from moa.calibration.calibrating import calibrate as calibrated
         from moa.cli import screen
 
@@ -177,7 +177,7 @@ def calibrate(
             by_label=per_class,
             learn=learn,
             price=latency_penalty,
-            language=language_of if can_detect() else None,
+            language=detector(),
             limit_s=None if minutes is None else 60 * minutes,
             context=context,
             progress=progress,
@@ -188,18 +188,6 @@ def calibrate(
         return 0
 
     raise typer.Exit(run(job, config, budget_usd))
-
-
-def _look(out: Path, task: str) -> int:
-    """Tell which look at growing rows it is: the file that is replaced has counted those before."""
-    from moa.calibration import Calibration
-    from moa.errors import CalibrationError
-
-    try:
-        before = Calibration.load(out)
-    except CalibrationError:
-        return 1
-    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
 
 
 def _refuse(said: typer.Context) -> None:
@@ -231,33 +219,19 @@ def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.agents.language import can_detect, language_of
-        from moa.calibration import Calibration, now
-        from moa.calibration.checking import recheck as check
+        from moa.calibration import Calibration
         from moa.cli import screen
-        from moa.cli.calibrations import calibrated
+        from moa.evals.calibrations import connected, retest
 
-        calibration = Calibration.load(file)
-        ready = calibrated(calibration, endpoints)
+        ready = connected(Calibration.load(file), endpoints.slm)
         warn(screen.err(), await ready.check(context))
-        detect = language_of if can_detect() else None
-        found = await check(ready, rows, context=context, language=detect, progress=progress)
+        made, found = await retest(ready, rows, context=context, progress=progress)
         warn(screen.err(), list(found.notes))
-        bound = found.bound
-        confirmed = bound.threshold is not None
+        confirmed = found.bound.threshold is not None
         console = screen.out()
-        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
+        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {found.bound.summary}")
         if out is not None:
-            data = calibration.data.model_copy(update={"languages": found.languages})
-            update = {
-                "bound": bound,
-                "bounds": found.bounds,
-                "models": await ready.identities(context),
-                "data": data,
-                "drift": found.drift,
-                "made": now(),
-            }
-            calibration.model_copy(update=update).sealed().save(out)
+            made.save(out)
             console.print(f"written to {out}")
         return 0 if confirmed else 1
 
@@ -286,11 +260,10 @@ def evaluate(
         from moa.calibration import Calibration
         from moa.calibration.checking import evaluate as measured
         from moa.cli import screen
-        from moa.cli.calibrations import calibrated
-        from moa.evals.labelled import odd_rows
+        from moa.evals.calibrations import connected, odd_rows
 
         calibration = Calibration.load(file)
-        ready = calibrated(calibration, endpoints)
+        ready = connected(calibration, endpoints.slm)
         warnings = await ready.check(context)
         warn(screen.err(), [*warnings, *odd_rows(calibration, rows)])
         found = await measured(ready, rows, context=context, progress=progress)

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.calibrated import Calibrated
     from moa.calibration.reading_members import Progress
     from moa.context import RunContext
     from moa.tiers import Endpoints
@@ -67,18 +65,6 @@ async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
                 bars.update(shown[name], completed=done, total=total)
 
             return await job(endpoints, context, progress)
-
-
-def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
-    """Give a calibration the endpoints of the configuration, by their names.
-
-    Raises:
-        CalibrationError: an endpoint that it reads from isn't there.
-    """
-    from moa.calibration.calibrated import Calibrated
-    from moa.calibration.sources import sources_of
-
-    return Calibrated(calibration, calibration.question.question(), sources_of(endpoints.slm))
 
 
 def warn(console: Console, warnings: list[str]) -> None:

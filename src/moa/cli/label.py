@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options
-from moa.cli.calibrations import STOPPED, calibrated, run
+from moa.cli.calibrations import STOPPED, run
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -82,6 +82,7 @@ def label(
     """Label the texts that help a calibration most."""
     from moa.calibration import Calibration
     from moa.calibration.active import picked
+    from moa.evals.calibrations import connected
     from moa.evals.labelled import LabelFile, read_unlabelled
 
     made = Calibration.load(calibration)
@@ -93,7 +94,7 @@ def label(
         async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
             picks.extend(
                 await picked(
-                    calibrated(made, endpoints),
+                    connected(made, endpoints.slm),
                     [row.text for row in rows],
                     most=limit,
                     known=file.texts,

@@ -1,9 +1,9 @@
-"""Labelled rows: read from files, checked against a calibration, and made by labelling texts."""
+"""Labelled rows: read from files, and made by labelling texts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -11,20 +11,12 @@ from typing import NamedTuple, Self
 from moa._files import Existing, LineFile
 from moa.acceptance import all_of
 from moa.agents.classifier import Classifier
-from moa.agents.language import can_detect, language_of
-from moa.calibration import Calibration
 from moa.calibration.active import Pick
-from moa.calibration.labelled import Labelled, Sorted
-from moa.calibration.watching import shares
+from moa.calibration.labelled import Labelled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.rows import Format, Malformed, checked, read, text_of
-
-_READ = 400
-"""Maximum number of texts whose language is looked at, evenly spread."""
-_RARE = 0.05
-"""A smaller share of a language may be the detector's error."""
 
 
 def read_labelled(
@@ -66,45 +58,6 @@ def read_labelled(
 def question_of(task: str, labels: Sequence[str]) -> Question:
     """Give the question that labels answer, by the name `label`."""
     return Question("label", "choice", task, tuple(Option(name, name) for name in labels))
-
-
-def languages(texts: Sequence[str]) -> dict[str, float]:
-    """Give the share of each language in some of the texts; empty where none can be told."""
-    if not can_detect():
-        return {}
-    step = max(1, len(texts) // _READ)
-    return shares([language_of(text) for text in texts[::step]])
-
-
-def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
-    """Say in a sentence that texts are in another language than those of a calibration."""
-    now = languages(texts)
-    known = {name for name, share in was.items() if share >= _RARE}
-    new = {name: share for name, share in now.items() if name not in known and share >= _RARE}
-    if not known or sum(new.values()) < 4 * _RARE:
-        return None
-    shown = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
-    return (
-        f"the input is in {shown}, and the calibration was made on {', '.join(sorted(known))}: its "
-        "promise does not cover that. Confirm it with labelled rows of that language: "
-        "moa calibrate --recheck FILE ROWS"
-    )
-
-
-def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str]:
-    """Say in sentences why figures of a calibration on such rows say little of others."""
-    if other := other_language(calibration.data.languages, [row.text for row in rows]):
-        yield other
-    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == calibration.data.sha256:
-        yield (
-            "the calibration was made from these rows, so the figures say little of others: give "
-            "rows that took no part in it"
-        )
-    if chosen := sum(row.chosen for row in rows):
-        yield (
-            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little "
-            "of texts as they come: for that, give rows that were drawn at random"
-        )
 
 
 class Unlabelled(NamedTuple):

@@ -152,7 +152,7 @@ async def promote(
             together, so it may be a few less.
         audit: Share of what is accepted that the LLM goes on to check.
         llm: Whose price is saved; `None`: what is saved in dollars is not known.
-        concurrency: Most rows that are decided on at once.
+        concurrency: Maximum number of rows that are decided on at once.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how far reading is.
         seed: Another one draws other rows.
