@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, Literal, NamedTuple
 
 from moa.acceptance.verifying import reply_features
@@ -38,7 +38,7 @@ from moa.routing import (
     Trees,
     Weighted,
 )
-from moa.routing.evaluation import Recovery, recovery
+from moa.routing.evaluation import recovery
 from moa.routing.features import BUCKETS, DETAIL, Table, describe, grams
 from moa.routing.recorded import Recorded
 
@@ -138,18 +138,18 @@ def fit_router(
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
     kind: Kind = "router" if rows[0].case.reply is None else "cascade"
-    trial = _trial(rows, _grouping(rows) if fields is None else fields)
-    trial.hold_out(progress)
+    trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
+    compared = _compared(trial, weights)
     return Router(
         name=kind,
         kind=kind,
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
         target="",
         threshold=0.0,
-        ladder=ladder_of(trial.blend(weights, 0), trial.truth),
-        candidates=_report(trial, weights),
-        origin=_origin(rows, trial, weights, left_out=len(recorded) - len(rows)),
+        ladder=ladder_of(trial.blend(weights)[0], trial.truth),
+        candidates=compared,
+        origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
             Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
@@ -176,55 +176,48 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
     return found | {GROUPS + name: partial(_groups, name) for name in fields}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """Candidates, and what each predicts for rows that took no part in its fitting."""
 
     table: Table
     truth: Truth
     fitters: Mapping[str, Fitter]
-    held_out: dict[str, list[Floats]] = field(default_factory=dict[str, list[Floats]])
-    """By candidate: predictions, once for each deal of folds."""
+    held_out: Mapping[str, Floats]
+    """By candidate: deals of folds, rows."""
 
-    def hold_out(self, progress: Progress | None) -> None:
-        """Fit every candidate to all folds but one, and predict that one."""
-        prompts = [case.prompt for case in self.table.cases]
-        kinds = (self.truth.gains + 1).astype(np.intp)
-        done, total = 0, _REPEATS * _FOLDS
-        for deal in range(_REPEATS):
-            dealt = folds(prompts, kinds, _FOLDS, seed=deal)
-            for name in self.fitters:
-                self.held_out.setdefault(name, []).append(np.zeros(len(prompts)))
-            for number in range(_FOLDS):
-                self._predict(
-                    deal, np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
-                )
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-
-    def _predict(self, deal: int, inside: Ints, outside: Ints) -> None:
-        fitted, asked = self.table[inside], self.table[outside]
-        for name, fitter in self.fitters.items():
-            if len(outside):
-                part = fitter(fitted, self.truth.of(inside))
-                self.held_out[name][deal][outside] = part.predict(asked)
-
-    def blend(self, weights: Weights, deal: int) -> Floats:
-        """Predict for held-out rows by several candidates."""
-        total = np.zeros(len(self.table.cases))
-        for name, weight in weights.items():
-            total = total + weight * self.held_out[name][deal]
-        return total
-
-    def recovery(self, weights: Weights, deal: int) -> Recovery:
-        """What a blend recovers on held-out rows."""
-        return recovery(self.blend(weights, deal), *self.truth)
+    def blend(self, weights: Weights) -> Floats:
+        """Predict for held-out rows by several candidates: deals of folds, rows."""
+        parts = [weight * self.held_out[name] for name, weight in weights.items()]
+        return np.sum(parts, axis=0)
 
     def apgr(self, weights: Weights) -> float:
         """Mean over the deals, of a blend."""
-        found = [self.recovery(weights, deal).apgr or 0.0 for deal in range(_REPEATS)]
-        return sum(found) / len(found)
+        return fmean(recovery(told, *self.truth).apgr or 0.0 for told in self.blend(weights))
+
+
+def _tried(
+    rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
+) -> Trial:
+    """Fit every candidate to all folds but one, and predict that one."""
+    table = describe([row.case for row in rows])
+    truth = Truth(
+        np.array([row.weak_correct for row in rows], dtype=float),
+        np.array([row.strong_correct for row in rows], dtype=float),
+    )
+    fitters = candidates(table, fields)
+    held_out = {name: np.zeros((_REPEATS, len(rows))) for name in fitters}
+    prompts, kinds = [row.case.prompt for row in rows], (truth.gains + 1).astype(np.intp)
+    for deal in range(_REPEATS):
+        dealt = folds(prompts, kinds, _FOLDS, seed=deal)
+        for number in range(_FOLDS):
+            inside, outside = np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
+            for name, fitter in fitters.items() if len(outside) else ():
+                part = fitter(table[inside], truth.of(inside))
+                held_out[name][deal, outside] = part.predict(table[outside])
+            if progress is not None:
+                progress(deal * _FOLDS + number + 1, _REPEATS * _FOLDS)
+    return Trial(table, truth, fitters, held_out)
 
 
 def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
@@ -265,13 +258,6 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
     return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
 
 
-def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
-    table = describe([row.case for row in rows])
-    weak = np.array([row.weak_correct for row in rows], dtype=float)
-    strong = np.array([row.strong_correct for row in rows], dtype=float)
-    return Trial(table, Truth(weak, strong), candidates(table, fields))
-
-
 def _stacked(trial: Trial) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first.
 
@@ -279,7 +265,7 @@ def _stacked(trial: Trial) -> Weights:
         InputError: they aren't shown to predict anything.
     """
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
-    told = np.array([np.mean(trial.held_out[name], axis=0) for name in names]).T
+    told = np.array([trial.held_out[name].mean(0) for name in names]).T
     told = told - told.mean(0)
     pull = np.sqrt(_EQUAL * (told**2).sum(0).mean())
     left = np.vstack([told, pull * np.eye(len(names))])
@@ -313,22 +299,10 @@ def _tells(told: Floats, gains: Floats) -> bool:
     return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
 
 
-def _why(trial: Trial, weights: Weights) -> str:
-    single = {name: trial.apgr({name: 1.0}) for name in trial.fitters}
-    best = max(single, key=lambda name: single[name])
-    alone = f"{best} alone reaches an APGR of {single[best]:.3f} by cross-validation"
-    if len(weights) == 1:
-        return f"{alone}; the others add nothing"
-    return f"{alone}, the weighted mean of {', '.join(weights)} {trial.apgr(weights):.3f}"
-
-
-def _report(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
+def _compared(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
+    """Say what each candidate reached alone, the best first."""
     found = [
-        Candidate(
-            name=name,
-            apgr=round(trial.apgr({name: 1.0}), 4),
-            weight=weights.get(name, 0.0),
-        )
+        Candidate(name=name, apgr=round(trial.apgr({name: 1.0}), 4), weight=weights.get(name, 0.0))
         for name in trial.fitters
     ]
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
@@ -357,10 +331,15 @@ def ladder_of(scores: Floats, truth: Truth) -> tuple[Rung, ...]:
     )
 
 
-def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_out: int) -> Origin:
+def _origin(
+    rows: Sequence[Recorded], trial: Trial, weights: Weights, best: Candidate, *, left_out: int
+) -> Origin:
     read = hashlib.sha256()
     for row in rows:
         read.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
+    apgr = trial.apgr(weights)
+    mean = f"the weighted mean of {', '.join(weights)} {apgr:.3f}"
+    others = f", {mean}" if len(weights) > 1 else "; the others add nothing"
     return Origin(
         moa=version("mixture-of-agents"),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -369,8 +348,8 @@ def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_ou
         fingerprint=read.hexdigest(),
         weak_quality=round(float(trial.truth.weak.mean()), 4),
         strong_quality=round(float(trial.truth.strong.mean()), 4),
-        apgr=round(trial.apgr(weights), 4),
-        why=_why(trial, weights),
+        apgr=round(apgr, 4),
+        why=f"{best.name} alone reaches an APGR of {best.apgr:.3f} by cross-validation{others}",
     )
 
 
