@@ -112,17 +112,23 @@ def calibrate(
     source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
     *,
     task: Annotated[
-        str | None, typer.Option("--task", help="The question that the labels answer.")
+        str | None,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
     ] = None,
     labels: options.LabelNames = None,
     risk: options.Risk = 0.05,
     confidence: options.Confidence = 0.95,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
+        bool,
+        typer.Option("--per-class", help="Hold --risk for each label by itself; takes more rows."),
     ] = False,
     learn: Annotated[
         Literal["split", "nothing", "approximate"],
-        typer.Option("--learn", help="approximate: from all rows, by cross-fitting; no proof."),
+        typer.Option(
+            "--learn",
+            help="split: learn from a part of the rows, hold out the rest; nothing: hold out all; "
+            "approximate: all rows, by cross-fitting, without a proof.",
+        ),
     ] = "split",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
@@ -130,16 +136,26 @@ def calibrate(
     latency_penalty: Annotated[
         float,
         typer.Option(
-            "--latency-penalty", min=0, help="How much lower the log loss must be for a second."
+            "--latency-penalty",
+            min=0,
+            help="Log loss that one second a decision is worth; 0 ignores time.",
         ),
     ] = 0.02,
     recheck: Annotated[
         Path | None,
-        typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),
+        typer.Option(
+            "--recheck",
+            metavar="FILE",
+            help="A calibration whose target is tested on these rows; nothing is learnt.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.1, help="Maximum time for reading; else 1 s a row."),
+        typer.Option(
+            "--minutes",
+            min=0.1,
+            help="Minutes at most for reading the rows; default: 1 second a row.",
+        ),
     ] = None,
     format: options.Format = None,
     text_column: options.TextColumn = None,
@@ -281,7 +297,10 @@ def evaluate(
 def promote(
     source: Annotated[str, typer.Argument(metavar="LOG", help="Rows with text and label.")],
     *,
-    task: Annotated[str, typer.Option("--task", help="The question that the labels answer.")],
+    task: Annotated[
+        str,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
+    ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
     ],
@@ -292,7 +311,10 @@ def promote(
         int, typer.Option("--use", min=20, help="Rows to calibrate on; the rest is looked at.")
     ] = 512,
     audit: Annotated[
-        float, typer.Option("--audit", min=0, max=1, help="Share of the accepted that is checked.")
+        float,
+        typer.Option(
+            "--audit", min=0, max=1, help="Share of accepted decisions that the LLM checks, 0 to 1."
+        ),
     ] = 0.02,
     write: Annotated[
         bool, typer.Option("--write/--no-write", help="Write [graphs.cascade] into moa.toml.")

@@ -60,14 +60,19 @@ def compare(
     labels: options.LabelNames = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", metavar="FILE", help="Of the small model."),
+        typer.Option(
+            "--calibration", metavar="FILE", help="What moa calibrate wrote for the small model."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="What others are compared with; else llm.")
+        str | None,
+        typer.Option("--reference", help="Design that the others are compared with; default: llm."),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="Of texts: exact, numeric, rouge-l or judge."),
+        typer.Option(
+            "--metric", help="How answers in words are scored: exact, numeric, rouge-l or judge."
+        ),
     ] = None,
     risk: Annotated[
         float, typer.Option("--risk", min=0, max=1, help="Risk that coverage is shown at.")
