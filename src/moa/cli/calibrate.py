@@ -227,8 +227,8 @@ def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
     from moa.evals.labelled import question_of
 
     names = label_names(labels) if labels else None
-    found = sort_out(rows, names)  # says what is wrong with them before a model is asked
-    return question_of(task, names or list(found.counts))
+    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    return question_of(task, names or sorted({row.label for row in rows}))
 
 
 def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:

@@ -104,9 +104,9 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
     """Say in a sentence that texts are in another language than those of a calibration."""
-    now = languages(texts)
+    here = languages(texts)
     known = {name for name, share in was.items() if share >= _RARE}
-    new = {name: share for name, share in now.items() if name not in known and share >= _RARE}
+    new = {name: share for name, share in here.items() if name not in known and share >= _RARE}
     if not known or sum(new.values()) < 4 * _RARE:
         return None
     shown = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
