@@ -17,7 +17,6 @@ from moa.cli import (
     doctor,
     down,
     draw,
-    evaluate,
     graphs,
     index,
     label,
@@ -26,10 +25,7 @@ from moa.cli import (
     models_fetch,
     models_list,
     models_probe,
-    promote,
-    route_eval,
-    route_fit,
-    route_score,
+    route,
     run,
     status,
     up,
@@ -85,15 +81,15 @@ def _shown(command: Callable[..., None], examples: str) -> str:
 _add(run.run, run.EXAMPLES)
 _add(chat.chat, chat.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
-_add(calibrate.calibrate, calibrate.EXAMPLES)
-app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
+_add(calibrate.calibrate, calibrate.CALIBRATE)
+app.command("eval", help=_shown(calibrate.evaluate, calibrate.EVAL))(calibrate.evaluate)
 _add(label.label, label.EXAMPLES)
 _add(graphs.graphs, graphs.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
 _add(index.index, index.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)
-_add(promote.promote, promote.EXAMPLES)
+_add(calibrate.promote, calibrate.PROMOTE)
 app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
 _add(up.up, up.EXAMPLES)
@@ -115,6 +111,6 @@ catalogue.command("fetch", help=_shown(models_fetch.fetch_model, models_fetch.EX
 catalogue.command("probe", help=_shown(models_probe.probe_model, models_probe.EXAMPLES))(
     models_probe.probe_model
 )
-routing.command("fit", help=_shown(route_fit.fit, route_fit.EXAMPLES))(route_fit.fit)
-routing.command("score", help=_shown(route_score.score, route_score.EXAMPLES))(route_score.score)
-routing.command("eval", help=_shown(route_eval.evaluate, route_eval.EXAMPLES))(route_eval.evaluate)
+routing.command("fit", help=_shown(route.fit, route.FIT))(route.fit)
+routing.command("score", help=_shown(route.score, route.SCORE))(route.score)
+routing.command("eval", help=_shown(route.evaluate, route.EVAL))(route.evaluate)

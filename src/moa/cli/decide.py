@@ -256,7 +256,7 @@ class _Calibrated:
     def _heard(self, found: Rows) -> Rows:
         from moa.cli import screen
         from moa.cli.calibrations import warn
-        from moa.cli.labelled import other_language
+        from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
@@ -285,9 +285,9 @@ class _Calibrated:
     ) -> Classifier[str]:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
-        from moa.cli.calibrations import calibrated, warn
-        from moa.cli.labelled import other_language
+        from moa.cli.calibrations import warn
         from moa.context import RunContext
+        from moa.evals.calibrations import connected, other_language
 
         made = self.made
         names = label_names(self.labels) if self.labels else list(made.labels)
@@ -302,7 +302,7 @@ class _Calibrated:
             name="label",
             calibration=made,
         )
-        ready = calibrated(made, endpoints)
+        ready = connected(made, endpoints.slm)
         warnings = await ready.check(context)
         await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(made.data.languages, texts)

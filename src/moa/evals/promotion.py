@@ -1,4 +1,4 @@
-"""Promoting: what share of an LLM's decisions a small model could make, by a log of them."""
+"""Promotion: what share of an LLM's decisions a small model could make, by a log of them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from moa.agents.classifier import Classifier
 from moa.calibration import Calibration
 from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
 from moa.context import RunContext
-from moa.decisions.arrays import Bools, np
-from moa.decisions.measures import coverage_line
+from moa.decisions.arrays import np
+from moa.decisions.measures import coverage_at_risk
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
-from moa.evals.answers import Answer, Cache
-from moa.evals.cases import Case
-from moa.evals.labels import ranked
-from moa.evals.running import Progress, answers_of
+from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
+from moa.evals.labelled import question_of
+from moa.evals.metrics import ranked
 from moa.guarantees import Bound, Guarantee, percent
 from moa.guarantees.bounds import Outcome, bound_along
-from moa.questions import Option, Question
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -80,16 +78,19 @@ class Promotion(BaseModel):
     seen: tuple[Seen, ...]
     saving: Saving
 
+    @computed_field
     @property
     def risk(self) -> float:
         """Share of the accepted answers that differ from the LLM's, as seen."""
         return self.disagreeing / self.accepted if self.accepted else 0.0
 
+    @computed_field
     @property
     def holds(self) -> bool:
         """Whether the checked rows show the promise: by an exact upper bound, not by `risk`."""
         return self.checked.threshold is not None
 
+    @computed_field
     @property
     def verdict(self) -> str:
         """Say in a sentence whether to move, and what that brings."""
@@ -151,7 +152,7 @@ async def promote(
             together, so it may be a few less.
         audit: Share of what is accepted that the LLM goes on to check.
         llm: Whose price is saved; `None`: what is saved in dollars is not known.
-        concurrency: Most rows that are decided on at once.
+        concurrency: Maximum number of rows that are decided on at once.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how far reading is.
         seed: Another one draws other rows.
@@ -166,20 +167,20 @@ async def promote(
     drawn, others = _dealt(data, use, guarantee.needed(), seed)
     names = list(labels or data.counts)
     context = context or RunContext(keep_notes=False)
-    question = Question("label", "choice", task, tuple(Option(name, name) for name in names))
+    question = question_of(task, names)
     made = await calibrate(
         slm, question, drawn, guarantee=guarantee, context=context, progress=progress
     )
     answers = await answers_of(
         "the rest of the log",
-        _agent(slm, made, names, task),
+        Classifier(slm, names, task=task, none=False, name="label", calibration=made),
         [Case(str(n), row.text, row.label) for n, row in enumerate(others)],
         cache=Cache(None),
         context=context,
         concurrency=concurrency,
         progress=progress,
     )
-    return Promoted(made, _promotion(made, others, answers, use=len(drawn), audit=audit, llm=llm))
+    return Promoted(made, promotion_of(made, others, answers, use=len(drawn), audit=audit, llm=llm))
 
 
 def _dealt(
@@ -204,11 +205,7 @@ def _dealt(
     return drawn, rest
 
 
-def _agent(slm: Endpoint, made: Calibration, names: Sequence[str], task: str) -> Classifier[str]:
-    return Classifier(slm, names, task=task, none=False, name="label", calibration=made)
-
-
-def _promotion(
+def promotion_of(
     made: Calibration,
     rest: Sequence[Labelled],
     answers: Sequence[Answer],
@@ -217,12 +214,30 @@ def _promotion(
     audit: float,
     llm: Endpoint | None,
 ) -> Promotion:
+    """Say what a calibration comes to, by what it answered to rows that took no part in it.
+
+    Args:
+        made: The calibration.
+        rest: Those rows.
+        answers: Its answer to each.
+        use: Rows that it was made from.
+        audit: Share of what is accepted that the LLM goes on to check.
+        llm: Whose price is saved; `None`: it is not known.
+
+    Raises:
+        InputError: none of the rows has an answer.
+    """
     failed = next((a.error for a in answers if a.error is not None), None)
     if all(a.text is None for a in answers):
         raise InputError(f"nothing of the rest of the log could be decided on: {failed}")
     correct = np.array([a.text == row.label for a, row in zip(answers, rest, strict=True)])
     taken = np.array([a.accepted is True for a in answers])
-    coverage = float(taken.mean())
+    coverage, order = float(taken.mean()), ranked(answers)
+    # As decisions, of which one threshold, fixed before, accepts those that were taken.
+    outcomes = [
+        Outcome(confidence=float(took), correct=bool(right), case=row.case)
+        for took, right, row in zip(taken, correct, rest, strict=True)
+    ]
     return Promotion(
         calibrated_on=use,
         checked_on=len(rest),
@@ -230,28 +245,12 @@ def _promotion(
         coverage=coverage,
         accepted=int(taken.sum()),
         disagreeing=int((taken & ~correct).sum()),
-        checked=bound_along((1.0,), _outcomes(taken, correct, rest), made.bound.guarantee),
+        checked=bound_along((1.0,), outcomes, made.bound.guarantee),
         accuracy=float(correct.mean()),
-        seen=_seen(answers, correct),
+        seen=()
+        if order is None
+        else tuple(Seen(risk=r, coverage=coverage_at_risk(order, correct, r)) for r in RISKS),
         saving=_saving(rest, answers, coverage * (1.0 - audit), made.labels, llm),
-    )
-
-
-def _outcomes(taken: Bools, correct: Bools, rest: Sequence[Labelled]) -> list[Outcome]:
-    """Read checked rows as decisions, of which one threshold, fixed before, accepts those taken."""
-    return [
-        Outcome(confidence=float(took), correct=bool(right), case=row.case)
-        for took, right, row in zip(taken, correct, rest, strict=True)
-    ]
-
-
-def _seen(answers: Sequence[Answer], correct: Bools) -> tuple[Seen, ...]:
-    order = ranked(answers)
-    if order is None:
-        return ()
-    shares, errors = coverage_line(order, correct)
-    return tuple(
-        Seen(risk=risk, coverage=float(max(shares[errors <= risk], default=0.0))) for risk in RISKS
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from moa.cli import main
-from moa.cli.worth import Worth
+from moa.cli.tally import Worth
 from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Text
 from moa.questions import Answer, Choice, Option, Question
