@@ -16,8 +16,8 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm_server import free_port
 from moa.errors import ConfigError, EndpointRejected
-from moa.servers import ServerFolder
 from moa.tiers import Endpoints
+from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, wait_until
 
@@ -113,7 +113,7 @@ def test_ctrl_c_stops_what_comes_up(fake: Fake, port: int) -> None:
     up.communicate()
     assert up.returncode == 130
     assert fake.left() == []
-    assert not ServerFolder.of(port).locked
+    assert not ServerFolder.of(port).is_running
 
 
 def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
@@ -159,7 +159,7 @@ def test_down_leaves_the_servers_of_others_alone(fake: Fake, port: int) -> None:
     assert moa("up").returncode == 0
     Path("moa.toml").write_text(fake.configured(free_port()).replace("small", "second"))
     assert "was not running" in moa("down").stdout
-    assert ServerFolder.of(port).locked
+    assert ServerFolder.of(port).is_running
     assert f"small on port {port}: stopped" in moa("down", "--all").stdout
     assert fake.left() == []
 

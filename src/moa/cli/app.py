@@ -14,8 +14,6 @@ from moa.cli import (
     choose,
     compare,
     decide,
-    doctor,
-    down,
     draw,
     evaluate,
     graphs,
@@ -31,8 +29,7 @@ from moa.cli import (
     route_fit,
     route_score,
     run,
-    status,
-    up,
+    serve,
 )
 
 app = typer.Typer(
@@ -96,11 +93,11 @@ _add(compare.compare, compare.EXAMPLES)
 _add(promote.promote, promote.EXAMPLES)
 app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
-_add(up.up, up.EXAMPLES)
-_add(down.down, down.EXAMPLES)
-_add(status.status, status.EXAMPLES)
+_add(serve.up, serve.UP_EXAMPLES)
+_add(serve.down, serve.DOWN_EXAMPLES)
+_add(serve.status, serve.STATUS_EXAMPLES)
 _add(bench.bench, bench.EXAMPLES)
-_add(doctor.doctor, doctor.EXAMPLES)
+_add(serve.doctor, serve.DOCTOR_EXAMPLES)
 
 catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
     models.models
