@@ -16,7 +16,6 @@ import pytest
 from moa import vllm
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm_server import free_port
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
 from moa.vllm.servers import launch, stop, until_ready
 from moa.vllm.settings import local_url
@@ -123,15 +122,6 @@ async def test_restarts_are_bounded(fake: Fake) -> None:
     assert fake.left() == []
 
 
-async def test_a_server_that_never_came_up_is_not_tried_again(fake: Fake) -> None:
-    fake.plans({"log": "api_server.py: error: unrecognized arguments: --no-such", "exit": 2})
-    launched = launch(fake.spec())
-    with pytest.raises(EndpointUnavailable, match="vLLM knows no argument --no-such"):
-        await until_ready(launched, timeout_s=60)
-    assert fake.starts == 1
-    assert fake.left() == []
-
-
 async def test_a_killed_supervisor_leaves_nothing(fake: Fake) -> None:
     launched = launch(fake.spec())
     await until_ready(launched, timeout_s=60)
@@ -181,26 +171,6 @@ async def test_a_cancelled_with_leaves_nothing(fake: Fake) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert fake.left() == []
-
-
-async def test_what_takes_too_long_is_told_with_its_last_line(fake: Fake) -> None:
-    fake.plans({"log": "Downloading shard 1 of 9", "after": "never"})
-    launched = launch(fake.spec())
-    wait_until(lambda: launched.last_line() == "Downloading shard 1 of 9")
-    with pytest.raises(EndpointUnavailable, match=r"not ready after 0 s.*shard 1 of 9"):
-        await until_ready(launched, timeout_s=0)
-
-
-async def test_the_second_start_joins_the_first(fake: Fake) -> None:
-    go = fake.folder / "go"
-    fake.plans({"after": str(go)})
-    spec = fake.spec()
-    first, second = launch(spec), launch(spec)
-    assert (first.joined, second.joined) == (False, True)
-    go.touch()
-    states = await asyncio.gather(until_ready(first), until_ready(second))
-    assert states[0].pid == states[1].pid
-    assert fake.starts == 1
 
 
 async def test_a_port_that_another_program_has_is_refused_before_anything_starts(
@@ -304,7 +274,3 @@ def _phase(folder: ServerFolder) -> str | None:
 
 def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
-
-
-def test_a_free_port_is_free() -> None:
-    assert free_port() > 0

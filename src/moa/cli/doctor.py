@@ -142,10 +142,10 @@ async def survey(config: Config) -> list[Surveyed]:
     return [*found, _embedded(config, EMBEDDED)]
 
 
-def defaults(config: Config) -> dict[Tier, str]:
-    """Name the endpoint that each tier falls to."""
+def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
     slm = config.of_tier("slm") or EMBEDDED
-    return {"slm": slm, "llm": config.of_tier("llm") or slm}
+    defaults: dict[Tier, str] = {"slm": slm, "llm": config.of_tier("llm") or slm}
+    return tuple(tier for tier, chosen in defaults.items() if chosen == name)
 
 
 async def _endpoint(config: Config, name: str) -> Surveyed:
@@ -163,7 +163,7 @@ async def _server(config: Config, name: str) -> Surveyed:
         can = ()
     return Surveyed(
         name=name,
-        default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
+        default_of=_default_of(config, name),
         tier=entry.tier,
         model=entry.model,
         address=_without_password(_addresses(config, name)[0]),
@@ -209,15 +209,12 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
     found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
-    if config.serves(name) and any(probe.wrong for probe in found) and _is_coming(config, name):
-        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
+    if config.serves(name) and any(probe.wrong for probe in found):
+        ports = config.endpoints[config.server_of(name)].vllm.ports
+        if any(ServerFolder.of(port).is_watched for port in ports):
+            return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
     missing = len(_addresses(config, name)) - len(found)
     return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
-
-
-def _is_coming(config: Config, name: str) -> bool:
-    ports = config.endpoints[config.server_of(name)].vllm.ports
-    return any(ServerFolder.of(port).is_watched for port in ports)
 
 
 async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
@@ -252,7 +249,7 @@ def _embedded(config: Config, name: str) -> Surveyed:
     there, state = _local(config, name)
     return Surveyed(
         name=name,
-        default_of=tuple(tier for tier, chosen in defaults(config).items() if chosen == name),
+        default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
         model=entry.known_as if entry else built_in.model,
         address="this machine",

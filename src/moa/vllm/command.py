@@ -313,15 +313,15 @@ def _gpu_count() -> int:
     """Count NVIDIA's GPUs; where there is no driver to ask, there are none."""
     try:
         nvml: Any = import_module("pynvml")
-        nvml.nvmlInit()
     except ImportError:
         return 0
+    try:
+        nvml.nvmlInit()
+        count: int = nvml.nvmlDeviceGetCount()
+        nvml.nvmlShutdown()
     except nvml.NVMLError:
         return 0
-    try:
-        return nvml.nvmlDeviceGetCount()
-    finally:
-        nvml.nvmlShutdown()
+    return count
 
 
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:

@@ -94,7 +94,7 @@ def launch(spec: ServerSpec) -> Launched:
 
 
 def _supervise(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
-    own = {"MOA_CACHE": str(state_folder().parent.absolute())} if "MOA_CACHE" in os.environ else {}
+    own = {"MOA_CACHE": str(state_folder().parent.absolute())}
     if "PYTHONPATH" in os.environ:
         own["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
