@@ -42,10 +42,6 @@ class Launched:
     joined: bool = False
     """Whether another started it."""
 
-    def last_line(self) -> str:
-        """Read the last line of its log; empty where there is none."""
-        return _last_line(self.folder.log)
-
     def let_go(self) -> None:
         """Stop it where it is tethered, and wait until it has ended."""
         if self.tether is None:
@@ -75,7 +71,7 @@ def launch(spec: ServerSpec) -> Launched:
     folder.make()
     if folder.is_held("supervisor"):
         return _joined(spec, folder)
-    process = _supervise(spec, folder)
+    process = _start_supervisor(spec, folder)
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdout as told:
@@ -93,7 +89,7 @@ def launch(spec: ServerSpec) -> Launched:
     raise EndpointUnavailable(_died(folder), endpoint=spec.name)
 
 
-def _supervise(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
+def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
     own = {"MOA_CACHE": str(state_folder().parent.absolute())}
     if "PYTHONPATH" in os.environ:
         own["PYTHONPATH"] = os.environ["PYTHONPATH"]
@@ -149,13 +145,14 @@ async def until_ready(
         # What a supervisor left that was killed is not the state of the next one.
         if state is not None and state.phase == "ready" and state.is_supervised:
             return state
+        line = _last_line(launched.folder.log)
         if until is not None and time.monotonic() > until:
-            line = launched.last_line() or "it has said nothing yet"
+            line = line or "it has said nothing yet"
             late = f"vLLM is not ready after {timeout_s:g} s"
             if not spec.tethered:
                 late += " and goes on coming up: moa status shows it, moa down stops it"
             raise EndpointUnavailable(f"{late}. It said last: {line}", endpoint=spec.name)
-        tell(launched.last_line())
+        tell(line)
         await asyncio.sleep(_POLL_S)
 
 
@@ -195,15 +192,13 @@ async def stop(folder: ServerFolder) -> bool:
     if not folder.is_running:
         return False
     until = time.monotonic() + _STOP_TIMEOUT_S
-    told: int | None = None
     while folder.is_running:
         state = folder.read()
         late = time.monotonic() > until
-        if state is not None and state.is_supervised and (late or told != state.pid):
+        if state is not None and state.is_supervised:
             with contextlib.suppress(ProcessLookupError):
                 # Its keeper hears of its death, and ends the server.
                 os.kill(state.pid, signal.SIGKILL if late else signal.SIGTERM)
-            told = state.pid
         if time.monotonic() > until + _STOP_TIMEOUT_S:
             raise EndpointUnavailable(
                 f"the server did not stop; a lock in {folder.path} is held",
