@@ -11,7 +11,7 @@ from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.machine import GPU, Machine
 from moa.placing import STEPS, Served, best_fit, largest_that_fits, least_fit, vllm_table
-from moa.servers import VLLMConfig
+from moa.vllm.settings import VLLMConfig
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moa import serving as serving
+    from moa import vllm as vllm
     from moa.agents import Agent
     from moa.agents.classifier import Classifier
     from moa.agents.decider import Decider
@@ -106,8 +106,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "serving":
-        return import_module("moa.serving")
+    if name == "vllm":
+        return import_module("moa.vllm")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moa' has no attribute {name!r}")

@@ -13,8 +13,8 @@ from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.machine import Machine
 from moa.placing import Served, best_fit, largest_that_fits, least_fit, vllm_table
-from moa.servers import VLLMConfig
 from moa.usage import Tier
+from moa.vllm.settings import VLLMConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.closing import Closing, close_all
 from moa.errors import ConfigError, ModelNotFound
 from moa.measuring import measured_price, price_of
-from moa.servers import ServerFolder, keys_of_running, local_url
+from moa.vllm.settings import local_url
+from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
     from moa.endpoints.embedded import EmbeddedEndpoint

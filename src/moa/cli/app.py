@@ -14,8 +14,6 @@ from moa.cli import (
     choose,
     compare,
     decide,
-    doctor,
-    down,
     draw,
     graphs,
     index,
@@ -27,8 +25,7 @@ from moa.cli import (
     models_probe,
     route,
     run,
-    status,
-    up,
+    serve,
 )
 
 app = typer.Typer(
@@ -92,11 +89,11 @@ _add(compare.compare, compare.EXAMPLES)
 _add(calibrate.promote, calibrate.PROMOTE)
 app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
-_add(up.up, up.EXAMPLES)
-_add(down.down, down.EXAMPLES)
-_add(status.status, status.EXAMPLES)
+_add(serve.up, serve.UP_EXAMPLES)
+_add(serve.down, serve.DOWN_EXAMPLES)
+_add(serve.status, serve.STATUS_EXAMPLES)
 _add(bench.bench, bench.EXAMPLES)
-_add(doctor.doctor, doctor.EXAMPLES)
+_add(serve.doctor, serve.DOCTOR_EXAMPLES)
 
 catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
     models.models

@@ -30,8 +30,8 @@ def models(
 
     from moa.cli import screen
     from moa.cli.configuration import configured
+    from moa.cli.doctor import survey
     from moa.cli.screen import json_line
-    from moa.cli.survey import survey
     from moa.cli.tables import listed
 
     found = asyncio.run(survey(configured(config)))

@@ -1,4 +1,4 @@
-"""Cores: how many of this machine's a process may really use."""
+"""Cores and memory: how much of this machine's a process may really use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
+_QUOTA = _CGROUP / "cpu.max"
 
 
 def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
@@ -21,6 +22,23 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
         allowed = set(range(os.cpu_count() or 1))
     cores = {_siblings(cpus, cpu) for cpu in allowed}
     return max(1, min(len(cores), _limit(quota)))
+
+
+def usable_memory(*, cgroup: Path = _CGROUP) -> int:
+    """Count the bytes of memory that are free for this process, in its container's limit."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+        except (OSError, ValueError):  # not in a container, or without a limit
+            continue
+        return max(0, min(free, left))
+    return free
 
 
 def _siblings(cpus: Path, cpu: int) -> str:

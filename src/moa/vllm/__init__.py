@@ -1,6 +1,6 @@
-"""Serving: starts vLLM servers, watches over them, and stops them. Alone starts them.
+"""vLLM as a process: starts servers, watches over them, and stops them. Alone starts them.
 
-    async with moa.serving.vllm("Qwen/Qwen3-0.6B", max_model_len=4096) as endpoint:
+    async with moa.vllm.serve("Qwen/Qwen3-0.6B", max_model_len=4096) as endpoint:
         mood = await Sentiment(endpoint).run("Lovely!")
 
 Those of a configuration are started by `moa up`.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def vllm(
+async def serve(
     model: str,
     *,
     name: str = "vllm",
@@ -72,38 +72,42 @@ async def vllm(
         ConfigError: the port is taken, or an argument is wrong.
         EndpointUnavailable: it failed to come up, and why, or was not ready in time.
     """
-    from moa.config import checked
+    from pydantic import ValidationError
+
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.endpoints.vllm_server import free_port
-    from moa.servers import VLLMConfig, local_url
-    from moa.serving.launching import launch, until_ready
-    from moa.serving.planning import spec_of
+    from moa.errors import ConfigError
+    from moa.vllm.command import specs_of
+    from moa.vllm.servers import launch, until_ready
+    from moa.vllm.settings import VLLMConfig, local_url
 
-    chosen = port or free_port()
-    said = {
-        "port": chosen,
-        "dtype": dtype,
-        "max_model_len": max_model_len,
-        "gpu_memory_utilization": gpu_memory_utilization,
-        "quantization": quantization,
-        "lora": dict(lora or {}),
-        "block_size": block_size,
-        "max_num_seqs": max_num_seqs,
-        "priority": priority,
-        "python": python,
-        "args": tuple(args),
-        "env": dict(env or {}),
-    }
-    config = checked(VLLMConfig, said, table=f"endpoints.{name}.vllm")
-    spec = await asyncio.to_thread(spec_of, name, model, config, port=chosen, base=Path.cwd())
-    spec = spec.model_copy(update={"tethered": True, "passing": port is None})
+    try:
+        config = VLLMConfig(
+            port=port or free_port(),
+            dtype=dtype,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=gpu_memory_utilization,
+            quantization=quantization,
+            lora=dict(lora or {}),
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            priority=priority,
+            python=python,
+            args=tuple(args),
+            env=dict(env or {}),
+        )
+    except ValidationError as error:
+        wrong = "; ".join(f"{it['loc'][0]}: {it['msg']}" for it in error.errors())
+        raise ConfigError(f"moa.vllm.serve({model!r}): {wrong}") from error
+    (spec,) = await asyncio.to_thread(specs_of, name, model, config, base=Path.cwd())
+    spec = spec.model_copy(update={"tethered": True})
     launched = await asyncio.to_thread(launch, spec)
     try:
         await until_ready(launched, timeout_s=start_timeout_s)
         endpoint = VLLMEndpoint(
             name,
             model=model,
-            base_url=local_url(chosen),
+            base_url=local_url(config.port),
             api_key=launched.folder.key(),
             tier=tier,
             price=price,
