@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moa import config
-from moa.catalogue import models
+from moa.advisor.catalogue import models
 from moa.cli.app import app
 from moa.usage import Price
 
@@ -89,7 +89,7 @@ def prices() -> dict[str, list[str | None]]:
     found: dict[str, list[str | None]] = {}
     for model in models().values():
         if model.vendor_model:
-            price = model.price()
+            price = model.price
             parts = (price.input, price.cached_input, price.output)
             found[model.vendor_model] = [None if it is None else str(it) for it in parts]
     return found

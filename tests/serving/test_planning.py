@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from moa.advisor.hardware import GPU, Machine
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
-from moa.machine import GPU, Machine
 from moa.servers import VLLMConfig
 from moa.serving.arguments import command, variables
 from moa.serving.environments import Environment, commands, find_environment

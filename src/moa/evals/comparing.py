@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from moa._files import Existing
 from moa.acceptance import all_of
+from moa.advisor.bench import percentile
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.measures import coverage_line
@@ -22,7 +23,6 @@ from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
 from moa.evals.verdicts import ruling
-from moa.measuring import percentile
 from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget

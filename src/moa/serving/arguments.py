@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from moa.advisor.hardware import machine
 from moa.errors import ConfigError
-from moa.machine import machine
 from moa.servers import VLLMConfig
 from moa.serving.environments import Environment, inherited
 from moa.serving.gpus import VISIBLE, devices, share

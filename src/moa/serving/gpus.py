@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from moa.advisor.hardware import Machine
+from moa.advisor.performance import UTILISATION
 from moa.errors import ConfigError
-from moa.machine import Machine
 from moa.servers import VLLMConfig
-from moa.sizing import UTILISATION
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
