@@ -168,7 +168,7 @@ CASES = (
         name="10 million replies a day on one L4: nothing fits",
         task=Task(job="converse", per_day=10_000_000),
         machine=L4,
-        says=("if a vendor may be asked", "8 x H100"),
+        says=("if a vendor may be asked", "4 x H100"),
         rejected=("too slow",),
     ),
     Case(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
+from itertools import chain
 from math import ceil, log10, sqrt
 
 from moa.advisor import Risk
@@ -105,6 +106,10 @@ _USUAL_A_DAY = 1000
 
 _LADDER = (("T4", 1), ("L4", 1), ("L40S", 1), ("H100", 1), ("H100", 2), ("H100", 4), ("H100", 8))
 """GPUs that are suggested, smallest first; of some of them, several."""
+_NOTHING_HELPS = (
+    "no single change helps: split the task into smaller ones, or loosen several of its limits "
+    "(length, time, risk) at once"
+)
 _SLOWER = (1.5, 2, 4, 10, 100, 1000)
 """How much longer than allowed an answer is let take, until something fits."""
 
@@ -129,7 +134,7 @@ class Plan:
     """Of each member on the machine, those that its figures take; 0 at a vendor."""
     reasons: tuple[str, ...]
     """Why, with numbers."""
-    score: float
+    score: float = 0.0
     """By which plans are ranked; higher is better, and it means nothing by itself."""
 
     @property
@@ -151,6 +156,11 @@ class Plan:
     def needs_network(self) -> bool:
         """Whether it asks a vendor while it runs."""
         return any(isinstance(member, VendorModel) for member in self.members)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether one of its models runs on a GPU of the machine."""
+        return any(isinstance(it, LocalModel) and it.place.gpu for it in self.members)
 
     @property
     def measured(self) -> bool:
@@ -218,7 +228,7 @@ def choose(
     ranking = chooser.ranking()
     if ranking.best is not None and ranking.best.good_enough:
         return ranking
-    return replace(ranking, suggestions=tuple(chooser.suggestions()))
+    return replace(ranking, suggestions=tuple(chooser.suggestions()) or (_NOTHING_HELPS,))
 
 
 @dataclass(frozen=True)
@@ -242,12 +252,12 @@ class Chooser:
             else:
                 members.append(one)
         plans: list[Plan] = []
-        for draft in drafts(self.task, members):
-            tried = self._tried(draft)
-            if isinstance(tried, Rejected):
-                rejected.append(tried)
+        for plan in map(self._plan, drafts(self.task, members)):
+            broken = next(_broken_limits(plan, self.task, self.machine), None)
+            if broken is None:
+                plans.append(plan)
             else:
-                plans.append(tried)
+                rejected.append(broken)
         return Ranking(
             task=self.task,
             machine=self.machine,
@@ -257,35 +267,27 @@ class Chooser:
 
     def suggestions(self) -> Iterator[str]:
         """Change one thing at a time, and say which change makes a good enough plan possible."""
-        found = tuple(self._suggested())
-        yield from found
-        if not found:
-            yield (
-                "no single change helps: split the task into smaller ones, or loosen several of "
-                "its limits (length, time, risk) at once"
-            )
-
-    def _suggested(self) -> Iterator[str]:
         task = self.task
         if not task.outside:
             plan = self._good(api=True, private=False, offline=False, vendors=())
-            barred = [
-                *(["the items may leave the house"] if task.private else []),
-                *(["there is a network"] if task.offline else []),
-                *(["a vendor may be asked"] if not task.api else []),
-            ]
+            barred = {
+                "the items may leave the house": task.private,
+                "there is a network": task.offline,
+                "a vendor may be asked": not task.api,
+            }
             if plan is not None and plan.needs_network:
-                yield f"if {' and '.join(barred)}: {plan}, at {plan.cost} for a thousand items"
-        yield from self._with_a_gpu()
-        if task.latency_s is not None:
-            slower = (self._good(latency_s=task.latency_s * times) for times in _SLOWER)
-            plan = next((plan for plan in slower if plan is not None), None)
+                changed = " and ".join(words for words, bars in barred.items() if bars)
+                yield f"if {changed}: {plan}, at {plan.cost} for a thousand items"
+        yield from self._on_a_gpu()
+        for times in _SLOWER if task.latency_s else ():
+            plan = self._good(latency_s=(task.latency_s or 0) * times)
             if plan is not None and plan.latency is not None:
                 yield f"if {shown_seconds(plan.latency.p95_s)} an item are quick enough: {plan}"
-        if task.max_usd_per_thousand is not None and (
-            plan := self._good(max_usd_per_thousand=None)
-        ):
-            yield f"if a thousand items may cost {plan.cost}: {plan}"
+                break
+        if task.max_usd_per_thousand is not None:
+            plan = self._good(max_usd_per_thousand=None)
+            if plan is not None:
+                yield f"if a thousand items may cost {plan.cost}: {plan}"
         labels = _LABELS_AT_HIGH_RISK if task.risk == "high" else LABELS_FOR_A_HEAD
         if task.decides and task.labels < labels and (plan := self._good(labels=labels)):
             yield f"with {labels} labelled items to fit it with: {plan}"
@@ -295,47 +297,39 @@ class Chooser:
                 f"{plan}, of quality {plan.quality:.1f} of 5"
             )
 
-    def _with_a_gpu(self) -> Iterator[str]:
+    def _on_a_gpu(self) -> Iterator[str]:
         for name, count in _LADDER:
-            gpu = GPU.named(name)
-            there = replace(self.machine, gpus=(gpu,) * count, disk_free=None, on_battery=False)
+            gpus = (GPU.named(name),) * count
+            there = replace(self.machine, gpus=gpus, disk_free=None, on_battery=False)
             plan = replace(self, machine=there)._good()
-            if plan is None or not any(
-                isinstance(it, LocalModel) and it.place.gpu for it in plan.members
-            ):
-                continue
-            of = f"{count} x {name}" if count > 1 else name
-            size = f"{gpu.memory / GIB:.0f} GiB" + (" each" if count > 1 else "")
-            yield f"with a GPU such as {of} ({size}): {plan}"
-            return
+            if plan is not None and plan.on_gpu:
+                of = f"{count} x {name}" if count > 1 else name
+                each = " each" if count > 1 else ""
+                yield f"with a GPU such as {of} ({gpus[0].memory / GIB:.0f} GiB{each}): {plan}"
+                return
 
     def _good(self, **changes: object) -> Plan | None:
         """Give the best plan of the task with something changed, if it is good enough."""
         best = replace(self, task=self.task.model_copy(update=changes)).ranking().best
         return best if best is not None and best.good_enough else None
 
-    def _tried(self, draft: Draft) -> Plan | Rejected:
+    def _plan(self, draft: Draft) -> Plan:
         task = self.task
-        for broken in _too_weak(draft, task, self.machine):
-            return broken
         stages = tuple(timed(stage, task) for stage in draft.stages)
         latency = latency_of(stages)
-        cost = cost_of(stages, task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh)
-        for broken in _too_much(str(draft), stages, task, latency, cost):
-            return broken
         in_flight = ceil(task.rate * latency.mean_s) if latency else 1
-        return Plan(
+        plan = Plan(
             pattern=draft.pattern,
             stages=stages,
             quality=draft.quality,
             needed_quality=_NEEDED[task.risk],
             latency=latency,
-            cost=cost,
+            cost=cost_of(stages, task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh),
             concurrency=task.concurrency or max(1, in_flight),
             servers=tuple(_servers(member, stages, task) for member in draft.members),
             reasons=(draft.why,),
-            score=_score(draft, task, self.machine, cost=cost, latency=latency),
         )
+        return replace(plan, score=_score(plan, task, self.machine))
 
 
 def _servers(member: Member, stages: Iterable[Timed], task: Task) -> int:
@@ -375,148 +369,126 @@ def _nearest_misses(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
     )
 
 
-def _too_weak(draft: Draft, task: Task, machine: Machine) -> Iterator[Rejected]:
-    """Check what doesn't depend on speed: quality, risk, length, disk."""
-    needed = _NEEDED[task.risk]
-    if draft.quality < needed - _SLACK:
-        yield Rejected(
-            str(draft),
-            "too weak",
-            f"about {draft.quality:.1f} of 5 at this job, where {task.risk} risk wants {needed:g}",
-            needed / max(draft.quality, 0.1),
-        )
-    yield from _too_risky(draft, task)
-    for stage in draft.stages:
-        model, tokens = stage.member.model, stage.prompt + stage.writes
-        if model.context is not None and tokens > model.context:
-            yield Rejected(
-                str(draft),
-                "too long",
-                f"{tokens} tokens are more than the {model.context} of {model.name}",
-                tokens / model.context,
-            )
-    weights = sum(it.weights for it in draft.members if isinstance(it, LocalModel))
-    if machine.disk_free is not None and weights > machine.disk_free:
-        yield Rejected(
-            str(draft),
-            "no disk",
-            f"the weights take {weights / 1e9:.1f} GB on disk, and "
-            f"{machine.disk_free / 1e9:.1f} GB are free",
-            weights / max(machine.disk_free, 1),
-        )
+def _broken_limits(plan: Plan, task: Task, machine: Machine) -> Iterator[Rejected]:
+    """Check a plan against the task's limits: risk, length, memory, time, dollars."""
+    limits = (
+        _quality_and_risk(plan, task),
+        _room(plan, machine),
+        _too_busy(plan),
+        _too_late(plan, task),
+        _dollars(plan, task),
+    )
+    for cause, why, miss in chain.from_iterable(limits):
+        yield Rejected(str(plan), cause, why, miss)
 
 
-def _too_risky(draft: Draft, task: Task) -> Iterator[Rejected]:
+_Broken = tuple[Cause, str, float]
+"""The cause, a sentence, and how many times the limit."""
+
+
+def _quality_and_risk(plan: Plan, task: Task) -> Iterator[_Broken]:
+    needed, found, labels = plan.needed_quality, plan.quality, task.labels
+    if found < needed - _SLACK:
+        why = f"about {found:.1f} of 5 at this job, where {task.risk} risk wants {needed:g}"
+        yield "too weak", why, needed / max(found, 0.1)
     if task.risk != "high":
         return
-    written_by_small = not task.decides and draft.members[-1].model.tier == "slm"
-    miss = _NEEDED["high"] / draft.quality
-    if written_by_small and draft.pattern != "mixture":
+    written_by_small = not task.decides and plan.members[-1].model.tier == "slm"
+    if written_by_small and plan.pattern != "mixture":
         why = "what a small model writes carries no probability, so nothing says when it is wrong"
-        yield Rejected(str(draft), "too risky", why, miss)
-    elif draft.pattern == "slm" and task.labels < _LABELS_AT_HIGH_RISK:
+        yield "too risky", why, needed / found
+    elif plan.pattern == "slm" and labels < _LABELS_AT_HIGH_RISK:
         why = (
-            f"with {task.labels} labels nothing bounds how often a small model alone is wrong; at "
-            f"high risk that takes {_LABELS_AT_HIGH_RISK}"
+            f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
+            f"risk that takes {_LABELS_AT_HIGH_RISK}"
         )
-        yield Rejected(str(draft), "too risky", why, miss)
-    if draft.pattern == "cascade" and task.decides and task.labels < LABELS_FOR_A_BOUND:
-        why = (
-            f"a threshold with a bound takes at least {LABELS_FOR_A_BOUND} labels, and there are "
-            f"{task.labels}"
-        )
-        yield Rejected(str(draft), "too risky", why)
+        yield "too risky", why, needed / found
+    if plan.pattern == "cascade" and task.decides and labels < LABELS_FOR_A_BOUND:
+        why = f"a threshold with a bound takes {LABELS_FOR_A_BOUND} labels, and there are {labels}"
+        yield "too risky", why, 1.0
 
 
-def _too_much(
-    name: str, stages: tuple[Timed, ...], task: Task, latency: Latency | None, cost: Cost
-) -> Iterator[Rejected]:
-    """Check what follows from speed and price: memory at that concurrency, time, dollars."""
-    for stage, times in stages:
-        if not isinstance(stage.member, LocalModel):
-            continue
-        there = replace(stage.member, concurrency=times.in_flight if times else 1)
-        if not there.fits:
-            yield Rejected(
-                name,
-                "too big",
-                f"{there.model.name} in {there.quantisation} takes {there.needed / 1e9:.1f} GB "
-                f"with {there.concurrency} sequences of {there.tokens} tokens, and {there.place} "
-                f"has {there.budget / 1e9:.1f} GB left",
-                there.needed / max(there.budget, 1),
-            )
-    for why, miss in (*_too_busy(stages, task), *_too_late(stages, task, latency)):
-        yield Rejected(name, "too slow", why, miss)
-    limit = task.max_usd_per_thousand
-    if limit is not None and cost.known > limit:
-        yield Rejected(
-            name,
-            "over budget",
-            f"US$ {cost.known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be "
-            "paid",
-            float(cost.known / limit) if limit else float(cost.known) * 1e6,
-        )
+def _room(plan: Plan, machine: Machine) -> Iterator[_Broken]:
+    """Check what doesn't fit: into a context, on the disk, or into memory, all at once."""
+    for stage, _ in plan.stages:
+        model, tokens = stage.member.model, stage.prompt + stage.writes
+        if model.context is not None and tokens > model.context:
+            why = f"{tokens} tokens are more than the {model.context} of {model.name}"
+            yield "too long", why, tokens / model.context
+    weights = sum(it.weights for it in plan.members if isinstance(it, LocalModel))
+    free = machine.disk_free
+    if free is not None and weights > free:
+        why = f"the weights take {weights / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free"
+        yield "no disk", why, weights / max(free, 1)
+    for stage, times in plan.stages:
+        if isinstance(stage.member, LocalModel):
+            there = replace(stage.member, concurrency=times.in_flight if times else 1)
+            if not there.fits:
+                why = (
+                    f"{there.model.name} in {there.quantisation} takes {there.needed / 1e9:.1f} GB "
+                    f"with {there.concurrency} sequences of {there.tokens} tokens, and "
+                    f"{there.place} has {there.budget / 1e9:.1f} GB left"
+                )
+                yield "too big", why, there.needed / max(there.budget, 1)
 
 
-def _too_busy(stages: tuple[Timed, ...], task: Task) -> Iterator[tuple[str, float]]:
+def _too_busy(plan: Plan) -> Iterator[_Broken]:
     busy: dict[str, float] = {}
-    for stage, times in stages:
-        member = stage.member
-        if times is None or isinstance(member, VendorModel):
+    for stage, times in plan.stages:
+        if times is None or isinstance(stage.member, VendorModel):
             continue
-        if times.most_per_s < task.rate:
-            why = (
-                f"{member} keeps up with {times.most_per_s:.3g} items a second, and "
-                f"{task.rate:.3g} come at the busiest time"
-            )
-            yield why, task.rate / times.most_per_s
-        where = member.place.gpu.name if member.place.gpu else "the processor"
+        place = stage.member.place
+        where = place.gpu.name if place.gpu else "the processor"
         busy[where] = busy.get(where, 0.0) + times.busy
         if busy[where] > _MOST_BUSY:
             why = (
-                f"{member.place} would be busy for {busy[where]:.1%} of the busiest time, and "
+                f"{place} would be busy for {busy[where]:.1%} of the busiest time, and "
                 f"{_MOST_BUSY:.0%} is the most that leaves short waits"
             )
-            yield why, busy[where] / _MOST_BUSY
+            yield "too slow", why, busy[where] / _MOST_BUSY
 
 
-def _too_late(
-    stages: tuple[Timed, ...], task: Task, latency: Latency | None
-) -> Iterator[tuple[str, float]]:
-    if latency is None or task.latency_s is None:
+def _too_late(plan: Plan, task: Task) -> Iterator[_Broken]:
+    if plan.latency is None or task.latency_s is None:
         return
-    found = latency.first_p95_s if task.streamed else latency.p95_s
+    found = plan.latency.first_p95_s if task.streamed else plan.latency.p95_s
     if found > task.latency_s:
         what = "the first token comes" if task.streamed else "the answer is there"
         allowed = shown_seconds(task.latency_s)
         why = f"{what} within {shown_seconds(found)} for 95 of 100, where {allowed} are allowed"
-        yield why, found / task.latency_s
-    stage, times = stages[-1]
-    if not task.streamed or task.decides or times is None:
-        return
-    pace = stage.writes / max(times.mean_s - times.first_s, 1e-9)
-    if pace < _READING_PER_S:
-        why = f"it writes {pace:.1f} tokens a second, where a person reads {_READING_PER_S:g}"
-        yield why, _READING_PER_S / pace
+        yield "too slow", why, found / task.latency_s
+    stage, times = plan.stages[-1]
+    if task.streamed and not task.decides and times is not None:
+        pace = stage.writes / max(times.mean_s - times.first_s, 1e-9)
+        if pace < _READING_PER_S:
+            why = f"it writes {pace:.1f} tokens a second, where a person reads {_READING_PER_S:g}"
+            yield "too slow", why, _READING_PER_S / pace
 
 
-def _score(
-    draft: Draft, task: Task, machine: Machine, *, cost: Cost, latency: Latency | None
-) -> float:
+def _dollars(plan: Plan, task: Task) -> Iterator[_Broken]:
+    limit, known = task.max_usd_per_thousand, plan.cost.known
+    if limit is not None and known > limit:
+        why = f"US$ {known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be paid"
+        yield "over budget", why, float(known / limit) if limit else float(known) * 1e6
+
+
+def _score(plan: Plan, task: Task, machine: Machine) -> float:
     """Weigh a plan; higher is better."""
-    beyond = draft.quality - _NEEDED[task.risk]
+    beyond = plan.quality - plan.needed_quality
     more = _MORE[task.risk] + (0.0 if task.decides else _MORE_TEXT)
     worth = beyond * (_SHORT_OF if beyond < 0 else more)
-    if draft.pattern == "cascade" and task.risk == "high":
+    if plan.pattern == "cascade" and task.risk == "high":
         worth += _BOUNDED
-    daily = float(cost.known) * (task.per_day or _USUAL_A_DAY) / 1000
+    daily = float(plan.cost.known) * (task.per_day or _USUAL_A_DAY) / 1000
     price = _TEN_TIMES_COST * log10(1 + daily) + _ROOT_COST * sqrt(daily)
-    price += _UNPRICED if cost.vendors is None else 0.0
-    late = _TEN_TIMES_LATENCY * log10(1 + 10 * latency.p95_s) if latency else _UNKNOWN_SPEED
-    wasteful = task.decides and task.risk != "high" and draft.pattern == "llm"
-    waste = _LARGE_FOR_LABELS * (wasteful and isinstance(draft.members[0], LocalModel))
-    burden = sum(_burden(member, machine) for member in draft.members)
-    return worth - price - late - waste - burden - _PARTS[draft.pattern]
+    price += _UNPRICED if plan.cost.vendors is None else 0.0
+    late = _UNKNOWN_SPEED
+    if plan.latency is not None:
+        late = _TEN_TIMES_LATENCY * log10(1 + 10 * plan.latency.p95_s)
+    wasteful = task.decides and task.risk != "high" and plan.pattern == "llm"
+    waste = _LARGE_FOR_LABELS * (wasteful and not plan.needs_network)
+    burden = sum(_burden(member, machine) for member in plan.members)
+    return worth - price - late - waste - burden - _PARTS[plan.pattern]
 
 
 def _burden(member: Member, machine: Machine) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from math import ceil, inf, log
+from math import ceil, log
 
 from moa.advisor.candidates import Member, VendorModel
 from moa.advisor.hardware import card
@@ -66,8 +66,6 @@ class Times:
     """Sequences at once, in each server."""
     busy: float
     """Share of its time at the peak; close to 1 it doesn't keep up."""
-    most_per_s: float
-    """Items a second that it keeps up with; infinite at a vendor."""
     busy_s: float
     """Seconds of one server that an item takes for itself."""
 
@@ -128,10 +126,10 @@ def timed(stage: Stage, task: Task) -> Timed:
         return stage, _at_vendor(stage, member.model.tier)
     if member.place.reached is None:
         return stage, None
+    coming = task.rate * stage.share * stage.calls / member.place.replicas
     if task.concurrency is not None:
         each = ceil(task.concurrency * stage.calls / member.place.replicas)
-        return stage, _closed(member, stage, each)
-    coming = task.rate * stage.share * stage.calls / member.place.replicas
+        return stage, _closed(member, stage, each, coming)
     queued = _batched if member.place.engine == "vllm" else _one_by_one
     return stage, queued(member, stage, coming)
 
@@ -215,7 +213,6 @@ def _at_vendor(stage: Stage, tier: Tier) -> Times:
         first_p95_s=first * _VENDOR_TAIL,
         in_flight=1,
         busy=0.0,
-        most_per_s=inf,
         busy_s=0.0,
     )
 
@@ -236,7 +233,9 @@ def _batched(member: LocalModel, stage: Stage, coming: float) -> Times:
     served = (read + writes * step) / (1 - reading) + member.request_s
     wait, tail = _waits(read, min(max(busy, reading), 0.95), spread=0.0)
     first = read + step + member.request_s
-    return _times(stage, first, served, wait, tail, in_flight=ceil(batch), busy=busy, busy_s=busy_s)
+    return _times(
+        stage, first, served, wait, tail, in_flight=ceil(batch), coming=coming, busy_s=busy_s
+    )
 
 
 def _one_by_one(member: LocalModel, stage: Stage, coming: float) -> Times:
@@ -247,10 +246,12 @@ def _one_by_one(member: LocalModel, stage: Stage, coming: float) -> Times:
     wait, tail = _waits(served, min(busy, 0.95), spread=0.25 if stage.writes > _TEXT else 0.0)
     in_flight = min(member.slots, ceil(max(1.0, coming * (served + wait))))
     first = read + member.write_s(1)
-    return _times(stage, first, served, wait, tail, in_flight=in_flight, busy=busy, busy_s=served)
+    return _times(
+        stage, first, served, wait, tail, in_flight=in_flight, coming=coming, busy_s=served
+    )
 
 
-def _closed(member: LocalModel, stage: Stage, together: int) -> Times:
+def _closed(member: LocalModel, stage: Stage, together: int, coming: float) -> Times:
     """Times where so many are always in flight, and the next comes when one is done."""
     slots = member.slots
     batch, rounds = min(together, slots), ceil(together / slots)
@@ -260,7 +261,7 @@ def _closed(member: LocalModel, stage: Stage, together: int) -> Times:
     tail = (read * batch + writing) * rounds - served
     first = read * (batch + 1) / 2 + member.write_s(batch) + (rounds - 1) * served / rounds
     busy_s = served / together
-    return _times(stage, first, served, 0.0, tail, in_flight=batch, busy=0.0, busy_s=busy_s)
+    return _times(stage, first, served, 0.0, tail, in_flight=batch, coming=coming, busy_s=busy_s)
 
 
 def _read_s(member: LocalModel, stage: Stage) -> float:
@@ -277,7 +278,7 @@ def _times(
     tail: float,
     *,
     in_flight: int,
-    busy: float,
+    coming: float,
     busy_s: float,
 ) -> Times:
     longer = _LONG if stage.writes > _TEXT else _SHORT
@@ -288,8 +289,7 @@ def _times(
         p95_s=served * longer + tail,
         first_p95_s=first * _SHORT + tail,
         in_flight=in_flight,
-        busy=busy,
-        most_per_s=1 / busy_s / (stage.share * stage.calls),
+        busy=coming * busy_s,
         busy_s=busy_s,
     )
 

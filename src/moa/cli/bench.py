@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,9 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from moa.cli import options, screen
@@ -168,7 +167,6 @@ def _measured(
 
 
 async def _steps(bench: Bench, found: list[Step]) -> None:
-
     with screen.err().bars() as progress:
         bar = progress.add_task("asking once", total=len(bench.planned))
 
@@ -247,23 +245,17 @@ def _this_machine() -> str:
 
 
 def _shown(found: Measurement) -> Group:
-    """Show what was measured."""
+    """Show what was measured: the steps, and what they come to."""
+    from moa.cli.tables import listed
+
     title = f"{found.endpoint} ({found.model}), measured by: {found.machine}"
-    return Group(Text(title), _table(found), _totals(found))
-
-
-def _table(found: Measurement) -> Table:
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name == "it" else "right")
-    for step in found.steps:
-        table.add_row(_DOES[step.work], *_figures(step))
-    return table
+    steps = [_figures(step) for step in found.steps]
+    return Group(Text(title), listed(_COLUMNS, steps), listed(("in all", ""), [*_totals(found)]))
 
 
 def _figures(step: Step) -> tuple[str, ...]:
     return (
+        _DOES[step.work],
         f"{step.concurrency}",
         f"{step.requests}",
         f"{step.failed}",
@@ -276,30 +268,22 @@ def _figures(step: Step) -> tuple[str, ...]:
     )
 
 
-def _totals(found: Measurement) -> Table:
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    seconds, rate = found.token_seconds, found.decisions_per_s
-    if seconds is not None:
-        table.add_row(
-            f"a token, {seconds.concurrency} in flight",
-            f"{seconds.input * 1e6:.0f} µs to read, {seconds.output * 1e6:.0f} µs to write",
-        )
-    if rate is not None:
-        table.add_row("decisions", f"{rate:.1f}/s at best")
-    if found.hourly_usd is None:
-        table.add_row("price", "give --hourly-usd, or --watts and --usd-per-kwh, to see it")
-        return table
-    table.add_row("input", _price(found.usd_per_million_input, "million tokens"))
-    table.add_row("cached input", _price(found.usd_per_million_cached_input, "million tokens"))
-    table.add_row("output", _price(found.usd_per_million_output, "million tokens"))
-    table.add_row("decisions", _price(found.usd_per_thousand_decisions, "thousand"))
-    return table
-
-
-def _price(price: Decimal | None, count: str) -> str:
+def _totals(found: Measurement) -> Iterator[tuple[str, str]]:
     from moa.cli.tables import dollars
 
-    return "unknown: not measured" if price is None else f"{dollars(price)} a {count}"
+    seconds, rate = found.token_seconds, found.decisions_per_s
+    if seconds is not None:
+        took = f"{seconds.input * 1e6:.0f} µs to read, {seconds.output * 1e6:.0f} µs to write"
+        yield f"a token, {seconds.concurrency} in flight", took
+    if rate is not None:
+        yield "decisions", f"{rate:.1f}/s at best"
+    if found.hourly_usd is None:
+        yield "price", "give --hourly-usd, or --watts and --usd-per-kwh, to see it"
+        return
+    for what, price, count in (
+        ("input", found.usd_per_million_input, "million tokens"),
+        ("cached input", found.usd_per_million_cached_input, "million tokens"),
+        ("output", found.usd_per_million_output, "million tokens"),
+        ("decisions", found.usd_per_thousand_decisions, "thousand"),
+    ):
+        yield what, f"{dollars(price)} a {count}" if price is not None else "unknown: not measured"
