@@ -17,7 +17,7 @@ from moa.cli.app import app
 from moa.config import load
 from moa.errors import ConfigError
 
-from .cases import DESK, H100S, LAPTOP, SMALL_BOARD, computer
+from .cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
 
 TALK = Task(job="converse")
 
@@ -38,22 +38,28 @@ def test_the_built_in_model_needs_no_endpoint() -> None:
     assert not Path("moa.toml").exists()
 
 
-def test_the_built_in_engine_takes_another_model_by_its_variable() -> None:
+def test_another_model_on_the_processor_runs_in_this_machine() -> None:
+    summaries = Task(job="summarise", risk="low", per_day=2000)
+    _, made = write_plan(plan_of(summaries, EDGE, "slm"), EDGE)
+    assert load().embeds("small")
+    assert made["small"].steps[0] == "moa models fetch small"
+
+
+def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
     _, made = write_plan(plan_of(Task(job="classify"), SMALL_BOARD, "slm"), SMALL_BOARD)
-    assert not made["small"].table
-    assert "export MOA_MODEL=FILE.gguf" in made["small"].notes[0]
-    assert not Path("moa.toml").exists()
+    assert load().endpoints["small"].urls == ("http://127.0.0.1:8080/v1",)
+    assert made["small"].steps[0].startswith("llama serve -hf ")
 
 
 def test_where_another_endpoint_is_the_default_that_is_said() -> None:
     Path("moa.toml").write_text('[endpoints.mine]\ntier = "slm"\nmodel = "gpt-5-nano"\n')
-    _, made = write_plan(plan_of(Task(job="classify"), SMALL_BOARD, "slm"), SMALL_BOARD)
+    _, made = write_plan(plan_of(Task(job="classify", risk="low"), LAPTOP, "slm"), LAPTOP)
     assert "[endpoints.mine] is the default of its tier" in made["small"].notes[1]
 
 
 def test_the_command_does_not_claim_to_have_written() -> None:
-    words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "4"]
-    done = CliRunner().invoke(app, [*words, "--no-api", "--write"])
+    words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "8"]
+    done = CliRunner().invoke(app, [*words, "--risk", "low", "--no-api", "--write"])
     assert done.exit_code == 0, done.output
     assert "Nothing to write for slm: " in done.stdout
     assert "Wrote" not in done.stdout
@@ -73,13 +79,13 @@ def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
         assert it.model == repository or it.vllm.quantization == member.quantisation
 
 
-def test_the_large_model_of_a_hybrid_on_the_processor_has_a_server_of_its_own() -> None:
+def test_a_file_that_the_catalogue_does_not_know_is_put_there_by_its_user() -> None:
     machine = computer(64, cores=16)
     _, made = write_plan(plan_of(TALK, machine, "hybrid"), machine)
-    assert "MOA_MODEL" in made["small"].notes[0]
-    assert "llama-server -m FILE.gguf --alias" in made["large"].steps[0]
-    assert list(load().endpoints) == ["large"]
-    assert load().endpoints["large"].urls == ("http://127.0.0.1:8080/v1",)
+    assert "GGUF file of Qwen/" in made["large"].steps[0]
+    large = load().endpoints["large"]
+    assert large.serve == "llama.cpp"
+    assert large.model.endswith(".gguf")
 
 
 def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None:

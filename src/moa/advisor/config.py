@@ -32,8 +32,6 @@ from moa.servers import VLLMConfig
 from moa.usage import Tier
 
 _NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}
-_LLAMA_SERVER = 8080
-"""Where llama.cpp's own server listens, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,11 +198,11 @@ def _without(config: Config, *names: str) -> Config:
     return config.model_copy(update={"endpoints": kept})
 
 
-def _free_port(config: Config, *, first: int = VLLMConfig().port) -> int:
-    """Give the first port that no endpoint is served at."""
+def _free_port(config: Config) -> int:
+    """Give the first port, from vLLM's own on, that no endpoint is served at."""
     used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
     used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
-    port = first
+    port = VLLMConfig().port
     while port in used:
         port += 1
     return port
@@ -297,12 +295,12 @@ def write_plan(
 def _setup_in(
     plan: Plan, member: Member, tier: Tier, servers: int, machine: Machine, config: Config
 ) -> Setup:
-    name = _NAMES[tier]
+    name, model = _NAMES[tier], member.model
     if isinstance(member, VendorModel):
-        return _with_default(_sold(member.model, tier), name, config)
+        return _with_default(_sold(model, tier), name, config)
     if member.place.engine == "vllm":
         return setup(
-            member.model,
+            model,
             name,
             machine=machine,
             config=config,
@@ -312,20 +310,15 @@ def _setup_in(
             quantisation=member.quantisation,
             replicas=servers,
         )
-    if tier == "slm":
-        return _built_in(member, config)
-    return _with_default(_by_llama_server(member, plan.concurrency, config), name, config)
+    if model.name == BUILT_IN:
+        return _built_in(config)
+    made = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
+    return _with_default(made, name, config)
 
 
-def _built_in(member: LocalModel, config: Config) -> Setup:
-    """A small model in the engine that is built in, which needs no endpoint."""
-    model = member.model
-    said = f"{model.name} is built in, and needs no endpoint"
-    if model.name != BUILT_IN:
-        said = (
-            f"{model.name} runs in the engine that is built in, and needs no endpoint: fetch a "
-            f"{member.quantisation} GGUF file of {model.hub}, and: export MOA_MODEL=FILE.gguf"
-        )
+def _built_in(config: Config) -> Setup:
+    """The model of the engine that is built in, which needs no endpoint."""
+    said = f"{BUILT_IN} is built in, and needs no endpoint"
     before = config.of_tier("slm")
     if before in (None, EMBEDDED):
         return Setup(notes=(said,))
@@ -336,16 +329,15 @@ def _built_in(member: LocalModel, config: Config) -> Setup:
     return Setup(notes=(said, instead))
 
 
-def _by_llama_server(member: LocalModel, slots: int, config: Config) -> Setup:
-    """A large GGUF, which llama.cpp's own server serves."""
-    model, port = member.model, _free_port(config, first=_LLAMA_SERVER)
-    sizes = f"-np {slots} -c {member.tokens * slots}"
-    start = f"llama-server -m FILE.gguf --alias {model.name} --port {port} {sizes}"
+def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:
+    """A GGUF file, which llama.cpp runs in an engine of moa's own."""
+    model, kind = member.model, member.quantisation
+    known = kind in model.files
+    file = model.name if known else f"{model.name}-{kind}.gguf"
+    fetch = f"moa models fetch {_NAMES[tier]}"
+    put = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
     return Setup(
-        table={"tier": "llm", "model": model.name, "base_url": f"http://127.0.0.1:{port}/v1"},
-        notes=("llama.cpp's server serves it, which moa does not start",),
-        steps=(
-            f"fetch a {member.quantisation} GGUF file of {model.hub}, and: {start}",
-            "moa models",
-        ),
+        table={"tier": tier, "model": file, "serve": "llama.cpp"},
+        notes=_cautions(model),
+        steps=(fetch if known else put, "moa models"),
     )
