@@ -1,4 +1,4 @@
-"""Machines and cases of choosing, as a table to be read."""
+"""Machines and cases of choosing, as a table to be read; the exact answers are in `golden.json`."""
 
 from __future__ import annotations
 
@@ -125,24 +125,6 @@ CASES = (
         holds=lambda r: at_home(r) and _within(1)(r),
     ),
     Case(
-        name="scientific reasoning on eight H100s",
-        task=Task(job="reason", risk="high", per_day=200, output_tokens=8000),
-        machine=H100S,
-        best=("mixture", "llm"),
-        sizes=(25, 500),
-        says=("self-consistency", "compare it with the model alone"),
-        never=("slm",),
-        holds=lambda r: good_enough(r) and at_home(r),
-    ),
-    Case(
-        name="an essay writer with a key and no GPU",
-        task=Task(job="create", per_day=20, api=True, vendors=("openai",)),
-        machine=computer(16),
-        best=("llm",),
-        says=("$OPENAI_API_KEY", "US$"),
-        holds=lambda r: at_vendor(r) and best(r).quality >= 4,
-    ),
-    Case(
         name="10 million messages a day on one L4, to be sorted, unlabelled: weak, and told so",
         task=Task(job="classify", per_day=10_000_000, input_tokens=60),
         machine=L4,
@@ -198,22 +180,6 @@ CASES = (
         rejected=("leaves the house", "too risky", "too big"),
     ),
     Case(
-        name="German tickets, 10,000 a day in 300 ms, on an L4",
-        task=Task(job="classify", languages=("de",), per_day=10_000, latency_s=0.3),
-        machine=computer(32, "L4"),
-        best=("slm",),
-        sizes=(1.5, 15),
-        says=("labels are scored", "0.347/s"),
-        holds=lambda r: good_enough(r) and _within(0.3)(r),
-    ),
-    Case(
-        name="German tickets on a processor: too slow, and says what would do",
-        task=Task(job="classify", languages=("de",), per_day=10_000, latency_s=0.3),
-        machine=computer(16),
-        says=("with a GPU such as", "an item are quick enough"),
-        rejected=("too slow",),
-    ),
-    Case(
         name="German tickets on a processor, where two seconds do",
         task=Task(job="classify", languages=("de",), per_day=5_000, latency_s=2.5),
         machine=computer(16),
@@ -231,39 +197,12 @@ CASES = (
         says=("have people look",),
     ),
     Case(
-        name="risky labels, many of them known, at volume: a cascade with a bound",
-        task=Task(job="classify", risk="high", labels=600, per_day=200_000, api=True),
-        machine=computer(32, "L4"),
-        best=("cascade",),
-        says=("go on to the large one", "moa run cascade runs it"),
-        holds=good_enough,
-    ),
-    Case(
         name="risky labels, none known, nobody to ask: nothing but a large model",
         task=Task(job="classify", risk="high", private=True),
         machine=computer(64, "A100"),
         best=("llm",),
         sizes=(25, 500),
         never=("slm", "cascade"),
-    ),
-    Case(
-        name="answers from documents in private, streamed, on an A100",
-        task=Task(
-            job="answer-from-documents", per_day=50_000, private=True, latency_s=3, streamed=True
-        ),
-        machine=computer(128, "A100", cores=16),
-        best=("llm", "slm", "hybrid"),
-        sizes=(8, 80),
-        holds=lambda r: good_enough(r) and at_home(r) and best(r).cost.total == Decimal("0.96"),
-        hourly_usd=Decimal(2),
-    ),
-    Case(
-        name="summaries on an L40S",
-        task=Task(job="summarise", per_day=3000, input_tokens=3000),
-        machine=computer(128, "L40S", cores=16),
-        best=("llm", "slm"),
-        sizes=(8, 80),
-        holds=good_enough,
     ),
     Case(
         name="a long book is no task for a short context",
@@ -282,22 +221,6 @@ CASES = (
         holds=at_home,
     ),
     Case(
-        name="a small board can't write essays",
-        task=Task(job="create", offline=True),
-        machine=SMALL_BOARD,
-        says=("there is a network", "with a GPU such as"),
-        rejected=("too weak", "too big"),
-    ),
-    Case(
-        name="two cores and 150 labels",
-        task=Task(job="classify", per_day=2000, labels=150),
-        machine=computer(23, cores=2),
-        best=("slm",),
-        sizes=(0.1, 4.5),
-        says=("150 labelled items",),
-        holds=good_enough,
-    ),
-    Case(
         name="a private writer on an Apple M4",
         task=Task(job="create", private=True),
         machine=computer(16, "Apple M4", cores=10),
@@ -311,14 +234,6 @@ CASES = (
         machine=computer(8, cores=4),
         rejected=("over budget",),
         says=("if a thousand items may cost US$",),
-    ),
-    Case(
-        name="a dollar limit decides between vendors' models",
-        task=Task(job="create", api=True, max_usd_per_thousand=Decimal(1), latency_s=60),
-        machine=computer(8, cores=4),
-        best=("llm", "slm"),
-        rejected=("over budget",),
-        holds=lambda r: best(r).cost.known <= 1,
     ),
     Case(
         name="a hired GPU for twenty essays a day is dear",
@@ -335,13 +250,6 @@ CASES = (
         best=("llm", "slm"),
         holds=lambda r: at_vendor(r) and good_enough(r),
         hourly_usd=Decimal(20),
-    ),
-    Case(
-        name="a million private summaries a day on eight H100s",
-        task=Task(job="summarise", per_day=1_000_000, private=True, input_tokens=500),
-        machine=H100S,
-        best=("llm", "slm"),
-        holds=good_enough,
     ),
     Case(
         name="two models beside each other on one GPU",

@@ -29,7 +29,3 @@ def test_the_ranking_of_a_case_is_what_an_engineer_would_say(case: Case) -> None
     assert not {plan.pattern for plan in ranking.plans} & set(case.never), told
     assert set(case.rejected) <= {one.cause for one in ranking.rejected}, told
     assert case.holds(ranking), told
-
-
-def test_there_are_thirty_cases_and_more() -> None:
-    assert len(CASES) >= 30

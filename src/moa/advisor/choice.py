@@ -165,7 +165,8 @@ class Plan:
     @property
     def measured(self) -> bool:
         """Whether its speed was measured; else it is an estimate."""
-        return self.latency is not None and self.latency.measured
+        measured = all(isinstance(it, LocalModel) and it.measured for it in self.members)
+        return self.latency is not None and measured
 
     def __str__(self) -> str:
         return named(self.pattern, self.members)
@@ -587,7 +588,7 @@ def _of_load(plan: Plan, task: Task) -> Iterator[str]:
         yield (
             f"an item takes {shown_seconds(plan.latency.mean_s)} on the mean, "
             f"{shown_seconds(plan.latency.p95_s)} for 95 of 100; the first token comes after "
-            f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.latency.measured)})"
+            f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.measured)})"
         )
 
 

@@ -55,26 +55,6 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """What an item takes at one stage."""
-
-    first_s: float
-    mean_s: float
-    p95_s: float
-    first_p95_s: float
-    in_flight: int
-    """Sequences at once, in each server."""
-    busy: float
-    """Share of its time at the peak; close to 1 it doesn't keep up."""
-    busy_s: float
-    """Seconds of one server that an item takes for itself."""
-
-
-Timed = tuple[Stage, Times | None]
-"""A stage, and how long it takes; `None`: nothing is known of its speed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Seconds that an item takes at the busiest time."""
 
@@ -86,8 +66,22 @@ class Latency:
     """Until the whole answer, of 95 in 100."""
     first_p95_s: float
     """Until the first token, of 95 in 100."""
-    measured: bool = False
-    """Whether it follows from what `moa bench` measured; else it is an estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times(Latency):
+    """What an item takes at one stage."""
+
+    in_flight: int
+    """Sequences at once, in each server."""
+    busy: float
+    """Share of its time at the peak; close to 1 it doesn't keep up."""
+    busy_s: float
+    """Seconds of one server that an item takes for itself."""
+
+
+Timed = tuple[Stage, Times | None]
+"""A stage, and how long it takes; `None`: nothing is known of its speed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +134,11 @@ def latency_of(stages: Sequence[Timed]) -> Latency | None:
     if len(known) < len(stages):
         return None
     *before, (_, last) = known
-    members = [stage.member for stage, _ in stages]
     return Latency(
         first_s=sum(times.mean_s for _, times in before) + last.first_s,
         mean_s=sum(share * times.mean_s for share, times in known),
         p95_s=sum(times.p95_s for share, times in known if share > _RARE),
         first_p95_s=sum(times.p95_s for _, times in before) + last.first_p95_s,
-        measured=all(isinstance(one, LocalModel) and one.measured for one in members),
     )
 
 

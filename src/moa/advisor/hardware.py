@@ -258,18 +258,12 @@ def _size(text: str) -> int:
 
 def _contained(total: int, available: int, cgroup: Path) -> tuple[int, int]:
     """Hold the machine's memory against the limit of this process's container."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most = int((cgroup / limit).read_text())
-            now = int((cgroup / used).read_text())
-        except (OSError, ValueError):  # not in a container, or without a limit
-            continue
-        if most < total:
-            return most, max(0, min(available, most - now))
-    return total, available
+    try:
+        most = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # not in a container, or without a limit
+        return total, available
+    return (most, max(0, min(available, most - used))) if most < total else (total, available)
 
 
 def _nvidia() -> tuple[GPU, ...]:
