@@ -70,7 +70,7 @@ def test_the_best_plan_that_is_ready_is_written_where_the_best_is_not() -> None:
     words += ["--per-day", "200000", "--api", "--write"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "no matter of endpoints alone: cascade: " in done.stdout
+    assert "so the next is written: cascade: " in done.stdout
     assert "for slm: " in done.stdout
     assert load("moa.toml").endpoints
 

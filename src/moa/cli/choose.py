@@ -149,9 +149,8 @@ def _write(ranking: Ranking, config: Path | None, *, force: bool, as_json: bool)
     file, made = write_plan(plan, ranking.machine, path=config, force=force)
     console = screen.err() if as_json else screen.out()
     if plan is not ranking.best:
-        console.print(
-            Text(f"Not written, since it is no matter of endpoints alone: {ranking.best}")
-        )
+        best = f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
+        console.print(Text(best))
     names = [name for name, setup in made.items() if setup.table]
     did = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
     console.print(Text(f"{did} for {plan}:", "bold"))
