@@ -20,32 +20,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_was_read_is_printed_first() -> None:
-    done = CliRunner().invoke(app, ["choose", "classify mails, 100 a day", *HERE, "--no-api"])
-    assert done.exit_code == 0
-    assert done.stdout.startswith("I read: --job classify ('classify'); --per-day 100")
-    assert "estimate" in done.stdout
-
-
 def test_no_api_key_is_read_as_none_also_where_one_is_set() -> None:
     words = ["choose", "classify mails, we have no api key", *HERE]
     done = CliRunner().invoke(app, words, env={"OPENAI_API_KEY": "x"})
     assert "--no-api ('no api key')" in " ".join(done.stdout.split())
-
-
-def test_a_ranking_is_one_line_of_json() -> None:
-    words = ["choose", "essay writer, 20 a day", *HERE, "--vendor", "openai", "--api", "--json"]
-    told = json.loads(CliRunner().invoke(app, words).stdout)
-    assert told["task"]["job"] == "create"
-    assert told["plans"][0]["needs_network"]
-    assert told["plans"][0]["measured"] is False
-
-
-def test_nothing_that_fits_is_an_exit_code_of_its_own() -> None:
-    words = ["choose", "--job", "create", "--no-gpu", "--ram", "1GB", "--cores", "1", "--no-api"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 1
-    assert "Nothing fits. What would:" in done.stdout
 
 
 def test_a_plan_at_a_vendor_is_written() -> None:

@@ -8,6 +8,7 @@ difference: `python -m advisor.test_golden` in `tests/`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def prices() -> dict[str, list[str | None]]:
 
 
 @pytest.fixture(autouse=True)
-def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Give what was recorded, with the prices of that day in place of today's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
@@ -108,7 +109,9 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Price(input=parts[0], cached_input=parts[1], output=parts[2])
 
     monkeypatch.setattr(config, "published_price", price)
-    return told["answers"]
+    models.cache_clear()  # a model keeps its price
+    yield told["answers"]
+    models.cache_clear()
 
 
 @pytest.mark.parametrize("name", TASKS)

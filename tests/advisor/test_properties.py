@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moa.advisor import Job
 from moa.advisor.catalogue import models
-from moa.advisor.choice import Chooser, Plan, Ranking, choose
+from moa.advisor.choice import Chooser, Plan, Ranking
 from moa.advisor.hardware import GPU, Machine
 from moa.advisor.performance import LocalModel, places, quantisations
 from moa.advisor.task import Task
@@ -126,12 +125,3 @@ def test_a_tighter_latency_never_ranks_a_slower_plan_higher(
     assert all(plan.latency is None or plan.latency.p95_s <= seconds for plan in tight)
     kept = [name for name in _order(loose) if name in _order(tight)]
     assert kept == [name for name in _order(tight) if name in _order(loose)]
-
-
-@pytest.mark.parametrize("machine", [LAPTOP, L4], ids=["laptop", "L4"])
-def test_reasons_mark_what_is_an_estimate(machine: Machine) -> None:
-    best = choose(Task(job="classify", per_day=1000), machine).best
-    assert best is not None
-    assert not best.measured
-    assert any("(estimate)" in reason for reason in best.reasons)
-    assert any("judgement" in reason for reason in best.reasons)
