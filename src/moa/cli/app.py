@@ -19,10 +19,6 @@ from moa.cli import (
     index,
     label,
     models,
-    models_add,
-    models_fetch,
-    models_list,
-    models_probe,
     route,
     run,
     serve,
@@ -98,15 +94,13 @@ _add(serve.doctor, serve.DOCTOR_EXAMPLES)
 catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
     models.models
 )
-catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMPLES))(
-    models_list.list_models
+catalogue.command("list", help=_shown(models.list_models, models.LIST_EXAMPLES))(models.list_models)
+catalogue.command("add", help=_shown(models.add, models.ADD_EXAMPLES))(models.add)
+catalogue.command("fetch", help=_shown(models.fetch_model, models.FETCH_EXAMPLES))(
+    models.fetch_model
 )
-catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)
-catalogue.command("fetch", help=_shown(models_fetch.fetch_model, models_fetch.EXAMPLES))(
-    models_fetch.fetch_model
-)
-catalogue.command("probe", help=_shown(models_probe.probe_model, models_probe.EXAMPLES))(
-    models_probe.probe_model
+catalogue.command("probe", help=_shown(models.probe_model, models.PROBE_EXAMPLES))(
+    models.probe_model
 )
 routing.command("fit", help=_shown(route.fit, route.FIT))(route.fit)
 routing.command("score", help=_shown(route.score, route.SCORE))(route.score)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from packaging.requirements import Requirement
 
+from moa.advisor.bench import price_of
 from moa.cli.configuration import configured
 from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config, find
@@ -25,7 +26,6 @@ from moa.endpoints.engine import check_engine
 from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.measuring import price_of
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 from moa.vllm.command import find_environment, how_to

@@ -11,7 +11,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from moa.measuring import percentile
+from moa.advisor.bench import percentile
 from moa.rows import Item
 from moa.usage import Usage
 
