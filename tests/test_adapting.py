@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 
 from moa import Classifier, RunContext
 from moa.decisions import Correction
-from moa.decisions.adapting import MOST_TEXTS, adapt
-from moa.decisions.choosing import halves
-from moa.decisions.fitting import (
+from moa.decisions.adaptation import MOST_TEXTS, adapt, halves, stand_in_texts
+from moa.decisions.regression import (
     agreement,
     class_prior,
-    fit,
+    fit_blend,
     held_out_loss,
     is_blind,
     matching_bias,
     shrunk_mean,
 )
-from moa.decisions.stand_ins import STAND_INS
 from moa.endpoints import Decision, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.questions import Answer, Option, Question, Source
@@ -53,7 +51,7 @@ class Leaning(SimulatedEndpoint):
     ) -> Decision:
         self.states.append(state)
         self.shown.append(len(examples))
-        number = 0.0 if state in STAND_INS else float(state)
+        number = 0.0 if state in stand_in_texts() else float(state)
         odds = np.exp(number + self.lean)
         p = float(odds / (1 + odds))
         step: Mapping[str, Mapping[str, float]] = {q.name: {"good": p} for q in questions}
@@ -110,7 +108,7 @@ async def test_labels_find_the_threshold_of_a_rare_class() -> None:
 async def test_few_texts_are_replaced_by_the_shipped_ones() -> None:
     endpoint = SimulatedEndpoint(rule=lambda _: {"mood": {"good": 0.9}})
     adaptation = await adapt(endpoint, [MOOD], unlabelled=["1"] * 31)
-    assert endpoint.states == list(STAND_INS)
+    assert endpoint.states == list(stand_in_texts())
     assert "36 shipped texts" in adaptation.origin
 
 
@@ -128,7 +126,7 @@ async def test_a_server_that_decides_by_itself_is_shown_no_examples() -> None:
     endpoint = Leaning(source="native")
     labelled = [Example(text, {"mood": label}) for text, label in texts(32)]
     adaptation = await adapt(endpoint, [MOOD], labelled=labelled)
-    assert adaptation.views == ((),)
+    assert adaptation.prompt_variants == ((),)
     assert set(endpoint.shown) == {0}
     assert adaptation.corrections["mood"].offsets[1] < -1
 
@@ -178,8 +176,8 @@ def test_a_fit_gives_probabilities_and_never_a_higher_loss_than_its_start(
     reading = np.array(rows)[:, None]
     labels = np.random.default_rng(seed).integers(0, 3, len(rows))
     weights, bias = np.array([1.0]), np.zeros(3)
-    found = fit(reading, labels, weights=weights, bias=bias)
-    p = found(reading)
+    found = fit_blend(reading, labels, weights=weights, bias=bias)
+    p = np.exp(found.logs(reading))
     assert np.allclose(p.sum(1), 1.0)
     z = reading[:, 0]
     start = np.exp(z - z.max(1, keepdims=True))

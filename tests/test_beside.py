@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from moa import Classifier, RunContext
-from moa.decisions.adapting import adapt
+from moa.decisions.adaptation import adapt
 from moa.endpoints import Embeddings, Example
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Option, Question
@@ -59,7 +59,7 @@ def blind() -> SimulatedEndpoint:
 
 async def test_labelled_texts_make_a_head_where_the_model_knows_nothing() -> None:
     made = await adapt(blind(), [MOOD], labelled=rows(40, 1), encoder=encoder())
-    assert made.views == ()
+    assert made.prompt_variants == ()
     assert "mood by labelled texts" in made.origin
     plain = Classifier(
         SimulatedEndpoint(encoder=encoder()), ["bad", "good"], task="How?", none=False, name="mood"
@@ -86,7 +86,7 @@ async def test_a_model_that_knows_more_is_asked_beside_the_head() -> None:
         labelled=rows(40, 1),
         encoder=Nothing(name="nothing", model=MultilingualEncoder.model),
     )
-    assert len(made.views) >= 1
+    assert len(made.prompt_variants) >= 1
     assert "labelled texts and the model" in made.origin
 
 

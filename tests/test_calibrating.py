@@ -14,21 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import Classifier, RunContext, Text
-from moa.calibration import Calibration
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
-from moa.calibration.checking import evaluate, recheck
+from moa.calibration import Guarantee
+from moa.calibration.calibrated import Calibrated, evaluate, recheck
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
-from moa.calibration.sources import sources_of
+from moa.calibration.measures import measure
 from moa.config import Config
-from moa.decisions.folds import folds, split
-from moa.decisions.heads import fit_head
-from moa.decisions.measures import measure
+from moa.decisions.regression import fit_head, folds, split
 from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight
-from moa.guarantees import Guarantee
 from moa.questions import Option, Question
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
@@ -76,7 +74,7 @@ def _made() -> Calibration:
 
 def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
     assert "labels" in [one.name for one in made.candidates]
-    assert " + ".join(member.name for member in made.members) in made.chosen
+    assert " + ".join(feature.name for feature in made.features) in made.chosen
     assert any("tokenizers" in note for note in made.notes)
     assert made.data.fitted + made.data.held_out == made.data.rows == 400
 
@@ -128,12 +126,12 @@ async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibrati
     ]
     again = await calibrate(endpoint(), QUESTION, others)
     assert again.accepting == made.accepting
-    assert again.members == made.members
+    assert again.features == made.features
 
 
 async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
-    assert [member.name for member in found.members] == ["labels", "turned"]
+    assert [feature.name for feature in found.features] == ["labels", "turned"]
     assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
     turned = [replace(row, label="ab"["ba".index(row.label)]) for row in rows(400)]
     other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
@@ -166,9 +164,9 @@ async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> N
 async def test_a_high_price_takes_the_quicker_scorer() -> None:
     slow = endpoint()
     slow.latency_s = 0.002
-    found = await calibrate(slow, QUESTION, rows(60), price=1000.0)
+    found = await calibrate(slow, QUESTION, rows(60), latency_penalty=1000.0)
     quickest = min(found.candidates, key=lambda one: one.seconds)
-    assert " + ".join(member.name for member in found.members) == quickest.name
+    assert " + ".join(feature.name for feature in found.features) == quickest.name
 
 
 async def test_what_would_take_too_long_is_left_out_with_a_line() -> None:
@@ -429,8 +427,8 @@ class Firstly(SimulatedEndpoint):
 
 async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> None:
     biased = Firstly(rule=lambda _: {"label": {"a": 0.5}})
-    made = await calibrate(biased, QUESTION, rows(300), price=0.0)
-    assert [member.name for member in made.members][:2] == ["labels", "turned"]
+    made = await calibrate(biased, QUESTION, rows(300), latency_penalty=0.0)
+    assert [feature.name for feature in made.features][:2] == ["labels", "turned"]
     alone = next(one for one in made.candidates if one.name == "labels")
     both = next(one for one in made.candidates if one.name == "labels + turned")
     assert both.log_loss < alone.log_loss
@@ -472,8 +470,8 @@ def massy_rows(n: int, *, seed: int = 0) -> list[Labelled]:
 async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Path) -> None:
     endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
     made = await calibrate(endpoint, QUESTION, massy_rows(500))
-    assert made.doubt is not None
-    assert "label mass" in made.doubt.signs
+    assert made.uncertainty is not None
+    assert "label mass" in made.uncertainty.signs
     assert any("label mass" in note for note in made.notes)
     made.save(tmp_path / "c.json")
     kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
@@ -508,7 +506,7 @@ async def test_a_label_mass_that_falls_is_drift() -> None:
 
 
 def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:
-    assert made.doubt is None
+    assert made.uncertainty is None
 
 
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:

@@ -16,17 +16,17 @@ from typing import Any, cast
 import pytest
 
 from moa import Classifier, RunContext
-from moa.acceptance.grading import Graded
-from moa.acceptance.verifiers import Length, Signs
-from moa.calibration import Calibration, Learn
+from moa.calibration import Guarantee
+from moa.calibration.acceptance import Graded
 from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
+from moa.calibration.drift import p_value
+from moa.calibration.file import Calibration, Learn
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.decisions.adapting import adapt
+from moa.calibration.verifiers import Length, Signs
+from moa.decisions.adaptation import adapt
 from moa.endpoints import Decision, Embeddings, Example
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.guarantees import Guarantee
-from moa.guarantees.shares import p_value
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
@@ -53,7 +53,8 @@ class Numbers(SimulatedEndpoint):
         except ValueError:
             number = 0.0
         noise = random.Random(text)
-        return (number + noise.gauss(0, 0.1), *(noise.gauss(0, 0.5) for _ in range(self.size - 1)))
+        told = (number + noise.gauss(0, 0.1), *(noise.gauss(0, 0.5) for _ in range(3)))
+        return (*told, *(0.0 for _ in range(self.size - 4)))
 
 
 class Biased(SimulatedEndpoint):
@@ -119,7 +120,8 @@ def check(name: str, found: object) -> None:
 
 def assert_same(found: Any, known: Any, where: str) -> None:
     if isinstance(known, float):
-        assert found == pytest.approx(known, abs=1e-3), where
+        near = 1e-2 if where.endswith(" ece") else 1e-3  # a case may cross the edge of a bin
+        assert found == pytest.approx(known, abs=near), where
     elif isinstance(known, dict | list):
         assert len(found) == len(cast("list[Any]", known)), where
         for key in cast("Any", known if isinstance(known, dict) else range(len(found))):
@@ -157,7 +159,7 @@ async def answers(endpoint: SimulatedEndpoint, adaptation: Any) -> list[list[flo
 
 
 @pytest.mark.skipif(MultilingualEncoder.missing() is not None, reason="no encoder")
-@pytest.mark.parametrize("n", [0, 40])
+@pytest.mark.parametrize("n", [0, 60])
 async def test_heads_beside_a_model_decide_as_recorded(n: int) -> None:
     encoder = Numbers(name="numbers", model=MultilingualEncoder.model)
     encoder.size = 384
@@ -165,7 +167,7 @@ async def test_heads_beside_a_model_decide_as_recorded(n: int) -> None:
     made = await adapt(
         endpoint,
         [MOOD],
-        labelled=[Example(text, {"mood": label}) for text, label in labelled(n, 1)],
+        labelled=[Example(text, {"mood": label}) for text, label in labelled(n, 1, noise=1.5)],
         unlabelled=[text for text, _ in labelled(40, 2)],
         encoder=encoder,
     )
@@ -191,7 +193,7 @@ async def test_a_calibration_is_the_one_recorded(case: str) -> None:
         guarantee=Guarantee(0.1, 0.9),
         by_label=case == "by label",
         learn=cast("Learn", case) if case in ("nothing", "approximate") else "split",
-        price=0.0,
+        latency_penalty=0.0,
         embedders=embedders() if case != "labels" else {},
     )
     if os.environ.get("MOA_RECORD_GOLDEN"):

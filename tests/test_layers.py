@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal"},
-    {"usage", "jobs", "energy", "_files"},
+    {"usage", "jobs", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},
     {"node", "questions"},
@@ -19,9 +19,8 @@ LAYERS = [
     {"endpoints"},
     {"testing"},
     {"decisions"},
-    {"guarantees"},
-    {"acceptance"},
-    {"calibration", "routing"},
+    {"calibration"},
+    {"routing"},
     {"agents"},
     {"rows"},
     {"documents", "mixing"},

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moa.calibration import Guarantee
 from moa.calibration.labelled import Labelled
 from moa.cli import main
 from moa.config_file import set_in_graph
@@ -21,7 +22,6 @@ from moa.evals.promoting import (
     _promotion,  # pyright: ignore[reportPrivateUsage]
     promote,
 )
-from moa.guarantees import Guarantee
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
 from moa.usage import Price

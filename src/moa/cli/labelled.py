@@ -63,12 +63,12 @@ def labelled_rows(
 def languages(texts: Sequence[str]) -> dict[str, float]:
     """Give the share of each language in some of the texts; empty where none can be told."""
     from moa.agents.language import can_detect, language_of
-    from moa.calibration.watching import shares
+    from moa.calibration.drift import language_shares
 
     if not can_detect():
         return {}
     step = max(1, len(texts) // _READ)
-    return shares([language_of(text) for text in texts[::step]])
+    return language_shares([language_of(text) for text in texts[::step]])
 
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:

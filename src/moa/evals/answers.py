@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa._files import Existing, LineFile
-from moa.acceptance import confidence_of, text_of
+from moa.calibration.acceptance import confidence_of, text_of
 from moa.errors import InputError
 from moa.node import Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moa._async import gather
 from moa._files import Existing
-from moa.acceptance import all_of
+from moa.calibration.measures import coverage_line
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
-from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.answers import Answer, Cache
@@ -192,7 +192,7 @@ class _Scoring:
         found: list[float] = []
         for start in range(0, len(cases), 8):
             part = zip(cases[start : start + 8], answers[start : start + 8], strict=True)
-            found += await all_of(one(case, answer) for case, answer in part)
+            found += await gather(one(case, answer) for case, answer in part)
         return np.array(found)
 
 

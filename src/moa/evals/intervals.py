@@ -7,8 +7,8 @@ from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+from moa.calibration.binomial import tail
 from moa.decisions.arrays import Floats, np
-from moa.guarantees.binomial import tail
 
 _Z = NormalDist().inv_cdf(0.975)
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.decisions.arrays import Floats, np
-from moa.decisions.measures import (
+from moa.calibration.measures import (
     calibration_error,
     calibration_error_by_chance,
     coverage_at_risk,
     macro_f1,
 )
+from moa.decisions.arrays import Floats, np
 from moa.evals.answers import Answer
 
 
@@ -27,7 +27,7 @@ class LabelMetrics(BaseModel):
     ece: float | None
     """Expected calibration error, in 10 bins; `None`, as the four below, without confidences."""
     ece_by_chance: float | None
-    """What perfectly calibrated confidences would show on so few cases; see `Measures`."""
+    """What perfectly calibrated confidences would show on so few cases; see `Measured`."""
     brier: float | None
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents.classifier import Classifier
-from moa.calibration import Calibration
-from moa.calibration.calibrating import calibrate
+from moa.calibration import Bound, Guarantee, percent
+from moa.calibration.bounds import Outcome, bound_along
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
+from moa.calibration.measures import coverage_line
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, np
-from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
@@ -22,8 +24,6 @@ from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case
 from moa.evals.labels import ranked
 from moa.evals.running import Progress, answers_of
-from moa.guarantees import Bound, Guarantee, percent
-from moa.guarantees.bounds import Outcome, bound_along
 from moa.questions import Option, Question
 from moa.usage import Amount
 
@@ -159,7 +159,7 @@ async def promote(
     Raises:
         InputError: fewer rows are left to look at than can show the promise, 59 by default, or
             the rows are none that a calibration can be made from.
-        MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
+        MoaError: calibrating failed; see `moa.calibration.fit.calibrate`.
     """
     guarantee = guarantee or Guarantee()
     data = sort_out(rows, labels)

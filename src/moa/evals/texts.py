@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from moa.acceptance.arithmetic import numbers
-from moa.acceptance.verifying import final_answer
+from moa.calibration.arithmetic import numbers
+from moa.calibration.reply_signs import final_answer
 
 _WORD = re.compile(r"\w+")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from moa.calibration import percent
 from moa.evals.intervals import Interval
 from moa.evals.report import DesignReport
-from moa.guarantees import percent
 
 MARGIN = 0.05
 """The non-inferiority margin: a cheaper design pays where it is shown to lose less quality than

@@ -12,7 +12,6 @@ from typing import Protocol, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.acceptance import text_of
 from moa.agents.boundary import Limits
 from moa.agents.coder import (
     Assignment,
@@ -25,6 +24,7 @@ from moa.agents.coder import (
 )
 from moa.agents.generator import Generator
 from moa.agents.reviewer import Draft, Review, Reviewer
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic
 
-from moa.acceptance import sampled
 from moa.agents.boundary import In
+from moa.calibration.acceptance import sampled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.builder import Graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moa.acceptance.verifying import reply_features
+from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.routing.features import prompt_features
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import log1p
 from statistics import fmean, pstdev
 
-from moa.acceptance.arithmetic import NUMBER, magnitude, numbers
+from moa.calibration.arithmetic import NUMBER, magnitude, numbers
 
 _OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
 DETAIL = "detail: "

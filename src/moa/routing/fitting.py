@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Any
 
 from moa.decisions.arrays import Floats, Ints, np
-from moa.decisions.folds import folds
+from moa.decisions.regression import folds
 from moa.errors import InputError
 from moa.routing import Candidate, Kind, Origin, Router, Rung, Weighted
 from moa.routing.cases import Table, describe

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from moa.acceptance.verifying import reply_features
+from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import MissingDependency
 from moa.routing.cases import Table

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict
 
 from moa.decisions.arrays import Bools, Floats, Ints, np
 
 _BINS, _DRAWS = 10, 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
+class Measures(BaseModel):
     """How good some decisions are."""
 
-    n: int
+    model_config = ConfigDict(frozen=True)
+
     accuracy: float
     macro_f1: float
     """Mean over the options that are right, or given, at least once."""
@@ -21,12 +21,17 @@ class Measures:
     """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
     apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
     is of many."""
+
+
+class Measured(Measures):
+    """How good some decisions are, and how far chance alone would take the calibration error."""
+
     ece_by_chance: float
     """What it would be on average, of as many decisions of these confidences, were they perfectly
     calibrated. An `ece` that isn't above it shows no error."""
 
 
-def measure(probabilities: Floats, labels: Ints) -> Measures:
+def measure(probabilities: Floats, labels: Ints) -> Measured:
     """Measure probabilities, one row a text, against the right options.
 
     Args:
@@ -34,8 +39,7 @@ def measure(probabilities: Floats, labels: Ints) -> Measures:
         labels: Index of the right option of each text.
     """
     given = probabilities.argmax(1)
-    return Measures(
-        n=len(labels),
+    return Measured(
         accuracy=float((given == labels).mean()),
         macro_f1=macro_f1(given, labels),
         ece=calibration_error(probabilities.max(1), given == labels),

@@ -1,4 +1,4 @@
-"""Words: how many a text has, in languages with spaces between them and without."""
+"""Text: how many words it has, in languages with spaces between them and without."""
 
 from __future__ import annotations
 

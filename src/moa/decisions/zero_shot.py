@@ -1,4 +1,4 @@
-"""Untrained: how a question is decided without fitting anything to texts of its own beforehand.
+"""Zero-shot: how a question is decided without fitting anything to texts of its own beforehand.
 
 An encoder's relevance head reads the words of the question, and a small model reads the text. How
 much the model counts is known from measurements (`moa.endpoints.known`). Its bias is taken out
@@ -18,18 +18,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from moa._files import replace_text
 from moa.context import RunContext
-from moa.decisions import Adaptation, Correction, View
-from moa.decisions.arrays import Floats
-from moa.decisions.beside import fits, labels_of, with_heads
-from moa.decisions.fitting import centred_mean
-from moa.decisions.probing import find_out
-from moa.decisions.reading import Reader
-from moa.decisions.relevance import speaks
-from moa.decisions.stacking import floats
+from moa.decisions import Adaptation, Correction, PromptVariant
+from moa.decisions.arrays import Floats, np
+from moa.decisions.ensemble import Reader, fits, labels_of, with_heads
+from moa.decisions.heads import FOLDER, speaks
+from moa.decisions.probe import find_out
+from moa.decisions.regression import centred_mean
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
@@ -47,7 +43,7 @@ ALIKE = 0.05
 """A model is blind to a question where its log-odds spread less than this over ordinary texts."""
 
 
-async def untrained(
+async def zero_shot(
     endpoint: Endpoint,
     questions: Sequence[Question],
     *,
@@ -93,7 +89,7 @@ async def untrained(
             "adapt() measures its bias",
         )
         return None
-    base, read = Adaptation(views=(), origin="the model isn't asked"), dict[str, Floats]()
+    base, read = Adaptation(prompt_variants=(), origin="the model isn't asked"), dict[str, Floats]()
     if asked:
         shown = _without_labels(own, fitted_to)
         texts = [*ordinary_texts()[:MOST_READ], *(e.text for e in own if fitted_to)]
@@ -120,7 +116,7 @@ async def untrained(
     )
 
 
-def _without_labels(own: Sequence[Example], fitted_to: set[str]) -> View:
+def _without_labels(own: Sequence[Example], fitted_to: set[str]) -> PromptVariant:
     """Take the labels that a head is fitted to from examples: the model is shown the others."""
     left = [
         replace(e, labels={name: it for name, it in e.labels.items() if name not in fitted_to})
@@ -130,18 +126,18 @@ def _without_labels(own: Sequence[Example], fitted_to: set[str]) -> View:
 
 
 def _without_bias(
-    questions: Sequence[Question], readings: dict[str, Floats], shown: View
+    questions: Sequence[Question], readings: dict[str, Floats], shown: PromptVariant
 ) -> Adaptation:
     """Take the bias of a model out, as it shows on the ordinary texts, which come first."""
     corrections: dict[str, Correction] = {}
     doubtful: dict[str, str] = {}
     for question in questions:
         offsets, why = _unbiased(question, readings[question.name][:MOST_READ])
-        corrections[question.name] = Correction(floats(offsets))
+        corrections[question.name] = Correction.of(offsets)
         if why:
             doubtful[question.name] = why
     return Adaptation(
-        views=(shown,),
+        prompt_variants=(shown,),
         corrections=corrections,
         doubtful=doubtful,
         origin=f"bias removed on {MOST_READ} ordinary texts",
@@ -151,7 +147,7 @@ def _without_bias(
 async def _kept(
     endpoint: Endpoint,
     questions: Sequence[Question],
-    shown: View,
+    shown: PromptVariant,
     texts: Sequence[str],
     context: RunContext,
 ) -> dict[str, Floats] | None:
@@ -171,7 +167,7 @@ async def _kept(
             kept = {name: np.array(rows, dtype=np.float64) for name, rows in found.items()}
             if all(kept[q.name].shape == (len(texts), len(q.options)) for q in questions):
                 return kept
-    reader = Reader(endpoint, tuple(questions), shown, context, None)
+    reader = Reader(endpoint, tuple(questions), shown, context)
     first = await reader.read([()], texts[:1])
     if reader.source == "text":
         return None
@@ -197,7 +193,7 @@ def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:
         odds = reading[:, 0] - reading[:, 1]
         cut = float(odds.mean() + RARE_SD * odds.std())
         return np.array((-cut / 2, cut / 2), dtype=np.float64), ""
-    # All of it: where ordinary texts are unlike those of the task, half of a lean still hides the
+    # All of it: where ordinary texts are unlike those of the task, half of a bias still hides the
     # rare label, and for labels that are as frequent it makes no difference (benchmarks/models.py).
     offsets: Floats = np.negative(centred_mean(reading))
     return offsets, ""
@@ -206,8 +202,7 @@ def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:
 @cache
 def ordinary_texts() -> tuple[str, ...]:
     """Read the ordinary texts that ship, of many kinds and in several languages."""
-    file = Path(__file__).parent / "heads" / "ordinary.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = (FOLDER / "ordinary.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [str(json.loads(line)["text"]) for line in lines]
     random.Random(0).shuffle(texts)
     return tuple(texts)

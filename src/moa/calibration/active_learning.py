@@ -1,7 +1,7 @@
-"""Active: which unlabelled texts help a calibration most, once somebody has labelled them.
+"""Active learning: which unlabelled texts help a calibration most, once somebody has labelled them.
 
 Half of the texts that are picked are drawn at random: a promise can only be found on such. The
-others are those that the scorer is in doubt of, or that lie close to its threshold, each far from
+others are those that the scorer is unsure of, or that lie close to its threshold, each far from
 those before it: the gradients that their labels could cause are compared, as BADGE does (Ash et
 al. 2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv
 1906.03671), and always the farthest is taken (Gonzalez 1985).
@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.checking import read_texts
+from moa.calibration.calibrated import Calibrated, read_texts
+from moa.calibration.features import Progress, VectorFeature
 from moa.calibration.labelled import same_text
-from moa.calibration.members import VectorMember
-from moa.calibration.reading_members import Progress
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, np
 
@@ -56,9 +54,9 @@ async def picked(
         texts: Unlabelled ones. A text that comes twice counts once.
         most: Texts to pick.
         known: Texts that are labelled already, and picked no more.
-        most_read: Texts that the calibration's members read, to choose among.
+        most_read: Texts that the calibration's features read, to choose among.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each member is.
+        progress: Told how far each feature is.
 
     Raises:
         CalibrationError: a model is another one than the calibration's, or can't be read.
@@ -85,25 +83,26 @@ def helpful(calibrated: Calibrated, readings: Sequence[Floats], *, most: int) ->
 
     Args:
         calibrated: A calibration.
-        readings: What each of its members read of the texts.
+        readings: What each of its features read of the texts.
         most: Texts to choose.
     """
     calibration = calibrated.calibration
-    p = calibration.full.fit()(readings)
+    full = calibration.full.blend()
+    p = np.exp(full.logs(full.stacked(readings)))
     error = p - np.eye(p.shape[1])[p.argmax(1)]
-    doubt = np.linalg.norm(error, axis=1)
-    worth = doubt / max(float(doubt.max()), 1e-12)
+    unsure = np.linalg.norm(error, axis=1)
+    worth = unsure / max(float(unsure.max()), 1e-12)
     if (threshold := calibration.bound.threshold) is not None:
         sure = calibration.judge(readings).sure
         worth = np.maximum(worth, np.exp(-np.abs(_logit(sure) - _logit(np.array([threshold])))))
-    direction = error / np.maximum(doubt, 1e-12)[:, None]
+    direction = error / np.maximum(unsure, 1e-12)[:, None]
     return _farthest(worth[:, None] * direction, _told(calibrated, readings), most)
 
 
 def _told(calibrated: Calibrated, readings: Sequence[Floats]) -> Floats:
     """What tells texts apart: vectors where there are any, else log-probabilities."""
-    members = calibrated.calibration.members
-    vectors = [isinstance(member, VectorMember) for member in members]
+    features = calibrated.calibration.features
+    vectors = [isinstance(feature, VectorFeature) for feature in features]
     used = [
         reading if is_vector else reading - reading.mean(1, keepdims=True)
         for reading, is_vector in zip(readings, vectors, strict=True)

@@ -1,25 +1,25 @@
-"""Beside: puts heads on an encoder's vectors beside what a model reads of a task's own texts."""
+"""Ensemble: a model that reads labels, the words of a question, and a head, weighed together.
+
+Each gives log-probabilities of a question's options. The model's are read in prompts; a head reads
+an encoder's vector of the text, and was made of the question's words or fitted to labelled texts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-
+from moa._async import map_async
 from moa.context import RunContext
-from moa.decisions import ENOUGH, Adaptation, Correction
-from moa.decisions.arrays import Floats, Ints
-from moa.decisions.encoding import encode
-from moa.decisions.fitting import fit, held_out_loss, shrunk_mean
-from moa.decisions.folds import folds
-from moa.decisions.heads import Blend, Head, fit_head
-from moa.decisions.relevance import relevance_head
-from moa.decisions.stacking import floats
+from moa.decisions import ENOUGH, Adaptation, Correction, PromptVariant
+from moa.decisions.arrays import Floats, Ints, np
+from moa.decisions.heads import Blend, Head, encode, relevance_head
+from moa.decisions.regression import fit_blend, fit_head, folds, held_out_loss, shrunk_mean
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
-from moa.questions import Question
+from moa.questions import Answer, Question, Source
 
+_AT_ONCE = 8
 _PARTS = 10
 _WORDS, _LABELLED = 0.4, 0.8
 """Weights to start from, with many labels: of the head on the words of the question, and of the one
@@ -28,6 +28,61 @@ _FEW = 16
 """With so many labels the fitted head has half of that weight, and the words have what it lacks."""
 _GAIN = 0.01
 """Least fall of the held-out log loss for which the model is asked beside the heads."""
+Answers = tuple[Answer, ...]
+Progress = Callable[[int, int], None]
+"""Called with the texts read so far, and those to read in all, as far as that is known."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads what a model answers to texts, several at once, as numbers to fit to."""
+
+    endpoint: Endpoint
+    questions: tuple[Question, ...]
+    own: PromptVariant
+    """Examples that are shown where a prompt variant has none."""
+    context: RunContext
+    progress: Progress | None = None
+    source: Source = "native"
+    """Where the last answers come from."""
+    done: int = 0
+    total: int = 0
+
+    async def read(
+        self, variants: Sequence[PromptVariant], texts: Sequence[str]
+    ) -> dict[str, Floats]:
+        """Log-probabilities by question: texts, prompt variants, options; centred on their mean."""
+        self.total += len(variants) * len(texts)
+        found: list[list[Answers]] = []
+        for variant in variants:  # one by one: a server keeps one beginning of a prompt at a time
+
+            async def one(text: str, shown: PromptVariant = variant or self.own) -> Answers:
+                return await self._answers(text, shown)
+
+            found.append(await map_async(one, texts, max_concurrency=_AT_ONCE))
+        read: dict[str, Floats] = {}
+        for place, question in enumerate(self.questions):
+            options = len(question.options)
+            logs = [[_logs(a[place].probabilities, options) for a in answers] for answers in found]
+            shaped = np.array(logs).reshape(len(variants), len(texts), options)
+            read[question.name] = shaped.swapaxes(0, 1)
+        return read
+
+    async def _answers(self, text: str, shown: PromptVariant) -> Answers:
+        decision = await self.endpoint.decide(text, self.questions, self.context, examples=shown)
+        self.source = decision.answers[0].source
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        return decision.answers
+
+
+def _logs(probabilities: Sequence[float] | None, options: int) -> Floats:
+    """An unanswered question says nothing: all its options are as likely."""
+    if probabilities is None:
+        return np.zeros(options)
+    logs = np.log(np.maximum(np.array(probabilities), 1e-45))
+    return logs - logs.mean()
 
 
 async def with_heads(
@@ -77,11 +132,11 @@ async def with_heads(
         who.append(f"{question.name} by {said}")
     if not made.heads:
         return base
-    used = {n for n, c in made.corrections.items() if any(c.weights[: len(made.views)])}
+    used = {n for n, c in made.corrections.items() if any(c.weights[: len(made.prompt_variants)])}
     if all(q.name in made.heads and q.name not in used for q in questions):
         made = replace(
             made,
-            views=(),
+            prompt_variants=(),
             corrections={
                 n: Correction(c.offsets, c.weights[-1:]) for n, c in made.corrections.items()
             },
@@ -117,12 +172,7 @@ def _by_words(
     none: Floats = np.zeros(len(question.options))
     offsets: Floats = np.negative(shrunk_mean(words(plain))) if len(plain) else none
     weight = 0.0 if question.name in base.doubtful else known(endpoint.model).weight_of(question)
-    correction = base.corrections.get(question.name)
-    if correction is None:
-        return _put(base, question, words, (0.0,) * len(base.views), 1.0, offsets)
-    offsets = offsets + weight * np.array(correction.offsets)
-    weights = tuple(weight * each for each in correction.weights)
-    return _put(base, question, words, weights, 1.0, offsets)
+    return _put(base, question, words, offsets, model=weight)
 
 
 def fitted(
@@ -151,10 +201,10 @@ def fitted(
     """
     options = len(question.options)
     parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
-    made = fit_head(vectors, labels, options, parts)
+    learnt = fit_head(vectors, labels, options, parts)
     many = len(labels) / (len(labels) + _FEW)
     by_words = _WORDS + (1 - many) * _LABELLED / 2
-    logs, start, heads = [made.held_out], [_LABELLED], [made.head]
+    logs, start, heads = [learnt.held_out], [_LABELLED], [learnt.head]
     if words is not None:
         logs, heads = [*logs, words(vectors)], [*heads, words]
         start = [_LABELLED * many, by_words]
@@ -167,31 +217,24 @@ def fitted(
         both = held_out_loss(beside, labels, weights=np.array(more), bias=none)
         asked = both < alone - _GAIN
         readings, weights = (beside, more) if asked else (without, start)
-    found = fit(readings, labels, weights=np.array(weights), bias=none)
-    blend = Blend(tuple(heads), floats(found.weights[: len(heads)]), np.zeros(options))
-    correction = base.corrections.get(question.name)
-    if not asked or correction is None:
-        rest = (0.0,) * len(base.views)
-        return _put(base, question, blend, rest, 1.0, found.bias), "labelled texts"
-    weight = float(found.weights[-1])
-    offsets = found.bias + weight * np.array(correction.offsets)
-    views = tuple(weight * each for each in correction.weights)
-    return _put(base, question, blend, views, 1.0, offsets), "labelled texts and the model"
+    found = fit_blend(readings, labels, weights=np.array(weights), bias=none)
+    blend = Blend(tuple(heads), found.weights[: len(heads)], np.zeros(options))
+    if not asked or question.name not in base.corrections:
+        return _put(base, question, blend, found.bias, model=0.0), "labelled texts"
+    made = _put(base, question, blend, found.bias, model=float(found.weights[-1]))
+    return made, "labelled texts and the model"
 
 
 def _put(
-    base: Adaptation,
-    question: Question,
-    head: Head | Blend,
-    weights: tuple[float, ...],
-    head_weight: float,
-    offsets: Floats,
+    base: Adaptation, question: Question, head: Head | Blend, offsets: Floats, *, model: float
 ) -> Adaptation:
+    """Put a head beside the model, which counts `model` times as much as before."""
+    none = Correction((0.0,) * len(question.options), (0.0,) * len(base.prompt_variants))
+    before = base.corrections.get(question.name, none)
+    offsets = offsets + model * np.array(before.offsets)
+    correction = Correction.of(offsets, (*(model * weight for weight in before.weights), 1.0))
     return replace(
         base,
         heads={**base.heads, question.name: head},
-        corrections={
-            **base.corrections,
-            question.name: Correction(floats(offsets), (*weights, head_weight)),
-        },
+        corrections={**base.corrections, question.name: correction},
     )

@@ -1,8 +1,8 @@
-"""Calibrating: from labelled texts to a scorer, chosen by cross-validation, and a promise.
+"""Fit: from labelled texts to a scorer, chosen by cross-validation, and a promise.
 
-The texts are split once, before any label is looked at. On the fitting part, members are read,
+The texts are split once, before any label is looked at. On the fitting part, features are read,
 fitted and compared, and the scorer is chosen; the held-out part is then looked at once, to find
-from which confidence on its decisions can be accepted (`moa.guarantees.bounds`). A scorer that
+from which confidence on its decisions can be accepted (`moa.calibration.bounds`). A scorer that
 learns nothing leaves all texts to be held out. The scorer is fitted a second time to all texts, for
 the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is promised of
 it.
@@ -14,9 +14,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
-from moa.calibration import (
+from moa.calibration import Bound, Guarantee
+from moa.calibration.bounds import Outcome, find_bound, find_bounds_by_label, together
+from moa.calibration.drift import Detect, language_shares
+from moa.calibration.features import (
+    ASKED_AS,
+    DECIDES,
+    HIDDEN,
+    PROMPT,
+    SENTENCES,
+    Feature,
+    FeatureReader,
+    LabelFeature,
+    Progress,
+    Reading,
+    VectorFeature,
+    layout_of,
+    sources_of,
+)
+from moa.calibration.file import (
     Calibration,
     DataRecord,
     FitRecord,
@@ -25,36 +41,40 @@ from moa.calibration import (
     Reached,
     now,
 )
-from moa.calibration.candidates import Tried, chosen, tried, unlearnt
-from moa.calibration.doubting import Doubt, Judged, doubting, judged, mass_of, signs_of
 from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
-from moa.calibration.members import (
-    ASKED_AS,
-    DECIDES,
-    PROMPT,
-    LabelMember,
-    Member,
-    VectorMember,
-    layout_of,
+from moa.calibration.measures import measure
+from moa.calibration.scorer import (
+    Part,
+    Tried,
+    around_average,
+    blend,
+    chosen,
+    fit_part,
+    held_out,
+    plain,
+    tried,
+    unlearnt,
 )
-from moa.calibration.reading_members import MemberReader, Progress, Reading
-from moa.calibration.scorers import Fit, Part, blend, fit_blend, fit_part, held_out
-from moa.calibration.sources import HIDDEN, SENTENCES, sources_of
-from moa.calibration.watching import Detect, reference, shares
+from moa.calibration.uncertainty import (
+    Judged,
+    Uncertainty,
+    judged,
+    mass_of,
+    signs_of,
+    uncertainty_of,
+)
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, Ints
-from moa.decisions.choosing import confident, halves
-from moa.decisions.folds import folds, split
-from moa.decisions.measures import measure
+from moa.decisions.adaptation import confident, halves
+from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.decisions.heads import Blend
+from moa.decisions.regression import folds, split
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.identity import Identity, identity_of
+from moa.endpoints.identity import identity_of
 from moa.endpoints.known import known
 from moa.errors import CalibrationError, InputError
-from moa.guarantees import Bound, Guarantee
-from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together
 from moa.questions import NONE_OF_THESE, Question
 
-PRICE = 0.02
+LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
 SECONDS_A_ROW, LEAST_S = 1.0, 120.0
 """Seconds that reading may take in all, for each labelled text and at least."""
@@ -74,7 +94,7 @@ async def calibrate(
     guarantee: Guarantee | None = None,
     by_label: bool = False,
     learn: Learn = "split",
-    price: float = PRICE,
+    latency_penalty: float = LATENCY_PENALTY,
     embedders: Mapping[str, Endpoint] | None = None,
     language: Detect | None = None,
     limit_s: float | None = None,
@@ -93,14 +113,15 @@ async def calibrate(
             holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
             and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
             cross-fitting: what it promises has no finite-sample proof.
-        price: How much lower the log loss must be for a second a decision; 0 takes the best.
+        latency_penalty: How much lower the log loss must be for a second a decision; 0 takes the
+            best.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
             sentence encoder and, of the embedded model, its hidden states.
         language: Tells the language of a text; `None` looks at none.
         limit_s: Seconds that reading may take; `None`: 1 a text, and at least 120. What would
             take longer is left out.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each member is.
+        progress: Told how far each feature is.
 
     Raises:
         InputError: the rows are none that a calibration can be made from (see `sort_out`), or all
@@ -115,7 +136,7 @@ async def calibrate(
     guarantee = guarantee or Guarantee()
     context = context or RunContext(keep_notes=False)
     sources = sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
-    reader = MemberReader(
+    reader = FeatureReader(
         question=question,
         sources=sources,
         texts=[row.text for row in data.rows],
@@ -129,10 +150,39 @@ async def calibrate(
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    made = _Made.of(task, readings, price=price)
-    used = {reading.member.source for reading in made.readings}
+    learnt = _learnt if learn != "nothing" else _unlearnt
+    made = learnt(task, readings, latency_penalty)
+    used = {reading.feature.source for reading in made.readings}
     models = {role: await identity_of(sources[role], context) for role in sorted(used)}
-    return made.written(question, models, language=language, notes=reader.dropped)
+    # Through the record, since what is applied has the weights as they are written.
+    accepting = FitRecord.of(made.blend)
+    promise = _promise(task, made, accepting.blend())
+    everything = np.ones(len(task.labels), bool)
+    parts = [
+        task.part(reading, everything, part.penalty)
+        for reading, part in zip(made.readings, made.parts, strict=True)
+    ]
+    drawn = [row.text for row in data.rows if not row.chosen]
+    spoken = [] if language is None else [language(text) for text in drawn]
+    calibration = Calibration(
+        made=now(),
+        question=QuestionRecord.of(question),
+        models=models,
+        features=tuple(reading.feature for reading in made.readings),
+        bound=promise.bound,
+        bounds=promise.bounds,
+        looser=promise.looser,
+        accepting=accepting,
+        uncertainty=made.uncertainty,
+        full=FitRecord.of(blend(parts, task.labels)),
+        data=_data(task, language_shares(spoken)),
+        reached=_reached(task, made.best, parts, promise),
+        chosen=made.why,
+        candidates=tuple(one.candidate for one in made.tried),
+        notes=(*data.notes, *near_copies_of(data.rows), *reader.dropped, *_kept(made.uncertainty)),
+    )
+    watched = calibration.watched(drawn, spoken, promise.judged)
+    return calibration.model_copy(update={"drift": watched}).sealed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +195,9 @@ class _Task:
     by_label: bool
     learn: Learn
     labels: Ints
-    drawn: np.ndarray
+    drawn: Bools
     """Whether a text was drawn at random, so that figures on it are those of texts to come."""
-    held: np.ndarray
+    held: Bools
     folds: Ints
 
     @classmethod
@@ -204,16 +254,13 @@ class _Task:
 
     def outcomes(self, found: Judged, rows: Ints) -> list[Outcome]:
         """Decisions on some of the texts."""
-        given = [int(place) for place in found.probabilities.argmax(1)]
-        return [
-            Outcome(
-                confidence=min(1.0, sure),
-                correct=bool(place == self.labels[row]),
-                label=self.names[place],
-                case=self.data.rows[row].case,
-            )
-            for row, place, sure in zip(map(int, rows), given, found.sure.tolist(), strict=True)
-        ]
+        cases = [self.data.rows[row].case for row in map(int, rows)]
+        return found.outcomes(self.labels[rows], self.names, cases)
+
+    def part(self, reading: Reading, rows: Bools, penalty: float | None = None) -> Part:
+        """Fit a feature to some of the texts."""
+        options = len(self.names)
+        return fit_part(reading, rows, self.labels, self.folds, options, penalty=penalty)
 
     @property
     def none(self) -> int:
@@ -221,15 +268,15 @@ class _Task:
         return list(self.names).index(NONE_OF_THESE) if NONE_OF_THESE in self.names else -1
 
 
-async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
-    """Read with all members there are, the cheap ones first."""
-    vectors: list[Member] = [
-        VectorMember(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
+async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
+    """Read with all features there are, the cheap ones first."""
+    vectors: list[Feature] = [
+        VectorFeature(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
         for role in roles
         if role != DECIDES and task.learn != "nothing"
     ]
-    vectors.sort(key=lambda member: member.source == HIDDEN)
-    found = [await reader.read(member) for member in vectors]
+    vectors.sort(key=lambda feature: feature.source == HIDDEN)
+    found = [await reader.read(feature) for feature in vectors]
     own = await reader.read(_labels(reader, "labels", ((),)))
     found.append(own)
     if own is not None and await _order_matters(reader):
@@ -244,7 +291,7 @@ async def _readings(reader: MemberReader, task: _Task, roles: Sequence[str]) -> 
     return [one for one in found if one is not None]
 
 
-async def _order_matters(reader: MemberReader) -> bool:
+async def _order_matters(reader: FeatureReader) -> bool:
     """Whether the server is shown the options in an order of which it may prefer the first.
 
     Where the words of the labels are read, the order hardly stands in the prompt.
@@ -256,16 +303,16 @@ async def _order_matters(reader: MemberReader) -> bool:
 
 
 def _labels(
-    reader: MemberReader, name: str, views: Sequence[Sequence[Example]], *, turned: bool = False
-) -> LabelMember:
-    shown = tuple(tuple(view) for view in views)
+    reader: FeatureReader, name: str, prompts: Sequence[Sequence[Example]], *, turned: bool = False
+) -> LabelFeature:
+    shown = tuple(tuple(prompt) for prompt in prompts)
     read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
     layout = layout_of(reader.question, read_as)
-    return LabelMember(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
+    return LabelFeature(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
 
 
-def _examples(reader: MemberReader, task: _Task) -> Sequence[Sequence[Example]]:
-    """Show texts of the fitting part, of each label as many, in two views."""
+def _examples(reader: FeatureReader, task: _Task) -> Sequence[Sequence[Example]]:
+    """Show texts of the fitting part, of each label as many, in two prompts."""
     labelled = [
         Example(row.text, {ASKED_AS: row.label})
         for row, held in zip(task.data.rows, task.held, strict=True)
@@ -275,12 +322,12 @@ def _examples(reader: MemberReader, task: _Task) -> Sequence[Sequence[Example]]:
 
 
 def _sure(
-    reader: MemberReader, task: _Task, known: Sequence[Floats]
+    reader: FeatureReader, task: _Task, known: Sequence[Floats]
 ) -> Sequence[Sequence[Example]]:
-    """Show texts of the fitting part of which the model is surest, in two views."""
+    """Show texts of the fitting part of which the model is surest, in two prompts."""
     fitting = ~task.held
     logs = np.stack([values[fitting] for values in known], 1)
-    fair = fit_blend(logs, task.labels[fitting]).logs(logs)
+    fair = around_average(logs, task.labels[fitting]).logs(logs)
     texts = [text for text, held in zip(reader.texts, task.held, strict=True) if not held]
     right = fair.argmax(1) == task.labels[fitting]
     return confident(
@@ -290,191 +337,110 @@ def _sure(
     )
 
 
-def _part(reading: Reading, task: _Task, rows: np.ndarray, penalty: float | None = None) -> Part:
-    return fit_part(
-        reading.values[rows],
-        task.labels[rows],
-        len(task.names),
-        task.folds[rows],
-        is_vector=isinstance(reading.member, VectorMember),
-        penalty=penalty,
-        names=reading.names,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """The chosen scorer in both its fits, and its promise."""
-
-    task: _Task
-    tried: Sequence[Tried]
-    why: str
-    readings: Sequence[Reading]
-    accepting: FitRecord
-    full: FitRecord
-    doubt: Doubt | None
-    judged: Judged
-    """Of the texts that the promise was found on, by the accepting fit, or by fits without them."""
-    bound: Bound
-    bounds: dict[str, Bound]
-    looser: Sequence[Bound]
-    reached: Reached
-
-    @classmethod
-    def of(cls, task: _Task, readings: Sequence[Reading], *, price: float) -> _Made:
-        """Choose among the members on the fitting part, then look at the held-out one."""
-        learnt = _learnt if task.learn != "nothing" else _unlearnt
-        made = learnt(task, readings, price=price)
-        readings = [readings[place] for place in made.best.places]
-        everything = np.ones(len(task.labels), bool)
-        all_parts = [
-            _part(r, task, everything, p.penalty) for r, p in zip(readings, made.parts, strict=True)
-        ]
-        # Through the record, since what is applied has the weights as they are written.
-        accepting = FitRecord.of(made.fit)
-        if task.learn == "approximate":
-            found, fitting = made.rehearsed.of(task.tested), []
-        else:
-            read = [reading.values[task.tested] for reading in readings]
-            kinds = [reading.member for reading in readings]
-            found = judged(accepting.fit(), made.doubt, read, kinds, task.none)
-            fitting = (
-                task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
-                if task.learn == "split"
-                else []  # nothing was fitted to the rows that aren't held out
-            )
-        held_out = task.outcomes(found, task.tested)
-        bound, bounds = task.promised(task.guarantee, fitting, held_out)
-        looser = [task.promised(g, fitting, held_out)[0] for g in task.guarantee.looser()]
-        return cls(
-            task=task,
-            tried=made.tried,
-            why=made.why,
-            readings=readings,
-            accepting=accepting,
-            full=FitRecord.of(blend(all_parts, task.labels)),
-            doubt=made.doubt,
-            judged=found,
-            bound=bound,
-            bounds=bounds,
-            looser=looser,
-            reached=_reached(task, made.best, all_parts, found.probabilities, bound),
-        )
-
-    def written(
-        self,
-        question: Question,
-        models: dict[str, Identity],
-        *,
-        language: Detect | None,
-        notes: Sequence[str],
-    ) -> Calibration:
-        """Write it down as a calibration."""
-        data, task = self.task.data, self.task
-        drawn = [row.text for row in data.rows if not row.chosen]
-        spoken = [] if language is None else [language(text) for text in drawn]
-        calibration = Calibration(
-            made=now(),
-            question=QuestionRecord.of(question),
-            models=models,
-            members=tuple(reading.member for reading in self.readings),
-            bound=self.bound,
-            bounds=self.bounds,
-            looser=tuple(self.looser),
-            accepting=self.accepting,
-            doubt=self.doubt,
-            full=self.full,
-            data=DataRecord(
-                rows=len(data.rows),
-                duplicates=data.duplicates,
-                fitted=int((~task.held).sum()),
-                held_out=len(task.tested),
-                labels=data.counts,
-                chosen=int((~task.drawn).sum()),
-                labelled_by=data.by,
-                learn=task.learn,
-                sha256=data.fingerprint,
-                languages=shares(spoken),
-            ),
-            reached=self.reached,
-            chosen=self.why,
-            candidates=tuple(one.candidate for one in self.tried),
-            notes=(*data.notes, *near_copies_of(data.rows), *notes, *_kept(self.doubt)),
-        )
-        accepted = calibration.accepted(self.judged)
-        watched = reference(drawn, spoken, self.judged, accepted)
-        return calibration.model_copy(update={"drift": watched}).sealed()
-
-
-class _Learnt(NamedTuple):
+class _Made(NamedTuple):
     """A scorer, as far as it comes from the fitting part."""
 
     tried: Sequence[Tried]
     best: Tried
     why: str
+    readings: Sequence[Reading]
+    """Of the features that were chosen."""
     parts: Sequence[Part]
-    fit: Fit
+    blend: Blend
     rehearsed: Judged
     """Of the fitting part, by fits without its own labels."""
-    doubt: Doubt | None
+    uncertainty: Uncertainty | None
 
 
-def _learnt(task: _Task, readings: Sequence[Reading], *, price: float) -> _Learnt:
-    """Choose among the members on the fitting part."""
+def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+    """Choose among the features on the fitting part."""
     fitting = ~task.held
-    parts = [_part(reading, task, fitting) for reading in readings]
+    parts = [task.part(reading, fitting) for reading in readings]
     labels, dealt = task.labels[fitting], task.folds[fitting]
-    found = tried(readings, parts, labels, dealt, risk=task.guarantee.risk, price=price)
-    best, why = chosen(found, price=price)
+    risk = task.guarantee.risk
+    found = tried(readings, parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
+    best, why = chosen(found, latency_penalty=latency_penalty)
+    readings = [readings[place] for place in best.places]
     parts = [parts[place] for place in best.places]
-    kinds = [readings[place].member for place in best.places]
-    rehearsed, doubt = _rehearsed(task, best, parts, kinds)
-    return _Learnt(found, best, why, parts, blend(parts, labels), rehearsed, doubt)
+    p, features = best.probabilities, [reading.feature for reading in readings]
+    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.none)
+    kept = uncertainty_of(p, signs, labels, dealt)
+    uncertainty, sure = (None, p.max(1)) if kept is None else kept
+    rehearsed = Judged(p, sure, mass_of(signs))
+    scorer = blend(parts, labels)
+    return _Made(found, best, why, readings, parts, scorer, rehearsed, uncertainty)
 
 
-def _unlearnt(task: _Task, readings: Sequence[Reading], *, price: float) -> _Learnt:
-    """Take the plain average of all members: no label is looked at but for the figures."""
+def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+    """Take the plain average of all features: no label is looked at but for the figures."""
     parts = [Part(None, reading.values) for reading in readings]
-    scorer = Fit.plain(len(parts), len(task.names))
-    p = scorer([part.logs for part in parts])
-    best = unlearnt(readings, p, task.labels, risk=task.guarantee.risk, price=price)
+    scorer = plain(len(parts), len(task.names))
+    p = np.exp(scorer.logs(np.stack([part.logs for part in parts], 1)))
+    risk = task.guarantee.risk
+    best = unlearnt(readings, p, task.labels, risk=risk, latency_penalty=latency_penalty)
     why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
-    return _Learnt([best], best, why, parts, scorer, Judged(p[:0], p[:0].max(1), None), None)
+    nothing = Judged(p[:0], p[:0].max(1), None)
+    return _Made([best], best, why, readings, parts, scorer, nothing, None)
 
 
-def _rehearsed(
-    task: _Task, best: Tried, parts: Sequence[Part], kinds: Sequence[Member]
-) -> tuple[Judged, Doubt | None]:
-    """Judge the fitting part without its own labels, with signs of doubt where they help."""
-    p, fitting = best.probabilities, ~task.held
-    signs = signs_of(np.stack([part.logs for part in parts], 1), p, kinds, task.none)
-    found = doubting(p, signs, task.labels[fitting], task.folds[fitting])
-    doubt, sure = (None, p.max(1)) if found is None else found
-    return Judged(p, sure, mass_of(signs)), doubt
+class _Promise(NamedTuple):
+    judged: Judged
+    """Of the texts that it was found on, by the accepting fit, or by fits without them."""
+    bound: Bound
+    bounds: dict[str, Bound]
+    looser: tuple[Bound, ...]
 
 
-def _kept(doubt: Doubt | None) -> Iterator[str]:
-    if doubt is not None:
+def _promise(task: _Task, made: _Made, accepting: Blend) -> _Promise:
+    """Look at the held-out labels, and find what can be promised."""
+    fitting: list[Outcome] = []
+    if task.learn == "approximate":
+        found = made.rehearsed.of(task.tested)
+    else:
+        read = [reading.values[task.tested] for reading in made.readings]
+        features = [reading.feature for reading in made.readings]
+        found = judged(accepting, made.uncertainty, read, features, task.none)
+        if task.learn == "split":  # else nothing was fitted to the rows that aren't held out
+            fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+    tested = task.outcomes(found, task.tested)
+    bound, bounds = task.promised(task.guarantee, fitting, tested)
+    looser = [task.promised(other, fitting, tested)[0] for other in task.guarantee.looser()]
+    return _Promise(found, bound, bounds, tuple(looser))
+
+
+def _data(task: _Task, languages: dict[str, float]) -> DataRecord:
+    data = task.data
+    return DataRecord(
+        rows=len(data.rows),
+        duplicates=data.duplicates,
+        fitted=int((~task.held).sum()),
+        held_out=len(task.tested),
+        labels=data.counts,
+        chosen=int((~task.drawn).sum()),
+        labelled_by=data.by,
+        learn=task.learn,
+        sha256=data.fingerprint,
+        languages=languages,
+    )
+
+
+def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
+    if uncertainty is not None:
         yield (
-            f"what is accepted is told by {' and '.join(doubt.signs)} beside the confidence, which "
-            f"tells wrong decisions better by cross-validation (log loss {doubt.log_loss:.3f}, "
-            f"{doubt.log_loss_without:.3f} without)"
+            f"what is accepted is told by {' and '.join(uncertainty.signs)} beside the confidence, "
+            "which tells wrong decisions better by cross-validation (log loss "
+            f"{uncertainty.log_loss:.3f}, {uncertainty.log_loss_without:.3f} without)"
         )
 
 
-def _reached(
-    task: _Task, best: Tried, parts: Sequence[Part], judged: Floats, bound: Bound
-) -> Reached:
+def _reached(task: _Task, best: Tried, parts: Sequence[Part], promise: _Promise) -> Reached:
     fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
     guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
-    right = judged.argmax(1) == task.labels[task.tested]
+    right = promise.judged.probabilities.argmax(1) == task.labels[task.tested]
     return Reached(
-        accuracy=guesses.accuracy,
-        macro_f1=guesses.macro_f1,
-        ece=guesses.ece,
-        ece_by_chance=guesses.ece_by_chance,
+        **guesses.model_dump(),
         held_out_accuracy=float(right.mean()) if len(right) else None,
-        coverage=bound.coverage,
+        coverage=promise.bound.coverage,
         seconds=best.candidate.seconds,
         tokens=best.candidate.tokens,
     )

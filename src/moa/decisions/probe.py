@@ -1,4 +1,4 @@
-"""Probing: finds out how a model is asked best, and how much it counts beside the encoder.
+"""Probe: finds out how a model is asked best, and how much it counts beside the encoder.
 
 Texts with known labels, of many tasks and languages, are read in each layout of the prompt. For
 each kind of question, the layout and the weight beside the encoder's zero-shot head are those with
@@ -12,21 +12,18 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import get_args
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
+from moa._async import map_async
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, log_softmax
-from moa.decisions.encoding import encode
-from moa.decisions.relevance import relevance_head
+from moa.decisions.arrays import Floats, log_softmax, np
+from moa.decisions.heads import FOLDER, encode, relevance_head
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep, known
@@ -142,36 +139,29 @@ async def _read_all(
     read: dict[tuple[int, Layout], Floats] = {}
     rejected: list[EndpointRejected] = []
 
-    async def work(left: Iterator[tuple[int, Layout]]) -> None:
-        for place, layout in left:
-            if time.monotonic() > ends:
-                return
-            try:
-                read[place, layout] = await _read(endpoint, trials[place], layout, context)
-            except EndpointUnauthorized:
+    async def one(asked: tuple[int, Layout]) -> None:
+        place, layout = asked
+        if time.monotonic() > ends:
+            return
+        try:
+            read[asked] = await _read(endpoint, trials[place], layout, context)
+        except EndpointUnauthorized:
+            raise
+        except EndpointRejected as error:  # of one text, where the window is small
+            rejected.append(error)
+            if len(rejected) >= _IN_TURN:
                 raise
-            except EndpointRejected as error:  # of one text, where the window is small
-                rejected.append(error)
-                if len(rejected) >= _IN_TURN:
-                    raise
-            if progress is not None:
-                progress(len(read) // len(LAYOUTS), len(trials))
+        if progress is not None:
+            progress(len(read) // len(LAYOUTS), len(trials))
 
     # A few texts in one layout, then in the other: a server keeps one beginning of a prompt.
-    places = range(len(trials))
     order: list[tuple[int, Layout]] = [
         (place, layout)
         for start in range(0, len(trials), _IN_TURN)
         for layout in LAYOUTS
-        for place in places[start : start + _IN_TURN]
+        for place in range(start, min(start + _IN_TURN, len(trials)))
     ]
-    left = iter(order)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(work(left))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+    await map_async(one, order, max_concurrency=_AT_ONCE)
     return read
 
 
@@ -226,7 +216,7 @@ def _loss(rows: Sequence[tuple[Trial, Floats, Floats]], weight: float) -> float:
 @cache
 def shipped_trials() -> tuple[Trial, ...]:
     """Read the texts that ship, mixed so that any beginning of them is of all tasks."""
-    file = Path(__file__).parent / "heads" / "probe.jsonl"
+    file = FOLDER / "probe.jsonl"
     by_task: dict[str, list[Trial]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
