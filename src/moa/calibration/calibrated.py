@@ -76,8 +76,7 @@ class Calibrated:
         """
         for warning in await self.check(context):
             context.note("degraded", warning)
-        read = await self.read(text, context)
-        decided = self.calibration.decide([values[None] for values in read])
+        decided = self.calibration.decide(await self.read(text, context))
         return Answer(
             question=self.question,
             probabilities=tuple(decided.probabilities[0].tolist()),
@@ -87,12 +86,12 @@ class Calibrated:
         )
 
     async def read(self, text: str, context: RunContext) -> list[Floats]:
-        """Read a text with all features, in their order."""
+        """Read a text with all features at once, in their order."""
         found = await gather(
             feature.read([text], self.question, self.sources, context)
             for feature in self.calibration.features
         )
-        return [values[0] for values in found]
+        return [np.array(values) for values in found]
 
 
 class Evaluation(Measured):

@@ -69,7 +69,7 @@ from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import folds, split
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.identity import identity_of
+from moa.endpoints.identity import Identity, identity_of
 from moa.endpoints.known import known
 from moa.errors import CalibrationError, InputError
 from moa.questions import NONE_OF_THESE, Question
@@ -154,6 +154,19 @@ async def calibrate(
     made = learnt(task, readings, latency_penalty)
     used = {reading.feature.source for reading in made.readings}
     models = {role: await identity_of(sources[role], context) for role in sorted(used)}
+    return _written(task, made, question, models, language=language, dropped=reader.dropped)
+
+
+def _written(
+    task: _Task,
+    made: _Made,
+    question: Question,
+    models: dict[str, Identity],
+    *,
+    language: Detect | None,
+    dropped: Sequence[str],
+) -> Calibration:
+    """Find what can be promised of a scorer, fit it again to all texts, and write both down."""
     # Through the record, since what is applied has the weights as they are written.
     accepting = FitRecord.of(made.blend)
     promise = _promise(task, made, accepting.blend())
@@ -162,6 +175,7 @@ async def calibrate(
         task.part(reading, everything, part.penalty)
         for reading, part in zip(made.readings, made.parts, strict=True)
     ]
+    data = task.data
     drawn = [row.text for row in data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
     calibration = Calibration(
@@ -179,7 +193,7 @@ async def calibrate(
         reached=_reached(task, made.best, parts, promise),
         chosen=made.why,
         candidates=tuple(one.candidate for one in made.tried),
-        notes=(*data.notes, *near_copies_of(data.rows), *reader.dropped, *_kept(made.uncertainty)),
+        notes=(*data.notes, *near_copies_of(data.rows), *dropped, *_kept(made.uncertainty)),
     )
     watched = calibration.watched(drawn, spoken, promise.judged)
     return calibration.model_copy(update={"drift": watched}).sealed()

@@ -36,12 +36,12 @@ def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keep(Known(name=SimulatedEndpoint().model, layout={"choice": "completion"}))
 
 
-def leaning(lean: float = 4.0) -> SimulatedEndpoint:
-    """Reads how good a text is from the number that it is, and leans to good whatever the text."""
+def biased(bias: float = 4.0) -> SimulatedEndpoint:
+    """Reads how good a text is from the number that it is, and is biased to good."""
 
     def rule(text: str) -> dict[str, dict[str, float]]:
         number = len(text) % 7 - 3 if text in ordinary_texts() else float(text)
-        return {"mood": {"good": float(1 / (1 + np.exp(-number - lean)))}}
+        return {"mood": {"good": float(1 / (1 + np.exp(-number - bias)))}}
 
     return SimulatedEndpoint(rule=rule)
 
@@ -60,7 +60,7 @@ def said(result: Result[object]) -> str:
 
 
 async def test_on_an_endpoint_that_costs_money_nothing_is_asked_beforehand() -> None:
-    endpoint = leaning()
+    endpoint = biased()
     result = await classifier(endpoint).run("-3.0")
     assert endpoint.states == ["-3.0"]
     assert result.usage.calls == 1
@@ -68,7 +68,7 @@ async def test_on_an_endpoint_that_costs_money_nothing_is_asked_beforehand() -> 
 
 
 async def test_the_bias_is_measured_once_for_calls_at_once_and_taken_out(free: None) -> None:
-    endpoint = leaning()
+    endpoint = biased()
     endpoint.latency_s = 0.001
     agent = classifier(endpoint)
     numbers = ["-3.0", "-2.9", "3.0", "2.9", "2.8"]
@@ -79,7 +79,7 @@ async def test_the_bias_is_measured_once_for_calls_at_once_and_taken_out(free: N
 
 
 async def test_an_agent_with_an_adaptation_taken_away_measures_anew(free: None) -> None:
-    endpoint = leaning()
+    endpoint = biased()
     agent = classifier(endpoint)
     await agent.run("1.0")
     await agent.adapted(None).run("1.0")
@@ -87,7 +87,7 @@ async def test_an_agent_with_an_adaptation_taken_away_measures_anew(free: None) 
 
 
 async def test_a_measurement_that_fails_is_made_again(free: None) -> None:
-    endpoint = leaning()
+    endpoint = biased()
     agent = classifier(endpoint)
     with pytest.raises(BudgetExceeded, match="calls"):
         await agent.run("-3.0", RunContext(budget=Budget(calls=3)))

@@ -1,6 +1,6 @@
 """Golden: the same rows give the same decisions, probabilities, thresholds and words as recorded.
 
-`MOA_RECORD_GOLDEN=1 pytest tests/test_golden.py` records them anew.
+`MOA_RECORD_GOLDEN=1 pytest tests/test_golden_decisions.py` records them anew.
 """
 
 from __future__ import annotations

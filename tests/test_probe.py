@@ -1,4 +1,4 @@
-"""Probing: which layout of the prompt suits a model, and how much it counts."""
+"""Probe: which layout of the prompt suits a model, and how much it counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting an agent to its task: lean taken out, labels used, sources respected."""
+"""Fitting an agent to its task: bias taken out, labels used, sources respected."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from moa.usage import Amount
 MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 
 
-class Leaning(SimulatedEndpoint):
-    """Reads how good a text is from a number in it, and leans to good whatever the text."""
+class Biased(SimulatedEndpoint):
+    """Reads how good a text is from a number in it, and is biased to good whatever the text."""
 
-    def __init__(self, *, lean: float = 3.0, source: Source = "logprob") -> None:
-        super().__init__(name="leaning")
-        self.lean = lean
+    def __init__(self, *, bias: float = 3.0, source: Source = "logprob") -> None:
+        super().__init__(name="biased")
+        self.bias = bias
         self.source: Source = source
         self.shown: list[int] = []
 
@@ -52,7 +52,7 @@ class Leaning(SimulatedEndpoint):
         self.states.append(state)
         self.shown.append(len(examples))
         number = 0.0 if state in stand_in_texts() else float(state)
-        odds = np.exp(number + self.lean)
+        odds = np.exp(number + self.bias)
         p = float(odds / (1 + odds))
         step: Mapping[str, Mapping[str, float]] = {q.name: {"good": p} for q in questions}
         answers: list[Answer] = []
@@ -87,19 +87,19 @@ async def accuracy(agent: Classifier[str], rows: Sequence[tuple[str, str]]) -> f
     return right / len(rows)
 
 
-def classifier(endpoint: Leaning) -> Classifier[str]:
+def classifier(endpoint: Biased) -> Classifier[str]:
     return Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood")
 
 
-async def test_the_lean_is_taken_out_on_unlabelled_texts() -> None:
-    agent, rows = classifier(Leaning(lean=4.0)), texts(200)
+async def test_the_bias_is_taken_out_on_unlabelled_texts() -> None:
+    agent, rows = classifier(Biased(bias=4.0)), texts(200)
     fair = await agent.adapt(unlabelled=[text for text, _ in rows])
     assert await accuracy(agent, rows) < 0.7
     assert await accuracy(fair, rows) > 0.9
 
 
 async def test_labels_find_the_threshold_of_a_rare_class() -> None:
-    agent, rows = classifier(Leaning(lean=4.0)), texts(300, good=0.1)
+    agent, rows = classifier(Biased(bias=4.0)), texts(300, good=0.1)
     labelled = [Example(text, {"mood": label}) for text, label in texts(32, good=0.15, seed=7)]
     fair = await agent.adapt(labelled=labelled, unlabelled=[text for text, _ in rows])
     assert await accuracy(fair, rows) > 0.97
@@ -113,7 +113,7 @@ async def test_few_texts_are_replaced_by_the_shipped_ones() -> None:
 
 
 async def test_many_texts_are_sampled_evenly() -> None:
-    endpoint = Leaning()
+    endpoint = Biased()
     many = [str(i / 1000) for i in range(1000)]
     adaptation = await adapt(endpoint, [MOOD], unlabelled=many)
     read = endpoint.states[:MOST_TEXTS]
@@ -123,7 +123,7 @@ async def test_many_texts_are_sampled_evenly() -> None:
 
 
 async def test_a_server_that_decides_by_itself_is_shown_no_examples() -> None:
-    endpoint = Leaning(source="native")
+    endpoint = Biased(source="native")
     labelled = [Example(text, {"mood": label}) for text, label in texts(32)]
     adaptation = await adapt(endpoint, [MOOD], labelled=labelled)
     assert adaptation.prompt_variants == ((),)
@@ -132,20 +132,20 @@ async def test_a_server_that_decides_by_itself_is_shown_no_examples() -> None:
 
 
 async def test_written_labels_have_no_bias_to_remove() -> None:
-    adaptation = await adapt(Leaning(source="text"), [MOOD], unlabelled=["1.0"] * 40)
+    adaptation = await adapt(Biased(source="text"), [MOOD], unlabelled=["1.0"] * 40)
     assert adaptation.corrections == {}
 
 
 async def test_the_budget_covers_the_fitting() -> None:
     context = RunContext()
-    await adapt(Leaning(), [MOOD], unlabelled=["1.0", "-1.0"] * 20, context=context)
+    await adapt(Biased(), [MOOD], unlabelled=["1.0", "-1.0"] * 20, context=context)
     assert context.usage.calls == 120
 
 
 async def test_progress_ends_with_all_texts_read() -> None:
     seen: list[tuple[int, int]] = []
     await adapt(
-        Leaning(),
+        Biased(),
         [MOOD],
         unlabelled=["1.0", "-1.0"] * 20,
         progress=lambda done, total: seen.append((done, total)),
@@ -199,7 +199,7 @@ def test_a_matching_bias_gives_each_option_its_share(
     assert shares == pytest.approx(prior, abs=0.02)
 
 
-def test_half_of_the_lean_between_two_options_stays() -> None:
+def test_half_of_the_bias_between_two_options_stays() -> None:
     reading = np.array([[1.0, -1.0], [3.0, -3.0]])
     assert shrunk_mean(reading) == pytest.approx([1.0, -1.0])
 
@@ -240,7 +240,7 @@ def test_a_model_that_says_the_same_whatever_the_text_is_blind() -> None:
     assert is_blind(spread + np.array([4.0, -4.0]))
 
 
-def test_views_agree_as_far_as_they_move_together_beyond_their_leans() -> None:
+def test_prompts_agree_as_far_as_they_move_together_beyond_their_biases() -> None:
     one = np.linspace(-1, 1, 40)[:, None] * np.array([1.0, -1.0])
     readings = np.stack([one, one * 3 + np.array([5.0, -5.0]), one], 1)
     assert agreement(readings) == pytest.approx(1.0)
