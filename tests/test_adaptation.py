@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -245,3 +247,20 @@ def test_prompts_agree_as_far_as_they_move_together_beyond_their_biases() -> Non
     readings = np.stack([one, one * 3 + np.array([5.0, -5.0]), one], 1)
     assert agreement(readings) == pytest.approx(1.0)
     assert agreement(np.stack([one, -one], 1)) == 0.0
+
+
+def test_without_scipy_it_says_what_to_install_when_something_is_fitted() -> None:
+    code = """
+import sys
+sys.modules["scipy"] = None
+import numpy as np
+from moa.decisions.regression import fit_blend
+from moa.errors import MissingDependency
+try:
+    fit_blend(np.zeros((4, 1, 2)), np.arange(4) % 2, weights=np.ones(1), bias=np.zeros(2))
+except MissingDependency as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'scipy' is not installed" in said.stdout
+    assert 'pip install "mixture-of-agents[calibration]"' in said.stdout

@@ -114,7 +114,8 @@ def check(name: str, found: object) -> None:
     known: dict[str, object] = json.loads(file.read_text()) if file.exists() else {}
     if os.environ.get("MOA_RECORD_GOLDEN"):
         known[name] = found
-        file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(known.items())]
+        file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     assert_same(found, known[name], name)
 
 
@@ -196,12 +197,10 @@ async def test_a_calibration_is_the_one_recorded(case: str) -> None:
         latency_penalty=0.0,
         embedders=embedders() if case != "labels" else {},
     )
-    if os.environ.get("MOA_RECORD_GOLDEN"):
-        made.save(FOLDER / f"calibration {case}.json")
     check(f"calibrate {case}", await _written(made))
 
 
-@pytest.mark.parametrize("case", ["split", "labels", "by label"])
+@pytest.mark.parametrize("case", ["labels", "by label"])
 async def test_a_file_of_before_is_read_and_decides_as_it_did(case: str) -> None:
     made = Calibration.load(FOLDER / f"calibration {case}.json")
     check(f"calibrate {case}", await _written(made))

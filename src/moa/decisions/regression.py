@@ -190,8 +190,9 @@ def _scipy() -> tuple[Any, Any]:
         from scipy import optimize
         from threadpoolctl import ThreadpoolController
     except ImportError as error:
+        package = (error.name or "scipy").partition(".")[0]
         raise MissingDependency(
-            "scipy", extra="calibration", purpose="to fit to labelled texts"
+            package, extra="calibration", purpose="to fit to labelled texts"
         ) from error
     return getattr(optimize, "minimize"), ThreadpoolController()  # noqa: B009 - of unknown types
 
