@@ -113,7 +113,7 @@ async def decided(
     total = context.usage.total
     calls = max(1, total.calls)
     fresh = (total.input_tokens - total.cached_input_tokens + total.output_tokens) / calls
-    views = 1 if agent.adaptation is None else len(agent.adaptation.views)
+    views = 1 if agent.adaptation is None else len(agent.adaptation.prompt_variants)
     return found, fresh * views
 
 
@@ -222,7 +222,7 @@ async def speeds(data: Path, slm: Endpoint) -> dict[str, dict[str, float]]:
         found[name] = {
             "per_s": 100 / (time.perf_counter() - start),
             "fresh_tokens": fresh,
-            "views": 1 if fitted.adaptation is None else len(fitted.adaptation.views),
+            "views": 1 if fitted.adaptation is None else len(fitted.adaptation.prompt_variants),
         }
     return found
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from heads import kept, read
 from moa.context import RunContext
-from moa.decisions import Adaptation, beside
-from moa.decisions.relevance import relevance_head
+from moa.decisions import Adaptation, ensemble
+from moa.decisions.heads import relevance_head
+from moa.decisions.regression import shrunk_mean
 from moa.questions import Option, Question
 from report import table, write
 
@@ -62,15 +63,15 @@ def measured(name: str, data: Path, cache: Path) -> list[str]:
     head = asyncio.run(relevance_head(question, RunContext()))
     assert head is not None
     held = np.arange(len(rows)) >= len(rows) - HELD
-    bias = beside.shrunk_mean(head(found[:UNLABELLED]))
+    bias = shrunk_mean(head(found[:UNLABELLED]))
     cells = [share((head(found[held]) - bias).argmax(1), right[held])]
     for count in LABELS:
         shares: list[float] = []
         for draw in range(DRAWS):
             some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
-            if beside.fits(right[some]):
+            if ensemble.fits(right[some]):
                 args = (question, head, found[some], None, right[some])
-                made, _ = beside.fitted(Adaptation(origin=name), *args)
+                made, _ = ensemble.fitted(Adaptation(origin=name), *args)
                 offsets = np.array(made.corrections["label"].offsets)
                 read_now: Any = made.heads["label"](found[held]) + offsets
                 shares.append(float((read_now.argmax(1) == right[held]).mean()))

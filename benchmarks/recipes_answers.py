@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Classifier, Extractor, Generator
-from moa.acceptance import Confident
+from moa.calibration.acceptance import Confident
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from moa.guarantees import Guarantee
-from moa.guarantees.bounds import Outcome, find_bound
+from moa.calibration import Guarantee
+from moa.calibration.bounds import Outcome, find_bound
 from report import table, write
 
 SECTION = "bounds"

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration import Calibration
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
-from moa.calibration.candidates import Candidate
-from moa.calibration.checking import Evaluation, evaluate
+from moa.calibration.calibrated import Calibrated, Evaluation, evaluate
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.sources import sources_of
+from moa.calibration.scorer import Candidate
 from moa.questions import Option, Question
 from report import table, write
 from saying import Said
@@ -134,7 +133,7 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
             if rest
             else _by_itself(made)
         )
-    scorer = " + ".join(member.name for member in made.members)
+    scorer = " + ".join(feature.name for feature in made.features)
     return {"scorer": scorer, "minutes": before["minutes"], **report.model_dump()}
 
 

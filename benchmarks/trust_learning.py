@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import EmbeddedEndpoint, RunContext
-from moa.calibration import Learn
-from moa.calibration.calibrating import calibrate
+from moa.calibration.features import LabelFeature, layout_of
+from moa.calibration.file import Learn
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.members import LabelMember, layout_of
 from moa.endpoints import Decision, Example
 from moa.endpoints.known import known
 from moa.errors import CapabilityError
@@ -148,7 +148,7 @@ async def _one(learn: Learn, known: Scored, rest: Scored) -> tuple[int, int, int
     ]
     slm = Replayed(rule=lambda text: {"label": given[text]})
     made = await calibrate(slm, QUESTION, labelled, learn=learn, embedders={})
-    judged = made.judge([rest.logs] * len(made.members))
+    judged = made.judge([rest.logs] * len(made.features))
     accepted = np.array(made.accepted(judged))
     wrong = judged.probabilities.argmax(1) != rest.labels
     return int(accepted.sum()), int((accepted & wrong).sum()), len(accepted)
@@ -169,7 +169,7 @@ async def _make(scores: Path, data: Path, *, done: int) -> None:
     async with EmbeddedEndpoint() as endpoint:
         read_as = known(endpoint.model).layout_of(QUESTION.kind)
         layout = layout_of(QUESTION, read_as)
-        member = LabelMember(name="labels", read_as=read_as, layout=layout)
+        member = LabelFeature(name="labels", read_as=read_as, layout=layout)
         with scores.open("a", encoding="utf-8") as file:
             for place, row in enumerate(map(json.loads, lines[done:]), start=done + 1):
                 context = RunContext(keep_notes=False)

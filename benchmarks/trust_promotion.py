@@ -102,7 +102,7 @@ async def _measured(log: Log, data: Path, use: int, few: int | None) -> dict[str
         **found.model_dump(mode="json"),
         "rows": len(rows),
         "labels": len(made.labels),
-        "scorer": " + ".join(member.name for member in made.members),
+        "scorer": " + ".join(feature.name for feature in made.features),
         "risk": found.risk,
         "holds": found.holds,
         "minutes": (time.perf_counter() - started) / 60,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kept import Kept
-from moa.decisions.folds import folds
+from moa.decisions.regression import folds
 from moa.errors import InputError
 from moa.routing.evaluation import RANDOM, evaluate_routing
 from moa.routing.fitting import fit_router

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.acceptance.arithmetic import (
+from moa.calibration.arithmetic import (
     check,
     evaluate,
     filled,

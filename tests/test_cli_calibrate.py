@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from piped import type_after_an_answer
 
-from moa.calibration import Calibration
-from moa.calibration.calibrating import calibrate
+from moa.calibration import percent
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
 from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import missing_for_sentences
-from moa.guarantees import percent
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -104,7 +104,10 @@ def test_it_shows_what_it_tried_chose_and_promises(capsys: pytest.CaptureFixture
 
 def test_a_second_costs_as_much_by_default_as_in_python() -> None:
     command, function = inspect.signature(command_of.calibrate), inspect.signature(calibrate)
-    assert command.parameters["latency_penalty"].default == function.parameters["price"].default
+    assert (
+        command.parameters["latency_penalty"].default
+        == function.parameters["latency_penalty"].default
+    )
 
 
 def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
@@ -345,7 +348,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         for text in texts
     ]
     assert moa("calibrate", write("a.jsonl", found), *TASK, "--out", "c.json") == 0
-    assert [member.name for member in Calibration.load("c.json").members] == ["sentences"]
+    assert [member.name for member in Calibration.load("c.json").features] == ["sentences"]
     asked.states.clear()
     write("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0

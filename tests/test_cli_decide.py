@@ -14,7 +14,7 @@ import pytest
 from piped import type_after_an_answer
 
 from moa.cli import main
-from moa.decisions.stand_ins import STAND_INS
+from moa.decisions.adaptation import stand_in_texts
 from moa.questions import NONE_OF_THESE
 
 
@@ -127,7 +127,7 @@ def test_what_the_fitting_took_is_in_the_closing_table(
         file.write("input_price = 100000\noutput_price = 0\n")  # 0.50 dollars a decision
     _, (line,) = decide(['{"text": "red"}'])
     assert line["usage"]["cost"] == 0.5
-    assert f"US$ {(len(STAND_INS) + 1) / 2:.2f}" in capsys.readouterr().out
+    assert f"US$ {(len(stand_in_texts()) + 1) / 2:.2f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
+from moa.calibration.acceptance import Confident
 from moa.cli import main
 from moa.config import load
 from moa.context import RunContext

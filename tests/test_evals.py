@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.calibration.measures import coverage_at_risk
 from moa.context import RunContext
-from moa.decisions.measures import coverage_at_risk
 from moa.errors import EndpointUnavailable, InputError, Unanswered
 from moa.evals.cases import Answer, answer_text, cases_of
 from moa.evals.comparison import MARGIN, cost_ratio, ruled, ruling

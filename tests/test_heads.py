@@ -14,10 +14,7 @@ import moa.decisions
 from moa import Choice, Classifier, Decider, RunContext, Sentiment, choice
 from moa.agents.deciding import DecidingAgent
 from moa.decisions import Adaptation, Correction
-from moa.decisions.encoding import encode, sentences
-from moa.decisions.heads import Head, Kernel
-from moa.decisions.relevance import relevance_head
-from moa.decisions.shipped import shipped_heads
+from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import ConfigError
 from moa.graphs.shop import SupportSettings
@@ -48,7 +45,7 @@ def adaptation(
     *, asked: bool = True, corrections: dict[str, Correction] | None = None
 ) -> Adaptation:
     return Adaptation(
-        views=((),) if asked else (),
+        prompt_variants=((),) if asked else (),
         heads={"mood": head()},
         encoder="words",
         corrections=corrections or {},
@@ -79,7 +76,7 @@ def reading() -> SimulatedEndpoint:
     return SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: AssertionError("asked"))
 
 
-async def test_a_head_counts_as_one_view_more() -> None:
+async def test_a_head_counts_as_one_prompt_variant_more() -> None:
     agent = classifier(endpoint(good=0.9, encoder=words()), adaptation())
     even, theirs = (await agent.run("bad")).output, (await agent.run("other")).output
     assert even.probabilities["good"] == pytest.approx(0.5)
@@ -94,11 +91,11 @@ async def test_a_correction_weighs_the_head_last() -> None:
 
 def test_a_correction_without_a_weight_for_the_head_is_refused() -> None:
     one = {"mood": Correction((0.0, 0.0), (1.0,))}
-    with pytest.raises(ConfigError, match="in 1 of 1 views"):
+    with pytest.raises(ConfigError, match="in 1 of 1 prompt variants"):
         classifier(endpoint(encoder=words()), adaptation(corrections=one))
 
 
-async def test_without_views_the_head_decides_and_the_endpoint_is_not_asked() -> None:
+async def test_without_prompt_variants_the_head_decides_and_the_endpoint_is_not_asked() -> None:
     slm = endpoint(encoder=words())
     result = await classifier(slm, adaptation(asked=False)).run("bad")
     assert slm.states == []
@@ -107,9 +104,9 @@ async def test_without_views_the_head_decides_and_the_endpoint_is_not_asked() ->
     assert result.output.confidence == pytest.approx(0.9)
 
 
-def test_without_views_each_question_needs_a_head() -> None:
-    nothing = Adaptation(views=(), origin="a test")
-    with pytest.raises(ConfigError, match="no view to read a text with"):
+def test_without_prompt_variants_each_question_needs_a_head() -> None:
+    nothing = Adaptation(prompt_variants=(), origin="a test")
+    with pytest.raises(ConfigError, match="no prompt to read a text with"):
         classifier(endpoint(encoder=words()), nothing)
 
 

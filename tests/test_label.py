@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moa.calibration import Calibration
-from moa.calibration.active import helpful, picked
+from moa.calibration.active_learning import helpful, picked
 from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.sources import sources_of
 from moa.cli import main
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -123,7 +123,7 @@ async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
 def test_a_text_like_one_that_was_chosen_waits(made: Calibration) -> None:
     logs = np.log(np.array([[0.5, 0.5], [0.5001, 0.4999], [0.48, 0.52]]))
     logs -= logs.mean(1, keepdims=True)
-    readings = [logs for _ in made.members]
+    readings = [logs for _ in made.features]
     assert sorted(helpful(ready(made), readings, most=3)) == [0, 1, 2]
 
 

@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal"},
-    {"usage", "energy", "_files"},
+    {"usage", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},
     {"node", "questions"},
@@ -19,8 +19,6 @@ LAYERS = [
     {"endpoints"},
     {"testing"},
     {"decisions"},
-    {"guarantees"},
-    {"acceptance"},
     {"calibration"},
     {"agents"},
     {"rows"},

@@ -101,10 +101,10 @@ async def test_an_adaptation_corrects_the_probabilities_and_says_so() -> None:
     assert sentiment.adaptation is None
 
 
-async def test_each_view_of_an_adaptation_is_asked_once_and_all_are_weighed() -> None:
+async def test_each_prompt_variant_of_an_adaptation_is_asked_once_and_all_are_weighed() -> None:
     shown = (Example("ça va", {"sentiment": "neutral"}),)
     both = Adaptation(
-        views=((), shown),
+        prompt_variants=((), shown),
         corrections={"sentiment": Correction((0.0, 0.0, 0.0), (1.0, 1.0))},
         origin="mine",
     )
@@ -124,7 +124,8 @@ async def test_each_view_of_an_adaptation_is_asked_once_and_all_are_weighed() ->
             Adaptation(corrections={"sentiment": Correction((0.0, 1.0))}, origin="x"), id="size"
         ),
         pytest.param(
-            Adaptation(views=((Example("a", {"sentiment": "sad"}),),), origin="x"), id="label"
+            Adaptation(prompt_variants=((Example("a", {"sentiment": "sad"}),),), origin="x"),
+            id="label",
         ),
     ],
 )

@@ -8,8 +8,8 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance.verifiers import Arithmetic
 from moa.agents.generator import Generator
+from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet

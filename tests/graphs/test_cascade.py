@@ -11,12 +11,14 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance import Confident
-from moa.acceptance.verifiers import Arithmetic, Format, Length
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter
 from moa.agents.generator import Generator
+from moa.calibration.acceptance import Confident
+from moa.calibration.audit import Audit
+from moa.calibration.drift import Drift
+from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Endpoint, Example
@@ -34,8 +36,6 @@ from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.oversight import Oversight, same_answer
 from moa.graphs.streaming import streamed
-from moa.guarantees.audit import Audit
-from moa.guarantees.drift import Drift
 from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate
@@ -143,7 +143,7 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
     first = small({"refund": {"yes": 0.95}, "topic": {"app": 0.6}})
     second = large({"topic": {"card": 0.99}})
     adaptation = Adaptation(
-        views=((Example("My card!", {"refund": "no", "topic": "card"}),),),
+        prompt_variants=((Example("My card!", {"refund": "no", "topic": "card"}),),),
         corrections={"refund": Correction((0.0, 0.0)), "topic": Correction((0.0, 0.0))},
         origin="a test",
     )

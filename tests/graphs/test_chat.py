@@ -12,8 +12,8 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
-from moa.acceptance.verifiers import Length
 from moa.agents.filter import Verdict
+from moa.calibration.verifiers import Length
 from moa.context import RunContext
 from moa.conversations.messages import ChatReply, ChatSettings, Said
 from moa.endpoints import Completion, Prompt

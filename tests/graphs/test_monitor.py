@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
+from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in, monitor
-from moa.guarantees.shares import moved, p_value
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
+from moa.calibration.acceptance import Confident
 from moa.cli import main
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable

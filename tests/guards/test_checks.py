@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
+from moa.calibration.verifiers import Plausible
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.guarded import guarded
 from moa.guards import Blocked, Exchange

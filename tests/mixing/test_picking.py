@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
-from moa.acceptance.verifiers import Arithmetic, Length
 from moa.agents.decider import Decider
+from moa.calibration.verifiers import Arithmetic, Length, Plausible
 from moa.errors import EndpointUnavailable
 from moa.mixing.picking import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
 from moa.questions import Predicate, predicate

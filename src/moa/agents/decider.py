@@ -86,23 +86,23 @@ class Decider(DecidingAgent[Out]):
         part.output_type = create_model(model.__name__, **fields)
         part.questions = asked
         part.adaptation = self.adaptation and _only(self.adaptation, names)
-        part._untrained = FoundOut()
+        part._zero_shot = FoundOut()
         part._calibrated = {n: c for n, c in self._calibrated.items() if n in names}
         return part
 
 
 def _only(adaptation: Adaptation, names: Sequence[str]) -> Adaptation:
-    views = tuple(
+    variants = tuple(
         tuple(
             replace(example, labels=labels)
-            for example in view
+            for example in shown
             if (labels := {n: label for n, label in example.labels.items() if n in names})
         )
-        for view in adaptation.views
+        for shown in adaptation.prompt_variants
     )
     return replace(
         adaptation,
-        views=views,
+        prompt_variants=variants,
         corrections={n: c for n, c in adaptation.corrections.items() if n in names},
         heads={n: head for n, head in adaptation.heads.items() if n in names},
         doubtful={n: why for n, why in adaptation.doubtful.items() if n in names},

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakKeyDictionary
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
-from moa.decisions.encoding import encode
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
@@ -24,8 +23,8 @@ from moa.handoffs import Text
 from moa.questions import Answer, Question
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
     from moa.calibration.calibrated import Calibrated
+    from moa.calibration.file import Calibration
 
     Calibrations = Calibration | Mapping[str, Calibration] | None
 
@@ -40,7 +39,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             encoder stands beside the endpoint, and there are eight of a question, a head is fitted
             to them; else they are shown to a model whose label probabilities are read, where one
             is asked.
-        adaptation: Views to read each text in, corrections of the model's bias, and heads.
+        adaptation: Prompt variants to read each text with, corrections of the model's bias, and
+            heads.
         encoder: Gives the vectors that heads read; `None` is the one that stands beside the
             endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).
         calibration: For the one question, or by the name of the question; those without one are
@@ -76,7 +76,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if adaptation is not None:
             adaptation.check(self.questions)
         self._calibrated = self._with(calibration, embedders)
-        self._untrained = FoundOut()
+        self._zero_shot = FoundOut()
 
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
@@ -96,7 +96,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if calibration is None:
             return {}
         from moa.calibration.calibrated import Calibrated
-        from moa.calibration.sources import sources_of
+        from moa.calibration.features import sources_of
 
         by_name = {question.name: question for question in self.questions}
         if not isinstance(calibration, Mapping):
@@ -120,11 +120,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def asks_endpoint(self) -> bool:
         """Whether the endpoint itself is asked, and not only what stands beside it."""
         if len(self._calibrated) < len(self.questions):
-            return self.adaptation is None or bool(self.adaptation.views)
-        from moa.calibration.members import DECIDES
+            return self.adaptation is None or bool(self.adaptation.prompt_variants)
+        from moa.calibration.features import DECIDES
 
-        read = (one.calibration.members for one in self._calibrated.values())
-        return any(member.source == DECIDES for members in read for member in members)
+        read = (one.calibration.features for one in self._calibrated.values())
+        return any(feature.source == DECIDES for features in read for feature in features)
 
     def adapted(self, adaptation: Adaptation | None) -> Self:
         """Copy the agent with another adaptation; `None` takes it away.
@@ -136,7 +136,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             adaptation.check(self.questions)
         adapted = copy.copy(self)
         adapted.adaptation = adaptation
-        adapted._untrained = FoundOut()
+        adapted._zero_shot = FoundOut()
         return adapted
 
     @abstractmethod
@@ -151,7 +151,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         context: RunContext | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """Copy the agent, fitted to its task; see `moa.decisions.adapting.adapt`.
+        """Copy the agent, fitted to its task; see `moa.decisions.adaptation.adapt`.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.
@@ -165,7 +165,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             DeadlineExceeded: the run's time is up.
             MissingDependency: numpy is not installed.
         """
-        from moa.decisions.adapting import adapt
+        from moa.decisions.adaptation import adapt
 
         inside = (context or RunContext()).nested(self.name)
         return self.adapted(
@@ -182,7 +182,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Ask all questions, in one request a view, and correct the answers.
+        """Ask all questions, in one request a prompt variant, and correct the answers.
 
         Those with a calibration are asked as it says.
         """
@@ -200,11 +200,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     async def _plain(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
         text = self._admit(request)
-        adaptation = self.adaptation or await self._untrained.found(self, context)
+        adaptation = self.adaptation or await self._zero_shot.found(self, context)
         vector = await self._vector(adaptation, text, context)
-        views = (self.examples,) if adaptation is None else adaptation.views
-        asked = [self.ask(request, context, shown=view) for view in views]
-        return self._corrected(adaptation, await all_of(asked), context, vector)
+        variants = (self.examples,) if adaptation is None else adaptation.prompt_variants
+        asked = [self.ask(request, context, shown=shown) for shown in variants]
+        return self._corrected(adaptation, await gather(asked), context, vector)
 
     async def _vector(
         self, adaptation: Adaptation | None, text: str, context: RunContext
@@ -217,6 +217,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 f"{self.name} has heads for vectors of {adaptation.encoder}, and "
                 f"{'there is no encoder' if self.encoder is None else self.encoder.model} here"
             )
+        from moa.decisions.heads import encode
+
         (vector,) = await encode(self.encoder, [text], context)
         return vector
 
@@ -253,12 +255,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     def _corrected(
         self,
         adaptation: Adaptation | None,
-        views: Sequence[Sequence[Answer]],
+        answers: Sequence[Sequence[Answer]],
         context: RunContext,
         vector: Sequence[float] | None,
     ) -> tuple[Answer, ...]:
         """Correct the answers, and note in the trace what they can't be trusted with."""
-        for answer in views[0] if views else ():
+        for answer in answers[0] if answers else ():
             name = answer.question.name
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
@@ -269,15 +271,17 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     "no confidence",
                 )
         if adaptation is None:
-            return tuple(views[0])
+            return tuple(answers[0])
         for name, why in adaptation.doubtful.items():
             context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
         if adaptation.heads:
-            who = f"an encoder's heads and {self.endpoint.model}" if views else "an encoder's heads"
+            who = (
+                f"an encoder's heads and {self.endpoint.model}" if answers else "an encoder's heads"
+            )
             context.note("changed", f"decided by {who}: {adaptation.origin}")
         elif adaptation.corrections:
             context.note("changed", f"probabilities corrected: {adaptation.origin}")
-        return adaptation.apply(self.questions, views, vector)
+        return adaptation.apply(self.questions, answers, vector)
 
 
 def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
@@ -315,10 +319,10 @@ class FoundOut:
             return None
         async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if not self._known:
-                from moa.decisions.untrained import untrained
+                from moa.decisions.zero_shot import zero_shot
 
                 try:
-                    self._adaptation = await untrained(
+                    self._adaptation = await zero_shot(
                         agent.endpoint,
                         agent.questions,
                         own=agent.examples,

@@ -1,391 +1,128 @@
-"""Calibration: a fitted scorer and its promise, as one readable file that belongs to one model."""
+"""Calibration: what is promised of accepted decisions, and what was found to keep it."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import cached_property
-from math import ceil
-from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, field_serializer
 
-from moa._files import replace_text
-from moa.calibration.candidates import Candidate
-from moa.calibration.doubting import Doubt, Judged, judged
-from moa.calibration.members import LabelMember, Member, layout_of
-from moa.calibration.scorers import Fit
-from moa.decisions.arrays import Floats
-from moa.decisions.heads import Head
-from moa.endpoints.identity import Identity
-from moa.errors import CalibrationError
-from moa.guarantees import Bound
-from moa.guarantees.drift import Drift
-from moa.questions import NONE_OF_THESE, Kind, Option, Question
+from moa.calibration.binomial import fewest
+from moa.errors import ConfigError
 
-Learn = Literal["split", "nothing", "approximate"]
-"""What is learnt from labelled rows; see `moa.calibration.calibrating.calibrate`."""
+_ALL_LOOKS = 1.2020569031595943
+"""The sum of `1 / look**3` over all looks."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """The promise "among the decisions accepted, at most `risk` are wrong, with `confidence`".
 
+    The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
+    most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
 
-class OptionRecord(_Record):
-    """An allowed answer."""
+    Whoever labels more rows and looks again, until something is accepted, has several chances to be
+    wrong. So look `k` at growing rows spends `1 / (1.202 k**3)` of the probability of failure: 83 %
+    at the first, 10 % at the second, and all of it over all looks there may ever be (alpha
+    spending; Lan and DeMets 1983, Biometrika 70).
 
-    name: str
-    description: str | None = None
+    Args:
+        risk: Largest share of wrong ones among the decisions accepted.
+        confidence: Probability that the promise holds.
+        look: Which look at the same rows and those that were added it is, from 1 on; `None` is the
+            only one there will be.
 
-
-class QuestionRecord(_Record):
-    """What is asked."""
-
-    kind: Kind
-    text: str
-    options: tuple[OptionRecord, ...]
-
-    @classmethod
-    def of(cls, question: Question) -> Self:
-        """Write a question down."""
-        options = tuple(
-            OptionRecord(name=o.name, description=o.description) for o in question.options
-        )
-        return cls(kind=question.kind, text=question.text, options=options)
-
-    def question(self, name: str = "label") -> Question:
-        """Ask it again, with the names of the options as labels."""
-        options = tuple(Option(o.name, o.name, o.description) for o in self.options)
-        return Question(name, self.kind, self.text, options)
-
-
-class HeadRecord(_Record):
-    """A linear head."""
-
-    shape: tuple[int, int]
-    """Parts of the vector, options."""
-    weights: str
-    """Base64 of little-endian float32, row by row."""
-    bias: tuple[float, ...]
-
-    @classmethod
-    def of(cls, head: Head) -> Self:
-        """Write a head down."""
-        rows, columns = head.weights.shape
-        packed = base64.b64encode(head.weights.astype("<f4").tobytes()).decode()
-        return cls(shape=(rows, columns), weights=packed, bias=tuple(head.bias.tolist()))
-
-    def head(self) -> Head:
-        """Read it back; it needs nothing but numpy."""
-        weights = np.frombuffer(base64.b64decode(self.weights), "<f4").reshape(self.shape)
-        return Head(weights.astype(float), np.array(self.bias))
-
-
-class FitRecord(_Record):
-    """A fitted scorer."""
-
-    heads: tuple[HeadRecord | None, ...]
-    """One for each member; `null` for one that reads probabilities already."""
-    weights: tuple[float, ...]
-    """One for each member."""
-    bias: tuple[float, ...]
-    """One for each option."""
-
-    @classmethod
-    def of(cls, fit: Fit) -> Self:
-        """Write a fit down."""
-        return cls(
-            heads=tuple(None if head is None else HeadRecord.of(head) for head in fit.heads),
-            weights=tuple(fit.weights.tolist()),
-            bias=tuple(fit.bias.tolist()),
-        )
-
-    def fit(self) -> Fit:
-        """Read it back."""
-        return Fit(
-            tuple(None if head is None else head.head() for head in self.heads),
-            np.array(self.weights),
-            np.array(self.bias),
-        )
-
-
-class DataRecord(_Record):
-    """What it was made from."""
-
-    rows: int
-    """Labelled texts, each once."""
-    duplicates: int
-    """Rows left out, since an earlier one had the same text."""
-    fitted: int
-    """Texts that the accepting fit was made from."""
-    held_out: int
-    """Texts that the promise was found on."""
-    labels: dict[str, int]
-    """Texts by label."""
-    chosen: int = 0
-    """Texts that were chosen to be labelled, and not drawn at random; none of them is held out."""
-    labelled_by: dict[str, int] = Field(default_factory=dict[str, int])
-    """Texts by who labelled them, as far as the rows say."""
-    learn: Learn = "split"
-    """What was learnt from them."""
-    sha256: str
-    """Of texts and labels, in any order."""
-    languages: dict[str, float] = Field(default_factory=dict[str, float])
-    """Shares of the texts by language, where they were looked at."""
-
-
-class Reached(_Record):
-    """What it reached."""
-
-    accuracy: float
-    """Of the best guesses, by cross-validation, on the texts that were drawn at random."""
-    macro_f1: float
-    ece: float
-    ece_by_chance: float | None = None
-    """As in `Measures`; `None` in files that were made without it."""
-    held_out_accuracy: float | None
-    """Of the accepting fit, on the held-out texts; `None` without any."""
-    coverage: float
-    """Share of the held-out texts that it accepts."""
-    seconds: float
-    """Wall time of a decision, while it was made."""
-    tokens: float
-
-
-class Decided(NamedTuple):
-    """What a calibration says of a text."""
-
-    probabilities: tuple[float, ...]
-    accepted: bool
-    label_mass: float | None
-    """As in `Judged`."""
-
-
-class Calibration(_Record):
-    """A scorer fitted to labels, and from which confidence on its decisions are accepted.
-
-    It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
-    which its promise was found: what it accepts has its label. All else has the label of the full
-    one, which was fitted to all texts and is the better guess, and is not accepted.
+    Raises:
+        ConfigError: risk or confidence is not strictly between 0 and 1, or a look below 1.
     """
 
-    format: Literal[1] = 1
-    made: datetime
-    question: QuestionRecord
-    models: dict[str, Identity]
-    """By role: `slm` decides; others give vectors."""
-    members: tuple[Member, ...]
-    bound: Bound
-    bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
-    """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
-    looser: tuple[Bound, ...] = ()
-    """What looser promises would have accepted, as was seen on the same labels: whoever takes the
-    one that looks best has looked more than once, so it is for the next calibration."""
-    accepting: FitRecord
-    doubt: Doubt | None = None
-    """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
-    full: FitRecord
-    data: DataRecord
-    reached: Reached
-    chosen: str
-    """Why this scorer."""
-    candidates: tuple[Candidate, ...]
-    drift: Drift | None = None
-    """The check on drift before its first input: what new inputs are compared with."""
-    notes: tuple[str, ...] = ()
-    """What was left out, and why; what is odd about the data."""
-    seal: str = ""
-    """SHA-256 of what decisions depend on, so that an edited file is not taken for this one."""
+    risk: float = 0.05
+    confidence: float = 0.95
+    look: int | None = None
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a file.
-
-        Raises:
-            CalibrationError: it is missing, is no calibration, or was edited.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise CalibrationError(
-                f"there is no calibration {str(path)!r}: moa calibrate makes one"
-            ) from error
-        except OSError as error:
-            raise CalibrationError(
-                f"the calibration {str(path)!r} can't be read: {error.strerror}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise CalibrationError(f"{str(path)!r} is no calibration: it is no text") from error
-        try:
-            found = cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise CalibrationError(
-                f"{str(path)!r} is no calibration: {where}: {first['msg']}. "
-                "moa calibrate writes one"
-            ) from error
-        if found.seal != found.sealed().seal:
-            raise CalibrationError(
-                f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
-                "is not the one that was calibrated. Run moa calibrate again with what you want"
+    def __post_init__(self) -> None:
+        if self.look is not None and self.look < 1:
+            raise ConfigError(f"look={self.look}, but looks are counted from 1 on")
+        if not (0.0 < self.risk < 1.0 and 0.0 < self.confidence < 1.0):
+            raise ConfigError(
+                f"risk={self.risk} and confidence={self.confidence}, but both must lie between 0 "
+                "and 1, as in 0.05 and 0.95"
             )
-        return found
-
-    def save(self, path: str | Path) -> None:
-        """Write it, readable and in one step.
-
-        Raises:
-            CalibrationError: the file can't be written.
-        """
-        try:
-            replace_text(Path(path), self.model_dump_json(indent=2) + "\n", private=False)
-        except OSError as error:
-            raise CalibrationError(f"{str(path)!r} can't be written: {error.strerror}") from error
-
-    def sealed(self) -> Self:
-        """Copy it with the seal of what stands in it."""
-        sealed = {"question", "models", "members", "bound", "accepting", "full"}
-        sealed |= {name for name in ("bounds", "doubt") if getattr(self, name)}
-        parts = self.model_dump(mode="json", include=sealed)
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return self.model_copy(update={"seal": digest})
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the options."""
-        return tuple(option.name for option in self.question.options)
+    def failure(self) -> float:
+        """Most probability that the promise is broken, at this look."""
+        spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
+        return (1.0 - self.confidence) * spent
+
+    def needed(self, errors: int = 0) -> int:
+        """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
+        return fewest(errors, risk=self.risk, failure=self.failure)
+
+    def looser(self) -> tuple[Guarantee, ...]:
+        """Give what it may be weighed against: twice the failures, and 1.4 times the risk."""
+        confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
+        others = ((self.risk, confidence), (risk, self.confidence))
+        return tuple(Guarantee(r, c, self.look) for r, c in others if c > 0 and r < 1)
+
+    def shared(self, parts: int) -> Guarantee:
+        """Make one so strict that `parts` of them hold together with this confidence.
+
+        The failures of the parts add up at most (Bonferroni).
+        """
+        return Guarantee(self.risk, 1.0 - self.failure / parts)
+
+    def __str__(self) -> str:
+        looks = "" if self.look is None else f" over all looks, of which this is number {self.look}"
+        said = f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
+        return said + looks
+
+
+class Bound(BaseModel):
+    """From which confidence on decisions are accepted, and what that was shown to keep.
+
+    It needs nothing to be applied, and is a part of a calibration's file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    guarantee: Guarantee
+    threshold: float | None
+    """Decisions from this confidence on are accepted; `None` accepts nothing."""
+    labels: int
+    """Held-out decisions that it was found on."""
+    accepted: int = 0
+    """Those of them that it accepts."""
+    errors: int = 0
+    """Wrong ones among the accepted."""
+    upper: float = 1.0
+    """Largest error rate that these counts leave possible, at this threshold alone; it never
+    passes the risk. The promise is the guarantee's risk, since the threshold was searched for."""
+    more_labels: int | None = None
+    """About how many more held-out labels it takes to accept something; `None`: something is
+    accepted, or labels alone won't help."""
+    summary: str
+    """In words: what is accepted at which risk, or why nothing is and what it takes."""
+
+    @field_serializer("guarantee")
+    def _written(self, guarantee: Guarantee) -> dict[str, Any]:
+        """Leave out what isn't said, so that files of before have the same seal."""
+        return {name: value for name, value in asdict(guarantee).items() if value is not None}
 
     @property
-    def more_rows(self) -> int | None:
-        """About how many more labelled rows it takes to accept something, at the next look.
+    def coverage(self) -> float:
+        """Share of the held-out decisions that is accepted."""
+        return self.accepted / self.labels if self.labels else 0.0
 
-        `None`: something is accepted, or labels alone won't help.
-        """
-        more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
-        if more is None:
-            return None
-        drawn = data.rows - data.chosen  # of which half is held out as soon as there are enough
-        each = drawn / data.held_out if data.held_out else 2.0
-        later = replace(asked, look=None if asked.look is None else asked.look + 1)
-        wanted = (self.bound.labels + more) * later.needed() / asked.needed()
-        return max(1, ceil(wanted * each) - drawn)
-
-    def check_question(self, question: Question) -> None:
-        """Make sure that it was made for this question.
-
-        Raises:
-            CalibrationError: question, options or the layout of the prompt are others.
-        """
-        asked = QuestionRecord.of(question)
-        mine = self.question
-        if asked.kind != mine.kind:
-            raise _other(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
-        if asked.text != mine.text:
-            raise _other(repr(mine.text), repr(asked.text), "question")
-        names, now = [o.name for o in mine.options], [o.name for o in asked.options]
-        if new := [name for name in now if name not in names]:
-            raise CalibrationError(
-                f"the calibration knows nothing of the label {new[0]!r}: it was made for "
-                f"{', '.join(names)}. Calibrate again with rows of the new label"
-            )
-        if gone := [name for name in names if name not in now]:
-            raise CalibrationError(
-                f"the calibration was made with the label {gone[0]!r} too, which is not among "
-                f"{', '.join(now)}. Calibrate again without it"
-            )
-        if names != now:
-            raise _other(", ".join(names), ", ".join(now), "order of the labels")
-        for was, is_now in zip(mine.options, asked.options, strict=True):
-            if was.description != is_now.description:
-                what = f"description of {was.name!r}"
-                raise _other(repr(was.description), repr(is_now.description), what)
-        for member in self.members:
-            if isinstance(member, LabelMember) and (
-                member.layout != layout_of(question, member.read_as)
-            ):
-                raise CalibrationError(
-                    "the prompt is laid out otherwise in this version of moa than when the "
-                    "calibration was made, so its scores mean something else. Calibrate again"
-                )
-
-    def check_models(self, found: Mapping[str, Identity]) -> list[str]:
-        """Make sure that the models are those it was made on, and say what else has changed.
-
-        Args:
-            found: By role.
-
-        Returns:
-            Warnings, in sentences: of other servers and versions.
-
-        Raises:
-            CalibrationError: a model is another one, or not there.
-        """
-        warnings: list[str] = []
-        for role in sorted({member.source for member in self.members}):
-            was, now = self.models[role], found[role]
-            if was.model != now.model:
-                raise CalibrationError(
-                    f"the calibration was made on {was.model}, and here {now.model} answers: its "
-                    "scores mean something else. Calibrate again on this model"
-                )
-            if was.digest and now.digest and was.digest != now.digest:
-                raise CalibrationError(
-                    f"the weights of {was.model} are others than those of the calibration "
-                    f"(SHA-256 {now.digest[:12]}…, not {was.digest[:12]}…). Calibrate again"
-                )
-            if (was.server, was.version) != (now.server, now.version):
-                warnings.append(
-                    f"{was.model} was served by {_served(was)} when the calibration was made, and "
-                    f"is by {_served(now)} now: scores move a little between servers. Confirm the "
-                    "promise with moa calibrate --recheck"
-                )
-        return warnings
-
-    def decide(self, readings: Sequence[Floats]) -> Decided:
-        """Make a decision of what the members read of one text, in their order."""
-        rows = [reading[None] for reading in readings]
-        found = self.judge(rows)
-        accepted = self.accepted(found)[0]
-        probabilities = found.probabilities if accepted else self._fits[1](rows)
-        mass = None if found.mass is None else float(found.mass[0])
-        return Decided(tuple(probabilities[0].tolist()), accepted, mass)
-
-    def judge(self, readings: Sequence[Floats]) -> Judged:
-        """Apply the accepting fit to what the members read of some texts, in their order."""
-        none = self.labels.index(NONE_OF_THESE) if NONE_OF_THESE in self.labels else -1
-        return judged(self._fits[0], self.doubt, readings, self.members, none)
-
-    def accepted(self, found: Judged) -> list[bool]:
-        """Whether each decision of the accepting fit is accepted."""
-        given = [self.labels[int(place)] for place in found.probabilities.argmax(1)]
-        return [
-            self.bounds.get(label, self.bound).accepts(sure)
-            for label, sure in zip(given, found.sure.tolist(), strict=True)
-        ]
-
-    @cached_property
-    def _fits(self) -> tuple[Fit, Fit]:
-        return self.accepting.fit(), self.full.fit()
+    def accepts(self, confidence: float) -> bool:
+        """Whether a decision of this confidence is accepted."""
+        return self.threshold is not None and confidence >= self.threshold
 
 
-def now() -> datetime:
-    """The time of day that a file says it was made at."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
-def _other(was: str, is_now: str, what: str) -> CalibrationError:
-    return CalibrationError(
-        f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
-        "Calibrate again, or ask what was asked then"
-    )
-
-
-def _served(identity: Identity) -> str:
-    return f"{identity.server} {identity.version}" if identity.version else identity.server
+def percent(share: float) -> str:
+    """Write a share in per cent, with as many digits as tell it from 0 and 100."""
+    value = 100.0 * share
+    digits = 0
+    while digits < 4 and (abs(round(value, digits) - value) > 0.05 * min(value, 100 - value)):
+        digits += 1
+    return f"{value:.{digits}f} %"

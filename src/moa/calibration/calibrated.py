@@ -1,16 +1,23 @@
-"""Calibrated: answers a question about a text as its calibration says."""
+"""Calibrated: a calibration with its endpoints, which answers and is measured."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from moa.calibration import Calibration
-from moa.calibration.members import Sources
+from moa._async import gather
+from moa.calibration import Bound
+from moa.calibration.bounds import Outcome, bound_along, together
+from moa.calibration.drift import Detect, Drift, language_shares
+from moa.calibration.features import FeatureReader, Progress, Reading, Sources
+from moa.calibration.file import Calibration
+from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
+from moa.calibration.measures import Measured, measure
 from moa.context import RunContext
-from moa.decisions.arrays import Floats
+from moa.decisions.arrays import Floats, Ints, np
 from moa.endpoints.identity import Identity, identity_of
-from moa.errors import CalibrationError
+from moa.errors import CalibrationError, InputError
 from moa.questions import Answer, Question
 
 
@@ -35,12 +42,12 @@ class Calibrated:
 
     def __post_init__(self) -> None:
         self.calibration.check_question(self.question)
-        for member in self.calibration.members:
-            if member.source not in self.sources:
+        for feature in self.calibration.features:
+            if feature.source not in self.sources:
                 raise CalibrationError(
-                    f"the calibration reads {member.source!r}, and there is no such endpoint here, "
-                    f"only {', '.join(self.sources)}. Give it by `embedders`, or calibrate again "
-                    "without it"
+                    f"the calibration reads {feature.source!r}, and there is no such endpoint "
+                    f"here, only {', '.join(self.sources)}. Give it by `embedders`, or calibrate "
+                    "again without it"
                 )
 
     async def check(self, context: RunContext) -> list[str]:
@@ -55,11 +62,11 @@ class Calibrated:
 
     async def identities(self, context: RunContext) -> dict[str, Identity]:
         """Find out who answers here, by role."""
-        roles = sorted({member.source for member in self.calibration.members})
+        roles = sorted({feature.source for feature in self.calibration.features})
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     async def answer(self, text: str, context: RunContext) -> Answer:
-        """Read the text with all members at once, and decide.
+        """Read the text with all features at once, and decide.
 
         Raises:
             CalibrationError: a model is another one than the calibration's.
@@ -72,20 +79,227 @@ class Calibrated:
         decided = self.calibration.decide(await self.read(text, context))
         return Answer(
             question=self.question,
-            probabilities=decided.probabilities,
+            probabilities=tuple(decided.probabilities[0].tolist()),
             source="logprob",
-            accepted=decided.accepted,
-            label_mass=decided.label_mass,
+            accepted=bool(decided.accepted[0]),
+            label_mass=None if decided.mass is None else float(decided.mass[0]),
         )
 
     async def read(self, text: str, context: RunContext) -> list[Floats]:
-        """Read a text with all members, in their order."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                asked = [
-                    group.create_task(member.read(text, self.question, self.sources, context))
-                    for member in self.calibration.members
-                ]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        return [task.result() for task in asked]
+        """Read a text with all features at once, in their order."""
+        found = await gather(
+            feature.read([text], self.question, self.sources, context)
+            for feature in self.calibration.features
+        )
+        return [np.array(values) for values in found]
+
+
+class Evaluation(Measured):
+    """How good a calibration's decisions are, accepted or not, on labelled texts."""
+
+    n: int
+    coverage: float
+    """Share of the decisions that are accepted."""
+    risk: float | None
+    """Share of wrong ones among the accepted; `None` where nothing is accepted."""
+    tokens_per_decision: float
+    """Those that no cache had, answers included."""
+    seconds_per_decision: float
+    """Wall time, several decisions being made at once."""
+
+
+async def evaluate(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    *,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Decide on labelled texts, and measure the decisions.
+
+    Args:
+        calibrated: A calibration with its endpoints.
+        rows: With labels that the calibration knows.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far each feature is.
+
+    Raises:
+        InputError: a label is none of the calibration's, or there are no rows.
+        CalibrationError: a model is another one than the calibration's, or can't be read.
+        EndpointError: a request failed.
+    """
+    labels = _indices(calibrated.calibration, rows)
+    context = context or RunContext(keep_notes=False)
+    await calibrated.check(context)
+    read = await read_texts(calibrated, [row.text for row in rows], context, progress)
+    probabilities, accepted, _ = calibrated.calibration.decide(read.values)
+    wrong = probabilities.argmax(1) != labels
+    return Evaluation(
+        **measure(probabilities, labels).model_dump(),
+        n=len(rows),
+        coverage=float(accepted.mean()),
+        risk=float(wrong[accepted].mean()) if accepted.any() else None,
+        tokens_per_decision=read.tokens,
+        seconds_per_decision=read.seconds,
+    )
+
+
+class Rechecked(NamedTuple):
+    """What a calibration is worth somewhere else."""
+
+    bound: Bound
+    bounds: dict[str, Bound]
+    """By label, where the promise is of each."""
+    languages: dict[str, float]
+    """Shares of the texts by language."""
+    drift: Drift | None
+    notes: tuple[str, ...]
+    """What was left out, and what is odd about the rows."""
+
+
+async def recheck(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    *,
+    context: RunContext | None = None,
+    language: Detect | None = None,
+    progress: Progress | None = None,
+) -> Rechecked:
+    """Test a calibration's promise where it is used now: on another server, or in a language.
+
+    Its threshold was fixed before, so one exact test on new labels confirms or withdraws it.
+
+    Args:
+        calibrated: A calibration with its endpoints.
+        rows: Labelled texts that it was not made from. Those that were chosen to be labelled are
+            left out, since they are none as they come in.
+        context: Budget, deadline and ledger; `None` starts one.
+        language: Tells the language of a text; `None` looks at none.
+        progress: Told how far each feature is.
+
+    Returns:
+        The promise as it stands here, without a threshold where it isn't kept; and what new inputs
+        are compared with here.
+
+    Raises:
+        InputError: a label is none of the calibration's, the rows are those it was made from, or
+            all of them were chosen to be labelled.
+        CalibrationError: it accepts nothing, or a model is another one than its.
+        EndpointError: a request failed.
+    """
+    calibration = calibrated.calibration
+    if calibration.bound.threshold is None:
+        raise CalibrationError(
+            "the calibration accepts nothing, so there is no promise to confirm: "
+            + calibration.bound.summary
+        )
+    if sort_out(rows, calibration.labels).fingerprint == calibration.data.sha256:
+        raise InputError(
+            "these are the rows that the calibration was made from, so they would confirm "
+            "anything: give others"
+        )
+    data = _drawn(rows, calibration.labels)
+    labels = _indices(calibration, data.rows)
+    context = context or RunContext(keep_notes=False)
+    await calibrated.check(context)
+    read = await read_texts(calibrated, [row.text for row in data.rows], context, progress)
+    found = calibration.judge(read.values)
+    cases = [row.case for row in data.rows]
+    outcomes = found.outcomes(labels, calibration.labels, cases)
+    here = _rechecked(calibration, outcomes)
+    texts = [row.text for row in data.rows]
+    spoken = [] if language is None else [language(text) for text in texts]
+    watched = here.watched(texts, spoken, found)
+    return Rechecked(here.bound, here.bounds, language_shares(spoken), watched, data.notes)
+
+
+def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
+    """Sort out the rows that were drawn at random, the only ones to test a promise on."""
+    drawn = [row for row in rows if not row.chosen]
+    chosen = len(rows) - len(drawn)
+    if not drawn:
+        raise InputError(
+            f"all {chosen} rows were chosen to be labelled, and a promise can only be tested on "
+            "rows that were drawn at random: give some"
+        )
+    data = sort_out(drawn, labels)
+    notes = [*data.notes, *near_copies_of(data.rows)]
+    if chosen:
+        notes.append(
+            f"{chosen} rows were chosen to be labelled and are left out: a promise can only be "
+            "tested on rows that were drawn at random"
+        )
+    return replace(data, notes=tuple(notes))
+
+
+def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:
+    """Copy a calibration with the promise as it stands where the outcomes come from."""
+    guarantee, threshold = calibration.bound.guarantee, calibration.bound.threshold
+    tested = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
+    if not tested:
+        along = () if threshold is None else (threshold,)
+        return calibration.model_copy(update={"bound": bound_along(along, outcomes, guarantee)})
+    each = guarantee.shared(len(tested))
+    bounds = {
+        name: bound_along((tested[name],), [o for o in outcomes if o.label == name], each)
+        if name in tested
+        else was
+        for name, was in calibration.bounds.items()
+    }
+    return calibration.model_copy(update={"bounds": bounds, "bound": together(bounds, guarantee)})
+
+
+def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
+    if not rows:
+        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
+    names = calibration.labels
+    for row in rows:
+        if row.label not in names:
+            raise InputError(
+                f"the label {row.label!r} is none of the calibration's: {', '.join(names)}"
+            )
+    return np.array([names.index(row.label) for row in rows], dtype=np.intp)
+
+
+class ReadTexts(NamedTuple):
+    """What the features of a calibration read of some texts."""
+
+    values: list[Floats]
+    """By feature: texts, options or parts of a vector."""
+    seconds: float
+    """Wall time of a text, several being read at once."""
+    tokens: float
+    """Tokens of a text that no cache had, answers included."""
+
+
+async def read_texts(
+    calibrated: Calibrated,
+    texts: Sequence[str],
+    context: RunContext,
+    progress: Progress | None = None,
+) -> ReadTexts:
+    """Read texts with all features of a calibration.
+
+    Raises:
+        CalibrationError: a feature can't be read here.
+        EndpointError: a request failed.
+    """
+    reader = FeatureReader(
+        question=calibrated.question,
+        sources=calibrated.sources,
+        texts=texts,
+        context=context,
+        limit_s=float("inf"),
+        progress=progress,
+    )
+    found: list[Reading] = []
+    for feature in calibrated.calibration.features:
+        reading = await reader.read(feature)
+        if reading is None:
+            raise CalibrationError(reader.dropped[-1])
+        found.append(reading)
+    return ReadTexts(
+        [reading.values for reading in found],
+        sum(reading.seconds for reading in found),
+        sum(reading.tokens for reading in found),
+    )

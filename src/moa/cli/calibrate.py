@@ -15,10 +15,10 @@ from moa.cli.targets import FiguresAsJson, ReportFile
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.checking import Evaluation
+    from moa.calibration.calibrated import Evaluation
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
-    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
@@ -163,11 +163,11 @@ def calibrate(
     config: options.ConfigFile = None,
 ) -> None:
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
+    from moa.calibration import Guarantee
     from moa.cli.targets import check_target
     from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelled import read_labelled
-    from moa.guarantees import Guarantee
 
     check_target("--out", out)
     if recheck is not None:
@@ -182,7 +182,7 @@ def calibrate(
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.calibration.calibrating import calibrate as calibrated
+        from moa.calibration.fit import calibrate as calibrated
         from moa.cli import screen
 
         made = await calibrated(
@@ -192,7 +192,7 @@ def calibrate(
             guarantee=guarantee,
             by_label=per_class,
             learn=learn,
-            price=latency_penalty,
+            latency_penalty=latency_penalty,
             language=detector(),
             limit_s=None if minutes is None else 60 * minutes,
             context=context,
@@ -235,7 +235,7 @@ def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.calibration import Calibration
+        from moa.calibration.file import Calibration
         from moa.cli import screen
         from moa.evals.calibrations import connected, retest
 
@@ -273,8 +273,8 @@ def evaluate(
     rows = read_labelled(source, format=format, text_column=text_column)
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.calibration import Calibration
-        from moa.calibration.checking import evaluate as measured
+        from moa.calibration.calibrated import evaluate as measured
+        from moa.calibration.file import Calibration
         from moa.cli import screen
         from moa.evals.calibrations import connected, odd_rows
 
@@ -327,11 +327,11 @@ def promote(
     config: options.ConfigFile = None,
 ) -> None:
     """Find out what a small model can take over of an LLM's decisions."""
+    from moa.calibration import Guarantee
     from moa.cli.decide import label_names
     from moa.cli.targets import check_target, write_report
     from moa.config_file import target
     from moa.evals.labelled import read_labelled
-    from moa.guarantees import Guarantee
 
     check_target("--out", out)
     check_target("--report", report)
@@ -376,14 +376,14 @@ def _show_calibration(console: Console, made: Calibration) -> None:
 
     from rich.table import Table
 
-    from moa.guarantees import percent
+    from moa.calibration import percent
 
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)
     figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
     for heading in (*figures, "$ per 1000"):
         table.add_column(heading, justify="right")
-    picked = " + ".join(member.name for member in made.members)
+    picked = " + ".join(feature.name for feature in made.features)
     for one in made.candidates:
         table.add_row(
             one.name,
@@ -433,8 +433,8 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
 
 
 def _show_promotion(console: Console, found: Promotion) -> None:
+    from moa.calibration import percent
     from moa.cli.tables import listed
-    from moa.guarantees import percent
 
     rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
     console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")

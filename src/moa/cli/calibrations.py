@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moa._terminal import Console
-    from moa.calibration.reading_members import Progress
+    from moa.calibration.features import Progress
     from moa.context import RunContext
     from moa.tiers import Endpoints
 

@@ -14,9 +14,9 @@ from moa.cli.calibrations import STOPPED, run
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.active import Pick
-    from moa.calibration.reading_members import Progress
+    from moa.calibration.active_learning import Pick
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Calibration
     from moa.context import RunContext
     from moa.evals.labelled import LabelFile, Unlabelled
     from moa.tiers import Endpoints
@@ -80,8 +80,8 @@ def label(
     config: options.ConfigFile = None,
 ) -> None:
     """Label the texts that help a calibration most."""
-    from moa.calibration import Calibration
-    from moa.calibration.active import picked
+    from moa.calibration.active_learning import picked
+    from moa.calibration.file import Calibration
     from moa.evals.calibrations import connected
     from moa.evals.labelled import LabelFile, read_unlabelled
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moa.advisor.catalogue import Local, Model
     from moa.config import Config
     from moa.context import RunContext
-    from moa.decisions.probing import Probe
+    from moa.decisions.probe import Probe
 
 EXAMPLES = """
 
@@ -337,7 +337,7 @@ def probe_model(
     from moa.cli.configuration import configured
     from moa.cli.tables import listed
     from moa.context import RunContext
-    from moa.decisions.probing import LAYOUTS
+    from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
 
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
@@ -371,7 +371,7 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
         ConfigError: there is no such endpoint, or it may cost money and nobody agreed.
     """
     from moa.agents.deciding import costs_nothing
-    from moa.decisions.probing import probe, shipped_trials
+    from moa.decisions.probe import probe, shipped_trials
     from moa.endpoints.encoders import encoder_beside
     from moa.tiers import Endpoints
 

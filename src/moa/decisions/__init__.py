@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from moa.endpoints import Example
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 8
 """Labelled texts from which on a head is fitted; fewer tell less than the words of a question."""
-View = tuple[Example, ...]
+PromptVariant = tuple[Example, ...]
 """Examples that a text is read with."""
 
 
@@ -24,32 +25,37 @@ View = tuple[Example, ...]
 class Correction:
     """Takes a model's bias out of the probabilities of one question's options.
 
-    The probability of an option is made from those in all views: the logarithm is the sum of
-    `weight * log(p)` over the views, plus the option's offset.
+    The probability of an option is made from those in all prompt variants: the logarithm is the sum
+    of `weight * log(p)` over the variants, plus the option's offset.
     """
 
     offsets: tuple[float, ...]
     """One for each option, in order; a negative one makes it rarer."""
     weights: tuple[float, ...] = (1.0,)
-    """One for each view, and a last one where the question has a head; below 1 in all they make the
-    answer less sure, above 1 surer."""
+    """One for each prompt variant, and a last one where the question has a head; below 1 in all
+    they make the answer less sure, above 1 surer."""
 
-    def apply(self, views: Sequence[Sequence[float]]) -> tuple[float, ...]:
-        """Make one set of probabilities, which add up to 1, from those of each view.
+    @classmethod
+    def of(cls, offsets: Iterable[float], weights: Iterable[float] = (1.0,)) -> Correction:
+        """Make it of arrays."""
+        return cls(tuple(map(float, offsets)), tuple(map(float, weights)))
+
+    def apply(self, read: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        """Make one set of probabilities, which add up to 1, from those in each prompt variant.
 
         Raises:
-            ConfigError: there are not as many views, or options, as it was made for.
+            ConfigError: there are not as many variants, or options, as it was made for.
         """
-        if len(views) != len(self.weights) or any(len(v) != len(self.offsets) for v in views):
+        if len(read) != len(self.weights) or any(len(p) != len(self.offsets) for p in read):
             raise ConfigError(
-                f"a correction of {len(self.offsets)} options in {len(self.weights)} views was "
-                f"given {[len(view) for view in views]} probabilities: it belongs to another "
+                f"a correction of {len(self.offsets)} options in {len(self.weights)} prompt "
+                f"variants was given {[len(p) for p in read]} probabilities: it belongs to another "
                 "question"
             )
         logs = list(self.offsets)
-        for weight, view in zip(self.weights, views, strict=True):
+        for weight, given in zip(self.weights, read, strict=True):
             if weight:
-                logs = [log + weight * _log(p) for log, p in zip(logs, view, strict=True)]
+                logs = [log + weight * _log(p) for log, p in zip(logs, given, strict=True)]
         top = max(logs)
         shares = [math.exp(log - top) for log in logs]
         total = sum(shares)
@@ -60,10 +66,10 @@ class Correction:
 class Adaptation:
     """What fits a deciding agent to its task: examples, corrections of bias, and heads.
 
-    A head reads an encoder's vector of the text, and counts as one view more of its question.
+    A head reads an encoder's vector of the text, and counts as one prompt variant more.
     """
 
-    views: tuple[View, ...] = ((),)
+    prompt_variants: tuple[PromptVariant, ...] = ((),)
     """Each text is read once with each; an empty one shows nothing. Without any, heads decide
     alone, and the model isn't asked."""
     corrections: Mapping[str, Correction] = field(default_factory=dict[str, Correction])
@@ -82,12 +88,12 @@ class Adaptation:
         """Make sure that it was made for these questions.
 
         Raises:
-            ConfigError: it has neither view nor head for one, corrects a question that is not
+            ConfigError: it has neither prompt nor head for one, corrects a question that is not
                 asked, or one with other options, or shows an example of a label that is not there.
         """
         options = {q.name: [option.name for option in q.options] for q in questions}
-        if not self.views and not set(options) <= set(self.heads):
-            raise ConfigError(f"the adaptation ({self.origin}) has no view to read a text with")
+        if not self.prompt_variants and not set(options) <= set(self.heads):
+            raise ConfigError(f"the adaptation ({self.origin}) has no prompt to read a text with")
         for name, head in self.heads.items():
             if len(options.get(name, ())) != len(head.bias):
                 raise ConfigError(
@@ -96,13 +102,14 @@ class Adaptation:
                 )
         for name, correction in self.corrections.items():
             fits = len(options.get(name, ())) == len(correction.offsets)
-            if not fits or len(correction.weights) != len(self.views) + (name in self.heads):
+            variants = len(self.prompt_variants)
+            if not fits or len(correction.weights) != variants + (name in self.heads):
                 raise ConfigError(
                     f"the adaptation ({self.origin}) corrects {len(correction.offsets)} options "
-                    f"of {name!r} in {len(correction.weights)} of {len(self.views)} views, but "
+                    f"of {name!r} in {len(correction.weights)} of {variants} prompt variants, but "
                     f"the questions asked have {_sizes(options)}"
                 )
-        for example in (example for view in self.views for example in view):
+        for example in chain.from_iterable(self.prompt_variants):
             for name, label in example.labels.items():
                 if label not in options.get(name, ()):
                     raise ConfigError(
@@ -113,25 +120,25 @@ class Adaptation:
     def apply(
         self,
         questions: Sequence[Question],
-        views: Sequence[Sequence[Answer]],
+        answers: Sequence[Sequence[Answer]],
         vector: Sequence[float] | None = None,
     ) -> tuple[Answer, ...]:
-        """Make one answer a question from those in each view, and from its head.
+        """Make one answer a question from those in each prompt variant, and from its head.
 
-        Where an answer has no probabilities, the one of the first view stays as it is, unless
+        Where an answer has no probabilities, the one of the first variant stays as it is, unless
         there is a head, which then decides alone.
 
         Args:
             questions: What was asked.
-            views: The answers in each view, in order; empty where heads decide alone.
+            answers: Those in each prompt variant, in order; empty where heads decide alone.
             vector: What the encoder made of the text; `None` where there is no head.
         """
         found: list[Answer] = []
         for place, question in enumerate(questions):
-            answers = [view[place] for view in views]
+            given = [variant[place] for variant in answers]
             head = self.heads.get(question.name) if vector is not None else None
             read = None if head is None else head.probabilities(vector or ())
-            found.append(self._corrected(question, answers, read))
+            found.append(self._corrected(question, given, read))
         return tuple(found)
 
     def _corrected(

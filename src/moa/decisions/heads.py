@@ -1,26 +1,48 @@
-"""Heads: models on the vectors of texts, fitted to labels and applied with numpy alone.
+"""Heads: linear models on vectors of texts, applied with numpy alone.
 
-Multinomial logistic regression with an L2 penalty, whose strength is chosen by cross-validation;
-heads that ship read how like the vector is to landmarks, instead of the vector itself.
+Some ship as data, fitted beforehand to labelled texts by `benchmarks/heads.py`; others are made of
+the words of a question alone. A text is near a criterion, or not, as an encoder has it; how near is
+measured against ordinary texts, and corrected by what is known of a few hundred other criteria with
+texts that meet them and texts that nearly do.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from moa.context import RunContext
+from moa.decisions import Adaptation
+from moa.decisions.arrays import Floats, Ints, log_softmax, np
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.questions import NONE_OF_THESE, Question
+from moa.usage import FREE
 
-from moa.decisions.arrays import Bools, Floats, Ints, log_softmax
-from moa.decisions.fitting import class_prior
-from moa.decisions.minimising import minimise
-
-PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
-"""Tried in this order, each from where the one before ended, until the held-out loss rises; for
-vectors whose mean distance from their centre is 1."""
-_WORSE = 1.01
-_STEPS, _NEAR = 100, 1e-4
-_SMALLEST = 1e-12
+FOLDER = Path(__file__).parent / "heads"
+"""The heads that ship, and texts to measure models on."""
+MOST_SENTENCES = 40
+"""Sentences of a text that are encoded one by one; the rest counts in the whole alone."""
+SENTENCES_WEIGH = 0.7
+"""How much the mean of the sentences counts beside the whole. A short outburst in a long message
+shows there, where the whole hides it."""
+PHRASE = "This text is {criterion}."
+"""What is encoded of a criterion."""
+FITS = 0.8
+"""How much better than any criterion an option fits, where it isn't "none of these"."""
+USUAL = 0.3
+"""How much of a text's mean score for all known criteria is taken from its score for one."""
+_END = re.compile(r"(?<=[.!?\u2026\u061f])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
+_NOT = re.compile(
+    r"^(?:not|no|neither)\s+|^(?:about|on|concerning)\s+(?:something\s+else\s+than"
+    r"|anything\s+(?:else\s+than|but)|something\s+other\s+than)\s+",
+    re.IGNORECASE,
+)
+_IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,136 +90,235 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Several heads of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
+    """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 
-    heads: tuple[Head, ...]
-    weights: tuple[float, ...]
+    heads: tuple[Head | None, ...]
+    """One for each reading; `None` for one that is log-probabilities already."""
+    weights: Floats
+    """One for each reading."""
     bias: Floats
+    """One for each option."""
+
+    @classmethod
+    def of(cls, weights: Floats, bias: Floats) -> Blend:
+        """Weigh readings that are log-probabilities already."""
+        return cls((None,) * len(weights), weights, bias)
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Log-probabilities of each option: vectors, options."""
-        read = zip(self.weights, self.heads, strict=True)
-        logs: Floats = sum((w * head(vectors) for w, head in read), start=np.asarray(self.bias))
-        return log_softmax(logs)
+        """Log-probabilities of each option, where all heads read the same vectors."""
+        return self.logs(self.stacked([vectors] * len(self.heads)))
+
+    def stacked(self, readings: Sequence[Floats]) -> Floats:
+        """Log-probabilities that each reading gives: texts, readings, options."""
+        logs = [
+            reading if head is None else head(reading)
+            for head, reading in zip(self.heads, readings, strict=True)
+        ]
+        return np.stack(logs, 1)
+
+    def logs(self, stacked: Floats) -> Floats:
+        """Log-probabilities of what is stacked: texts, options."""
+        return log_softmax(np.einsum("v,tvo->to", self.weights, stacked) + self.bias)
 
     def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """Probability of each option, of one vector."""
+        """Probability of each option, of one vector that all heads read."""
         return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A head, and what it would have said of each vector without that vector's label."""
+async def encode(
+    encoder: Endpoint, texts: Sequence[str], context: RunContext
+) -> list[tuple[float, ...]]:
+    """Encode texts for heads: twice as many numbers a text as the encoder gives.
 
-    head: Head
-    held_out: Floats
-    """Log-probabilities by cross-validation: vectors, options."""
-    penalty: float
+    Raises:
+        EndpointError: the encoder failed.
+        BudgetExceeded: a limit would be passed.
+        DeadlineExceeded: the run's time is up.
+    """
+    parts = [sentences(text) for text in texts]
+    asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
+    vectors = iter((await encoder.embed(asked, context)).vectors if asked else ())
+    found: list[tuple[float, ...]] = []
+    for own in parts:
+        whole = next(vectors)
+        pieces = [next(vectors) for _ in own] or [whole]
+        mean = (sum(column) / len(pieces) for column in zip(*pieces, strict=True))
+        found.append((*whole, *(SENTENCES_WEIGH * part for part in mean)))
+    return found
 
 
-def fit_head(
-    vectors: Floats,
-    labels: Ints,
-    options: int,
-    folds: Ints,
-    *,
-    penalties: Sequence[float] = PENALTIES,
-    known: tuple[Floats, Ints] | None = None,
-) -> Fitted:
-    """Fit a head with the penalty whose held-out log loss is lowest.
+def sentences(text: str) -> list[str]:
+    """Split a text where sentences and lines end; a text of one sentence has none beside itself."""
+    found = [piece.strip() for piece in _END.split(text) if piece.strip()]
+    return found[:MOST_SENTENCES] if len(found) > 1 else []
+
+
+@cache
+def shipped_heads(name: str) -> dict[str, Head]:
+    """Read the heads of a file, by the name of the question.
 
     Args:
-        vectors: One a text.
-        labels: Index of the right option of each.
-        options: How many there are.
-        folds: Number of the part that each text belongs to.
-        penalties: Strengths to choose from, strong ones first.
-        known: Further vectors and the right option of each, which are always fitted to and never
-            measured on.
+        name: Of the file, such as `support`.
     """
-    more, their_labels = known or (vectors[:0], labels[:0])
-    space = _Space.of(np.concatenate([vectors, more]))
-    inside, more = space.inside(vectors), space.inside(more)
-    parts = [folds == fold for fold in np.unique(folds)]
-    ends = [_start(labels[~out], options, inside.shape[1]) for out in parts]
-    end = _start(labels, options, inside.shape[1])
-
-    def fitted(rows: Bools, start: Head, penalty: float) -> Head:
-        given = np.concatenate([labels[rows], their_labels])
-        return _fit(np.concatenate([inside[rows], more]), given, start, penalty)
-
-    best: Fitted | None = None
-    lowest = np.inf
-    for penalty in penalties:
-        held_out = np.zeros((len(labels), options))
-        for place, out in enumerate(parts):
-            ends[place] = fitted(~out, ends[place], penalty)
-            held_out[out] = ends[place](inside[out])
-        end = fitted(np.ones(len(labels), bool), end, penalty)
-        loss = log_loss(held_out, labels)
-        if loss < lowest:
-            best, lowest = Fitted(space.outside(end), held_out, penalty), loss
-        elif loss > lowest * _WORSE:  # weaker ones are worse still
-            break
-    assert best is not None, "there is a penalty"
-    return best
+    with np.load(FOLDER / f"{name}.npz") as file:
+        kernel = Kernel(
+            centre=file["centre"].astype(float),
+            scale=file["scale"].astype(float),
+            landmarks=file["landmarks"].astype(float) * file["step"],
+            gamma=float(file["gamma"]),
+        )
+        questions = [key.removeprefix("bias ") for key in file.files if key.startswith("bias ")]
+        return {
+            question: Head(
+                file[f"weights {question}"].astype(float),
+                file[f"bias {question}"].astype(float),
+                kernel,
+            )
+            for question in questions
+        }
 
 
-def log_loss(logs: Floats, labels: Ints) -> float:
-    """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
-    right = logs[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(_SMALLEST)).mean())
+def headed(question: str, *, file: str = "support", asked_as: str | None = None) -> Adaptation:
+    """Decide a question by its shipped head alone.
 
-
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """The directions in which some vectors differ, centred and of mean length 1.
-
-    There are never more of them than vectors, so fitting there is quick, and gives the same.
+    Args:
+        question: Name of the head.
+        file: The file that it is in.
+        asked_as: Name of the question; `None` is that of the head.
     """
-
-    centre: Floats
-    scale: float
-    basis: Floats
-
-    @classmethod
-    def of(cls, vectors: Floats) -> _Space:
-        centre = vectors.mean(0)
-        moved = vectors - centre
-        scale = float(np.linalg.norm(moved, axis=1).mean()) or 1.0
-        _, sizes, basis = np.linalg.svd(moved / scale, full_matrices=False)
-        return cls(centre, scale, basis[sizes > 1e-6 * max(1.0, sizes[0])].T)
-
-    def inside(self, vectors: Floats) -> Floats:
-        return (vectors - self.centre) / self.scale @ self.basis
-
-    def outside(self, head: Head) -> Head:
-        weights = self.basis @ head.weights / self.scale
-        return Head(weights, head.bias - self.centre @ weights)
+    head = shipped_heads(file)[question]
+    return Adaptation(
+        prompt_variants=(),
+        heads={asked_as or question: head},
+        encoder=MultilingualEncoder.model,
+        origin=f"shipped with moa, fitted to labelled messages ({file})",
+    )
 
 
-def _start(labels: Ints, options: int, size: int) -> Head:
-    """Begin with a head that knows nothing but how frequent each option is."""
-    return Head(np.zeros((size, options)), np.log(class_prior(labels, options)))
+class _Fitted(NamedTuple):
+    kernel: Kernel
+    of: Ints
+    """The criterion of each landmark."""
+    duals: Floats
+    middle: Floats
+    directions: Floats
+    """Of the criteria."""
+    ordinary: Floats
+    sharpness: float
+    slope: float
+    likeness: Floats
+    """Of the ordinary texts to the landmarks, and these themselves."""
 
 
-def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
-    n, size = vectors.shape
-    options = len(start.bias)
-    cut = size * options
-    target = np.eye(options)[labels]
-    # Measured by how curved the loss is along it, no direction is much longer than another.
-    units = ((vectors**2).mean(0) / options + penalty) ** -0.5
+@cache
+def _fitted() -> _Fitted:
+    with np.load(FOLDER / "relevance.npz") as file:
+        part = file["centre"].astype(float)
+        kernel = Kernel(
+            centre=np.r_[part, np.zeros(len(part))],
+            scale=np.r_[np.ones(len(part)), np.full(len(part), np.inf)],  # the whole text alone
+            landmarks=np.pad(
+                file["landmarks"].astype(float) * file["step"], ((0, 0), (0, len(part)))
+            ),
+            gamma=float(file["like_texts"]) / 2,
+            unit=True,
+        )
+        ordinary = file["ordinary"].astype(float)
+        plain = np.hstack([ordinary + part, np.zeros_like(ordinary)])
+        return _Fitted(
+            kernel=kernel,
+            of=file["of"].astype(np.intp),
+            duals=file["duals"].astype(float),
+            middle=file["middle"].astype(float),
+            directions=file["directions"].astype(float),
+            ordinary=ordinary,
+            sharpness=float(file["like_criteria"]),
+            slope=float(file["slope"]),
+            likeness=kernel(plain),
+        )
 
-    def loss(point: Floats) -> tuple[float, Floats]:
-        weights = point[:cut].reshape(size, options) * units[:, None]
-        logs = log_softmax(vectors @ weights + point[cut:])
-        error = (np.exp(logs) - target) / n
-        along = (vectors.T @ error + penalty * weights) * units[:, None]
-        slope = np.concatenate([along.ravel(), error.sum(0)])
-        value = -float((target * logs).sum()) / n + penalty / 2 * float((weights**2).sum())
-        return value, slope
 
-    point = np.concatenate([(start.weights / units[:, None]).ravel(), start.bias])
-    point = minimise(loss, point, steps=_STEPS, near=_NEAR)
-    return Head(point[:cut].reshape(size, options) * units[:, None], point[cut:])
+def criterion_of(question: Question) -> str | None:
+    """Say what a yes-or-no question asks of a text; `None` where it is none of that form."""
+    if question.kind != "predicate":
+        return None
+    yes = question.options[0]
+    if yes.description:
+        return yes.description
+    found = _IS.match(question.text.strip())
+    return found[1] if found else None
+
+
+def option_words(question: Question) -> list[str]:
+    """Say what each option of a choice means: its description, else its name in words."""
+    about = "about " if "about" in question.text.lower() else ""
+    return [o.description or about + o.name.replace("_", " ") for o in question.options]
+
+
+def speaks(question: Question) -> bool:
+    """Whether a question's words say what is asked; those of levels mean nothing alone."""
+    return question.kind == "choice" or criterion_of(question) is not None
+
+
+async def relevance_head(question: Question, context: RunContext) -> Head | None:
+    """Make a head of a question's own words.
+
+    Args:
+        question: A yes-or-no question whose criterion is known, or a choice of labels.
+        context: Budget, deadline and ledger; a few words are encoded.
+
+    Returns:
+        `None` for questions of other forms, such as levels, whose names mean nothing alone.
+
+    Raises:
+        MissingDependency: the encoder is not installed.
+        BudgetExceeded: a limit would be passed.
+        DeadlineExceeded: the run's time is up.
+    """
+    if not speaks(question):
+        return None
+    criterion = criterion_of(question)
+    if criterion is not None:
+        turned = _NOT.match(criterion)
+        weights, bias = await _scores([criterion[turned.end() :] if turned else criterion], context)
+        usual, middle = _any_criterion()  # of short texts, all scores are low
+        weights = weights - USUAL * usual[:, None]
+        bias = bias - USUAL * (middle - FITS)
+        sign = -1.0 if turned else 1.0
+        return _head(np.hstack([sign * weights, 0 * weights]), np.r_[sign * bias, 0 * bias])
+    weights, bias = await _scores(option_words(question), context)
+    for place, option in enumerate(question.options):
+        if option.name == NONE_OF_THESE:
+            weights[:, place], bias[place] = _any_criterion()
+    return _head(weights, bias)
+
+
+async def _scores(words: Sequence[str], context: RunContext) -> tuple[Floats, Floats]:
+    """Weights and biases of criteria, so that ordinary texts score 0 on the mean."""
+    encoder = MultilingualEncoder(price=FREE, passage=True)
+    phrases = [PHRASE.format(criterion=word) for word in words]
+    return _weights(np.array((await encoder.embed(phrases, context)).vectors))
+
+
+def _weights(found: Floats) -> tuple[Floats, Floats]:
+    f = _fitted()
+    moved = found - f.middle
+    directions = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    alike = np.exp(f.sharpness * (directions @ f.directions.T - 1))
+    correction = (alike[:, f.of] * f.duals).T
+    usual = f.ordinary @ found.T
+    near = found.T / usual.std(0)
+    weights = f.slope * np.vstack([correction, near, np.zeros_like(near)])
+    return weights, -(f.likeness @ weights).mean(0)
+
+
+@cache
+def _any_criterion() -> tuple[Floats, float]:
+    """Score a text for criteria in general: an option that fits has to be well above that."""
+    f = _fitted()
+    weights, bias = _weights(f.directions + f.middle)
+    return weights.mean(1), float(bias.mean()) + FITS
+
+
+def _head(weights: Floats, bias: Floats) -> Head:
+    return Head(weights, bias, _fitted().kernel)

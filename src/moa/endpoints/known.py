@@ -1,6 +1,6 @@
 """Known models: what measurements have found about a model, as data.
 
-Some come with this package (`known.toml`); others were found by `moa.decisions.probing` and are
+Some come with this package (`known.toml`); others were found by `moa.decisions.probe` and are
 kept in the cache, and come first.
 """
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration import Calibration, now
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.checking import Rechecked, recheck
+from moa.calibration.calibrated import Calibrated, Rechecked, recheck
+from moa.calibration.drift import Detect, language_shares
+from moa.calibration.features import Progress, sources_of
+from moa.calibration.file import Calibration, now
 from moa.calibration.labelled import Labelled, Sorted
-from moa.calibration.reading_members import Progress
-from moa.calibration.sources import sources_of
-from moa.calibration.watching import Detect, shares
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError
@@ -71,7 +69,7 @@ async def retest(
         progress: Told how far each member is.
 
     Raises:
-        MoaError: it can't be tested; see `moa.calibration.checking.recheck`.
+        MoaError: it can't be tested; see `moa.calibration.calibrated.recheck`.
     """
     context = context or RunContext(keep_notes=False)
     calibration = calibrated.calibration
@@ -99,7 +97,7 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
     if detect is None:
         return {}
     step = max(1, len(texts) // _READ)
-    return shares([detect(text) for text in texts[::step]])
+    return language_shares([detect(text) for text in texts[::step]])
 
 
 def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:

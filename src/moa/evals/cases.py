@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moa._async import gather
 from moa._files import Existing, LineFile
-from moa.acceptance import all_of, confidence_of, text_of
+from moa.calibration.acceptance import confidence_of, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError, NodeError
 from moa.node import Node, Result
@@ -290,7 +291,7 @@ async def answers_of(
             progress(name, done, len(cases))
         return answer
 
-    return await all_of(one(case) for case in cases)
+    return await gather(one(case) for case in cases)
 
 
 async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from moa._async import gather
 from moa._files import Existing
-from moa.acceptance import all_of
+from moa.calibration import percent
+from moa.calibration.measures import coverage_line
 from moa.context import RunContext
 from moa.decisions.arrays import Bools, Floats, np
-from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.cases import Answer, Cache, Case, Data, Progress, answers_of, cases_of
@@ -27,7 +28,6 @@ from moa.evals.metrics import (
     ranked,
 )
 from moa.evals.report import Against, Comparison, DesignReport, Point
-from moa.guarantees import percent
 from moa.mixing.judging import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
@@ -184,7 +184,7 @@ async def _judged(
         return _WORTH[found]
 
     pairs = zip(cases, answers, strict=True)
-    return np.array(await all_of(one(case, answer) for case, answer in pairs))
+    return np.array(await gather(one(case, answer) for case, answer in pairs))
 
 
 def _design(

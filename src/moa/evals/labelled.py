@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from moa._async import gather
 from moa._files import Existing, LineFile
-from moa.acceptance import all_of
 from moa.agents.classifier import Classifier
-from moa.calibration.active import Pick
+from moa.calibration.active_learning import Pick
 from moa.calibration.labelled import Labelled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
@@ -187,7 +187,7 @@ async def label_by_model(
     Args:
         agent: Decides between the labels.
         rows: Those that were picked from.
-        picks: What `moa.calibration.active.picked` gave.
+        picks: What `moa.calibration.active_learning.picked` gave.
         file: Where labels are written.
         by: Who labels, as the file says it.
         labels: Those that are kept, "none of these" among them where it is one.
@@ -218,5 +218,5 @@ async def label_by_model(
             if progress is not None:
                 progress(file.added, len(picks))
 
-    await all_of(worker() for _ in range(min(concurrency, len(picks))))
+    await gather(worker() for _ in range(min(concurrency, len(picks))))
     return found

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.acceptance.verifying import final_answer
-from moa.decisions.arrays import Floats, np
-from moa.decisions.measures import (
+from moa.calibration.measures import (
     calibration_error,
     calibration_error_by_chance,
     coverage_at_risk,
     macro_f1,
 )
+from moa.calibration.reply_signs import final_answer
+from moa.decisions.arrays import Floats, np
 from moa.errors import MissingDependency
 from moa.evals.cases import Answer
 

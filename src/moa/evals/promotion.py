@@ -9,20 +9,20 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from moa.agents.classifier import Classifier
-from moa.calibration import Calibration
-from moa.calibration.calibrating import calibrate
+from moa.calibration import Bound, Guarantee, percent
+from moa.calibration.bounds import Outcome, bound_along
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
+from moa.calibration.measures import coverage_at_risk
 from moa.context import RunContext
 from moa.decisions.arrays import np
-from moa.decisions.measures import coverage_at_risk
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import InputError
 from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
 from moa.evals.labelled import question_of
 from moa.evals.metrics import ranked
-from moa.guarantees import Bound, Guarantee, percent
-from moa.guarantees.bounds import Outcome, bound_along
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -160,7 +160,7 @@ async def promote(
     Raises:
         InputError: fewer rows are left to look at than can show the promise, 59 by default, or
             the rows are none that a calibration can be made from.
-        MoaError: calibrating failed; see `moa.calibration.calibrating.calibrate`.
+        MoaError: calibrating failed; see `moa.calibration.fit.calibrate`.
     """
     guarantee = guarantee or Guarantee()
     data = sort_out(rows, labels)

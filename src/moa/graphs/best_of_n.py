@@ -11,8 +11,8 @@ from typing import Any, Generic, Literal
 
 from pydantic import Field
 
-from moa.acceptance import sampled, text_of
 from moa.agents.boundary import In
+from moa.calibration.acceptance import sampled, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.building.builder import Graph

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from moa.acceptance import text_of
 from moa.agents.debater import Exchange
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.builder import Graph

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
 from moa.agents.splitting import chunks
@@ -234,7 +234,7 @@ class Condense(TypedNode[Notes, Notes]):
                     return kept
             return note.model_copy(update={"text": reply.text, "written": True})
 
-        return await all_of(one(note) for note in notes)
+        return await gather(one(note) for note in notes)
 
 
 def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moa.acceptance import Judgement, Policy, text_of
+from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph

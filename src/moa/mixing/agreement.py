@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError
 from moa.mixing.stating import Key, stated
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import text_of
 from moa.agents.proposer import Proposer
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.counting import tokens_of, window_of

@@ -123,7 +123,7 @@ def _grader(
         return None
     calibration = None
     if isinstance(wanted, Path):
-        from moa.calibration import Calibration
+        from moa.calibration.file import Calibration
 
         calibration = Calibration.load(beside(endpoints, wanted))
     return Grader(small, question, threshold=threshold, calibration=calibration, name=name)

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from moa.acceptance.verifiers import Arithmetic
 from moa.agents.critic import Critic
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.proposer import ANSWER
 from moa.agents.reviser import Reviser
+from moa.calibration.verifiers import Arithmetic
 from moa.endpoints import Endpoint
 from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best

@@ -405,7 +405,7 @@ class Router(_Written):
         """The same router, with the fewest strong calls shown to recover a part of the quality gap.
 
         Shares are tested from all strong calls down, each at 95 % confidence, until the first that
-        isn't shown to recover so much (fixed-sequence testing, as in `moa.guarantees.bounds`): of
+        isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of
         many that seem to, the lowest would be the luckiest. The rows are those of the
         cross-validation, so that fresh ones may differ.
 

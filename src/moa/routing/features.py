@@ -11,8 +11,8 @@ from math import log, log1p
 from statistics import fmean, pstdev
 from zlib import crc32
 
-from moa.acceptance.arithmetic import NUMBER, magnitude, numbers
-from moa.acceptance.verifying import reply_features
+from moa.calibration.arithmetic import NUMBER, magnitude, numbers
+from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.routing.recorded import Case
 

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from statistics import NormalDist, fmean
 from typing import Any, Literal, NamedTuple
 
-from moa.acceptance.verifying import reply_features
+from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
-from moa.decisions.folds import folds
+from moa.decisions.regression import folds
 from moa.errors import InputError, MissingDependency
 from moa.routing import (
     Candidate,

@@ -1,0 +1,41 @@
+"""Calls side by side, of which the first failure is raised alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await several calls side by side; where some fail the first failure is raised, alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [task.result() for task in tasks]
+
+
+async def map_async(
+    function: Callable[[Item], Awaitable[T]], items: Iterable[Item], *, max_concurrency: int
+) -> list[T]:
+    """Call a function with each item, a few at once, and give what it returns in their order.
+
+    Args:
+        function: What is called.
+        items: They are taken one by one, as earlier calls end.
+        max_concurrency: Calls at once.
+    """
+    found: dict[int, T] = {}
+    left = iter(enumerate(items))
+
+    async def work() -> None:
+        for place, item in left:
+            found[place] = await function(item)
+
+    await gather(work() for _ in range(max_concurrency))
+    return [found[place] for place in sorted(found)]

@@ -1,0 +1,376 @@
+"""Acceptance: policies that say whether a small model's reply is good enough.
+
+They combine: `Confident(0.9) & Arithmetic()` accepts what both accept, `|` what either does, `~`
+what the policy doesn't. Like Python's `and` and `or` they are lazy, so what costs nothing stands
+first: `Length(most=80) & Plausible(node)` asks no model about a text that is too long.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from moa._async import gather, map_async
+from moa.calibration import Bound, Guarantee
+from moa.context import RunContext
+from moa.errors import ConfigError, InputError
+from moa.handoffs import Reply, Text
+from moa.questions import Choice, Predicate, Score
+
+if TYPE_CHECKING:
+    from moa.decisions.arrays import Bools, Ints
+
+N = TypeVar("N")
+_FEWEST = 10
+_PARTS = 5
+_ASKED_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a policy says of a reply."""
+
+    score: float
+    """From 0 to 1: the higher, the better. Not a probability, unless the policy was fitted."""
+    accepted: bool
+    reasons: tuple[str, ...]
+    """Why, in words, one for each policy that was asked."""
+    signs: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Further numbers that tell something to a policy that is fitted."""
+
+
+class Policy(ABC):
+    """Says whether a reply is good enough. Derive from it to write one's own."""
+
+    @abstractmethod
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Judge a reply.
+
+        Args:
+            request: What the small model was asked.
+            reply: What it answered: a text, or any typed output of an agent.
+            context: Budget, deadline and ledger, which calls to a model are charged to.
+
+        Raises:
+            MoaError: a model was asked, and that failed; the reply is not accepted then.
+        """
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """The policies that it is combined from; itself, where it isn't."""
+        return (self,)
+
+    async def fit(
+        self,
+        graded: Sequence[Graded],
+        guarantee: Guarantee,
+        *,
+        context: RunContext | None = None,
+        seed: int = 0,
+    ) -> Fitted:
+        """Make one policy from the scores of its parts, fitted on graded replies.
+
+        Half are for a logistic regression, half for its bound. How the parts were combined doesn't
+        matter then.
+
+        Args:
+            graded: Replies of the small model, and whether each was good enough.
+            guarantee: What is promised of the replies it accepts.
+            context: Budget, deadline and ledger of the calls to models; `None` starts one.
+            seed: Another one splits the replies otherwise.
+
+        Raises:
+            InputError: there are fewer than 10 graded replies, or they are about too few cases.
+            MoaError: a model was asked, and that failed.
+            MissingDependency: numpy or scikit-learn is not installed.
+        """
+        from moa.calibration.bounds import Outcome, find_bound
+        from moa.decisions.arrays import np
+        from moa.decisions.regression import fit_head
+
+        if len(graded) < _FEWEST:
+            raise InputError(
+                f"{len(graded)} graded replies are too few: it takes at least {_FEWEST}"
+            )
+        held, inside = _sides(graded, seed)
+        running = context or RunContext()
+
+        async def signs(one: Graded) -> dict[str, float]:
+            asked = (part.judge(one.request, one.reply, running) for part in self.parts)
+            return signs_of(await gather(asked))
+
+        read = await map_async(signs, graded, max_concurrency=_ASKED_AT_ONCE)
+        names = tuple(dict.fromkeys(name for row in read for name in row))
+        table = np.array([[row.get(name, 0.0) for name in names] for row in read])
+        good = np.array([g.good for g in graded], int)
+        spread = table[~held].std(0)
+        scale = np.where(spread > 0, spread, 1.0)
+        fitted = fit_head(table[~held] / scale, good[~held], 2, inside)
+        probability = np.exp(fitted.head(table / scale))[:, 1]
+        probability[~held] = np.exp(fitted.held_out)[:, 1]
+        outcomes = [
+            Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
+            for p, g in zip(probability, graded, strict=True)
+        ]
+        fitting = [o for o, out in zip(outcomes, held, strict=True) if not out]
+        tested = [o for o, out in zip(outcomes, held, strict=True) if out]
+        odds = (fitted.head.weights[:, 1] - fitted.head.weights[:, 0]) / scale
+        return Fitted(
+            policies=self.parts,
+            signs=names,
+            weights=tuple(float(w) for w in odds),
+            bias=float(fitted.head.bias[1] - fitted.head.bias[0]),
+            bound=find_bound(fitting, tested, guarantee),
+        )
+
+    def __and__(self, other: Policy) -> Policy:
+        return Both(self, other)
+
+    def __or__(self, other: Policy) -> Policy:
+        return Either(self, other)
+
+    def __invert__(self) -> Policy:
+        return Not(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Both(Policy):
+    """Accepts what both accept; the lower score counts. Written `first & second`."""
+
+    first: Policy
+    second: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of both."""
+        return (*self.first.parts, *self.second.parts)
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask the second only where the first accepts."""
+        first = await self.first.judge(request, reply, context)
+        if not first.accepted:
+            return first
+        second = await self.second.judge(request, reply, context)
+        reasons = (*first.reasons, *second.reasons)
+        return Judgement(min(first.score, second.score), second.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Policy):
+    """Accepts what one of them accepts; the higher score counts. Written `first | second`."""
+
+    first: Policy
+    second: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of both."""
+        return (*self.first.parts, *self.second.parts)
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask the second only where the first doesn't accept."""
+        first = await self.first.judge(request, reply, context)
+        if first.accepted:
+            return first
+        second = await self.second.judge(request, reply, context)
+        reasons = (*first.reasons, *second.reasons)
+        return Judgement(max(first.score, second.score), second.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Policy):
+    """Accepts what the policy doesn't. Written `~policy`."""
+
+    policy: Policy
+
+    @property
+    def parts(self) -> tuple[Policy, ...]:
+        """Those of the policy."""
+        return self.policy.parts
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Turn the judgement around."""
+        found = await self.policy.judge(request, reply, context)
+        reasons = tuple(f"turned around: {reason}" for reason in found.reasons)
+        return Judgement(1.0 - found.score, not found.accepted, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Confident(Policy):
+    """Accepts a decision from a confidence on; of several questions the least sure one counts.
+
+    A calibrated answer says itself whether it is accepted, and a bound follows that: where it is
+    not, its confidence is that of another fit, which no bound was found for.
+
+    Args:
+        threshold: A confidence, or the bound that was found for the scorer. A number that wasn't
+            found on one's own labels promises nothing.
+
+    Raises:
+        ConfigError: the threshold is not between 0 and 1.
+    """
+
+    threshold: float | Bound
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Bound):
+            share(self.threshold, "threshold")
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Compare the confidence; a written label has none and is not accepted."""
+        del request, context
+        confidence = confidence_of(reply)
+        if confidence is None:
+            return Judgement(0.0, False, ("it has no confidence",))
+        answers = answers_in(reply)
+        accepted = all(map(self._accepts, answers))
+        if isinstance(self.threshold, Bound):
+            if any(_says(answer) is not None for answer in answers):
+                does = "accepted" if accepted else "not accepted"
+                return Judgement(confidence, accepted, (f"{does} by its calibration",))
+            least = self.threshold.threshold
+        else:
+            least = self.threshold
+        wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
+        return Judgement(confidence, accepted, (f"confidence {confidence:.3f}, {wanted}",))
+
+    def _accepts(self, answer: Any) -> bool:
+        if isinstance(self.threshold, Bound):
+            said = _says(answer)
+            return self.threshold.accepts(answer.confidence) if said is None else said
+        return answer.confidence >= self.threshold
+
+
+def _says(answer: Any) -> bool | None:
+    """What an answer says of itself; `None` without a calibration."""
+    said = getattr(answer, "accepted", None)
+    return said if isinstance(said, bool) else None
+
+
+def confidence_of(reply: Any) -> float | None:
+    """Read the confidence of a decision, of several questions the lowest; `None` without one."""
+    found = [getattr(answer, "confidence", None) for answer in answers_in(reply)]
+    known = [float(confidence) for confidence in found if isinstance(confidence, int | float)]
+    return min(known) if known and len(known) == len(found) else None
+
+
+def answers_in(reply: Any) -> list[Any]:
+    """Give the typed answers that a reply is made of; itself, where it is no model of several."""
+    if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
+        fields: list[Any] = [getattr(reply, name) for name in type(reply).model_fields]
+        return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
+    return [reply]
+
+
+def text_of(value: Any) -> str:
+    """Write a request or a reply as text: a typed output as JSON."""
+    if isinstance(value, BaseModel) and not isinstance(value, Text | Reply):
+        return value.model_dump_json(exclude_none=True)
+    return str(value)
+
+
+def sampled(node: N, samples: int) -> N:
+    """Give back a node that is asked the same several times.
+
+    Raises:
+        ConfigError: it would give the same answer each time.
+    """
+    if samples > 1 and getattr(node, "temperature", None) == 0:
+        raise ConfigError(
+            f"{getattr(node, 'name', node)!r} writes at temperature 0, so all {samples} samples "
+            "would be the same: give it a temperature above 0, such as 0.7"
+        )
+    return node
+
+
+def share(value: float, name: str) -> float:
+    """Give `value` back if it lies between 0 and 1.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    if 0.0 <= value <= 1.0:
+        return value
+    raise ConfigError(f"{name}={value}, but it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """A reply of the small model, and whether it was good enough."""
+
+    request: Any
+    reply: Any
+    good: bool
+    case: str | None = None
+    """What it belongs to, where several replies belong together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted(Policy):
+    """A policy whose score is the probability that the reply is good enough.
+
+    It needs no other library to be applied.
+    """
+
+    policies: tuple[Policy, ...]
+    """Those whose scores and signs it is made from. All are asked, side by side."""
+    signs: tuple[str, ...]
+    """Names of what it reads, in order."""
+    weights: tuple[float, ...]
+    """What each adds to the log odds."""
+    bias: float
+    bound: Bound
+    """From which probability on a reply is accepted, and what is promised of those."""
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask all policies, and weigh what they say."""
+        found = await gather(p.judge(request, reply, context) for p in self.policies)
+        return self.weigh(found)
+
+    def weigh(self, found: Sequence[Judgement]) -> Judgement:
+        """Make one judgement from those of the policies."""
+        read = signs_of(found)
+        odds = self.bias + sum(
+            weight * read.get(name, 0.0)
+            for name, weight in zip(self.signs, self.weights, strict=True)
+        )
+        good = 1.0 / (1.0 + math.exp(-max(-700.0, odds)))
+        least = self.bound.threshold
+        wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
+        reasons = [reason for judgement in found for reason in judgement.reasons]
+        summary = f"good enough with a probability of {good:.3f}, {wanted}"
+        return Judgement(good, self.bound.accepts(good), (summary, *reasons))
+
+
+def _sides(graded: Sequence[Graded], seed: int) -> tuple[Bools, Ints]:
+    """Tell which replies are held out, and which fold each of the others is in."""
+    from moa.decisions.arrays import np
+    from moa.decisions.regression import folds, split
+
+    good = np.array([g.good for g in graded], int)
+    cases = [str(place) if g.case is None else f"case {g.case}" for place, g in enumerate(graded)]
+    # The halves must be exchangeable. Were each given as many good replies, the errors of the one
+    # would tell those of the other, and a bound takes them for independent.
+    held = split(cases, 0.5, seed=seed)
+    known = [case for case, out in zip(cases, held.tolist(), strict=True) if not out]
+    inside = folds(known, good[~held], _PARTS, seed=seed)
+    if not held.any() or len(set(inside.tolist())) < 2:
+        raise InputError(
+            f"{len(graded)} graded replies are about {len(set(cases))} cases, which are too few to "
+            f"fit to some and hold others out: give replies of at least {_FEWEST} cases"
+        )
+    return held, inside
+
+
+def signs_of(judgements: Sequence[Judgement]) -> dict[str, float]:
+    """Everything that some judgements tell, by the place of the policy and the name of the sign."""
+    return {
+        f"{place} {name}": value
+        for place, judgement in enumerate(judgements)
+        for name, value in {"score": judgement.score, **judgement.signs}.items()
+    }

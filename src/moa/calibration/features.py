@@ -1,0 +1,316 @@
+"""Features: what a calibration reads of a text, each with an endpoint, within a limit of time.
+
+A feature is written into the calibration's file, and read back from it. It names its endpoint by a
+role, since a file can't hold one: `slm` is the endpoint that decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa._async import map_async
+from moa.context import RunContext
+from moa.decisions.arrays import Floats, Ints, np
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import SentenceEncoder
+from moa.endpoints.labels import label_prompt, one_line
+from moa.endpoints.wrapping import unwrapped
+from moa.errors import CapabilityError, EndpointGarbled, EndpointRejected, MissingDependency
+from moa.questions import NONE_OF_THESE, Layout, Question
+from moa.usage import Amount
+
+DECIDES = "slm"
+"""Role of the endpoint that decides."""
+HIDDEN = "hidden states"
+"""Role of the embedded model itself, which is about to name the label."""
+SENTENCES = "sentences"
+"""Role of a small sentence encoder on this machine."""
+ASKED_AS = "label"
+"""Name of the question in the examples of a feature, whatever an agent calls it."""
+PROMPT = "Task: {question}\nText: {text}\nLabel:"
+"""Of which the last hidden state is taken: the model is about to name the label there."""
+Sources = Mapping[str, Endpoint]
+"""Endpoints by role."""
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the feature, the texts it was read of, and those to read in all."""
+_LEAST_MASS = 1e-3
+"""A smaller label mass tells no more."""
+_LONGEST = 4000
+"""Characters of a text that are embedded: longer ones may not fit the encoder."""
+_AT_ONCE = 8
+_PROBE = 6
+"""Texts that are read first, to see how long all would take; the first of them warms up."""
+
+
+def sources_of(
+    endpoint: Endpoint, embedders: Mapping[str, Endpoint] | None = None
+) -> dict[str, Endpoint]:
+    """Give all that can be read from: the endpoint, its hidden states, encoders.
+
+    Args:
+        endpoint: Who decides.
+        embedders: More endpoints that can embed, by role.
+    """
+    found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
+    inner = unwrapped(endpoint)
+    if isinstance(inner, EmbeddedEndpoint):
+        found[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
+        found[HIDDEN] = inner.hidden_states
+    return {**found, **(embedders or {})}
+
+
+class LabelFeature(BaseModel):
+    """The probabilities of the labels, averaged over prompt variants."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["labels"] = "labels"
+    name: str
+    source: str = DECIDES
+    views: tuple[tuple[Example, ...], ...] = ((),)
+    """Prompt variants: labelled texts that are shown; an empty one is the endpoint's own way."""
+    turned: bool = False
+    """Whether the options are asked for in the opposite order."""
+    read_as: Layout = "completion"
+    """How the prompt is laid out, whatever comes to be known of the model later."""
+    layout: str
+    """What the prompt looked like without a text; see `layout_of`."""
+
+    @property
+    def reads(self) -> int:
+        """How often it reads a text."""
+        return len(self.views)
+
+    async def read(
+        self,
+        texts: Sequence[str],
+        question: Question,
+        sources: Sources,
+        context: RunContext,
+        told: Callable[[], None] | None = None,
+    ) -> list[Floats]:
+        """Log-probabilities of the options; without the log, they add up to the label mass.
+
+        Args:
+            texts: To read.
+            question: What is asked.
+            sources: Endpoints by role.
+            context: Budget, deadline and ledger.
+            told: Called after each reading of a text.
+        """
+        options = question.options[::-1] if self.turned else question.options
+        asked = replace(question, name=ASKED_AS, options=options, layout=self.read_as)
+        found: list[list[Floats]] = []
+        for view in self.views:  # one by one: a server keeps one beginning of a prompt at a time
+
+            async def one(text: str, shown: Sequence[Example] = view) -> Floats:
+                logs = await _logs(text, asked, sources[self.source], context, shown)
+                if told is not None:
+                    told()
+                return logs[::-1] if self.turned else logs
+
+            found.append(await map_async(one, texts, max_concurrency=_AT_ONCE))
+        return [
+            self._mean(text, logs)
+            for text, logs in zip(texts, zip(*found, strict=True), strict=True)
+        ]
+
+    def _mean(self, text: str, found: Sequence[Floats]) -> Floats:
+        """Average the variants but those that show the very text, where there are others."""
+        shown = [any(example.text == text for example in view) for view in self.views]
+        fair = [logs for logs, is_shown in zip(found, shown, strict=True) if not is_shown]
+        mean: Floats = np.mean(fair or found, 0)
+        return mean
+
+
+class VectorFeature(BaseModel):
+    """A vector of the text, for a linear head."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["vector"] = "vector"
+    name: str
+    source: str
+    prompt: str | None = None
+    """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
+
+    @property
+    def reads(self) -> int:
+        """How often it reads a text."""
+        return 1
+
+    async def read(
+        self,
+        texts: Sequence[str],
+        question: Question,
+        sources: Sources,
+        context: RunContext,
+        told: Callable[[], None] | None = None,
+    ) -> list[Floats]:
+        """Read the vectors of texts; the arguments are those of a `LabelFeature`."""
+
+        async def one(text: str) -> Floats:
+            words = text[:_LONGEST]
+            if self.prompt is not None:
+                words = self.prompt.format(question=one_line(question.text), text=one_line(words))
+            found = await sources[self.source].embed([words], context)
+            if told is not None:
+                told()
+            return np.array(found.vectors[0])
+
+        return await map_async(one, texts, max_concurrency=_AT_ONCE)
+
+
+Feature = Annotated[LabelFeature | VectorFeature, Field(discriminator="kind")]
+
+
+def layout_of(question: Question, read_as: Layout) -> str:
+    """Write the prompt of a question as it is without a text and examples."""
+    return label_prompt(question, "", (), layout=read_as).text
+
+
+async def _logs(
+    text: str,
+    question: Question,
+    endpoint: Endpoint,
+    context: RunContext,
+    shown: Sequence[Example],
+) -> Floats:
+    decision = await endpoint.decide(text, [question], context, examples=shown)
+    if len(decision.answers) != 1:
+        raise EndpointGarbled(
+            f"it gave {len(decision.answers)} answers to one question", endpoint=endpoint.name
+        )
+    answer = decision.answers[0]
+    if answer.source == "text":
+        raise CapabilityError(
+            f"{endpoint.name} writes its labels, so there are no probabilities to calibrate"
+        )
+    n = len(question.options)
+    if answer.probabilities is None:  # refused: all options are as likely, and none is likely
+        return np.full(n, np.log(_LEAST_MASS / n))
+    mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
+    return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a feature gave to all texts, and what a text took on average."""
+
+    feature: Feature
+    values: Floats
+    """Texts, options or parts of a vector."""
+    seconds: float
+    """Wall time of a text, several being read at once."""
+    tokens: float
+    """Tokens of a text that no cache had, answers included."""
+    cost: Decimal | None
+    """US dollars of a text; `None` is unknown."""
+    names: tuple[Floats, Ints] | None = None
+    """What it gave to the names of the options, and which options they are; `None` where it reads
+    no names."""
+
+
+@dataclass(slots=True)
+class FeatureReader:
+    """Reads texts with one feature after another, until the time is up."""
+
+    question: Question
+    sources: Sources
+    texts: Sequence[str]
+    context: RunContext
+    limit_s: float
+    progress: Progress | None = None
+    dropped: list[str] = field(default_factory=list[str])
+    """Features that were left out, and why, in sentences."""
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit."""
+        return self.limit_s - (time.monotonic() - self._started)
+
+    async def read(self, feature: Feature) -> Reading | None:
+        """Read all texts; `None` where the feature was dropped, and `dropped` says why.
+
+        Raises:
+            EndpointError: a request failed.
+            BudgetExceeded: a limit would be passed.
+            DeadlineExceeded: the run's time is up.
+        """
+        if self.left_s <= 0:
+            return self._drop(feature, "the time was up before it")
+        try:
+            async with asyncio.timeout(None if math.isinf(self.limit_s) else self.left_s):
+                return await self._reading(feature)
+        except TimeoutError:
+            return self._drop(feature, "it got slower on the way, and the time was up")
+        except (CapabilityError, MissingDependency, EndpointRejected) as error:
+            return self._drop(feature, str(error))
+
+    async def _reading(self, feature: Feature) -> Reading | None:
+        context = self.context.nested()
+        texts, reads = self.texts, 0
+
+        def told() -> None:
+            nonlocal reads
+            reads += 1
+            if self.progress is not None:
+                self.progress(feature.name, reads // feature.reads, len(texts))
+
+        async def read(some: Sequence[str]) -> list[Floats]:
+            return await feature.read(some, self.question, self.sources, context, told)
+
+        started = time.perf_counter()
+        found = await read(texts[:1])
+        warm = time.perf_counter()
+        found += await read(texts[1:_PROBE])
+        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
+        needed = each * (len(texts) - len(found))
+        if needed > self.left_s:
+            return self._drop(
+                feature,
+                f"{len(texts)} texts would take {needed + each * len(found):.0f} s, and "
+                f"{max(0.0, self.left_s):.0f} s are left",
+            )
+        found += await read(texts[_PROBE:])
+        seconds = (time.perf_counter() - started) / len(texts)
+        total = context.usage.total
+        return Reading(
+            feature=feature,
+            values=np.array(found),
+            seconds=seconds,
+            tokens=_fresh(total) / len(texts),
+            cost=None if total.cost is None else total.cost / len(texts),
+            names=await self._names(feature),
+        )
+
+    async def _names(self, feature: Feature) -> tuple[Floats, Ints] | None:
+        """Read the names of the options like texts, where texts are read as they are."""
+        asked = self.question
+        if not isinstance(feature, VectorFeature) or feature.prompt or asked.kind != "choice":
+            return None
+        named = [
+            (place, option)
+            for place, option in enumerate(asked.options)
+            if option.name != NONE_OF_THESE
+        ]
+        words = [(option.description or option.name).replace("_", " ") for _, option in named]
+        read = await feature.read(words, asked, self.sources, self.context)
+        return np.array(read), np.array([place for place, _ in named])
+
+    def _drop(self, feature: Feature, why: str) -> None:
+        self.dropped.append(f"{feature.name} left out: {why}")
+
+
+def _fresh(amount: Amount) -> int:
+    return amount.input_tokens - amount.cached_input_tokens + amount.output_tokens

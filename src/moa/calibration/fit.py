@@ -1,0 +1,460 @@
+"""Fit: from labelled texts to a scorer, chosen by cross-validation, and a promise.
+
+The texts are split once, before any label is looked at. On the fitting part, features are read,
+fitted and compared, and the scorer is chosen; the held-out part is then looked at once, to find
+from which confidence on its decisions can be accepted (`moa.calibration.bounds`). A scorer that
+learns nothing leaves all texts to be held out. The scorer is fitted a second time to all texts, for
+the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is promised of
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from moa.calibration import Bound, Guarantee
+from moa.calibration.bounds import Outcome, find_bound, find_bounds_by_label, together
+from moa.calibration.drift import Detect, language_shares
+from moa.calibration.features import (
+    ASKED_AS,
+    DECIDES,
+    HIDDEN,
+    PROMPT,
+    SENTENCES,
+    Feature,
+    FeatureReader,
+    LabelFeature,
+    Progress,
+    Reading,
+    VectorFeature,
+    layout_of,
+    sources_of,
+)
+from moa.calibration.file import (
+    Calibration,
+    DataRecord,
+    FitRecord,
+    Learn,
+    QuestionRecord,
+    Reached,
+    now,
+)
+from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
+from moa.calibration.measures import measure
+from moa.calibration.scorer import (
+    Part,
+    Tried,
+    around_average,
+    blend,
+    chosen,
+    fit_part,
+    held_out,
+    plain,
+    tried,
+    unlearnt,
+)
+from moa.calibration.uncertainty import (
+    Judged,
+    Uncertainty,
+    judged,
+    mass_of,
+    signs_of,
+    uncertainty_of,
+)
+from moa.context import RunContext
+from moa.decisions.adaptation import confident, halves
+from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.decisions.heads import Blend
+from moa.decisions.regression import folds, split
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.identity import Identity, identity_of
+from moa.endpoints.known import known
+from moa.errors import CalibrationError, InputError
+from moa.questions import NONE_OF_THESE, Question
+
+LATENCY_PENALTY = 0.02
+"""How much lower the log loss must be for a second a decision."""
+SECONDS_A_ROW, LEAST_S = 1.0, 120.0
+"""Seconds that reading may take in all, for each labelled text and at least."""
+_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
+"""Share of the texts drawn at random that is held out; the larger one where there are at least
+`_MANY` of them an option, so that enough are left to fit to."""
+_MANY = 100
+_FOLDS = 10
+_MOST_OPTIONS_SHOWN = 24
+
+
+async def calibrate(
+    endpoint: Endpoint,
+    question: Question,
+    rows: Sequence[Labelled],
+    *,
+    guarantee: Guarantee | None = None,
+    by_label: bool = False,
+    learn: Learn = "split",
+    latency_penalty: float = LATENCY_PENALTY,
+    embedders: Mapping[str, Endpoint] | None = None,
+    language: Detect | None = None,
+    limit_s: float | None = None,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Choose and fit a scorer, and find what can be promised of it.
+
+    Args:
+        endpoint: Who decides.
+        question: What is asked; the names of its options are the labels.
+        rows: Labelled texts, as they come in and in no order.
+        guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
+        by_label: Whether it is promised of the decisions for each label; that takes more labels.
+        learn: `"split"` learns from half of the rows, or from two in ten from 100 a label on, and
+            holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
+            and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
+            cross-fitting: what it promises has no finite-sample proof.
+        latency_penalty: How much lower the log loss must be for a second a decision; 0 takes the
+            best.
+        embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
+            sentence encoder and, of the embedded model, its hidden states.
+        language: Tells the language of a text; `None` looks at none.
+        limit_s: Seconds that reading may take; `None`: 1 a text, and at least 120. What would
+            take longer is left out.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far each feature is.
+
+    Raises:
+        InputError: the rows are none that a calibration can be made from (see `sort_out`), or all
+            of one case.
+        CalibrationError: no scorer could be read.
+        EndpointError: a request failed.
+        BudgetExceeded: a limit would be passed.
+        DeadlineExceeded: the run's time is up.
+    """
+    names = [option.name for option in question.options]
+    data = sort_out(rows, names)
+    guarantee = guarantee or Guarantee()
+    context = context or RunContext(keep_notes=False)
+    sources = sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
+    reader = FeatureReader(
+        question=question,
+        sources=sources,
+        texts=[row.text for row in data.rows],
+        context=context,
+        limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
+        progress=progress,
+    )
+    task = _Task.of(data, names, guarantee, by_label=by_label, learn=learn)
+    readings = await _readings(reader, task, list(sources))
+    if not readings:
+        raise CalibrationError(
+            "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
+        )
+    learnt = _learnt if learn != "nothing" else _unlearnt
+    made = learnt(task, readings, latency_penalty)
+    used = {reading.feature.source for reading in made.readings}
+    models = {role: await identity_of(sources[role], context) for role in sorted(used)}
+    return _written(task, made, question, models, language=language, dropped=reader.dropped)
+
+
+def _written(
+    task: _Task,
+    made: _Made,
+    question: Question,
+    models: dict[str, Identity],
+    *,
+    language: Detect | None,
+    dropped: Sequence[str],
+) -> Calibration:
+    """Find what can be promised of a scorer, fit it again to all texts, and write both down."""
+    # Through the record, since what is applied has the weights as they are written.
+    accepting = FitRecord.of(made.blend)
+    promise = _promise(task, made, accepting.blend())
+    everything = np.ones(len(task.labels), bool)
+    parts = [
+        task.part(reading, everything, part.penalty)
+        for reading, part in zip(made.readings, made.parts, strict=True)
+    ]
+    data = task.data
+    drawn = [row.text for row in data.rows if not row.chosen]
+    spoken = [] if language is None else [language(text) for text in drawn]
+    calibration = Calibration(
+        made=now(),
+        question=QuestionRecord.of(question),
+        models=models,
+        features=tuple(reading.feature for reading in made.readings),
+        bound=promise.bound,
+        bounds=promise.bounds,
+        looser=promise.looser,
+        accepting=accepting,
+        uncertainty=made.uncertainty,
+        full=FitRecord.of(blend(parts, task.labels)),
+        data=_data(task, language_shares(spoken)),
+        reached=_reached(task, made.best, parts, promise),
+        chosen=made.why,
+        candidates=tuple(one.candidate for one in made.tried),
+        notes=(*data.notes, *near_copies_of(data.rows), *dropped, *_kept(made.uncertainty)),
+    )
+    watched = calibration.watched(drawn, spoken, promise.judged)
+    return calibration.model_copy(update={"drift": watched}).sealed()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Labelled texts, and which of them are held out."""
+
+    data: Sorted
+    names: Sequence[str]
+    guarantee: Guarantee
+    by_label: bool
+    learn: Learn
+    labels: Ints
+    drawn: Bools
+    """Whether a text was drawn at random, so that figures on it are those of texts to come."""
+    held: Bools
+    folds: Ints
+
+    @classmethod
+    def of(
+        cls,
+        data: Sorted,
+        names: Sequence[str],
+        guarantee: Guarantee,
+        *,
+        by_label: bool,
+        learn: Learn,
+    ) -> _Task:
+        labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
+        drawn = np.array([not row.chosen for row in data.rows])
+        cases = np.array(data.cases)
+        if len(set(data.cases)) < 2:
+            raise InputError(
+                "all rows are about one case, so none can be looked at that nothing was learnt "
+                "from: give rows of other cases too"
+            )
+        share = _HELD_OUT_OF_MANY if drawn.sum() >= _MANY * len(names) else _HELD_OUT
+        if learn != "split" or drawn.sum() * share < guarantee.needed():
+            share = float(learn == "nothing")
+        held = np.zeros(len(labels), bool)
+        held[drawn] = split(cases[drawn].tolist(), share)
+        if learn == "split" and len(set(cases[~held])) < 2:
+            held[:] = False  # too few cases to fit to some and hold others out
+        dealt = np.zeros(len(labels), np.intp)
+        for side in (held, ~held):  # apart, so that no fit depends on a held-out label
+            if side.any():
+                parts = min(_FOLDS, len(set(cases[side])))
+                dealt[side] = folds(cases[side].tolist(), labels[side], parts, seed=1)
+        return cls(data, names, guarantee, by_label, learn, labels, drawn, held, dealt)
+
+    @property
+    def tested(self) -> Ints:
+        """Texts that the promise is found on."""
+        return np.flatnonzero(self.drawn if self.learn == "approximate" else self.held)
+
+    def promised(
+        self, guarantee: Guarantee, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
+    ) -> tuple[Bound, dict[str, Bound]]:
+        """Find what can be promised: of all decisions, and of those for each label if asked."""
+        if not self.by_label:
+            return self._said(find_bound(fitting, held_out, guarantee)), {}
+        found = find_bounds_by_label(fitting, held_out, guarantee)
+        return self._said(together(found, guarantee)), found
+
+    def _said(self, bound: Bound) -> Bound:
+        if self.learn != "approximate":
+            return bound
+        said = f"{bound.summary}. Approximate: by cross-fitting, without a finite-sample proof"
+        return bound.model_copy(update={"summary": said})
+
+    def outcomes(self, found: Judged, rows: Ints) -> list[Outcome]:
+        """Decisions on some of the texts."""
+        cases = [self.data.rows[row].case for row in map(int, rows)]
+        return found.outcomes(self.labels[rows], self.names, cases)
+
+    def part(self, reading: Reading, rows: Bools, penalty: float | None = None) -> Part:
+        """Fit a feature to some of the texts."""
+        options = len(self.names)
+        return fit_part(reading, rows, self.labels, self.folds, options, penalty=penalty)
+
+    @property
+    def none(self) -> int:
+        """Place of "none of these" among the options; below 0 where it is none of them."""
+        return list(self.names).index(NONE_OF_THESE) if NONE_OF_THESE in self.names else -1
+
+
+async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
+    """Read with all features there are, the cheap ones first."""
+    vectors: list[Feature] = [
+        VectorFeature(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
+        for role in roles
+        if role != DECIDES and task.learn != "nothing"
+    ]
+    vectors.sort(key=lambda feature: feature.source == HIDDEN)
+    found = [await reader.read(feature) for feature in vectors]
+    own = await reader.read(_labels(reader, "labels", ((),)))
+    found.append(own)
+    if own is not None and await _order_matters(reader):
+        found.append(await reader.read(_labels(reader, "turned", ((),), turned=True)))
+    shows = task.learn != "nothing" and len(task.names) <= _MOST_OPTIONS_SHOWN
+    if own is not None and shows:
+        shown = await reader.read(_labels(reader, "labels after examples", _examples(reader, task)))
+        found.append(shown)
+        known = [one.values for one in (own, shown) if one is not None]
+        sure = _sure(reader, task, known)
+        found.append(await reader.read(_labels(reader, "labels after sure texts", sure)))
+    return [one for one in found if one is not None]
+
+
+async def _order_matters(reader: FeatureReader) -> bool:
+    """Whether the server is shown the options in an order of which it may prefer the first.
+
+    Where the words of the labels are read, the order hardly stands in the prompt.
+    """
+    asked = replace(reader.question, name=ASKED_AS)
+    endpoint = reader.sources[DECIDES]
+    decision = await endpoint.decide(reader.texts[0], [asked], reader.context)
+    return asked.kind == "choice" and all(a.source == "native" for a in decision.answers)
+
+
+def _labels(
+    reader: FeatureReader, name: str, prompts: Sequence[Sequence[Example]], *, turned: bool = False
+) -> LabelFeature:
+    shown = tuple(tuple(prompt) for prompt in prompts)
+    read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
+    layout = layout_of(reader.question, read_as)
+    return LabelFeature(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
+
+
+def _examples(reader: FeatureReader, task: _Task) -> Sequence[Sequence[Example]]:
+    """Show texts of the fitting part, of each label as many, in two prompts."""
+    labelled = [
+        Example(row.text, {ASKED_AS: row.label})
+        for row, held in zip(task.data.rows, task.held, strict=True)
+        if not held
+    ]
+    return halves(labelled, [replace(reader.question, name=ASKED_AS)])
+
+
+def _sure(
+    reader: FeatureReader, task: _Task, known: Sequence[Floats]
+) -> Sequence[Sequence[Example]]:
+    """Show texts of the fitting part of which the model is surest, in two prompts."""
+    fitting = ~task.held
+    logs = np.stack([values[fitting] for values in known], 1)
+    fair = around_average(logs, task.labels[fitting]).logs(logs)
+    texts = [text for text, held in zip(reader.texts, task.held, strict=True) if not held]
+    right = fair.argmax(1) == task.labels[fitting]
+    return confident(
+        [text for text, is_right in zip(texts, right, strict=True) if is_right],
+        {ASKED_AS: fair[right]},
+        [replace(reader.question, name=ASKED_AS)],
+    )
+
+
+class _Made(NamedTuple):
+    """A scorer, as far as it comes from the fitting part."""
+
+    tried: Sequence[Tried]
+    best: Tried
+    why: str
+    readings: Sequence[Reading]
+    """Of the features that were chosen."""
+    parts: Sequence[Part]
+    blend: Blend
+    rehearsed: Judged
+    """Of the fitting part, by fits without its own labels."""
+    uncertainty: Uncertainty | None
+
+
+def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+    """Choose among the features on the fitting part."""
+    fitting = ~task.held
+    parts = [task.part(reading, fitting) for reading in readings]
+    labels, dealt = task.labels[fitting], task.folds[fitting]
+    risk = task.guarantee.risk
+    found = tried(readings, parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
+    best, why = chosen(found, latency_penalty=latency_penalty)
+    readings = [readings[place] for place in best.places]
+    parts = [parts[place] for place in best.places]
+    p, features = best.probabilities, [reading.feature for reading in readings]
+    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.none)
+    kept = uncertainty_of(p, signs, labels, dealt)
+    uncertainty, sure = (None, p.max(1)) if kept is None else kept
+    rehearsed = Judged(p, sure, mass_of(signs))
+    scorer = blend(parts, labels)
+    return _Made(found, best, why, readings, parts, scorer, rehearsed, uncertainty)
+
+
+def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+    """Take the plain average of all features: no label is looked at but for the figures."""
+    parts = [Part(None, reading.values) for reading in readings]
+    scorer = plain(len(parts), len(task.names))
+    p = np.exp(scorer.logs(np.stack([part.logs for part in parts], 1)))
+    risk = task.guarantee.risk
+    best = unlearnt(readings, p, task.labels, risk=risk, latency_penalty=latency_penalty)
+    why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
+    nothing = Judged(p[:0], p[:0].max(1), None)
+    return _Made([best], best, why, readings, parts, scorer, nothing, None)
+
+
+class _Promise(NamedTuple):
+    judged: Judged
+    """Of the texts that it was found on, by the accepting fit, or by fits without them."""
+    bound: Bound
+    bounds: dict[str, Bound]
+    looser: tuple[Bound, ...]
+
+
+def _promise(task: _Task, made: _Made, accepting: Blend) -> _Promise:
+    """Look at the held-out labels, and find what can be promised."""
+    fitting: list[Outcome] = []
+    if task.learn == "approximate":
+        found = made.rehearsed.of(task.tested)
+    else:
+        read = [reading.values[task.tested] for reading in made.readings]
+        features = [reading.feature for reading in made.readings]
+        found = judged(accepting, made.uncertainty, read, features, task.none)
+        if task.learn == "split":  # else nothing was fitted to the rows that aren't held out
+            fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+    tested = task.outcomes(found, task.tested)
+    bound, bounds = task.promised(task.guarantee, fitting, tested)
+    looser = [task.promised(other, fitting, tested)[0] for other in task.guarantee.looser()]
+    return _Promise(found, bound, bounds, tuple(looser))
+
+
+def _data(task: _Task, languages: dict[str, float]) -> DataRecord:
+    data = task.data
+    return DataRecord(
+        rows=len(data.rows),
+        duplicates=data.duplicates,
+        fitted=int((~task.held).sum()),
+        held_out=len(task.tested),
+        labels=data.counts,
+        chosen=int((~task.drawn).sum()),
+        labelled_by=data.by,
+        learn=task.learn,
+        sha256=data.fingerprint,
+        languages=languages,
+    )
+
+
+def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
+    if uncertainty is not None:
+        yield (
+            f"what is accepted is told by {' and '.join(uncertainty.signs)} beside the confidence, "
+            "which tells wrong decisions better by cross-validation (log loss "
+            f"{uncertainty.log_loss:.3f}, {uncertainty.log_loss_without:.3f} without)"
+        )
+
+
+def _reached(task: _Task, best: Tried, parts: Sequence[Part], promise: _Promise) -> Reached:
+    fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
+    guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
+    right = promise.judged.probabilities.argmax(1) == task.labels[task.tested]
+    return Reached(
+        **guesses.model_dump(),
+        held_out_accuracy=float(right.mean()) if len(right) else None,
+        coverage=promise.bound.coverage,
+        seconds=best.candidate.seconds,
+        tokens=best.candidate.tokens,
+    )

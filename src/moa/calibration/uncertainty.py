@@ -1,0 +1,212 @@
+"""Uncertainty: how sure a decision is, by its probabilities and by cheap signs beside them.
+
+Signs are what was read anyway: how much probability falls on the labels at all, how far the
+features (two orders of the options among them) disagree, and the weight on "none of these". They
+are kept where cross-validation says that they tell wrong decisions from right ones better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.calibration.bounds import Outcome
+from moa.calibration.features import Feature, LabelFeature
+from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
+from moa.decisions.heads import Blend
+from moa.decisions.regression import cross_validated, fit_blend
+
+MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
+_GAIN = 0.005
+"""Least fall of the log loss for which signs are kept."""
+_ENDS = 1e-6
+"""Probabilities are kept so far from 0 and 1; what moves less is taken to be the same."""
+
+
+class Uncertainty(BaseModel):
+    """A logistic regression of whether a decision is right, on its confidence and on signs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    signs: tuple[str, ...]
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+    weights: tuple[float, ...]
+    """Of the log-odds of the confidence, and of each sign."""
+    constant: float
+    log_loss: float
+    """By cross-validation."""
+    log_loss_without: float
+    """Of the confidence alone."""
+
+    def sure(self, p: Floats, signs: Mapping[str, Floats]) -> Floats:
+        """Probability that each decision is right."""
+        found = _columns(p, signs, self.signs)
+        found[:, 1:] = (found[:, 1:] - np.array(self.means)) / np.array(self.spreads)
+        return 1 / (1 + np.exp(-(found @ np.array(self.weights) + self.constant)))
+
+    @classmethod
+    def of(cls, p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints) -> Self:
+        """Fit it.
+
+        Args:
+            p: Probabilities of each decision: texts, options.
+            signs: By name.
+            names: Of those to use.
+            right: 1 where the decision is, else 0.
+        """
+        found = _columns(p, signs, names)
+        means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
+        spreads = np.where(spreads > _ENDS, spreads, 1.0)
+        found[:, 1:] = (found[:, 1:] - means) / spreads
+        readings = np.stack([np.zeros_like(found), found], 2)
+        start = np.array([1.0] + [0.0] * len(names))
+        made = fit_blend(readings, right, weights=start, bias=np.zeros(2))
+        return cls(
+            signs=tuple(names),
+            means=tuple(means.tolist()),
+            spreads=tuple(spreads.tolist()),
+            weights=tuple(made.weights.tolist()),
+            constant=float(made.bias[1] - made.bias[0]),
+            log_loss=0.0,
+            log_loss_without=0.0,
+        )
+
+
+class Judged(NamedTuple):
+    """What a fit says of some texts."""
+
+    probabilities: Floats
+    """Texts, options."""
+    sure: Floats
+    """What is compared with the threshold; the highest probability where no signs are used."""
+    mass: Floats | None
+    """How much probability falls on the labels, on the geometric mean of the features that
+    read them; `None` where none does."""
+
+    def of(self, rows: Ints) -> Judged:
+        """What it says of some of the texts."""
+        mass = None if self.mass is None else self.mass[rows]
+        return Judged(self.probabilities[rows], self.sure[rows], mass)
+
+    def outcomes(
+        self, labels: Ints, names: Sequence[str], cases: Sequence[str | None]
+    ) -> list[Outcome]:
+        """Compare the decisions with the right options.
+
+        Args:
+            labels: Index of the right option of each text.
+            names: Of the options.
+            cases: What each text is about, where several are about one thing.
+        """
+        given = self.probabilities.argmax(1)
+        found = zip(map(int, given), map(int, labels), map(float, self.sure), cases, strict=True)
+        return [
+            Outcome(
+                confidence=min(1.0, sure), correct=place == right, label=names[place], case=case
+            )
+            for place, right, sure, case in found
+        ]
+
+
+def judged(
+    scorer: Blend,
+    uncertainty: Uncertainty | None,
+    readings: Sequence[Floats],
+    features: Sequence[Feature],
+    none: int,
+) -> Judged:
+    """Apply a scorer, and the signs of uncertainty where there are some.
+
+    Args:
+        scorer: Made for the features.
+        uncertainty: Made for it; `None` uses no signs.
+        readings: What each feature read of the texts.
+        features: Those of the scorer.
+        none: Place of "none of these" among the options; below 0 where it is none of them.
+    """
+    logs = scorer.stacked(readings)
+    p = np.exp(scorer.logs(logs))
+    signs = signs_of(logs, p, features, none)
+    sure = p.max(1) if uncertainty is None else uncertainty.sure(p, signs)
+    return Judged(p, sure, mass_of(signs))
+
+
+def mass_of(signs: Mapping[str, Floats]) -> Floats | None:
+    """Give the label mass, where it is among the signs."""
+    return np.exp(signs[MASS]) if MASS in signs else None
+
+
+def signs_of(logs: Floats, p: Floats, features: Sequence[Feature], none: int) -> dict[str, Floats]:
+    """Give all signs there are, by name.
+
+    Args:
+        logs: Texts, features, options; of one that reads labels they add up to the label mass.
+        p: Probabilities made of them.
+        features: Those of the scorer.
+        none: Place of "none of these" among the options; below 0 where it is none of them.
+    """
+    found: dict[str, Floats] = {}
+    read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
+    if read:
+        found[MASS] = np.log(np.exp(logs[:, read]).sum(2)).mean(1)
+    if len(features) > 1:
+        given = p.argmax(1)
+        own = np.exp(log_softmax(logs))[np.arange(len(p)), :, given]
+        found[DISAGREEMENT] = 1 - own.mean(1)
+    if none >= 0:
+        found[NONE] = p[:, none]
+    return found
+
+
+def uncertainty_of(
+    p: Floats, signs: Mapping[str, Floats], labels: Ints, folds: Ints
+) -> tuple[Uncertainty, Floats] | None:
+    """Choose the signs with which wrong decisions are told best, by cross-validation.
+
+    Args:
+        p: Probabilities of each text by a fit without its label.
+        signs: Of the same texts, by name.
+        labels: Index of the right option of each.
+        folds: Number of the fold that each text belongs to.
+
+    Returns:
+        What was fitted to all, and how sure each decision is by a fit without it; `None` where no
+        sign helps, or all decisions are right.
+    """
+    right = (p.argmax(1) == labels).astype(np.intp)
+    moving = [name for name, values in signs.items() if float(values.std()) > _ENDS]
+    if not moving or len(set(right.tolist())) < 2:
+        return None
+
+    def tried(names: Sequence[str]) -> Floats:
+        def predict(out: Bools) -> Floats:
+            others = {name: values[~out] for name, values in signs.items()}
+            made = Uncertainty.of(p[~out], others, names, right[~out])
+            return made.sure(p[out], {name: values[out] for name, values in signs.items()})
+
+        return cross_validated(folds, predict)
+
+    base = _loss(tried(()), right)
+    sizes = range(1, len(moving) + 1)
+    found = {names: tried(names) for size in sizes for names in combinations(moving, size)}
+    best = min(found, key=lambda names: _loss(found[names], right))
+    reached = _loss(found[best], right)
+    if reached > base - _GAIN:
+        return None
+    made = Uncertainty.of(p, signs, best, right)
+    losses = {"log_loss": reached, "log_loss_without": base}
+    return made.model_copy(update=losses), found[best]
+
+
+def _loss(sure: Floats, right: Ints) -> float:
+    safe = np.clip(sure, _ENDS, 1 - _ENDS)
+    return float(-np.where(right == 1, np.log(safe), np.log(1 - safe)).mean())
+
+
+def _columns(p: Floats, signs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+    top = np.clip(p.max(1), _ENDS, 1 - _ENDS)
+    return np.stack([np.log(top / (1 - top)), *(signs[name] for name in names)], 1)

@@ -1,0 +1,340 @@
+"""Verifiers: acceptance policies that check a reply, some of them by asking a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from moa._async import gather
+from moa._text import word_count
+from moa.calibration.acceptance import Judgement, Policy, sampled, share, text_of
+from moa.calibration.arithmetic import NUMBER, check, numbers
+from moa.calibration.reply_signs import final_answer, reply_features
+from moa.context import RunContext
+from moa.errors import ConfigError
+from moa.node import Node
+from moa.questions import Choice, Predicate, Score
+
+_WORD = re.compile(r"[^\W\d_]{4,}")
+_STEM = 6
+"""Words with the same first letters, this many, count as one: inflected forms of it."""
+_PLAIN = frozenset(
+    """
+    about above after again also because been before being below between both cannot could does down
+    each from further have having here however into itself just more most only other over same
+    should some such than that their them then there therefore these they this those through under
+    until very were what when where which while whom will with within without would your yours
+    answer based passage text according
+    """.split()  # noqa: SIM905 - a list of them takes a screen
+)
+_BESIDE = 3
+"""Words beside the number of a text that is taken for a number with its unit."""
+_WORDS = re.compile(r"\w+")
+_OPENS = " \t\n:*`\"'(="
+_ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
+"""Where the first clause of a text ends: what follows explains it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic(Policy):
+    """Re-computes the sums that a reply states, `3 * 4 = 12`; a wrong one is not accepted.
+
+    The score is the share of sums that hold, and 0.5 where there are none.
+
+    Args:
+        least: Fewest sums that a reply must state to be accepted.
+    """
+
+    least: int = 0
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Re-compute the sums of the reply."""
+        del request, context
+        checked = check(text_of(reply))
+        total, wrong = len(checked.equations), checked.wrong
+        score = 1.0 - len(wrong) / total if total else 0.5
+        if wrong:
+            said = f"{len(wrong)} of {total} sums are wrong, such as {wrong[0].left} = "
+            return Judgement(score, False, (f"{said}{wrong[0].right}",))
+        reason = f"{total} of {total} sums hold" if total else "it states no sums"
+        return Judgement(score, total >= self.least, (reason,))
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Policy):
+    """Accepts a reply of a form.
+
+    Args:
+        form: `"json"` for any JSON; a compiled regular expression, to be found somewhere in the
+            reply; or a type that pydantic can read from JSON, such as a model.
+    """
+
+    form: Literal["json"] | re.Pattern[str] | type
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Read the reply."""
+        del request, context
+        fault = self._fault(text_of(reply))
+        return Judgement(0.0 if fault else 1.0, not fault, (fault or "it has the form asked for",))
+
+    def _fault(self, text: str) -> str:
+        if isinstance(self.form, re.Pattern):
+            return "" if self.form.search(text) else f"{self.form.pattern!r} is not found in it"
+        try:
+            if self.form == "json":
+                json.loads(text)
+            else:
+                TypeAdapter[Any](self.form).validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return f"it is no valid {_name(self.form)}: {where} {first['msg']}".replace(":  ", ": ")
+        except (json.JSONDecodeError, RecursionError) as error:
+            return f"it is no JSON: {error}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length(Policy):
+    """Accepts a reply that is neither too short nor too long.
+
+    The score of one that is, is how near it comes, as a share.
+
+    Args:
+        least: Fewest units.
+        most: Most units; `None` is no limit.
+        unit: What is counted.
+
+    Raises:
+        ConfigError: the limits leave no length.
+    """
+
+    least: int = 1
+    most: int | None = None
+    unit: Literal["words", "characters"] = "words"
+
+    def __post_init__(self) -> None:
+        if self.least < 0 or (self.most is not None and self.most < self.least):
+            raise ConfigError(f"least={self.least} and most={self.most} leave no length")
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Count the words or the characters."""
+        del request, context
+        text = text_of(reply).strip()
+        found = word_count(text) if self.unit == "words" else len(text)
+        if found < self.least:
+            return Judgement(
+                found / self.least, False, (f"{found} {self.unit}, at least {self.least} needed",)
+            )
+        if self.most is not None and found > self.most:
+            return Judgement(
+                self.most / found, False, (f"{found} {self.unit}, at most {self.most} allowed",)
+            )
+        return Judgement(1.0, True, (f"{found} {self.unit}",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grounded(Policy):
+    """Accepts a reply whose words and numbers stand in given passages.
+
+    The score is the share of the reply's content words and numbers that are found there. It sees
+    what was made up, not what was put together wrongly.
+
+    Args:
+        passages: Finds them in the request; `None`: the request is the passage.
+        least: Share from which on a reply is accepted.
+        numbers: Whether every number must be found, whatever the share.
+
+    Raises:
+        ConfigError: the share is not between 0 and 1.
+    """
+
+    passages: Callable[[Any], Sequence[str]] | None = None
+    least: float = 0.8
+    numbers: bool = True
+
+    def __post_init__(self) -> None:
+        share(self.least, "least")
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Look the reply's words and numbers up."""
+        del context
+        passages = self.passages(request) if self.passages else [text_of(request)]
+        known = set[str | Fraction]().union(*(_content(passage) for passage in passages))
+        found = _content(text_of(reply))
+        if not found:
+            return Judgement(0.0, False, ("there is nothing in it that could be looked up",))
+        missing = found - known
+        score = 1.0 - len(missing) / len(found)
+        made_up = sorted(str(item) for item in missing if isinstance(item, Fraction))
+        reason = (
+            f"{len(found) - len(missing)} of {len(found)} words and numbers are in the passages"
+        )
+        if self.numbers and made_up:
+            return Judgement(score, False, (f"{reason}; the number {made_up[0]} is not",))
+        return Judgement(score, score >= self.least, (reason,))
+
+
+@dataclass(frozen=True, slots=True)
+class Signs(Policy):
+    """Gathers what sums, steps and form tell of a reply to a problem, for a policy to be fitted.
+
+    It accepts everything: what the signs mean is found by `fit`.
+    """
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Gather the signs."""
+        del context
+        signs = reply_features(text_of(request), text_of(reply))
+        return Judgement(0.5, True, (f"{len(signs)} signs gathered",), signs)
+
+
+@dataclass(frozen=True, slots=True)
+class Plausible(Policy):
+    """Asks a deciding node whether the reply is plausible; the score is the probability of yes.
+
+        class Verdict(BaseModel):
+            right: Predicate = predicate("Is the reply a correct answer to the request?")
+
+        Plausible(Decider(small, Verdict))
+
+    A model asked about its own reply mostly agrees with it: ask another one, and fit it.
+
+    Args:
+        node: Takes a text, the request and the reply in it, and gives a `Predicate`, or a model
+            of them, of which the lowest counts.
+        least: Probability from which on a reply is accepted.
+
+    Raises:
+        ConfigError: the probability is not between 0 and 1.
+    """
+
+    node: Node[Any, Any]
+    least: float = 0.5
+
+    def __post_init__(self) -> None:
+        share(self.least, "least")
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Ask the node.
+
+        Raises:
+            ConfigError: the node gives no predicate.
+            MoaError: asking failed.
+        """
+        text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
+        output: Any = (await self.node.run(text, context)).output
+        answers = _predicates(output)
+        if not answers:
+            raise ConfigError(
+                f"{self.node.name} gives {type(output).__name__}, in which there is no Predicate: "
+                "a plausibility question is answered by yes or no"
+            )
+        if any(answer.status != "answered" for answer in answers):
+            return Judgement(0.0, False, (f"{self.node.name} did not answer",))
+        score = min(_yes(answer) for answer in answers)
+        reason = f"{self.node.name} finds it plausible with {score:.3f}, {self.least:.3f} is needed"
+        return Judgement(score, score >= self.least, (reason,))
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement(Policy):
+    """Samples further replies, and accepts one that enough of them agree with.
+
+    The score is the share of samples with the same answer (Wang et al. 2023, "Self-consistency
+    improves chain of thought reasoning in language models", arXiv:2203.11171). The node must give
+    different replies to one request: with a temperature above 0, and no cache.
+
+    Args:
+        node: Answers the request again.
+        samples: How often.
+        least: Share from which on a reply is accepted.
+        match: Turns a reply into what is compared; `None`: `answer_of`.
+
+    Raises:
+        ConfigError: there is nothing to sample, or the share is not between 0 and 1.
+    """
+
+    node: Node[Any, Any]
+    samples: int = 4
+    least: float = 0.5
+    match: Callable[[Any], object] | None = None
+
+    def __post_init__(self) -> None:
+        share(self.least, "least")
+        if self.samples < 1:
+            raise ConfigError(f"samples={self.samples}, but it takes at least one to agree with")
+        sampled(self.node, self.samples + 1)  # and the reply that they are compared with
+
+    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+        """Sample side by side, and compare.
+
+        Raises:
+            MoaError: a sample failed.
+        """
+        match = self.match or answer_of
+        wanted = match(reply)
+        results = await gather(self.node.run(request, context) for _ in range(self.samples))
+        same = sum(match(result.output) == wanted for result in results)
+        score = same / self.samples
+        reason = f"{same} of {self.samples} samples agree"
+        return Judgement(score, score >= self.least, (reason,))
+
+
+def answer_of(reply: Any) -> object:
+    """Read what a reply answers, so that equal answers are equal.
+
+    The label of a decision; the number where the answer is hardly more than that, which is what
+    stands behind a mark such as "The answer is", up to the end of its first clause, or a text as
+    short; else the words, in small letters and without punctuation.
+    """
+    if isinstance(reply, Predicate | Choice | Score):
+        return cast("Any", reply).picked
+    text = text_of(reply)
+    found = final_answer(text)
+    answer = found.after if found.marked else text
+    first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if found.marked else answer
+    number = _number_of(first)
+    return " ".join(_WORDS.findall(answer.casefold())) if number is None else number
+
+
+def _number_of(clause: str) -> Fraction | None:
+    """Read the one number of a clause that is hardly more; of a sum it is what it comes to.
+
+    Behind other words the same number can be part of opposite answers: "buy within 30 days" and
+    "rent for 30 days"; and so can one of several: "3 of 5" and "3 of 7".
+    """
+    words = _WORDS.findall(NUMBER.sub("0", clause))
+    beside = [word for word in words if not word[0].isdigit()]
+    found = set(numbers(clause.rpartition("=")[2]))
+    if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):
+        return None
+    return found.pop()
+
+
+def _predicates(output: Any) -> list[Predicate]:
+    if isinstance(output, Predicate):
+        return [output]
+    if not isinstance(output, BaseModel):
+        return []
+    fields = (getattr(output, name) for name in type(output).model_fields)
+    return [value for value in fields if isinstance(value, Predicate)]
+
+
+def _yes(answer: Predicate) -> float:
+    return float(answer.value) if answer.probability is None else answer.probability
+
+
+def _content(text: str) -> set[str | Fraction]:
+    words = {word for word in _WORD.findall(text.casefold()) if word not in _PLAIN}
+    return {*(word[:_STEM] for word in words), *numbers(text)}
+
+
+def _name(form: Any) -> str:
+    return getattr(form, "__name__", str(form))

@@ -1,0 +1,295 @@
+"""Regression: logistic regressions of labels on what was read of texts, and their cross-validation.
+
+Log-probabilities that are stacked have one row a text, and in it readings by option: texts,
+readings, options. A reading's mean over unlabelled texts is its bias.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
+from moa.decisions.heads import Blend, Head
+from moa.errors import MissingDependency
+
+PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+"""L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
+distance from their centre is 1."""
+_WORSE = 1.01
+_SMALLEST = 1e-12
+_BLIND = 4.0
+_WEIGHT_SD = 0.5
+_BIAS_SD = 1.0
+_FOLDS = 8
+
+
+def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
+    """Deal texts out to parts, so that each has about as many of every label.
+
+    Args:
+        cases: What each text belongs to; texts of one case come into one part.
+        labels: Of each text.
+        parts: How many.
+        seed: Another one deals otherwise.
+    """
+    first: dict[str, int] = {}
+    for case, label in zip(cases, labels.tolist(), strict=True):
+        first.setdefault(case, label)
+    dealer = random.Random(seed)
+    order: list[str] = []
+    for label in sorted(set(first.values())):
+        mixed = [case for case, its in first.items() if its == label]
+        dealer.shuffle(mixed)
+        order += mixed
+    part = {case: dealt % parts for dealt, case in enumerate(order)}
+    return np.array([part[case] for case in cases], dtype=np.intp)
+
+
+def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
+    """Tell which texts are held out: those of `share` of the cases, drawn at random.
+
+    No label is looked at: bounds are proven for texts that are held out whatever their label is.
+    """
+    known = sorted(set(cases))
+    held = set(random.Random(seed).sample(known, round(share * len(known))))
+    return np.array([case in held for case in cases], bool)
+
+
+def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
+    """Predict each fold by a fit to the others.
+
+    Args:
+        folds: Number of the fold that each text belongs to.
+        predict: Given which texts are left out, it fits to the others, and predicts those.
+    """
+    outs = [folds == fold for fold in np.unique(folds)]
+    predicted = [predict(out) for out in outs]
+    found = np.zeros((len(folds), *predicted[0].shape[1:]))
+    for out, values in zip(outs, predicted, strict=True):
+        found[out] = values
+    return found
+
+
+def log_loss(logs: Floats, labels: Ints) -> float:
+    """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
+    right = logs[np.arange(len(labels)), labels]
+    return float(-np.maximum(right, np.log(_SMALLEST)).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A head, and what it would have said of each vector without that vector's label."""
+
+    head: Head
+    held_out: Floats
+    """Log-probabilities by cross-validation: vectors, options."""
+    penalty: float
+
+
+def fit_head(
+    vectors: Floats,
+    labels: Ints,
+    options: int,
+    folds: Ints,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    known: tuple[Floats, Ints] | None = None,
+) -> Fitted:
+    """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
+
+    Args:
+        vectors: One a text.
+        labels: Index of the right option of each.
+        options: How many there are.
+        folds: Number of the fold that each text belongs to.
+        penalties: Strengths to choose from, strong ones first.
+        known: Further vectors and the right option of each, which are always fitted to and never
+            measured on.
+
+    Raises:
+        MissingDependency: scipy is not installed.
+    """
+    more, their_labels = known or (vectors[:0], labels[:0])
+    everything = np.concatenate([vectors, more])
+    centre = everything.mean(0)
+    scale = float(np.linalg.norm(everything - centre, axis=1).mean()) or 1.0
+    # In the directions in which the vectors differ, of which there are never more than vectors.
+    _, sizes, basis = np.linalg.svd((everything - centre) / scale, full_matrices=False)
+    basis = basis[sizes > 1e-6 * max(1.0, sizes[0])].T / scale
+    inside, more = (vectors - centre) @ basis, (more - centre) @ basis
+    ends: dict[int, Head] = {}
+
+    def fitted(rows: Bools, penalty: float) -> Head:
+        """Fit to some rows, from where the penalty before ended; of all rows but some fold."""
+        fold = int(folds[~rows][0]) if not rows.all() else -1
+        given = np.concatenate([labels[rows], their_labels])
+        prior = np.log(class_prior(labels[rows], options))
+        start = ends.get(fold, Head(np.zeros((inside.shape[1], options)), prior))
+        ends[fold] = _fitted(np.concatenate([inside[rows], more]), given, start, penalty)
+        return ends[fold]
+
+    best: Fitted | None = None
+    lowest = np.inf
+    for penalty in penalties:
+        held_out = cross_validated(
+            folds, lambda out, penalty=penalty: fitted(~out, penalty)(inside[out])
+        )
+        head = fitted(np.ones(len(labels), bool), penalty)
+        loss = log_loss(held_out, labels)
+        if loss < lowest:
+            weights = basis @ head.weights
+            whole = Head(weights, head.bias - centre @ weights)
+            best, lowest = Fitted(whole, held_out, penalty), loss
+        elif loss > lowest * _WORSE:  # weaker ones are worse still
+            break
+    assert best is not None, "there is a penalty"
+    return best
+
+
+def _fitted(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
+    n, size = vectors.shape
+    options = len(start.bias)
+    cut = size * options
+    target = np.eye(options)[labels]
+    # Measured by how curved the loss is along it, no direction is much longer than another.
+    units = ((vectors**2).mean(0) / options + penalty)[:, None] ** -0.5
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        weights = point[:cut].reshape(size, options) * units
+        logs = log_softmax(vectors @ weights + point[cut:])
+        error = (np.exp(logs) - target) / n
+        along = (vectors.T @ error + penalty * weights) * units
+        slope = np.concatenate([along.ravel(), error.sum(0)])
+        value = -float((target * logs).sum()) / n + penalty / 2 * float((weights**2).sum())
+        return value, slope
+
+    point = np.concatenate([(start.weights / units).ravel(), start.bias])
+    point = _lowest(loss, point, steps=100, near=1e-4)
+    return Head(point[:cut].reshape(size, options) * units, point[cut:])
+
+
+def _lowest(
+    loss: Callable[[Floats], tuple[float, Floats]], start: Floats, *, steps: int, near: float
+) -> Floats:
+    """Minimise a smooth convex loss, given with its slope."""
+    minimize, threads = _scipy()
+    limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
+    with threads.limit(limits=1):  # of arrays as small as these, several wait for one another
+        point: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", options=limits).x
+    return point
+
+
+@cache
+def _scipy() -> tuple[Any, Any]:
+    """Load scipy's `minimize`, and what limits the threads that it computes with."""
+    try:
+        from scipy import optimize
+        from threadpoolctl import ThreadpoolController
+    except ImportError as error:
+        package = (error.name or "scipy").partition(".")[0]
+        raise MissingDependency(
+            package, extra="calibration", purpose="to fit to labelled texts"
+        ) from error
+    return getattr(optimize, "minimize"), ThreadpoolController()  # noqa: B009 - of unknown types
+
+
+def fit_blend(
+    readings: Floats, labels: Ints, *, weights: Floats, bias: Floats, bias_sd: float = _BIAS_SD
+) -> Blend:
+    """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
+
+    Args:
+        readings: Log-probabilities: texts, readings, options.
+        labels: Index of the right option of each text.
+        weights: Start and mean of the prior; its standard deviation is 0.5.
+        bias: Start and mean of the prior.
+        bias_sd: Standard deviation of that prior.
+
+    Raises:
+        MissingDependency: scipy is not installed.
+    """
+    n, sources, options = readings.shape
+    start = np.concatenate([weights, bias])
+    precision = np.concatenate([np.full(sources, _WEIGHT_SD**-2), np.full(options, bias_sd**-2)])
+    target = np.eye(options)[labels]
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        logs = Blend.of(point[:sources], point[sources:]).logs(readings)
+        error = np.exp(logs) - target
+        slope = np.concatenate([np.einsum("tvo,to->v", readings, error), error.sum(0)])
+        away = point - start
+        value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
+        return value / n, (slope + precision * away) / n
+
+    point = _lowest(loss, start, steps=200, near=1e-5)
+    return Blend.of(point[:sources], point[sources:])
+
+
+def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floats) -> float:
+    """Mean log loss of each text under a blend that was fitted to the others, in eight folds."""
+    fold = np.zeros(len(labels), np.intp)
+    for option in np.unique(labels):
+        rows = np.flatnonzero(labels == option)
+        fold[rows] = (np.arange(len(rows)) + option) % _FOLDS
+
+    def predict(out: Bools) -> Floats:
+        found = fit_blend(readings[~out], labels[~out], weights=weights, bias=bias)
+        return found.logs(readings[out])
+
+    right = cross_validated(fold, predict)[np.arange(len(labels)), labels]
+    return float(-np.maximum(right, np.log(1e-6)).mean())
+
+
+def centred_mean(reading: Floats) -> Floats:
+    """The bias of a reading: how far an option is above the others on the mean."""
+    mean: Floats = reading.mean(0)
+    return mean - mean.mean()
+
+
+def shrunk_mean(reading: Floats) -> Floats:
+    """How much of the mean on unlabelled texts is taken for bias: all but one part in `options`.
+
+    Of two labels, one may really be rarer, so half of it stays; among many labels it is the
+    model's.
+    """
+    return (1 - 1 / reading.shape[1]) * centred_mean(reading)
+
+
+def is_blind(reading: Floats) -> bool:
+    """Whether texts make no difference: the bias is over four standard deviations of them."""
+    spread = float(reading.std(0).max())
+    return spread > 0 and float(np.abs(centred_mean(reading)).max()) > _BLIND * spread
+
+
+def agreement(readings: Floats) -> float:
+    """Mean correlation of stacked readings beyond their biases; at least 0."""
+    sources = readings.shape[1]
+    fair = (readings - readings.mean(0)).swapaxes(0, 1).reshape(sources, -1)
+    if sources < 2 or not (fair**2).sum(1).all():
+        return 0.0
+    sizes = np.sqrt((fair**2).sum(1))
+    alike = (fair @ fair.T) / np.outer(sizes, sizes)
+    return max(0.0, float(alike[np.triu_indices(sources, 1)].mean()))
+
+
+def class_prior(labels: Ints, options: int) -> Floats:
+    """How frequent each option is, by the labels and half as many more of each as options.
+
+    The more options there are, the less a few labels tell of how frequent each is.
+    """
+    counts = np.bincount(labels, minlength=options) + options / 2
+    return counts / counts.sum()
+
+
+def matching_bias(readings: Floats, weights: Floats, prior: Floats) -> Floats:
+    """Find the bias with which unlabelled texts get each option as often as the prior says."""
+    scores: Floats = np.einsum("v,tvo->to", weights, readings)
+    bias = np.log(prior)
+    for _ in range(200):
+        bias = bias + np.log(prior) - np.log(np.exp(log_softmax(scores + bias)).mean(0))
+        bias = bias - bias.mean()
+    return bias

@@ -1,0 +1,266 @@
+"""Fitting an agent to its task: bias taken out, labels used, sources respected."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moa import Classifier, RunContext
+from moa.decisions import Correction
+from moa.decisions.adaptation import MOST_TEXTS, adapt, halves, stand_in_texts
+from moa.decisions.regression import (
+    agreement,
+    class_prior,
+    fit_blend,
+    held_out_loss,
+    is_blind,
+    matching_bias,
+    shrunk_mean,
+)
+from moa.endpoints import Decision, Example
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.questions import Answer, Option, Question, Source
+from moa.testing import SimulatedEndpoint
+from moa.usage import Amount
+
+MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
+
+
+class Biased(SimulatedEndpoint):
+    """Reads how good a text is from a number in it, and is biased to good whatever the text."""
+
+    def __init__(self, *, bias: float = 3.0, source: Source = "logprob") -> None:
+        super().__init__(name="biased")
+        self.bias = bias
+        self.source: Source = source
+        self.shown: list[int] = []
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        self.states.append(state)
+        self.shown.append(len(examples))
+        number = 0.0 if state in stand_in_texts() else float(state)
+        odds = np.exp(number + self.bias)
+        p = float(odds / (1 + odds))
+        step: Mapping[str, Mapping[str, float]] = {q.name: {"good": p} for q in questions}
+        answers: list[Answer] = []
+        for question in questions:
+            found = (1 - step[question.name]["good"], step[question.name]["good"])
+            if self.source == "text":
+                answers.append(Answer(question=question, written=0, source="text"))
+            else:
+                answers.append(Answer(question=question, probabilities=found, source=self.source))
+        amount = self.price.charge(self._amount())
+        with await context.reserve(self.name, self.tier, amount) as call:
+            call.settle(amount)
+        return Decision(answers=tuple(answers), endpoint=self.name, model="m", amount=amount)
+
+    def _amount(self) -> Amount:
+        return Amount(calls=1)
+
+
+def texts(n: int, *, good: float = 0.5, seed: int = 0) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    rows: list[tuple[str, str]] = []
+    for _ in range(n):
+        label = "good" if rng.random() < good else "bad"
+        rows.append((f"{rng.gauss(2.0 if label == 'good' else -2.0, 0.7):.3f}", label))
+    return rows
+
+
+async def accuracy(agent: Classifier[str], rows: Sequence[tuple[str, str]]) -> float:
+    right = 0
+    for text, label in rows:
+        right += (await agent.run(text)).output.label == label
+    return right / len(rows)
+
+
+def classifier(endpoint: Biased) -> Classifier[str]:
+    return Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood")
+
+
+async def test_the_bias_is_taken_out_on_unlabelled_texts() -> None:
+    agent, rows = classifier(Biased(bias=4.0)), texts(200)
+    fair = await agent.adapt(unlabelled=[text for text, _ in rows])
+    assert await accuracy(agent, rows) < 0.7
+    assert await accuracy(fair, rows) > 0.9
+
+
+async def test_labels_find_the_threshold_of_a_rare_class() -> None:
+    agent, rows = classifier(Biased(bias=4.0)), texts(300, good=0.1)
+    labelled = [Example(text, {"mood": label}) for text, label in texts(32, good=0.15, seed=7)]
+    fair = await agent.adapt(labelled=labelled, unlabelled=[text for text, _ in rows])
+    assert await accuracy(fair, rows) > 0.97
+
+
+async def test_few_texts_are_replaced_by_the_shipped_ones() -> None:
+    endpoint = SimulatedEndpoint(rule=lambda _: {"mood": {"good": 0.9}})
+    adaptation = await adapt(endpoint, [MOOD], unlabelled=["1"] * 31)
+    assert endpoint.states == list(stand_in_texts())
+    assert "36 shipped texts" in adaptation.origin
+
+
+async def test_many_texts_are_sampled_evenly() -> None:
+    endpoint = Biased()
+    many = [str(i / 1000) for i in range(1000)]
+    adaptation = await adapt(endpoint, [MOOD], unlabelled=many)
+    read = endpoint.states[:MOST_TEXTS]
+    assert len(set(read)) == MOST_TEXTS
+    assert float(read[-1]) > 0.98
+    assert "128 unlabelled texts" in adaptation.origin
+
+
+async def test_a_server_that_decides_by_itself_is_shown_no_examples() -> None:
+    endpoint = Biased(source="native")
+    labelled = [Example(text, {"mood": label}) for text, label in texts(32)]
+    adaptation = await adapt(endpoint, [MOOD], labelled=labelled)
+    assert adaptation.prompt_variants == ((),)
+    assert set(endpoint.shown) == {0}
+    assert adaptation.corrections["mood"].offsets[1] < -1
+
+
+async def test_written_labels_have_no_bias_to_remove() -> None:
+    adaptation = await adapt(Biased(source="text"), [MOOD], unlabelled=["1.0"] * 40)
+    assert adaptation.corrections == {}
+
+
+async def test_the_budget_covers_the_fitting() -> None:
+    context = RunContext()
+    await adapt(Biased(), [MOOD], unlabelled=["1.0", "-1.0"] * 20, context=context)
+    assert context.usage.calls == 120
+
+
+async def test_progress_ends_with_all_texts_read() -> None:
+    seen: list[tuple[int, int]] = []
+    await adapt(
+        Biased(),
+        [MOOD],
+        unlabelled=["1.0", "-1.0"] * 20,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (120, 120)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_halves_share_no_text_and_show_each_option_as_often() -> None:
+    labelled = [Example(str(i), {"mood": "good" if i % 8 else "bad"}) for i in range(32)]
+    one, two = halves(labelled, [MOOD])
+    assert not {e.text for e in one} & {e.text for e in two}
+    for view in (one, two):
+        assert [e.labels["mood"] for e in view].count("bad") == 2
+        assert [e.labels["mood"] for e in view].count("good") == 4
+
+
+readings = st.lists(
+    st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.floats(-5, 5)), min_size=4, max_size=30
+)
+
+
+@settings(deadline=None)
+@given(readings, st.integers(0, 2**32 - 1))
+def test_a_fit_gives_probabilities_and_never_a_higher_loss_than_its_start(
+    rows: list[tuple[float, float, float]], seed: int
+) -> None:
+    reading = np.array(rows)[:, None]
+    labels = np.random.default_rng(seed).integers(0, 3, len(rows))
+    weights, bias = np.array([1.0]), np.zeros(3)
+    found = fit_blend(reading, labels, weights=weights, bias=bias)
+    p = np.exp(found.logs(reading))
+    assert np.allclose(p.sum(1), 1.0)
+    z = reading[:, 0]
+    start = np.exp(z - z.max(1, keepdims=True))
+    start /= start.sum(1, keepdims=True)
+    at = np.arange(len(rows))
+    assert np.log(p[at, labels] + 1e-12).sum() >= np.log(start[at, labels] + 1e-12).sum() - 1e-6
+
+
+@settings(deadline=None)
+@given(readings, st.lists(st.integers(0, 2), max_size=20))
+def test_a_matching_bias_gives_each_option_its_share(
+    rows: list[tuple[float, float, float]], labels: list[int]
+) -> None:
+    prior = class_prior(np.array(labels, dtype=np.intp), 3)
+    reading = np.array(rows)[:, None] / 5
+    bias = matching_bias(reading, np.array([1.0]), prior)
+    scores = np.exp(reading[:, 0] + bias)
+    shares = (scores / scores.sum(1, keepdims=True)).mean(0)
+    assert shares == pytest.approx(prior, abs=0.02)
+
+
+def test_half_of_the_bias_between_two_options_stays() -> None:
+    reading = np.array([[1.0, -1.0], [3.0, -3.0]])
+    assert shrunk_mean(reading) == pytest.approx([1.0, -1.0])
+
+
+def test_held_out_loss_is_low_where_readings_tell_and_high_where_they_do_not() -> None:
+    labels = np.arange(40) % 2
+    telling = np.where(labels[:, None] == np.arange(2), 2.0, -2.0)[:, None]
+    prior = np.log(np.array([0.5, 0.5]))
+    start = np.array([1.0])
+    good = held_out_loss(telling, labels, weights=start, bias=prior)
+    chance = held_out_loss(telling * 0, labels, weights=start, bias=prior)
+    assert good < 0.1 < 0.65 < chance
+
+
+def test_a_correction_of_one_view_is_a_temperature_and_a_bias() -> None:
+    sure = Correction((0.0, 0.0), (2.0,)).apply([[0.25, 0.75]])
+    assert sure == pytest.approx((0.1, 0.9))
+
+
+@pytest.mark.embedded
+async def test_the_embedded_model_tells_moods_apart_without_labels() -> None:
+    glad = ["I love it, thank you!", "Wonderful service.", "What a great day.", "Best film ever."]
+    sad = ["I hate it.", "Terrible service, never again.", "It broke at once.", "So boring."]
+    slm = EmbeddedEndpoint()
+    agent = Classifier(
+        slm, ["negative", "positive"], task="What is the sentiment of the text?", none=False
+    )
+    fair = await agent.adapt(unlabelled=[*glad, *sad] * 4)
+    found = [(await fair.run(text)).output.label for text in [*glad, *sad]]
+    await slm.close()
+    assert sum(label == "positive" for label in found[:4]) >= 3
+    assert sum(label == "negative" for label in found[4:]) >= 3
+
+
+def test_a_model_that_says_the_same_whatever_the_text_is_blind() -> None:
+    spread = np.linspace(-1, 1, 40)[:, None] * np.array([1.0, -1.0])
+    assert not is_blind(spread + np.array([2.0, -2.0]))
+    assert is_blind(spread + np.array([4.0, -4.0]))
+
+
+def test_prompts_agree_as_far_as_they_move_together_beyond_their_biases() -> None:
+    one = np.linspace(-1, 1, 40)[:, None] * np.array([1.0, -1.0])
+    readings = np.stack([one, one * 3 + np.array([5.0, -5.0]), one], 1)
+    assert agreement(readings) == pytest.approx(1.0)
+    assert agreement(np.stack([one, -one], 1)) == 0.0
+
+
+def test_without_scipy_it_says_what_to_install_when_something_is_fitted() -> None:
+    code = """
+import sys
+sys.modules["scipy"] = None
+import numpy as np
+from moa.decisions.regression import fit_blend
+from moa.errors import MissingDependency
+try:
+    fit_blend(np.zeros((4, 1, 2)), np.arange(4) % 2, weights=np.ones(1), bias=np.zeros(2))
+except MissingDependency as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'scipy' is not installed" in said.stdout
+    assert 'pip install "mixture-of-agents[calibration]"' in said.stdout

@@ -1,0 +1,564 @@
+"""Calibration: a scorer is chosen, a promise found, and its file refuses what it isn't for."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa import Classifier, RunContext, Text
+from moa.calibration import Guarantee
+from moa.calibration.calibrated import Calibrated, evaluate, recheck
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
+from moa.calibration.labelled import Labelled, near_copies_of, sort_out
+from moa.calibration.measures import measure
+from moa.config import Config
+from moa.decisions.regression import fit_head, folds, split
+from moa.endpoints import Decision, Example
+from moa.errors import CalibrationError, InputError
+from moa.graphs.cascade import Cascade
+from moa.graphs.oversight import Oversight
+from moa.questions import Option, Question
+from moa.ready import node_of
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+
+QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
+
+
+@pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
+
+
+def endpoint(model: str = "scripted-1") -> SimulatedEndpoint:
+    """The last word of a text is the probability that it gives to `a`."""
+    return SimulatedEndpoint(
+        rule=lambda text: {"label": {"a": float(text.split()[-1])}}, model=model
+    )
+
+
+def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
+    """Texts whose label follows the probability in them, more surely than that says."""
+    draw = random.Random(seed)
+    found: list[Labelled] = []
+    for number in range(n):
+        p = draw.random()
+        right = p**sharp / (p**sharp + (1 - p) ** sharp)
+        label = "a" if draw.random() < right else "b"
+        found.append(Labelled(text=f"{seed}-{number} of {p:.4f}", label=label))
+    return found
+
+
+@pytest.fixture(name="made", scope="module")
+def _made() -> Calibration:
+    import asyncio
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+        )
+        return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
+
+
+def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
+    assert "labels" in [one.name for one in made.candidates]
+    assert " + ".join(feature.name for feature in made.features) in made.chosen
+    assert any("tokenizers" in note for note in made.notes)
+    assert made.data.fitted + made.data.held_out == made.data.rows == 400
+
+
+async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
+    found = await evaluate(ready(made), rows(1500, seed=7))
+    assert made.bound.threshold is not None
+    drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
+    assert found.risk is not None
+    assert found.risk <= 0.05 + drawn
+    assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
+    assert found.accuracy > 0.85
+
+
+async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibration) -> None:
+    strict = made.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).sealed()
+    agent = Classifier(endpoint(), ["a", "b"], task="Which?", none=False, calibration=made)
+    sure = (await agent.run("it is 0.999")).output
+    unsure = (await agent.run("it is 0.45")).output
+    assert (sure.label, sure.accepted) == ("a", True)
+    assert (unsure.label, unsure.accepted) == ("b", False)
+
+
+async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(10))
+    assert found.bound.threshold is None
+    assert found.bound.more_labels
+    assert str(found.bound.more_labels) in found.bound.summary
+    assert not (await ready(found).answer("0.999", context())).accepted
+    measured = await evaluate(ready(found), rows(20, seed=7))
+    assert (measured.coverage, measured.risk) == (0.0, None)
+
+
+@pytest.mark.parametrize(("n", "held"), [(198, 99), (200, 160)])
+async def test_more_is_held_out_where_there_are_enough_rows_to_learn_from(
+    n: int, held: int
+) -> None:
+    assert (await calibrate(endpoint(), QUESTION, rows(n))).data.held_out == held
+
+
+async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibration) -> None:
+    some = rows(400)
+    held = split(sort_out(some).cases, 0.8)
+    assert held.sum() == made.data.held_out
+    others = [
+        replace(row, label="a" if out else row.label)
+        for row, out in zip(some, held.tolist(), strict=True)
+    ]
+    again = await calibrate(endpoint(), QUESTION, others)
+    assert again.accepting == made.accepting
+    assert again.features == made.features
+
+
+async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
+    assert [feature.name for feature in found.features] == ["labels", "turned"]
+    assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
+    turned = [replace(row, label="ab"["ba".index(row.label)]) for row in rows(400)]
+    other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
+    assert other.accepting == found.accepting
+    assert other.bound.threshold is None
+    measured = await evaluate(ready(found), rows(1500, seed=7))
+    assert found.bound.threshold is not None
+    assert measured.risk is not None
+    assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+async def test_chosen_rows_teach_nothing_where_nothing_is_learnt_and_are_not_counted_as_drawn() -> (
+    None
+):
+    some = [replace(row, chosen=place < 380) for place, row in enumerate(rows(400))]
+    found = await calibrate(endpoint(), QUESTION, some, learn="nothing")
+    assert (found.data.chosen, found.data.held_out) == (380, 20)
+    assert found.bound.threshold is None
+    assert found.more_rows is None or found.more_rows > 20
+
+
+async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
+    found = await calibrate(endpoint(), QUESTION, rows(100), learn="approximate")
+    assert (found.data.fitted, found.data.held_out) == (100, 100)
+    assert found.accepting == found.full
+    assert "without a finite-sample proof" in found.bound.summary
+    assert found.bound.labels == 100
+
+
+async def test_a_high_price_takes_the_quicker_scorer() -> None:
+    slow = endpoint()
+    slow.latency_s = 0.002
+    found = await calibrate(slow, QUESTION, rows(60), latency_penalty=1000.0)
+    quickest = min(found.candidates, key=lambda one: one.seconds)
+    assert " + ".join(feature.name for feature in found.features) == quickest.name
+
+
+async def test_what_would_take_too_long_is_left_out_with_a_line() -> None:
+    slow = endpoint()
+    slow.latency_s = 0.05
+    with pytest.raises(CalibrationError, match=r"labels left out: .* would take"):
+        await calibrate(slow, QUESTION, rows(200), limit_s=1.0)
+
+
+async def test_a_probe_that_takes_too_long_ends_at_the_limit_too() -> None:
+    slow = endpoint()
+    slow.latency_s = 30.0
+    with pytest.raises(CalibrationError, match=r"labels left out: .* the time was up"):
+        await calibrate(slow, QUESTION, rows(60), limit_s=0.1)
+
+
+def test_a_file_comes_back_as_it_was_written(made: Calibration, tmp_path: Path) -> None:
+    made.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == made
+
+
+def test_an_edited_file_is_refused(made: Calibration, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    made.save(file)
+    written = json.loads(file.read_text())
+    written["bound"]["threshold"] = 0.5
+    file.write_text(json.dumps(written))
+    with pytest.raises(CalibrationError, match="edited after it was made"):
+        Calibration.load(file)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 2}'])
+def test_another_file_is_no_calibration(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(CalibrationError, match="is no calibration"):
+        Calibration.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        pytest.param(["a", "b"], "Which one?", "'Which\\?', and is 'Which one\\?'", id="prompt"),
+        pytest.param(["a", "b", "c"], "Which?", "nothing of the label 'c'", id="new label"),
+        pytest.param(["a", "c"], "Which?", "nothing of the label 'c'", id="other label"),
+        pytest.param(["b", "a"], "Which?", "order of the labels", id="order"),
+        pytest.param({"a": "an A", "b": ""}, "Which?", "description of 'a'", id="description"),
+    ],
+)
+def test_another_question_is_refused_and_the_difference_named(
+    made: Calibration, labels: list[str], task: str, said: str
+) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        Classifier(endpoint(), labels, task=task, none=False, calibration=made)
+
+
+async def test_another_model_is_refused_by_name(made: Calibration) -> None:
+    agent = Classifier(endpoint("other"), ["a", "b"], task="Which?", none=False, calibration=made)
+    with pytest.raises(CalibrationError, match="made on scripted-1, and here other answers"):
+        await agent.run("0.9")
+
+
+def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warned_of(
+    made: Calibration,
+) -> None:
+    was = made.models["slm"].model_copy(update={"digest": "a" * 64, "version": "1"})
+    mine = made.model_copy(update={"models": {"slm": was}})
+    with pytest.raises(CalibrationError, match="weights of scripted-1 are others"):
+        mine.check_models({"slm": was.model_copy(update={"digest": "b" * 64})})
+    (warning,) = mine.check_models({"slm": was.model_copy(update={"version": "2"})})
+    assert "--recheck" in warning
+    assert mine.check_models({"slm": was}) == []
+
+
+async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_others(
+    made: Calibration,
+) -> None:
+    strict = made.bound.model_copy(update={"threshold": 0.9})
+    made = made.model_copy(update={"bound": strict}).sealed()
+    confirmed = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
+    assert confirmed.bound.threshold == 0.9
+    assert confirmed.languages == {"en": 1.0}
+    assert confirmed.drift is not None
+    withdrawn = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
+    assert withdrawn.bound.threshold is None
+    with pytest.raises(InputError, match="rows that the calibration was made from"):
+        await recheck(ready(made), rows(400))
+
+
+async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> None:
+    drawn = rows(300, seed=3)
+    chosen = [replace(row, chosen=True) for row in rows(300, sharp=0.5, seed=4)]
+    found = await recheck(ready(made), [*drawn, *chosen])
+    alone = await recheck(ready(made), drawn)
+    assert found.bound == alone.bound
+    assert found.drift == alone.drift
+    assert "300 rows were chosen to be labelled and are left out" in found.notes[0]
+    with pytest.raises(InputError, match="all 300 rows were chosen"):
+        await recheck(ready(made), chosen)
+
+
+def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
+    some = rows(40)
+    with pytest.raises(InputError, match="all 40 rows are labelled 'a'"):
+        sort_out([replace(row, label="a") for row in some])
+    with pytest.raises(InputError, match="Is the label in another column"):
+        sort_out([replace(row, label=row.text) for row in some])
+    with pytest.raises(InputError, match="columns swapped"):
+        sort_out([Labelled(text=row.label, label=row.text) for row in some])
+    with pytest.raises(InputError, match="none of a, c; the most frequent is 'b'"):
+        sort_out(some, ["a", "c"])
+    with pytest.raises(InputError, match="no labelled rows"):
+        sort_out([])
+
+
+def test_many_labels_are_not_taken_for_texts() -> None:
+    draw = random.Random(0)
+    many = [Labelled(text=f"text {n}", label=f"intent {draw.randrange(77)}") for n in range(100)]
+    assert len({row.label for row in many}) > 50
+    assert len(sort_out(many).rows) == 100
+    long = [replace(row, label=f"{row.label}, which has a very long name") for row in many]
+    names = sorted({row.label for row in long})
+    assert len(sort_out(long, names).rows) == 100
+    with pytest.raises(InputError, match="these are no labels"):
+        sort_out(long)
+    with pytest.raises(InputError, match="these are no labels"):
+        sort_out([replace(row, label=f"id {n}") for n, row in enumerate(many)])
+
+
+def test_copies_count_once_and_are_told() -> None:
+    some = rows(20)
+    found = sort_out([*some, *(replace(row, text=row.text.upper()) for row in some[:5])])
+    assert len(found.rows) == 20
+    assert found.duplicates == 5
+    assert "5 of 25 rows repeat" in found.notes[0]
+
+
+def test_near_copies_without_a_case_are_warned_of() -> None:
+    told = "the parcel with my new shoes has not come to the door yet"
+    some = [Labelled(text=f"{told}, {told[:n]} {n}!", label="ab"[n % 2]) for n in range(0, 12, 2)]
+    others = [
+        Labelled(text="please close my account and pay the rest back", label="a"),
+        Labelled(text="please close my account and pay nothing any more", label="b"),
+    ]
+    assert "5 of 8 rows are near-copies" in next(near_copies_of([*others, *some]))
+    of_one_case = [replace(row, case="shoes") for row in some]
+    assert list(near_copies_of([*others, *of_one_case])) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=5, max_size=80))
+def test_texts_of_a_case_stay_together_and_all_parts_fill(pairs: list[tuple[int, int]]) -> None:
+    cases = [f"case {case}" for case, _ in pairs]
+    labels = np.array([label for _, label in pairs], dtype=np.intp)
+    dealt = folds(cases, labels, 3)
+    by_case = {
+        case: {int(d) for c, d in zip(cases, dealt, strict=True) if c == case} for case in cases
+    }
+    assert all(len(parts) == 1 for parts in by_case.values())
+    assert len(set(dealt.tolist())) == min(3, len(by_case))
+    held = split(cases, 0.5)
+    out = {case for case, is_held in zip(cases, held, strict=True) if is_held}
+    assert len(out) == round(len(by_case) / 2)
+    assert not any(case in out for case, is_held in zip(cases, held, strict=True) if not is_held)
+
+
+def test_a_head_learns_what_is_linear_and_is_honest_where_nothing_is() -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(300, 20))
+    labels = (vectors[:, :3] @ np.array([[2.0, 0, -2], [0, 3, 0], [1, 0, 1]])).argmax(1)
+    part = folds([str(i) for i in range(300)], labels, 5)
+    learnt = fit_head(vectors, labels, 3, part)
+    assert measure(np.exp(learnt.held_out), labels).accuracy > 0.9
+    noise = fit_head(draw.normal(size=(300, 20)), labels, 3, part)
+    assert measure(np.exp(noise.held_out), labels).ece < 0.15
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows(n: int) -> None:
+    draw = np.random.default_rng(0)
+    found = [
+        measure(np.stack([sure, 1 - sure], 1), (draw.random(n) >= sure).astype(np.intp))
+        for sure in draw.uniform(0.5, 1.0, (400, n))
+    ]
+    mean = np.mean([one.ece for one in found])
+    assert mean > 0.5 / n**0.5
+    assert np.mean([one.ece_by_chance for one in found]) == pytest.approx(mean, rel=0.05)
+    blind = measure(np.full((n, 2), [0.9, 0.1]), np.arange(n) % 2)
+    assert blind.ece > 3 * blind.ece_by_chance
+
+
+async def test_rows_of_one_case_are_held_out_together() -> None:
+    some = [replace(row, case=str(place // 2)) for place, row in enumerate(rows(300))]
+    found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
+    assert found.data.held_out % 2 == 0
+    assert found.bound.labels == found.data.held_out
+
+
+async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
+    made = await calibrate(endpoint(), QUESTION, rows(400), language=lambda _: "en")
+    assert made.drift is not None
+    watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
+    assert set(made.drift.watches) == watched
+    assert made.data.languages == {"en": 1.0}
+    agent = Classifier(
+        endpoint(), ["a", "b"], task="Which?", none=False, name="label", calibration=made
+    )
+    same, longer = Oversight(drift=made.drift), Oversight(drift=made.drift)
+    for row in random.Random(1).sample(rows(400, seed=8), 80):
+        text = Text(text=row.text, language="en")
+        same.look(text, (await agent.run(text)).output, context())
+        more = Text(text=f"and much longer, {row.text}", language="en")
+        longer.look(more, (await agent.run(more)).output, context())
+    assert same.suspended is None
+    assert longer.suspended is not None
+    assert "length moved up" in longer.suspended
+
+
+async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -> None:
+    loose = Guarantee(0.15, 0.9)
+    made = await calibrate(endpoint(), QUESTION, rows(500), guarantee=loose, by_label=True)
+    assert set(made.bounds) == {"a", "b"}
+    found = await evaluate(ready(made), rows(1500, seed=7))
+    assert found.risk is not None
+    assert found.risk <= 0.15
+    only_a = {"a": made.bounds["a"], "b": made.bounds["b"].model_copy(update={"threshold": None})}
+    strict = made.model_copy(update={"bounds": only_a}).sealed()
+    strict.save(tmp_path / "c.json")
+    kept = ready(Calibration.load(tmp_path / "c.json"))
+    assert (await kept.answer("it is 0.999", context())).accepted
+    assert not (await kept.answer("it is 0.001", context())).accepted
+    there = await recheck(kept, rows(600, seed=3))
+    assert there.bounds["b"].threshold is None
+    assert there.bounds["a"].threshold == made.bounds["a"].threshold
+
+
+class Firstly(SimulatedEndpoint):
+    """Prefers whatever option is shown first, on some texts more than on others."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        first, p = questions[0].options[0].name, float(state.split()[-1])
+        pull = 8 * random.Random(state).random()
+        logit = 3 * np.log(p / (1 - p)) + (pull if first == "a" else -pull)
+        a = float(1 / (1 + np.exp(-logit)))
+        found = await super().decide(state, questions, context, examples=examples)
+        answers = tuple(
+            replace(one, probabilities=(a, 1 - a) if first == "a" else (1 - a, a))
+            for one in found.answers
+        )
+        return replace(found, answers=answers)
+
+
+async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> None:
+    biased = Firstly(rule=lambda _: {"label": {"a": 0.5}})
+    made = await calibrate(biased, QUESTION, rows(300), latency_penalty=0.0)
+    assert [feature.name for feature in made.features][:2] == ["labels", "turned"]
+    alone = next(one for one in made.candidates if one.name == "labels")
+    both = next(one for one in made.candidates if one.name == "labels + turned")
+    assert both.log_loss < alone.log_loss
+    answer = await Calibrated(made, QUESTION, sources_of(biased)).answer("0.999", context())
+    assert answer.probabilities is not None
+    assert answer.probabilities[0] > 0.9
+
+
+class Massy(SimulatedEndpoint):
+    """Is right where its labels have much of the probability, whatever its confidence."""
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        found = await super().decide(state, questions, context, examples=examples)
+        mass = float(state.split()[0])
+        answers = tuple(replace(a, label_mass=mass, source="logprob") for a in found.answers)
+        return replace(found, answers=answers)
+
+
+def massy_rows(n: int, *, seed: int = 0) -> list[Labelled]:
+    draw = random.Random(seed)
+    found: list[Labelled] = []
+    for number in range(n):
+        mass, p = draw.choice((0.2, 0.9)), draw.choice((0.15, 0.85))
+        guess, other = ("a", "b") if p > 0.5 else ("b", "a")
+        wrong = draw.random() < (0.4 if mass < 0.5 else 0.002)
+        text = f"{mass + number / 1e5:.5f} is the mass of {seed}-{number} {p}"
+        found.append(Labelled(text=text, label=other if wrong else guess))
+    return found
+
+
+async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Path) -> None:
+    endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
+    made = await calibrate(endpoint, QUESTION, massy_rows(500))
+    assert made.uncertainty is not None
+    assert "label mass" in made.uncertainty.signs
+    assert any("label mass" in note for note in made.notes)
+    made.save(tmp_path / "c.json")
+    kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
+    found = await evaluate(kept, massy_rows(600, seed=3))
+    assert found.risk is not None
+    assert found.risk <= 0.05
+    assert 0.35 < found.coverage < 0.65
+    file = tmp_path / "c.json"
+    written = json.loads(file.read_text())
+    written["doubt"]["constant"] += 1.0
+    file.write_text(json.dumps(written))
+    with pytest.raises(CalibrationError, match="edited after it was made"):
+        Calibration.load(file)
+
+
+async def test_a_label_mass_that_falls_is_drift() -> None:
+    endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
+    made = await calibrate(endpoint, QUESTION, massy_rows(500))
+    agent = Classifier(
+        endpoint, ["a", "b"], task="Which?", none=False, name="label", calibration=made
+    )
+    same, lower = Oversight(drift=made.drift), Oversight(drift=made.drift)
+    for row in random.Random(1).sample(massy_rows(500, seed=5), 120):
+        mass = float(row.text.split()[0])
+        found = (await agent.run(row.text)).output
+        assert found.label_mass == pytest.approx(mass)
+        same.look(Text(text=row.text), found, context())
+        if mass < 0.5:
+            lower.look(Text(text=row.text), found, context())
+    assert same.suspended is None
+    assert "label mass moved down" in (lower.suspended or "")
+
+
+def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:
+    assert made.uncertainty is None
+
+
+async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
+    two = [replace(row, case=f"c{n % 2}") for n, row in enumerate(rows(200))]
+    assert (await calibrate(endpoint(), QUESTION, two)).data.held_out == 0
+    with pytest.raises(InputError, match="all rows are about one case"):
+        await calibrate(endpoint(), QUESTION, [replace(row, case="c") for row in two])
+
+
+async def test_too_few_rows_are_watched_for_nothing() -> None:
+    assert (await calibrate(endpoint(), QUESTION, rows(12))).drift is None
+
+
+def ready(made: Calibration) -> Calibrated:
+    return Calibrated(made, QUESTION, sources_of(endpoint()))
+
+
+def context() -> RunContext:
+    return RunContext()
+
+
+async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
+    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    monkeypatch.setattr(Endpoints, "llm", endpoint())
+    stricter = made.bound.model_copy(update={"guarantee": Guarantee(0.01)})
+    again = made.model_copy(update={"bound": stricter}).sealed()
+    file, state = tmp_path / "c.json", tmp_path / "state.json"
+    seen: list[tuple[float, float, int]] = []
+    for calibration, share in ((made, 0.0), (made, 1.0), (again, 0.5)):
+        calibration.save(file)
+        table = {"calibration": str(file), "state": str(state), "audit": share}
+        cascade = node_of("cascade", Endpoints(Config(graphs={"cascade": table})))
+        assert isinstance(cascade, Cascade)
+        await cascade.run("it is 0.999")
+        audit, drift = cascade.oversight.audit, cascade.oversight.drift
+        assert audit is not None
+        assert drift is not None
+        seen.append((audit.risk, audit.share, drift.seen))
+    assert seen == [(0.05, 0.0, 1), (0.05, 1.0, 2), (0.01, 0.5, 1)]
+
+
+def test_what_a_ready_cascade_audits_is_drawn_anew_in_each_process(
+    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    made.save(tmp_path / "c.json")
+    config = Config(graphs={"cascade": {"calibration": str(tmp_path / "c.json"), "audit": 0.5}})
+    picked: set[tuple[bool, ...]] = set()
+    for _ in range(3):
+        cascade = node_of("cascade", Endpoints(config))
+        assert isinstance(cascade, Cascade)
+        picked.add(tuple(cascade.oversight.picks() for _ in range(60)))
+    assert len(picked) == 3

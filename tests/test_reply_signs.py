@@ -1,0 +1,102 @@
+"""Signs in a reply that it is right or wrong, without asking a model."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moa.calibration.reply_signs import final_answer, reply_features, told_numbers
+from moa.routing.features import prompt_features
+
+PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"
+RIGHT = "She gives 12 / 3 = <<12/3=4>>4 away.\nShe keeps 12 - 4 = 8.\nThen 8 + 5 = 13.\n#### 13"
+
+
+@pytest.mark.parametrize(
+    ("reply", "marked", "number"),
+    [
+        ("… #### 1,200 dollars", True, Fraction(1200)),
+        ("So the answer is 7.5.", True, Fraction(15, 2)),
+        (r"\boxed{42}", True, Fraction(42)),
+        ("First #### 3, then #### 4", True, Fraction(4)),
+        ("She has 8 apples, of 12", False, Fraction(12)),
+        ("Nobody knows.", False, None),
+        ("It was 9. #### can't be told", True, Fraction(9)),
+    ],
+)
+def test_the_final_answer_is_found(reply: str, marked: bool, number: Fraction | None) -> None:
+    found = final_answer(reply)
+    assert (found.marked, found.number) == (marked, number)
+
+
+def test_a_right_reply_gives_no_cause_for_doubt() -> None:
+    found = reply_features(PROMPT, RIGHT)
+    assert found["any doubt"] == 0
+    assert found["all on the path"] == 1
+    assert found["final is last result"] == 1
+    assert (found["sums"], found["path"], found["results not used"]) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "sign"),
+    [
+        pytest.param(RIGHT.replace("8 + 5 = 13", "8 + 5 = 14"), "any wrong sum", id="wrong sum"),
+        pytest.param("She gives 12 / 3 = <<12/3=4", "open annotation", id="open annotation"),
+        pytest.param("She gives 12 / 3 = 4 away. She keeps 12 - 4", "cut off", id="cut off"),
+        pytest.param("That is not specified. #### 13", "hedges", id="hedge"),
+        pytest.param("12 / 5 = 2.4\n#### 2.4", "final fractional", id="half an apple"),
+        pytest.param("#### none", "no number behind the mark", id="no number"),
+        pytest.param("You can't buy half, so #### 3", "rounding words", id="rounded"),
+    ],
+)
+def test_doubt_has_its_kinds(reply: str, sign: str) -> None:
+    found = reply_features(PROMPT, reply)
+    assert found[sign] > 0
+    assert found["any doubt"] == 1
+
+
+def test_a_number_that_leads_nowhere_is_seen() -> None:
+    found = reply_features(PROMPT, "12 + 5 = 17\n#### 17")
+    assert (found["part not on the path"], found["figure not on the path"]) == (1, 0)
+    assert found["all on the path"] == 0
+
+
+def test_a_number_without_a_source_is_seen() -> None:
+    assert reply_features(PROMPT, "12 + 55 = 67\n#### 67")["numbers without a source"] == 1
+
+
+def test_a_result_that_is_not_used_is_seen() -> None:
+    found = reply_features(PROMPT, "12 / 3 = 4\n12 + 5 = 17\n#### 17")
+    assert (found["results not used"], found["off the path"]) == (1, 1)
+
+
+def test_quantities_are_told_once_and_places_are_none() -> None:
+    told = told_numbers("The 3rd of 8 weeks. After 8 weeks 30% off, twice, two thirds, 2/5, half.")
+    assert [(number.kind, number.forms[0]) for number in told] == [
+        ("figure", 8),
+        ("figure", 30),
+        ("times", 2),
+        ("part", Fraction(2, 3)),
+        ("figure", Fraction(2, 5)),
+        ("part", Fraction(1, 2)),
+    ]
+    assert {Fraction(3, 10), Fraction(7, 10), Fraction(13, 10)} <= set(told[1].forms)
+
+
+def test_a_fraction_over_nothing_is_no_quantity() -> None:
+    assert told_numbers("3/0") == []
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_any_texts_give_the_same_finite_features(prompt: str, reply: str) -> None:
+    found = {**prompt_features(prompt), **reply_features(prompt, reply)}
+    assert list(found) == list({**prompt_features(""), **reply_features("", "")})
+    assert all(abs(value) < 1e9 for value in found.values())
+
+
+def test_options_of_a_question_are_told_apart_from_it() -> None:
+    found = prompt_features("Which is NOT a prime?\nA. 2\nB. 3\nC. 4\nD. 5\nAnswer:")
+    assert (found["options"], found["numeric options"], found["negated"]) == (4, 4, 1)
