@@ -30,8 +30,8 @@ from moa.errors import (
     CapabilityError,
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointUnsupported,
+    InvalidResponse,
 )
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
@@ -345,7 +345,7 @@ async def test_what_does_not_reach_the_probabilities_does_no_harm(fault: str) ->
 
 @pytest.mark.parametrize("fault", GARBLED)
 async def test_broken_probabilities_are_refused(fault: str) -> None:
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await faulty(fault)
 
 

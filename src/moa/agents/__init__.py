@@ -21,7 +21,7 @@ from moa.agents.prompts import (
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt
 from moa.endpoints.closing import closed_after
-from moa.errors import ConfigError, EndpointGarbled, OutputError
+from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
@@ -220,7 +220,7 @@ class Agent(TypedNode[In, Out]):
                 else:
                     context.emit(Piece(context.node, piece))
         if completion is None:
-            raise EndpointGarbled("the stream broke off", endpoint=self.endpoint.name)
+            raise InvalidResponse("the stream broke off", endpoint=self.endpoint.name)
         return completion
 
     def _streams(self, context: RunContext) -> bool:

@@ -17,7 +17,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Floats
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.labels import label_prompt, one_line
-from moa.errors import CapabilityError, EndpointGarbled
+from moa.errors import CapabilityError, InvalidResponse
 from moa.questions import Layout, Question
 
 DECIDES = "slm"
@@ -126,7 +126,7 @@ async def _logs(
     asked = replace(question, name=ASKED_AS)
     decision = await endpoint.decide(text, [asked], context, examples=view)
     if len(decision.answers) != 1:
-        raise EndpointGarbled(
+        raise InvalidResponse(
             f"it gave {len(decision.answers)} answers to one question", endpoint=endpoint.name
         )
     answer = decision.answers[0]

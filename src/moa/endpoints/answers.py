@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moa.errors import EndpointGarbled
+from moa.errors import InvalidResponse
 from moa.questions import Answer, Question
 
 _BAND = (0.97, 1.03)
@@ -26,12 +26,12 @@ def answered(
     """Build the answer to a question from a probability for each option, in order.
 
     Raises:
-        EndpointGarbled: one is no probability, or they don't add up to 1.
+        InvalidResponse: one is no probability, or they don't add up to 1.
     """
     read = [_probability(value, question, endpoint) for value in probabilities]
     total = math.fsum(read)
     if not _BAND[0] <= total <= _BAND[1]:
-        raise EndpointGarbled(
+        raise InvalidResponse(
             f"the probabilities of question {question.name!r} add up to {total:.4g}, not to 1",
             endpoint=endpoint,
         )
@@ -48,7 +48,7 @@ def by_name(
     """Put probabilities that came under the names of options in order; one left out is 0.
 
     Raises:
-        EndpointGarbled: there is one for an option that was not offered.
+        InvalidResponse: there is one for an option that was not offered.
     """
     exact = {name: index for index, name in enumerate(names)}
     alike: dict[str, int] = {}
@@ -59,7 +59,7 @@ def by_name(
     for name, value in given.items():
         index = exact.get(name, alike.get(_folded(name), -1))
         if index < 0:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"question {question.name!r} was answered with option {name!r}, which was not "
                 f"offered. Options: {', '.join(names)}",
                 endpoint=endpoint,
@@ -90,7 +90,7 @@ def _folded(name: str) -> str:
 def _probability(value: object, question: Question, endpoint: str) -> float:
     number = _number(value)
     if number is None or not -_ROUNDING <= number <= 1.0 + _ROUNDING:
-        raise EndpointGarbled(
+        raise InvalidResponse(
             f"{value!r} is no probability (question {question.name!r})", endpoint=endpoint
         )
     return min(1.0, max(0.0, number))

@@ -35,8 +35,8 @@ from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointTimeout,
+    InvalidResponse,
 )
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -421,7 +421,7 @@ class Client:
                     return
                 yield cast("JSON", event)
         except (ValueError, RecursionError) as error:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
         finally:
@@ -453,7 +453,7 @@ class Client:
                 if whole > LARGEST_ANSWER or (of_events and line > LONGEST_LINE):
                     most = LARGEST_ANSWER if whole > LARGEST_ANSWER else LONGEST_LINE
                     what = "answer" if whole > LARGEST_ANSWER else "line of a stream"
-                    raise EndpointGarbled(
+                    raise InvalidResponse(
                         f"{_address(response.request)} sent more than {most >> 20} MiB in one "
                         f"{what}. Ask for less at once, or correct `base_url`",
                         endpoint=self.name,
@@ -513,9 +513,9 @@ class Client:
     def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
         return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
-    def _garbled(self, response: httpx2.Response, line: _Line) -> EndpointGarbled:
+    def _garbled(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
         start = " ".join(masked(text_of(response), line.secret)[:80].split())
-        return EndpointGarbled(
+        return InvalidResponse(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
             endpoint=self.name,

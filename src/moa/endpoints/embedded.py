@@ -23,8 +23,8 @@ from moa.endpoints.weights import SMOLLM2, find_weights
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointUnavailable,
+    InvalidResponse,
 )
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Price, Tier
@@ -215,7 +215,7 @@ class EmbeddedEndpoint(Closing):
         served = await self._started(context)
         try:
             yield served
-        except (EndpointUnavailable, EndpointGarbled) as error:
+        except (EndpointUnavailable, InvalidResponse) as error:
             if too_long := too_long_to_embed(error):
                 raise too_long from error
             if await self._died(served.engine, error):

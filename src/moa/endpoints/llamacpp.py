@@ -10,7 +10,7 @@ from typing import Any
 from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.labels import LabelPrompt, LabelReading, TokenReading, walk_labels
-from moa.errors import EndpointError, EndpointGarbled, EndpointRejected
+from moa.errors import EndpointError, EndpointRejected, InvalidResponse
 from moa.usage import NOTHING, Amount
 
 _PUSH = 8.0
@@ -75,7 +75,7 @@ class LlamaCppReader:
         if len(known) < len(tokens):
             relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
             if len(relative) < len(tokens):
-                raise EndpointGarbled(
+                raise InvalidResponse(
                     "the answer leaves out labels that were asked for", endpoint=self._client.name
                 )
             known = _completed(known, relative)
@@ -100,7 +100,7 @@ class LlamaCppReader:
         )
         tokens: Any = answer.get("tokens")
         if not isinstance(tokens, list) or not tokens:
-            raise EndpointGarbled("the tokenizer sent no tokens", endpoint=self._client.name)
+            raise InvalidResponse("the tokenizer sent no tokens", endpoint=self._client.name)
         return [int(token) for token in tokens]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
@@ -119,7 +119,7 @@ class LlamaCppReader:
             )
             pieces = re.split("|".join(marks), str(answer.get("prompt", "")))
             if len(pieces) != len(marks) + 1:
-                raise EndpointGarbled(
+                raise InvalidResponse(
                     "the model's chat template leaves out turns", endpoint=self._client.name
                 )
             self._templates[len(turns)] = [
@@ -167,7 +167,7 @@ class LlamaCppReader:
             sent = answer["choices"][0]["logprobs"]["content"][0]["top_probs"]
             return {t["id"]: float(t["prob"]) for t in sent if t["id"] in wanted}, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
 

@@ -41,7 +41,7 @@ class Wire(Protocol):
         """Read the answers, one for each question, in order.
 
         Raises:
-            EndpointGarbled: they are not in this format.
+            InvalidResponse: they are not in this format.
         """
         ...
 

@@ -30,7 +30,7 @@ from moa.endpoints.metering import estimate_of, fewest_tokens
 from moa.endpoints.profiles import Profile
 from moa.endpoints.schema import response_format
 from moa.endpoints.thinking import ThinkingSplitter, split_thinking
-from moa.errors import CapabilityError, EndpointGarbled, EndpointRejected, OutputError
+from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, OutputError
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -126,7 +126,7 @@ class OpenAIEndpoint(Closing):
         """Ask for text, or for JSON by a schema.
 
         Raises:
-            EndpointError: the request failed; `EndpointGarbled` where it brought no text,
+            EndpointError: the request failed; `InvalidResponse` where it brought no text,
                 `EndpointRejected` where the prompt can't fit into `context_window`.
             OutputError: the model stopped before it wrote an answer, or refused to.
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
@@ -186,7 +186,7 @@ class OpenAIEndpoint(Closing):
                     if piece := splitter.feed(content):
                         yield piece
         if not finish_reason:
-            raise EndpointGarbled("the stream ended before its answer did", endpoint=self.name)
+            raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
         if piece := splitter.finish():
             yield piece
         # Where the chat template wrote the opening tag, only the end tells what was a thought.
@@ -245,9 +245,9 @@ class OpenAIEndpoint(Closing):
             rows.sort(key=lambda row: row["index"])
             vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
         except (KeyError, TypeError, ValueError) as error:
-            raise EndpointGarbled("an embedding is no vector", endpoint=self.name) from error
+            raise InvalidResponse("an embedding is no vector", endpoint=self.name) from error
         if len(vectors) != len(texts):
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"{len(vectors)} vectors came back for {len(texts)} texts", endpoint=self.name
             )
         context.note("answered", self.model, endpoint=self.name)
@@ -369,7 +369,7 @@ class OpenAIEndpoint(Closing):
     def _first_choice(self, answer: JSON) -> JSON:
         choices = _objects(answer.get("choices"))
         if not choices:
-            raise EndpointGarbled("the answer holds no choice", endpoint=self.name)
+            raise InvalidResponse("the answer holds no choice", endpoint=self.name)
         return choices[0]
 
     def _finished(
@@ -399,7 +399,7 @@ class OpenAIEndpoint(Closing):
 
     def _no_answer(
         self, text: str, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
-    ) -> EndpointGarbled | OutputError:
+    ) -> InvalidResponse | OutputError:
         node = context.node or self.name
         if finish_reason == "content_filter":
             refusal = refusal or "the content filter stopped it"
@@ -411,7 +411,7 @@ class OpenAIEndpoint(Closing):
         message = f"the model wrote {what} (finish reason {finish_reason!r})"
         if finish_reason == "length":
             return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
-        return EndpointGarbled(message, endpoint=self.name)
+        return InvalidResponse(message, endpoint=self.name)
 
     def _need(self, capability: Capability) -> None:
         if capability not in self.capabilities:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from moa.endpoints.answers import answered, by_name, complement
 from moa.endpoints.client import JSON
 from moa.endpoints.control_tokens import neutralise
-from moa.errors import EndpointGarbled, EndpointRejected, EndpointUnsupported
+from moa.errors import EndpointRejected, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Option, Question
 
 
@@ -30,10 +30,10 @@ class DecisionsWire:
         """Read the answers; see `Wire.read`. They come in the order of the questions."""
         given = reply.get("answers")
         if not isinstance(given, list):
-            raise EndpointGarbled("the answer holds no list of `answers`", endpoint=endpoint)
+            raise InvalidResponse("the answer holds no list of `answers`", endpoint=endpoint)
         answers = cast("list[object]", given)
         if len(answers) > len(questions):
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"{len(answers)} answers came for {len(questions)} questions", endpoint=endpoint
             )
         padded = [*answers, *[None] * (len(questions) - len(answers))]
@@ -54,7 +54,7 @@ def _read(question: Question, answer: object, endpoint: str) -> Answer:
     given = cast("dict[str, Any]", answer)
     name = given.get("name")
     if name is not None and name != question.name:
-        raise EndpointGarbled(
+        raise InvalidResponse(
             f"the answer to question {question.name!r} came under the name {name!r}",
             endpoint=endpoint,
         )

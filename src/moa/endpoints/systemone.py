@@ -12,7 +12,7 @@ from typing import Any, cast
 from moa.endpoints.answers import answered, by_name, complement, written
 from moa.endpoints.client import JSON
 from moa.endpoints.control_tokens import neutralise
-from moa.errors import EndpointGarbled, EndpointRejected, EndpointUnsupported
+from moa.errors import EndpointRejected, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Option, Question
 
 
@@ -31,7 +31,7 @@ class SystemOneWire:
         """Read the answers; see `Wire.read`."""
         given = reply.get("answers")
         if not isinstance(given, dict):
-            raise EndpointGarbled("the answer holds no `answers`", endpoint=endpoint)
+            raise InvalidResponse("the answer holds no `answers`", endpoint=endpoint)
         answers = cast("dict[str, object]", given)
         return [_read(question, answers, reply, endpoint) for question in questions]
 

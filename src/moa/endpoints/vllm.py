@@ -17,7 +17,7 @@ from moa.endpoints.detection import Decides
 from moa.endpoints.openai import CHAT, OpenAIEndpoint
 from moa.endpoints.profiles import VLLM, Profile
 from moa.endpoints.vllm_labels import VLLMLabelReader
-from moa.errors import EndpointGarbled
+from moa.errors import InvalidResponse
 from moa.usage import NOTHING, UNKNOWN_PRICE, Price, Tier
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         )
         count = reply.get("count")
         if not isinstance(count, int):
-            raise EndpointGarbled("the tokenizer sent no count", endpoint=self.name)
+            raise InvalidResponse("the tokenizer sent no count", endpoint=self.name)
         return count
 
     def chat(self, prompt: Prompt) -> dict[str, Any]:

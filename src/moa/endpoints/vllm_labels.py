@@ -14,7 +14,7 @@ from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.labels import LabelPrompt, LabelReading, TokenReading, walk_labels
 from moa.endpoints.metering import estimate_of
-from moa.errors import EndpointGarbled, EndpointUnsupported
+from moa.errors import EndpointUnsupported, InvalidResponse
 from moa.usage import NOTHING, Amount
 
 _MOST_TOKENS = 128
@@ -96,7 +96,7 @@ class VLLMLabelReader:
                 endpoint=self._client.name,
             ) from error
         except (TypeError, IndexError, ValueError) as error:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 "the answer holds no log-probabilities", endpoint=self._client.name
             ) from error
 
@@ -144,5 +144,5 @@ class VLLMLabelReader:
         )
         tokens = reply.get("tokens")
         if not isinstance(tokens, list):
-            raise EndpointGarbled("the tokenizer sent no tokens", endpoint=self._client.name)
+            raise InvalidResponse("the tokenizer sent no tokens", endpoint=self._client.name)
         return [int(token) for token in cast("list[int]", tokens)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from moa.errors import EndpointGarbled, EndpointUnavailable
+from moa.errors import EndpointUnavailable, InvalidResponse
 
 if TYPE_CHECKING:
     import aiohttp
@@ -69,11 +69,11 @@ class VLLMServer:
 
         Raises:
             EndpointUnavailable: it does not answer.
-            EndpointGarbled: what it answers is not what vLLM writes.
+            InvalidResponse: what it answers is not what vLLM writes.
         """
         status, text = await self._get("/metrics", {})
         if status != 200:
-            raise EndpointGarbled(f"/metrics answered {status}", endpoint=self.name, status=status)
+            raise InvalidResponse(f"/metrics answered {status}", endpoint=self.name, status=status)
         return self._read(text)
 
     def _read(self, text: str) -> VLLMMetrics:
@@ -88,9 +88,9 @@ class VLLMServer:
                     if sample.name == "vllm:kv_cache_usage_perc":
                         fullest = max(fullest, sample.value)
         except ValueError as error:
-            raise EndpointGarbled("/metrics is not Prometheus's", endpoint=self.name) from error
+            raise InvalidResponse("/metrics is not Prometheus's", endpoint=self.name) from error
         if "vllm:num_requests_running" not in sums:
-            raise EndpointGarbled("/metrics is not vLLM's", endpoint=self.name)
+            raise InvalidResponse("/metrics is not vLLM's", endpoint=self.name)
         return VLLMMetrics(
             running=int(sums["vllm:num_requests_running"]),
             waiting=int(sums["vllm:num_requests_waiting"]),
