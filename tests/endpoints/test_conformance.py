@@ -14,17 +14,13 @@ import pytest
 
 from moa.config import load
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Endpoint, Prompt
+from moa.endpoints import Closing, Completion, Decision, Endpoint, Prompt
 from moa.endpoints.cached import Cached
-from moa.endpoints.closing import Closing
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.fallback import Fallback
-from moa.endpoints.limited import Limited
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Fallback, Limited, Retried, Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,

@@ -8,11 +8,10 @@ import httpx2
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints.counting import tokens_of, window_of
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.metering import approximate_tokens
-from moa.endpoints.retried import Retried
+from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.endpoints.vllm import VLLMEndpoint
+from moa.endpoints.wrappers import Retried
 from moa.errors import InvalidResponse
 from moa.testing import ScriptedEndpoint
 

@@ -21,8 +21,8 @@ from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings, check_engine
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retried import Retried
 from moa.endpoints.weights import Weights, find_weights
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
     EndpointUnauthorized,
     EndpointUnavailable,

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, client
 from moa.endpoints.client import is_loopback
-from moa.endpoints.mapping import error_of_exception, foreign_errors
+from moa.endpoints.http_errors import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
     ConfigError,

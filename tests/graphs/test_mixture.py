@@ -13,7 +13,7 @@ from moa.agents.generator import Generator
 from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.retried import Retried
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -19,8 +19,7 @@ from moa.agents.prompts import (
     wrong_with,
 )
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Message, Prompt
-from moa.endpoints.closing import closed_after
+from moa.endpoints import Completion, Endpoint, Message, Prompt, closed_after
 from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
 from moa.trace import Piece

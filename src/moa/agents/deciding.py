@@ -18,7 +18,7 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import BudgetExceeded, CalibrationError, ConfigError, InputError, InvalidResponse
 from moa.handoffs import Text
 from moa.questions import Answer, Question

@@ -8,7 +8,7 @@ from moa.calibration.members import DECIDES
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 
 HIDDEN = "hidden states"
 """The embedded model itself, which is about to name the label."""

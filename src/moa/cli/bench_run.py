@@ -16,7 +16,7 @@ from moa.cli.tables import dollars
 from moa.config import Config
 from moa.endpoints import Endpoint
 from moa.endpoints.client import is_near
-from moa.endpoints.retried import Retried
+from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, MissingDependency
 from moa.machine import machine
 from moa.measuring import Kept, Measurement, Step, keep

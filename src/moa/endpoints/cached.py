@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar, cast
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Example, Prompt
-from moa.endpoints.closing import closed_after
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Example, Prompt, closed_after
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import ConfigError, DeadlineExceeded, EndpointError, OutputError
 from moa.questions import Question
 from moa.usage import NOTHING

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.mapping import (
+from moa.endpoints.http_errors import (
     cause_of,
     error_of_exception,
     error_of_response,
@@ -29,7 +29,7 @@ from moa.endpoints.mapping import (
     was_lost,
     without_key,
 )
-from moa.endpoints.metering import amount_of
+from moa.endpoints.tokens import amount_of
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

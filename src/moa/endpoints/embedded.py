@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
-from moa.endpoints.closing import Closing, closed_after
+from moa.endpoints import (
+    Capability,
+    Closing,
+    Completion,
+    Decision,
+    Embeddings,
+    Example,
+    Prompt,
+    closed_after,
+)
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings
 from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed

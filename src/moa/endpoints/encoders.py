@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
+    Closing,
     Completion,
     Decision,
     Embeddings,
@@ -29,9 +30,8 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.closing import Closing
 from moa.endpoints.cores import usable_cores
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, MissingDependency
 from moa.questions import Question
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,

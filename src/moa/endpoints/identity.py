@@ -18,7 +18,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.weights import find_weights
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import EndpointError
 
 

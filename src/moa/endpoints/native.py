@@ -11,8 +11,8 @@ from moa.context import RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.coalesce import Coalescer
-from moa.endpoints.metering import estimate_of
 from moa.endpoints.profiles import Profile
+from moa.endpoints.tokens import estimate_of
 from moa.errors import EndpointRejected
 from moa.questions import Answer, Question
 from moa.usage import NOTHING, Amount

@@ -15,6 +15,7 @@ from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
+    Closing,
     Completion,
     Decision,
     Embeddings,
@@ -23,13 +24,12 @@ from moa.endpoints import (
     Prompt,
 )
 from moa.endpoints.client import JSON, Client, Posted
-from moa.endpoints.closing import Closing
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.detection import Decides, MakeReader, backend_of
-from moa.endpoints.metering import estimate_of, fewest_tokens
 from moa.endpoints.profiles import Profile
 from moa.endpoints.schema import response_format
 from moa.endpoints.thinking import ThinkingSplitter, split_thinking
+from moa.endpoints.tokens import estimate_of, fewest_tokens
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, OutputError
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier

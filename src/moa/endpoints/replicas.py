@@ -9,10 +9,19 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Endpoint, Example, Prompt
-from moa.endpoints.closing import close_all, closed_after
+from moa.endpoints import (
+    Capability,
+    Completion,
+    Decision,
+    Embeddings,
+    Endpoint,
+    Example,
+    Prompt,
+    close_all,
+    closed_after,
+)
 from moa.endpoints.health import Patience, Probe, Replica, list_models
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.questions import Question
 

@@ -13,7 +13,7 @@ from moa.context import RunContext
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.labels import LabelPrompt, LabelReading, TokenReading, walk_labels
-from moa.endpoints.metering import estimate_of
+from moa.endpoints.tokens import estimate_of
 from moa.errors import EndpointUnsupported, InvalidResponse
 from moa.usage import NOTHING, Amount
 

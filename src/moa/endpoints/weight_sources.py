@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from moa.endpoints.client import KEY, is_loopback
-from moa.endpoints.mapping import masked
+from moa.endpoints.http_errors import masked
 from moa.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Bools, np
 from moa.decisions.measures import coverage_line
 from moa.endpoints import Endpoint
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import InputError
 from moa.evals.answers import Answer, Cache
 from moa.evals.cases import Case

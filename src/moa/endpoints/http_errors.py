@@ -1,4 +1,4 @@
-"""Error mapping: what HTTP libraries raise and what servers refuse, as errors of `moa`."""
+"""HTTP errors: what HTTP libraries raise and what servers refuse, as errors of `moa`."""
 
 from __future__ import annotations
 
