@@ -277,7 +277,7 @@ class Endpoints(Closing):
 
     def _waiting(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
-        from moa.endpoints.vllm_server import VLLMServer
+        from moa.endpoints.vllm import VLLMServer
         from moa.endpoints.wrappers import WaitForReady
 
         server = self.config.server_of(name)

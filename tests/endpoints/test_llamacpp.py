@@ -12,10 +12,9 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints.client import Client
-from moa.endpoints.detection import Decides
+from moa.endpoints.decide import Decides
 from moa.endpoints.engine import Engine
-from moa.endpoints.labels import LabelPrompt
-from moa.endpoints.llamacpp import LlamaCppReader
+from moa.endpoints.labels import LabelPrompt, LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import InvalidResponse
 from moa.questions import Option, Question

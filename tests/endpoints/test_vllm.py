@@ -13,11 +13,10 @@ from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
-from moa.endpoints.detection import Decides
-from moa.endpoints.labels import LabelPrompt, label_prompt
+from moa.endpoints.decide import Decides
+from moa.endpoints.labels import LabelPrompt, VLLMLabelReader, label_prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.vllm_labels import VLLMLabelReader
 from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
 from moa.questions import Option, Question
 from moa.usage import Budget

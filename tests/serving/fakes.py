@@ -12,7 +12,7 @@ from typing import TypedDict
 
 import psutil
 
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.vllm import free_port
 from moa.servers import VLLMConfig
 from moa.serving.planning import spec_of
 from moa.serving.spec import ServerSpec

@@ -16,7 +16,7 @@ import pytest
 from moa import serving
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
 from moa.servers import ServerFolder, local_url
 from moa.serving.launching import launch, stop, until_ready

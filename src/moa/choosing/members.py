@@ -11,7 +11,8 @@ from moa.catalogue import Model, Quantisation, models
 from moa.choosing.measured import Figures, figures, held
 from moa.choosing.plans import Cause, Rejected
 from moa.choosing.task import Task
-from moa.config import VENDORS, Config, EndpointConfig, Vendor, nearest
+from moa.config import Config, EndpointConfig, nearest
+from moa.endpoints.dialects import VENDORS, Dialect
 from moa.errors import ConfigError
 from moa.machine import Machine
 from moa.placing import SPARE
@@ -51,7 +52,7 @@ class Member:
         return self.place is not None
 
     @property
-    def vendor(self) -> Vendor | None:
+    def vendor(self) -> Dialect | None:
         """Who is asked; `None`: nobody."""
         return vendor_of(self.model) if self.place is None else None
 
@@ -66,16 +67,16 @@ class Member:
 
 
 @cache
-def _seller(vendor_model: str) -> Vendor | None:
+def _seller(vendor_model: str) -> Dialect | None:
     return EndpointConfig(tier="llm", model=vendor_model).vendor
 
 
-def vendor_of(model: Model) -> Vendor | None:
+def vendor_of(model: Model) -> Dialect | None:
     """Say who sells a model by the token."""
     return None if model.vendor_model is None else _seller(model.vendor_model)
 
 
-def vendor_name(vendor: Vendor) -> str:
+def vendor_name(vendor: Dialect) -> str:
     """Name a vendor as `Task.vendors` does: the first word of its key's variable."""
     return vendor.api_key_env.split("_")[0].lower()
 

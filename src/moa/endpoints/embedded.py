@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from moa.context import RunContext
 from moa.endpoints import (
@@ -24,13 +24,15 @@ from moa.endpoints import (
     closed_after,
 )
 from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings
-from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed
+from moa.endpoints.labels import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.weights import SMOLLM2, find_weights
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
+    EndpointRejected,
     EndpointUnavailable,
     InvalidResponse,
 )
@@ -39,11 +41,7 @@ from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
-
-
-class _LlamaCpp(OpenAIEndpoint):
-    def enforces(self, schema: Mapping[str, Any]) -> bool:
-        return True  # by a grammar
+_TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +222,7 @@ class EmbeddedEndpoint(Closing):
         try:
             yield served
         except (EndpointUnavailable, InvalidResponse) as error:
-            if too_long := too_long_to_embed(error):
+            if too_long := _too_long_to_embed(error):
                 raise too_long from error
             if await self._died(served.engine, error):
                 raise EndpointUnavailable(
@@ -262,7 +260,7 @@ class EmbeddedEndpoint(Closing):
         return self._served[-1]
 
     def _serve(self, engine: Engine) -> _Served:
-        endpoint = _LlamaCpp(
+        endpoint = OpenAIEndpoint(
             self.name,
             model=engine.model,
             base_url=engine.base_url,
@@ -274,7 +272,7 @@ class EmbeddedEndpoint(Closing):
             timeout_s=self._timeout_s,
             capabilities=ALL,
             decides="labels",
-            label_reader=LlamaCppReader,
+            dialect=LLAMACPP,
         )
         return _Served(engine, endpoint)
 
@@ -316,3 +314,15 @@ def _release(key: _Key) -> None:
             del _shared[key]
     if last:
         shared.host.stop()
+
+
+def _too_long_to_embed(error: EndpointError) -> EndpointRejected | None:
+    """Read what llama.cpp says, as a failure of its own, of a text longer than its batch."""
+    found = _TOO_LONG.search(str(error))
+    if found is None:
+        return None
+    return EndpointRejected(
+        f"a text of {found[1]} tokens is too long to embed: {found[2]} fit. Split it",
+        endpoint=error.endpoint,
+        status=error.status,
+    )

@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import SecretStr
 
@@ -25,10 +25,8 @@ from moa.endpoints import (
 )
 from moa.endpoints.client import JSON, Client, Posted
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.detection import Decides, MakeReader, backend_of
-from moa.endpoints.profiles import Profile
-from moa.endpoints.schema import response_format
-from moa.endpoints.thinking import ThinkingSplitter, split_thinking
+from moa.endpoints.decide import Decider, Decides, MakeReader
+from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.tokens import estimate_of, fewest_tokens
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, OutputError
 from moa.questions import Question
@@ -44,6 +42,14 @@ _REFUSES = re.compile(
 )
 
 CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
+_TAGS = {
+    "<think>": "</think>",
+    "<thought>": "</thought>",  # Gemini's compatible endpoint
+    "[THINK]": "[/THINK]",  # Magistral, where the server has no parser for it
+}
+"""What closes a thought, by what opens it."""
+_CLOSE = "</think>"
+"""What closes a thought that the chat template opened."""
 
 
 class OpenAIEndpoint(Closing):
@@ -67,7 +73,8 @@ class OpenAIEndpoint(Closing):
         decides: How it decides; see `Decides`.
         label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
             server says it is: vLLM or llama.cpp.
-        profile: Limits of the server that decides; `None` asks it, or takes the usual ones.
+        dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
+            usual, and a server that is to decide is asked what it is.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
@@ -91,7 +98,7 @@ class OpenAIEndpoint(Closing):
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
         label_reader: MakeReader | None = None,
-        profile: Profile | None = None,
+        dialect: Dialect | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         self.name = name
@@ -114,12 +121,13 @@ class OpenAIEndpoint(Closing):
             timeout_s=timeout_s,
             http_client=http_client,
         )
-        self._backend = backend_of(
+        self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
+        self._decider = Decider(
             self.client,
             self.complete,
             decides=decides,
             label_reader=label_reader,
-            profile=profile,
+            dialect=dialect,
         )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
@@ -225,7 +233,7 @@ class OpenAIEndpoint(Closing):
         """
         self._need("decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._backend.decide(neutralise(state), questions, context, examples=shown)
+        return await self._decider.decide(neutralise(state), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """Turn texts into vectors.
@@ -266,34 +274,19 @@ class OpenAIEndpoint(Closing):
                 {"role": message.role, "content": neutralise(message.content)}
                 for message in self._shown(prompt)
             ],
-            # OpenAI's reasoning models know only the new name, many other servers only the old.
-            "max_completion_tokens" if self.client.hosted_by_openai else "max_tokens": (
-                prompt.max_tokens
-            ),
+            self.dialect.answer_limit: prompt.max_tokens,
         }
         if prompt.temperature is not None:
             body["temperature"] = prompt.temperature
         if prompt.stop:
             body["stop"] = list(prompt.stop)
         if prompt.json_schema is not None:
-            body.update(self.constrained(prompt.json_schema))
+            body.update(self.dialect.constrained(prompt.json_schema))
         return body
-
-    def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Say in this server's words that the answer must be JSON that follows `schema`."""
-        return {"response_format": response_format(schema)}
-
-    def enforces(self, schema: Mapping[str, Any]) -> bool:
-        """Whether the server is known to hold answers to `schema`; else it is shown to the model.
-
-        OpenAI does where it can take the schema as a strict one.
-        """
-        strict: bool = response_format(schema)["json_schema"]["strict"]
-        return strict and self.client.hosted_by_openai
 
     def _shown(self, prompt: Prompt) -> Sequence[Message]:
         schema, messages = prompt.json_schema, prompt.messages
-        if schema is None or self.enforces(schema):
+        if schema is None or self.dialect.holds_to(schema):
             return messages
         form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
         told = f"Answer with JSON alone, by this schema: {form}"
@@ -445,3 +438,101 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     inner = [part for whole in parts for part in _objects(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
+
+
+def split_thinking(text: str) -> tuple[str, str | None]:
+    """Split a whole text into the answer and the reasoning before it.
+
+    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text; where
+    the chat template itself wrote that opening tag, only the closing one is there. An unclosed
+    thought has no answer.
+    """
+    start = text.lstrip()
+    opening = _opening(start)
+    if opening is not None:
+        thought, _, answer = start.removeprefix(opening).partition(_TAGS[opening])
+        return answer.lstrip(), thought.strip()
+    thought, closed, answer = start.partition(_CLOSE)
+    if closed and "<think>" not in thought:
+        return answer.lstrip(), thought.strip()
+    return text, None
+
+
+@dataclass(slots=True)
+class ThinkingSplitter:
+    """Splits a text that comes in pieces. Thoughts must open with their tag at the start."""
+
+    _blanks: list[str] = field(default_factory=list[str])
+    """What stands before the first word, until it is known whether that opens a thought."""
+    _held: str = ""
+    """What may be the start of a tag."""
+    _thought: list[str] = field(default_factory=list[str])
+    _text: list[str] = field(default_factory=list[str])
+    _closing: str = ""
+    _state: Literal["start", "thinking", "answering"] = "start"
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought so far."""
+        return "".join(self._thought).strip()
+
+    @property
+    def text(self) -> str:
+        """What was answered so far."""
+        return "".join(self._text)
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece; return what belongs to the answer."""
+        if self._state == "start":
+            if not self._held:
+                start = piece.lstrip()
+                self._blanks.append(piece[: len(piece) - len(start)])
+                piece = start
+            self._held += piece
+            if any(len(self._held) < len(tag) and tag.startswith(self._held) for tag in _TAGS):
+                return ""
+            piece = self._begun()
+        return self._think(piece) if self._state == "thinking" else self._answer(piece)
+
+    def finish(self) -> str:
+        """Say that no piece is left; return what was held back and belongs to the answer."""
+        if self._state == "thinking":
+            self._thought.append(self._held)
+            return ""
+        return self._answer(self._take())
+
+    def _begun(self) -> str:
+        """Find out whether a thought begins; return what follows its tag, or everything."""
+        opening = _opening(self._held)
+        if opening is None:
+            self._state = "answering"
+            return self._take()
+        self._state, self._closing = "thinking", _TAGS[opening]
+        return self._take().lstrip().removeprefix(opening)
+
+    def _think(self, piece: str) -> str:
+        thought, closed, answer = (self._held + piece).partition(self._closing)
+        if closed:
+            self._thought.append(thought)
+            self._state, self._held = "answering", ""
+            return self._answer(answer)
+        end = max(0, len(thought) - len(self._closing) + 1)
+        self._thought.append(thought[:end])
+        self._held = thought[end:]
+        return ""
+
+    def _take(self) -> str:
+        held = "".join(self._blanks) + self._held
+        self._blanks, self._held = [], ""
+        return held
+
+    def _answer(self, piece: str) -> str:
+        if self._closing and not self._text:
+            piece = piece.lstrip()
+        if piece:
+            self._text.append(piece)
+        return piece
+
+
+def _opening(start: str) -> str | None:
+    return next((tag for tag in _TAGS if start.startswith(tag)), None)

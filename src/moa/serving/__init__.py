@@ -73,8 +73,7 @@ async def vllm(
         EndpointUnavailable: it failed to come up, and why, or was not ready in time.
     """
     from moa.config import checked
-    from moa.endpoints.vllm import VLLMEndpoint
-    from moa.endpoints.vllm_server import free_port
+    from moa.endpoints.vllm import VLLMEndpoint, free_port
     from moa.servers import VLLMConfig, local_url
     from moa.serving.launching import launch, until_ready
     from moa.serving.planning import spec_of

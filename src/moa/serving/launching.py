@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from moa.endpoints.vllm_server import is_free
+from moa.endpoints.vllm import is_free
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.servers import ServerFolder, ServerState

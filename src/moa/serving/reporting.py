@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from moa.config import Config
-from moa.endpoints.vllm_server import VLLMMetrics, VLLMServer
+from moa.endpoints.vllm import VLLMMetrics, VLLMServer
 from moa.errors import EndpointError
 from moa.servers import ServerFolder, ServerState
 from moa.serving.launching import runs

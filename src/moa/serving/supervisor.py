@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import SecretStr
 
-from moa.endpoints.vllm_server import VLLMServer, is_free
+from moa.endpoints.vllm import VLLMServer, is_free
 from moa.servers import Phase, ServerFolder, ServerState
 from moa.serving import keeper
 from moa.serving.causes import Served, explain, port_taken
