@@ -400,7 +400,7 @@ def test_a_model_that_names_no_weights_is_an_error(model: str, says: str, tmp_pa
 async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_started(
     tmp_path: Path,
 ) -> None:
-    file = written(tmp_path, str(find_weights().path), "context_window = 512")
+    file = written(tmp_path, str(find_weights()), "context_window = 512")
     async with Endpoints(file) as both:
         large, small = embedded_in(both), embedded_in(both, "embedded")
         await both.warm({"large"})

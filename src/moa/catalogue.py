@@ -18,8 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt
 
 from moa.config import EndpointConfig, nearest
-from moa.endpoints.weight_sources import SMOLLM2, HubFile
-from moa.endpoints.weights import cache_folder, kept_at
+from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
 from moa.errors import ConfigError
 from moa.jobs import Job, Kind, Quantisation, Server
 from moa.usage import Price, Tier

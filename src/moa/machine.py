@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moa.cards import GIB, card
-from moa.endpoints.cores import usable_cores
+from moa.endpoints.engine import usable_cores
 from moa.errors import ConfigError, MissingDependency
 
 _CGROUP = Path("/sys/fs/cgroup")

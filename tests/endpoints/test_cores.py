@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.cores import usable_cores
+from moa.endpoints.engine import usable_cores
 
 
 @pytest.fixture

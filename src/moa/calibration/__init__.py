@@ -23,7 +23,7 @@ from moa.calibration.members import LabelMember, Member, layout_of
 from moa.calibration.scorers import Fit
 from moa.decisions.arrays import Floats
 from moa.decisions.heads import Head
-from moa.endpoints.identity import Identity
+from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
 from moa.guarantees import Bound
 from moa.guarantees.drift import Drift

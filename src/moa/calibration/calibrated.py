@@ -9,7 +9,7 @@ from moa.calibration import Calibration
 from moa.calibration.members import Sources
 from moa.context import RunContext
 from moa.decisions.arrays import Floats
-from moa.endpoints.identity import Identity, identity_of
+from moa.endpoints.known import Identity, identity_of
 from moa.errors import CalibrationError
 from moa.questions import Answer, Question
 

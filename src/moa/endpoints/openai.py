@@ -27,8 +27,15 @@ from moa.endpoints.client import JSON, Client, Posted
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.decide import Decider, Decides, MakeReader
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
+from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
-from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, OutputError
+from moa.errors import (
+    CapabilityError,
+    EndpointError,
+    EndpointRejected,
+    InvalidResponse,
+    OutputError,
+)
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -261,6 +268,15 @@ class OpenAIEndpoint(Closing):
         context.note("answered", self.model, endpoint=self.name)
         model = _text(answer.get("model")) or self.model
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Name the model, and the version of the server, where it has `/version` as vLLM does."""
+        try:
+            answer = await self.client.get("/version", context, at_root=True)
+        except EndpointError:
+            answer = {}
+        version = _text(answer.get("version")) or None
+        return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
         """Close the connections of this event loop. Closing twice does nothing."""
