@@ -15,12 +15,11 @@ import pytest
 from moa.config import load
 from moa.context import RunContext
 from moa.endpoints import Closing, Completion, Decision, Endpoint, Prompt
-from moa.endpoints.cached import Cached
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Fallback, Limited, Retried, Wrapping
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,

@@ -10,8 +10,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt, closed_after
-from moa.endpoints.cached import Cached
-from moa.endpoints.wrappers import Fallback, Limited, Retried, Wrapping
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, replace
 from itertools import count
-from typing import TypeVar
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
@@ -32,11 +35,13 @@ from moa.errors import (
     EndpointError,
     EndpointUnavailable,
     MoaError,
+    OutputError,
 )
 from moa.questions import Question
 from moa.usage import NOTHING, Amount, Price, Tier
 
 T = TypeVar("T")
+Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
@@ -262,6 +267,150 @@ class Fallback(Wrapping):
         await close_all(self._endpoints)
 
 
+class Cached(Wrapping):
+    """Keeps answers in memory, the least recently used ones going first.
+
+    A hit costs nothing and says so in the trace. The key is the whole request and the model. A
+    prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
+    temperature is left to the server, most of which sample: its first answer is kept, as one that
+    would do. What was cut by its length is not kept, and with a schema, neither is what is no JSON.
+
+    Args:
+        endpoint: What is asked.
+        size: Most answers to keep.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, size: int = 4096) -> None:
+        if size < 1:
+            raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
+        super().__init__(endpoint)
+        self._size = size
+        self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
+        self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
+        """Requests that are under way, for others that want the same."""
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`."""
+        if prompt.temperature:
+            return await self.endpoint.complete(prompt, context)
+        key = self._key("complete", asdict(prompt))
+
+        def ask() -> Awaitable[Completion]:
+            return self.endpoint.complete(prompt, context)
+
+        return await self._once(key, ask, context, lasts=lambda answer: _lasts(answer, prompt))
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`; a text that was kept comes in one piece."""
+        key = self._key("complete", asdict(prompt))
+        kept = None if prompt.temperature else self._kept.get(key)
+        if kept is not None:
+            completion = self._hit(key, cast("Completion", kept), context)
+            yield completion.text
+            yield completion
+            return
+        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion) and not prompt.temperature:
+                    self._keep(key, piece, lasts=_lasts(piece, prompt))
+                yield piece
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """See `Endpoint.decide`."""
+        asked = [
+            (q.name, q.kind, q.text, [(o.name, o.description) for o in q.options], q.layout)
+            for q in questions
+        ]
+        shown = [(example.text, dict(example.labels)) for example in examples]
+        key = self._key("decide", [state, asked, shown])
+
+        def ask() -> Awaitable[Decision]:
+            return self.endpoint.decide(state, questions, context, examples=examples)
+
+        decision = await self._once(key, ask, context)
+        pairs = zip(decision.answers, questions, strict=True)
+        answers = tuple(replace(answer, question=question) for answer, question in pairs)
+        return replace(decision, answers=answers)
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """See `Endpoint.embed`."""
+        key = self._key("embed", list(texts))
+        return await self._once(key, lambda: self.endpoint.embed(texts, context), context)
+
+    def _key(self, kind: str, request: object) -> str:
+        return json.dumps([kind, self.model, request], sort_keys=True, default=repr)
+
+    async def _once(
+        self,
+        key: str,
+        ask: Callable[[], Awaitable[Answered]],
+        context: RunContext,
+        *,
+        lasts: Callable[[Answered], bool] = lambda _: True,
+    ) -> Answered:
+        """Give what was kept, or what somebody else has asked for already, or else ask."""
+        loop = asyncio.get_running_loop()
+        while True:
+            kept = self._kept.get(key)
+            if kept is not None:
+                return self._hit(key, cast("Answered", kept), context)
+            flight = self._flights.get(key)
+            if flight is None or flight.get_loop() is not loop:
+                return await self._fly(key, ask, lasts)
+            landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
+            if not landed:
+                raise DeadlineExceeded(
+                    f"{self.name}: the run's time was up before the same request, which another "
+                    "run had sent, was answered"
+                )
+            if not flight.cancelled():
+                return self._told(cast("Answered", flight.result()), context)
+
+    async def _fly(
+        self, key: str, ask: Callable[[], Awaitable[Answered]], lasts: Callable[[Answered], bool]
+    ) -> Answered:
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await ask()
+            self._keep(key, answer, lasts=lasts(answer))
+            flight.set_result(answer)
+        except (EndpointError, OutputError) as error:
+            flight.set_exception(error)
+            flight.exception()  # there may be nobody else to hear of it
+            raise
+        finally:
+            flight.cancel()  # where a budget or a deadline ended it, which concerns this run alone
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        return answer
+
+    def _keep(self, key: str, answer: Completion | Decision | Embeddings, *, lasts: bool) -> None:
+        if not lasts:
+            return
+        self._kept[key] = answer
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+    def _hit(self, key: str, answer: Answered, context: RunContext) -> Answered:
+        self._kept.move_to_end(key)
+        return self._told(answer, context)
+
+    @staticmethod
+    def _told(answer: Answered, context: RunContext) -> Answered:
+        context.note("cached", f"an answer of {answer.model}", endpoint=answer.endpoint)
+        return replace(answer, amount=NOTHING)
+
+
 class Limited(Around):
     """Lets requests wait for their turn, and no longer than their run's deadline.
 
@@ -429,3 +578,16 @@ class WaitForReady(Around):
         if waited_s >= self._poll_s:
             text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
             context.note("retried", text, endpoint=self.name)
+
+
+def _lasts(completion: Completion, prompt: Prompt) -> bool:
+    """Whether a completion is whole, so that it may be given again."""
+    if completion.finish_reason == "length":
+        return False
+    if prompt.json_schema is None:
+        return True
+    try:
+        json.loads(completion.text)
+    except ValueError:
+        return False
+    return True
