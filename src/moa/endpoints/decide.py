@@ -121,8 +121,10 @@ class Decider:
                 continue
             if not self._ways:
                 with self._gate:
-                    self._ways, self._reasons = await self._found(context)
-                self._settle()
+                    found = await self._found(context)
+                if not self._ways:  # another event loop may have found them, too
+                    self._ways, self._reasons = found
+                    self._settle()
                 continue
             told = self._tell(told, context)
             way, proven = self._ways[told], self._proven

@@ -46,11 +46,6 @@ _KEPT = 2048
 """Vectors kept in memory, so that several questions about a text encode it once."""
 
 
-def missing_for_sentences() -> str | None:
-    """Name a package that `SentenceEncoder` needs and that is not installed."""
-    return SentenceEncoder.missing()
-
-
 def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
     """Give the encoder that works beside a small model that decides; `None` where there is none.
 

@@ -80,6 +80,7 @@ class LabelReader(Protocol):
         """Read how probable each label is after a prompt, which is data: no control tokens in it.
 
         Raises:
+            ConfigError: a label is the start of another.
             EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
             BudgetExceeded: a limit would be passed; nothing was sent.
             DeadlineExceeded: the run's time is up.
@@ -236,13 +237,7 @@ class LabelBackend:
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`.
-
-        Raises:
-            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Answer typed questions about `state`; see `Backend.decide`."""
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
@@ -411,14 +406,7 @@ class LlamaCppReader:
         """The tokens around the turns of a chat, by the number of turns."""
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt; see `LabelReader.read_labels`.
-
-        Raises:
-            ConfigError: a label is the start of another.
-            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Read how probable each label is after a prompt; see `LabelReader.read_labels`."""
         spellings = [await self._spelling(label, context) for label in prompt.labels]
         if prompt.layout == "chat":
             start = await self._turns([*prompt.before, prompt.text], context)

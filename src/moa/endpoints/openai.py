@@ -138,15 +138,12 @@ class OpenAIEndpoint(Closing):
         )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """Ask for text, or for JSON by a schema.
+        """See `Endpoint.complete`.
 
         Raises:
-            EndpointError: the request failed; `InvalidResponse` where it brought no text,
-                `EndpointRejected` where the prompt can't fit into `context_window`.
+            InvalidResponse: the answer brought no text.
+            EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't complete.
         """
         self._need("complete")
         self._check_length(prompt)
@@ -168,18 +165,10 @@ class OpenAIEndpoint(Closing):
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        """Ask for text piece by piece; the whole `Completion` comes last.
+        """See `Endpoint.stream`; it raises what `complete` does.
 
         A thought whose opening tag the server leaves out is known as one only at its end: it is
         in the pieces, and not in the text of the `Completion`.
-
-        Raises:
-            EndpointError: the request failed, at the start or in the middle; `EndpointRejected`
-                where the prompt can't fit into `context_window`.
-            OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't stream.
         """
         self._need("stream")
         self._check_length(prompt)
@@ -227,30 +216,19 @@ class OpenAIEndpoint(Closing):
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Answer typed questions about `state`.
+        """See `Endpoint.decide`.
 
         Raises:
-            EndpointError: the request failed.
             OutputError: the labels had to be written, and the model wrote something else.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
                 of a server whose log-probabilities can't be read; no question was sent.
-            CapabilityError: it can't decide.
         """
         self._need("decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
         return await self._decider.decide(neutralise(state), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Turn texts into vectors.
-
-        Raises:
-            EndpointError: the request failed.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't embed.
-        """
+        """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
         self._need("embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = estimate_of(*texts, max_tokens=0, price=self.price)
