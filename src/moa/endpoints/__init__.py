@@ -35,7 +35,7 @@ class Prompt:
     """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
     endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
-    """Most tokens to generate, reasoning included."""
+    """Maximum tokens to generate, reasoning included."""
     temperature: float | None = None
     """`None` leaves it to the server."""
     stop: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class Client:
         api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
             `$OPENAI_API_KEY` to OpenAI.
         price: What it charges.
-        concurrency: Most requests at once; more wait for a slot.
+        concurrency: Maximum requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`; it stays
@@ -391,9 +391,9 @@ class Client:
             if any(part in body for part in echoing):
                 answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(_decompressed(response, body), line) from error
+            raise self._invalid(_decompressed(response, body), line) from error
         if not isinstance(answer, dict):
-            raise self._garbled(_decompressed(response, body), line)
+            raise self._invalid(_decompressed(response, body), line)
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -411,7 +411,7 @@ class Client:
         if response.status_code >= 300:
             raise self._refused(response, line)
         if not streams:
-            raise self._garbled(response, line)
+            raise self._invalid(response, line)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
         try:
             while True:
@@ -513,7 +513,7 @@ class Client:
     def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
         return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
-    def _garbled(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
+    def _invalid(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
         start = " ".join(masked(text_of(response), line.secret)[:80].split())
         return InvalidResponse(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "

@@ -40,11 +40,11 @@ class Dialect:
     labels: Literal["vllm", "llama.cpp"] | None = None
     """Whose way of sending the log-probabilities of labels is its own; `None`: it sends none."""
     most_options: int = 255
-    """Most options of a choice."""
+    """Maximum options of a choice."""
     most_levels: int = 10
-    """Most levels of a score."""
+    """Maximum levels of a score."""
     most_questions: int = 64
-    """Most questions in one request; more are spread over several."""
+    """Maximum questions in one request; more are spread over several."""
     together: bool = True
     """Whether questions in one request leave each other's answers alone."""
     empty_state: bool = True

@@ -73,7 +73,7 @@ class OpenAIEndpoint(Closing):
         context_window: Tokens that fit into one request, prompt and answer together; `None` is
             unknown. A prompt with at least as many words is refused before it is sent; of one that
             may fit the server says whether it does.
-        concurrency: Most requests at once; more wait for a slot.
+        concurrency: Maximum requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it; an embedding model has `{"embed"}`.

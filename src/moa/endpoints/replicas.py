@@ -86,7 +86,7 @@ class Replicas(Wrapping):
         replicas: The servers, with different names.
         slack: Outstanding requests more than the least busy one has, up to which a prefix stays.
         first_wait_s: Seconds until a replica that died is probed.
-        longest_wait_s: Most seconds between two probes.
+        longest_wait_s: Maximum seconds between two probes.
         probe_timeout_s: Seconds that a probe may take; the request that makes it waits for it.
         probe: How a replica is probed.
         clock: Tells the seconds.

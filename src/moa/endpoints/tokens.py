@@ -13,7 +13,7 @@ from moa.usage import Amount, Price
 
 _BYTES_A_TOKEN = 3
 _MOST = 10**9
-"""Most tokens of one request: what is above is no count."""
+"""Maximum tokens of one request: what is above is no count."""
 
 
 def approximate_tokens(text: str) -> int:

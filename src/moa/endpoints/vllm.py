@@ -43,7 +43,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         tier: `slm` or `llm`.
         price: What it charges, such as per hour of the GPU.
         context_window: Tokens that fit into one request (`--max-model-len`).
-        concurrency: Most requests at once; vLLM batches them.
+        concurrency: Maximum requests at once; vLLM batches them.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it.

@@ -185,10 +185,10 @@ class Retried(Wrapping):
 
     Args:
         endpoint: What is asked.
-        attempts: Most tries, the first included.
-        first_wait_s: Most seconds before the second try; doubles with each further one.
-        longest_wait_s: Most seconds between two tries, unless the server asks for more.
-        longest_asked_s: Most seconds to wait because the server asks for it. Where it asks for
+        attempts: Maximum tries, the first included.
+        first_wait_s: Maximum seconds before the second try; doubles with each further one.
+        longest_wait_s: Maximum seconds between two tries, unless the server asks for more.
+        longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
             more, its error, which says how long, is raised at once.
     """
 
@@ -277,7 +277,7 @@ class Cached(Wrapping):
 
     Args:
         endpoint: What is asked.
-        size: Most answers to keep.
+        size: Maximum answers to keep.
     """
 
     def __init__(self, endpoint: Endpoint, *, size: int = 4096) -> None:
@@ -416,9 +416,9 @@ class Limited(Around):
 
     Args:
         endpoint: What is asked.
-        concurrency: Most requests in flight, in each event loop; `None` is no limit. A stream is
+        concurrency: Maximum requests in flight, in each event loop; `None` is no limit. A stream is
             in flight until its end.
-        per_second: Most requests that start in a second, evenly spaced; `None` is no limit.
+        per_second: Maximum requests that start in a second, evenly spaced; `None` is no limit.
     """
 
     def __init__(
@@ -539,7 +539,7 @@ class WaitForReady(Around):
         endpoint: What is asked.
         is_coming: Whether somebody is starting the server, or watches over it.
         is_ready: Whether it is there.
-        longest_wait_s: Most seconds to wait for it.
+        longest_wait_s: Maximum seconds to wait for it.
         poll_s: Seconds between two looks.
     """
 
