@@ -1,4 +1,4 @@
-"""Deciding: the ways in which an endpoint can come to a decision, and how one of them is found."""
+"""Deciding: the backends by which an endpoint can decide, and how the first that works is found."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ class Backend(Protocol):
 
 
 class Decider:
-    """Decides in the first way in which the server can, and remembers which.
+    """Decides by the first backend that works on the server, and remembers which.
 
     What the server offers is found out at the first decision: by what it says of itself, and by one
-    trial of each way. Decisions that come meanwhile wait for the end of it, so a server that cannot
-    decide is asked once.
+    trial of each backend. Decisions that come meanwhile wait for the end of it, so a server that
+    cannot decide is asked once.
 
     Args:
         client: The connection to the server.
         complete: Asks the model for text.
-        decides: The way.
+        decides: Which backend; `auto` tries them.
         label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
             server says it is.
         dialect: What the server is, where it is known; `None` asks it.
@@ -96,10 +96,10 @@ class Decider:
         self._decides: Decides = decides
         self._reader = label_reader
         self._dialect = dialect
-        self._ways: Sequence[Backend] = ()
+        self._backends: Sequence[Backend] = ()
         """In order; empty until they are found."""
         self._reasons: list[str] = []
-        """Why each of the first ways doesn't work; the next one is taken."""
+        """Why each of the first backends doesn't work; the next one is taken."""
         self._proven = False
         """Whether that one has worked, or is the last."""
         self._gate = _Gate()
@@ -119,48 +119,48 @@ class Decider:
             if not self._proven and self._gate.shut and not self._joins(state):
                 await self._gate.passed()
                 continue
-            if not self._ways:
+            if not self._backends:
                 with self._gate:
                     found = await self._found(context)
-                if not self._ways:  # another event loop may have found them, too
-                    self._ways, self._reasons = found
+                if not self._backends:  # another event loop may have found them, too
+                    self._backends, self._reasons = found
                     self._settle()
                 continue
             told = self._tell(told, context)
-            way, proven = self._ways[told], self._proven
+            backend, proven = self._backends[told], self._proven
             try:
                 if proven or self._gate.shut:
-                    return await way.decide(state, questions, context, examples=examples)
+                    return await backend.decide(state, questions, context, examples=examples)
                 with self._gate:
-                    decision = await way.decide(state, questions, context, examples=examples)
+                    decision = await backend.decide(state, questions, context, examples=examples)
                 self._proven = True
                 return decision
             except EndpointUnsupported as error:
                 if proven:
                     raise
-                self._pass(way, error)
+                self._pass(backend, error)
 
     def _joins(self, state: str) -> bool:
         """Whether questions about a state go out with a trial that is being gathered."""
-        way = self._ways[len(self._reasons)] if self._ways else None
-        return isinstance(way, Native) and way.can_join(state)
+        backend = self._backends[len(self._reasons)] if self._backends else None
+        return isinstance(backend, Native) and backend.can_join(state)
 
     def _tell(self, told: int, context: RunContext) -> int:
-        """Say in the trace why the first ways are not taken; `told` is what was said before."""
-        for reason, other in zip(self._reasons[told:], self._ways[told + 1 :], strict=False):
+        """Say in the trace why the first backends are not taken; `told` is what was said before."""
+        for reason, other in zip(self._reasons[told:], self._backends[told + 1 :], strict=False):
             context.note("fell back", f"to {other.title}: {reason}", endpoint=self._client.name)
         return len(self._reasons)
 
-    def _pass(self, way: Backend, error: EndpointUnsupported) -> None:
-        if way is self._ways[len(self._reasons)]:  # else another decision has found it out
+    def _pass(self, backend: Backend, error: EndpointUnsupported) -> None:
+        if backend is self._backends[len(self._reasons)]:  # else another decision has found it out
             self._reasons.append(str(error))
             self._settle()
 
     def _settle(self) -> None:
-        self._proven = len(self._reasons) == len(self._ways) - 1
+        self._proven = len(self._reasons) == len(self._backends) - 1
 
     async def _found(self, context: RunContext) -> tuple[Sequence[Backend], list[str]]:
-        """Find the ways in which the server may decide, and why the first of them don't work."""
+        """Find the backends that may work, and why the first of them are known not to."""
         match self._decides:
             case "systemone":
                 return [Native(self._client, self._dialect or UNKNOWN, SystemOneWire())], []
@@ -194,11 +194,11 @@ class Decider:
             known = UNKNOWN
             reasons.append(str(error))  # what lists no models decides on no route of its own either
         wire = DecisionsWire() if known.wire == "decisions" else SystemOneWire()
-        ways: list[Backend] = [Native(self._client, known, wire)]
+        backends: list[Backend] = [Native(self._client, known, wire)]
         reader = self._reader or _READERS.get(known.labels or "")
         if reader is not None:
-            ways.append(self._read_by(reader))
-        return [*ways, self._written], reasons
+            backends.append(self._read_by(reader))
+        return [*backends, self._written], reasons
 
     def _read_by(self, reader: MakeReader) -> Backend:
         client = self._client
