@@ -18,7 +18,7 @@ from moa.evals.report import Comparison
 from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.mixture import mixture
-from moa.graphs.self_consistency import self_consistency
+from moa.graphs.self_consistency import SelfConsistency
 from moa.mixing.picking import Listwise
 from moa.mixing.stating import label_of, shown
 from moa.node import Node, Result
@@ -81,7 +81,7 @@ def designs_of(model: Endpoint) -> dict[str, Node[Any, Any]]:
     proposer = Proposer(model, SAY, max_tokens=TOKENS, temperature=TEMPERATURE, repairs=0)
     found: dict[str, Node[Any, Any]] = {
         "one call": writer("one"),
-        "self_consistency, 6": self_consistency(writer("one"), samples=6, key=key, budget=SIX),
+        "self_consistency, 6": SelfConsistency(node=writer("one"), samples=6, key=key, budget=SIX),
         "choose_best, 2 x 3": choose_best(
             writer("say"), writer("feel", FEEL), samples=3, key=key, budget=SIX
         ),

@@ -21,7 +21,7 @@ from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.mixture import mixture
-from moa.graphs.self_consistency import self_consistency
+from moa.graphs.self_consistency import SelfConsistency
 from moa.mixing.picking import Best, Listwise
 from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
@@ -134,7 +134,7 @@ def designs_of(small: Sequence[Model], large: Model) -> dict[str, Node[Any, Any]
     return {
         "one call": writer(small[0]),
         "one call of the large model": writer(large, "llm"),
-        "self_consistency, 6": self_consistency(writer(small[0]), samples=6, budget=SIX),
+        "self_consistency, 6": SelfConsistency(node=writer(small[0]), samples=6, budget=SIX),
         "choose_best, 3 x 2": choose_best(
             *map(writer, small),
             samples=2,

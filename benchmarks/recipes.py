@@ -3,7 +3,10 @@
 Each graph and a plain call to the same model answer the same items, one at a time. Prompts are
 chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
 there, so that a run can be stopped and gone on with by the same command; after a change of a graph
-take another `--json`, and the same `--plain`. With `--items` it prints, and writes no page.
+take another `--json`, and the same `--plain` and `--samples`. With `--items` it prints, and writes
+no page; `--page` writes the page of all that is kept.
+
+`--check` asks each graph once, about small items of its own, and fails where one gives no answer.
 """
 
 from __future__ import annotations
@@ -25,7 +28,18 @@ from moa import MoaError, RunContext
 from moa.errors import ConfigError
 from moa.evals.intervals import Interval, difference
 from moa.evals.verdicts import MARGIN
-from recipes_shared import HALVES, Answer, Item, Models, Plain, Recipe, Run, half_of, spent
+from recipes_shared import (
+    HALVES,
+    Answer,
+    Item,
+    Models,
+    Plain,
+    Recipe,
+    Run,
+    half_of,
+    one_item,
+    spent,
+)
 from report import table, write
 
 RECIPES = {
@@ -41,12 +55,18 @@ OUTPUT_WEIGHT = 4
 """How many tokens that are read cost what one costs that is written, about, where both have a
 price."""
 WAYS = ("plain", "graph")
+CHECK = Path(__file__).parent / "data" / "check"
+"""Small sets in the form of those that are measured on."""
+UNCHECKED = ("summarize_long", "cascade", "routed")
+"""They take more items than a check has, and write nothing of their own."""
 TEXT = """
 ## Recipes
 
 Every ready graph that writes, beside one call to the same model at temperature 0 with a prompt made
 for the task, on the same items. The graphs run as `moa run` builds them, with one model for all
-their parts; only `cascade` and `routed` have the built-in model first.
+their parts, but for `Extractor`, `choose_best`, `code`, `code_sandbox`, `cascade` and `routed`,
+which are built in Python: `choose_best` has the model under two prompts, and `cascade` and `routed`
+have the built-in model first. Samples of one prompt are shared between the graphs that draw them.
 {half}
 
 An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
@@ -78,13 +98,14 @@ SciTLDR, GSM8K and BANKING77.
 async def asked(run: Run, item: Item) -> Answer:
     """Ask a graph; what it fails with is its answer, unless it is set up wrong."""
     context, begun = RunContext(timeout_s=TIMEOUT_S, keep_notes=False), time.perf_counter()
-    try:
-        answer = await run(item, context)
-    except ConfigError:
-        raise
-    except MoaError as error:
-        answer = failed(error)
-    return {**answer, **spent(context, time.perf_counter() - begun)}
+    with one_item() as saved:
+        try:
+            answer = await run(item, context)
+        except ConfigError:
+            raise
+        except MoaError as error:
+            answer = failed(error)
+    return {**answer, **spent(context, time.perf_counter() - begun + sum(saved))}
 
 
 def failed(error: MoaError) -> Answer:
@@ -94,12 +115,13 @@ def failed(error: MoaError) -> Answer:
 async def plainly(recipe: Recipe, models: Models, item: Item, kept: Kept) -> Answer:
     """Make the plain call of an item, or take what is kept of it."""
     ask = Plain(models.llm, kept)
-    try:
-        answer = await recipe.plain(models, item, ask)
-    except ConfigError:
-        raise
-    except MoaError as error:
-        answer = failed(error)
+    with one_item():
+        try:
+            answer = await recipe.plain(models, item, ask)
+        except ConfigError:
+            raise
+        except MoaError as error:
+            answer = failed(error)
     return {**answer, **ask.spent}
 
 
@@ -129,6 +151,12 @@ async def measured(
 
 def scored(recipe: Recipe, item: Item, answer: Answer) -> Mapping[str, float]:
     return {recipe.measures[0]: 0.0} if "error" in answer else recipe.grade(item, answer)
+
+
+def _answered(items: Sequence[Item], recipe: str, model: str, kept: Kept) -> list[Item]:
+    """The first items, as far as both ways have answered them."""
+    there = [all(key_of(model, recipe, way, i) in kept.found for way in WAYS) for i in items]
+    return list(items[: there.index(False) if False in there else None])
 
 
 class Found:
@@ -254,23 +282,43 @@ def texts_of(found: Sequence[Found]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+async def check(file: Path) -> int:
+    """Ask each graph about one item, without the plain call; give how many gave no answer."""
+    failures = 0
+    async with Models(file, CHECK, Kept(None), Kept(None)) as models:
+        for name, recipe in RECIPES.items():
+            if name in UNCHECKED:
+                continue
+            item, begun = recipe.items(CHECK)[0], time.perf_counter()
+            answer = await asked(await recipe.graph(models), item)
+            text, seconds = answer.get("text", ""), time.perf_counter() - begun
+            failed = "error" in answer or not text.strip()
+            failures += failed
+            said = answer.get("error", "no text") if failed else repr(text[:60])
+            print(f"{'FAILED' if failed else 'ok'} {name}, {seconds:.0f} s: {said}", flush=True)
+    return failures
+
+
 async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
-    kept, plain = Kept(args.json), Kept(args.plain)
+    kept, plain, samples = Kept(args.json), Kept(args.plain), Kept(args.samples)
     found: dict[str, list[Found]] = {}
     every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
     items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
     (other,) = set(HALVES) - {args.half}
     for file in args.model:
-        async with Models(file, args.data, kept) as models:
-            for name in args.recipes:
+        async with Models(file, args.data, kept, samples) as models:
+            for name in () if args.page else args.recipes:
                 warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
                     await measured(RECIPES[name], models, items[name], plain, warm)
                 except MoaError as error:
                     print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
             model = models.llm.model
-        several = [Found(RECIPES[name], model, items[name], kept) for name in RECIPES]
-        found[model] = [one for one in several if one.whole]
+        several = [
+            Found(RECIPES[name], model, _answered(items[name], name, model, kept), kept)
+            for name in RECIPES
+        ]
+        found[model] = [one for one in several if one.items and one.whole]
     return found
 
 
@@ -285,8 +333,13 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
+    parser.add_argument("--samples", type=Path, help="keeps what the model wrote, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
+    parser.add_argument("--page", action="store_true", help="of what is kept; asks nothing")
+    parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
+    if args.check:
+        raise SystemExit(min(1, sum(asyncio.run(check(file)) for file in args.model)))
     if args.data is None:
         parser.error("give the folder of the data sets, by --data or $MOA_DATA")
     args.data = Path(args.data)
@@ -299,7 +352,7 @@ def main() -> None:
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
-    if args.items is None and args.half == "reported":
+    if (args.page or args.items is None) and args.half == "reported":
         write("recipes", "python benchmarks/recipes.py --data DIR --model FILE...", body)
 
 

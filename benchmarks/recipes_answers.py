@@ -282,10 +282,8 @@ def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
 
 
 RECIPES = (
-    _problem("solve", ready("solve", "question")),
-    _problem(
-        "self_consistency", ready("self_consistency", "question", model="large", answers="number")
-    ),
+    _problem("solve", ready("solve", "question", max_tokens=512)),
+    _problem("self_consistency", ready("self_consistency", "question", node="large", key="number")),
     _problem("best_of_n", ready("best_of_n", "question", model="large", answers="number")),
     _problem("debate", ready("debate", "question", answers="number")),
     _problem("refine", ready("refine", "question")),

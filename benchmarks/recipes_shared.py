@@ -11,21 +11,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints
-from moa.agents.coder import source_of
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.documents.citing import statements
 from moa.documents.sentences import sentences
-from moa.endpoints import Prompt
-from moa.graphs.code import SandboxResult
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.wrapping import Wrapping
+from moa.graphs.code import SandboxResult, source_of
+from moa.usage import Amount
 
 Item = dict[str, Any]
 """A row with an `id`, what is asked, and what is right."""
@@ -78,6 +83,76 @@ class Plain:
         return text
 
 
+_AMOUNT = TypeAdapter(Amount)
+_DRAWN: ContextVar[Counter[str]] = ContextVar("drawn")
+"""How often each prompt was asked about the item that is being answered."""
+_SAVED: ContextVar[list[float]] = ContextVar("saved")
+"""Seconds that samples took which are taken from the file."""
+
+
+class Shared(Wrapping):
+    """Gives the n-th answer to a prompt from a file, if some recipe had its n-th answer before.
+
+    What it takes is charged as it was then, and its seconds count, so that only the machine is
+    spared. It knows the samples of an item apart by their number, so they stay different.
+
+    Args:
+        endpoint: Who is asked else.
+        kept: Holds the answers.
+    """
+
+    def __init__(self, endpoint: Endpoint, kept: Kept) -> None:
+        super().__init__(endpoint)
+        self.kept = kept
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        written = json.dumps([self.model, asdict(prompt)], sort_keys=True)
+        digest = hashlib.sha256(written.encode()).hexdigest()[:32]
+        drawn = _DRAWN.get()
+        drawn[digest] += 1
+        key = f"{digest}|{drawn[digest]}"
+        found = self.kept.found.get(key)
+        if found is not None:
+            amount = _AMOUNT.validate_python(found["amount"])
+            async with await context.reserve(self.name, self.tier, amount) as call:
+                call.settle(amount)
+            _SAVED.get().append(found["seconds"])
+            fields = {name: found[name] for name in ("text", "finish_reason", "model")}
+            return Completion(**fields, endpoint=self.name, amount=amount)
+        begun = time.perf_counter()
+        completion = await self.endpoint.complete(prompt, context)
+        self.kept.keep(
+            key,
+            {
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "model": completion.model,
+                "amount": _AMOUNT.dump_python(completion.amount, mode="json"),
+                "seconds": time.perf_counter() - begun,
+            },
+        )
+        return completion
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        completion = await self.complete(prompt, context)
+        yield completion.text
+        yield completion
+
+
+@contextmanager
+def one_item() -> Generator[list[float]]:
+    """Count samples from 1 within it, and collect the seconds of those that are kept."""
+    saved: list[float] = []
+    tokens = _DRAWN.set(Counter()), _SAVED.set(saved)
+    try:
+        yield saved
+    finally:
+        _DRAWN.reset(tokens[0])
+        _SAVED.reset(tokens[1])
+
+
 def spent(context: RunContext, seconds: float) -> Answer:
     """What a run took; tokens are those of the model that is measured, not of the built-in one."""
     by_endpoint, by_tier = context.usage.by_endpoint(), context.usage.by_tier()
@@ -98,14 +173,16 @@ class Models(Endpoints):
         file: The model's GGUF file.
         data: Folder of the data sets.
         kept: For what a recipe finds out before its first item.
+        samples: For what the model wrote, shared by the recipes.
     """
 
-    def __init__(self, file: Path, data: Path, kept: Kept) -> None:
+    def __init__(self, file: Path, data: Path, kept: Kept, samples: Kept) -> None:
         super().__init__(Config())
         self.data = data
         self.kept = kept
-        self.large = EmbeddedEndpoint("large", tier="llm", model_path=file, timeout_s=600)
-        small = EmbeddedEndpoint("small", model_path=file, timeout_s=600)
+        large = EmbeddedEndpoint("large", tier="llm", model_path=file, timeout_s=600)
+        self.large = Shared(large, samples)
+        small = Shared(EmbeddedEndpoint("small", model_path=file, timeout_s=600), samples)
         self._built = {"large": self.large, "small": small, EMBEDDED: EmbeddedEndpoint(EMBEDDED)}
         self._folder = tempfile.TemporaryDirectory(prefix="recipes-")
         self.folder = Path(self._folder.name)
@@ -272,7 +349,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def passes(reply: str, tests: str, runner: Subprocess) -> bool:
     """Whether the program in a reply passes tests that its writer has not seen."""
     try:
-        source = source_of(reply, "python")
+        source = source_of(reply)
     except ValueError:
         return False
     return runner.now(source.code, tests).passed

@@ -73,10 +73,18 @@ def test_each_is_drawn_without_configuration_and_keys(
 
 
 def test_a_table_says_who_is_sampled_and_how() -> None:
-    table = {"model": "other", "samples": 7, "at_once": 2, "answers": "number", "calls": 9}
+    table = {
+        "node": "other",
+        "temperature": 0.9,
+        "samples": 7,
+        "max_concurrency": 2,
+        "key": "number",
+        "budget": {"calls": 9},
+    }
     node: Any = node_of("self_consistency", two(self_consistency=table))
     assert type(cast("object", node)) is SelfConsistency
-    assert (node.node.name, node.samples, node.at_once) == ("other", 7, 2)
+    assert (node.node.name, node.node.temperature, node.samples) == ("other", 0.9, 7)
+    assert node.max_concurrency == 2
     assert (node.key, node.budget.calls) == (last_number, 9)
 
 
@@ -124,7 +132,7 @@ def test_a_key_that_no_table_has_is_refused() -> None:
 
 
 async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
-    rules = {"small": says('{"label": "Lost card"}')}
+    rules = {"small": says('{"answer": "Lost card"}')}
     node: Any = node_of("self_consistency", Doubles(rules), given={"labels": ["Lost card", "PIN"]})
     output: Any = (await node.run("Where is it?")).output
     assert (output.text, output.confidence) == ("Lost card", 1.0)
@@ -145,7 +153,7 @@ async def test_they_are_compared_by_name_on_questions_and_answers() -> None:
 
 
 async def test_they_are_compared_by_name_on_labels() -> None:
-    endpoints = Doubles({"small": says('{"label": "good"}'), "large": says("?")})
+    endpoints = Doubles({"small": says('{"answer": "good", "label": "good"}'), "large": says("?")})
     rows = [{"text": "Lovely", "label": "good"}, {"text": "Awful", "label": "bad"}]
     given = {"labels": ["good", "bad"]}
     names = ("self_consistency", "choose_best")

@@ -246,6 +246,21 @@ def made(run: Any) -> Any:
     )
 
 
+async def test_a_sample_that_is_kept_is_charged_as_it_was_and_told_from_the_next(
+    tmp_path: Path,
+) -> None:
+    llm, file = ScriptedEndpoint(["a", "b"], name="large", tier="llm"), tmp_path / "samples.json"
+    prompt = Prompt.of("Which letter?", temperature=0.7)
+    for _ in range(2):
+        endpoint, context = shared.Shared(llm, kept.Kept(file)), RunContext()
+        with shared.one_item():
+            said = [(await endpoint.complete(prompt, context)).text for _ in range(2)]
+        assert said == ["a", "b"]
+        assert context.usage.calls == 2
+        assert context.usage.input_tokens > 0
+    llm.assert_used_up()
+
+
 async def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     asked: list[str] = []
 
@@ -414,7 +429,7 @@ async def test_every_recipe_is_asked_in_both_ways_and_graded(
 ) -> None:
     monkeypatch.setattr(answers, "FIT_ON", 60)
     one = recipe(name)
-    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None)) as models:
+    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None), kept.Kept(None)) as models:
         models.large = Writer(name="large", tier="llm", model="writer-1")
         small = Writer(name="small", model="writer-1")
         models._built = {"large": models.large, "small": small, "embedded": Writer(name="embedded")}

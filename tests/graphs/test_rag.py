@@ -261,7 +261,7 @@ async def test_without_documents_it_says_what_to_do() -> None:
             node_of("rag", endpoints)
 
 
-def test_a_large_model_that_is_configured_writes_and_the_small_one_checks() -> None:
+def test_a_large_model_that_is_configured_writes_in_one_call() -> None:
     config = Config.model_validate(
         {
             "endpoints": {
@@ -273,9 +273,16 @@ def test_a_large_model_that_is_configured_writes_and_the_small_one_checks() -> N
     node = node_of("rag", Endpoints(config, read_keys=False))
     assert isinstance(node, Rag)
     assert isinstance(node.writer, Answerer)
-    assert node.relevance is None  # a call for each passage, only where it is asked for
-    assert node.rewriter is not None
-    assert node.support is not None
+    assert (node.rewriter, node.relevance, node.support) == (None, None, None)
+
+
+async def test_a_sentence_without_a_citation_is_given_the_passage_that_has_its_words() -> None:
+    graph = answering("The tower is 300 metres high.", support=None)
+    result = await graph.run("How high is the tower?")
+    assert isinstance(result.output, Sourced)
+    assert result.output.text == "The tower is 300 metres high. [1]"
+    assert [one.passage for one in result.output.citations] == [TOWER]
+    assert any("given the citation" in note.text for note in result.trace)
 
 
 def test_a_sheet_can_be_written_down() -> None:

@@ -17,7 +17,7 @@ from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.refine import refine
-from moa.graphs.self_consistency import self_consistency
+from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
 from moa.mixing.picking import Listwise
 from moa.usage import Budget
@@ -41,7 +41,7 @@ def writer(
 
 
 async def test_samples_differ_and_are_counted(model: EmbeddedEndpoint) -> None:
-    result = await self_consistency(writer(model), samples=3, at_once=3).run(ASKED)
+    result = await SelfConsistency(node=writer(model), samples=3, max_concurrency=3).run(ASKED)
     output = result.output
     assert 1 <= sum(output.votes.values()) + output.unreadable <= 3
     assert output.confidence == max(output.votes.values()) / (

@@ -29,7 +29,7 @@ from moa.graphs.best_of_n import best_of_n
 from moa.graphs.cascade import cascade
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
-from moa.graphs.self_consistency import SelfConsistency, self_consistency
+from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
 from moa.mixing.picking import Listwise
 from moa.mixing.stating import field_of, label_of, last_number
@@ -52,21 +52,21 @@ def writer(endpoint: Endpoint) -> Generator[Reply]:
 
 async def test_the_answer_that_most_samples_give_wins() -> None:
     endpoint = says("It is 7.\n#### 7", "The answer is 8.", "7", "The answer is $7.00", "8")
-    output = (await self_consistency(writer(endpoint), at_once=5).run("3 + 4?")).output
+    output = (await SelfConsistency(node=writer(endpoint), max_concurrency=5).run("3 + 4?")).output
     assert (output.text, output.answer, output.confidence) == ("It is 7.\n#### 7", "7", 0.6)
     assert (output.votes, output.tied, output.partial) == ({"7": 3, "8": 2}, (), False)
 
 
 async def test_it_stops_where_no_further_sample_can_change_the_majority() -> None:
     endpoint = says("7", "7", "7")
-    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?")
+    result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?")
     assert (result.usage.calls, result.output.confidence) == (3, 1.0)
     assert not result.output.partial
 
 
 async def test_only_as_many_samples_are_asked_as_could_settle_it() -> None:
     endpoint = says("7", "8", "7", "7")
-    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?")
+    result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?")
     assert (result.usage.calls, result.output.votes) == (4, {"7": 3, "8": 1})
 
 
@@ -86,19 +86,21 @@ async def test_what_is_still_running_when_it_is_settled_is_cancelled() -> None:
             await gate.wait()
             return Result(output=Reply(text="7"))
 
-    result = await self_consistency(Slow(), samples=5, at_once=5).run("3 + 4?")
+    result = await SelfConsistency(node=Slow(), samples=5, max_concurrency=5).run("3 + 4?")
     assert (asked, result.output.votes) == (5, {"7": 3})
     assert not result.output.partial
 
 
 async def test_a_tie_is_said() -> None:
-    output = (await self_consistency(writer(says("7", "8")), samples=2).run("3 + 4?")).output
+    output = (await SelfConsistency(node=writer(says("7", "8")), samples=2).run("3 + 4?")).output
     assert (output.answer, output.tied, output.confidence) == ("7", ("8",), 0.5)
 
 
 async def test_a_failing_sample_is_left_out_and_named() -> None:
     endpoint = says(DOWN, "7", "7", "7")
-    result = await self_consistency(writer(endpoint), samples=4, at_once=4).run("3 + 4?")
+    result = await SelfConsistency(node=writer(endpoint), samples=4, max_concurrency=4).run(
+        "3 + 4?"
+    )
     assert (result.output.votes, result.output.partial) == ({"7": 3}, False)
     (note,) = [note for note in result.trace if note.kind == "failed"]
     assert "refused" in note.text
@@ -106,14 +108,14 @@ async def test_a_failing_sample_is_left_out_and_named() -> None:
 
 async def test_where_every_sample_fails_the_error_has_the_causes() -> None:
     with pytest.raises(QuorumNotMet, match="refused") as caught:
-        await self_consistency(writer(SimulatedEndpoint(rule=lambda _: DOWN))).run("3 + 4?")
+        await SelfConsistency(node=writer(SimulatedEndpoint(rule=lambda _: DOWN))).run("3 + 4?")
     assert len(caught.value.causes) == 3
 
 
 async def test_a_thin_budget_leaves_the_majority_so_far_and_says_so() -> None:
     endpoint = says("7", "8", "7")
     context = RunContext(budget=Budget(calls=3))
-    result = await self_consistency(writer(endpoint), samples=5).run("3 + 4?", context)
+    result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?", context)
     assert (result.output.answer, result.output.partial) == ("7", True)
     assert [note.text for note in result.trace if note.kind == "degraded"] == [
         "3 of 5 samples came, and the others could have changed the majority"
@@ -136,7 +138,7 @@ class Hanging:
 
 
 async def test_what_came_before_the_deadline_is_the_answer() -> None:
-    node = self_consistency(Hanging(2), samples=5, timeout_s=0.05)
+    node = SelfConsistency(node=Hanging(2), samples=5, timeout_s=0.05)
     result = await node.run("3 + 4?")
     assert (result.output.answer, result.output.votes) == ("7", {"7": 2})
     assert result.output.partial
@@ -144,24 +146,24 @@ async def test_what_came_before_the_deadline_is_the_answer() -> None:
 
 async def test_a_deadline_without_an_answer_is_an_error() -> None:
     with pytest.raises(DeadlineExceeded):
-        await self_consistency(Hanging(0), timeout_s=0.05).run("3 + 4?")
+        await SelfConsistency(node=Hanging(0), timeout_s=0.05).run("3 + 4?")
 
 
 async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
     with pytest.raises(BudgetExceeded):
-        await self_consistency(writer(says()), budget=Budget(calls=0)).run("3 + 4?")
+        await SelfConsistency(node=writer(says()), budget=Budget(calls=0)).run("3 + 4?")
 
 
 async def test_samples_that_answer_nothing_are_no_majority() -> None:
-    node = self_consistency(writer(SimulatedEndpoint(rule=lambda _: "Hm.")), key=last_number)
+    node = SelfConsistency(node=writer(SimulatedEndpoint(rule=lambda _: "Hm.")), key=last_number)
     with pytest.raises(OutputError, match="none of 5 samples"):
         await node.run("3 + 4?")
 
 
 async def test_labels_are_found_in_texts() -> None:
     endpoint = says("I'd say: Positive!", "negative", "It is positive, not more")
-    node = self_consistency(
-        writer(endpoint), samples=3, at_once=3, key=label_of(["positive", "negative"])
+    node = SelfConsistency(
+        node=writer(endpoint), samples=3, max_concurrency=3, key=label_of(["positive", "negative"])
     )
     assert (await node.run("Lovely")).output.votes == {"positive": 2, "negative": 1}
 
@@ -173,49 +175,49 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
 
     endpoint = says(*(Bill(total=12.5, note=str(n)) for n in range(2)))
     agent = Generator(endpoint, "Read the bill.", output=Bill, temperature=0.7)
-    output = (await self_consistency(agent, samples=3, key=field_of("total")).run("…")).output
+    output = (await SelfConsistency(node=agent, samples=3, key=field_of("total")).run("…")).output
     assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
 
 
 async def test_a_reasoner_is_counted_by_its_answer() -> None:
     steps = [Reasoned[int](reasons=str(n), answer=7) for n in range(2)]
     output = (
-        await self_consistency(Reasoner(says(*steps), answer=int, temperature=0.7), samples=3).run(
-            "?"
-        )
+        await SelfConsistency(
+            node=Reasoner(says(*steps), answer=int, temperature=0.7), samples=3
+        ).run("?")
     ).output
     assert (output.text, output.answer) == ("7", "7")
 
 
 async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
-    small = self_consistency(writer(says("7", "8", "9")), samples=3, name="small")
-    large = self_consistency(writer(says("8")), samples=1, name="large")
+    small = SelfConsistency(node=writer(says("7", "8", "9")), samples=3, name="small")
+    large = SelfConsistency(node=writer(says("8")), samples=1, name="large")
     result = await cascade(small, large, accept=Confident(0.6)).run("3 + 4?")
     assert (result.by, result.output.answer) == ("large", "8")
 
 
 async def test_only_the_answer_that_won_is_streamed() -> None:
-    node = self_consistency(writer(says("It is 8", "so 7", "7")), samples=3, at_once=3)
+    node = SelfConsistency(node=writer(says("It is 8", "so 7", "7")), samples=3, max_concurrency=3)
     pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
     assert [piece.text for piece in pieces] == ["so 7"]
 
 
 def test_nothing_to_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        self_consistency(writer(says()), samples=0)
+    with pytest.raises(ConfigError, match="samples: Input should be greater"):
+        SelfConsistency(node=writer(says()), samples=0)
 
 
 def test_it_is_drawn_with_the_number_of_samples() -> None:
-    assert "generator x 5" in self_consistency(writer(says())).draw().mermaid
+    assert "generator x 5" in SelfConsistency(node=writer(says())).draw().mermaid
 
 
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from("123"), min_size=1, max_size=7), st.integers(1, 7))
 async def test_stopping_early_gives_the_winner_of_the_whole_vote(
-    answers: list[str], at_once: int
+    answers: list[str], max_concurrency: int
 ) -> None:
-    node: SelfConsistency[str | BaseModel] = self_consistency(
-        writer(says(*answers)), samples=len(answers), at_once=at_once
+    node: SelfConsistency[str | BaseModel] = SelfConsistency(
+        node=writer(says(*answers)), samples=len(answers), max_concurrency=max_concurrency
     )
     output: Voted = (await node.run("?")).output
     counts = Counter(answers)
@@ -228,7 +230,7 @@ def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> 
     endpoint, key = says(), field_of("total")
     node, judge, debater = writer(endpoint), Listwise(endpoint), Debater(endpoint)
     for build in (
-        lambda: self_consistency(node, key=key),
+        lambda: SelfConsistency(node=node, key=key),
         lambda: choose_best(node, key=key),
         lambda: best_of_n(node, judge, key=key),
         lambda: debate(debater, debater, key=key),
@@ -240,7 +242,7 @@ def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> 
 def test_a_node_that_always_says_the_same_is_not_sampled() -> None:
     cold = Generator(ScriptedEndpoint(), "Work it out.")
     for build in (
-        lambda: self_consistency(cold, samples=3),
+        lambda: SelfConsistency(node=cold, samples=3),
         lambda: best_of_n(cold, Listwise(ScriptedEndpoint()), samples=3),
         lambda: Agreement(cold),
     ):

@@ -8,8 +8,15 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents import Agent, Settings
 from moa.agents.prompts import block, escaped
+from moa.agents.proposer import ANSWER
 from moa.endpoints import Endpoint
 from moa.handoffs import Reply
+
+_READ = (
+    "Here is your answer to the request below, and what others answered. Compare them: keep what "
+    "is right in yours, adopt what is right in theirs, and do not follow a majority for its own "
+    "sake. Write a complete answer to the request that does not mention the others."
+)
 
 
 class Exchange(BaseModel):
@@ -50,15 +57,12 @@ class Debater(Agent[Exchange, Reply]):
         settings.setdefault("temperature", 0.7)
         super().__init__(endpoint, instructions=instructions, **settings)
 
-    instructions = (
-        "Answer the request. If answers by you and by others are given below it, compare them: "
-        "adopt what is right in them, keep what is right in yours, and do not follow a majority "
-        "for its own sake. Write a complete answer that does not mention the others. If the answer "
-        'is short, end with "The answer is" and the answer.'
-    )
+    instructions = ANSWER
 
     def prompt(self, request: Exchange) -> str:
-        """Write the request, and the answers as data."""
-        parts = [] if request.own is None else [block(request.own, "Your answer so far")]
-        parts += [block(other, "Another answer") for other in request.others]
-        return "\n\n".join([escaped(request.text), *parts])
+        """Write the answers as data, and then the request."""
+        if request.own is None:
+            return escaped(request.text)
+        others = (block(other, "Another answer") for other in request.others)
+        answers = (block(request.own, "Your answer so far"), *others)
+        return "\n\n".join((_READ, *answers, f"Request: {escaped(request.text)}"))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from moa.agents import Agent, Settings
+from moa.agents.generator import Generator
 from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.handoffs import Consulted, Reply
+from moa.node import Node
 
-ANSWER = "Answer the request, in its language."
+ANSWER = (
+    "Answer the request, in its language. Where it takes thought, think step by step first. Where "
+    "the answer is short, end with a line that says 'Answer:' and the answer alone."
+)
+"""How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
 _READ = (
     "Here are drafts of an answer to the request below, in no particular order. Some may be wrong, "
     "and one that stands alone may be right. Use what is right in them, correct what is wrong, and "
@@ -52,3 +58,32 @@ class Proposer(Agent[str | BaseModel, Reply]):
             return written(request)
         drafts = (block(text, "Draft") for text in request.answers)
         return "\n\n".join((_READ, *drafts, f"Request: {escaped(request.request)}"))
+
+
+def sampler(
+    endpoint: Endpoint,
+    *,
+    instructions: str | None = None,
+    labels: Annotated[dict[str, str] | list[str] | None, Field(min_length=2)] = None,
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7,
+    max_tokens: Annotated[int, Field(gt=0)] = 512,
+) -> Node[Any, Any]:
+    """Make an agent whose answers to one request differ, to be asked several times.
+
+    Args:
+        endpoint: Who is asked.
+        instructions: What to do with the request; `None`: to answer it, or to label it.
+        labels: The labels to choose from, or what each means, by label; `None`: any text.
+        temperature: Above 0, or all samples would be the same.
+        max_tokens: Most tokens of an answer.
+    """
+    writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
+    if labels is None:
+        writes["tag"] = ""
+        return Generator(endpoint, instructions or ANSWER, **writes)
+    described = labels if isinstance(labels, dict) else {}
+    means = "; ".join(f"{label}: {meaning}" for label, meaning in described.items())
+    kind: Any = Literal[tuple(labels)]
+    label = create_model("Label", answer=(kind, Field(description=means or None)))
+    asked = instructions or "Give the label that fits the text best."
+    return Generator(endpoint, asked, output=label, **writes)

@@ -41,11 +41,11 @@ class Answerer(Agent[Sheet, Reply]):
     """
 
     instructions = (
-        "You answer questions from documents. If the numbered passages do not contain the answer, "
-        f"write only: {ABSENT}\n"
-        "Otherwise answer briefly, from the passages only, in the language of the question, and "
-        "cite after each sentence the passage it comes from: The museum opens at nine [2]. If "
-        "passages contradict each other, say so."
+        "You answer questions from numbered passages and from nothing else. Look for the passage "
+        "that holds the answer. Answer in one or two short sentences, in the language of the "
+        "question, and behind each write the number of the passage it rests on, as in [2]. If "
+        "passages contradict each other, say so. If no passage holds the answer, write only: "
+        f"{ABSENT}"
     )
 
     def prompt(self, request: Sheet) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +11,17 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents.prompts import block
 from moa.documents import Passage
+from moa.documents.bm25 import words
 from moa.documents.sentences import sentences
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
+_SHARED = 0.6
+"""Share of the words of a sentence, rare ones counting more, that a passage must hold to be cited
+for it unasked."""
+_BETTER = 0.3
+"""By how much a passage must share more of a sentence than those that it cites, to be cited
+instead."""
 _BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
 
 
@@ -84,6 +92,44 @@ def cited(answer: str, passages: Sequence[Passage]) -> Cited:
         citations=tuple(Citation(number=n, passage=passages[n - 1]) for n in known),
         unknown=tuple(sorted(found.difference(known))),
     )
+
+
+def attributed(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
+    """Cite by words where a writer didn't, or cited a passage that says something else.
+
+    Small models forget citations, or write `[1]` whatever they read. A sentence that cites nothing
+    is given the passage that holds most of its words, if it holds enough of them; one whose
+    passages hold far fewer than another cites that one instead.
+
+    Args:
+        answer: Cites passages that were given.
+        passages: Those that were given, in the order of their numbers.
+
+    Returns:
+        The answer, and how many of its sentences were changed.
+    """
+    held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
+    parts, changed, end = list[str](), 0, 0
+    for begin, sentence in sentences(answer):
+        parts.append(answer[end:begin])
+        end = begin + len(sentence)
+        cited_by = {n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])}
+        bare = _CITATION.sub("", sentence).rstrip()
+        said = set(words(bare))
+        weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
+        whole = sum(weights.values()) or 1.0
+        shares = [sum(weights[word] for word in said & one) / whole for one in held]
+        best = max(range(len(shares)), key=shares.__getitem__, default=0)
+        now = max((shares[n - 1] for n in cited_by), default=_SHARED - _BETTER)
+        if shares and shares[best] >= max(_SHARED, now + _BETTER):
+            sentence, changed = f"{bare} [{best + 1}]", changed + 1
+        parts.append(sentence)
+    return "".join((*parts, answer[end:])), changed
+
+
+def _rarity(holding: int, passages: int) -> float:
+    """Weigh a word by how few passages hold it: log((passages + 1) / (holding + 0.5))."""
+    return math.log((passages + 1) / (holding + 0.5))
 
 
 def statements(answer: str) -> list[Statement]:

@@ -1,30 +1,27 @@
-"""Code: plans, writes, parses and reviews a program. It is executed in a given sandbox alone.
+"""Code: writes a program, parses it, and mends what is found. It is run in a given sandbox alone.
 
-What a sandbox finds goes back to the writer, as in Chen et al. 2023, "Teaching large language
-models to self-debug", arXiv:2304.05128.
+What a sandbox or a reviewer finds goes back to the writer, as in Chen et al. 2023, "Teaching large
+language models to self-debug", arXiv:2304.05128.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
+import re
+import tomllib
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Unpack
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, Unpack
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.acceptance import text_of
+from moa.agents import Agent
 from moa.agents.boundary import Limits
-from moa.agents.coder import (
-    Assignment,
-    CodePlan,
-    Coder,
-    Parser,
-    Source,
-    parser_of,
-    source_of,
-)
-from moa.agents.generator import Generator
-from moa.agents.reviewer import Draft, Review, Reviewer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
@@ -35,12 +32,27 @@ from moa.handoffs import Reply
 from moa.mixing.listening import quiet
 from moa.trace import Piece
 
-_PLAN = (
-    "You plan programs. Name the language (Python, unless another is asked for), the parts of the "
-    "program and the cases to test, in a few words each. Write no code yet."
+Parser = Literal["python", "json", "toml"]
+
+_FENCE = re.compile(
+    r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)`*[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
+_PARSERS: dict[str, Parser] = {
+    "python": "python",
+    "python3": "python",
+    "py": "python",
+    "json": "json",
+    "toml": "toml",
+}
+_TESTS = (
+    " Then write a second block with three short tests of it: plain assert statements, which run "
+    "in the same file, and whose results you are sure of."
 )
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
+_LINE = 120
+"""Characters of a line with an error that are shown."""
 
 
 class SandboxResult(BaseModel):
@@ -66,31 +78,109 @@ class Sandbox(Protocol):
         ...
 
 
+class Source(NamedTuple):
+    """A program, taken out of a reply."""
+
+    code: str
+    language: str
+    """As the block names it, such as `python`; `python` where it names none."""
+    tests: str
+    """What stands in the blocks below it; empty where there are none that can be parsed."""
+
+
 class Program(Reply):
     """A program. `text` is its source."""
 
     language: str
     tests: str
-    """Source of the tests; empty where there are none."""
-    plan: CodePlan
+    """Source of its tests; written where a sandbox runs them, else empty."""
     parsed_by: Parser | None
     """What found it to be valid; `None`: nothing here parses its language."""
     faults: tuple[str, ...]
     """What the reviewer and the sandbox still find wrong."""
     reviewed: bool
-    """Whether the reviewer read it; if not, nothing is known of its faults."""
+    """Whether a reviewer read it; if not, nothing is known of its faults."""
     sandboxed: SandboxResult | None
     """What came of running it; `None`: nothing was executed."""
     tries: int
     """Times it was written."""
 
 
+class Draft(BaseModel):
+    """A program to be written, or one to be reviewed or mended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    source: str = ""
+    """The program, and below it its tests; empty where none was written yet."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with it."""
+
+
+class Review(BaseModel):
+    """What must be mended in a program."""
+
+    model_config = ConfigDict(frozen=True)
+
+    faults: tuple[str, ...] = Field(
+        max_length=8,
+        description="each a fault that makes the program wrong, unsafe or incomplete: where it is, "
+        "and what happens; empty where there is none",
+    )
+
+
+class Coder(Agent[Draft, Reply]):
+    """Writes a program in a fenced block, or mends its draft.
+
+    What can't be parsed goes back to the model, `repairs` times: Python, JSON and TOML. Of other
+    languages only the block is looked for.
+    """
+
+    tag = ""
+    instructions = (
+        "You are a careful programmer. Write the program that is asked for, with the names and the "
+        "arguments that are given, and think of the edge cases. Write Python unless another "
+        "language is asked for. If a draft is given, fix what is wrong with it and keep the rest. "
+        "Answer with one fenced code block that holds the program and what it imports, and nothing "
+        "else."
+    )
+
+    def prompt(self, request: Draft) -> str:
+        """Show the task, and the draft with its faults."""
+        if not request.source:
+            return request.task
+        faults = "\n".join(f"- {fault}" for fault in request.faults)
+        draft = f"Your draft:\n{request.source}\n\nWhat is wrong with it:\n{faults}"
+        return f"{request.task}\n\n{draft}"
+
+    def check(self, request: Draft, output: Reply) -> None:
+        """Parse it."""
+        del request
+        source_of(output.text)
+
+
+class Reviewer(Agent[Draft, Review]):
+    """Looks for faults in a program: what the task asks for and it does not do."""
+
+    tag = ""
+    instructions = (
+        "You review programs. List the bugs that make this program fail its task: wrong results, "
+        "missing cases, security holes, tests that check nothing. Ignore matters of taste. If you "
+        "find no bug, give an empty list."
+    )
+
+    def prompt(self, request: Draft) -> str:
+        """Show the task and the program."""
+        return f"Task: {request.task}\n\nProgram:\n````\n{request.source}\n````"
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     reply: str
     source: Source
-    faults: tuple[str, ...]
-    reviewed: bool = True
+    faults: tuple[str, ...] = ()
+    reviewed: bool = False
     sandboxed: SandboxResult | None = None
 
 
@@ -100,7 +190,7 @@ class Code(Pattern[str | BaseModel, Program]):
     def __init__(
         self,
         writer: Endpoint,
-        reviewer: Endpoint,
+        reviewer: Endpoint | None,
         *,
         sandbox: Sandbox | None,
         tries: int,
@@ -111,75 +201,84 @@ class Code(Pattern[str | BaseModel, Program]):
         super().__init__(**limits)
         if tries < 1:
             raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
-        self.planner = Generator(
-            writer, _PLAN, output=CodePlan, name="planner", max_tokens=max_tokens, tag=""
+        instructions = Coder.instructions + (_TESTS if sandbox else "")
+        self.writer = Coder(
+            writer,
+            instructions=instructions,
+            name="writer",
+            repairs=repairs,
+            max_tokens=max_tokens,
         )
-        self.writer = Coder(writer, name="writer", repairs=repairs, max_tokens=max_tokens)
-        self.reviewer = Reviewer(reviewer, max_tokens=max_tokens)
+        self.reviewer = None if reviewer is None else Reviewer(reviewer, max_tokens=max_tokens)
         self.sandbox = sandbox
         self.tries = tries
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
-        """Plan, write, review, and mend what is found."""
+        """Write, review, run, and mend what is found."""
         hidden = quiet(context)  # what may be rejected: nobody could take it back
-        plan = (await self.planner.run(request, hidden)).output
-        assignment = Assignment(task=text_of(request), plan=plan)
-        best = await self._tried(assignment, hidden)
+        task = text_of(request)
+        first = last = await self._tried(Draft(task=task), hidden)
         tries = 1
-        while best.faults and tries < self.tries:
-            context.note("refused", f"try {tries}: {'; '.join(best.faults)}")
-            again = assignment.model_copy(update={"draft": best.reply, "faults": best.faults})
+        while last.faults and tries < self.tries:
+            context.note("refused", f"try {tries}: {'; '.join(last.faults)}")
+            again = Draft(task=task, source=last.reply, faults=last.faults)
             try:
-                best = await self._tried(again, hidden)
+                last = await self._tried(again, hidden)
             except MoaError as error:
-                context.note("degraded", f"try {tries} stands with its faults: {error}")
+                context.note("degraded", f"no try after {tries}: {error}")
                 break
             tries += 1
-        context.emit(Piece(context.node, best.source.code))
+        # Where none is without fault, the tests are as likely to be wrong as the program, and one
+        # that was bent to wrong tests is worse than the first.
+        best = first if last.faults else last
+        source = best.source
+        context.emit(Piece(context.node, source.code))
         return Program(
-            text=best.source.code,
-            language=plan.language,
-            tests=best.source.tests,
-            plan=plan,
-            parsed_by=parser_of(plan.language),
+            text=source.code,
+            language=source.language,
+            tests=source.tests if self.sandbox else "",
+            parsed_by=parser_of(source.language),
             faults=best.faults,
             reviewed=best.reviewed,
             sandboxed=best.sandboxed,
             tries=tries,
         )
 
-    async def _tried(self, assignment: Assignment, hidden: RunContext) -> _Written:
-        reply = (await self.writer.run(assignment, hidden)).output.text
-        source = source_of(reply, assignment.plan.language)
-        whole = "\n\n".join(filter(None, source))
-        draft = Draft(task=assignment.task, source=whole)
-        try:
-            faults = (await self.reviewer.run(draft, hidden)).output.faults
-        except MoaError as error:
-            if assignment.draft or isinstance(error, ConfigError):
-                raise
-            hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
-            return _Written(reply, source, (), reviewed=False)
-        if faults or self.sandbox is None:
-            return _Written(reply, source, faults)
+    async def _tried(self, draft: Draft, hidden: RunContext) -> _Written:
+        reply = (await self.writer.run(draft, hidden)).output.text
+        source = source_of(reply)
+        whole = "\n\n".join(filter(None, (source.code, source.tests)))
+        written = _Written(reply, source)
+        if self.reviewer is not None:
+            try:
+                given = Draft(task=draft.task, source=whole)
+                faults = (await self.reviewer.run(given, hidden)).output.faults
+            except MoaError as error:
+                if draft.source or isinstance(error, ConfigError):
+                    raise
+                hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
+                return written
+            written = _Written(reply, source, faults, reviewed=True)
+        if written.faults or self.sandbox is None:
+            return written
         try:
             done = await _run(self.sandbox, source, hidden)
         except NodeError as error:
             hidden.note("degraded", f"the program is not run: {error}")
-            return _Written(reply, source, faults)
+            return written
         failed = () if done.passed else (f"it failed when it was run: {_end(done.output, hidden)}",)
-        return _Written(reply, source, failed, sandboxed=done)
+        return _Written(reply, source, failed, written.reviewed, done)
 
     @property
     def plan(self) -> Plan:
         """One try as a graph, to be drawn."""
         g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        planned = g.add(self.planner, g.input)
-        written = g.add(self.writer, planned.map(_assigned))
-        reviewed = g.add(self.reviewer, written.map(_drafted))
-        if self.sandbox is None:
-            return g.build(g.join(_programmed, written, reviewed)).plan
-        return g.build(g.join(_programmed, written, g.add(sandbox, reviewed))).plan
+        last = written = g.add(self.writer, g.input.map(_asked))
+        if self.reviewer is not None:
+            last = g.join(_passed, written, g.add(self.reviewer, written.map(_drafted)))
+        if self.sandbox is not None:
+            last = g.add(sandbox, last)
+        return g.build(last.map(_programmed)).plan
 
 
 def code(
@@ -192,16 +291,18 @@ def code(
     max_tokens: int = 4096,
     **limits: Unpack[Limits],
 ) -> Code:
-    """Plan a program, write it, parse it, have it reviewed, and mend what is found.
+    """Write a program, parse it, and mend what a reviewer and a sandbox find.
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
-    executed unless a sandbox is given; then a program that passed review runs there with its
-    tests, and what fails goes back as well. The last program is given even with `faults`, and where
-    the reviewer or the sandbox itself fails, which the trace says.
+    executed unless a sandbox is given; then the writer also writes tests, a program that passed
+    review runs there with them, and what fails goes back as well. Where no try is without fault
+    the first program is given, with its `faults`; a program is given too where the reviewer or the
+    sandbox itself fails, which the trace says.
 
     Args:
-        writer: Plans and writes.
-        reviewer: Reviews; `None`: the writer, which sees less of its own faults than another model.
+        writer: Writes.
+        reviewer: Reviews; another model than the writer, which sees little of its own faults.
+            `None`: nobody does.
         sandbox: Runs the program and its tests; `None` executes nothing.
         tries: Most times the program is written, a syntax error that is mended not counted.
         repairs: Times a program that can't be parsed goes back; after that it is an `OutputError`.
@@ -214,13 +315,81 @@ def code(
     """
     return Code(
         writer,
-        reviewer or writer,
+        reviewer,
         sandbox=sandbox,
         tries=tries,
         repairs=repairs,
         max_tokens=max_tokens,
         **limits,
     )
+
+
+def parser_of(language: str) -> Parser | None:
+    """Name what parses a language; `None`: nothing here does."""
+    return _PARSERS.get(language.strip().lower())
+
+
+def source_of(text: str) -> Source:
+    """Take the program and its tests out of a reply, and parse them.
+
+    Args:
+        text: The reply: a fenced block that names its language, and perhaps others with the tests.
+            Without a block it is a program in Python, where it can be parsed.
+
+    Raises:
+        ValueError: there is no block, it can't be parsed, or it is a value and no program; the
+            message says where.
+    """
+    blocks = [
+        (found["language"].strip(), found["code"].strip("\n")) for found in _FENCE.finditer(text)
+    ]
+    (named, code), *rest = blocks or [("", text.strip())]
+    tests = "\n\n".join(block for _, block in rest)
+    language = named.split()[0] if named else "python"
+    parser = parser_of(language)
+    if not code.strip():
+        raise ValueError("the block is empty")
+    if parser is not None:
+        try:
+            _parse(code, parser, "the program")
+        except ValueError as error:
+            missing = "" if blocks else "there is no fenced block, and "
+            raise ValueError(f"{missing}{error}") from error
+        try:
+            _parse(tests, parser, "the tests")
+        except ValueError:
+            tests = ""  # the program is what was asked for
+    return Source(code, language, tests)
+
+
+def _parse(source: str, parser: Parser, what: str) -> None:
+    parse: dict[Parser, Callable[[str], object]] = {
+        # For the line of an error, CPython opens the file of this name: there is none.
+        "python": partial(ast.parse, filename=""),
+        "json": json.loads,
+        "toml": tomllib.loads,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the program, such as an invalid escape
+            parsed = parse[parser](source)
+            if isinstance(parsed, ast.Module) and _is_value(parsed):
+                raise ValueError("it is a value alone, and does nothing")
+    except SyntaxError as error:
+        shown = (error.text or "").strip()[:_LINE]
+        where = f"line {error.lineno}" if error.lineno else "somewhere"
+        raise ValueError(f"{what} is no valid {parser}: {error.msg}, {where}: {shown!r}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{what} is no valid {parser}: {error}") from error
+
+
+def _is_value(program: ast.Module) -> bool:
+    """Whether all that there is, is a value that is written out, such as a plan in JSON."""
+    match program.body:
+        case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
+            return True
+        case _:
+            return False
 
 
 async def _run(sandbox: Sandbox, source: Source, context: RunContext) -> SandboxResult:
@@ -246,28 +415,32 @@ def _end(output: str, context: RunContext) -> str:
     return output[-_SHOWN:].strip() or "nothing was printed"
 
 
-def _assigned(plan: CodePlan) -> Assignment:
-    return Assignment(task="", plan=plan)
+def _asked(request: str | BaseModel) -> Draft:
+    return Draft(task=text_of(request))
 
 
 def _drafted(reply: Reply) -> Draft:
     return Draft(task="", source=reply.text)
 
 
-def sandbox(review: Review) -> Review:
+def _passed(reply: Reply, review: Review) -> Reply:
+    del review
+    return reply
+
+
+def sandbox(reply: Reply) -> Reply:
     """Stand for the sandbox in drawings; it is not run."""
-    return review
+    return reply
 
 
-def _programmed(reply: Reply, review: Review) -> Program:
+def _programmed(reply: Reply) -> Program:
     return Program(
         text=reply.text,
         language="",
         tests="",
-        plan=CodePlan(language="-", parts=("-",)),
         parsed_by=None,
-        faults=review.faults,
-        reviewed=True,
+        faults=(),
+        reviewed=False,
         sandboxed=None,
         tries=1,
     )

@@ -1,7 +1,8 @@
-"""Rag: a question in; passages are found and filtered, and an answer cites them and is checked.
+"""Rag: a question in; passages are found, and an answer cites them.
 
 After Lewis et al. 2020, "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks",
-arXiv:2005.11401. Small models rewrite, filter and check; a large one writes.
+arXiv:2005.11401. A large model writes; where they are asked to, small ones rewrite the question,
+filter the passages and check the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from moa.documents import Passage, Passages
 from moa.documents.answering import Sheet, is_absent, may_be_absent
 from moa.documents.bm25 import words
 from moa.documents.checking import checked_claims, copied, graded
-from moa.documents.citing import cited
+from moa.documents.citing import attributed, cited
 from moa.documents.extracting import Extracted
 from moa.documents.grading import Grade, asked
 from moa.documents.retrieval import fused
@@ -134,6 +135,12 @@ class Rag(Pattern[Text | str, RagOutcome]):
             numbers = ", ".join(map(str, checked.unknown))
             context.note("changed", f"citations of passages that were not given: {numbers}")
         extract = isinstance(reply, Extracted)
+        text, added = (checked.text, 0) if extract else attributed(checked.text, passages)
+        if added:
+            context.note(
+                "changed", f"{added} sentences are given the citation that their words have"
+            )
+            checked = cited(text, passages)
         claims = (
             copied(checked.text)
             if extract

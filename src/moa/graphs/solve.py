@@ -1,9 +1,11 @@
-"""Solve: plans a problem, works its steps out side by side, verifies, and tries again once.
+"""Solve: works a problem out and verifies it; what fails is planned and worked out step by step.
 
-The steps form a graph without circles, as in Kim et al. 2024, "An LLM compiler for parallel
-function calling", arXiv:2312.04511. Calculations go to an evaluator, as in Gao et al. 2023, "PAL:
-program-aided language models", arXiv:2211.10435, but no program is executed. A second try sees what
-failed, as in Shinn et al. 2023, "Reflexion", arXiv:2303.11366.
+The first try thinks step by step in one call, as in Kojima et al. 2022, "Large language models are
+zero-shot reasoners", arXiv:2205.11916. The steps of a plan form a graph without circles, as in Kim
+et al. 2024, "An LLM compiler for parallel function calling", arXiv:2312.04511. Calculations go to
+an evaluator, as in Gao et al. 2023, "PAL: program-aided language models", arXiv:2211.10435, but no
+program is executed. The next try sees what failed, as in Shinn et al. 2023, "Reflexion",
+arXiv:2303.11366.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from moa.agents.boundary import Limits
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Steps
+from moa.agents.proposer import ANSWER
 from moa.context import RunContext
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError, OutputError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
@@ -48,13 +52,14 @@ class Solution(Reply):
     """An answer, the steps that led to it, and whether it was verified."""
 
     steps: tuple[StepResult, ...]
+    """Of its plan; none where the first try stands."""
     verified: bool
     """Whether every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
     """What speaks for it where nothing was found wrong, else what is wrong with it."""
     tries: int
-    """Plans that were carried out."""
+    """Times it was worked out."""
 
 
 class Verdict(BaseModel):
@@ -98,6 +103,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         super().__init__(**limits)
         if tries < 1:
             raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
+        self.direct = Generator(llm, ANSWER, name="direct", max_tokens=max_tokens, tag="")
         self.planner = Planner(llm, most=most_steps, max_tokens=max_tokens)
         self.solvers: dict[Tier, Generator[Worked]] = {
             tier: Generator(
@@ -106,21 +112,22 @@ class Solve(Pattern[str | BaseModel, Solution]):
             for tier, endpoint in _by_tier(slm, llm).items()
         }
         self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens, tag="")
-        self.verifier = Decider(slm, Verdict, name="verifier") if accept is None else None
-        self.accept = accept or Plausible(self.verifier or self.writer)
-        self._agrees_with_itself = accept is None and slm.model == llm.model
+        # A model verifies nothing that it wrote itself, and one that can't write can't judge it.
+        judges = accept is None and slm.model != llm.model and can_write(slm.model)
+        self.verifier = Decider(slm, Verdict, name="verifier") if judges else None
+        self.accept = Plausible(self.verifier) if self.verifier else accept
         self.tries = tries
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""
         problem = text_of(request)
-        best = await self._attempt(problem, None, context)
+        best = await self._directly(problem, context)
         while best.attempt.faults:
             context.note("refused", f"try {best.number}: {'; '.join(best.attempt.faults)}")
             if best.number == self.tries:
                 break
             try:
-                best = await self._attempt(problem, best, context)
+                best = await self._planned(problem, best, context)
             except MoaError as error:
                 if not best.attempt.answer:
                     raise
@@ -130,32 +137,47 @@ class Solve(Pattern[str | BaseModel, Solution]):
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
-            verified=not best.attempt.faults and not self._agrees_with_itself,
+            verified=not best.attempt.faults and self.accept is not None,
             reasons=best.attempt.faults or best.reasons,
             tries=best.number,
         )
 
-    async def _attempt(self, problem: str, before: _Tried | None, context: RunContext) -> _Tried:
-        number = 1 if before is None else before.number + 1
-        failed = None if before is None else before.attempt
-        last = number == self.tries
+    async def _directly(self, problem: str, context: RunContext) -> _Tried:
         hidden = quiet(context)  # what may be rejected: nobody could take it back
-        plan = await self._planned(Problem(problem=problem, failed=failed), hidden)
+        text = (await self.direct.run(problem, hidden)).output.text
+        return await self._verified(problem, (), text, 1, hidden)
+
+    async def _planned(self, problem: str, before: _Tried, context: RunContext) -> _Tried:
+        number = before.number + 1
+        last = number == self.tries
+        hidden = quiet(context)
+        plan = await self._plan(Problem(problem=problem, failed=before.attempt), hidden)
         results = await CarriedOut(
             plan, problem, self.solvers, hurried=last, context=context, hidden=hidden
         ).results()
-        faults = [f"step {result.id!r}: {result.fault}" for result in results if result.fault]
+        faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
         if faults and not last:
-            return _Tried(Attempt(steps=results, answer="", faults=tuple(faults)), number)
+            return _Tried(Attempt(steps=results, answer="", faults=faults), number)
         text = await self._written(problem, results, hidden)
-        faults += wrong_sums(text)
+        return await self._verified(problem, results, text, number, hidden, faults)
+
+    async def _verified(
+        self,
+        problem: str,
+        results: tuple[StepResult, ...],
+        text: str,
+        number: int,
+        hidden: RunContext,
+        faults: tuple[str, ...] = (),
+    ) -> _Tried:
+        faults += tuple(wrong_sums(text))
         reasons: tuple[str, ...] = ()
         if not faults:
             accepted, reasons = await self._judged(problem, results, text, hidden)
-            faults += () if accepted else reasons
-        return _Tried(Attempt(steps=results, answer=text, faults=tuple(faults)), number, reasons)
+            faults = () if accepted else reasons
+        return _Tried(Attempt(steps=results, answer=text, faults=faults), number, reasons)
 
-    async def _planned(self, problem: Problem, hidden: RunContext) -> Steps:
+    async def _plan(self, problem: Problem, hidden: RunContext) -> Steps:
         try:
             return (await self.planner.run(problem, hidden)).output
         except OutputError as error:
@@ -174,35 +196,36 @@ class Solve(Pattern[str | BaseModel, Solution]):
         self, problem: str, results: Sequence[StepResult], text: str, hidden: RunContext
     ) -> tuple[bool, tuple[str, ...]]:
         """Ask the policy; what can't be judged is not accepted."""
-        worked = "\n".join(f"{r.question} {r.reasons} {r.answer}" for r in results)
-        whole = f"{worked}\n\n{text}"
+        worked = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
+        whole = f"{worked}\n{text}" if worked else text
+        sums = len(check(whole).equations)
+        held = f"all sums hold ({sums})" if sums else "no sum was stated"
+        reasons = [f"every step has an answer, and {held}" if results else held]
+        if self.accept is None:
+            reasons.append("not verified: no other model read it")
+            return True, tuple(reasons)
         try:
             judged = await self.accept.judge(problem, Reply(text=whole), hidden)
         except ConfigError:
             raise
         except MoaError as error:
             return False, (f"it could not be judged: {error}",)
-        if not judged.accepted:
-            return False, judged.reasons
-        sums = len(check(whole).equations)
-        hold = f"all sums hold ({sums})" if sums else "no sum was stated"
-        reasons = [f"every step has an answer, and {hold}", *judged.reasons]
-        if self._agrees_with_itself:
-            reasons.append("not verified: the model that wrote it only agrees with itself")
-        return True, tuple(reasons)
+        return judged.accepted, (*reasons, *judged.reasons) if judged.accepted else judged.reasons
 
     @property
     def plan(self) -> Plan:
-        """One try as a graph, to be drawn; a plan has any number of steps of each kind."""
+        """Both ways as a graph, to be drawn; a plan has any number of steps of each kind."""
         g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        steps = g.add(self.planner, g.input.map(_asked))
+        direct = g.add(self.direct, g.input)
+        steps = g.add(self.planner, direct.map(_refused))
         small = g.add(self.solvers["slm"], steps, eager=True)
         large = g.add(self.solvers["llm"], steps, eager=True)
         sums = g.add(arithmetic, steps)
-        reply = g.add(self.writer, g.join(_gathered, small, large, sums))
+        planned = g.add(self.writer, g.join(_gathered, small, large, sums))
+        reply = g.join(_either, direct, planned)
         if self.verifier is None:
             return g.build(reply.map(_unjudged)).plan
-        return g.build(g.join(_verified, reply, g.add(self.verifier, reply.map(_read)))).plan
+        return g.build(g.join(_judged, reply, g.add(self.verifier, reply.map(_read)))).plan
 
 
 def solve(
@@ -215,19 +238,21 @@ def solve(
     max_tokens: int = 1024,
     **limits: Unpack[Limits],
 ) -> Solve:
-    """Plan a problem, work its steps out, verify the answer, and try again with what failed.
+    """Work a problem out, verify the answer, and plan it anew, step by step, where that fails.
 
-    Steps that don't need each other run side by side, so the time is that of the longest chain of
-    steps. A calculation is computed exactly, and asks nobody. Every sum that a step or the answer
-    states is computed again, and the answer must be plausible. The last answer is given even where
-    it is not, with `verified` as `False` and the reasons. Where one model is both, the answer is
-    never called verified.
+    The first try is one call. Every sum that it states is computed again, and where there is
+    another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
+    steps that don't need each other run side by side, so the time is that of the longest chain of
+    steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
+    where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
+    answer is never called verified.
 
     Args:
-        slm: Works out the steps that the plan calls easy, and says whether the answer is plausible.
-        llm: Plans, works out the other steps, and writes the answer.
+        slm: Works out the steps that a plan calls easy. Where it is another model that can write,
+            it says whether the answer is plausible.
+        llm: Works the problem out, plans it, works out the other steps, and writes the answer.
         accept: What the answer must pass beside the sums; `None`: it is plausible to `slm`.
-        tries: Most plans that are carried out.
+        tries: Times the problem is worked out: once directly, then by a plan.
         most_steps: Most steps of a plan.
         max_tokens: Most tokens of each text, reasoning included.
         limits: See `Limits`.
@@ -257,8 +282,13 @@ def _by_tier(slm: Endpoint, llm: Endpoint) -> dict[Tier, Endpoint]:
     return {"slm": slm, "llm": llm}
 
 
-def _asked(request: str | BaseModel) -> Problem:
-    return Problem(problem=text_of(request))
+def _refused(reply: Reply) -> Problem:
+    return Problem(problem=reply.text)
+
+
+def _either(direct: Reply, planned: Reply) -> Reply:
+    del planned
+    return direct
 
 
 def _gathered(small: Worked, large: Worked, sums: StepResult) -> Work:
@@ -274,6 +304,6 @@ def _unjudged(reply: Reply) -> Solution:
     return Solution(text=reply.text, steps=(), verified=False, reasons=(), tries=1)
 
 
-def _verified(reply: Reply, verdict: Verdict) -> Solution:
+def _judged(reply: Reply, verdict: Verdict) -> Solution:
     del verdict
     return _unjudged(reply)

@@ -1,4 +1,4 @@
-"""Write: an outline, its sections side by side, and a pass that makes them agree.
+"""Write: a short text in one call; a long one by an outline, and its sections side by side.
 
 The outline that tells each writer of the others is as in Ning et al. 2024, "Skeleton-of-thought:
 prompting LLMs for efficient parallel generation", arXiv:2307.15337, and Shao et al. 2024,
@@ -7,25 +7,467 @@ prompting LLMs for efficient parallel generation", arXiv:2307.15337, and Shao et
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from moa.acceptance import all_of
+from moa.acceptance.words import UNSPACED, word_count
+from moa.agents import Agent
+from moa.agents.boundary import TypedNode
+from moa.agents.prompts import at_most, block, escaped
+from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.drafts import (
-    Article,
-    Assignment,
-    Consistency,
-    Outline,
-    Outliner,
-    Planned,
-    Sections,
-)
+from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
+from moa.handoffs import Reply
+from moa.mixing.listening import quiet
+from moa.trace import Piece
 
-_WORDS_A_SECTION = 100
+WHOLE_WORDS = 400
+"""Words up to which a text is written in one call. A model of 1.5B writes such texts as well as by
+an outline, in a sixth of the calls (benchmarks/recipes.py)."""
+_WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
 _FEWEST, _MOST = 2, 8
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+
+_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Assignment(BaseModel):
+    """What is to be written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    """The task, in words."""
+    material: str | None = None
+    """Facts to write from."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def shown(self) -> str:
+        """The task, and the material as data."""
+        parts = [f"Task: {escaped(self.text)}"]
+        if self.material:
+            parts.append(block(self.material, "Material"))
+        return "\n\n".join(parts)
+
+
+class Part(BaseModel):
+    """What a section is to say."""
+
+    heading: _Words
+    points: list[_Words] = Field(
+        min_length=1, max_length=6, description="what it says, one point after another"
+    )
+
+
+class Outline(BaseModel):
+    """What a text is to say, section by section."""
+
+    title: _Words
+    conventions: list[str] = Field(
+        max_length=6, description="names, terms, numbers and the tone that every section keeps to"
+    )
+    sections: list[Part] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        lines = [self.title, *(f"All sections: {each}" for each in self.conventions)]
+        for number, part in enumerate(self.sections, 1):
+            lines.append(f"{number}. {part.heading}: {'; '.join(part.points)}")
+        return "\n".join(lines)
+
+
+class Section(BaseModel):
+    """A section that is written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    heading: str
+    text: str
+
+
+class Article(Reply):
+    """A text in sections, as Markdown."""
+
+    title: str
+    sections: tuple[Section, ...]
+
+
+class _Attempt(BaseModel):
+    assignment: Assignment
+    draft: str | None = None
+    fault: str | None = None
+
+
+class Writer(Agent[_Attempt, Reply]):
+    """Writes a whole text in Markdown, in sections.
+
+    Args:
+        llm: Writes.
+        length: Of the text.
+        sections: How many it has.
+    """
+
+    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
+        words = length.words or 0
+        sentences = max(2, round(words / sections / _WORDS_A_SENTENCE))
+        self.instructions = (
+            f"You are a writer. Write a text of {length} for the task, in its language, in "
+            f"Markdown: a title that begins with #, then {sections} sections, each with a heading "
+            f"that begins with ## and about {sentences} sentences. Be concrete, write no lists "
+            "unless they are asked for, and say nothing twice. Write the text alone."
+        )
+        super().__init__(llm, name="writer", max_tokens=max(512, 4 * words))
+
+    def prompt(self, request: _Attempt) -> str:
+        """Show the task and the material, and the draft that missed the length."""
+        parts = [request.assignment.shown]
+        if request.draft is not None:
+            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
+        return "\n\n".join(parts)
+
+
+class Whole(TypedNode[Assignment, Article]):
+    """Writes a text in one call, and anew once where it misses its length.
+
+    Args:
+        llm: Writes.
+        length: Of the text.
+        sections: How many it has.
+
+    Raises:
+        CapabilityError: `llm` can't complete.
+    """
+
+    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
+        super().__init__(name="whole")
+        self.length = length
+        self.endpoint = llm
+        self.writer = Writer(llm, length=length, sections=sections)
+
+    async def answer(self, request: Assignment, context: RunContext) -> Article:
+        """Write; of two drafts the one that is nearer to the length is kept."""
+        note_drafts(context, [self.endpoint])
+        silent = quiet(context)
+        text = (await self.writer.run(_Attempt(assignment=request), silent)).output.text
+        article = article_of(text, request.text)
+        if (fault := self._fault(article)) is not None:
+            context.note("repaired", f"asked again: {fault}")
+            again = _Attempt(assignment=request, draft=text, fault=fault)
+            try:
+                anew = article_of((await self.writer.run(again, silent)).output.text, request.text)
+            except FAILURES as error:
+                context.note("failed", f"it was not written anew: {error}")
+            else:
+                article = min(article, anew, key=self._off)
+            if (left := self._fault(article)) is not None:
+                context.note("degraded", f"the length of the text: {left}")
+        context.emit(Piece(context.node, article.text))
+        return article
+
+    def _fault(self, article: Article) -> str | None:
+        return self.length.fault(_prose(article))
+
+    def _off(self, article: Article) -> float:
+        return abs(word_count(_prose(article)) - (self.length.words or 0))
+
+
+def article_of(text: str, task: str) -> Article:
+    """Read the title and the sections of a text in Markdown.
+
+    Args:
+        text: May have any levels of headings. What stands before the first section is one too.
+        task: Stands for a title where there is none.
+    """
+    found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
+    title = task
+    if found and [level for level, *_ in found].count(found[0][0]) == 1:
+        title, text = found[0][1], text[found[0][3] :]
+        found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
+    top = min((level for level, *_ in found), default=0)
+    heads = [head for head in found if head[0] == top]
+    before = text[: heads[0][2] if heads else None].strip()
+    ends = [*(head[2] for head in heads[1:]), len(text)]
+    sections = [Section(heading=title, text=before)] if before else []
+    sections += [
+        Section(heading=heading, text=text[begin:end].strip())
+        for (_, heading, _, begin), end in zip(heads, ends[: len(heads)], strict=True)
+    ]
+    return _put_together(title, tuple(sections))
+
+
+def _prose(article: Article) -> str:
+    return "\n\n".join(section.text for section in article.sections)
+
+
+def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
+    """Write Markdown; a section that has the heading of the text stands without it."""
+    parts = [f"# {title}"]
+    parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
+    return Article(text="\n\n".join(parts), title=title, sections=sections)
+
+
+class Planned(BaseModel):
+    """An assignment, and its outline."""
+
+    assignment: Assignment
+    outline: Outline
+
+
+class Drafted(BaseModel):
+    """Sections as they were written, apart from each other."""
+
+    planned: Planned
+    sections: tuple[Section, ...]
+
+
+class Outliner(Agent[Assignment, Outline]):
+    """Plans the sections of a text.
+
+    Args:
+        llm: Plans.
+        length: Of the whole text.
+        sections: How many it has, at most.
+    """
+
+    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
+        self.output_type = at_most(Outline, "sections", sections)
+        self.instructions = (
+            f"You are an editor. Outline a text of {length} for the task, in at most {sections} "
+            "sections that do not overlap. Different writers write them, so list the names, terms, "
+            "numbers and the tone that all must use. Use the language of the task."
+        )
+        super().__init__(llm, name="outline", max_tokens=2048)
+
+    def prompt(self, request: Assignment) -> str:
+        """Show the task and the material."""
+        return request.shown
+
+    async def answer(self, request: Assignment, context: RunContext) -> Outline:
+        """Plan; of sections of one name the first is kept."""
+        outline = await super().answer(request, context)
+        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
+        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
+        if len(kept) < len(outline.sections):
+            context.note("dropped", "sections with the heading of another")
+        return outline.model_copy(update={"sections": kept})
+
+
+class _Place(BaseModel):
+    planned: Planned
+    place: int
+    length: Length
+    draft: str | None = None
+    fault: str | None = None
+
+
+class SectionWriter(Agent[_Place, Reply]):
+    """Writes one section of an outline."""
+
+    instructions = (
+        "You write one section of a text. Cover the points of your section in the outline, use the "
+        "names, terms and numbers given for all sections, and leave the other sections to others. "
+        "Write only the text of the section, without a heading, in the language of the task."
+    )
+
+    def prompt(self, request: _Place) -> str:
+        """Show the task, the whole outline, and which section it is."""
+        outline = request.planned.outline
+        heading = outline.sections[request.place].heading
+        parts = [
+            request.planned.assignment.shown,
+            # Written from material, it may carry orders of that on.
+            block(str(outline), "Outline")
+            if request.planned.assignment.material
+            else f"Outline:\n{escaped(str(outline))}",
+            f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
+        ]
+        if request.draft is not None:
+            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
+        return "\n\n".join(parts)
+
+
+class Sections(TypedNode[Planned, Drafted]):
+    """Writes all sections side by side, each to its share of the length.
+
+    A section that misses it is written anew once; what is too long then is cut. A section that
+    fails is left out, and named in the trace.
+
+    Args:
+        writers: Who writes, the sections in turn.
+        length: Of the whole text.
+
+    Raises:
+        CapabilityError: a writer can't complete.
+    """
+
+    def __init__(self, writers: Sequence[Endpoint], *, length: Length) -> None:
+        super().__init__(name="sections")
+        self.endpoint = writers[0]
+        words = length.words or 0
+        self.words = words
+        room = max(512, 4 * words)
+        self.writers = [
+            SectionWriter(writer, name="section", max_tokens=room) for writer in writers
+        ]
+
+    async def answer(self, request: Planned, context: RunContext) -> Drafted:
+        """Write.
+
+        Raises:
+            MoaError: no section could be written; what the first failed with.
+        """
+        note_drafts(context, [writer.endpoint for writer in self.writers])
+        count = len(request.outline.sections)
+        length = Length(words=max(1, round(self.words / count)))
+        silent = quiet(context)  # sections are shown when they agree with each other
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def write(place: int) -> Section | MoaError:
+            async with gate:
+                try:
+                    text = await self._section(
+                        _Place(planned=request, place=place, length=length), silent
+                    )
+                except FAILURES as error:
+                    heading = request.outline.sections[place].heading
+                    context.note("failed", f"section {heading!r} is left out: {error}")
+                    return error
+            return Section(heading=request.outline.sections[place].heading, text=text)
+
+        found = await all_of(write(place) for place in range(count))
+        written = tuple(each for each in found if isinstance(each, Section))
+        if not written:
+            raise next(each for each in found if isinstance(each, MoaError))
+        return Drafted(planned=request, sections=written)
+
+    async def _section(self, place: _Place, context: RunContext) -> str:
+        writer = self.writers[place.place % len(self.writers)]
+        text = (await writer.run(place, context)).output.text
+        fault = place.length.fault(text)
+        if fault is None:
+            return text
+        context.note("repaired", f"section {place.place + 1} asked again: {fault}")
+        again = place.model_copy(update={"draft": text, "fault": fault})
+        try:
+            text = (await writer.run(again, context)).output.text
+        except FAILURES as error:
+            context.note("failed", f"section {place.place + 1} was not written anew: {error}")
+        cut = place.length.cut(text)
+        if len(cut) < len(text):
+            context.note("truncated", f"section {place.place + 1}, by its length")
+        if (left := place.length.fault(cut)) is not None:
+            context.note("degraded", f"the length of section {place.place + 1}: {left}")
+        return cut
+
+
+class Edit(BaseModel):
+    """Words of the text, and what stands in their place."""
+
+    find: str = Field(min_length=1, description="whole words, copied exactly from the text")
+    replace: str
+
+
+class Edits(BaseModel):
+    """What is to be changed; nothing, where all is well."""
+
+    edits: list[Edit] = Field(max_length=12)
+
+
+class Editor(Agent[Drafted, Edits]):
+    """Finds what doesn't agree between sections, and says what to put in its place."""
+
+    instructions = (
+        "You are a copy editor. The sections of this text were written by different writers. Find "
+        "names, terms, numbers or tone that do not agree, repetitions and contradictions. Give as "
+        "few "
+        "and as short edits as possible; if nothing is wrong, give none. An edit replaces its "
+        "words "
+        "wherever they stand, so copy enough of the text to be unambiguous."
+    )
+
+    def prompt(self, request: Drafted) -> str:
+        """Show what all sections are to keep to, and the text."""
+        kept = "\n".join(request.planned.outline.conventions)
+        text = "\n\n".join(f"## {each.heading}\n\n{each.text}" for each in request.sections)
+        return "\n\n".join((block(kept, "To keep to"), block(text, "Text")))
+
+
+class Consistency(TypedNode[Drafted, Article]):
+    """Makes the sections agree by edits to their words, and puts the text together.
+
+    Edits are cheaper than a text that is written anew, and what they don't name stays as it is.
+
+    Args:
+        llm: Reads the text, and gives the edits; `None`: the sections stand as they are.
+
+    Raises:
+        CapabilityError: `llm` can't complete.
+    """
+
+    def __init__(self, llm: Endpoint | None) -> None:
+        super().__init__(name="consistency")
+        self.endpoint = llm
+        self.editor = None if llm is None else Editor(llm, name="editor", max_tokens=2048)
+
+    async def answer(self, request: Drafted, context: RunContext) -> Article:
+        """Edit; where that fails, the sections stand as they are."""
+        sections = request.sections
+        if self.editor is not None and len(sections) > 1:
+            try:
+                edits = (await self.editor.run(request, context)).output.edits
+            except FAILURES as error:
+                context.note("failed", f"no pass for consistency: {error}")
+                context.note("degraded", "the sections were not checked against each other")
+            else:
+                sections = _edited(sections, edits, context)
+        article = _put_together(request.planned.outline.title, sections)
+        context.emit(Piece(context.node, article.text))
+        return article
+
+
+def _edited(
+    sections: tuple[Section, ...], edits: Sequence[Edit], context: RunContext
+) -> tuple[Section, ...]:
+    for edit in edits:
+        find, replace = _whole(edit.find), edit.replace
+        if not any(find.search(each.text) for each in sections):
+            context.note("dropped", f"an edit of {edit.find[:60]!r}, which is not in the text")
+            continue
+        texts = [find.sub(lambda _, by=replace: by, each.text).strip() for each in sections]
+        if not all(texts):
+            context.note("dropped", f"an edit of {edit.find[:60]!r}, which empties a section")
+            continue
+        context.note("changed", f"{edit.find[:60]!r} to {edit.replace[:60]!r}")
+        sections = tuple(
+            each.model_copy(update={"text": text})
+            for each, text in zip(sections, texts, strict=True)
+        )
+    return sections
+
+
+def _whole(words: str) -> re.Pattern[str]:
+    """Find words where they stand as such: `he` not in `then`, `5` neither in `2005` nor in `1.5`.
+
+    In writing without spaces nobody can tell, and any place will do.
+    """
+    before = r"(?<!\w)(?<!\d[.,])" if _bounded(words[0]) else ""
+    after = r"(?!\w)(?![.,]\d)" if _bounded(words[-1]) else ""
+    return re.compile(before + re.escape(words) + after)
+
+
+def _bounded(character: str) -> bool:
+    return re.match(r"\w", character) is not None and UNSPACED.match(character) is None
 
 
 def write(
@@ -36,12 +478,16 @@ def write(
     writers: Sequence[Endpoint] = (),
     name: str = "write",
 ) -> BuiltGraph[Assignment, Article]:
-    """Build the graph: outline, sections, and consistency.
+    """Build the graph: one call for a short text; else outline, sections, and consistency.
+
+    Up to 400 words are written in one call, unless sections or writers are given. What others
+    than `llm` write is made to agree at the end.
 
     Args:
-        llm: Makes the outline, and the edits at the end.
+        llm: Writes a short text; else makes the outline, and the edits at the end.
         words: Of the whole text, about.
-        sections: Most sections; `None`: one for each 100 words, from 2 to 8.
+        sections: Most sections, each written by a call of its own; `None`: one for each 100 words,
+            from 2 to 8.
         writers: Who writes the sections, in turn; none: `llm`.
         name: Shown in traces, errors and drawings.
 
@@ -54,10 +500,12 @@ def write(
     length = Length(words=words)
     most = sections or min(_MOST, max(_FEWEST, round(words / _WORDS_A_SECTION)))
     g = Graph(name, Assignment)
+    if words <= WHOLE_WORDS and sections is None and not writers:
+        return g.build(g.add(Whole(llm, length=length, sections=most), g.input))
     outline = g.add(Outliner(llm, length=length, sections=most), g.input)
     planned = g.join(_planned, g.input, outline)
     drafted = g.add(Sections(tuple(writers) or (llm,), length=length), planned)
-    return g.build(g.add(Consistency(llm), drafted))
+    return g.build(g.add(Consistency(llm if writers else None), drafted))
 
 
 def _planned(assignment: Assignment, outline: Outline) -> Planned:

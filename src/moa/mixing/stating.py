@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel
 
@@ -33,8 +33,9 @@ def stated(reply: Any) -> Hashable | None:
     That is the label of a decision; the number where the answer is hardly more, as in "The answer
     is 12 days, since …" or "12 days"; else the words.
     """
-    if isinstance(reply, BaseModel) and _ANSWER in type(reply).model_fields:
-        return field_of(_ANSWER)(reply)
+    if isinstance(reply, BaseModel) and (field := type(reply).model_fields.get(_ANSWER)):
+        value: Any = getattr(reply, _ANSWER)
+        return value if get_origin(field.annotation) is Literal else field_of(_ANSWER)(reply)
     return _read(reply)
 
 
@@ -132,3 +133,17 @@ def _read(value: Any) -> Hashable | None:
     if isinstance(value, float) and not isinstance(found, Fraction):
         return value
     return None if found == "" else found
+
+
+def as_key(value: object) -> Key:
+    """Read a key: a function, or the name of one as a table of moa.toml has it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known: dict[object, Key] = {"stated": stated, "number": last_number}
+    if callable(value):
+        return value
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError(f"a function, 'stated' or 'number', not {value!r}")

@@ -52,17 +52,16 @@ class RagSettings(DocumentSettings):
     write gives the nearest sentence instead."""
     small: str | None = None
     """Name of the endpoint that rewrites, filters and checks; `None`: the small model."""
-    rewrite: bool | None = None
-    """Whether the question is also searched for as the small model rewrites it; `None`: where that
-    isn't too small to write."""
+    rewrite: bool = False
+    """Whether the question is also searched for as the small model rewrites it, a call each."""
     filter: bool | Path = False
     """Whether the small model is asked of each passage whether it helps, a call each, or a
     calibration of it for that; else the search ranks them alone."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Probability of helping under which a passage is left out, where there is no calibration."""
-    check: bool | Path | None = None
-    """Whether the small model checks each sentence against the passages that it cites, or a
-    calibration of it for that; `None`: where that isn't too small."""
+    check: bool | Path = False
+    """Whether the small model checks each sentence against the passages that it cites, a call
+    each, or a calibration of it for that."""
     supported: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on a sentence is supported, where there is no calibration."""
     near: float = Field(default=LEAST, ge=0, le=1)
@@ -76,14 +75,12 @@ def _rag(endpoints: Endpoints, settings: RagSettings) -> AnyNode:
     large = endpoints.named(settings.writer) if settings.writer else endpoints.llm
     embedder = embedder_of(endpoints, settings)
     writes = can_write(large.model)
-    able = can_write(small.model)
-    rewrites = able if settings.rewrite is None else settings.rewrite
     return rag(
         retriever_of(endpoints, settings),
         Answerer(large, max_tokens=settings.max_tokens)
         if writes
         else Extractive(embedder, least=settings.near),
-        rewriter=Rewriter(small) if rewrites else None,
+        rewriter=Rewriter(small) if settings.rewrite else None,
         relevance=_grader(
             endpoints, small, settings.filter, RELEVANT, threshold=settings.relevant, name="filter"
         ),
@@ -116,13 +113,12 @@ def _small(endpoints: Endpoints, settings: RagSettings) -> Endpoint:
 def _grader(
     endpoints: Endpoints,
     small: Endpoint,
-    given: bool | Path | None,
+    wanted: bool | Path,
     question: str,
     *,
     threshold: float,
     name: str,
 ) -> Grader | None:
-    wanted = can_write(small.model) if given is None else given
     if wanted is False:
         return None
     calibration = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from inspect import signature
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
+from moa.graphs.recipe import FromEndpoint, Recipe
 from moa.node import Node
 from moa.tiers import Endpoints
 
@@ -39,6 +41,30 @@ class Ready(NamedTuple, Generic[S]):
     settings: type[S]
     """What its table in `moa.toml` may say."""
     build: Callable[[Endpoints, S], AnyNode]
+
+
+def recipe(cls: type[Recipe[Any, Any]]) -> Ready[Any]:
+    """Enter a recipe, whose fields are its settings."""
+    fields: Mapping[str, Any] = cast("Any", cls).__pydantic_fields__
+    paths = {name: f for name, f in fields.items() if "Path" in str(f.annotation)}
+    made: Any = {
+        name: (Any if name not in paths else Annotated[f.annotation, *f.metadata], None)
+        for name, f in fields.items()
+    }
+    if any(_takes_labels(m) for f in fields.values() for m in f.metadata):
+        made["labels"] = (Any, None)
+    settings = create_model(cls.__name__, __config__=ConfigDict(extra="allow"), **made)
+
+    def build(endpoints: Endpoints, given: BaseModel) -> AnyNode:
+        table = {name: getattr(given, name) for name in given.model_fields_set}
+        where = f"{endpoints.config.file or 'moa.toml'}: [graphs.{cls.name}]"
+        return cls.from_table(table, endpoints, where=where)
+
+    return Ready(cls.does(), settings, build)
+
+
+def _takes_labels(mark: object) -> bool:
+    return isinstance(mark, FromEndpoint) and "labels" in signature(mark.make).parameters
 
 
 def read_by(settings: BaseModel) -> Iterator[Path]:

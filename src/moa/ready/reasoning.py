@@ -21,9 +21,9 @@ class SolveSettings(BaseModel):
     slm: str | None = None
     """Endpoint that works easy steps out, and verifies; `None`: the default small model."""
     llm: str | None = None
-    """Endpoint that plans, works out the other steps and writes; `None`: the default large one."""
+    """Endpoint that works it out, plans and writes; `None`: the default large one."""
     tries: int = Field(default=2, gt=0)
-    """Most plans that are carried out."""
+    """Times it is worked out: once directly, then by a plan."""
     most_steps: int = Field(default=8, gt=0)
     """Most steps of a plan."""
     max_tokens: int = Field(default=1024, gt=0)
@@ -36,9 +36,9 @@ class CodeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     writer: str | None = None
-    """Endpoint that plans and writes; `None`: the default large model."""
+    """Endpoint that writes; `None`: the default large model."""
     reviewer: str | None = None
-    """Endpoint that reviews; `None`: the writer."""
+    """Endpoint that reviews, another model than the writer; `None`: nobody does."""
     tries: int = Field(default=3, gt=0)
     """Most times the program is written."""
     repairs: int = Field(default=2, ge=0)
@@ -73,5 +73,5 @@ def _named(endpoints: Endpoints, name: str | None) -> Endpoint | None:
 
 READY: dict[str, Ready[Any]] = {
     "solve": Ready("a problem, step by step, its sums checked", SolveSettings, _solve),
-    "code": Ready("a program, parsed and reviewed, never run", CodeSettings, _code),
+    "code": Ready("a program, parsed and mended, never run", CodeSettings, _code),
 }

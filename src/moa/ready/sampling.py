@@ -11,24 +11,21 @@ from moa.acceptance.verifiers import Arithmetic
 from moa.agents.critic import Critic
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
+from moa.agents.proposer import ANSWER
 from moa.agents.reviser import Reviser
 from moa.endpoints import Endpoint
 from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.refine import refine
-from moa.graphs.self_consistency import self_consistency
+from moa.graphs.self_consistency import SelfConsistency
 from moa.mixing.picking import ByPolicy, Candidates, Listwise, Pairwise, Picked
 from moa.mixing.stating import Key, last_number, stated
 from moa.node import Node
-from moa.ready.entry import AnyNode, Ready
+from moa.ready.entry import AnyNode, Ready, recipe
 from moa.tiers import Endpoints
 from moa.usage import Budget
 
-_REASONED = (
-    "Answer the request, in its language. Where it takes thought, work it out step by step. Where "
-    'the answer is short, end with "The answer is" and the answer.'
-)
 _LABELLED = "Give the label that fits the text best."
 _DEBATERS = 3
 """Debaters where one model debates with itself."""
@@ -70,17 +67,6 @@ class SamplingSettings(RunSettings):
         if self.labels is not None:
             return _label
         return last_number if self.answers == "number" else stated
-
-
-class SelfConsistencySettings(SamplingSettings):
-    """`[graphs.self_consistency]`."""
-
-    model: str | None = None
-    """Endpoint that is sampled; `None`: the default small one."""
-    samples: int = Field(default=5, gt=0)
-    """Most samples."""
-    at_once: int | None = Field(default=None, gt=0)
-    """Samples side by side; `None`: as many as could settle the vote."""
 
 
 class ChooseBestSettings(SamplingSettings):
@@ -135,17 +121,6 @@ class RefineSettings(RunSettings):
     """Most revisions."""
     enough: int = Field(default=9, ge=0, le=10)
     """Score from which on the critic counts as content."""
-
-
-def _self_consistency(endpoints: Endpoints, settings: SelfConsistencySettings) -> AnyNode:
-    return self_consistency(
-        _sampler(_small(endpoints, settings.model), settings),
-        samples=settings.samples,
-        key=settings.key,
-        at_once=settings.at_once,
-        budget=settings.budget,
-        timeout_s=settings.timeout_s,
-    )
 
 
 def _choose_best(endpoints: Endpoints, settings: ChooseBestSettings) -> AnyNode:
@@ -208,9 +183,7 @@ def _refine(endpoints: Endpoints, settings: RefineSettings) -> AnyNode:
     writer = _large(endpoints, settings.writer)
     most = settings.max_tokens
     return refine(
-        Generator(
-            writer, settings.instructions or _REASONED, name="writer", max_tokens=most, tag=""
-        ),
+        Generator(writer, settings.instructions or ANSWER, name="writer", max_tokens=most, tag=""),
         Critic(_large(endpoints, settings.critic), max_tokens=most),
         Reviser(writer, max_tokens=most),
         rounds=settings.rounds,
@@ -225,7 +198,7 @@ def _sampler(endpoint: Endpoint, settings: SamplingSettings) -> AnyNode:
     if settings.labels is None:
         return Generator(
             endpoint,
-            settings.instructions or _REASONED,
+            settings.instructions or ANSWER,
             name=endpoint.name,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
@@ -262,11 +235,7 @@ def _large(endpoints: Endpoints, name: str | None) -> Endpoint:
 
 
 READY: dict[str, Ready[Any]] = {
-    "self_consistency": Ready(
-        "one model several times, and what most samples say",
-        SelfConsistencySettings,
-        _self_consistency,
-    ),
+    "self_consistency": recipe(SelfConsistency),
     "choose_best": Ready(
         "small models, and the one that agrees most with itself", ChooseBestSettings, _choose_best
     ),

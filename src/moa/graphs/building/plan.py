@@ -118,6 +118,9 @@ def asks_llm(node: object) -> bool:
     plan = getattr(node, "plan", None)
     if isinstance(plan, Plan):
         return any(asks_llm(step.node) for step in plan.steps if isinstance(step, NodeStep))
+    members = getattr(node, "members", None)
+    if members is not None:
+        return any(map(asks_llm, members()))
     return getattr(getattr(node, "endpoint", None), "tier", None) == "llm"
 
 

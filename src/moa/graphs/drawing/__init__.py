@@ -12,6 +12,7 @@ from moa.errors import ConfigError, MissingDependency
 from moa.graphs.building.plan import Plan
 from moa.graphs.drawing.diagram import diagram_of
 from moa.graphs.drawing.mermaid import mermaid_of
+from moa.graphs.recipe import Recipe
 
 
 @runtime_checkable
@@ -27,12 +28,12 @@ class Drawable(Protocol):
 class Drawing:
     """A graph, to be looked at. Notebooks show it by themselves."""
 
-    plan: Plan
+    drawn: Plan | Recipe[Any, Any]
 
     @cached_property
     def mermaid(self) -> str:
         """Mermaid's text; needs nothing installed."""
-        return mermaid_of(diagram_of(self.plan))
+        return mermaid_of(diagram_of(self.drawn))
 
     @cached_property
     def svg(self) -> str:
@@ -75,7 +76,7 @@ class Drawing:
             import termaid
         except ImportError as error:
             raise _missing("termaid", "in characters") from error
-        plain = mermaid_of(diagram_of(self.plan, opened=False), styled=False)
+        plain = mermaid_of(diagram_of(self.drawn, opened=False), styled=False)
         return termaid.render(plain, padding_x=2, padding_y=0, gap=3)
 
     def save(self, path: str | Path) -> None:

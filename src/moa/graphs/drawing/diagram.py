@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from moa.graphs.building.branches import Branch, label_name
 from moa.graphs.building.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
 from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import picked
 from moa.graphs.building.types import UNKNOWN, shown
+from moa.graphs.recipe import Recipe, Sketch
+from moa.usage import Tier
 
 Look = Literal["terminal", "join", "function", "agent", "slm", "llm"]
 
@@ -65,17 +67,61 @@ class Diagram:
             arrow.labels.append(label)
 
 
-def diagram_of(plan: Plan, key: str = "g", *, opened: bool = True) -> Diagram:
+def diagram_of(drawn: Plan | Recipe[Any, Any], key: str = "g", *, opened: bool = True) -> Diagram:
     """Find out what there is to draw.
 
     A `map` becomes an arrow, and so does a `join` that one node takes.
 
     Args:
-        plan: The graph.
+        drawn: The plan of a graph, or a recipe.
         key: Starts the keys of all boxes.
         opened: Whether the insides of graphs within the graph are drawn.
     """
-    return _Drawer(plan, key, opened=opened).draw()
+    if isinstance(drawn, Plan):
+        return _Drawer(drawn, key, opened=opened).draw()
+    return _sketched(drawn, key, opened=opened)
+
+
+def _sketched(recipe: Recipe[Any, Any], key: str, *, opened: bool) -> Diagram:
+    """Draw a recipe's own sketch."""
+    sketch, diagram = Sketch(), Diagram(key)
+    recipe.sketch(sketch)
+    ends = {sketch.input: (diagram.input, diagram.input)}
+    diagram.boxes.append(Box(diagram.input, shown(recipe.input_type), "", "terminal"))
+    for name, (label, node) in sketch.boxes.items():
+        place = f"{key}_{name}"
+        ends[name] = place, place
+        inner = _inner(node, place, label) if opened else None
+        if inner is None:
+            diagram.boxes.append(_box(place, label, node))
+        else:
+            diagram.inner.append(inner)
+            ends[name] = inner.input, inner.output
+    diagram.boxes.append(Box(diagram.output, shown(recipe.output_type), "", "terminal"))
+    ends[sketch.output] = diagram.output, diagram.output
+    for start, end, label, decides in sketch.arrows:
+        diagram.point(ends[start][1], ends[end][0], label, decides=decides)
+    return diagram
+
+
+def _inner(node: object, key: str, label: str) -> Diagram | None:
+    """Draw what is in a node; `None` where nothing is."""
+    if isinstance(node, Recipe):
+        inner = diagram_of(cast("Recipe[Any, Any]", node), key)
+    elif isinstance(plan := getattr(node, "plan", None), Plan):
+        inner = diagram_of(plan, key)
+    else:
+        return None
+    first = inner.boxes[0]
+    inner.boxes[0] = replace(first, label=f"{label} · {first.label}")
+    return inner
+
+
+def _box(key: str, label: str, node: object) -> Box:
+    endpoint: Any = getattr(node, "endpoint", None)
+    tier: Tier | None = getattr(endpoint, "tier", None)
+    detail = f"{tier.upper()} · {getattr(endpoint, 'name', '')}" if tier else ""
+    return Box(key, label, detail, tier or ("agent" if hasattr(node, "run") else "function"))
 
 
 class _Drawer:
@@ -118,19 +164,12 @@ class _Drawer:
                 self._drawn.point(start, self._key(step))
 
     def _add_node(self, step: NodeStep) -> None:
-        plan: Plan | None = getattr(step.node, "plan", None)
-        if isinstance(plan, Plan) and self._opened:
-            inner = diagram_of(plan, self._key(step))
-            first = inner.boxes[0]
-            inner.boxes[0] = replace(first, label=f"{step.name} · {first.label}")
+        inner = _inner(step.node, self._key(step), step.name) if self._opened else None
+        if inner is None:
+            self._drawn.boxes.append(_box(self._key(step), step.name, step.node))
+        else:
             self._inner[step] = inner
             self._drawn.inner.append(inner)
-            return
-        endpoint: Any = getattr(step.node, "endpoint", None)
-        tier, served = step.tier, getattr(endpoint, "name", "")
-        detail = f"{tier.upper()} · {served}" if tier else ""
-        look: Look = tier or ("agent" if hasattr(step.node, "run") else "function")
-        self._drawn.boxes.append(Box(self._key(step), step.name, detail, look))
 
     def _point_at_node(self, step: NodeStep) -> None:
         entry = self._entry(step)

@@ -1,0 +1,167 @@
+"""What labelled examples are best used for: `python benchmarks/adaptation.py --models FILE...`.
+
+The same examples are left out, shown in the prompt, the nearest of them shown for each text, or
+used as `Classifier(examples=…)` uses them. `--resume` keeps what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from encoder import SETS
+from heads import read
+from moa import Classifier, Endpoint, RunContext
+from moa.endpoints import Example
+from moa.endpoints.cached import Cached
+from moa.questions import Option, Question
+from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share
+from report import table, write
+from support_reading import Alone
+
+NAMES = ("film reviews", "text messages, 13 % spam", "ten intents")
+SHOWN = 8
+COLUMNS = ("zero-shot", f"{SHOWN} shown", f"the {SHOWN} nearest shown", "`Classifier`, by default")
+TEXT = """
+## Adaptation
+
+What {examples} labelled examples are best used for. Shares right of the {rows} rows that follow
+the first {chosen} of each set; the examples are drawn from the first ones. Zero-shot: the label
+that the model says most probably, without an example. Shown: {shown} of the examples stand in the
+prompt, evenly of each label as far as they go; or those whose vectors of the encoder are nearest to
+the text. The last column is `Classifier(examples=…)`: a head on the encoder's vectors, the words of
+the labels, and the model, weighed by cross-validation. A share has a standard error of up to
+{error:.2f}.
+
+{rows_of}
+
+A decision reads {tokens:.1f} times as many tokens with {shown} examples shown as without.
+"""
+Rows = Sequence[dict[str, str]]
+Choice = Callable[[int], Sequence[Example]]
+
+
+async def shown_share(
+    slm: Endpoint, question: Question, rows: Rows, chosen: Choice
+) -> tuple[float, int]:
+    """Share right where each text is read behind its examples, and the tokens that it took."""
+    context, right, left = RunContext(keep_notes=False), 0, iter(enumerate(rows))
+
+    async def work() -> None:
+        nonlocal right
+        for place, row in left:
+            decision = await slm.decide(row["text"], [question], context, examples=chosen(place))
+            right += question.options[decision.answers[0].best].name == row["label"]
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return right / len(rows), context.usage.input_tokens
+
+
+def spread(examples: Sequence[Example]) -> list[Example]:
+    """Take some of each label in turn."""
+    by_label: dict[str, list[Example]] = {}
+    for example in examples:
+        by_label.setdefault(str(example.labels["label"]), []).append(example)
+    longest = max(map(len, by_label.values()))
+    turns = [
+        several[n] for n in range(longest) for several in by_label.values() if n < len(several)
+    ]
+    return turns[:SHOWN]
+
+
+async def vectors(texts: Sequence[str]) -> np.ndarray:
+    return np.asarray((await ENCODER.embed(texts, RunContext())).vectors)
+
+
+async def measured(file: str, name: str, data: Path, count: int) -> list[float]:
+    folder, task, words = SETS[name]
+    rows = read(next((data / folder).glob("*.jsonl")))
+    held = rows[CHOSEN_ON : CHOSEN_ON + count]
+    labels = sorted({row["label"] for row in rows})
+    drawn = random.Random(0).sample(rows[:CHOSEN_ON], EXAMPLES)
+    examples = [Example(row["text"], {"label": row["label"]}) for row in drawn]
+    question = Question(
+        "label", "choice", task, tuple(Option(one, one, words.get(one)) for one in labels)
+    )
+    near = (
+        await vectors([row["text"] for row in held])
+        @ (await vectors([row["text"] for row in drawn])).T
+    )
+    fixed = spread(examples)
+
+    def nearest(place: int) -> list[Example]:
+        """The nearest one last, where it is read best."""
+        return [examples[n] for n in np.argsort(near[place])[-SHOWN:]]
+
+    found: list[float] = []
+    async with Alone(model_path=file) as model:
+        slm = Cached(model, size=100_000)
+        ways: list[Choice] = [lambda _: (), lambda _: fixed, nearest]
+        took: list[int] = []
+        for chosen in ways:
+            right, tokens = await shown_share(slm, question, held, chosen)
+            found.append(right)
+            took.append(tokens)
+        agent = Classifier(
+            slm,
+            labels,
+            task=task,
+            describe=words,
+            none=False,
+            examples=[(row["text"], row["label"]) for row in drawn],
+            name="label",
+        )
+        agent.encoder = ENCODER
+        found.append(await share(agent, held, RunContext(keep_notes=False)))
+    return [*found, took[1] / took[0]]
+
+
+async def run(args: argparse.Namespace) -> None:
+    kept: dict[str, list[float]] = {}
+    if args.resume and args.resume.exists():
+        kept = json.loads(args.resume.read_text())
+    for file in args.models:
+        for name in NAMES:
+            key = f"{Path(file).stem}: {name}"
+            if key not in kept:
+                kept[key] = await measured(file, name, args.data, args.rows)
+                print(key, kept[key], flush=True)
+                if args.resume:
+                    args.resume.write_text(json.dumps(kept))
+    body = TEXT.format(
+        rows=args.rows,
+        chosen=CHOSEN_ON,
+        examples=EXAMPLES,
+        shown=SHOWN,
+        error=0.5 / args.rows**0.5,
+        tokens=float(np.median([found[-1] for found in kept.values()])),
+        rows_of=table(
+            ["", *COLUMNS],
+            [[key, *(f"{share:.2f}" for share in found[:-1])] for key, found in kept.items()],
+        ),
+    )
+    print(body)
+    write("adaptation", "python benchmarks/adaptation.py --data DIR --models FILE...", body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
+    parser.add_argument("--models", nargs="+", required=True, help="GGUF files")
+    parser.add_argument("--rows", type=int, default=60, help="rows of each set")
+    parser.add_argument("--resume", type=Path, help="file that keeps what was measured")
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
+    asyncio.run(run(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""Recipe: a ready graph as one class, whose fields are its arguments and its table in moa.toml."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, validate_call
+from pydantic.dataclasses import dataclass as validated
+from pydantic_core import CoreSchema, core_schema
+
+from moa.agents.boundary import In, Out, TypedNode
+from moa.config import nearest
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.graphs.building.built import BuiltGraph
+from moa.graphs.building.plan import Plan
+from moa.graphs.building.scheduler import Run
+from moa.graphs.building.signatures import is_node
+from moa.graphs.streaming import streamed
+from moa.node import Node, Result
+from moa.tiers import Endpoints
+from moa.trace import Event
+from moa.usage import UNLIMITED, Budget, Tier
+
+if TYPE_CHECKING:
+    from moa.graphs.drawing import Drawing
+
+_CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+
+@dataclass
+class _Table:
+    """What a recipe is built from, beside the fields of its own: pydantic's context."""
+
+    endpoints: Endpoints
+    shared: Mapping[str, object]
+    """Settings in its table that are no fields: those of its nodes."""
+    known: set[str] = field(default_factory=set[str])
+    """What its nodes take."""
+
+
+@dataclass(frozen=True)
+class FromEndpoint:
+    """Marks a field that in a table is an endpoint's name, or a table that names one.
+
+        node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
+
+    `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
+    `sampler(endpoint, temperature=0.9)`; a table that names no endpoint, and a missing field, take
+    the default endpoint of the tier. In Python it takes the node itself.
+
+    Args:
+        make: Makes the node of an endpoint and of the keywords in its signature.
+        tier: Whose endpoint is the default.
+    """
+
+    make: Callable[..., Node[Any, Any]]
+    tier: Tier = "llm"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Read a node, or a table; pydantic calls it."""
+        del source, handler
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def _read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        context = _context(info, value, "a node")
+        table = {"endpoint": value} if isinstance(value, str) else value
+        if not isinstance(table, Mapping):
+            raise ValueError(f"the name of an endpoint, or a table that names one, not {value!r}")
+        takes = {*inspect.signature(self.make).parameters}
+        context.known |= takes
+        shared = {name: one for name, one in context.shared.items() if name in takes}
+        settings = {**shared, **cast("Mapping[str, Any]", table)}
+        name = settings.pop("endpoint", None)
+        endpoint = _endpoint(context, name, self.tier)
+        make: Any = validate_call(config=_CONFIG)(partial(self.make, endpoint))
+        return make(**settings)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Marks a field that is an endpoint: in a table its name, or none for the tier's default.
+
+    Args:
+        tier: Whose endpoint is the default.
+    """
+
+    tier: Tier = "llm"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Read an endpoint, or a name; pydantic calls it."""
+        del source, handler
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def _read(self, value: object, info: ValidationInfo) -> Endpoint:
+        if hasattr(value, "capabilities"):
+            return cast("Endpoint", value)
+        context = _context(info, value, "an endpoint")
+        return _endpoint(context, value or None, self.tier)
+
+
+def beside_config(path: Path, info: ValidationInfo) -> Path:
+    """Find a file that a table names beside its moa.toml; use it as an `AfterValidator`."""
+    file = None if info.context is None else _context(info, path, "a path").endpoints.config.file
+    return path if file is None else file.parent / path
+
+
+def _context(info: ValidationInfo, value: object, wanted: str) -> _Table:
+    if info.context is None:
+        raise ValueError(f"takes {wanted}, but was given {value!r}")
+    return cast("_Table", info.context)
+
+
+def _endpoint(context: _Table, name: object, tier: Tier) -> Endpoint:
+    endpoints = context.endpoints
+    if name is None:
+        return endpoints.slm if tier == "slm" else endpoints.llm
+    if not isinstance(name, str):
+        raise ValueError(f"the name of an endpoint, not {name!r}")
+    return endpoints.named(name)
+
+
+class Sketch:
+    """What is drawn of a recipe: boxes and arrows. It can't be run, so it can't pretend to.
+
+    Its test compares the nodes that are drawn with those that ran.
+    """
+
+    input, output = "in", "out"
+    """Keys of the boxes of what it takes and gives."""
+
+    def __init__(self) -> None:
+        self.boxes: dict[str, tuple[str, object]] = {}
+        """Label and node by key; `None` is drawn as a step that is no node."""
+        self.arrows: list[tuple[str, str, str, bool]] = []
+        """Start, end, label, and whether it only decides."""
+
+    def box(self, node: object = None, label: str | None = None) -> str:
+        """Draw a node, or a step that is none; give its key.
+
+        Args:
+            node: A node, or `None`.
+            label: What is written in it; `None`: the node's name.
+        """
+        key = str(len(self.boxes) + 1)
+        self.boxes[key] = (label or str(getattr(node, "name", "step")), node)
+        return key
+
+    def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
+        """Draw arrows from each box to the next.
+
+        Args:
+            keys: Of boxes, `Sketch.input` and `Sketch.output`.
+            label: Written at each arrow.
+            decides: Whether nothing but a decision passes; drawn dashed.
+        """
+        self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class Recipe(TypedNode[In, Out]):
+    """A node made of nodes that runs by plain Python, and can be drawn and streamed.
+
+        class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
+            node: Annotated[Node[In, Any], FromEndpoint(sampler)]
+            samples: int = Field(default=5, ge=1)
+
+    The fields are its keywords in Python and its table in moa.toml, checked alike; the class's
+    docstring begins with what `moa graphs` says of it. Answer in `answer`, draw in `sketch`, and
+    work out what follows from the fields in `prepare`.
+    """
+
+    recipes: ClassVar[dict[str, type[Recipe[Any, Any]]]] = {}
+    """The ready graphs, by name."""
+
+    name: str = ""
+    """Shown in traces, errors and drawings; empty: the recipe's own."""
+    budget: Budget = UNLIMITED
+    """Limits on each run, on top of those of the run it is part of."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds for each run; `None`: as long as the run it is part of has."""
+
+    def __init_subclass__(cls, *, recipe: str = "") -> None:
+        super().__init_subclass__()
+        if not recipe:
+            return
+        shared = {"name": str, "budget": Budget, "timeout_s": float | None}
+        cls.__annotations__ = {**cls.__annotations__, **shared}
+        cls.name = cls.name or recipe
+        validated(cls, kw_only=True, config=_CONFIG)
+        check = cls.__init__
+
+        def __init__(self: Any, **fields: Any) -> None:
+            try:
+                check(self, **fields)
+            except ValidationError as error:
+                raise ConfigError(_said(error, cls, f"{recipe}: ")) from None
+
+        cls.__init__ = __init__
+        Recipe.recipes[recipe] = cls
+
+    def __post_init__(self) -> None:
+        if not isinstance(self, WiredRecipe):
+            self.prepare()
+        super().__init__(name=self.name, budget=self.budget, timeout_s=self.timeout_s)
+
+    def prepare(self) -> None:
+        """Work out what follows from the fields, such as `input_type` where a field decides it."""
+
+    @classmethod
+    def does(cls) -> str:
+        """In words, for whoever looks for a graph: the first line of its docstring."""
+        return (cls.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object], endpoints: Endpoints, *, where: str) -> Self:
+        """Build it from its table in moa.toml.
+
+        Args:
+            table: Its fields. Those that take a node or an endpoint may be left out. What is no
+                field is a setting of those of its nodes that have it, where they don't say
+                otherwise.
+            endpoints: Of the configuration.
+            where: Starts each error: the file and the table.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is wrong; each is named.
+        """
+        fields = _fields(cls)
+        given = {name: value for name, value in table.items() if name in fields}
+        for name, one in fields.items():
+            if one.is_required() and any(isinstance(m, _MEMBERS) for m in one.metadata):
+                given.setdefault(name, {})
+        context = _Table(endpoints, {n: value for n, value in table.items() if n not in given})
+        faults = ""
+        try:
+            made = TypeAdapter(cls).validate_python(given, context=context)
+        except ValidationError as error:
+            made, faults = None, _said(error, cls, f"{where} ")
+        known = [*fields, *sorted(context.known - {"endpoint", *fields})]
+        for name in context.shared:
+            if name not in known:
+                faults += f"\n{where} {name}: there is no such setting{nearest(name, known)}"
+        if made is None or faults:
+            raise ConfigError(faults.strip())
+        return made
+
+    @abstractmethod
+    def sketch(self, sketch: Sketch) -> None:
+        """Draw its nodes, and what passes between them."""
+
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the nodes in it."""
+        yield from _nodes_in(vars(self).values())
+
+    def draw(self) -> Drawing:
+        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        from moa.graphs.drawing import Drawing
+
+        return Drawing(self)
+
+    def stream(
+        self, request: In, context: RunContext | None = None, /
+    ) -> AsyncIterator[Event | Result[Out]]:
+        """Run, and tell what happens while it happens. The result comes last.
+
+        Leaving the loop early cancels the run.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            MoaError: as `run`.
+        """
+        return streamed(self, request, context)
+
+
+class WiredRecipe(Recipe[In, Out]):
+    """A recipe that is wired by the builder, and runs as any graph does."""
+
+    def __post_init__(self) -> None:
+        self.prepare()
+        self.graph: BuiltGraph[In, Out] = self.wire()
+        self.input_type, self.output_type = self.graph.input_type, self.graph.output_type
+        super().__post_init__()
+
+    @abstractmethod
+    def wire(self) -> BuiltGraph[In, Out]:
+        """Wire its nodes."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs by, and what is drawn."""
+        return self.graph.plan
+
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Run every node that the answer needs."""
+        return cast("Out", await Run(self.plan, context).output(request))
+
+    def sketch(self, sketch: Sketch) -> None:
+        """Nothing: its wiring is drawn."""
+
+    def draw(self) -> Drawing:
+        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        return self.graph.draw()
+
+
+_MEMBERS = (FromEndpoint, Named)
+
+
+def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:
+    for value in values:
+        if is_node(value):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _nodes_in(cast("Mapping[object, object]", value).values())
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            yield from _nodes_in(cast("Sequence[object]", value))
+
+
+def _fields(cls: type[Recipe[Any, Any]]) -> Mapping[str, Any]:
+    return cast("Any", cls).__pydantic_fields__
+
+
+def _said(error: ValidationError, cls: type[Recipe[Any, Any]], start: str) -> str:
+    """Say in a sentence each what is wrong, with the nearest right key."""
+    sentences: list[str] = []
+    for fault in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in fault["loc"])
+        said = re.sub(r"^(?:Value error|Assertion failed), ", "", fault["msg"])
+        if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = _known(cls, fault["loc"][:-1])
+            said = f"there is no such setting{nearest(str(fault['loc'][-1]), known)}"
+        sentences.append(f"{start}{place}: {said}")
+    return "\n".join(sentences)
+
+
+def _known(cls: type[Recipe[Any, Any]], place: tuple[int | str, ...]) -> list[str]:
+    """Name what can be set at a place: of the recipe, or of a node that is made of a table."""
+    if not place:
+        return list(_fields(cls))
+    field = _fields(cls).get(str(place[0]))
+    makers = [m.make for m in getattr(field, "metadata", ()) if isinstance(m, FromEndpoint)]
+    return [name for make in makers for name in inspect.signature(make).parameters]

@@ -1,0 +1,61 @@
+"""No drawing lies: what each recipe draws is what runs, with scripted endpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from moa.agents.generator import Generator
+from moa.context import RunContext
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.self_consistency import SelfConsistency
+from moa.testing import SimulatedEndpoint, Step
+from moa.trace import NodeStarted
+
+
+def large(rule: Callable[[str], Step] = lambda _: "Answer: 7") -> SimulatedEndpoint:
+    return SimulatedEndpoint(name="large", tier="llm", rule=rule)
+
+
+def writer(**settings: Any) -> Generator[Any]:
+    return Generator(large(), "Answer.", **{"temperature": 0.7, "tag": "", **settings})
+
+
+RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
+    "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
+}
+"""By name: a recipe, and a request with which every node of it runs."""
+
+
+def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
+    """Name the nodes of a sketch, and of the recipes in it."""
+    sketch = Sketch()
+    recipe.sketch(sketch)
+    for _, node in sketch.boxes.values():
+        if isinstance(node, Recipe):
+            yield from drawn(node)
+        elif node is not None:
+            yield str(getattr(node, "name", ""))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+async def test_the_nodes_that_run_are_those_that_are_drawn(name: str) -> None:
+    make, request = RECIPES[name]
+    recipe, ran, context = make(), set[str](), RunContext()
+
+    def seen(event: object) -> None:
+        if isinstance(event, NodeStarted):
+            ran.add(event.node.rpartition("/")[2])
+
+    context.listener = seen
+    result = await recipe.run(request, context)
+    ran |= {node.rpartition("/")[2] for node in result.usage.by_node()}
+    # Of several that are asked alike, each has a number behind its name.
+    assert {re.sub(r" \d+$", "", name) for name in ran} - {recipe.name} == set(drawn(recipe))
+
+
+def test_every_recipe_is_here() -> None:
+    assert set(RECIPES) == set(Recipe.recipes)
