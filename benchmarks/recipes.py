@@ -26,8 +26,8 @@ import recipes_texts
 from kept import Kept
 from moa import MoaError, RunContext
 from moa.errors import ConfigError
-from moa.evals.intervals import Interval, difference
-from moa.evals.verdicts import MARGIN
+from moa.evals.comparison import MARGIN
+from moa.evals.metrics import Interval, difference
 from recipes_shared import (
     HALVES,
     Answer,

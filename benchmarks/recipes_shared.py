@@ -114,7 +114,7 @@ class Shared(Wrapping):
         found = self.kept.found.get(key)
         if found is not None:
             amount = _AMOUNT.validate_python(found["amount"])
-            async with await context.reserve(self.name, self.tier, amount) as call:
+            with await context.reserve(self.name, self.tier, amount) as call:
                 call.settle(amount)
             _SAVED.get().append(found["seconds"])
             fields = {name: found[name] for name in ("text", "finish_reason", "model")}

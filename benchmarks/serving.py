@@ -21,13 +21,14 @@ from typing import Any, Literal, NamedTuple
 import aiohttp
 from pydantic import BaseModel, SecretStr
 
-from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, serving
+from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
 from moa.config import EndpointConfig, load
 from moa.endpoints import Prompt
 from moa.endpoints.dialects import VLLM
 from moa.endpoints.vllm import VLLMEndpoint, free_port
 from moa.questions import questions_of
-from moa.servers import ServerFolder, local_url
+from moa.vllm.settings import local_url
+from moa.vllm.state import ServerFolder
 from report import table, write
 
 ROOT = Path(__file__).parent.parent
@@ -272,7 +273,7 @@ def texts() -> list[str]:
 async def started(config: EndpointConfig) -> AsyncGenerator[tuple[VLLMEndpoint, Bare], None]:
     """Start a server, and give both who asks it."""
     port = free_port()
-    async with serving.vllm(
+    async with vllm.serve(
         config.model,
         port=port,
         python=config.vllm.python,

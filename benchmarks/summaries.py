@@ -24,7 +24,7 @@ from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
 from moa.endpoints.encoders import SentenceEncoder
-from moa.evals.texts import rouge_l
+from moa.evals.metrics import rouge_l
 from moa.graphs.notes import Original
 from moa.graphs.summarize import summarize
 from moa.testing import SimulatedEndpoint

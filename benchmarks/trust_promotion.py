@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kept import Kept
 from moa import EmbeddedEndpoint
 from moa.calibration.labelled import Labelled
-from moa.evals.promoting import ROWS, promote
+from moa.evals.promotion import ROWS, promote
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 from report import table, write

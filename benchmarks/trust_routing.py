@@ -13,9 +13,9 @@ import numpy as np
 from kept import Kept
 from moa.decisions.folds import folds
 from moa.errors import InputError
-from moa.evals.routing import RANDOM, evaluate_routing
+from moa.routing.evaluation import RANDOM, evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded, read_recorded
+from moa.routing.recorded import Recorded, recorded_of
 from report import table, write
 
 SECTION = "routing"
@@ -135,7 +135,7 @@ def _rows(target: Target, data: Path) -> list[Recorded]:
     path = data / target.data / "dev.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [
-        read_recorded(json.loads(line), where=f"{path}, line {number}", replied=target.replies)
+        recorded_of(json.loads(line), where=f"{path}, line {number}", replied=target.replies)
         for number, line in enumerate(lines, start=1)
     ]
     if target.fields:

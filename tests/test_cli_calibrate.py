@@ -104,7 +104,7 @@ def test_it_shows_what_it_tried_chose_and_promises(capsys: pytest.CaptureFixture
 
 def test_a_second_costs_as_much_by_default_as_in_python() -> None:
     command, function = inspect.signature(command_of.calibrate), inspect.signature(calibrate)
-    assert command.parameters["price"].default == function.parameters["price"].default
+    assert command.parameters["latency_penalty"].default == function.parameters["price"].default
 
 
 def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
@@ -117,10 +117,14 @@ def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
     assert sure["confidence"] > unsure["confidence"]
 
 
-def test_eval_writes_the_figures_of_other_rows(made: str) -> None:
+def test_eval_writes_and_prints_the_figures_of_other_rows(
+    made: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write("b.jsonl", rows(200, seed=1))
-    assert moa("eval", made, "b.jsonl", "--json", "r.json") == 0
+    capsys.readouterr()
+    assert moa("eval", made, "b.jsonl", "--json", "--report", "r.json") == 0
     found = json.loads(Path("r.json").read_text())
+    assert json.loads(capsys.readouterr().out) == found
     keys = ("accuracy", "macro_f1", "ece", "ece_by_chance", "coverage", "risk")
     assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
     assert found["n"] == 200
@@ -232,7 +236,7 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     write("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     assert [row["accepted"] for row in read("out.jsonl")] == [False]
-    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--json", "r.json") == 0
+    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--report", "r.json") == 0
     assert json.loads(Path("r.json").read_text())["risk"] is None
     assert "accepted 0.0%; " in capsys.readouterr().out
 
@@ -388,5 +392,5 @@ def test_the_embedded_model_is_calibrated_and_decides(
         row["label"] == given["label"] for row, given in zip(read("out.jsonl"), found, strict=True)
     ]
     assert sum(right) >= 20
-    assert moa("eval", "c.json", "a.jsonl", "--json", "r.json") == 0
+    assert moa("eval", "c.json", "a.jsonl", "--report", "r.json") == 0
     assert json.loads(Path("r.json").read_text())["n"] == 24

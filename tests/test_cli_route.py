@@ -62,14 +62,15 @@ def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> N
     assert {line["model"] for line in scores} == {"weak", "strong"}
 
 
-def test_a_report_has_the_figures_and_the_curve(made: Path, tmp_path: Path) -> None:
+def test_a_report_has_the_figures_and_the_curve(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write(tmp_path / "d.jsonl", rows(80, seed=2, replied=True))
     plot = tmp_path / "curve.png"
-    code = moa(
-        "route", "eval", made / "cascade.json", data, "--json", tmp_path / "r.json", "--plot", plot
-    )
-    assert code == 0
+    words = ("route", "eval", made / "cascade.json", data, "--json")
+    assert moa(*words, "--report", tmp_path / "r.json", "--plot", plot) == 0
     report = json.loads((tmp_path / "r.json").read_text())
+    assert json.loads(capsys.readouterr().out) == report
     assert report["n"] == 80
     assert 0.6 < report["apgr"] <= report["oracle"]["apgr"]
     assert 0 <= report["cpt50"] <= report["cpt80"] <= 1
@@ -118,17 +119,27 @@ def test_rows_with_a_fault_stop_the_scoring(
     assert not out.exists()
 
 
-def test_ten_rows_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write(tmp_path / "d.jsonl", rows(10))
-    assert moa("route", "fit", data, "--out", tmp_path / "r.json") == 2
-    assert "10 different rows are too few" in capsys.readouterr().err
-
-
-def test_one_threshold_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write(tmp_path / "d.jsonl", rows(10))
-    out = tmp_path / "r.json"
-    assert moa("route", "fit", data, "--out", out, "--share", "0.3", "--quality", "0.9") == 2
-    assert "not both" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fit d.jsonl --out r.json", "10 different rows are too few"),
+        ("fit d.jsonl --out r.json --share 0.3 --quality 0.9", "not both"),
+        ("score d.jsonl d.jsonl --out s.jsonl", "is no router's file"),
+        ("eval r.json d.jsonl --report r.json --plot x.doc", ".png or .svg"),
+    ],
+)
+def test_what_can_t_be_done_is_said_and_leaves_no_file(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("d.jsonl"), rows(10))
+    assert moa("route", *words.split()) == 2
+    assert said in capsys.readouterr().err
+    assert list(Path().iterdir()) == [Path("d.jsonl")]
 
 
 def test_where_the_strong_model_is_no_better_the_figures_are_null(
@@ -136,24 +147,7 @@ def test_where_the_strong_model_is_no_better_the_figures_are_null(
 ) -> None:
     same = [{**row, "strong_correct": row["weak_correct"]} for row in rows(20)]
     data = write(tmp_path / "d.jsonl", same)
-    assert moa("route", "eval", made / "router.json", data, "--json", tmp_path / "r.json") == 0
+    assert moa("route", "eval", made / "router.json", data, "--report", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["apgr"], report["cpt50"], report["cpt80"]) == (None, None, None)
     assert "Not shown to pay" in report["verdict"]
-
-
-def test_a_plot_ends_in_a_picture(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write(tmp_path / "d.jsonl", rows(20))
-    report = tmp_path / "r.json"
-    words = ("route", "eval", made / "router.json", data, "--json", report, "--plot", "x.doc")
-    assert moa(*words) == 2
-    assert ".png or .svg" in capsys.readouterr().err
-    assert not report.exists()
-
-
-def test_another_file_is_no_router(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write(tmp_path / "d.jsonl", rows(3))
-    assert moa("route", "score", data, data, "--out", tmp_path / "s.jsonl") == 2
-    assert "is no router's file" in capsys.readouterr().err

@@ -21,8 +21,8 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
-from moa.evals.answers import Answer, Cache
-from moa.evals.plots import save_plots
+from moa.evals.cases import Answer, Cache
+from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import cascade
 from moa.node import Node, Result
 from moa.ready import files_of
@@ -261,7 +261,7 @@ async def test_what_cannot_be_compared_is_refused(settings: Any, said: str) -> N
 
 async def test_plots_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
     found = await compare(rows(60), designs())
-    files = save_plots(found, tmp_path / "r.svg") + save_plots(found, tmp_path / "r.png")
+    files = plot_comparison(found, tmp_path / "r.svg") + plot_comparison(found, tmp_path / "r.png")
     assert [file.name for file in files][:3] == [
         "r-cost.svg",
         "r-reliability.svg",
@@ -270,7 +270,7 @@ async def test_plots_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
     assert files[0].read_text().lstrip().startswith("<?xml")
     assert files[3].read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match=r"\.png or \.svg"):
-        save_plots(found, tmp_path / "r.doc")
+        plot_comparison(found, tmp_path / "r.doc")
 
 
 @pytest.fixture
@@ -289,14 +289,18 @@ def moa(*words: str) -> int:
     return left.value.code
 
 
-def test_the_command_writes_json_markdown_and_plots(
+def test_the_command_writes_and_prints_json_markdown_and_plots(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--json", "r.json", "--markdown", "r.md", "--plot", "r.png", "--out", "a.jsonl")
-    assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 0
-    out = capsys.readouterr().out
-    assert "what the others are compared with" in out
+    words = ("compare", "data.jsonl", "--designs", "mine.py:good")
+    kept_as = ("--report", "r.json", "--plot", "r.png", "--out", "a.jsonl")
+    assert moa(*words, *kept_as) == 0
+    assert "what the others are compared with" in capsys.readouterr().out
     report = json.loads((folder / "r.json").read_text())
+    assert moa(*words, "--json", "--report", "r.md") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["designs"][0]["verdict"] == report["designs"][0]["verdict"]
+    assert "what the others are compared with" in shown.err
     assert report["designs"][0]["quality"][0] == 1.0
     assert report["designs"][0]["labels"]["accuracy"] == 1.0
     assert (folder / "r.md").read_text().splitlines()[2].startswith("| design | accuracy |")
@@ -338,7 +342,7 @@ def test_labels_that_can_t_be_right_are_refused(
 
 
 def test_blanks_around_labels_are_none_of_theirs(folder: Path) -> None:
-    words = ("--designs", "mine.py:good", "--labels", "ham, spam", "--json", "r.json")
+    words = ("--designs", "mine.py:good", "--labels", "ham, spam", "--report", "r.json")
     assert moa("compare", "data.jsonl", *words) == 0
     assert json.loads((folder / "r.json").read_text())["designs"][0]["quality"][0] == 1.0
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from moa.context import RunContext
+from moa.decisions.measures import coverage_at_risk
 from moa.errors import EndpointUnavailable, InputError, Unanswered
-from moa.evals.answers import Answer, answer_text
-from moa.evals.cases import cases_of
-from moa.evals.comparing import _ruled  # pyright: ignore[reportPrivateUsage]
-from moa.evals.intervals import Interval, difference, mcnemar, mean_of
-from moa.evals.labels import coverage_at_risk, label_metrics
+from moa.evals.cases import Answer, answer_text, cases_of
+from moa.evals.comparison import MARGIN, cost_ratio, ruled, ruling
+from moa.evals.metrics import (
+    Interval,
+    difference,
+    exact_match,
+    label_metrics,
+    mcnemar,
+    mean_of,
+    metric_for,
+    numeric_match,
+    rouge_l,
+)
 from moa.evals.report import DesignReport
-from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
-from moa.evals.verdicts import MARGIN, cost_ratio, ruling
 from moa.handoffs import Reply
 from moa.mixing.judging import Outcome, judged
 from moa.questions import Choice, Predicate
@@ -124,25 +129,9 @@ def test_a_difference_is_paired() -> None:
     assert apart.high - apart.low < 0.1 < mean_of(hard).high - mean_of(hard).low
 
 
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_of_a_share_is_wilsons(counts: tuple[int, int]) -> None:
-    right, n = counts
-    test: Any = getattr(stats, "binomtest")  # noqa: B009 - its types are not known
-    expected = test(right, n).proportion_ci(method="wilson")
-    found = mean_of([1.0] * right + [0.0] * (n - right))
-    assert found == pytest.approx((right / n, expected.low, expected.high))
-
-
-@pytest.mark.parametrize("n", [10, 30, 80])
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
-def test_an_interval_covers_a_share_about_as_often_as_it_says(n: int, share: float) -> None:
-    found = [mean_of([1.0] * k + [0.0] * (n - k)) for k in range(n + 1)]
-    held = sum(
-        math.comb(n, k) * share**k * (1 - share) ** (n - k)
-        for k, (_, low, high) in enumerate(found)
-        if low <= share <= high
-    )
-    assert held > 0.92
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    assert mean_of([1.0] * 9 + [0.0]) == pytest.approx((0.9, 0.596, 0.982), abs=1e-3)
+    assert mean_of([1.0] * 4) == pytest.approx((1.0, 0.510, 1.0), abs=1e-3)
 
 
 def test_scores_that_are_all_alike_leave_room_for_others() -> None:
@@ -299,8 +288,8 @@ def told_of(worse: Mapping[str, float], costs: Mapping[str, float]) -> list[dict
             for (name, less), row in zip(worse.items(), chances, strict=True)
         }
         designs = [design(name, float(scores[name].mean()), costs[name]) for name in worse]
-        ruled = _ruled(designs, scores, "llm", binary=True)
-        found.append({one.name: one.verdict for one in ruled})
+        verdicts = ruled(designs, scores, "llm", binary=True)
+        found.append({one.name: one.verdict for one in verdicts})
     return found
 
 

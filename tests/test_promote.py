@@ -16,11 +16,8 @@ from moa.calibration.labelled import Labelled
 from moa.cli import main
 from moa.config_file import set_in_graph
 from moa.errors import ConfigError, InputError
-from moa.evals.answers import Answer
-from moa.evals.promoting import (
-    _promotion,  # pyright: ignore[reportPrivateUsage]
-    promote,
-)
+from moa.evals.cases import Answer
+from moa.evals.promotion import promote, promotion_of
 from moa.guarantees import Guarantee
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
@@ -117,7 +114,7 @@ async def test_a_promise_that_is_broken_is_hardly_ever_taken_to_hold() -> None:
             rows = [Labelled(text=str(n), label="spam") for n in range(400)]
             wrong = (rng.random(400) < risk).tolist()
             answers = [Answer(text="ham" if w else "spam", accepted=True) for w in wrong]
-            found.append(_promotion(made, rows, answers, use=360, audit=0.0, llm=None).holds)
+            found.append(promotion_of(made, rows, answers, use=360, audit=0.0, llm=None).holds)
         return sum(found) / len(found)
 
     assert held(0.05) <= 0.09  # 0.05, and what 100 runs leave to chance
@@ -168,11 +165,15 @@ def test_the_command_writes_the_cascade_into_the_configuration(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("moa.toml").write_text(f"# mine\n{LARGE}")
-    assert moa(*WORDS, "--json", "r.json") == 0
-    out = " ".join(capsys.readouterr().out.split())
-    assert "can move to the small model" in out
-    assert "for 1000 messages by the LLM alone" in out
-    assert json.loads(Path("r.json").read_text())["holds"] is True
+    assert moa(*WORDS, "--json", "--report", "r.json") == 0
+    out, err = capsys.readouterr()
+    told = " ".join(err.split())
+    assert "can move to the small model" in told
+    assert "for 1000 messages by the LLM alone" in told
+    report = json.loads(Path("r.json").read_text())
+    assert json.loads(out) == report
+    assert report["holds"] is True
+    assert {"risk", "coverage", "verdict"} <= set(report)
     written = Path("moa.toml").read_text()
     assert written.startswith("# mine\n")
     table = {"calibration": "spam.json", "audit": 0.02, "state": "spam.audit.json"}

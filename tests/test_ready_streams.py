@@ -58,6 +58,7 @@ def test_code_is_reviewed_by_whom_its_table_names(tmp_path: Path) -> None:
     node = built("code", 'reviewer = "critic"\nrepairs = 0', tmp_path)
     assert isinstance(node, Code)
     assert (node.writer.endpoint.name, node.writer.repairs) == ("large", 0)
+    assert node.reviewer is not None
     assert node.reviewer.endpoint.name == "critic"
     assert node.sandbox is None
 

@@ -19,7 +19,7 @@ from moa.documents.answering import ABSENT
 from moa.endpoints import Completion, Decision, Prompt
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import ConfigError, OutputError
-from moa.evals.intervals import Interval
+from moa.evals.metrics import Interval
 from moa.questions import Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.errors import InputError
-from moa.evals.routing import RANDOM, evaluate_routing
-from moa.routing.recovery import recovery
+from moa.routing.evaluation import RANDOM, evaluate_routing, recovery
 
 WEAK = [True, False, False, True]
 STRONG = [True, True, True, False]

@@ -15,18 +15,16 @@ import pytest
 from routing import rows
 
 from moa.errors import ConfigError, InputError
-from moa.routing import Router
-from moa.routing.cases import Case, describe
-from moa.routing.fitting import LEAST_ROWS, fit_router, ladder_of
-from moa.routing.gain_fitting import Truth, candidates
-from moa.routing.gain_parts import Trees
-from moa.routing.recorded import Recorded, read_case, read_recorded
-from moa.routing.recovery import recovery
+from moa.routing import Router, Trees
+from moa.routing.evaluation import recovery
+from moa.routing.features import describe
+from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, ladder_of
+from moa.routing.recorded import Case, Recorded, case_of, recorded_of
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
     made = rows(n, seed=seed, replied=replied)
-    return [read_recorded(row, where=f"row {i}") for i, row in enumerate(made)]
+    return [recorded_of(row, where=f"row {i}") for i, row in enumerate(made)]
 
 
 def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
@@ -72,14 +70,14 @@ def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
 import json, sys
 sys.modules["sklearn"] = sys.modules["scipy"] = None
 from moa.routing import Router
-from moa.routing.recorded import read_case
+from moa.routing.recorded import case_of
 rows = map(json.loads, open("rows.jsonl"))
-print(json.dumps(Router.load("router.json").gains([read_case(r, where="") for r in rows]).tolist()))
+print(json.dumps(Router.load("router.json").gains([case_of(r, where="") for r in rows]).tolist()))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    expected = cascade.gains([read_case(row, where="") for row in fresh])
+    expected = cascade.gains([case_of(row, where="") for row in fresh])
     assert np.allclose(json.loads(done.stdout), expected, atol=0, rtol=0)
 
 
@@ -96,13 +94,13 @@ def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
 def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
     from sklearn import ensemble
 
-    from moa.routing import gain_fitting
+    from moa.routing import fitting
 
     train = recorded(100)
     table = describe([row.case for row in train])
     part = candidates(table, [])["trees"](table, truth_of(train))
     assert isinstance(part, Trees)
-    settings = dict(gain_fitting._TREES)  # pyright: ignore[reportPrivateUsage]
+    settings = dict(fitting._TREES)  # pyright: ignore[reportPrivateUsage]
     estimator: Any = ensemble.GradientBoostingRegressor
     groves = [
         estimator(**settings, random_state=seed)
@@ -199,7 +197,7 @@ def test_duplicated_rows_count_once() -> None:
 
 
 def changed(**values: object) -> list[Recorded]:
-    return [read_recorded({**row, **values}, where="") for row in rows(60)]
+    return [recorded_of({**row, **values}, where="") for row in rows(60)]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +240,7 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
 
 def test_swapped_columns_are_thought_of() -> None:
     swapped = [
-        read_recorded(
+        recorded_of(
             {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]},
             where="",
         )
@@ -265,17 +263,17 @@ def test_swapped_columns_are_thought_of() -> None:
 )
 def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=f"log, line 7.*{said}"):
-        read_recorded({**rows(1)[0], **change}, where="log, line 7")
+        recorded_of({**rows(1)[0], **change}, where="log, line 7")
 
 
 def test_a_missing_column_is_named_with_those_that_are_there() -> None:
     with pytest.raises(InputError, match=r"'strong_correct' is missing.*'prompt'"):
-        read_recorded({"prompt": "…", "weak_correct": 1}, where="x")
+        recorded_of({"prompt": "…", "weak_correct": 1}, where="x")
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1"])
 def test_true_is_written_in_several_ways(value: object) -> None:
-    assert read_recorded({**rows(1)[0], "weak_correct": value}, where="").weak_correct is True
+    assert recorded_of({**rows(1)[0], "weak_correct": value}, where="").weak_correct is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])

@@ -20,15 +20,14 @@ COMMANDS = {
     "calibrate": ("calibrate", "no.jsonl", "--task", "Spam?", "--out"),
     "recheck": ("calibrate", "no.jsonl", "--recheck", "no.json", "--out"),
     "promote": ("promote", "no.jsonl", "--task", "Spam?", "--out"),
-    "promote-json": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--json"),
+    "promote-report": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--report"),
     "promote-config": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--config"),
-    "eval": ("eval", "no.json", "no.jsonl", "--json"),
-    "compare-json": ("compare", "no.jsonl", "--json"),
-    "compare-markdown": ("compare", "no.jsonl", "--markdown"),
+    "eval": ("eval", "no.json", "no.jsonl", "--report"),
+    "compare-report": ("compare", "no.jsonl", "--report"),
     "compare-plot": ("compare", "no.jsonl", "--plot"),
     "route-fit": ("route", "fit", "no.jsonl", "--out"),
-    "route-eval": ("route", "eval", "no.json", "no.jsonl", "--json"),
-    "route-eval-plot": ("route", "eval", "no.json", "no.jsonl", "--json", "r.json", "--plot"),
+    "route-eval": ("route", "eval", "no.json", "no.jsonl", "--report"),
+    "route-eval-plot": ("route", "eval", "no.json", "no.jsonl", "--plot"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moa.advisor.bench import Measurement, Step, keep
 from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
 from moa.context import RunContext
@@ -25,7 +26,6 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.support import support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply
-from moa.measuring import Measurement, Step, keep
 from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import NO_LLM, Endpoints

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moa import serving as serving
+    from moa import vllm as vllm
+    from moa.advisor.choice import choose
     from moa.agents import Agent
     from moa.agents.classifier import Classifier
     from moa.agents.decider import Decider
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
-    from moa.choosing.ranking import choose
-    from moa.choosing.task import Task
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
@@ -60,11 +59,10 @@ _HOMES = {
     "RunContext": "context",
     "Score": "questions",
     "Sentiment": "agents.sentiment",
-    "Task": "choosing.task",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
     "choice": "questions",
-    "choose": "choosing.ranking",
+    "choose": "advisor.choice",
     "predicate": "questions",
     "score": "questions",
 }
@@ -95,7 +93,6 @@ __all__ = [
     "RunContext",
     "Score",
     "Sentiment",
-    "Task",
     "Text",
     "VLLMEndpoint",
     "choice",
@@ -106,8 +103,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "serving":
-        return import_module("moa.serving")
+    if name == "vllm":
+        return import_module("moa.vllm")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moa' has no attribute {name!r}")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
-import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
+from filelock import FileLock, Timeout
+
 from moa.errors import ConfigError
 
 Existing = Literal["refuse", "resume", "overwrite"]
 """What is done with lines that a file has already."""
+_ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
 @contextmanager
@@ -69,8 +72,9 @@ def make_private(path: Path) -> None:
 class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
-    It is a context manager: entered, it is locked (not on Windows); left empty, it is removed. A
-    new file can be read by its owner alone (mode 0600).
+    It is a context manager: entered, it is locked, by a file beside it that is called like it and
+    ends in `.lock`, and goes when it is closed; left empty, it is removed. A new file can be read
+    by its owner alone (mode 0600).
 
     Args:
         path: Made where it isn't there. Its name ends in `.jsonl`.
@@ -90,25 +94,24 @@ class LineFile:
         self._existing: Existing = existing
         self._source = source
         self._file = -1
+        self._lock = _Lock(self.path)
 
     def __enter__(self) -> Self:
         """Open and lock it."""
         check_lines(self.path, existing=self._existing, source=self._source)
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            if not self._lock.taken():
+                raise ConfigError(
+                    f"{self.path} is written by another process: wait for it, or give another file"
+                )
             try:
-                if not _locked(file, self.path):
-                    raise ConfigError(
-                        f"{self.path} is written by another process: wait for it, or give another "
-                        "file"
-                    )
                 check_lines(self.path, existing=self._existing)  # it may have been written since
+                self._file = os.open(self.path, _ADDED_TO, 0o600)
             except BaseException:
-                os.close(file)
+                self._lock.free()
                 raise
         except OSError as error:
             raise self._unwritable(error) from error
-        self._file = file
         return self
 
     def __exit__(
@@ -170,10 +173,12 @@ class LineFile:
         """Close it, and with that free its lock; an empty one is removed."""
         if self._file < 0:
             return
-        if not os.fstat(self._file).st_size and self.path.is_file():
-            self.path.unlink()
+        empty = not os.fstat(self._file).st_size
         os.close(self._file)
         self._file = -1
+        if empty and self.path.is_file():
+            self.path.unlink()
+        self._lock.free()
 
     def unreadable(self, number: int) -> ConfigError:
         """Close the file, and make the error of a line that doesn't belong there."""
@@ -235,17 +240,54 @@ def paired(text: str) -> str:
     return text
 
 
-def _locked(file: int, path: Path) -> bool:
-    """Lock an open file until it is closed; whether that could be done, and it is still `path`."""
-    if sys.platform != "win32":
-        import fcntl
+class _Lock:
+    """The lock of a file: a file beside it, which is there while it is held.
 
+    One that a killed process left behind locks nothing, and goes with the next that takes it. What
+    is no plain file, such as `/dev/full`, isn't locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        resolved = path.resolve()
+        self._path = resolved.with_name(f"{resolved.name}.lock")
+        self._needed = resolved.is_file() or not resolved.exists()
+        self._handle = -1
+        self._lock = FileLock(
+            self._path, blocking=False, mode=0o600, on_acquired=self._opened, thread_local=False
+        )
+
+    def taken(self) -> bool:
+        """Take it; whether that could be done.
+
+        Raises:
+            OSError: the folder isn't there, or can't be written to.
+        """
+        if not self._needed:
+            return True
+        if not self._path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(file), path.stat())
-        except (BlockingIOError, FileNotFoundError):
+            self._lock.acquire()
+        except Timeout:
             return False
-    return True
+        # Another may have removed it between our opening and our locking it.
+        try:
+            same = os.path.samestat(os.fstat(self._handle), self._path.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            self._lock.release()
+        return same
+
+    def free(self) -> None:
+        """Free it. It is removed before that, so that nobody can lock a file that goes."""
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self._lock.release()
+
+    def _opened(self, handle: int) -> None:
+        self._handle = handle
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

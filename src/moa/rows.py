@@ -151,6 +151,24 @@ def read(
     return _some(found, "standard input" if source == STDIN else str(source))
 
 
+def checked(
+    source: str | Path, *, format: Format | None = None, text_column: str | None = None
+) -> Iterator[tuple[Row, str]]:
+    """Read a file as `read` does, where no row may be malformed.
+
+    Returns:
+        Each row, and its file and line in words, for errors about it.
+
+    Raises:
+        ConfigError: as for `read`, or a row is malformed.
+    """
+    for row in read(source, format=format, text_column=text_column):
+        where = f"{source}, line {row.number}"
+        if isinstance(row, Malformed):
+            raise ConfigError(f"{where}: {row.error}")
+        yield row, where
+
+
 def _found(source: str, format: Format | None, else_do: str) -> Iterator[Row | Malformed]:
     if source == STDIN:
         stdin: BinaryIO | None = getattr(sys.stdin, "buffer", None)

@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from moa.advisor.bench import measured_price, price_of
+from moa.advisor.catalogue import Local, local
 from moa.agents.language import can_detect, language_of
-from moa.catalogue import Local, local
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Closing, Endpoint, Prompt, close_all
 from moa.errors import ConfigError, ModelNotFound
-from moa.measuring import measured_price, price_of
-from moa.servers import ServerFolder, keys_of_running, local_url
+from moa.vllm.settings import local_url
+from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
     from moa.endpoints.embedded import EmbeddedEndpoint

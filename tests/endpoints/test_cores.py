@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.engine import usable_cores
+from moa.endpoints.cores import usable_cores, usable_memory
 
 
 @pytest.fixture
@@ -56,3 +56,11 @@ def test_a_container_counts_no_more_than_its_quota(cpus: Path, quota: str, cores
 
 def test_without_topology_every_processor_counts(cpus: Path) -> None:
     assert usable_cores(cpus=cpus / "none", quota=cpus / "none") == 8
+
+
+def test_free_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert usable_memory(cgroup=tmp_path) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert usable_memory(cgroup=tmp_path) > 4000

@@ -6,7 +6,6 @@ import copy
 import logging
 import pickle
 import re
-import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -310,7 +309,7 @@ def test_a_recogniser_that_raises_stops_everything_and_tells_nothing() -> None:
 def test_a_pattern_that_runs_out_of_time_stops_everything(
     pii: Pii, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presidio_analyzer.pattern_recognizer.REGEX_TIMEOUT_SECONDS", 1e-9)
+    monkeypatch.setattr("moa.guards.presidio._PATTERN_S", 1e-9)
     with pytest.raises(GuardFailed, match="TimeoutError"):
         pii.find("4 " * 3000 + "never seen before")
 
@@ -379,13 +378,6 @@ def test_what_is_not_valid_is_refused(wrong: dict[str, object], said: str) -> No
         Pii(recognizers=[], **wrong)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("unit", ["a.", "www.", "a@", "a.com/"])
-async def test_no_text_takes_more_than_linear_time(unit: str) -> None:
-    started = time.monotonic()
-    await Pii(ignore=["PHONE"]).run(unit * (16_000 // len(unit)))
-    assert time.monotonic() - started < 5
-
-
 @pytest.mark.parametrize("place", [1990, 2000, 2010, 5995])
 async def test_a_secret_is_found_wherever_it_stands_in_a_long_text(place: int) -> None:
     text = "x " * (place // 2) + "write to ann@example.com, call +1 212 555 0187" + " y" * 2000
@@ -404,3 +396,12 @@ async def test_a_secret_is_found_wherever_it_stands_in_a_long_text(place: int) -
 )
 async def test_an_address_is_found_up_to_its_end(text: str, masked: str) -> None:
     assert (await Pii().run(text)).output.text == masked
+
+
+async def test_numbers_that_are_too_many_to_check_are_masked_by_their_shape() -> None:
+    numbers = [f"+1 212 {300 + i // 1000} {1000 + i % 1000}" for i in range(9000)]
+    cards = [f"{4000_0000_0000_0000 + i * 7919}" for i in range(3000)]
+    result = await Pii().run("\n".join((*numbers, "hello", *cards)))
+    assert not re.search(r"\d{6}", re.sub(r"\[[A-Z_]+_\d+\]", "", result.output.text))
+    assert "hello" in result.output.text
+    assert any("unchecked" in note.text for note in result.trace if note.kind == "degraded")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moa.servers import ServerFolder
-from moa.serving.launching import stop
+from moa.vllm.servers import stop
+from moa.vllm.state import ServerFolder
 
 from .fakes import Fake
 

@@ -13,9 +13,8 @@ from typing import TypedDict
 import psutil
 
 from moa.endpoints.vllm import free_port
-from moa.servers import VLLMConfig
-from moa.serving.planning import spec_of
-from moa.serving.spec import ServerSpec
+from moa.vllm.command import ServerSpec, specs_of
+from moa.vllm.settings import VLLMConfig
 
 FAKE = Path(__file__).parent / "fake"
 
@@ -59,7 +58,7 @@ class Fake:
 
     def spec(self, **changes: object) -> ServerSpec:
         config = VLLMConfig(port=free_port(), python=sys.executable, env=self.env)
-        spec = spec_of("small", "Qwen/Qwen3-0.6B", config, port=config.port, base=self.folder)
+        (spec,) = specs_of("small", "Qwen/Qwen3-0.6B", config, base=self.folder)
         return spec.model_copy(update={"first_wait_s": 0.01, "grace_s": 2.0, **changes})
 
     def configured(self, port: int) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from moa.serving.causes import Served, explain
+from moa.vllm.causes import explain
+from moa.vllm.command import ServerSpec
 
-SERVED = Served("small", "Qwen/Qwen3-0.6B", 8000)
+SPEC = ServerSpec(
+    name="small", model="Qwen/Qwen3-0.6B", port=8000, settings="s", command=[], env={}
+)
 LAST = (
     "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. "
     "Failed core proc(s): {}"
@@ -19,7 +22,7 @@ ERROR = "(EngineCore pid=2) ERROR 11-25 15:55:43 [core.py:1510] "
 
 
 def explained(text: str, *, code: int = 1) -> str:
-    return explain([*text.splitlines(), LAST], served=SERVED, code=code)
+    return explain([*text.splitlines(), LAST], spec=SPEC, code=code)
 
 
 @pytest.mark.parametrize(
@@ -239,16 +242,16 @@ def test_of_an_unknown_message_the_root_cause_is_shown() -> None:
 
 def test_an_engine_that_was_killed_may_have_run_out_of_memory() -> None:
     dead = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. (seen)"
-    assert "its engine, a process of vLLM's, died" in explain([dead], served=SERVED, code=0)
-    said = explain(["KeyError: 'layers'", dead], served=SERVED, code=0)
+    assert "its engine, a process of vLLM's, died" in explain([dead], spec=SPEC, code=0)
+    said = explain(["KeyError: 'layers'", dead], spec=SPEC, code=0)
     assert said.endswith("KeyError: 'layers'")
 
 
 def test_without_an_error_the_last_lines_are_shown() -> None:
-    said = explain(["one", "two", "", "three", "four"], served=SERVED, code=3)
+    said = explain(["one", "two", "", "three", "four"], spec=SPEC, code=3)
     assert said == "it ended with exit code 3. Its last words: two / three / four"
 
 
 def test_a_server_that_was_killed_may_have_run_out_of_memory() -> None:
-    assert "memory runs out" in explain([], served=SERVED, code=-9)
-    assert explain([], served=SERVED, code=-11) == "it was ended by signal 11, without a word"
+    assert "memory runs out" in explain([], spec=SPEC, code=-9)
+    assert explain([], spec=SPEC, code=-11) == "it was ended by signal 11, without a word"

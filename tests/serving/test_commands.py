@@ -16,8 +16,8 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
-from moa.servers import ServerFolder
 from moa.tiers import Endpoints
+from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, wait_until
 
@@ -96,6 +96,7 @@ def test_a_failure_is_one_sentence(fake: Fake, port: int) -> None:
     assert up.stdout == ""
     assert "small: vLLM did not come up: Qwen/Qwen3-0.6B has a licence" in up.stderr
     assert len(up.stderr.splitlines()) == 1
+    assert (fake.starts, fake.left()) == (1, [])  # what never came up is not tried again
     told = json.loads(moa("status", "--json").stdout)
     assert (told["state"], told["pid"]) == ("failed", None)
     assert "licence" in told["cause"]
@@ -113,7 +114,7 @@ def test_ctrl_c_stops_what_comes_up(fake: Fake, port: int) -> None:
     up.communicate()
     assert up.returncode == 130
     assert fake.left() == []
-    assert not ServerFolder.of(port).locked
+    assert not ServerFolder.of(port).is_running
 
 
 def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
@@ -134,9 +135,10 @@ def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
 def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) -> None:
     go = fake.folder / "go"
     fake.plans({"log": "Downloading shard 1 of 9", "after": str(go)})
-    late = moa("up", "--timeout-s", "1")
+    late = moa("up", "--timeout-s", "3")
     assert late.returncode == 2
-    assert "vLLM is not ready after 1 s and goes on coming up: moa status shows it" in late.stderr
+    assert "vLLM is not ready after 3 s and goes on coming up: moa status shows it" in late.stderr
+    assert "It said last: Downloading shard 1 of 9" in late.stderr
     assert "it is coming up" in " ".join(moa("models").stdout.split())
     go.touch()
     assert moa("up").returncode == 0
@@ -159,7 +161,7 @@ def test_down_leaves_the_servers_of_others_alone(fake: Fake, port: int) -> None:
     assert moa("up").returncode == 0
     Path("moa.toml").write_text(fake.configured(free_port()).replace("small", "second"))
     assert "was not running" in moa("down").stdout
-    assert ServerFolder.of(port).locked
+    assert ServerFolder.of(port).is_running
     assert f"small on port {port}: stopped" in moa("down", "--all").stdout
     assert fake.left() == []
 

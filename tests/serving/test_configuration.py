@@ -14,8 +14,8 @@ from moa.endpoints.replicas import Replicas
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Wrapping
 from moa.errors import ConfigError
-from moa.servers import ServerFolder, ServerState
 from moa.tiers import Endpoints
+from moa.vllm.state import ServerFolder, ServerState
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'
 TABLE = '[endpoints.small.vllm]\nmax_model_len = 2048\nlora = { refunds = "a/b" }\n'
@@ -127,7 +127,9 @@ async def test_a_server_of_another_endpoint_is_not_asked() -> None:
 
 
 def state(port: int) -> ServerState:
-    return ServerState(name="small", model="m", port=port, settings="s", started=0.0, phase="ready")
+    return ServerState(
+        name="small", model="m", port=port, settings="s", pid=os.getpid(), phase="ready"
+    )
 
 
 @contextmanager
@@ -137,7 +139,5 @@ def kept(port: int) -> Generator[None, None, None]:
     folder.make()
     folder.make_key()
     folder.write(state(port))
-    lock = folder.lock()
-    assert lock is not None
-    yield
-    os.close(lock)
+    with folder.lock("supervisor"):
+        yield

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.serving.fleet import Up, bring_up, start
-from moa.serving.launching import Launched, stop
-from moa.serving.spec import ServerSpec
+from moa.vllm.command import ServerSpec
+from moa.vllm.servers import bring_up
 
 from .fakes import Fake
 
@@ -27,20 +26,20 @@ def taken(fake: Fake) -> Iterator[ServerSpec]:
         yield fake.spec(name="taken", port=port)
 
 
-async def bring(*specs: ServerSpec, into: list[Up], timeout_s: float = 60.0) -> None:
-    def unheard(spec: ServerSpec, line: str, joined: bool, /) -> None:
-        del spec, line, joined
+async def bring(*specs: ServerSpec, timeout_s: float | None = 60.0, into: list[str]) -> None:
+    def unheard(line: str, /) -> None:
+        del line
 
-    await bring_up(specs, timeout_s=timeout_s, tell=unheard, done=into.append)
+    await bring_up(specs, timeout_s=timeout_s, tell=unheard, say=into.append)
 
 
 async def test_after_one_that_fails_the_next_is_started(fake: Fake, taken: ServerSpec) -> None:
     """They share no GPU of their own, so they come up one after another."""
     fake.plans({"log": GATED, "exit": 1}, {})
-    up: list[Up] = []
+    up: list[str] = []
     with pytest.raises(EndpointUnavailable) as raised:
         await bring(taken, fake.spec(name="gated"), fake.spec(name="good"), into=up)
-    assert [one.launched.spec.name for one in up] == ["good"]
+    assert [sentence.split(":")[0] for sentence in up] == ["good"]
     first, *causes = str(raised.value).splitlines()
     assert first == "moa up: 2 of 3 servers are not up"
     assert [cause.split()[0] for cause in causes] == ["taken", "gated"]
@@ -51,16 +50,16 @@ async def test_after_one_that_fails_the_next_is_started(fake: Fake, taken: Serve
 async def test_after_one_that_is_late_the_next_is_started(fake: Fake) -> None:
     late, good = fake.spec(name="late"), fake.spec(name="good")
     fake.plans({"after": "never"}, {})
-    up: list[Up] = []
+    up: list[str] = []
     with pytest.raises(EndpointUnavailable, match="late: vLLM is not ready after 5 s and goes on"):
-        await bring(late, good, into=up, timeout_s=5)
+        await bring(late, good, timeout_s=5, into=up)
     await bring(good, into=up)
-    assert up[-1].launched.joined
+    assert up[-1].startswith("good: was up")
 
 
 async def test_those_that_are_not_waited_for_are_all_started(fake: Fake, taken: ServerSpec) -> None:
-    begun: list[Launched] = []
+    good = fake.spec(name="good")
+    begun: list[str] = []
     with pytest.raises(ConfigError, match=str(taken.port)):
-        start([taken, fake.spec(name="good")], done=begun.append)
-    assert [one.spec.name for one in begun] == ["good"]
-    await stop(begun[0].folder)
+        await bring(taken, good, timeout_s=None, into=begun)
+    assert begun == [f"good: comes up, on port {good.port}"]

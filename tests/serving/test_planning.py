@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from moa.cli.serve import planned
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
-from moa.machine import GPU, Machine
-from moa.servers import VLLMConfig
-from moa.serving.arguments import command, variables
-from moa.serving.environments import Environment, commands, find_environment
-from moa.serving.planning import specs_of
+from moa.vllm.command import (
+    Environment,
+    command,
+    find_environment,
+    install_commands,
+    variables,
+)
+from moa.vllm.settings import VLLMConfig
 
 from .fakes import FAKE, Fake
 
@@ -88,16 +92,18 @@ def test_a_local_model_is_found_from_the_configuration_and_needs_no_hub(tmp_path
     assert "HF_HUB_OFFLINE" not in variables("a/b", VLLMConfig(), CUDA, base=tmp_path, replica=0)
 
 
-def on(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    monkeypatch.setattr("moa.serving.arguments.machine", lambda: machine)
+def on(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, free: int = 64 * GIB) -> None:
+    monkeypatch.setattr("moa.vllm.command._gpu_count", lambda: gpus)
+    monkeypatch.setattr("moa.vllm.command.usable_memory", lambda: free)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
 
 
 @pytest.mark.parametrize(("free_gib", "replicas", "kv"), [(24, 1, "6"), (24, 2, "3"), (2, 1, "1")])
 def test_the_cache_on_the_processor_follows_free_memory(
     monkeypatch: pytest.MonkeyPatch, free_gib: int, replicas: int, kv: str
 ) -> None:
-    on(monkeypatch, Machine(cores=2, ram=64 * GIB, ram_free=free_gib * GIB))
-    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    on(monkeypatch, free=free_gib * GIB)
     config = VLLMConfig(replicas=replicas)
     env = variables("a/b", config, CPU, base=Path(), replica=0)
     assert env["VLLM_CPU_KVCACHE_SPACE"] == kv
@@ -105,9 +111,7 @@ def test_the_cache_on_the_processor_follows_free_memory(
 
 
 def test_replicas_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
-    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card, card)))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on(monkeypatch, gpus=2)
     config = VLLMConfig(replicas=3)
     envs = [variables("a/b", config, CUDA, base=Path(), replica=i) for i in range(3)]
     assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0", "1", "0"]
@@ -116,9 +120,7 @@ def test_replicas_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_replicas_take_as_many_gpus_as_each_spreads_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
-    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card,) * 4))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on(monkeypatch, gpus=4)
     config = VLLMConfig(replicas=2, args=("--tensor-parallel-size", "2"))
     envs = [variables("a/b", config, CUDA, base=Path(), replica=i) for i in range(2)]
     assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0,1", "2,3"]
@@ -136,18 +138,14 @@ def test_replicas_take_as_many_gpus_as_each_spreads_over(monkeypatch: pytest.Mon
 def test_replicas_on_one_gpu_divide_its_memory(
     monkeypatch: pytest.MonkeyPatch, gpus: int, replicas: int, share: str
 ) -> None:
-    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
-    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card,) * gpus))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on(monkeypatch, gpus=gpus)
     assert f"--gpu-memory-utilization {share} " in words(VLLMConfig(replicas=replicas))
 
 
 def test_replicas_that_want_more_than_a_gpu_has_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    card = GPU(name="L4", memory=24 * GIB, free=24 * GIB)
-    on(monkeypatch, Machine(cores=8, ram=64 * GIB, ram_free=64 * GIB, gpus=(card, card)))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on(monkeypatch, gpus=2)
     apart = VLLMConfig(replicas=2, gpu_memory_utilization=0.6)
     assert "--gpu-memory-utilization 0.6" in words(apart)
     pinned = apart.model_copy(update={"env": {"CUDA_VISIBLE_DEVICES": "1"}})
@@ -158,7 +156,7 @@ def test_replicas_that_want_more_than_a_gpu_has_are_refused(
 def test_replicas_are_servers_on_ports_side_by_side(fake: Fake) -> None:
     text = fake.configured(8300).replace("port = 8300", "port = 8300\nreplicas = 2")
     Path("moa.toml").write_text(text)
-    assert [(spec.name, spec.port) for spec in specs_of(load(), ())] == [
+    assert [(spec.name, spec.port) for spec in planned(load(), ())] == [
         ("small", 8300),
         ("small", 8301),
     ]
@@ -168,29 +166,29 @@ def test_an_endpoint_of_an_adapter_means_the_server_of_its_base(fake: Fake) -> N
     text = fake.configured(8300).replace("port = 8300", 'port = 8300\nlora = { refunds = "a/b" }')
     text += '[endpoints.refunds]\ntier = "slm"\nmodel = "refunds"\nserved_by = "small"\n'
     Path("moa.toml").write_text(text)
-    assert [spec.name for spec in specs_of(load(), ["refunds"])] == ["small"]
+    assert [spec.name for spec in planned(load(), ["refunds"])] == ["small"]
 
 
 def test_what_is_not_there_to_be_started_is_told(fake: Fake) -> None:
     Path("moa.toml").write_text(fake.configured(8300) + '[endpoints.x]\ntier = "llm"\nmodel="o1"\n')
     with pytest.raises(ConfigError, match=r"no endpoint 'smal'\. Did you mean 'small'"):
-        specs_of(load(), ["smal"])
+        planned(load(), ["smal"])
     with pytest.raises(ConfigError, match="not moa's to start"):
-        specs_of(load(), ["x"])
+        planned(load(), ["x"])
     Path("moa.toml").write_text("")
     with pytest.raises(ConfigError, match="names no endpoint with serve"):
-        specs_of(load(), ())
+        planned(load(), ())
 
 
 def test_for_a_model_in_this_machine_there_is_nothing_to_start(fake: Fake) -> None:
     local = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'
     Path("moa.toml").write_text(fake.configured(8300) + local)
-    assert [spec.name for spec in specs_of(load(), ())] == ["small"]
+    assert [spec.name for spec in planned(load(), ())] == ["small"]
     with pytest.raises(ConfigError, match=r"nothing to start .* \[endpoints.medium\]"):
-        specs_of(load(), ["medium"])
+        planned(load(), ["medium"])
     Path("moa.toml").write_text(local)
     with pytest.raises(ConfigError, match=r"no server to start \(medium: started at the first"):
-        specs_of(load(), ())
+        planned(load(), ())
 
 
 def test_vllm_is_found_without_being_imported() -> None:
@@ -204,5 +202,5 @@ def test_a_machine_without_vllm_is_told_what_to_do_in_three_lines() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert 'pip install "mixture-of-agents[vllm]"' in lines[0]
-    assert all(command in lines[1] for command in commands())
+    assert all(command in lines[1] for command in install_commands())
     assert "built-in model" in lines[2]

@@ -19,8 +19,8 @@ from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMServer
-from moa.servers import ServerFolder
 from moa.tiers import Endpoints
+from moa.vllm.state import ServerFolder
 
 CONFIG = os.environ.get("MOA_VLLM_CONFIG", "")
 if not CONFIG:

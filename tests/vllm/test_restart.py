@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from moa.config import load
-from moa.servers import ServerFolder
+from moa.vllm.state import ServerFolder
 
 from .conftest import CONFIG, server_of
 from .messages import messages

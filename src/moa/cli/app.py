@@ -14,25 +14,14 @@ from moa.cli import (
     choose,
     compare,
     decide,
-    doctor,
-    down,
     draw,
-    evaluate,
     graphs,
     index,
     label,
     models,
-    models_add,
-    models_fetch,
-    models_list,
-    models_probe,
-    promote,
-    route_eval,
-    route_fit,
-    route_score,
+    route,
     run,
-    status,
-    up,
+    serve,
 )
 
 app = typer.Typer(
@@ -85,36 +74,34 @@ def _shown(command: Callable[..., None], examples: str) -> str:
 _add(run.run, run.EXAMPLES)
 _add(chat.chat, chat.EXAMPLES)
 _add(decide.decide, decide.EXAMPLES)
-_add(calibrate.calibrate, calibrate.EXAMPLES)
-app.command("eval", help=_shown(evaluate.evaluate, evaluate.EXAMPLES))(evaluate.evaluate)
+_add(calibrate.calibrate, calibrate.CALIBRATE)
+app.command("eval", help=_shown(calibrate.evaluate, calibrate.EVAL))(calibrate.evaluate)
 _add(label.label, label.EXAMPLES)
 _add(graphs.graphs, graphs.EXAMPLES)
 _add(draw.draw, draw.EXAMPLES)
 _add(index.index, index.EXAMPLES)
 _add(choose.choose, choose.EXAMPLES)
 _add(compare.compare, compare.EXAMPLES)
-_add(promote.promote, promote.EXAMPLES)
+_add(calibrate.promote, calibrate.PROMOTE)
 app.add_typer(routing, name="route")
 app.add_typer(catalogue, name="models")
-_add(up.up, up.EXAMPLES)
-_add(down.down, down.EXAMPLES)
-_add(status.status, status.EXAMPLES)
+_add(serve.up, serve.UP_EXAMPLES)
+_add(serve.down, serve.DOWN_EXAMPLES)
+_add(serve.status, serve.STATUS_EXAMPLES)
 _add(bench.bench, bench.EXAMPLES)
-_add(doctor.doctor, doctor.EXAMPLES)
+_add(serve.doctor, serve.DOCTOR_EXAMPLES)
 
 catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
     models.models
 )
-catalogue.command("list", help=_shown(models_list.list_models, models_list.EXAMPLES))(
-    models_list.list_models
+catalogue.command("list", help=_shown(models.list_models, models.LIST_EXAMPLES))(models.list_models)
+catalogue.command("add", help=_shown(models.add, models.ADD_EXAMPLES))(models.add)
+catalogue.command("fetch", help=_shown(models.fetch_model, models.FETCH_EXAMPLES))(
+    models.fetch_model
 )
-catalogue.command("add", help=_shown(models_add.add, models_add.EXAMPLES))(models_add.add)
-catalogue.command("fetch", help=_shown(models_fetch.fetch_model, models_fetch.EXAMPLES))(
-    models_fetch.fetch_model
+catalogue.command("probe", help=_shown(models.probe_model, models.PROBE_EXAMPLES))(
+    models.probe_model
 )
-catalogue.command("probe", help=_shown(models_probe.probe_model, models_probe.EXAMPLES))(
-    models_probe.probe_model
-)
-routing.command("fit", help=_shown(route_fit.fit, route_fit.EXAMPLES))(route_fit.fit)
-routing.command("score", help=_shown(route_score.score, route_score.EXAMPLES))(route_score.score)
-routing.command("eval", help=_shown(route_eval.evaluate, route_eval.EXAMPLES))(route_eval.evaluate)
+routing.command("fit", help=_shown(route.fit, route.FIT))(route.fit)
+routing.command("score", help=_shown(route.score, route.SCORE))(route.score)
+routing.command("eval", help=_shown(route.evaluate, route.EVAL))(route.evaluate)

@@ -1,25 +1,31 @@
-"""moa calibrate: from labelled rows to decisions that can be accepted at a promised risk."""
+"""moa calibrate, eval and promote: calibrations made, tested again, measured and put to use."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moa.cli import options
+from moa.cli.calibrations import run, warn
+from moa.cli.targets import FiguresAsJson, ReportFile
 
 if TYPE_CHECKING:
-    from moa.calibration import Learn
+    from moa._terminal import Console
+    from moa.calibration import Calibration
+    from moa.calibration.checking import Evaluation
     from moa.calibration.labelled import Labelled
     from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.guarantees import Guarantee
+    from moa.evals.promotion import Promotion
     from moa.questions import Question
     from moa.tiers import Endpoints
 
-EXAMPLES = """
+CALIBRATE = """
 
 Rows with text and label, from which the labels are read too:
 
@@ -32,7 +38,7 @@ What it accepts is wrong at most that often, with that confidence; a table shows
 that were tried. With few labels it accepts nothing yet, and says how many more it takes. Then:
 
     moa decide new.jsonl --calibration intents.json --out decided.jsonl
-    moa eval intents.json other-labelled.jsonl --json report.json
+    moa eval intents.json other-labelled.jsonl --report report.json
 
 On another server, or for another language, test the promise on labelled rows from there, of which
 those count that were drawn at random:
@@ -50,14 +56,54 @@ of them. Rows that no look has seen start anew with another --out.
 With --per-class the risk holds of each label's decisions by itself, which takes more rows.
 
 Rows of one case, such as the messages of one thread, are held out together where they have a
-"case". --price says how much lower the log loss must be for a second a decision: 0 takes the best
-way, 1 nearly always the quickest.
+"case". --latency-penalty says how much lower the log loss must be for a second a decision: 0 takes
+the best way, 1 nearly always the quickest.
 
 Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
 """
 
+EVAL = """
 
-_OF_ITS_OWN = ("task", "labels", "risk", "confidence", "per_class", "learn", "price", "minutes")
+    moa eval intents.json labelled.jsonl
+    moa eval intents.json labelled.jsonl --report report.json
+
+FILE is what moa calibrate wrote. The rows have text and label, and must be others than those it
+was made from. Coverage is the share of decisions that are accepted; risk is the share of wrong
+ones among the accepted, null where none is.
+
+Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
+"""
+
+PROMOTE = """
+
+A log of what the LLM decided, rows with text and label:
+
+    moa promote log.jsonl --task "Which team does this mail belong to?" --out teams.json
+
+It calibrates the small model on a part of the log, looks at the rest, says what share could move
+at which risk and what that saves, and writes [graphs.cascade] into moa.toml, with the LLM as the
+audit of a share of what is accepted. Other settings of the table stay; without an LLM nothing is
+written there. Then:
+
+    moa run cascade inbox.jsonl
+
+Only look, and write nothing into moa.toml:
+
+    moa promote log.jsonl --task "…" --risk 0.02 --out teams.json --no-write
+
+Exit codes: 0 looked into, whatever was found; 2 usage, data or configuration, 130 stopped.
+"""
+
+_OF_ITS_OWN = (
+    "task",
+    "labels",
+    "risk",
+    "confidence",
+    "per_class",
+    "learn",
+    "latency_penalty",
+    "minutes",
+)
 """What a calibration that is tested again brings along."""
 
 
@@ -66,32 +112,50 @@ def calibrate(
     source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
     *,
     task: Annotated[
-        str | None, typer.Option("--task", help="The question that the labels answer.")
+        str | None,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
     ] = None,
     labels: options.LabelNames = None,
     risk: options.Risk = 0.05,
     confidence: options.Confidence = 0.95,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Promise it of the decisions for each label.")
+        bool,
+        typer.Option("--per-class", help="Hold --risk for each label by itself; takes more rows."),
     ] = False,
     learn: Annotated[
         Literal["split", "nothing", "approximate"],
-        typer.Option("--learn", help="approximate: from all rows, by cross-fitting; no proof."),
+        typer.Option(
+            "--learn",
+            help="split: learn from a part of the rows, hold out the rest; nothing: hold out all; "
+            "approximate: all rows, by cross-fitting, without a proof.",
+        ),
     ] = "split",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
     ] = None,
-    price: Annotated[
+    latency_penalty: Annotated[
         float,
-        typer.Option("--price", min=0, help="How much lower the log loss must be for a second."),
+        typer.Option(
+            "--latency-penalty",
+            min=0,
+            help="Log loss that one second a decision is worth; 0 ignores time.",
+        ),
     ] = 0.02,
     recheck: Annotated[
         Path | None,
-        typer.Option("--recheck", metavar="FILE", help="Test the promise of this calibration."),
+        typer.Option(
+            "--recheck",
+            metavar="FILE",
+            help="A calibration whose target is tested on these rows; nothing is learnt.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.1, help="Most time for reading; else 1 s a row."),
+        typer.Option(
+            "--minutes",
+            min=0.1,
+            help="Minutes at most for reading the rows; default: 1 second a row.",
+        ),
     ] = None,
     format: options.Format = None,
     text_column: options.TextColumn = None,
@@ -99,49 +163,47 @@ def calibrate(
     config: options.ConfigFile = None,
 ) -> None:
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
-    from moa.cli.calibrations import run
-    from moa.cli.labelled import labelled_rows
     from moa.cli.targets import check_target
     from moa.errors import ConfigError
+    from moa.evals.calibrations import detector, next_look
+    from moa.evals.labelled import read_labelled
     from moa.guarantees import Guarantee
 
     check_target("--out", out)
     if recheck is not None:
-        from moa.cli.recheck import recheck as check
-
         _refuse(said)
-        rows = labelled_rows(source, format=format, text_column=text_column)
-        raise typer.Exit(run(check(recheck, rows, out), config, budget_usd))
+        rows = read_labelled(source, format=format, text_column=text_column)
+        raise typer.Exit(run(_recheck(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
-    rows = labelled_rows(source, format=format, text_column=text_column)
+    rows = read_labelled(source, format=format, text_column=text_column)
     question = _question(task, labels, rows)
-    guarantee = Guarantee(risk, confidence, _look(out, task))
-    limit_s = None if minutes is None else 60 * minutes
-    job = _job(
-        rows,
-        question,
-        guarantee,
-        per_class=per_class,
-        learn=learn,
-        price=price,
-        limit_s=limit_s,
-        out=out,
-    )
+    guarantee = Guarantee(risk, confidence, next_look(out, task))
+
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration.calibrating import calibrate as calibrated
+        from moa.cli import screen
+
+        made = await calibrated(
+            endpoints.slm,
+            question,
+            rows,
+            guarantee=guarantee,
+            by_label=per_class,
+            learn=learn,
+            price=latency_penalty,
+            language=detector(),
+            limit_s=None if minutes is None else 60 * minutes,
+            context=context,
+            progress=progress,
+        )
+        made.save(out)
+        _show_calibration(screen.out(), made)
+        screen.out().print(f"written to {out}")
+        return 0
+
     raise typer.Exit(run(job, config, budget_usd))
-
-
-def _look(out: Path, task: str) -> int:
-    """Tell which look at growing rows it is: the file that is replaced has counted those before."""
-    from moa.calibration import Calibration
-    from moa.errors import CalibrationError
-
-    try:
-        before = Calibration.load(out)
-    except CalibrationError:
-        return 1
-    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
 
 
 def _refuse(said: typer.Context) -> None:
@@ -162,47 +224,265 @@ def _refuse(said: typer.Context) -> None:
 def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
     from moa.calibration.labelled import sort_out
     from moa.cli.decide import label_names
-    from moa.questions import Option, Question
+    from moa.evals.labelled import question_of
 
     names = label_names(labels) if labels else None
     sort_out(rows, names)  # says what is wrong with the labels before a model is asked
-    if names is None:
-        names = sorted({row.label for row in rows})
-    return Question("label", "choice", task, tuple(Option(name, name) for name in names))
+    return question_of(task, names or sorted({row.label for row in rows}))
 
 
-def _job(
-    rows: list[Labelled],
-    question: Question,
-    guarantee: Guarantee,
-    *,
-    per_class: bool,
-    learn: Learn,
-    price: float,
-    limit_s: float | None,
-    out: Path,
-) -> Job:
+def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
+    """Test it, say what was found, and write it down where `out` says."""
+
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.agents.language import can_detect, language_of
-        from moa.calibration.calibrating import calibrate
+        from moa.calibration import Calibration
         from moa.cli import screen
-        from moa.cli.calibration_table import show
+        from moa.evals.calibrations import connected, retest
 
-        made = await calibrate(
+        ready = connected(Calibration.load(file), endpoints.slm)
+        warn(screen.err(), await ready.check(context))
+        made, found = await retest(ready, rows, context=context, progress=progress)
+        warn(screen.err(), list(found.notes))
+        confirmed = found.bound.threshold is not None
+        console = screen.out()
+        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {found.bound.summary}")
+        if out is not None:
+            made.save(out)
+            console.print(f"written to {out}")
+        return 0 if confirmed else 1
+
+    return job
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A calibration.")],
+    source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
+    *,
+    as_json: FiguresAsJson = False,
+    report: ReportFile = None,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Measure the decisions of a calibration on labelled rows."""
+    from moa.cli.targets import check_target, write_report
+    from moa.evals.labelled import read_labelled
+
+    check_target("--report", report)
+    rows = read_labelled(source, format=format, text_column=text_column)
+
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration import Calibration
+        from moa.calibration.checking import evaluate as measured
+        from moa.cli import screen
+        from moa.evals.calibrations import connected, odd_rows
+
+        calibration = Calibration.load(file)
+        ready = connected(calibration, endpoints.slm)
+        warnings = await ready.check(context)
+        warn(screen.err(), [*warnings, *odd_rows(calibration, rows)])
+        found = await measured(ready, rows, context=context, progress=progress)
+        _show_evaluation(screen.err() if as_json else screen.out(), found)
+        (screen.err() if as_json else screen.out()).print(f"promise: {calibration.bound.summary}")
+        figures = found.model_dump(mode="json")
+        write_report(figures, report)
+        if as_json:
+            screen.json_line(figures)
+        return 0
+
+    raise typer.Exit(run(job, config, budget_usd))
+
+
+def promote(
+    source: Annotated[str, typer.Argument(metavar="LOG", help="Rows with text and label.")],
+    *,
+    task: Annotated[
+        str,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
+    ],
+    labels: options.LabelNames = None,
+    risk: options.Risk = 0.05,
+    confidence: options.Confidence = 0.95,
+    use: Annotated[
+        int, typer.Option("--use", min=20, help="Rows to calibrate on; the rest is looked at.")
+    ] = 512,
+    audit: Annotated[
+        float,
+        typer.Option(
+            "--audit", min=0, max=1, help="Share of accepted decisions that the LLM checks, 0 to 1."
+        ),
+    ] = 0.02,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="Write [graphs.cascade] into moa.toml.")
+    ] = True,
+    as_json: FiguresAsJson = False,
+    report: ReportFile = None,
+    format: options.Format = None,
+    text_column: options.TextColumn = None,
+    budget_usd: options.BudgetUsd = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Find out what a small model can take over of an LLM's decisions."""
+    from moa.cli.decide import label_names
+    from moa.cli.targets import check_target, write_report
+    from moa.config_file import target
+    from moa.evals.labelled import read_labelled
+    from moa.guarantees import Guarantee
+
+    check_target("--out", out)
+    check_target("--report", report)
+    if write:
+        check_target("--config", target(config).resolve())
+    names = label_names(labels) if labels else None
+    guarantee = Guarantee(risk, confidence)
+    rows = read_labelled(source, format=format, text_column=text_column)
+
+    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.cli import screen
+        from moa.evals.promotion import promote as promoted
+
+        made, found = await promoted(
             endpoints.slm,
-            question,
             rows,
+            task=task,
+            labels=names,
             guarantee=guarantee,
-            by_label=per_class,
-            learn=learn,
-            price=price,
-            language=language_of if can_detect() else None,
-            limit_s=limit_s,
+            use=use,
+            audit=audit,
+            llm=endpoints.llm if endpoints.has_llm else None,
             context=context,
             progress=progress,
         )
         made.save(out)
-        show(screen.out(), made, out)
+        _show_promotion(screen.err() if as_json else screen.out(), found)
+        figures = found.model_dump(mode="json")
+        write_report(figures, report)
+        if as_json:
+            screen.json_line(figures)
+        if write:
+            _configure(screen.err(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0
 
-    return job
+    raise typer.Exit(run(job, config, budget_usd))
+
+
+def _show_calibration(console: Console, made: Calibration) -> None:
+    """Print what a calibration tried, chose and promises."""
+    from dataclasses import replace
+
+    from rich.table import Table
+
+    from moa.guarantees import percent
+
+    table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
+    table.add_column("scorer", no_wrap=True)
+    figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
+    for heading in (*figures, "$ per 1000"):
+        table.add_column(heading, justify="right")
+    picked = " + ".join(member.name for member in made.members)
+    for one in made.candidates:
+        table.add_row(
+            one.name,
+            f"{one.accuracy:.3f}",
+            f"{one.macro_f1:.3f}",
+            f"{one.ece:.3f} ({'-' if one.ece_by_chance is None else f'{one.ece_by_chance:.3f}'})",
+            f"{one.coverage:.0%}",
+            f"{1000 * one.seconds:.1f}",
+            f"{one.tokens:.0f}",
+            "unknown" if one.cost is None else f"{1000 * one.cost:.4f}",
+            style="bold" if one.name == picked else "",
+        )
+    console.print(table)
+    console.print(f"\nchosen: {made.chosen}")
+    for note in made.notes:
+        console.print(f"note: {note}")
+    right = made.reached.held_out_accuracy
+    if right is not None:
+        console.print(
+            f"fitted to {made.data.fitted} rows; of the {made.data.held_out} held out, "
+            f"{right:.1%} are right",
+        )
+    for label, bound in made.bounds.items():
+        console.print(f"{label}: {bound.summary}")
+    console.print(f"promise: {made.bound.summary}")
+    for other in made.looser:
+        accepts = percent(other.coverage) if other.threshold is not None else "nothing"
+        guarantee = replace(other.guarantee, look=None)
+        console.print(f"instead, {guarantee}: would accept {accepts}")
+    if made.more_rows is not None:
+        console.print(
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random",
+        )
+
+
+def _show_evaluation(console: Console, found: Evaluation) -> None:
+    console.print(
+        f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
+        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
+    )
+    wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
+    console.print(
+        f"accepted {found.coverage:.1%}{wrong}; "
+        f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
+        "a decision",
+    )
+
+
+def _show_promotion(console: Console, found: Promotion) -> None:
+    from moa.cli.tables import listed
+    from moa.guarantees import percent
+
+    rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
+    console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")
+    console.print(listed(("at most wrong", "share moved"), rows))
+    console.print(found.verdict)
+    console.print(f"promise: {found.bound.summary}")
+    saving = found.saving
+    console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}")
+    if saving.llm_alone is None or saving.after is None:
+        console.print("What that saves in US$ is not known: it takes a price of both models.")
+    else:
+        console.print(
+            f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
+            f"by the LLM alone, US$ {saving.after:.4f} so",
+        )
+
+
+def _configure(
+    console: Console,
+    found: Promotion,
+    config: Path | None,
+    out: Path,
+    audit: float,
+    *,
+    has_llm: bool,
+) -> None:
+    from moa.config_file import set_in_graph, target
+
+    if found.bound.threshold is None or not found.accepted or not found.holds:
+        console.print("Nothing was written into moa.toml: the LLM goes on to decide.")
+        return
+    if not has_llm:
+        console.print(
+            "Nothing was written into moa.toml: no LLM is configured, and a cascade would ask the "
+            "small model again where it is in doubt, and audit it by itself. Add one: "
+            "moa models add --help"
+        )
+        return
+    folder = target(config).resolve().parent
+    file = out.resolve()
+    keys = {
+        "calibration": os.path.relpath(file, folder),
+        "audit": audit,
+        "state": os.path.relpath(file.with_suffix(".audit.json"), folder),
+    }
+    done = set_in_graph(config, "cascade", keys)
+    console.print(f"written: {out}, and [graphs.cascade] in {done.file}")
+    for key, was in done.changed.items():
+        console.print(f"  {key} = {json.dumps(keys[key])}, was {json.dumps(was)}")
+    if done.kept:
+        console.print(f"  as they were: {', '.join(done.kept)}")

@@ -7,14 +7,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moa.cli import screen
-
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.calibrated import Calibrated
     from moa.calibration.reading_members import Progress
     from moa.context import RunContext
     from moa.tiers import Endpoints
@@ -36,12 +32,14 @@ def run(
     Args:
         job: What is done.
         config: The file; `None` finds it.
-        budget_usd: Most US dollars; `None` is no limit.
+        budget_usd: Maximum US dollars; `None` is no limit.
         stopped: What is said after Ctrl-C.
 
     Raises:
         MoaError: the job failed.
     """
+    from moa.cli import screen
+
     try:
         return asyncio.run(_run(job, config, budget_usd))
     except KeyboardInterrupt:
@@ -50,6 +48,7 @@ def run(
 
 
 async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
+    from moa.cli import screen
     from moa.cli.configuration import configured
     from moa.context import RunContext
     from moa.tiers import Endpoints
@@ -66,18 +65,6 @@ async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
                 bars.update(shown[name], completed=done, total=total)
 
             return await job(endpoints, context, progress)
-
-
-def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
-    """Give a calibration the endpoints of the configuration, by their names.
-
-    Raises:
-        CalibrationError: an endpoint that it reads from isn't there.
-    """
-    from moa.calibration.calibrated import Calibrated
-    from moa.calibration.sources import sources_of
-
-    return Calibrated(calibration, calibration.question.question(), sources_of(endpoints.slm))
 
 
 def warn(console: Console, warnings: list[str]) -> None:

@@ -50,7 +50,7 @@ def chat(
         typer.Option("--store", metavar="FILE|URL", help="Where conversations are kept."),
     ] = None,
     persona: Annotated[
-        str | None, typer.Option("--persona", help="Who answers, and how, in words to the model.")
+        str | None, typer.Option("--persona", help='Who answers, and how: "You are a pirate."')
     ] = None,
     config: options.ConfigFile = None,
 ) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from moa.cli import choose_options as given
-from moa.cli import options
+from moa.advisor import Job, Risk
+from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from moa.choosing.plans import Ranking
-    from moa.choosing.reading import Read
-    from moa.choosing.task import Task
-    from moa.machine import Machine
+    from moa.advisor.candidates import Member
+    from moa.advisor.choice import Plan, Ranking
+    from moa.advisor.task import Read
 
 EXAMPLES = """
 
@@ -29,121 +31,261 @@ What was read from the text is shown first, and each field has an option that co
 is started, fetched or sent. Figures are estimates; those of endpoints that moa bench has measured
 are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task can't be read.
 """
+_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "95 of 100", "figures")
 
 
 def choose(
     context: typer.Context,
-    text: given.Text = "",
+    text: Annotated[str, typer.Argument(help="The task, in English.", show_default=False)] = "",
     *,
-    job: given.Job = None,
-    per_day: given.PerDay = None,
-    latency: given.Latency = None,
-    streamed: given.Streamed = None,
-    input_tokens: given.InputTokens = None,
-    output_tokens: given.OutputTokens = None,
-    language: given.Language = None,
-    risk: given.Risk = None,
-    labels: given.Labels = None,
-    concurrency: given.InFlight = None,
-    max_usd: given.MaxUsd = None,
-    private: given.Private = None,
-    offline: given.Offline = None,
-    api: given.Api = None,
-    vendor: given.Vendors = None,
-    gpu: given.Gpu = None,
-    no_gpu: given.NoGpu = False,
-    ram: given.Ram = None,
-    cores: given.Cores = None,
-    hourly_usd: given.HourlyUsd = None,
-    usd_per_kwh: given.UsdPerKwh = None,
+    job: Annotated[Job | None, typer.Option(help="What is done with each item.")] = None,
+    per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
+    latency_s: Annotated[
+        float | None, typer.Option("--latency", help="Seconds in which 95 of 100 are answered.")
+    ] = None,
+    streamed: Annotated[
+        bool | None,
+        typer.Option("--streamed/--whole", help="Whether --latency is of the first token."),
+    ] = None,
+    input_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one item.")] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of one answer, reasoning included.")
+    ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", help="Language of the items, such as de; repeat for several."),
+    ] = None,
+    risk: Annotated[Risk | None, typer.Option(help="How bad a wrong answer is.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=0, help="Number of labelled items that there are.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Items in flight at once.")] = None,
+    max_usd_per_thousand: Annotated[
+        float | None,
+        typer.Option("--max-usd", min=0, help="Most US dollars for a thousand items."),
+    ] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Whether items must stay on this machine (local only)."
+        ),
+    ] = None,
+    offline: Annotated[
+        bool | None,
+        typer.Option("--offline/--online", help="Whether it must work without a network."),
+    ] = None,
+    api: Annotated[
+        bool | None,
+        typer.Option("--api/--no-api", help="Whether vendors may be asked; else: if a key is set."),
+    ] = None,
+    vendors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vendor", help="Vendor that may be asked, such as openai; repeat for several."
+        ),
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="GPUs to plan for instead of this machine's: L4, H100:8 or NAME:1:24GB."),
+    ] = None,
+    no_gpu: Annotated[bool, typer.Option("--no-gpu", help="Plan as if there were no GPU.")] = False,
+    ram: Annotated[
+        str | None, typer.Option(help="Memory to plan for instead of this machine's: 8GB.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="CPU cores to plan for instead of this machine's.")
+    ] = None,
+    hourly_usd: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that the machine costs an hour.")
+    ] = None,
+    usd_per_kwh: Annotated[
+        float | None, typer.Option(min=0, help="US dollars a kilowatt-hour of electricity.")
+    ] = None,
     config: options.ConfigFile = None,
-    as_json: given.Line = False,
-    write: given.Write = False,
-    nearest: given.Nearest = False,
-    force: given.Force = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write the endpoints of the best plan that is ready to run."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --write: overwrite endpoints.")
+    ] = False,
 ) -> None:
     """Choose models and a pattern for a task, with reasons and numbers."""
-    from moa.choosing.describing import Description
+    from moa.advisor import choice
+    from moa.advisor.hardware import described, machine
+    from moa.advisor.task import Task, task_of
+    from moa.cli.configuration import configured
 
-    understood, task = _task(text, given.of_task(context.params))
-    machine = _machine(Description(gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores), task)
-    ranking = _ranked(task, machine, config, (_decimal(hourly_usd), _decimal(usd_per_kwh)))
-    _show(ranking, understood, as_json=as_json)
+    given = {
+        field: value
+        for field, value in context.params.items()
+        if field in Task.model_fields and value not in (None, (), [])
+    }
+    task, understood = task_of(text, given)
+    ranking = choice.choose(
+        task,
+        described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
+        config=configured(config),
+        hourly_usd=_decimal(hourly_usd),
+        usd_per_kwh=_decimal(usd_per_kwh),
+    )
+    if as_json:
+        screen.json_line(_line(ranking, understood))
+    else:
+        for part in _shown(context, ranking, understood):
+            screen.out().print(part)
     if write:
-        _write(ranking, config, nearest=nearest, force=force, as_json=as_json)
+        _write(ranking, config, force=force, as_json=as_json)
     if not ranking.plans:
         raise typer.Exit(1)
 
 
-def _task(text: str, told: dict[str, Any]) -> tuple[list[Read], Task]:
-    from moa.choosing.members import keys_set
-    from moa.choosing.reading import Read, read, task_of
+def _decimal(value: float | None) -> Decimal | None:
 
-    understood = [one for one in read(text) if one.field not in told]
-    said = {one.field for one in understood} | set(told)
-    there = keys_set()
-    if there and not said & {"api", "vendors"}:
-        understood += [
-            Read("api", True, "a key in the environment"),
-            Read("vendors", there, "a key in the environment"),
-        ]
-    return understood, task_of(understood, told)
+    return None if value is None else Decimal(repr(value))
 
 
-def _machine(description: Any, task: Task) -> Machine:
-    from moa.choosing.describing import described
-    from moa.machine import machine
+def _write(ranking: Ranking, config: Path | None, *, force: bool, as_json: bool) -> None:
+    """Write the best plan that can be written, and say so where that is not the best.
 
-    return described(description, machine(online=not task.offline))
+    Raises:
+        ConfigError: there is none.
+    """
+    from moa.advisor.config import write_plan
+
+    plan = next((plan for plan in ranking.plans if plan.exists), None)
+    if plan is None:
+        raise ConfigError(
+            "no plan can be written, so nothing is. "
+            + "; ".join(ranking.suggestions or map(str, ranking.plans))
+        )
+    file, made = write_plan(plan, ranking.machine, path=config, force=force)
+    console = screen.err() if as_json else screen.out()
+    if plan is not ranking.best:
+        best = f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
+        console.print(Text(best))
+    names = [name for name, setup in made.items() if setup.table]
+    did = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
+    console.print(Text(f"{did} for {plan}:", "bold"))
+    for (name, setup), member in zip(made.items(), plan.members, strict=True):
+        title = (f"[endpoints.{name}] is {member.model.title}",) if setup.table else ()
+        for line in (*title, *setup.notes, *setup.steps):
+            console.print(Text(f"  {line}"))
 
 
-def _ranked(
-    task: Task,
-    machine: Machine,
-    config: Path | None,
-    rates: tuple[Decimal | None, Decimal | None],
-) -> Ranking:
-    from moa.choosing.ranking import choose as ranked
-    from moa.cli.configuration import configured
+def _shown(
+    context: typer.Context, ranking: Ranking, understood: list[Read]
+) -> Iterator[RenderableType]:
+    """Show a ranking, part by part."""
+    from moa.cli.tables import listed
 
-    hourly_usd, usd_per_kwh = rates
-    return ranked(
-        task, machine, config=configured(config), hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh
+    yield Text(_told(context, ranking, understood))
+    yield Text(f"On: {ranking.machine}")
+    best = ranking.best
+    if best is None:
+        yield Text("Nothing fits. What would:", "bold red")
+    else:
+        yield listed(_COLUMNS, [_row(place, it) for place, it in enumerate(ranking.plans, 1)])
+        yield Text(f"Why {best}", "bold")
+        yield from (Text(f"  - {reason}") for reason in best.reasons)
+        if not best.good_enough:
+            yield Text("It is weaker than wanted. What would be good enough:", "bold yellow")
+    yield from (Text(f"  - {suggestion}") for suggestion in ranking.suggestions)
+    if ranking.rejected:
+        yield Text("Not taken", "bold")
+    yield from (Text(f"  - {rejected}") for rejected in ranking.rejected)
+
+
+def _told(context: typer.Context, ranking: Ranking, understood: list[Read]) -> str:
+    """Say what was read of the task, and what is taken besides, as options that correct it."""
+    task = ranking.task
+    taken = {
+        "risk": task.risk,
+        "labels": task.labels,
+        "languages": task.languages,
+        "input_tokens": task.reads,
+        "output_tokens": task.writes,
+        "api": task.api,
+    }
+    read = {one.field for one in understood}
+    said = [f"{_option(context, one.field, one.value)} ({one.words!r})" for one in understood]
+    assumed = [_option(context, field, it) for field, it in taken.items() if field not in read]
+    first = f"I read: {'; '.join(said)}.\n" if said else ""
+    return f"{first}I take: {'; '.join(assumed)}. Correct it with these options."
+
+
+def _option(context: typer.Context, field: str, value: object) -> str:
+    """Write a field of the task as the option that sets it."""
+    option = next(it for it in context.command.params if it.name == field)
+    if isinstance(value, bool):
+        return (option.opts if value else option.secondary_opts)[0]
+    codes = cast("tuple[str, ...]", value) if isinstance(value, tuple) else (str(value),)
+    return f"{option.opts[0]} {','.join(codes)}"
+
+
+def _row(place: int, plan: Plan) -> tuple[str, ...]:
+    from moa.advisor.estimate import shown_seconds
+
+    latency = plan.latency
+    short = "" if plan.good_enough else " (weak)"
+    return (
+        str(place),
+        plan.pattern if plan.exists else f"{plan.pattern} *",
+        " + ".join(map(str, plan.members)),
+        f"{plan.quality:.1f}, needs {plan.needed_quality:g}{short}",
+        str(plan.cost),
+        shown_seconds(latency.mean_s) if latency else "unknown",
+        shown_seconds(latency.p95_s) if latency else "unknown",
+        "measured" if plan.measured else "estimate",
     )
 
 
-def _show(ranking: Ranking, understood: list[Read], *, as_json: bool) -> None:
+def _line(ranking: Ranking, understood: list[Read]) -> dict[str, object]:
+    """Write a ranking as what `json` can write; `null` is unknown."""
+    from moa.rows import plain
 
-    from moa.cli import choose_tables as tables
-    from moa.cli import screen
-    from moa.cli.screen import json_line
-
-    if as_json:
-        json_line(tables.line(ranking, understood))
-        return
-    console = screen.out()
-    for part in tables.parts(ranking, understood):
-        console.print(part)
-
-
-def _write(
-    ranking: Ranking, config: Path | None, *, nearest: bool, force: bool, as_json: bool
-) -> None:
-    from rich.text import Text
-
-    from moa.choosing.writing import to_write, write_plan
-    from moa.cli import screen
-
-    plan = to_write(ranking, nearest=nearest)
-    written = write_plan(plan, ranking.machine, path=config, force=force)
-    console = screen.err() if as_json else screen.out()
-    did = f"Wrote {' and '.join(written.endpoints)} into {written.file}"
-    console.print(Text(f"{did if written.endpoints else 'Nothing to write'} for {plan}:", "bold"))
-    for line in written.lines:
-        console.print(Text(f"  {line}"))
+    return {
+        "task": ranking.task.model_dump(mode="json"),
+        "read": [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood],
+        "machine": str(ranking.machine),
+        "plans": [_plan(plan) for plan in ranking.plans],
+        "suggestions": list(ranking.suggestions),
+        "rejected": [
+            {"what": r.what, "cause": r.cause, "why": r.why, "also": r.also}
+            for r in ranking.rejected
+        ],
+    }
 
 
-def _decimal(value: float | None) -> Decimal | None:
-    from decimal import Decimal
+def _plan(plan: Plan) -> dict[str, object]:
+    latency, total = plan.latency, plan.cost.total
+    return {
+        "pattern": plan.pattern,
+        "exists": plan.exists,
+        "members": [_member(member) for member in plan.members],
+        "quality": round(plan.quality, 2),
+        "needed_quality": plan.needed_quality,
+        "usd_per_thousand": None if total is None else float(total),
+        "known_usd_per_thousand": float(plan.cost.known),
+        "mean_s": latency.mean_s if latency else None,
+        "p95_s": latency.p95_s if latency else None,
+        "first_token_s": latency.first_s if latency else None,
+        "measured": plan.measured,
+        "concurrency": plan.concurrency,
+        "needs_network": plan.needs_network,
+        "score": round(plan.score, 3),
+        "reasons": list(plan.reasons),
+    }
 
-    return None if value is None else Decimal(repr(value))
+
+def _member(member: Member) -> dict[str, object]:
+    from moa.advisor.performance import LocalModel
+
+    here = isinstance(member, LocalModel)
+    return {
+        "model": member.model.name,
+        "place": str(member.place) if here else None,
+        "quantisation": member.quantisation if here else None,
+        "vendor_model": None if here else member.model.vendor_model,
+    }

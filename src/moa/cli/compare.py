@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moa.cli import options
+from moa.cli.targets import FiguresAsJson
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
+    from moa.evals.cases import Data
     from moa.evals.report import Comparison
+    from moa.node import Node
+    from moa.tiers import Endpoints
 
 EXAMPLES = """
 
@@ -22,11 +32,11 @@ Without a calibration, by the labels of the rows; one of your own designs beside
 
     moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
 
-Texts against a reference, at the same budget, kept as it goes, and as tables and pictures; with
+Texts against a reference, at the same budget, kept as it goes, and as a table and pictures; with
 --resume it goes on where it stopped:
 
     moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \\
-        --budget-usd 2 --out answers.jsonl --markdown report.md --plot report.svg
+        --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
 
 Rows have text (or prompt) and label, or text and reference. A design is any ready graph or agent
 by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the budget; a
@@ -47,29 +57,34 @@ def compare(
     task: Annotated[
         str | None, typer.Option("--task", help="The question, or what to do with each text.")
     ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
-    ] = None,
+    labels: options.LabelNames = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", metavar="FILE", help="Of the small model."),
+        typer.Option(
+            "--calibration", metavar="FILE", help="What moa calibrate wrote for the small model."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="What others are compared with; else llm.")
+        str | None,
+        typer.Option("--reference", help="Design that the others are compared with; default: llm."),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="Of texts: exact, numeric, rouge-l or judge."),
+        typer.Option(
+            "--metric", help="How answers in words are scored: exact, numeric, rouge-l or judge."
+        ),
     ] = None,
     risk: Annotated[
         float, typer.Option("--risk", min=0, max=1, help="Risk that coverage is shown at.")
     ] = 0.05,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE.json", help="Write all figures.")
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE.md", help="Write the table.")
+    as_json: FiguresAsJson = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.json|FILE.md",
+            help="Write all figures as JSON, or the table as Markdown.",
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -88,48 +103,191 @@ def compare(
     """Compare designs on labelled rows: what they reach, what they take, and what pays."""
     from moa._files import check_lines
     from moa.cli import screen
-    from moa.cli.compare_run import Compared, written
-    from moa.cli.compare_tables import shown
+    from moa.cli.configuration import configured
     from moa.cli.decide import label_names
     from moa.cli.targets import check_target
-    from moa.evals.pictures import check_picture
+    from moa.evals import compare as compared
+    from moa.evals.cases import read_cases
+    from moa.evals.plots import check_picture
+    from moa.tiers import NO_LLM, Endpoints
 
-    for option, file in (("--json", json_file), ("--markdown", markdown), ("--plot", plot)):
+    for option, file in (("--report", report), ("--plot", plot), ("--out", out)):
         check_target(option, file)
     existing = options.existing(out, resume=resume, overwrite=overwrite)
     if out is not None:
-        check_target("--out", out)
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
-    compared = Compared(
-        source=source,
-        designs=tuple(name.strip() for name in designs.split(",") if name.strip()),
-        task=task,
-        labels=None if labels is None else tuple(label_names(labels)),
-        calibration=calibration,
-        reference=reference,
-        metric=metric,
-        risk=risk,
-        out=out,
-        existing=existing,
-        format=format,
-        text_column=text_column,
-        limit=limit,
-        concurrency=concurrency,
-        budget_usd=budget_usd,
-        config=config,
-    )
+    data = read_cases(source, format=format, text_column=text_column, limit=limit)
+    named = None if labels is None else label_names(labels)
+    given = _given(source, data, task=task, labels=named, calibration=calibration)
+    names = [name.strip() for name in designs.split(",") if name.strip()]
+
+    async def run() -> Comparison:
+        async with Endpoints(configured(config)) as endpoints:
+            nodes = _nodes(names, endpoints, given)
+            judge = endpoints.llm if metric == "judge" else None
+            if endpoints.stood_in:
+                screen.err().print(NO_LLM)
+            await endpoints.warm()
+            with screen.err().bars() as bar:
+                tasks = {name: bar.add_task(name, total=len(data.cases)) for name in names}
+                return await compared(
+                    data,
+                    nodes,
+                    metric=metric,
+                    judge=judge,
+                    reference=reference,
+                    risk=risk,
+                    budget_usd=budget_usd,
+                    cache=out,
+                    existing=existing,
+                    setup=None if out is None else _setup(names, endpoints, given),
+                    concurrency=concurrency,
+                    progress=lambda name, done, total: bar.update(
+                        tasks[name], completed=done, total=total
+                    ),
+                )
+
     try:
-        found = compared.run(screen.err())
+        found = asyncio.run(run())
     except KeyboardInterrupt:
         screen.err().print(f"Stopped with some of the answers: {options.how_to_go_on(out)}.")
         raise
-    screen.out().print(shown(found))
-    for file in written(found, json_file=json_file, markdown=markdown, plot=plot):
+    (screen.err() if as_json else screen.out()).print(_shown(found))
+    if as_json:
+        screen.json_line(found.model_dump(mode="json"))
+    _write(found, report, plot)
+    raise typer.Exit(0 if all(design.answered for design in found.designs) else 1)
+
+
+def _given(
+    source: str,
+    data: Data,
+    *,
+    task: str | None,
+    labels: Sequence[str] | None,
+    calibration: Path | None,
+) -> dict[str, object]:
+    """The settings that the command line gives to all designs that have them."""
+    from moa.errors import ConfigError
+
+    if labels is not None:
+        _check_labels(source, data, labels, calibrated=calibration is not None)
+    given: dict[str, object] = {}
+    if task is not None:
+        given |= {"task": task, "instructions": task}
+    if calibration is not None:
+        given["calibration"] = calibration.resolve()
+    elif data.kind == "labels":
+        names = list(labels or data.labels)
+        if len(names) < 2:
+            raise ConfigError(
+                f"{source} has rows of the label {names[0]!r} alone, and deciding takes two labels "
+                "or more: give the others with --labels"
+            )
+        given["labels"] = names
+    return given
+
+
+def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
+    from moa.config import nearest
+    from moa.errors import ConfigError
+    from moa.questions import NONE_OF_THESE
+
+    if calibrated or data.kind != "labels":
+        why = "a calibration knows its own" if calibrated else "the rows have none"
+        raise ConfigError(f"--labels can't be given here: {why}")
+    unknown = [label for label in data.labels if label not in (*labels, NONE_OF_THESE)]
+    if unknown:
+        raise ConfigError(
+            f"{source} has rows of the label {unknown[0]!r}, which is none of --labels "
+            f"{','.join(labels)}{nearest(unknown[0], list(labels))}"
+        )
+
+
+def _nodes(
+    names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
+) -> dict[str, Node[Any, Any]]:
+    from moa.config import nearest
+    from moa.errors import ConfigError
+    from moa.ready import READY, node_of
+
+    for name in names:
+        if ":" not in name and name not in READY:
+            raise ConfigError(f"--designs: there is no {name!r}{nearest(name, list(READY))}")
+    if {"slm", "llm"} <= {*names} and not endpoints.has_llm:
+        raise ConfigError(
+            "--designs has llm, and no LLM is configured: the small model would be compared with "
+            "itself. Put one into moa.toml (moa models add), or leave llm out"
+        )
+    return {name: node_of(name, endpoints, given=given) for name in names}
+
+
+def _setup(
+    names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
+) -> dict[str, str]:
+    """What the answers of each design depend on: models and graphs of the configuration, the
+    settings given, and whatever stands in the files that it is made of.
+    """
+    from moa.ready import files_of
+
+    config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    asked = sorted([one.name, one.model] for one in endpoints.used)
+    said = [config, asked, {name: str(value) for name, value in given.items()}]
+    return {
+        name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
+        for name in names
+    }
+
+
+def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """Tell what stands in files, and in all files of folders."""
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+
+
+def _shown(found: Comparison) -> Group:
+    """Show a comparison: its table, its verdicts, and why cases have no answer."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(found.columns):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for design in found.designs:
+        table.add_row(*map(Text, found.cells(design)))
+    budget = "" if found.budget is None else f", each design with US$ {found.budget:.2f}"
+    lines = [Text(f"{found.n} cases{budget}")]
+    styles = {True: "green", False: "yellow", None: ""}
+    for design in found.designs:
+        name = Text(f"{design.name}: ", style="bold")
+        lines.append(name + Text(design.verdict, style=styles[design.pays]))
+        if design.error is not None:
+            missing = found.n - design.answered
+            lines.append(Text(f"  {missing} without an answer, such as: {design.error}", "red"))
+    return Group(table, *lines)
+
+
+def _write(found: Comparison, report: Path | None, plot: Path | None) -> None:
+    from moa.cli import screen
+    from moa.cli.targets import write_text
+    from moa.evals.plots import plot_comparison
+
+    files: list[Path] = []
+    if report is not None:
+        markdown = report.suffix.lower() == ".md"
+        text = found.markdown() if markdown else found.model_dump_json(indent=1) + "\n"
+        write_text("--report", report, text)
+        files.append(report)
+    if plot is not None:
+        files += plot_comparison(found, plot)
+    for file in files:
         screen.err().print(f"written: {file}")
-    raise typer.Exit(1 if _failed(found) else 0)
-
-
-def _failed(found: Comparison) -> bool:
-    return any(not design.answered for design in found.designs)

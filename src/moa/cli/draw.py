@@ -26,7 +26,12 @@ def draw(
     ],
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.svg|FILE.png", help="Picture to write.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.svg|FILE.png",
+            help="Picture to write; default: Mermaid text on standard output.",
+        ),
     ] = None,
     config: options.ConfigFile = None,
 ) -> None:

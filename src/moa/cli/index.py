@@ -57,7 +57,7 @@ def index(
         bool, typer.Option("--words", help="Make no vectors: find passages by words alone.")
     ] = False,
     passage_tokens: Annotated[
-        int | None, typer.Option("--passage-tokens", min=1, help="Most tokens of a passage.")
+        int | None, typer.Option("--passage-tokens", min=1, help="Maximum tokens of a passage.")
     ] = None,
     config: options.ConfigFile = None,
 ) -> None:

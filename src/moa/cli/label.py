@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moa.cli import options
+from moa.cli.calibrations import STOPPED, run
 
 if TYPE_CHECKING:
+    from moa._terminal import Console
+    from moa.calibration import Calibration
     from moa.calibration.active import Pick
     from moa.calibration.reading_members import Progress
     from moa.context import RunContext
+    from moa.evals.labelled import LabelFile, Unlabelled
     from moa.tiers import Endpoints
+
+PERSON = "person"
+DONE, NOTHING = 0, 1
+KEYS = "123456789abcdefghijklmnopqrstuvwxyz0ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&()*+,-./:;<=>?@[]_{|}"
+"""One for each label, in their order: enough for 87."""
+_SKIP, _BACK, _END, _STOP = " ", "\x7f\b", "\r\n", "\x03"
 
 EXAMPLES = """
 
@@ -70,21 +82,19 @@ def label(
     """Label the texts that help a calibration most."""
     from moa.calibration import Calibration
     from moa.calibration.active import picked
-    from moa.cli.calibrations import calibrated, run
-    from moa.cli.label_file import LabelFile, unlabelled
-    from moa.cli.label_keys import by_keys
-    from moa.cli.label_llm import by_llm as label_by_llm
+    from moa.evals.calibrations import connected
+    from moa.evals.labelled import LabelFile, read_unlabelled
 
     made = Calibration.load(calibration)
     existing = options.existing(out, resume=resume, overwrite=overwrite)
-    found: list[Pick] = []
+    picks: list[Pick] = []
     with LabelFile(out, existing=existing, source=source) as file:
-        rows = unlabelled(source, format=format, text_column=text_column)
+        rows = read_unlabelled(source, format=format, text_column=text_column)
 
         async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-            found.extend(
+            picks.extend(
                 await picked(
-                    calibrated(made, endpoints),
+                    connected(made, endpoints.slm),
                     [row.text for row in rows],
                     most=limit,
                     known=file.texts,
@@ -94,11 +104,124 @@ def label(
                 )
             )
             if not by_llm:
-                return 0
-            return await label_by_llm(made, endpoints, rows, found, file, context, progress)
+                return DONE
+            return await _by_llm(made, endpoints, rows, picks, file, context, progress)
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
         code = run(job, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
-        raise typer.Exit(by_keys(made, rows, found, file))
+        raise typer.Exit(_by_keys(made, rows, picks, file))
+
+
+async def _by_llm(
+    made: Calibration,
+    endpoints: Endpoints,
+    rows: Sequence[Unlabelled],
+    picks: Sequence[Pick],
+    file: LabelFile,
+    context: RunContext,
+    progress: Progress,
+) -> int:
+    """Let the large model label each text; the exit code."""
+    from moa.cli import screen
+    from moa.errors import ConfigError
+    from moa.evals.labelled import label_by_model
+    from moa.ready.labelling import LabelSettings, labeller
+
+    if not endpoints.has_llm:
+        raise ConfigError(
+            "--by-llm needs a large model, and none is configured: a small one would only repeat "
+            'what it believes already. Add one to moa.toml, with tier = "llm"'
+        )
+    llm = endpoints.llm
+    found = await label_by_model(
+        labeller(llm, LabelSettings(), made, calibrated=False),
+        rows,
+        picks,
+        file,
+        by=f"{llm.name}: {llm.model}",
+        labels=made.labels,
+        context=context,
+        progress=lambda done, total: progress(f"labels by {llm.name}", done, total),
+    )
+    for line in found.problems:
+        screen.err().print(line)
+    screen.err().print(f"{file.added} of {len(picks)} labelled into {file.path}")
+    return DONE if file.added or not picks else NOTHING
+
+
+def _by_keys(
+    made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
+) -> int:
+    """Show one text after another, and write the label whose key is pressed; the exit code.
+
+    Raises:
+        ConfigError: there are more labels than keys, or the file can't be written.
+    """
+    from moa.cli import screen
+    from moa.errors import ConfigError
+
+    console = screen.err()
+    keys = dict(zip(KEYS, made.labels, strict=False))
+    if len(keys) < len(made.labels):
+        raise ConfigError(
+            f"{len(made.labels)} labels are more than there are keys ({len(KEYS)}): let the large "
+            "model label by --by-llm"
+        )
+    if not picks:
+        console.print("all texts are labelled already")
+        return DONE
+    console.print(made.question.text, style="bold")
+    code = _labelled(console, keys, rows, picks, file)
+    console.print(f"\n{file.added} labelled into {file.path}")
+    return code if file.added or code == STOPPED else NOTHING
+
+
+def _labelled(
+    console: Console,
+    keys: dict[str, str],
+    rows: Sequence[Unlabelled],
+    picks: Sequence[Pick],
+    file: LabelFile,
+) -> int:
+    place, labelled = 0, list[int]()
+    while place < len(picks):
+        row = rows[picks[place].place]
+        _show(console, keys, row.text, f"{place + 1} of {len(picks)}")
+        key = _key()
+        if not key or key in _END:
+            return DONE
+        if key == _STOP:
+            return STOPPED
+        if key in _BACK:
+            if labelled:
+                place = labelled.pop()
+                file.take_back()
+        elif key == _SKIP:
+            place += 1
+        elif key in keys:
+            file.label(row, keys[key], by=PERSON, chosen=picks[place].chosen)
+            labelled.append(place)
+            place += 1
+    return DONE
+
+
+def _show(console: Console, keys: dict[str, str], text: str, where: str) -> None:
+    from rich.text import Text
+
+    console.rule(where)
+    console.print(text)
+    console.print(Text("  ".join(f"{key} {name}" for key, name in keys.items()), "bold"))
+
+
+def _key() -> str:
+    """Wait for one key; empty where no more will come."""
+    if not sys.stdin.isatty():
+        return sys.stdin.read(1)
+    try:
+        return typer.getchar()
+    except KeyboardInterrupt:
+        return _STOP
+    except EOFError:
+        return ""

@@ -38,18 +38,30 @@ Overwrite = Annotated[
 ]
 Format = Annotated[
     Literal["jsonl", "csv", "txt"] | None,
-    typer.Option("--format", help="How rows stand in INPUT; else by its name, or its first line."),
+    typer.Option(
+        "--format", help="Format of the rows; default: by the file's name, or its first line."
+    ),
 ]
 TextColumn = Annotated[
     str | None,
-    typer.Option("--text-column", metavar="NAME", help="The column that holds the text."),
+    typer.Option(
+        "--text-column",
+        metavar="NAME",
+        help="Column or key that holds the text; default: text.",
+    ),
 ]
 LabelNames = Annotated[
     str | None,
     typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
 ]
-Risk = Annotated[float, typer.Option("--risk", help="Most of the accepted that may be wrong.")]
-Confidence = Annotated[float, typer.Option("--confidence", help="How sure that has to be.")]
+Risk = Annotated[
+    float,
+    typer.Option("--risk", help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."),
+]
+Confidence = Annotated[
+    float,
+    typer.Option("--confidence", help="Confidence in that rate, 0 to 1: 0.95 fails once in 20."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many items.")]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Most items worked on at once.")

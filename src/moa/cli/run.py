@@ -66,7 +66,9 @@ def run(
         typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
     ] = None,
     *,
-    text: Annotated[bool, typer.Option("--text", help="INPUT is the text itself.")] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Take INPUT as the text itself, not as a file.")
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from moa._files import replace_text
 from moa.errors import ConfigError
+
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.json", help="Write all figures there, as JSON."),
+]
+FiguresAsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print all figures as a line of JSON, everything else on stderr."),
+]
 
 
 def check_target(option: str, path: Path | None) -> None:
@@ -39,6 +53,16 @@ def write_text(option: str, path: Path, text: str) -> None:
         replace_text(path, text, private=False)
     except OSError as error:
         raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
+
+
+def write_report(figures: Mapping[str, object], path: Path | None) -> None:
+    """Write the figures of a command as JSON, where `--report` names a file.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if path is not None:
+        write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 def _hindered(path: Path) -> str | None:

@@ -30,7 +30,7 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.engine import usable_cores
+from moa.endpoints.cores import usable_cores
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, MissingDependency

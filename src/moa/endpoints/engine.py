@@ -27,6 +27,7 @@ from typing import IO, Literal
 
 from pydantic import SecretStr
 
+from moa.endpoints.cores import usable_cores
 from moa.endpoints.weights import find_weights
 from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 
@@ -43,8 +44,6 @@ _FAULT = re.compile(r"error loading model: (.+)")
 _LIBRARY = re.compile(r"(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
 _COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
 """What installs a library of the system; slim containers lack it."""
-_CPUS = Path("/sys/devices/system/cpu")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def check_engine() -> None:
@@ -339,32 +338,3 @@ def release(model_path: Path | None, settings: EngineSettings) -> None:
             return
         del _hosts[model_path, settings]
     host.stop()
-
-
-def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
-    """Count the physical cores that this process may use, at least 1.
-
-    Two threads of one core count once, since arithmetic gains nothing from the second; so do only
-    the processors that this process is bound to, and no more than its container's quota.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        allowed = os.sched_getaffinity(0)
-    else:
-        allowed = set(range(os.cpu_count() or 1))
-    cores = {_siblings(cpus, cpu) for cpu in allowed}
-    return max(1, min(len(cores), _limit(quota)))
-
-
-def _siblings(cpus: Path, cpu: int) -> str:
-    try:
-        return (cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
-    except OSError:
-        return str(cpu)
-
-
-def _limit(quota: Path) -> int:
-    try:
-        allowed, period = quota.read_text().split()
-        return max(1, round(int(allowed) / int(period)))
-    except (OSError, ValueError):  # not in a container, or without a limit
-        return os.cpu_count() or 1

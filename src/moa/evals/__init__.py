@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from moa.evals.comparing import compare
+from moa.evals.comparison import compare
 
 __all__ = ["compare"]

@@ -1,15 +1,32 @@
-"""Cases: rows of data as requests with what is expected."""
+"""Cases: rows of data as requests with what is expected, and what designs answer to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
-from moa.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moa._files import Existing, LineFile
+from moa.acceptance import all_of, confidence_of, text_of
+from moa.context import RunContext
+from moa.errors import ConfigError, InputError, MoaError, NodeError
+from moa.node import Node, Result
+from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.rows import Format, checked
+from moa.usage import Usage
 
 Kind = Literal["labels", "texts"]
 """Whether designs are measured by the label they give, or by the text they write."""
+Progress = Callable[[str, int, int], None]
+"""Told the design, how many cases it has done, and how many there are."""
 
 _ASKED = ("text", "prompt", "question")
 _EXPECTED: Mapping[str, Kind] = {"label": "labels", "reference": "texts", "answer": "texts"}
@@ -66,3 +83,229 @@ def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
     if len(kinds) > 1:
         raise InputError("some rows have a 'label' and others a 'reference': compare them apart")
     return Data(kinds.pop(), tuple(found))
+
+
+def read_cases(
+    source: str | Path,
+    *,
+    format: Format | None = None,
+    text_column: str | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Read the rows of a file as cases; see `cases_of`.
+
+    Args:
+        source: A `.jsonl` or `.csv` file, `-` for standard input.
+        format: How rows stand in it; `None` goes by its name.
+        text_column: The column that holds the text; `None`: the usual ones.
+        limit: Maximum number of rows; `None` reads all.
+
+    Raises:
+        ConfigError: there is no such file, or a row in it is none to compare on.
+    """
+    found: list[dict[str, object]] = []
+    for row, where in islice(checked(source, format=format, text_column=text_column), limit):
+        if not isinstance(row.value, dict):
+            raise ConfigError(f"{where}: a text alone, without a label or a reference to compare")
+        found.append(row.value)
+    try:
+        return cases_of(found)
+    except InputError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+class Answer(BaseModel):
+    """One answer of a design, as it is kept in a cache of answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str | None
+    """The label it gave, or the text it wrote; `None` where it failed."""
+    error: str | None = None
+    probabilities: dict[str, float] = Field(default_factory=dict[str, float])
+    confidence: float | None = None
+    accepted: bool | None = None
+    """`None` where the design doesn't say."""
+    seconds: float = 0.0
+    calls: int = 0
+    llm_calls: int = 0
+    tokens: int = 0
+    cost: float | None = None
+    """US dollars; `None` is unknown."""
+
+    @classmethod
+    def of(cls, result: Result[object]) -> Answer:
+        """Read the result of a run."""
+        output: Any = result.output
+        accepted = getattr(result, "accepted", getattr(output, "accepted", None))
+        return cls(
+            text=answer_text(output),
+            probabilities=_probabilities(output),
+            confidence=confidence_of(output),
+            accepted=accepted if isinstance(accepted, bool) else None,
+            **taken(result.usage, result.seconds),
+        )
+
+
+def taken(usage: Usage, seconds: float) -> dict[str, Any]:
+    """Give what an answer took, as the fields of `Answer`."""
+    total, by_tier = usage.total, usage.by_tier()
+    return {
+        "seconds": seconds,
+        "calls": total.calls,
+        "llm_calls": by_tier["llm"].calls if "llm" in by_tier else 0,
+        "tokens": total.tokens,
+        "cost": None if total.cost is None else float(total.cost),
+    }
+
+
+def answer_text(output: object) -> str:
+    """Read the label of a decision, or the text of any other output.
+
+    Raises:
+        InputError: there are several decisions in it, so none of them is the label.
+        Unanswered: the model refused.
+    """
+    if isinstance(output, Choice):
+        label = cast("Choice[object]", output).label
+        return NONE_OF_THESE if label is None else str(getattr(label, "value", label))
+    if isinstance(output, Predicate):
+        return "yes" if output.value else "no"
+    if isinstance(output, Score):
+        return output.level
+    met = getattr(output, "met", None)
+    if isinstance(met, bool):
+        return "yes" if met else "no"
+    decided = _decisions(output)
+    if len(decided) > 1:
+        raise InputError(
+            f"{type(output).__name__} holds {len(decided)} decisions: compare them one at a time"
+        )
+    return answer_text(decided[0]) if decided else text_of(output)
+
+
+def _decisions(output: object) -> list[object]:
+    if not isinstance(output, BaseModel):
+        return []
+    values = (cast("object", getattr(output, name)) for name in type(output).model_fields)
+    return [value for value in values if isinstance(value, Predicate | Choice | Score)]
+
+
+def _probabilities(output: object) -> dict[str, float]:
+    found = getattr(output, "probabilities", None)
+    if isinstance(found, Mapping):
+        return dict(cast("Mapping[str, float]", found))
+    decided = _decisions(output)
+    return _probabilities(decided[0]) if len(decided) == 1 else {}
+
+
+class Cache:
+    """Answers that were given already, in a file of JSON lines; only good ones are kept.
+
+    Args:
+        path: The file; `None` keeps nothing.
+        existing: What is done with answers that the file has.
+        setup: Whatever the answers of each design depend on beside its name and the request, such
+            as the configuration: answers of another setup are not taken up.
+
+    Raises:
+        ConfigError: the file can't be read or written, is written by another process, or has
+            answers that are to be refused.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        existing: Existing = "resume",
+        setup: Mapping[str, str] | None = None,
+    ) -> None:
+        self._setup = setup or {}
+        self._known: dict[str, Answer] = {}
+        self._file = None if path is None else LineFile(path, existing=existing)
+        if self._file is None:
+            return
+        self._file.__enter__()
+        for number, _, values in self._file.lines():
+            try:
+                self._known[values["key"]] = Answer.model_validate(values)
+            except (KeyError, TypeError, ValidationError) as error:
+                raise self._file.unreadable(number) from error
+
+    def get(self, design: str, request: str) -> Answer | None:
+        """Give an answer that was given already."""
+        return self._known.get(self._key(design, request))
+
+    def put(self, design: str, request: str, answer: Answer) -> None:
+        """Keep an answer: it is on disk when this returns.
+
+        Raises:
+            ConfigError: the disk is full, or gone.
+        """
+        key = self._key(design, request)
+        self._known[key] = answer
+        if self._file is not None:
+            self._file.add({"key": key, "design": design, **answer.model_dump(mode="json")})
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _key(self, design: str, request: str) -> str:
+        named = json.dumps([self._setup.get(design, ""), design, request])
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+async def answers_of(
+    name: str,
+    node: Node[Any, object],
+    cases: Sequence[Case],
+    *,
+    cache: Cache,
+    context: RunContext,
+    concurrency: int,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Give the answers of a design to all cases, in their order.
+
+    A case that fails has an answer without a text, which says why. It is asked again next time.
+
+    Raises:
+        ConfigError: the design can't work at all, such as with a calibration of another model.
+    """
+    free = asyncio.Semaphore(concurrency)
+    done = 0
+
+    async def one(case: Case) -> Answer:
+        nonlocal done
+        answer = cache.get(name, case.request)
+        if answer is None:
+            async with free:
+                answer = await _asked(node, case, context)
+            if answer.error is None:
+                cache.put(name, case.request, answer)
+        done += 1
+        if progress is not None:
+            progress(name, done, len(cases))
+        return answer
+
+    return await all_of(one(case) for case in cases)
+
+
+async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:
+    own = context.nested()
+    start = time.perf_counter()
+    try:
+        return Answer.of(await node.run(case.request, own))
+    except ConfigError:
+        raise
+    except MoaError as error:
+        return _failed(error, own, start)
+    except Exception as error:  # noqa: BLE001  a bug in a user's node is that design's failure
+        return _failed(NodeError(node.name, error), own, start)
+
+
+def _failed(error: MoaError, own: RunContext, start: float) -> Answer:
+    said = f"{type(error).__name__}: {error}"
+    return Answer(text=None, error=said, **taken(own.usage, time.perf_counter() - start))

@@ -1,17 +1,36 @@
-"""Plots: reliability, coverage against risk, and quality against cost, as pictures."""
+"""Plots: comparisons and the curves of routers, as pictures drawn by matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moa.evals.pictures import check_picture, save_picture
-from moa.evals.report import Comparison
+from moa.errors import ConfigError, MissingDependency
+
+if TYPE_CHECKING:
+    from moa.evals.report import Comparison
+    from moa.routing.evaluation import RoutingReport
+
+FORMATS = (".png", ".svg")
 
 
-def save_plots(found: Comparison, path: Path) -> tuple[Path, ...]:
+def check_picture(path: Path) -> None:
+    """Make sure that a picture can be drawn under this name.
+
+    Raises:
+        ConfigError: it ends in neither `.png` nor `.svg`.
+        MissingDependency: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"a plot is a file ending in {' or '.join(FORMATS)}, not {str(path)!r}")
+    if find_spec("matplotlib") is None:
+        raise MissingDependency("matplotlib", extra="plots", purpose="to draw a plot")
+
+
+def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
     """Draw what there is to draw of a comparison.
 
     Args:
@@ -26,15 +45,42 @@ def save_plots(found: Comparison, path: Path) -> tuple[Path, ...]:
         ConfigError: the name ends otherwise, or nothing can be written there.
         MissingDependency: matplotlib is not installed.
     """
-    check_picture(path)
     kinds: dict[str, Callable[[Comparison, Any], None]] = {"cost": _cost}
     if found.coverage:
         kinds |= {"reliability": _reliability, "coverage": _coverage}
     files: list[Path] = []
     for kind, draw in kinds.items():
         files.append(path.with_name(f"{path.stem}-{kind}{path.suffix}"))
-        save_picture(files[-1], partial(draw, found))
+        _save(files[-1], partial(draw, found))
     return tuple(files)
+
+
+def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
+    """Draw the curve of a router, with chance and both models alone.
+
+    Args:
+        report: What is drawn.
+        path: Ends in `.png` or `.svg`.
+        title: Stands above it.
+
+    Raises:
+        ConfigError: the name ends otherwise, or nothing can be written there.
+        MissingDependency: matplotlib is not installed.
+    """
+    _save(path, partial(_routing, report, title))
+
+
+def _save(path: Path, draw: Callable[[Any], None]) -> None:
+    check_picture(path)
+    from matplotlib import figure
+
+    make: Any = figure.Figure
+    drawn = make(figsize=(6, 4), layout="constrained")
+    draw(drawn.add_subplot())
+    try:
+        drawn.savefig(path, dpi=150)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
 
 
 def _reliability(found: Comparison, axes: Any) -> None:
@@ -81,3 +127,17 @@ def _cost(found: Comparison, axes: Any) -> None:
     what = "US$ for all cases" if priced else "calls to large models a case (prices unknown)"
     axes.set(xlabel=what, ylabel=found.metric, title="Quality against cost")
     axes.margins(x=0.15)
+
+
+def _routing(report: RoutingReport, title: str, axes: Any) -> None:
+    ends = (report.weak_quality, report.strong_quality)
+    axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
+    apgr = report.figures.apgr
+    name = "router" if apgr is None else f"router: APGR {apgr:.3f}"
+    axes.plot(report.line.shares, report.line.qualities, color="tab:blue", label=name)
+    for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
+        axes.axhline(value, linewidth=0.8, color="grey")
+        axes.annotate(label, (0.1, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
+    axes.set(xlabel="share of strong calls", ylabel="share of right answers", title=title)
+    axes.set_xlim(0, 1)
+    axes.legend(loc="center right")

@@ -1,12 +1,11 @@
-"""Report: what a comparison found, to be printed, drawn or written as JSON."""
+"""Report: what a comparison found, to be printed, drawn or written as JSON or Markdown."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
 from moa.evals.cases import Kind
-from moa.evals.intervals import Interval
-from moa.evals.labels import LabelMetrics
+from moa.evals.metrics import Interval, LabelMetrics
 
 
 class _Frozen(BaseModel):
@@ -94,3 +93,70 @@ class Comparison(_Frozen):
             KeyError: there is none of this name.
         """
         return {design.name: design for design in self.designs}[name]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns of its table."""
+        names = ["design", self.metric, f"against {self.reference}"]
+        if self.kind == "labels":
+            names += ["macro F1", "ECE (by chance)", "accepts", "wrong of it"]
+        return [*names, "US$", "LLM calls", "tokens", "s mean", "s p95", "failed"]
+
+    def cells(self, design: DesignReport) -> list[str]:
+        """Write a design's row of its table; unknown is `-`."""
+        quality, measured = design.quality, design.labels
+        labels: list[str] = []
+        if measured is not None:
+            labels = [
+                f"{measured.macro_f1:.3f}",
+                f"{figure(measured.ece)} ({figure(measured.ece_by_chance)})",
+                figure(measured.coverage),
+                figure(measured.accepted_error),
+            ]
+        unreadable = f", {design.unreadable} without a verdict" if design.unreadable else ""
+        return [
+            design.name,
+            f"{quality.value:.3f} ({quality.low:.3f}-{quality.high:.3f})",
+            "-" if design.against is None else _beside(design.against),
+            *labels,
+            "unknown" if design.cost is None else f"{design.cost:.4f}",
+            f"{design.llm_calls:.2f}",
+            f"{design.tokens:.0f}",
+            f"{design.seconds_mean:.2f}",
+            f"{design.seconds_p95:.2f}",
+            f"{self.n - design.answered}{unreadable}",
+        ]
+
+    def markdown(self) -> str:
+        """Write it as Markdown: the table, and what each design is worth."""
+        budget = "" if self.budget is None else f", each with US$ {self.budget:.2f}"
+        lines = [
+            f"{self.n} cases{budget}. Intervals are at 95 % confidence.",
+            "",
+            _row(self.columns),
+            _row(["---"] * len(self.columns)),
+            *(_row(self.cells(design)) for design in self.designs),
+            "",
+            *(f"* **{_escaped(design.name)}**: {design.verdict}." for design in self.designs),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """Write a figure to three places; `-` where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _beside(against: Against) -> str:
+    apart, p = against.difference.value, against.p
+    if p is None:
+        return f"{apart:+.3f}"
+    return f"{apart:+.3f} ({'p<0.001' if p < 0.001 else f'p={p:.3f}'})"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -28,7 +28,7 @@ from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
     from moa.routing import Router
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by routers=, in moa.toml by "
@@ -178,7 +178,7 @@ def router(request: object) -> Choice[str]:
 
 def _case(router: Router, request: Any, reply: str | None = None) -> Case:
     """Give a router what it looks at: the text, and its fields where the request has them."""
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 
     found = {field: getattr(request, field, None) for field in router.fields}
     fields = {field: value for field, value in found.items() if isinstance(value, str)}

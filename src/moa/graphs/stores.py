@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from filelock import AsyncFileLock
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
@@ -25,7 +26,6 @@ from moa.conversations.messages import is_file
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
 
 if TYPE_CHECKING:
-    from filelock import AsyncFileLock
     from psycopg import AsyncConnection
 
 _POLL_S = 0.02
@@ -142,7 +142,6 @@ class SqliteStore:
 
     def __init__(self, file: Path) -> None:
         try:
-            import filelock
             from langgraph.checkpoint.sqlite import aio
         except ImportError as error:
             raise MissingDependency(
@@ -152,7 +151,6 @@ class SqliteStore:
             ) from error
         self.file = file
         self.shown = str(file)
-        self._lock = filelock.AsyncFileLock
         self._savers = aio.AsyncSqliteSaver
         self._is_set_up = False
 
@@ -186,7 +184,7 @@ class SqliteStore:
     def _lock_of(self, name: str) -> AsyncFileLock:
         folder = self.file.with_name(f"{self.file.name}.locks")
         folder.mkdir(parents=True, exist_ok=True)
-        return self._lock(
+        return AsyncFileLock(
             folder / f"{name}.lock",
             thread_local=False,
             run_in_executor=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from moa.errors import GuardFailed
@@ -21,6 +21,12 @@ class Finding:
     """Where it stands: `text[start:end]`."""
     score: float
     """How sure the recogniser is, from 0 to 1; 1 where a checksum holds."""
+    checked: bool = True
+    """Whether it was looked at; where a text has too many numbers, their shape is enough."""
+
+    def moved(self, by: int) -> Finding:
+        """Say where it is in a text that begins so many characters earlier."""
+        return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
 
 
 class Recognizer(Protocol):
@@ -61,7 +67,7 @@ def find(
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
                     start, end = view.span(finding.start, finding.end)
-                    found.append(Finding(finding.kind, start, end, finding.score))
+                    found.append(replace(finding, start=start, end=end))
     return merged(found)
 
 
@@ -84,17 +90,20 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
     It has the kind of the one with the highest score, of the longest among those, and covers all
     of them: no part of a finding is left over.
     """
-    clusters: list[list[Finding]] = []
+    made: list[Finding] = []
+    cluster: list[Finding] = []
     end = -1
     for finding in sorted(found, key=lambda f: f.start):
-        if finding.start < end:
-            clusters[-1].append(finding)
-        else:
-            clusters.append([finding])
+        if finding.start >= end and cluster:
+            made.append(_one(cluster))
+            cluster = []
+        cluster.append(finding)
         end = max(end, finding.end)
-    return [_one(cluster) for cluster in clusters]
+    return [*made, _one(cluster)] if cluster else []
 
 
 def _one(cluster: Sequence[Finding]) -> Finding:
+    if len(cluster) == 1:
+        return cluster[0]
     best = max(cluster, key=lambda f: (f.score, f.end - f.start, -f.start, f.kind))
-    return Finding(best.kind, cluster[0].start, max(f.end for f in cluster), best.score)
+    return replace(best, start=cluster[0].start, end=max(f.end for f in cluster))

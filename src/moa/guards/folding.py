@@ -9,26 +9,46 @@ it was written.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Characters that show nothing and are not of the category of formats."""
 
+_LONGEST = 4
+"""Characters that one stands for at most, as in `(10)`; more are a phrase in Arabic, whose many
+times over would be a long text to read."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class View:
-    """A way to read a text."""
+    """A way to read a text.
+
+    Args:
+        text: As it is read.
+        written: As it was written; `None`: the same.
+        meant: What is read for a character of what was written, where it is another.
+    """
 
     text: str
-    origins: Sequence[int] | None = None
-    """For each character its place in what was written; `None` where it is the same."""
+    written: str | None = None
+    meant: Mapping[int, str] = field(default_factory=dict[int, str])
+
+    @cached_property
+    def _origins(self) -> Sequence[int] | None:
+        """For each character its place in what was written; `None` where it is the same."""
+        if self.written is None or all(len(meant) == 1 for meant in self.meant.values()):
+            return None
+        lengths = {chr(code): len(meant) for code, meant in self.meant.items()}
+        each = enumerate(lengths.get(character, 1) for character in self.written)
+        return [place for place, length in each for _ in range(length)]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Say where a part of it stands in what was written."""
-        if self.origins is None:
+        if self._origins is None:
             return start, end
-        return self.origins[start], self.origins[end - 1] + 1
+        return self._origins[start], self._origins[end - 1] + 1
 
 
 def views(text: str) -> list[View]:
@@ -40,21 +60,13 @@ def views(text: str) -> list[View]:
     found = [View(text)]
     if text.isascii():
         return found
+    unusual = [character for character in set(text) if not character.isascii()]
     for read in (_folded, _folded_unseen, _spaced):
-        view = _read(text, read)
+        meant = {ord(character): read(character) for character in unusual}
+        view = View(text.translate(meant), text, meant)
         if all(view.text != other.text for other in found):
             found.append(view)
     return found
-
-
-def _read(text: str, read: Callable[[str], str]) -> View:
-    pieces: list[str] = []
-    origins: list[int] = []
-    for place, character in enumerate(text):
-        meant = character if character.isascii() else read(character)
-        pieces.append(meant)
-        origins += [place] * len(meant)
-    return View("".join(pieces), origins)
 
 
 def _folded(character: str) -> str:
@@ -88,4 +100,7 @@ def _plain(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Pd" or character == "\N{MINUS SIGN}":
         return "-"
-    return " " if category == "Zs" else unicodedata.normalize("NFKC", character)
+    if category == "Zs":
+        return " "
+    meant = unicodedata.normalize("NFKC", character)
+    return meant if len(meant) <= _LONGEST else character

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moa.acceptance import all_of
-from moa.agents.boundary import Limits, TypedNode
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
 from moa.context import RunContext
@@ -117,6 +117,8 @@ _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.item
 _SMUGGLED = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007e]{4,}")
 """Letters of the block of tags, which nobody sees, but in the flags of parts of a country."""
 _READ_TOKENS = 200
+_LONG = 4000
+"""Characters from which on a text is read beside the event loop, and not in it."""
 
 
 class InjectionRules(TypedNode[Text | str, Verdict]):
@@ -133,7 +135,11 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
-        found = next(_matches(str(request)), None)
+        text = str(request)
+        if len(text) > _LONG:
+            found = await beside_the_loop(lambda: next(_matches(text), None), context)
+        else:
+            found = next(_matches(text), None)
         if found is None:
             return Verdict(kept=True, reason="no rule matches", confidence=None, met=False)
         reason = f"reads like {CRITERION}: {found}"

@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
 from moa.guards.patterns import Pattern, denied, looks_like_a_placeholder
-from moa.guards.presidio import presidio_recognizers
+from moa.guards.presidio import PresidioNumbers, presidio_recognizers
 from moa.guards.vault import QUOTED, Vault
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
@@ -47,7 +47,9 @@ class Pii(TypedNode[Text | str, Redacted]):
 
     The same secret has the same placeholder within a request. What looked like a placeholder
     before is masked itself, so that nothing is taken for another thing. Where a recogniser raises,
-    nothing is sent.
+    nothing is sent. In a text with more numbers than can be checked one by one (phone numbers: from
+    about 250 different ones on; others: 150,000 characters with different numbers), the rest are
+    masked by their shape, as `PHONE` or `NUMBER`; the trace says so.
 
     Args:
         patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`.
@@ -96,7 +98,11 @@ class Pii(TypedNode[Text | str, Redacted]):
         Raises:
             GuardFailed: a recogniser raised.
         """
-        return find(self.recognizers, text, least=self.threshold, ignore=self.ignore)
+        asked = [
+            recognizer.reading() if isinstance(recognizer, PresidioNumbers) else recognizer
+            for recognizer in self.recognizers
+        ]
+        return find(asked, text, least=self.threshold, ignore=self.ignore)
 
     @contextmanager
     def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
@@ -133,6 +139,8 @@ class PiiSession:
         """What it has taken out."""
         self.found: Counter[str] = Counter()
         """How often each kind was masked."""
+        self.unchecked = 0
+        """How many of them by their shape alone: the text has too many numbers to check each."""
         self.altered: set[str] = set()
         """Placeholders that came back so that they could not be put back."""
 
@@ -169,7 +177,15 @@ class PiiSession:
         """
         if sum(map(len, texts_of(value))) < _LONG:
             return changed(value, self.mask, strict=True)
-        return await beside_the_loop(lambda: changed(value, self.mask, strict=True), context)
+        before = self.unchecked
+        masked = await beside_the_loop(lambda: changed(value, self.mask, strict=True), context)
+        if more := self.unchecked - before:
+            context.note(
+                "degraded",
+                f"{more} of the numbers were masked by their shape, unchecked: the text has more "
+                "than can be checked one by one",
+            )
+        return masked
 
     def restore_all(self, value: T) -> T:
         """Put back what was masked in every text of a value."""
@@ -192,6 +208,7 @@ class PiiSession:
                 continue
             pieces += [text[end : finding.start], self.vault.placeholder(finding.kind, secret)]
             self.found[finding.kind] += 1
+            self.unchecked += not finding.checked
             end = finding.end
         return "".join((*pieces, text[end:]))
 
@@ -250,7 +267,7 @@ class Masking:
         """Find in what is pending, seen after what stood before it."""
         offset = len(self._before)
         return [
-            Finding(f.kind, max(0, f.start - offset), f.end - offset, f.score)
+            Finding(f.kind, max(0, f.start - offset), f.end - offset, f.score, f.checked)
             for f in self._find(self._before + self._pending)
             if f.end > offset
         ]

@@ -11,20 +11,20 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moa.errors import MissingDependency
+from moa.guards.addresses import EmailAddresses, Urls
 from moa.guards.findings import Finding, Recognizer
 
 if TYPE_CHECKING:
-    from presidio_analyzer import EntityRecognizer
+    from presidio_analyzer import PatternRecognizer
 
 _GENERIC = {
     "CreditCardRecognizer": "CARD",
     "IbanRecognizer": "IBAN",
-    "EmailRecognizer": "EMAIL",
-    "PhoneRecognizer": "PHONE",
     "IpRecognizer": "IP",
     "MacAddressRecognizer": "MAC",
     "CryptoRecognizer": "WALLET",
@@ -83,83 +83,247 @@ _NEAR = 60
 """Characters before a finding in which a word that speaks for it is looked for."""
 _MORE, _SURE_ENOUGH = 0.35, 0.4
 """What such a word adds, and what it makes of a finding at least; presidio's own numbers."""
+_PHONE_WORDS = ("phone", "number", "telephone", "cell", "cellphone", "mobile", "call")
 _FEW_DIGITS = 4
 """Fewer digits than that are in no number that is looked for here."""
-_WITHOUT_DIGITS = frozenset(("EMAIL", "WALLET", "IP", "MAC"))
+_WITHOUT_DIGITS = frozenset(("WALLET", "IP", "MAC"))
+_CLUSTER = re.compile(
+    r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
+)
+"""Where a number may be: digits, and what may stand between them."""
+_AROUND_CLUSTER = 64
+"""Characters around a cluster that are read with it: letters of the number, and words before it."""
 _PART, _AROUND = 2000, 300
 """Characters that are read at once, since some patterns take quadratic time; and those around
 them, which no finding is longer than."""
-_ADDRESS = re.compile(r"(https?://)?((?:(?!https?://)[a-z0-9.-]){1,253})", re.IGNORECASE)
-_PATH = re.compile(r"(?::\d{1,5})?/[^\s()<>\"']*")
+_BETWEEN = (
+    r"\-x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()"
+    r"\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e"
+)
+_PHONE = re.compile(rf"[+\uff0b(\uff08\[\uff3b{_BETWEEN}]{{0,8}}\d(?:[{_BETWEEN}]{{0,4}}\d)*+")
+"""What may be a phone number: digits, and the marks that people write between them."""
+_BLANKS_AND_DASHES = " -./~x\u00a0\u3000"
+_AROUND_PHONE = 32
+"""Characters behind one that are read with it: an extension."""
+_READ = 150_000
+"""Characters of different places with numbers that are read with the patterns in one text."""
+_PHONES = 3_000
+"""Characters of different phone numbers that are looked up in one text."""
+_TOKEN = r"[+(]{0,2}\w*[\d:][\w.:/()+-]*"
+_SHAPE = re.compile(rf"{_TOKEN}(?: {_TOKEN}){{0,15}}")
+"""What counts as a number unchecked: words with digits, one after the other."""
 _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
 
-_timeouts: ContextVar[list[str] | None] = ContextVar("moa.guards.timeouts", default=None)
+_PATTERN_S = 10.0
+"""Seconds that one pattern may take for one place; it takes less than 0.01."""
+_PHONE_SCORE = 0.4
+
+_reading: ContextVar[bool] = ContextVar("moa.guards.reading", default=False)
 
 
 class _Silence(logging.Filter):
-    """While a text is read here, keeps presidio from logging parts of it, and from going on.
-
-    It logs numbers that it can't check, and where a pattern runs out of time it only warns.
-    """
+    """While a text is read here, keeps presidio from logging numbers that it can't check."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        timeouts = _timeouts.get()
-        if timeouts is None:
-            return True
-        if record.exc_info and isinstance(record.exc_info[1], TimeoutError):
-            timeouts.append(record.name)
-        return False
+        return not _reading.get()
 
 
 @dataclass(frozen=True)
-class _Presidio:
-    """One of presidio's recognisers."""
+class _Numbers:
+    """The numbers of one kind: presidio's patterns and checksums, applied here.
+
+    Presidio's own loop makes an explanation for every match, valid or not.
+    """
 
     kind: str
-    recognizer: EntityRecognizer
+    recognizer: PatternRecognizer
+    patterns: tuple[tuple[Any, float], ...]
+    """Compiled by the `regex` module, with the score of a match."""
     words: re.Pattern[str] | None
     """Words that speak for a finding where they stand before it."""
 
-    @property
-    def name(self) -> str:
-        return f"presidio's {self.recognizer.name}"
+    def find(self, text: str, known: dict[tuple[str, str, float], float]) -> Iterator[Finding]:
+        # An IBAN may be written in small letters; other patterns ignore the case themselves.
+        read = text.translate(_UPPER) if self.kind == "IBAN" else text
+        for pattern, score in self.patterns:
+            for match in pattern.finditer(read, timeout=_PATTERN_S):
+                for end in self._ends(match):
+                    written = read[match.start() : end]
+                    key = (self.kind, written, score)
+                    if key not in known:
+                        known[key] = self._checked(written, score)
+                    if known[key] > 0:
+                        yield _with_context(
+                            self.words, text, Finding(self.kind, match.start(), end, known[key])
+                        )
+                        break
+
+    def _ends(self, match: Any) -> Sequence[int]:
+        """Where it may end: an IBAN also before the words that follow it and look like groups."""
+        if self.kind != "IBAN":
+            return (match.end(),)
+        return [
+            max(match.end(group), 0) or match.end() for group in range(len(match.groups()), 0, -1)
+        ]
+
+    def _checked(self, written: str, score: float) -> float:
+        valid = self.recognizer.validate_result(written)
+        if self.recognizer.invalidate_result(written):
+            return 0.0
+        return score if valid is None else float(bool(valid))
+
+
+class PresidioNumbers:
+    """Finds all kinds of numbers.
+
+    In one text, numbers in more than 150,000 characters of different places, and phone numbers in
+    more than 3,000, are not looked at one by one any more: whatever has their shape is found, and
+    not `checked`.
+    """
+
+    name = "presidio's recognisers"
+
+    def __init__(self, kinds: Sequence[_Numbers]) -> None:
+        self._kinds = kinds
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        for begins in range(0, len(text), _PART):
-            offset = max(0, begins - _AROUND)
-            for finding in self._within(text[offset : begins + _PART + _AROUND]):
-                start = offset + finding.start
-                if begins <= start < begins + _PART:
-                    yield Finding(self.kind, start, offset + finding.end, finding.score)
+        """Find them in one text."""
+        return self.reading().find(text)
+
+    def reading(self) -> Reading:
+        """Find them in several views of one text, of which each place is read once."""
+        return Reading(self._kinds)
+
+
+class Reading:
+    """Reads the views of one text for numbers; the same place once, however often it comes."""
+
+    name = PresidioNumbers.name
+
+    def __init__(self, kinds: Sequence[_Numbers]) -> None:
+        self._kinds = kinds
+        self._phone_words = _words(_PHONE_WORDS)
+        self._places: dict[str, tuple[Finding, ...]] = {}
+        self._verdicts: dict[tuple[str, str, float], float] = {}
+        self._phones: dict[str, tuple[Finding, ...]] = {}
+        self._read = self._looked_up = 0
+
+    def find(self, text: str, /) -> Iterator[Finding]:
+        """Find them in one view."""
+        for place in _places(text):
+            written = text[place.start : place.end]
+            found = self._places.get(written)
+            if found is None and self._read + len(written) > _READ:
+                for match in _SHAPE.finditer(text, place.begins, place.ends):
+                    if sum(map(str.isdigit, match[0])) >= 2 or match[0].count(":") > 1:
+                        yield Finding("NUMBER", match.start(), match.end(), 1.0, checked=False)
+                continue
+            if found is None:
+                self._read += len(written)
+                found = self._places[written] = tuple(self._within(written))
+            for finding in found:
+                if place.holds(place.start + finding.start, place.start + finding.end):
+                    yield finding.moved(place.start)
 
     def _within(self, text: str) -> Iterator[Finding]:
         few = sum(map(str.isdigit, text)) < _FEW_DIGITS
-        if (few and self.kind not in _WITHOUT_DIGITS) or (self.kind == "EMAIL" and "@" not in text):
-            return
-        timeouts: list[str] = []
-        token = _timeouts.set(timeouts)
+        token = _reading.set(True)
         try:
-            # An IBAN may be written in small letters; other patterns ignore the case themselves.
-            read = text.translate(_UPPER) if self.kind == "IBAN" else text
-            results = self.recognizer.analyze(read, self.recognizer.supported_entities, None)  # pyright: ignore[reportArgumentType]
+            found = [
+                finding
+                for kind in self._kinds
+                if not few or kind.kind in _WITHOUT_DIGITS
+                for finding in kind.find(text, self._verdicts)
+            ]
         finally:
-            _timeouts.reset(token)
-        if timeouts:
-            raise TimeoutError("a pattern ran out of time")
-        for result in results:
-            score = self._with_context(text, result.start, result.score)
-            yield Finding(self.kind, result.start, result.end, score)
+            _reading.reset(token)
+        yield from found
+        if not few:
+            yield from self._phone_numbers(text)
 
-    def _with_context(self, text: str, start: int, score: float) -> float:
-        near = text[max(0, start - _NEAR) : start]
-        if score >= 1 or self.words is None or not self.words.search(near):
-            return score
-        return max(min(1.0, score + _MORE), _SURE_ENOUGH)
+    def _phone_numbers(self, text: str) -> Iterator[Finding]:
+        for match in _PHONE.finditer(text):
+            if sum(map(str.isdigit, match[0])) < _FEW_DIGITS:
+                continue
+            begins = max(0, match.start() - 1)
+            around = text[begins : match.end() + _AROUND_PHONE]
+            found = self._phones.get(around)
+            if found is None and self._looked_up + len(match[0]) > _PHONES:
+                start = match.end() - len(match[0].lstrip(_BLANKS_AND_DASHES)) - begins
+                end = match.end() - begins
+                found = (Finding("PHONE", start, end, _PHONE_SCORE, checked=False),)
+            elif found is None:
+                self._looked_up += len(match[0])
+                found = self._phones[around] = tuple(
+                    _looked_up(around, match.start() - begins, match.end() - begins)
+                )
+            for finding in found:
+                yield _with_context(self._phone_words, text, finding.moved(begins))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A part of a text that numbers may stand in, and that is read at once."""
+
+    start: int
+    end: int
+    """What is read."""
+    begins: int
+    ends: int
+    """Where what is found there begins, or is: what is found elsewhere belongs to others."""
+    whole: bool
+
+    def holds(self, start: int, end: int) -> bool:
+        return start < self.ends and (end if self.whole else start + 1) > self.begins
+
+
+def _places(text: str) -> Iterator[_Place]:
+    for cluster in _CLUSTER.finditer(text):
+        first, last = cluster.span()
+        least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
+        begins = first
+        while begins < last:
+            ends = _cut(text, begins, last)
+            start, end = max(least, begins - _AROUND), min(most, ends + _AROUND)
+            yield _Place(start, end, begins, ends, whole=begins == first)
+            begins = ends
+
+
+def _cut(text: str, begins: int, last: int) -> int:
+    """Say where a part ends: behind a line or a word, so that lines that come again are known."""
+    if last - begins <= _PART:
+        return last
+    behind = max(
+        text.rfind("\n", begins, begins + _PART), text.rfind(" ", begins, begins + _PART // 2)
+    )
+    return behind + 1 if behind > begins else begins + _PART
+
+
+def _looked_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
+    """Find the phone numbers of any of the regions in what may be one."""
+    from phonenumbers import PhoneNumberMatcher
+
+    for region in _PHONE_REGIONS:
+        covered = 0
+        for match in PhoneNumberMatcher(text, region, leniency=1):
+            if match.start < ends and match.end > begins:
+                covered += match.end - match.start
+                yield Finding("PHONE", match.start, match.end, _PHONE_SCORE)
+        if covered >= len(text[begins:ends].strip()):
+            return
+
+
+def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) -> Finding:
+    if finding.score >= 1 or words is None:
+        return finding
+    if not words.search(text, max(0, finding.start - _NEAR), finding.start):
+        return finding
+    return replace(finding, score=max(min(1.0, finding.score + _MORE), _SURE_ENOUGH))
 
 
 @functools.cache
 def presidio_recognizers() -> Sequence[Recognizer]:
-    """Give presidio's recognisers of numbers and addresses that name a person.
+    """Give recognisers of numbers and addresses that name a person, with presidio's patterns.
 
     They are made once, and shared.
 
@@ -173,57 +337,23 @@ def presidio_recognizers() -> Sequence[Recognizer]:
             "presidio-analyzer", extra="guards", purpose="to recognise numbers by their checksums"
         ) from error
     logging.getLogger("presidio-analyzer").addFilter(_Silence())
-    own: dict[str, EntityRecognizer] = {
-        "EmailRecognizer": _email(),
-        "PhoneRecognizer": ready.PhoneRecognizer(supported_regions=_PHONE_REGIONS),
-    }
-    found: list[Recognizer] = [_Url(ready.UrlRecognizer.BASE_URL_REGEX)]
+    compiled = import_module("regex").compile
+    kinds: list[_Numbers] = []
     for title, kind in {**_GENERIC, **{f"{name}Recognizer": "" for name in _NATIONAL}}.items():
-        made: Any = own.get(title) or getattr(ready, title)()
-        found.append(_Presidio(kind or made.supported_entities[0], made, _words(made.context)))
-    return tuple(found)
+        made: Any = getattr(ready, title)()
+        patterns = tuple(
+            (compiled(_linear(pattern.regex), made.global_regex_flags), pattern.score)
+            for pattern in made.patterns
+        )
+        kinds.append(
+            _Numbers(kind or made.supported_entities[0], made, patterns, _words(made.context))
+        )
+    return (EmailAddresses(), Urls(ready.UrlRecognizer.BASE_URL_REGEX), PresidioNumbers(kinds))
 
 
-def _email() -> EntityRecognizer:
-    from presidio_analyzer.predefined_recognizers import EmailRecognizer
-
-    class Email(EmailRecognizer):
-        """Presidio looks the domain up in a list that it fetches; one that isn't in it counts."""
-
-        def validate_result(self, pattern_text: str) -> bool:
-            del pattern_text
-            return True
-
-    return Email()
-
-
-class _Url:
-    """Finds addresses with a scheme, a path or `www`, of the domains that presidio knows.
-
-    Its own pattern tries each of 1,400 domains at each of 253 places for each character. Without
-    any of the three it also takes `great.by`, two sentences without a blank, for one.
-    """
-
-    name = "URL"
-
-    def __init__(self, pattern: str) -> None:
-        self._domains = frozenset(re.findall(r"\(\?:([a-z]+)\)", pattern))
-
-    def find(self, text: str, /) -> Iterator[Finding]:
-        end = 0
-        for found in _ADDRESS.finditer(text):
-            if found.start() < end:  # within the path of the last one
-                continue
-            host = found[2].casefold()
-            while (domain := host.rpartition("."))[0] and domain[2] not in self._domains:
-                host = domain[0]
-            end = found.start(2) + len(host)
-            if not domain[0]:
-                continue
-            path = _PATH.match(text, end)
-            if path or found[1] or host.lstrip(".-").startswith("www"):
-                end = path.end() if path else end
-                yield Finding("URL", found.start(), end, 0.6 if found[1] else 0.5)
+def _linear(pattern: str) -> str:
+    """Let India's PAN look for its letter and its digits in the number, not in all that follows."""
+    return pattern.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?")
 
 
 def _words(context: Sequence[str] | None) -> re.Pattern[str] | None:

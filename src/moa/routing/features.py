@@ -1,17 +1,26 @@
-"""Routing features: what a prompt alone shows of how hard it is for a small model."""
+"""Routing features: what a request, and a weak model's reply to it, show of how hard it is."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from math import log1p
+from math import log, log1p
 from statistics import fmean, pstdev
+from zlib import crc32
 
 from moa.acceptance.arithmetic import NUMBER, magnitude, numbers
+from moa.acceptance.verifying import reply_features
+from moa.decisions.arrays import Floats, Ints, np
+from moa.routing.recorded import Case
 
-_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
 DETAIL = "detail: "
 """The name of a feature that few prompts have begins so: of use in a sum of many, not in trees."""
+BUCKETS = 2**13
+"""Runs of characters are counted in so many."""
+_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
 _SENTENCE = re.compile(r"[.?!](?:\s|$)")
 _WORDS = (
     "after", "average", "before", "each", "every", "first", "half", "how many", "how much", "if",
@@ -37,6 +46,47 @@ _NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
 _FORMULA = re.compile(r"[=^<>\\{}|]")
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
+_LENGTHS = (2, 3, 4)
+_LONGEST = 20_000
+"""Characters of a text whose runs are looked at."""
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cases as numbers: a column each feature."""
+
+    cases: tuple[Case, ...]
+    names: tuple[str, ...]
+    values: Floats
+    """Cases, features."""
+
+    def __getitem__(self, places: Ints) -> Table:
+        """Some of the cases."""
+        chosen = tuple(self.cases[place] for place in map(int, places))
+        return Table(chosen, self.names, self.values[places])
+
+    def columns(self, names: Sequence[str]) -> Floats:
+        """Some of the features, in the order asked for.
+
+        Raises:
+            KeyError: one isn't there: the caller asks for what `describe` doesn't make.
+        """
+        place = {name: number for number, name in enumerate(self.names)}
+        return self.values[:, [place[name] for name in names]]
+
+
+def describe(cases: Sequence[Case]) -> Table:
+    """Compute the features of cases, all with a reply or all without."""
+    found = [_features(case) for case in cases]
+    names = tuple(found[0]) if found else ()
+    values = np.array([[features[name] for name in names] for features in found], dtype=float)
+    return Table(tuple(cases), names, values.reshape(len(cases), len(names)))
+
+
+def _features(case: Case) -> dict[str, float]:
+    replied = {} if case.reply is None else reply_features(case.prompt, case.reply)
+    return {**prompt_features(case.prompt), **replied}
 
 
 def prompt_features(prompt: str) -> dict[str, float]:
@@ -102,3 +152,22 @@ def _figures(prompt: str) -> dict[str, float]:
         "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
         "formula signs": float(len(_FORMULA.findall(prompt))),
     }
+
+
+def grams(text: str) -> dict[int, float]:
+    """Count the short runs of characters of a text, by bucket; a count n weighs 1 + ln n.
+
+    Runs of 2 to 4 characters inside words, with a space at both ends of a word; digits count as one
+    digit. Hashing (Weinberger et al. 2009, arXiv 0902.2206) keeps a fitted model small.
+    """
+    counts: Counter[int] = Counter()
+    for word in _DIGITS.sub("0", text[:_LONGEST].lower()).split():
+        padded = f" {word} ".encode()
+        for length in _LENGTHS:
+            for start in range(len(padded) - length + 1):
+                counts[crc32(padded[start : start + length]) % BUCKETS] += 1
+    return {bucket: 1 + log(count) for bucket, count in counts.items()}
+
+
+KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
+"""Names of the features that a case can have."""

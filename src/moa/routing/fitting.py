@@ -2,8 +2,8 @@
 
 What is predicted is the gain of the strong model (right or not, less the same of the weak one), not
 the weak one's failure: a request that both get wrong is no reason to pay more. Several parts are
-fitted, and stacked on their predictions for rows that took no part in fitting (Breiman 1996,
-"Stacked regressions": weights that aren't negative), drawn towards equal weights.
+fitted by scikit-learn and stacked on their predictions for rows that took no part in fitting
+(Breiman 1996, "Stacked regressions": weights that aren't negative), drawn towards equal weights.
 """
 
 from __future__ import annotations
@@ -11,19 +11,36 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from statistics import NormalDist
-from typing import Any
+from statistics import NormalDist, fmean
+from typing import Any, Literal, NamedTuple
 
+from moa.acceptance.verifying import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.folds import folds
-from moa.errors import InputError
-from moa.routing import Candidate, Kind, Origin, Router, Rung, Weighted
-from moa.routing.cases import Table, describe
-from moa.routing.gain_fitting import GROUPS, Fitter, Truth, candidates, need_sklearn
+from moa.errors import InputError, MissingDependency
+from moa.routing import (
+    Candidate,
+    Grams,
+    Groups,
+    Kernel,
+    Kind,
+    Linear,
+    Origin,
+    Part,
+    Router,
+    Rung,
+    Scaled,
+    Tree,
+    Trees,
+    Weighted,
+)
+from moa.routing.evaluation import recovery
+from moa.routing.features import BUCKETS, DETAIL, Table, describe, grams
 from moa.routing.recorded import Recorded
-from moa.routing.recovery import Recovery, recovery
 
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""
@@ -39,6 +56,35 @@ LEAST_IN_GROUP = 5
 """A field groups rows where its values stand in at least so many of them, on average."""
 NEVER = 2.0
 """No gain is as large: the threshold that lets nothing through."""
+GROUPS = "groups of "
+"""The name of a candidate that groups by a field begins so."""
+_DIGITS = 6
+"""Significant digits that a file keeps of a number."""
+_PENALTY = 300.0
+"""Of the linear part, whose features have spread 1."""
+_DOUBT: Mapping[str, Any] = {
+    "n_estimators": 80,
+    "max_features": 0.6,
+    "min_samples_leaf": 6,
+    "random_state": 0,
+}
+_REPLY = frozenset(reply_features("", ""))
+_KERNEL_PENALTY, _KERNEL_WIDTH = 1.0, 0.3
+"""The width is for one feature: with more of them it is shared."""
+_GRAMS_PENALTY, _LEAST_TEXTS = 3.0, 2
+_TREES: Mapping[str, Any] = {
+    "n_estimators": 300,
+    "learning_rate": 0.05,
+    "max_depth": 4,
+    "subsample": 0.5,
+    "max_features": 0.3,
+    "min_samples_leaf": 15,
+}
+_LEAST_FOR_TREES = 100
+_GROVES = 2
+"""Times that trees are grown, from other random samples: their mean is steadier."""
+_GROUP_WEIGHT = 5.0
+"""How many cases of the mean of all are added to every group."""
 
 Weights = Mapping[str, float]
 """By candidate; their sum is 1."""
@@ -46,55 +92,24 @@ Progress = Callable[[int, int], None]
 """Called with the steps done so far, and those to do in all."""
 
 
-@dataclass(slots=True)
-class Trial:
-    """Candidates, and what each predicts for rows that took no part in its fitting."""
+class Truth(NamedTuple):
+    """Whether the models were right on cases: 1 or 0 each."""
 
-    table: Table
-    truth: Truth
-    fitters: Mapping[str, Fitter]
-    held_out: dict[str, list[Floats]] = field(default_factory=dict[str, list[Floats]])
-    """By candidate: predictions, once for each deal of folds."""
+    weak: Floats
+    strong: Floats
 
-    def hold_out(self, progress: Progress | None) -> None:
-        """Fit every candidate to all folds but one, and predict that one."""
-        prompts = [case.prompt for case in self.table.cases]
-        kinds = (self.truth.gains + 1).astype(np.intp)
-        done, total = 0, _REPEATS * _FOLDS
-        for deal in range(_REPEATS):
-            dealt = folds(prompts, kinds, _FOLDS, seed=deal)
-            for name in self.fitters:
-                self.held_out.setdefault(name, []).append(np.zeros(len(prompts)))
-            for number in range(_FOLDS):
-                self._predict(
-                    deal, np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
-                )
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+    @property
+    def gains(self) -> Floats:
+        """What the strong model gains: 1, 0 or -1."""
+        return self.strong - self.weak
 
-    def _predict(self, deal: int, inside: Ints, outside: Ints) -> None:
-        fitted, asked = self.table[inside], self.table[outside]
-        for name, fitter in self.fitters.items():
-            if len(outside):
-                part = fitter(fitted, self.truth.of(inside))
-                self.held_out[name][deal][outside] = part.predict(asked)
+    def of(self, places: Ints) -> Truth:
+        """The same of some of the cases."""
+        return Truth(self.weak[places], self.strong[places])
 
-    def blend(self, weights: Weights, deal: int) -> Floats:
-        """Predict for held-out rows by several candidates."""
-        total = np.zeros(len(self.table.cases))
-        for name, weight in weights.items():
-            total = total + weight * self.held_out[name][deal]
-        return total
 
-    def recovery(self, weights: Weights, deal: int) -> Recovery:
-        """What a blend recovers on held-out rows."""
-        return recovery(self.blend(weights, deal), *self.truth)
-
-    def apgr(self, weights: Weights) -> float:
-        """Mean over the deals, of a blend."""
-        found = [self.recovery(weights, deal).apgr or 0.0 for deal in range(_REPEATS)]
-        return sum(found) / len(found)
+Fitter = Callable[[Table, Truth], Part]
+"""Fits a part to cases and what is known of them."""
 
 
 def fit_router(
@@ -119,27 +134,90 @@ def fit_router(
             it gains.
         MissingDependency: scikit-learn is not installed.
     """
-    need_sklearn()
+    _sklearn("base")  # before anything else, so that it is known what is missing
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
     kind: Kind = "router" if rows[0].case.reply is None else "cascade"
-    trial = _trial(rows, _grouping(rows) if fields is None else fields)
-    trial.hold_out(progress)
+    trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
+    compared = _compared(trial, weights)
     return Router(
         name=kind,
         kind=kind,
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
         target="",
         threshold=0.0,
-        ladder=ladder_of(trial.blend(weights, 0), trial.truth),
-        candidates=_report(trial, weights),
-        origin=_origin(rows, trial, weights, left_out=len(recorded) - len(rows)),
+        ladder=ladder_of(trial.blend(weights)[0], trial.truth),
+        candidates=compared,
+        origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
             Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
         ),
     ).at_quality(RECOVERED)
+
+
+def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
+    """Name the parts that can be fitted to such cases.
+
+    Args:
+        table: The cases: where they have replies, those are looked at too.
+        fields: Other fields that group them.
+    """
+    found: dict[str, Fitter] = {
+        "linear": _linear,
+        "kernel": _kernel,
+        "prompt grams": partial(_grams, "prompt"),
+    }
+    if table.cases[0].reply is not None:
+        found |= {"doubt": _doubt, "reply grams": partial(_grams, "reply")}
+    elif len(table.cases) >= _LEAST_FOR_TREES:
+        found["trees"] = _trees
+    return found | {GROUPS + name: partial(_groups, name) for name in fields}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Candidates, and what each predicts for rows that took no part in its fitting."""
+
+    table: Table
+    truth: Truth
+    fitters: Mapping[str, Fitter]
+    held_out: Mapping[str, Floats]
+    """By candidate: deals of folds, rows."""
+
+    def blend(self, weights: Weights) -> Floats:
+        """Predict for held-out rows by several candidates: deals of folds, rows."""
+        parts = [weight * self.held_out[name] for name, weight in weights.items()]
+        return np.sum(parts, axis=0)
+
+    def apgr(self, weights: Weights) -> float:
+        """Mean over the deals, of a blend."""
+        return fmean(recovery(told, *self.truth).apgr or 0.0 for told in self.blend(weights))
+
+
+def _tried(
+    rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
+) -> Trial:
+    """Fit every candidate to all folds but one, and predict that one."""
+    table = describe([row.case for row in rows])
+    truth = Truth(
+        np.array([row.weak_correct for row in rows], dtype=float),
+        np.array([row.strong_correct for row in rows], dtype=float),
+    )
+    fitters = candidates(table, fields)
+    held_out = {name: np.zeros((_REPEATS, len(rows))) for name in fitters}
+    prompts, kinds = [row.case.prompt for row in rows], (truth.gains + 1).astype(np.intp)
+    for deal in range(_REPEATS):
+        dealt = folds(prompts, kinds, _FOLDS, seed=deal)
+        for number in range(_FOLDS):
+            inside, outside = np.flatnonzero(dealt != number), np.flatnonzero(dealt == number)
+            for name, fitter in fitters.items() if len(outside) else ():
+                part = fitter(table[inside], truth.of(inside))
+                held_out[name][deal, outside] = part.predict(table[outside])
+            if progress is not None:
+                progress(deal * _FOLDS + number + 1, _REPEATS * _FOLDS)
+    return Trial(table, truth, fitters, held_out)
 
 
 def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
@@ -180,29 +258,19 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
     return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
 
 
-def _trial(rows: Sequence[Recorded], fields: Sequence[str]) -> Trial:
-    table = describe([row.case for row in rows])
-    weak = np.array([row.weak_correct for row in rows], dtype=float)
-    strong = np.array([row.strong_correct for row in rows], dtype=float)
-    return Trial(table, Truth(weak, strong), candidates(table, fields))
-
-
 def _stacked(trial: Trial) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first.
 
     Raises:
         InputError: they aren't shown to predict anything.
     """
-    from scipy import optimize
-
-    solve: Any = getattr(optimize, "nnls")  # noqa: B009 - its types are not known
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
-    told = np.array([np.mean(trial.held_out[name], axis=0) for name in names]).T
+    told = np.array([trial.held_out[name].mean(0) for name in names]).T
     told = told - told.mean(0)
     pull = np.sqrt(_EQUAL * (told**2).sum(0).mean())
     left = np.vstack([told, pull * np.eye(len(names))])
     right = np.concatenate([gains, np.full(len(names), pull / len(names))])
-    found: list[float] = solve(left, right)[0].tolist()
+    found: list[float] = import_module("scipy.optimize").nnls(left, right)[0].tolist()
     if not any(found) or not _tells(told, gains):
         raise InputError(
             f"nothing in the prompts of {len(gains)} rows is shown to tell where the strong "
@@ -231,22 +299,10 @@ def _tells(told: Floats, gains: Floats) -> bool:
     return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
 
 
-def _why(trial: Trial, weights: Weights) -> str:
-    single = {name: trial.apgr({name: 1.0}) for name in trial.fitters}
-    best = max(single, key=lambda name: single[name])
-    alone = f"{best} alone reaches an APGR of {single[best]:.3f} by cross-validation"
-    if len(weights) == 1:
-        return f"{alone}; the others add nothing"
-    return f"{alone}, the weighted mean of {', '.join(weights)} {trial.apgr(weights):.3f}"
-
-
-def _report(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
+def _compared(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
+    """Say what each candidate reached alone, the best first."""
     found = [
-        Candidate(
-            name=name,
-            apgr=round(trial.apgr({name: 1.0}), 4),
-            weight=weights.get(name, 0.0),
-        )
+        Candidate(name=name, apgr=round(trial.apgr({name: 1.0}), 4), weight=weights.get(name, 0.0))
         for name in trial.fitters
     ]
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
@@ -275,10 +331,15 @@ def ladder_of(scores: Floats, truth: Truth) -> tuple[Rung, ...]:
     )
 
 
-def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_out: int) -> Origin:
+def _origin(
+    rows: Sequence[Recorded], trial: Trial, weights: Weights, best: Candidate, *, left_out: int
+) -> Origin:
     read = hashlib.sha256()
     for row in rows:
         read.update(repr(_key(row)).encode("utf-8", errors="surrogatepass"))
+    apgr = trial.apgr(weights)
+    mean = f"the weighted mean of {', '.join(weights)} {apgr:.3f}"
+    others = f", {mean}" if len(weights) > 1 else "; the others add nothing"
     return Origin(
         moa=version("mixture-of-agents"),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -287,6 +348,137 @@ def _origin(rows: Sequence[Recorded], trial: Trial, weights: Weights, *, left_ou
         fingerprint=read.hexdigest(),
         weak_quality=round(float(trial.truth.weak.mean()), 4),
         strong_quality=round(float(trial.truth.strong.mean()), 4),
-        apgr=round(trial.apgr(weights), 4),
-        why=_why(trial, weights),
+        apgr=round(apgr, 4),
+        why=f"{best.name} alone reaches an APGR of {best.apgr:.3f} by cross-validation{others}",
     )
+
+
+def _sklearn(module: str) -> Any:
+    """Give a module of scikit-learn, which is imported at first use.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        return import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise MissingDependency(
+            "scikit-learn", extra="calibration", purpose="to fit a router"
+        ) from error
+
+
+def _linear(table: Table, truth: Truth) -> Linear:
+    scaled = _scaled(table)
+    model = _sklearn("linear_model").Ridge(alpha=_PENALTY).fit(scaled(table), truth.gains)
+    return Linear(scaled=scaled, weights=_kept(model.coef_), constant=_kept([model.intercept_])[0])
+
+
+def _kernel(table: Table, truth: Truth) -> Kernel:
+    scaled = _scaled(table)
+    width = _KERNEL_WIDTH / len(scaled.features)
+    centres = [_kept(row, 4) for row in scaled(table)]
+    mean = float(truth.gains.mean())
+    ridge = _sklearn("kernel_ridge").KernelRidge
+    model = ridge(alpha=_KERNEL_PENALTY, kernel="rbf", gamma=width)
+    model.fit(np.array(centres), truth.gains - mean)
+    return Kernel(
+        scaled=scaled,
+        width=width,
+        centres=tuple(centres),
+        weights=_kept(model.dual_coef_),
+        constant=mean,
+    )
+
+
+def _trees(table: Table, truth: Truth) -> Trees:
+    boosting = _sklearn("ensemble").GradientBoostingRegressor
+    names = tuple(name for name in table.names if not name.startswith(DETAIL))
+    values = table.columns(names)
+    fitted = [
+        boosting(**_TREES, random_state=seed).fit(values, truth.gains) for seed in range(_GROVES)
+    ]
+    return Trees(
+        names=names,
+        trees=tuple(_tree(stage[0].tree_) for model in fitted for stage in model.estimators_),
+        rate=_TREES["learning_rate"] / _GROVES,
+        constant=float(truth.gains.mean()),
+    )
+
+
+def _doubt(table: Table, truth: Truth) -> Trees:
+    """How likely the weak model is wrong, from its reply alone, moved to the mean of the gains.
+
+    Failure is a worse guide than gain, but is learnt from more rows, and so adds to the others.
+    """
+    names = tuple(name for name in table.names if name in _REPLY)
+    wrong = 1 - truth.weak
+    model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.columns(names), wrong)
+    return Trees(
+        names=names,
+        trees=tuple(_tree(grown.tree_) for grown in model.estimators_),
+        rate=1 / len(model.estimators_),
+        constant=float(truth.gains.mean() - wrong.mean()),
+    )
+
+
+def _tree(fitted: Any) -> Tree:
+    inner = fitted.children_left >= 0
+    return Tree(
+        features=tuple(np.where(inner, fitted.feature, -1).tolist()),
+        thresholds=tuple(float(f"{t:.9g}") for t in np.where(inner, fitted.threshold, 0.0)),
+        left=tuple(np.maximum(fitted.children_left, 0).tolist()),
+        right=tuple(np.maximum(fitted.children_right, 0).tolist()),
+        values=_kept(fitted.value[:, 0, 0]),
+    )
+
+
+def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Grams:
+    texts = [(case.prompt if text == "prompt" else case.reply) or "" for case in table.cases]
+    found = [grams(one) for one in texts]
+    rows = np.repeat(np.arange(len(found)), [len(one) for one in found])
+    buckets = np.array([bucket for one in found for bucket in one], dtype=int)
+    counts = np.array([count for one in found for count in one.values()])
+    used = np.flatnonzero(np.bincount(buckets, minlength=BUCKETS) >= _LEAST_TEXTS)
+    sparse = import_module("scipy.sparse").csr_matrix
+    matrix = sparse((counts, (rows, buckets)), shape=(len(found), BUCKETS))[:, used]
+    weighted = _sklearn("feature_extraction.text").TfidfTransformer().fit(matrix)
+    model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
+    model.fit(weighted.transform(matrix), truth.gains)
+    return Grams(
+        text=text,
+        rarity=dict(zip(used.tolist(), _kept(weighted.idf_), strict=True)),
+        weights=dict(zip(used.tolist(), _kept(model.coef_, 4), strict=True)),
+        constant=float(model.intercept_),
+    )
+
+
+def _groups(field: str, table: Table, truth: Truth) -> Groups:
+    mean = float(truth.gains.mean())
+    by_value: dict[str, list[float]] = {}
+    for case, gain in zip(table.cases, truth.gains.tolist(), strict=True):
+        by_value.setdefault(case.fields.get(field, ""), []).append(gain)
+    return Groups(
+        field=field,
+        gains={
+            value: (sum(found) + _GROUP_WEIGHT * mean) / (len(found) + _GROUP_WEIGHT)
+            for value, found in by_value.items()
+            if value
+        },
+        constant=mean,
+    )
+
+
+def _scaled(table: Table) -> Scaled:
+    """Leave out features that are the same in all cases."""
+    names, values = table.names, table.values
+    spreads = values.std(0)
+    used = np.flatnonzero(spreads > 1e-9)
+    return Scaled(
+        features=tuple(names[place] for place in used.tolist()),
+        means=_kept(values.mean(0)[used]),
+        spreads=_kept(spreads[used]),
+    )
+
+
+def _kept(values: Any, digits: int = _DIGITS) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{digits}g}") for value in np.asarray(values).tolist())

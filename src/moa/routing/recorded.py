@@ -1,18 +1,30 @@
-"""Recorded answers: rows of a file as requests that both models have answered."""
+"""Recorded answers: rows as requests to be routed, and whether both models were right on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from moa.errors import InputError
-from moa.routing.cases import Case
+from moa.rows import Format, Row, checked
 
 PROMPT, REPLY = "prompt", "weak_response"
 WEAK, STRONG = "weak_correct", "strong_correct"
 _NO_FIELDS = {"id", PROMPT, REPLY, "strong_response", WEAK, STRONG}
 _LONGEST_FIELD = 100
 _TRUTH: Mapping[object, bool] = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request to be routed."""
+
+    prompt: str
+    reply: str | None = None
+    """What the weak model answered; `None` where it wasn't asked yet."""
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Whatever else is known of it, such as its subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,7 @@ class Recorded:
         return int(self.strong_correct) - int(self.weak_correct)
 
 
-def read_case(row: Mapping[str, object], *, where: str, replied: bool | None = None) -> Case:
+def case_of(row: Mapping[str, object], *, where: str, replied: bool | None = None) -> Case:
     """Read a request from a row: `prompt`, `weak_response`, and short texts as other fields.
 
     Args:
@@ -53,21 +65,58 @@ def read_case(row: Mapping[str, object], *, where: str, replied: bool | None = N
     return Case(prompt, reply, fields)
 
 
-def read_recorded(
-    row: Mapping[str, object], *, where: str, replied: bool | None = None
-) -> Recorded:
+def recorded_of(row: Mapping[str, object], *, where: str, replied: bool | None = None) -> Recorded:
     """Read a request and whether each model was right: true and false, or 1 and 0.
 
     Args:
         row: Its fields.
         where: File and line, for errors.
-        replied: As in `read_case`.
+        replied: As in `case_of`.
 
     Raises:
         InputError: something is missing, or neither true nor false.
     """
-    case = read_case(row, where=where, replied=replied)
+    case = case_of(row, where=where, replied=replied)
     return Recorded(case, _truth(row, WEAK, where), _truth(row, STRONG, where))
+
+
+def read_recorded(
+    source: str | Path, *, format: Format | None = None, replied: bool | None = None
+) -> list[Recorded]:
+    """Read a file of requests that both models have answered.
+
+    Args:
+        source: A `.jsonl` or `.csv` file, `-` for standard input.
+        format: How rows stand in it; `None` goes by its name.
+        replied: As in `case_of`.
+
+    Raises:
+        ConfigError: it can't be read, is empty, or a line is no object.
+        InputError: something is missing in a row.
+    """
+    return [
+        recorded_of(fields, where=where, replied=replied)
+        for _, fields, where in _fields(source, format)
+    ]
+
+
+def read_requests(
+    source: str | Path, *, format: Format | None = None, replied: bool | None = None
+) -> list[tuple[Row, Case]]:
+    """Read a file of requests to be routed, in the order of its rows; see `read_recorded`."""
+    return [
+        (row, case_of(fields, where=where, replied=replied))
+        for row, fields, where in _fields(source, format)
+    ]
+
+
+def _fields(
+    source: str | Path, format: Format | None
+) -> Iterator[tuple[Row, Mapping[str, object], str]]:
+    for row, where in checked(source, format=format):
+        if isinstance(row.value, str):
+            raise InputError(f"{where}: a row has fields such as 'prompt', and this one is a text")
+        yield row, row.value, where
 
 
 def _text(row: Mapping[str, object], name: str, where: str) -> str:

@@ -1,0 +1,261 @@
+"""Catalogue: the models that `moa` knows, and what is known of each.
+
+The data stand in `models.toml` beside this file, each entry with its sources. A figure that could
+be computed (weights of a quantised model, bytes of KV cache) is computed here and nowhere stated.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
+
+from moa.advisor import Kind, Quantisation, Server, Skill
+from moa.config import EndpointConfig, nearest
+from moa.endpoints.dialects import Dialect
+from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
+from moa.errors import ConfigError
+from moa.usage import Price, Tier
+
+BITS: Mapping[Quantisation, float] = MappingProxyType(
+    {"bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4.25, "q8_0": 8.5, "q4_k_m": 4.85}
+)
+"""Bits of one weight, scales included: 16 more per group of 128 (`int4`) or of 32 (`q8_0`);
+`q4_k_m` mixes 4.5 with 6.6 bits, as llama.cpp's `quantize` shows for a Llama of 8B."""
+GGUF: tuple[Quantisation, ...] = ("q8_0", "q4_k_m")
+BUILT_IN = "smollm2-135m"
+"""The model that `moa` runs with no server and no key."""
+
+
+class Weights(NamedTuple):
+    """Weights of a model, kept in one way."""
+
+    bytes: int
+    published: bool
+    """Whether the size is that of published files; else it is computed from the parameters."""
+    repository: str | None
+    """Where they lie on the hub; `None`: no such files are known."""
+
+
+class Attention(BaseModel):
+    """What decides the size of the KV cache: keys and values of every attending layer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: PositiveInt
+    """Layers that keep keys and values; a hybrid's recurrent layers are not among them."""
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    window: PositiveInt | None = None
+    """Tokens that the layers with a sliding window look back; `None`: no layer has one."""
+    windowed_layers: Annotated[int, Field(ge=0)] = 0
+    """How many of `layers` have the window."""
+    state: Annotated[int, Field(ge=0)] = 0
+    """Bytes that the recurrent layers of a hybrid keep of a sequence, however long it is."""
+
+    def bytes(self, tokens: int) -> int:
+        """Bytes of a sequence in 16 bits; a window that is full grows no further."""
+        each = 2 * self.kv_heads * self.head_dim * 2
+        inside = tokens if self.window is None else min(tokens, self.window)
+        whole = self.layers - self.windowed_layers
+        return each * (whole * tokens + self.windowed_layers * inside) + self.state
+
+
+class Model(BaseModel):
+    """One model: what it is, what it takes, and what it is good for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Its name here, such as `mistral-7b`."""
+    title: str
+    maker: str | None = None
+    kind: Kind
+    tier: Tier
+    hub: str | None = None
+    """Repository of its weights on the Hugging Face hub, as they were made: mostly `bf16`."""
+    vendor_model: str | None = None
+    """Its name at the vendor that serves it."""
+    servers: tuple[Server, ...]
+    parameters: PositiveInt | None = None
+    """All of them, embeddings included; `None`: its maker does not say."""
+    active_parameters: PositiveInt | None = None
+    """Those that one token goes through, in a mixture of experts; `None`: all."""
+    embeddings: Annotated[int, Field(ge=0)] = 0
+    """Those of `parameters` that vLLM's quantisations leave in `bf16`: embeddings and output."""
+    context: PositiveInt | None = None
+    """Most tokens of a prompt and its answer together; `None`: not known."""
+    licence: str
+    licence_url: HttpUrl | None = None
+    gated: bool = False
+    """Whether the hub gives it only to who has accepted the licence."""
+    no_float16: bool = False
+    """Whether it goes wrong in `float16`, which cards before Ampere compute in."""
+    attention: Attention | None = None
+    cache_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of cache per token at two bytes a value, where `attention` can't tell: 0 for an
+    encoder, which keeps none."""
+    published: dict[Quantisation, PositiveInt] = Field(default_factory=dict[Quantisation, int])
+    """Bytes of published weights."""
+    repositories: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
+    """Where quantised weights lie on the hub."""
+    files: dict[Quantisation, str] = Field(default_factory=dict[Quantisation, str])
+    """GGUF files of those repositories, each in one piece, which `moa models fetch` fetches."""
+    sha256: dict[Quantisation, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict[Quantisation, str]
+    )
+    """What those files have to have; where it is not given, the hub is asked."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes that its makers name, or `100+`; empty: they name none."""
+    good_for: tuple[Skill, ...]
+    quality: dict[Skill, Annotated[int, Field(ge=1, le=5)]]
+    """A coarse hint, 1 (poor) to 5 (as good as the best of its year): always an estimate."""
+    quality_basis: str = "estimate from its size and generation; measure on your own data"
+    """What the hints are taken from."""
+    decides: Literal["systemone", "decisions"] | None = None
+    """The route by which it decides natively; `None`: by its label scores, or in text."""
+    start: str | None = None
+    """The command that serves it, where that is not vLLM."""
+    base_url: HttpUrl | None = None
+    """Where it is then served."""
+    released: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}$")
+    retired: bool = False
+    """Whether its vendor has switched it off, or said when."""
+    sources: tuple[HttpUrl, ...] = Field(min_length=1)
+    verified: date
+    """When the entry was last compared with its sources."""
+    unchecked: tuple[str, ...] = ()
+    """Fields that are written from general knowledge, and were not compared with a source."""
+
+    @cached_property
+    def weights(self) -> Mapping[Quantisation, Weights]:
+        """Size of the weights by how they are kept; empty where the parameters are not known."""
+        known = self.published if self.parameters is None else BITS
+        return MappingProxyType({kind: self._weights(kind) for kind in BITS if kind in known})
+
+    @property
+    def gguf(self) -> HubFile | None:
+        """The file that runs in an engine of moa's own; `None`: none is known."""
+        for quantisation, file in self.files.items():
+            repository, sha256 = self.repositories[quantisation], self.sha256.get(quantisation)
+            return HubFile(repository, file, sha256=sha256)
+        return None
+
+    @property
+    def kv_bytes_per_token(self) -> int | None:
+        """Bytes of KV cache that one more token takes, while every window has room.
+
+        `None`: it isn't known, as for a vendor's model.
+        """
+        if self.attention is None and self.cache_bytes is None:
+            return None
+        return self.kv_bytes(1) - self.kv_bytes(0)
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides.
+
+        Args:
+            tokens: Length of the sequence, prompt and answer together.
+
+        Raises:
+            ConfigError: it isn't known, as for a vendor's model.
+        """
+        if self.attention is not None:
+            return self.attention.bytes(tokens)
+        if self.cache_bytes is not None:
+            return self.cache_bytes * tokens
+        raise ConfigError(f"the size of the KV cache of {self.name!r} is not known")
+
+    @cached_property
+    def price(self) -> Price:
+        """What its vendor is known to charge; unknown where nobody sells it by the token."""
+        return self._at_vendor.price() if self._at_vendor else Price()
+
+    @property
+    def vendor(self) -> Dialect | None:
+        """Who sells it by the token; `None`: nobody."""
+        return self._at_vendor.vendor if self._at_vendor else None
+
+    @cached_property
+    def _at_vendor(self) -> EndpointConfig | None:
+        if self.vendor_model is None:
+            return None
+        return EndpointConfig(tier=self.tier, model=self.vendor_model)
+
+    def _weights(self, quantisation: Quantisation) -> Weights:
+        own = self.hub if quantisation == "bf16" else None
+        repository = self.repositories.get(quantisation, own)
+        if quantisation in self.published:
+            return Weights(self.published[quantisation], True, repository)
+        kept = 0 if quantisation in GGUF else self.embeddings
+        quantised = (self.parameters or 0) - kept
+        return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
+
+
+class Local(NamedTuple):
+    """Weights that an engine of moa's own runs."""
+
+    path: Path
+    """Where they are, or will be once they are fetched."""
+    hub: HubFile | None = None
+    """Where they can be fetched; `None`: they are a file of the user's, or built in."""
+    built_in: bool = False
+    """Whether they are those of the built-in model, which is fetched at first use."""
+
+
+@cache
+def models() -> Mapping[str, Model]:
+    """Every known model by its name, in the order of the file: small to large, open first."""
+    text = files("moa.advisor").joinpath("models.toml").read_text(encoding="utf-8")
+    named = {name: {"name": name, **table} for name, table in tomllib.loads(text).items()}
+    return MappingProxyType(TypeAdapter(dict[str, Model]).validate_python(named))
+
+
+def model(name: str) -> Model:
+    """Give a model by its name.
+
+    Raises:
+        ConfigError: the catalogue doesn't have it; the nearest name is suggested.
+    """
+    known = models()
+    if name not in known:
+        raise ConfigError(
+            f"the catalogue has no model {name!r}{nearest(name, list(known))} "
+            "See them all: moa models list"
+        )
+    return known[name]
+
+
+def local(name: str, *, folder: Path) -> Local:
+    """Say which weights a name means, as `model` of an endpoint with `serve = "llama.cpp"` does.
+
+    Args:
+        name: A path, if it holds a slash or ends with `.gguf`; a file of the hub, if it begins with
+            `hf:`; else a model of the catalogue.
+        folder: That relative paths start at.
+
+    Raises:
+        ConfigError: the catalogue doesn't have it, or knows no GGUF file of it; or it is written as
+            no file of the hub is.
+    """
+    if name.startswith("hf:"):
+        file = HubFile.named(name)
+        return Local(kept_at(file), file)
+    if "/" in name or "\\" in name or name.lower().endswith(".gguf"):
+        return Local(folder / Path(name).expanduser())
+    if name == BUILT_IN:
+        return Local(cache_folder() / SMOLLM2.file, built_in=True)
+    file = model(name).gguf
+    if file is None:
+        raise ConfigError(
+            f"the catalogue knows no GGUF file of {name!r}. Find one on the hub, and name it as "
+            "hf:OWNER/REPOSITORY/FILE.gguf; or give the path of one that you have"
+        )
+    return Local(kept_at(file), file)

@@ -1,0 +1,622 @@
+"""Choice: tries every pattern with every model that fits, and ranks what keeps the limits.
+
+The score has weights that stand here to be argued with. The latency that is allowed is no part of
+it, only a limit: so a tighter one takes plans away, and never changes the order of those that are
+left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
+from itertools import chain
+from math import ceil, log10, sqrt
+
+from moa.advisor import Risk
+from moa.advisor.candidates import (
+    LABELS_FOR_A_HEAD,
+    Cause,
+    Member,
+    Rejected,
+    VendorModel,
+    local_models,
+    measured_hourly_usd,
+    quality,
+    vendor_models,
+)
+from moa.advisor.catalogue import BUILT_IN, models
+from moa.advisor.estimate import (
+    Cost,
+    Latency,
+    Timed,
+    cost_of,
+    latency_of,
+    shown_seconds,
+    timed,
+)
+from moa.advisor.hardware import GIB, GPU, Machine, machine
+from moa.advisor.patterns import (
+    BUILT,
+    LABELS_FOR_A_BOUND,
+    Draft,
+    Pattern,
+    drafts,
+    members_of,
+    named,
+)
+from moa.advisor.performance import LocalModel
+from moa.advisor.task import Task, vendor_name
+from moa.config import Config
+
+_NEEDED: dict[Risk, float] = {"low": 2.0, "medium": 3.0, "high": 4.0}
+"""What a wrong answer's price asks for, on the catalogue's scale."""
+_SLACK = 0.5
+"""How much less is still shown, as weaker than wanted."""
+_LABELS_AT_HIGH_RISK = 256
+"""With so many, six errors among those accepted still hold the same bound."""
+_MOST_BUSY = 0.85
+"""Share of its time that a server may be busy at the peak; beyond it, waits explode."""
+_READING_PER_S = 6.0
+"""Tokens a second that a person reads along with, about 250 words a minute."""
+_IDLE = 0.1
+"""Share of the busiest time up to which one server is enough, and a second saves no wait."""
+_SHOWN = 6
+
+_SHORT_OF = 4.0
+"""Weight of a point of quality that is missing."""
+_MORE: dict[Risk, float] = {"low": 0.1, "medium": 0.2, "high": 0.6}
+"""A point of quality beyond what is needed."""
+_MORE_TEXT = 0.2
+"""The same, in addition, where a text is written or reasoned: readers notice."""
+_TEN_TIMES_COST, _ROOT_COST = 0.25, 0.06
+"""Ten times the dollars a day, from one dollar a day on; and their root, so that a thousand dollars
+a day saved are worth building something for."""
+_TEN_TIMES_LATENCY = 0.2
+"""Ten times the seconds, from a tenth of a second on."""
+_BOUNDED = 0.35
+"""That a cascade's errors can be bounded, where risk is high."""
+_PARTS: dict[Pattern, float] = {
+    "slm": 0.0,
+    "llm": 0.0,
+    "hybrid": 0.1,
+    "cascade": 0.1,
+    "mixture": 0.2,
+}
+"""What there is to build and to look after."""
+_VENDOR, _SERVER, _PROCESSOR = 0.25, 0.12, 0.08
+"""A vendor has limits, changes its models and sees the items; a server has to be looked after."""
+_UNPRICED, _UNKNOWN_SPEED = 0.5, 0.5
+"""What a vendor takes is a risk where it isn't known; one's own machine is there anyway."""
+_MORE_GPUS = 0.05
+"""Twice as many GPUs for one model."""
+_LARGE_FOR_LABELS = 0.15
+"""A large model on one's own machine for labels, where risk isn't high: it takes the room and the
+time of many small ones."""
+_OWN_SERVER = 0.15
+"""A model made to decide comes with a server of its own, which `moa` doesn't start."""
+_GATED = 0.03
+"""A licence to accept before the weights can be had."""
+_YEAR = 0.04
+"""A year of a model's age: of two with the same hints, the newer one does better."""
+_ON_BATTERY = 0.1
+"""Ten times the parameters, from 100 million on, where every token drains a battery."""
+_USUAL_A_DAY = 1000
+
+_LADDER = (("T4", 1), ("L4", 1), ("L40S", 1), ("H100", 1), ("H100", 2), ("H100", 4), ("H100", 8))
+"""GPUs that are suggested, smallest first; of some of them, several."""
+_NOTHING_HELPS = (
+    "no single change helps: split the task into smaller ones, or loosen several of its limits "
+    "(length, time, risk) at once"
+)
+_SLOWER = (1.5, 2, 4, 10, 100, 1000)
+"""How much longer than allowed an answer is let take, until something fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One way to do a task."""
+
+    pattern: Pattern
+    stages: tuple[Timed, ...]
+    """Who is asked for what, one after the other, and how long each takes."""
+    quality: float
+    """1 (poor) to 5 (as good as the best), for this task: a judgement, to be measured."""
+    needed_quality: float
+    """What the task's risk asks for."""
+    latency: Latency | None
+    """`None`: nothing is known of the hardware's speed."""
+    cost: Cost
+    concurrency: int
+    """Items in flight at the busiest time, for which memory is reserved."""
+    servers: tuple[int, ...]
+    """Of each member on the machine, those that its figures take; 0 at a vendor."""
+    reasons: tuple[str, ...]
+    """Why, with numbers."""
+    score: float = 0.0
+    """By which plans are ranked; higher is better, and it means nothing by itself."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The models, the small one first."""
+        return members_of(stage for stage, _ in self.stages)
+
+    @property
+    def good_enough(self) -> bool:
+        """Whether it is as good as the task's risk asks for; else it is weaker than wanted."""
+        return self.quality >= self.needed_quality
+
+    @property
+    def exists(self) -> bool:
+        """Whether it can be written into `moa.toml`."""
+        return self.pattern in BUILT
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether it asks a vendor while it runs."""
+        return any(isinstance(member, VendorModel) for member in self.members)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether one of its models runs on a GPU of the machine."""
+        return any(isinstance(it, LocalModel) and it.place.gpu for it in self.members)
+
+    @property
+    def measured(self) -> bool:
+        """Whether its speed was measured; else it is an estimate."""
+        measured = all(isinstance(it, LocalModel) and it.measured for it in self.members)
+        return self.latency is not None and measured
+
+    def __str__(self) -> str:
+        return named(self.pattern, self.members)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Plans for a task on a machine, best first; empty where nothing fits."""
+
+    task: Task
+    machine: Machine
+    plans: tuple[Plan, ...]
+    rejected: tuple[Rejected, ...]
+    """One for each cause, the nearest miss."""
+    suggestions: tuple[str, ...] = ()
+    """Where nothing fits, or nothing that is good enough: what would; each was tried."""
+
+    @property
+    def best(self) -> Plan | None:
+        """The first; `None`: nothing fits."""
+        return self.plans[0] if self.plans else None
+
+    def __str__(self) -> str:
+        lines = [f"{place}. {plan}" for place, plan in enumerate(self.plans, 1)]
+        lines = lines or ["Nothing fits.", *self.suggestions]
+        return "\n".join(lines)
+
+
+def choose(
+    task: Task,
+    on_machine: Machine | None = None,
+    *,
+    config: Config | None = None,
+    hourly_usd: Decimal | None = None,
+    usd_per_kwh: Decimal | None = None,
+) -> Ranking:
+    """Choose models and a pattern for a task, from what the machine has.
+
+    Every pattern is tried with every model of the catalogue that fits. What breaks a limit of the
+    task (memory, time, dollars, privacy, risk) is rejected with the reason; the rest is ranked by
+    quality, cost, time and what there is to look after. Nothing is started, fetched or sent.
+
+    Args:
+        task: What is to be done.
+        on_machine: Where; `None`: on this machine, as `moa.advisor.hardware.machine` reads it.
+        config: The configuration, whose endpoints may have been measured by `moa bench`: measured
+            speeds replace estimates. `None`: estimates alone.
+        hourly_usd: What the machine costs an hour, in US dollars; `None`: as `moa bench` was told
+            on it, else not known.
+        usd_per_kwh: What electricity costs; taken where `hourly_usd` is not given.
+
+    Raises:
+        MissingDependency: psutil is needed to read this machine, and not installed.
+        ConfigError: what was measured can't be read.
+    """
+    there = on_machine or machine()
+    if hourly_usd is None and usd_per_kwh is None:
+        hourly_usd = measured_hourly_usd(config, there)
+    chooser = Chooser(task, there, config, hourly_usd, usd_per_kwh)
+    ranking = chooser.ranking()
+    if ranking.best is not None and ranking.best.good_enough:
+        return ranking
+    return replace(ranking, suggestions=tuple(chooser.suggestions()) or (_NOTHING_HELPS,))
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Ranks what can be done on one machine, and looks for what would make more of it possible."""
+
+    task: Task
+    machine: Machine
+    config: Config | None = None
+    hourly_usd: Decimal | None = None
+    usd_per_kwh: Decimal | None = None
+
+    def ranking(self) -> Ranking:
+        """Rank the plans."""
+        members: list[Member] = []
+        rejected: list[Rejected] = []
+        local = local_models(self.machine, self.task, config=self.config)
+        for one in (*local, *vendor_models(self.task)):
+            if isinstance(one, Rejected):
+                rejected.append(one)
+            else:
+                members.append(one)
+        plans: list[Plan] = []
+        for plan in map(self._plan, drafts(self.task, members)):
+            broken = next(_broken_limits(plan, self.task, self.machine), None)
+            if broken is None:
+                plans.append(plan)
+            else:
+                rejected.append(broken)
+        return Ranking(
+            task=self.task,
+            machine=self.machine,
+            plans=tuple(_argued(plan, self.task) for plan in _best(plans)),
+            rejected=_nearest_misses(rejected),
+        )
+
+    def suggestions(self) -> Iterator[str]:
+        """Change one thing at a time, and say which change makes a good enough plan possible."""
+        task = self.task
+        if not task.outside:
+            plan = self._good(api=True, private=False, offline=False, vendors=())
+            barred = {
+                "the items may leave the house": task.private,
+                "there is a network": task.offline,
+                "a vendor may be asked": not task.api,
+            }
+            if plan is not None and plan.needs_network:
+                changed = " and ".join(words for words, bars in barred.items() if bars)
+                yield f"if {changed}: {plan}, at {plan.cost} for a thousand items"
+        yield from self._on_a_gpu()
+        for times in _SLOWER if task.latency_s else ():
+            plan = self._good(latency_s=(task.latency_s or 0) * times)
+            if plan is not None and plan.latency is not None:
+                yield f"if {shown_seconds(plan.latency.p95_s)} an item are quick enough: {plan}"
+                break
+        if task.max_usd_per_thousand is not None:
+            plan = self._good(max_usd_per_thousand=None)
+            if plan is not None:
+                yield f"if a thousand items may cost {plan.cost}: {plan}"
+        labels = _LABELS_AT_HIGH_RISK if task.risk == "high" else LABELS_FOR_A_HEAD
+        if task.decides and task.labels < labels and (plan := self._good(labels=labels)):
+            yield f"with {labels} labelled items to fit it with: {plan}"
+        if task.risk != "low" and (plan := self._good(risk="low")):
+            yield (
+                "if people check every answer, so that a wrong one does no harm (low risk): "
+                f"{plan}, of quality {plan.quality:.1f} of 5"
+            )
+
+    def _on_a_gpu(self) -> Iterator[str]:
+        for name, count in _LADDER:
+            gpus = (GPU.named(name),) * count
+            there = replace(self.machine, gpus=gpus, disk_free=None, on_battery=False)
+            plan = replace(self, machine=there)._good()
+            if plan is not None and plan.on_gpu:
+                of = f"{count} x {name}" if count > 1 else name
+                each = " each" if count > 1 else ""
+                yield f"with a GPU such as {of} ({gpus[0].memory / GIB:.0f} GiB{each}): {plan}"
+                return
+
+    def _good(self, **changes: object) -> Plan | None:
+        """Give the best plan of the task with something changed, if it is good enough."""
+        best = replace(self, task=self.task.model_copy(update=changes)).ranking().best
+        return best if best is not None and best.good_enough else None
+
+    def _plan(self, draft: Draft) -> Plan:
+        task = self.task
+        stages = tuple(timed(stage, task) for stage in draft.stages)
+        latency = latency_of(stages)
+        in_flight = ceil(task.rate * latency.mean_s) if latency else 1
+        plan = Plan(
+            pattern=draft.pattern,
+            stages=stages,
+            quality=draft.quality,
+            needed_quality=_NEEDED[task.risk],
+            latency=latency,
+            cost=cost_of(stages, task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh),
+            concurrency=task.concurrency or max(1, in_flight),
+            servers=tuple(_servers(member, stages, task) for member in draft.members),
+            reasons=(draft.why,),
+        )
+        return replace(plan, score=_score(plan, task, self.machine))
+
+
+def _servers(member: Member, stages: Iterable[Timed], task: Task) -> int:
+    """Count the servers of a member: all that there is room for, or one where that is idle."""
+    if isinstance(member, VendorModel):
+        return 0
+    most = member.place.replicas
+    busy = sum(times.busy for stage, times in stages if stage.member is member and times)
+    return 1 if busy * most < _IDLE and (task.concurrency or 1) == 1 else most
+
+
+def _best(plans: Iterable[Plan]) -> list[Plan]:
+    """Take the best few: two of the best pattern; of the others, one here and one at a vendor."""
+    ordered = sorted(plans, key=lambda it: (-it.score, str(it.members[0])))
+    shown: list[Plan] = []
+    counts: dict[tuple[Pattern, bool], int] = {}
+    seen: set[tuple[Pattern, tuple[str, ...]]] = set()
+    for plan in ordered:
+        kind = (plan.pattern, not plan.needs_network)
+        models_of = (plan.pattern, tuple(member.model.name for member in plan.members))
+        most = 2 if plan.pattern == ordered[0].pattern else 1
+        if models_of in seen or counts.get(kind, 0) >= most:
+            continue
+        seen.add(models_of)
+        counts[kind] = counts.get(kind, 0) + 1
+        shown.append(plan)
+    return shown[:_SHOWN]
+
+
+def _nearest_misses(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
+    """Keep one for each cause: the one that misses by least."""
+    by_cause: dict[Cause, list[Rejected]] = {}
+    for one in rejected:
+        by_cause.setdefault(one.cause, []).append(one)
+    return tuple(
+        replace(min(same, key=lambda it: it.miss), also=len(same) - 1) for same in by_cause.values()
+    )
+
+
+def _broken_limits(plan: Plan, task: Task, machine: Machine) -> Iterator[Rejected]:
+    """Check a plan against the task's limits: risk, length, memory, time, dollars."""
+    limits = (
+        _quality_and_risk(plan, task),
+        _room(plan, machine),
+        _too_busy(plan),
+        _too_late(plan, task),
+        _dollars(plan, task),
+    )
+    for cause, why, miss in chain.from_iterable(limits):
+        yield Rejected(str(plan), cause, why, miss)
+
+
+_Broken = tuple[Cause, str, float]
+"""The cause, a sentence, and how many times the limit."""
+
+
+def _quality_and_risk(plan: Plan, task: Task) -> Iterator[_Broken]:
+    needed, found, labels = plan.needed_quality, plan.quality, task.labels
+    if found < needed - _SLACK:
+        why = f"about {found:.1f} of 5 at this job, where {task.risk} risk wants {needed:g}"
+        yield "too weak", why, needed / max(found, 0.1)
+    if task.risk != "high":
+        return
+    written_by_small = not task.decides and plan.members[-1].model.tier == "slm"
+    if written_by_small and plan.pattern != "mixture":
+        why = "what a small model writes carries no probability, so nothing says when it is wrong"
+        yield "too risky", why, needed / found
+    elif plan.pattern == "slm" and labels < _LABELS_AT_HIGH_RISK:
+        why = (
+            f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
+            f"risk that takes {_LABELS_AT_HIGH_RISK}"
+        )
+        yield "too risky", why, needed / found
+    if plan.pattern == "cascade" and task.decides and labels < LABELS_FOR_A_BOUND:
+        why = f"a threshold with a bound takes {LABELS_FOR_A_BOUND} labels, and there are {labels}"
+        yield "too risky", why, 1.0
+
+
+def _room(plan: Plan, machine: Machine) -> Iterator[_Broken]:
+    """Check what doesn't fit: into a context, on the disk, or into memory, all at once."""
+    for stage, _ in plan.stages:
+        model, tokens = stage.member.model, stage.prompt + stage.writes
+        if model.context is not None and tokens > model.context:
+            why = f"{tokens} tokens are more than the {model.context} of {model.name}"
+            yield "too long", why, tokens / model.context
+    weights = sum(it.weights for it in plan.members if isinstance(it, LocalModel))
+    free = machine.disk_free
+    if free is not None and weights > free:
+        why = f"the weights take {weights / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free"
+        yield "no disk", why, weights / max(free, 1)
+    for stage, times in plan.stages:
+        if isinstance(stage.member, LocalModel):
+            there = replace(stage.member, concurrency=times.in_flight if times else 1)
+            if not there.fits:
+                why = (
+                    f"{there.model.name} in {there.quantisation} takes {there.needed / 1e9:.1f} GB "
+                    f"with {there.concurrency} sequences of {there.tokens} tokens, and "
+                    f"{there.place} has {there.budget / 1e9:.1f} GB left"
+                )
+                yield "too big", why, there.needed / max(there.budget, 1)
+
+
+def _too_busy(plan: Plan) -> Iterator[_Broken]:
+    busy: dict[str, float] = {}
+    for stage, times in plan.stages:
+        if times is None or isinstance(stage.member, VendorModel):
+            continue
+        place = stage.member.place
+        where = place.gpu.name if place.gpu else "the processor"
+        busy[where] = busy.get(where, 0.0) + times.busy
+        if busy[where] > _MOST_BUSY:
+            why = (
+                f"{place} would be busy for {busy[where]:.1%} of the busiest time, and "
+                f"{_MOST_BUSY:.0%} is the most that leaves short waits"
+            )
+            yield "too slow", why, busy[where] / _MOST_BUSY
+
+
+def _too_late(plan: Plan, task: Task) -> Iterator[_Broken]:
+    if plan.latency is None or task.latency_s is None:
+        return
+    found = plan.latency.first_p95_s if task.streamed else plan.latency.p95_s
+    if found > task.latency_s:
+        what = "the first token comes" if task.streamed else "the answer is there"
+        allowed = shown_seconds(task.latency_s)
+        why = f"{what} within {shown_seconds(found)} for 95 of 100, where {allowed} are allowed"
+        yield "too slow", why, found / task.latency_s
+    stage, times = plan.stages[-1]
+    if task.streamed and not task.decides and times is not None:
+        pace = stage.writes / max(times.mean_s - times.first_s, 1e-9)
+        if pace < _READING_PER_S:
+            why = f"it writes {pace:.1f} tokens a second, where a person reads {_READING_PER_S:g}"
+            yield "too slow", why, _READING_PER_S / pace
+
+
+def _dollars(plan: Plan, task: Task) -> Iterator[_Broken]:
+    limit, known = task.max_usd_per_thousand, plan.cost.known
+    if limit is not None and known > limit:
+        why = f"US$ {known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be paid"
+        yield "over budget", why, float(known / limit) if limit else float(known) * 1e6
+
+
+def _score(plan: Plan, task: Task, machine: Machine) -> float:
+    """Weigh a plan; higher is better."""
+    beyond = plan.quality - plan.needed_quality
+    more = _MORE[task.risk] + (0.0 if task.decides else _MORE_TEXT)
+    worth = beyond * (_SHORT_OF if beyond < 0 else more)
+    if plan.pattern == "cascade" and task.risk == "high":
+        worth += _BOUNDED
+    daily = float(plan.cost.known) * (task.per_day or _USUAL_A_DAY) / 1000
+    price = _TEN_TIMES_COST * log10(1 + daily) + _ROOT_COST * sqrt(daily)
+    price += _UNPRICED if plan.cost.vendors is None else 0.0
+    late = _UNKNOWN_SPEED
+    if plan.latency is not None:
+        late = _TEN_TIMES_LATENCY * log10(1 + 10 * plan.latency.p95_s)
+    wasteful = task.decides and task.risk != "high" and plan.pattern == "llm"
+    waste = _LARGE_FOR_LABELS * (wasteful and not plan.needs_network)
+    burden = sum(_burden(member, machine) for member in plan.members)
+    return worth - price - late - waste - burden - _PARTS[plan.pattern]
+
+
+def _burden(member: Member, machine: Machine) -> float:
+    """What there is to look after for one model."""
+    model = member.model
+    burden = _YEAR * (_newest() - _years(model.released)) if model.released else 0.0
+    if isinstance(member, VendorModel):
+        return burden + _VENDOR
+    burden += _GATED * model.gated + _OWN_SERVER * (model.kind == "decision")
+    burden += _SERVER if member.place.engine == "vllm" else _PROCESSOR
+    burden += _MORE_GPUS * (member.place.count.bit_length() - 1)
+    if machine.on_battery:
+        burden += _ON_BATTERY * max(0.0, log10((model.parameters or 1) / 1e8))
+    return burden
+
+
+@cache
+def _newest() -> float:
+    return max(_years(model.released) for model in models().values() if model.released)
+
+
+def _years(released: str) -> float:
+    year, month = released.split("-")
+    return int(year) + int(month) / 12
+
+
+def _argued(plan: Plan, task: Task) -> Plan:
+    """Argue for a plan, and against it where something speaks against it."""
+    reasons = (
+        *plan.reasons,
+        *_of_quality(plan, task),
+        *(line for member in plan.members for line in _of_member(member, plan, task)),
+        *_of_load(plan, task),
+        *_of_cost(plan, task),
+        *_advice(plan, task),
+    )
+    return replace(plan, reasons=reasons)
+
+
+def _of_quality(plan: Plan, task: Task) -> Iterator[str]:
+    verdict = "enough" if plan.good_enough else "weaker than wanted"
+    yield (
+        f"quality about {plan.quality:.1f} of 5 for {task.job}, {verdict} where {task.risk} risk "
+        f"wants {plan.needed_quality:g} (a judgement from the catalogue's hints: measure it on "
+        "your own data)"
+    )
+    for member in plan.members:
+        yield from (f"{member.model.name}: {why}" for why in quality(member, task)[1])
+
+
+def _of_member(member: Member, plan: Plan, task: Task) -> Iterator[str]:
+    model = member.model
+    if isinstance(member, VendorModel):
+        yield (
+            f"{model.name} is asked at {vendor_name(member.vendor)} (its key in "
+            f"${member.vendor.api_key_env}): the items leave the house, and need a network"
+        )
+        return
+    times = [times for stage, times in plan.stages if stage.member is member][-1]
+    taken = replace(member, concurrency=times.in_flight if times else 1)
+    yield (
+        f"{model.name} in {taken.quantisation} takes {taken.needed / 1e9:.1f} of "
+        f"{taken.budget / 1e9:.1f} GB on {member.place}: weights {taken.weights / 1e9:.2f}, KV "
+        f"cache of {taken.concurrency} x {taken.tokens} tokens {taken.kv / 1e9:.2f}, overhead "
+        f"{taken.overhead / 1e9:.2f}; at most {taken.max_sequences} at once"
+    )
+    if times is None:
+        yield f"how fast {member.place} is isn't known to moa: measure it with moa bench"
+    else:
+        yield (
+            f"alone it writes {1 / member.write_s(1):.0f} tokens/s and reads "
+            f"{1 / max(member.read_s(1000) / 1000, 1e-9):.0f} ({_basis(bool(member.measured))})"
+        )
+    if model.gated:
+        yield f"the weights of {model.name} are given to who accepts {model.licence} on the hub"
+    if task.offline and model.name != BUILT_IN:
+        yield f"fetch {model.name} while there is a network; at run time it needs none"
+
+
+def _of_load(plan: Plan, task: Task) -> Iterator[str]:
+    if task.per_day is not None:
+        yield (
+            f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time "
+            f"({task.peak_factor:g} times the mean)"
+        )
+        for stage, times in plan.stages:
+            member = stage.member
+            if times is not None and isinstance(member, LocalModel):
+                replicas = member.place.replicas
+                of = f" each of {replicas} servers" if replicas > 1 else ""
+                yield (
+                    f"{member.model.name} is busy for {times.busy:.0%} of it{of}, with "
+                    f"{times.in_flight} in flight"
+                )
+    if plan.latency is not None:
+        yield (
+            f"an item takes {shown_seconds(plan.latency.mean_s)} on the mean, "
+            f"{shown_seconds(plan.latency.p95_s)} for 95 of 100; the first token comes after "
+            f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.measured)})"
+        )
+
+
+def _of_cost(plan: Plan, task: Task) -> Iterator[str]:
+    cost = plan.cost
+    if cost.known or cost.total is not None:
+        yield f"a thousand items cost {cost} (estimate)"
+    if cost.own is None:
+        yield "what your own machine costs is not known: give its price per hour, or per kWh"
+    if cost.vendors is None:
+        yield "what the vendor takes is not known, nor whether it stays within any limit"
+    if task.per_day and cost.known and plan.needs_network:
+        yield f"that is US$ {float(cost.known) * task.per_day / 1000:.3g} a day"
+
+
+def _advice(plan: Plan, task: Task) -> Iterator[str]:
+    if plan.pattern == "cascade" and task.decides:
+        yield "moa promote or moa calibrate makes it of labelled rows, and moa run cascade runs it"
+    elif not plan.exists:
+        yield f"moa has no ready {plan.pattern} for this: it is a graph of your own"
+    if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
+        yield (
+            f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "
+            f"from {LABELS_FOR_A_BOUND} accepted ones on its errors can be bounded"
+        )
+    if task.risk == "high":
+        yield "at high risk, have people look at a sample, and at all that it is not sure of"
+
+
+def _basis(measured: bool) -> str:
+    return "measured" if measured else "estimate"

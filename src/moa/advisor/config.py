@@ -1,0 +1,343 @@
+"""Config: the endpoints that a known model or a plan becomes in `moa.toml`, and what is left to do.
+
+A plan's endpoints are written all or none, beside what is configured already.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from moa.advisor import Quantisation
+from moa.advisor.candidates import Member, VendorModel
+from moa.advisor.catalogue import BUILT_IN, Model
+from moa.advisor.choice import Plan
+from moa.advisor.hardware import GIB, Machine
+from moa.advisor.performance import (
+    CPU_CONCURRENCY,
+    SPARE,
+    UTILISATION,
+    LocalModel,
+    largest_that_fits,
+    vllm_fit,
+)
+from moa.config import EMBEDDED, Config, EndpointConfig, load
+from moa.config_file import target, write_endpoint
+from moa.errors import ConfigError
+from moa.usage import Tier
+from moa.vllm.settings import VLLMConfig
+
+_NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The endpoint that a model becomes, and what to say of it."""
+
+    table: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Of the endpoint; empty: it needs none."""
+    notes: tuple[str, ...]
+    """What its user should know."""
+    steps: tuple[str, ...] = ()
+    """What its user does next, commands among them."""
+    tiers: Mapping[Tier, str] = field(default_factory=dict[Tier, str])
+    """Defaults to be written with it: which endpoint its tier had so far, where none was named."""
+
+
+def setup(
+    model: Model,
+    name: str,
+    *,
+    machine: Machine,
+    config: Config,
+    tier: Tier | None = None,
+    tokens: int | None = None,
+    concurrency: int | None = None,
+    quantisation: Quantisation | None = None,
+    replicas: int = 1,
+    force: bool = False,
+) -> Setup:
+    """Make the endpoint of a known model: served by vLLM here, by its vendor, or by its user.
+
+    Args:
+        model: Of the catalogue.
+        name: Of the endpoint.
+        machine: Where an open model is served.
+        config: The endpoints that are there already.
+        tier: Of the endpoint; `None`: the model's own.
+        tokens: Longest prompt and answer together; `None`: as much as fits.
+        concurrency: Sequences of that length at once; `None`: as many as fit.
+        quantisation: How weights are kept; `None`: as exact as fits.
+        replicas: Servers of it, each on GPUs of its own.
+        force: Whether it is made though it does not fit, or is retired.
+
+    Raises:
+        ConfigError: the model does not fit the machine, or its vendor has retired it.
+    """
+    if model.retired and not force:
+        raise ConfigError(
+            f"{model.title} is retired by its vendor. Look for its successor: moa models list. "
+            "--force writes it all the same"
+        )
+    if "vllm" not in model.servers:
+        made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
+        return _with_default(made, name, config)
+    others = _without(config, name)
+    served = vllm_fit(
+        model,
+        machine,
+        tokens=tokens,
+        concurrency=concurrency,
+        quantisation=quantisation,
+        config=others,
+    )
+    lacking = () if served.fits else (f"{_too_big(served, machine, others)}.",)
+    if lacking and not force:
+        raise ConfigError(f"{lacking[0]} Nothing was written; --force writes it all the same")
+    made = Setup(
+        table=vllm_table(served, tier=tier, port=_free_port(others), replicas=replicas),
+        notes=(*lacking, *_sizes(served), *_cautions(model)),
+        steps=(*_licence_steps(model), f"moa up {name}"),
+    )
+    return _with_default(made, name, config)
+
+
+def vllm_table(
+    served: LocalModel, *, tier: Tier | None = None, port: int = 8000, replicas: int = 1
+) -> dict[str, object]:
+    """Write the endpoint table of a model that `moa up` serves with vLLM.
+
+    Args:
+        served: What, where, and for how many sequences.
+        tier: Of the endpoint; `None`: as the catalogue has it.
+        port: Where it listens.
+        replicas: Servers of it, each on GPUs of its own.
+    """
+    model, place = served.model, served.place
+    repository = model.weights[served.quantisation].repository
+    settings: dict[str, object] = {"port": port}
+    if replicas > 1:
+        settings["replicas"] = replicas
+    if repository is None:  # vLLM makes fp8 out of bf16 while it loads
+        settings["quantization"] = served.quantisation
+    if place.only_float16:
+        settings["dtype"] = "float16"
+    settings["max_model_len"] = served.tokens
+    if place.gpu:
+        settings["gpu_memory_utilization"] = _share(served, place.gpu.memory * place.count)
+    if place.count > 1:
+        settings["args"] = ["--tensor-parallel-size", str(place.count)]
+    if place.gpu is None:
+        settings["max_num_seqs"] = max(served.concurrency, CPU_CONCURRENCY)
+        gib = max(1, math.ceil(served.kv / GIB))
+        settings["env"] = {"VLLM_CPU_KVCACHE_SPACE": str(gib)}
+    return {
+        "tier": tier or model.tier,
+        "model": repository or model.hub,
+        "serve": "vllm",
+        "vllm": settings,
+    }
+
+
+def _share(served: LocalModel, memory: int) -> float:
+    """Share of each GPU's memory that the model needs, rounded up, and no more than is free."""
+    if not served.fits:
+        return UTILISATION
+    most = min(UTILISATION, served.budget / memory)
+    wanted = served.needed * SPARE / memory
+    return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000
+
+
+def _sold(model: Model, tier: Tier | None) -> Setup:
+    table: dict[str, object] = {"tier": tier or model.tier, "model": model.vendor_model}
+    if model.decides:
+        table["decide"] = model.decides
+    variable = EndpointConfig.model_validate(table).key_variable
+    key = (f"export {variable}=…",) if variable and variable not in os.environ else ()
+    price = model.price
+    note = f"US$ {price.input:f} per million input tokens, {price.output:f} output"
+    return Setup(
+        table=table,
+        notes=(note if price.known else "its price is not known", *_cautions(model)),
+        steps=(*key, "moa models"),
+    )
+
+
+def _started_by_its_user(model: Model, tier: Tier | None) -> Setup:
+    return Setup(
+        table={
+            "tier": tier or model.tier,
+            "model": model.hub or model.name,
+            "base_url": str(model.base_url),
+            "decide": model.decides,
+        },
+        notes=("vLLM does not serve it: `moa up` leaves it to you", *_cautions(model)),
+        steps=(str(model.start), "moa models"),
+    )
+
+
+def _with_default(made: Setup, name: str, config: Config) -> Setup:
+    """Keep the default that a tier had, which two endpoints would leave open."""
+    tier: Tier = "slm" if made.table["tier"] == "slm" else "llm"
+    stated = config.tiers.slm if tier == "slm" else config.tiers.llm
+    others = [other for other, it in _without(config, name).endpoints.items() if it.tier == tier]
+    before = stated or (others[0] if len(others) == 1 else None)
+    if before is None or before == name:
+        return made
+    said = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
+    tiers: dict[Tier, str] = {} if stated else {tier: before}
+    return replace(made, tiers=tiers, notes=(*made.notes, said))
+
+
+def _without(config: Config, *names: str) -> Config:
+    kept = {other: it for other, it in config.endpoints.items() if other not in names}
+    return config.model_copy(update={"endpoints": kept})
+
+
+def _free_port(config: Config) -> int:
+    """Give the first port, from vLLM's own on, that no endpoint is served at."""
+    used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
+    used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
+    port = VLLMConfig().port
+    while port in used:
+        port += 1
+    return port
+
+
+def _sizes(served: LocalModel) -> tuple[str, str]:
+    requests = "one request" if served.concurrency == 1 else f"{served.concurrency} requests"
+    room = f"room for {requests} of {served.tokens:,} tokens at once"
+    parts = (
+        f"weights {_gb(served.weights)} + cache {_gb(served.kv)} + server {_gb(served.overhead)}"
+    )
+    return (
+        f"{served.quantisation} on {served.place}, {room}; by estimate",
+        f"{parts} = {_gb(served.needed)} of {_gb(served.budget)}",
+    )
+
+
+def _too_big(served: LocalModel, machine: Machine, config: Config) -> str:
+    beside = " beside what is configured" if config.served else ""
+    many = served.concurrency
+    requests = "one request" if many == 1 else f"{many} requests at once"
+    sentence = (
+        f"{served.model.title} does not fit this machine ({machine}){beside}: in "
+        f"{served.quantisation} with {requests} of {served.tokens:,} tokens it takes "
+        f"{_gb(served.needed)}, and {served.place} gives {_gb(served.budget)}"
+    )
+    largest = largest_that_fits(machine, config=config)
+    if largest is None:
+        return f"{sentence}. No model that vLLM serves fits"
+    return f"{sentence}. The largest that fits is {largest.model.name} ({largest.quantisation})"
+
+
+def _cautions(model: Model) -> tuple[str, ...]:
+    licence = f"licence: {model.licence}" + (f", {model.licence_url}" if model.licence_url else "")
+    unchecked = f"not compared with a source: {', '.join(model.unchecked)}"
+    return (licence, unchecked) if model.unchecked else (licence,)
+
+
+def _licence_steps(model: Model) -> tuple[str, ...]:
+    page = f"https://huggingface.co/{model.hub}"
+    return (f"accept the licence at {page}, and: export HF_TOKEN=…",) if model.gated else ()
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def write_plan(
+    plan: Plan, machine: Machine, *, path: str | Path | None = None, force: bool = False
+) -> tuple[Path, dict[str, Setup]]:
+    """Write the endpoints of a plan: all of them, or none.
+
+    Args:
+        plan: Of a pattern that can be written.
+        machine: Where its models are served.
+        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
+        force: Whether endpoints of the same names are overwritten.
+
+    Returns:
+        The file, and by name what each model became; some need no endpoint.
+
+    Raises:
+        ConfigError: an endpoint is there already, the file can't be read or written, or a model
+            doesn't fit after all beside what is configured.
+    """
+    file = target(path)
+    config = load(file) if file.exists() else Config()
+    tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
+    beside = _without(config, *(_NAMES[tier] for tier in tiers))
+    made: dict[str, Setup] = {}
+    for member, tier, servers in zip(plan.members, tiers, plan.servers, strict=True):
+        name = _NAMES[tier]
+        made[name] = found = _setup_in(plan, member, tier, servers, machine, beside)
+        if found.table:
+            others = beside.endpoints | {name: EndpointConfig.model_validate(found.table)}
+            beside = beside.model_copy(update={"endpoints": others})
+    taken = [name for name, it in made.items() if it.table and name in config.endpoints]
+    if taken and not force:
+        there = " and ".join(f"[endpoints.{name}]" for name in taken)
+        raise ConfigError(
+            f"{file} has {there} already, so nothing was written. --force overwrites; --config "
+            "names another file"
+        )
+    for name, it in made.items():
+        if it.table:
+            write_endpoint(file, name, it.table, tiers=it.tiers, force=force)
+    return file, made
+
+
+def _setup_in(
+    plan: Plan, member: Member, tier: Tier, servers: int, machine: Machine, config: Config
+) -> Setup:
+    name, model = _NAMES[tier], member.model
+    if isinstance(member, VendorModel):
+        return _with_default(_sold(model, tier), name, config)
+    if member.place.engine == "vllm":
+        return setup(
+            model,
+            name,
+            machine=machine,
+            config=config,
+            tier=tier,
+            tokens=member.tokens,
+            concurrency=math.ceil(plan.concurrency / servers),
+            quantisation=member.quantisation,
+            replicas=servers,
+        )
+    if model.name == BUILT_IN:
+        return _built_in(config)
+    made = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
+    return _with_default(made, name, config)
+
+
+def _built_in(config: Config) -> Setup:
+    """The model of the engine that is built in, which needs no endpoint."""
+    said = f"{BUILT_IN} is built in, and needs no endpoint"
+    before = config.of_tier("slm")
+    if before in (None, EMBEDDED):
+        return Setup(notes=(said,))
+    instead = (
+        f"[endpoints.{before}] is the default of its tier; to have the built-in one, set "
+        f'[tiers] slm = "{EMBEDDED}"'
+    )
+    return Setup(notes=(said, instead))
+
+
+def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:
+    """A GGUF file, which llama.cpp runs in an engine of moa's own."""
+    model, kind = member.model, member.quantisation
+    known = kind in model.files
+    file = model.name if known else f"{model.name}-{kind}.gguf"
+    fetch = f"moa models fetch {_NAMES[tier]}"
+    put = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
+    return Setup(
+        table={"tier": tier, "model": file, "serve": "llama.cpp"},
+        notes=_cautions(model),
+        steps=(fetch if known else put, "moa models"),
+    )

@@ -1,0 +1,335 @@
+"""Hardware: what a computer has for models to run on, as it is here or as it is described.
+
+Of known GPUs, memory, memory bandwidth and dense 16-bit arithmetic are the makers' own figures:
+NVIDIA's data sheets (https://www.nvidia.com/en-us/data-center/, the Ada and Ampere GA102 papers
+for the RTX cards, https://developer.nvidia.com/embedded/jetson-modules for Jetson) and Apple's
+technical specifications (https://support.apple.com/specs). Figures "with sparsity" are halved.
+Apple states no 16-bit rate; there it is four times the published 32-bit rate of a GPU core count
+times clock, rounded down, and is the least certain of all.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moa.endpoints.cores import usable_cores
+from moa.errors import ConfigError, MissingDependency
+
+GIB = 2**30
+_CGROUP = Path("/sys/fs/cgroup")
+_BOARD = Path("/proc/device-tree/model")
+_SYSTEM_SHARE = 0.75
+"""Part of memory shared with the processor that macOS and Jetson leave to a GPU: Metal's
+`recommendedMaxWorkingSetSize` is two thirds to three quarters of RAM."""
+_FREE = 0.75
+"""Part of its RAM that a machine that is described leaves to models."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mi?b|gi?b|ti?b|g|m|t)?", re.IGNORECASE)
+_UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class Card(NamedTuple):
+    """One kind of GPU, as its maker describes it."""
+
+    name: str
+    gib: float
+    """Memory."""
+    gb_per_s: float
+    """Most that its memory gives in a second."""
+    tflops: float
+    """Most dense 16-bit operations in a second."""
+    capability: tuple[int, int] | None
+    """CUDA compute capability; `None`: no CUDA."""
+    watts: float
+    """Its board's, at most."""
+    shared: bool = False
+    """Whether its memory is the machine's RAM."""
+
+
+CARDS = (
+    Card("B200", 180, 7700, 2250, (10, 0), 1000),
+    Card("H200", 141, 4800, 989, (9, 0), 700),
+    Card("H100 NVL", 94, 3900, 835, (9, 0), 400),
+    Card("H100 PCIe", 80, 2000, 756, (9, 0), 350),
+    Card("H100", 80, 3350, 989, (9, 0), 700),
+    Card("A100 40GB", 40, 1555, 312, (8, 0), 400),
+    Card("A100", 80, 2039, 312, (8, 0), 400),
+    Card("L40S", 48, 864, 362, (8, 9), 350),
+    Card("L4", 24, 300, 121, (8, 9), 72),
+    Card("A10G", 24, 600, 70, (8, 6), 300),
+    Card("A10", 24, 600, 125, (8, 6), 150),
+    Card("T4", 16, 320, 65, (7, 5), 70),
+    Card("V100", 16, 900, 125, (7, 0), 300),
+    Card("RTX 5090", 32, 1792, 209, (12, 0), 575),
+    Card("RTX 4090", 24, 1008, 165, (8, 9), 450),
+    Card("RTX 3090", 24, 936, 71, (8, 6), 350),
+    Card("RTX 4060", 8, 272, 60, (8, 9), 115),
+    Card("RTX 3060", 12, 360, 51, (8, 6), 170),
+    Card("Jetson AGX Orin", 64, 205, 85, (8, 7), 60, shared=True),
+    Card("Jetson Orin NX", 16, 102, 25, (8, 7), 25, shared=True),
+    Card("Jetson Orin Nano", 8, 102, 17, (8, 7), 25, shared=True),
+    Card("Jetson Orin 8GB", 8, 102, 17, (8, 7), 25, shared=True),
+    Card("Apple M1", 16, 68, 10, None, 20, shared=True),
+    Card("Apple M2", 16, 100, 14, None, 20, shared=True),
+    Card("Apple M3", 16, 100, 14, None, 20, shared=True),
+    Card("Apple M4", 16, 120, 17, None, 22, shared=True),
+    Card("Apple M4 Pro", 24, 273, 34, None, 46, shared=True),
+    Card("Apple M4 Max", 36, 410, 68, None, 78, shared=True),
+    Card("Apple M2 Ultra", 64, 800, 108, None, 120, shared=True),
+)
+"""The known ones."""
+
+
+def card(name: str) -> Card | None:
+    """Find the card that a driver or a user means; `None` where it is none of the known ones.
+
+    Every word of the card's name has to stand in `name`; of several, the one with most words is
+    meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
+    """
+    given = _words(name)
+    found = [known for known in CARDS if _words(known.name) <= given]
+    return max(found, key=lambda known: len(_words(known.name)), default=None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPU:
+    """One graphics card, or the graphics part of a chip."""
+
+    name: str
+    memory: int
+    """Bytes, of which `free` are free."""
+    free: int
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability; `None`: no CUDA, or not known."""
+    bandwidth: float | None = None
+    """Bytes a second of its memory, as the driver's bus width and clock say; `None`: not known."""
+    shared: bool = False
+    """Whether its memory is the machine's RAM."""
+
+    @classmethod
+    def named(cls, name: str, *, memory: int | None = None) -> GPU:
+        """Describe a known card by its name, with nothing on it.
+
+        Args:
+            name: Such as `L4`, `NVIDIA A100-SXM4-80GB` or `Jetson Orin 8GB`.
+            memory: Bytes; `None`: as its maker says.
+
+        Raises:
+            ConfigError: it is none of the known cards, and its memory isn't given.
+        """
+        known = card(name)
+        if known is None:
+            if memory is None:
+                raise ConfigError(
+                    f"the GPU {name!r} is not known to moa: say how much memory it has, as in "
+                    f'"{name}:1:24GB"'
+                )
+            return cls(name=name, memory=memory, free=memory)
+        size = memory or int(known.gib * GIB)
+        usable = int(size * _SYSTEM_SHARE) if known.shared else size
+        return cls(
+            name=known.name,
+            memory=usable,
+            free=usable,
+            capability=known.capability,
+            shared=known.shared,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A computer: this one as `machine()` reads it, or one that is described."""
+
+    cores: int
+    """Physical cores that may be used."""
+    ram: int
+    """Bytes that may be used, a container's limit included."""
+    ram_free: int
+    gpus: tuple[GPU, ...] = ()
+    on_battery: bool = False
+    """Whether a battery is being used up."""
+    disk_free: int | None = None
+    """Bytes in the current folder; `None`: not known."""
+
+    @property
+    def hardware(self) -> str:
+        """What doesn't change from one hour to the next, by which measurements know it again."""
+        parts = [f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM"]
+        for name in dict.fromkeys(gpu.name for gpu in self.gpus):
+            same = [gpu for gpu in self.gpus if gpu.name == name]
+            parts.append(f"{len(same)} x {name} with {same[0].memory / GIB:.0f} GiB")
+        if not self.gpus:
+            parts.append("no GPU")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        return self.hardware + (", on its battery" if self.on_battery else "")
+
+
+def machine() -> Machine:
+    """Read what this machine has: cores, RAM, GPUs, battery, disk. Starts and sends nothing.
+
+    A container's limits hold. A machine without NVIDIA's driver has no NVIDIA GPU; that is no
+    error.
+
+    Raises:
+        MissingDependency: psutil is not installed.
+    """
+    try:
+        import psutil
+    except ImportError as error:
+        purpose = "to read the memory of this machine"
+        raise MissingDependency("psutil", extra="local", purpose=purpose) from error
+    memory = psutil.virtual_memory()
+    ram, free = _contained(memory.total, memory.available, _CGROUP)
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return Machine(
+        cores=usable_cores(),
+        ram=ram,
+        ram_free=free,
+        gpus=_nvidia() or _on_chip(ram, free),
+        on_battery=battery is not None and battery.power_plugged is False,
+        disk_free=shutil.disk_usage(Path.cwd()).free,
+    )
+
+
+def described(
+    here: Machine,
+    *,
+    gpus: Sequence[str] = (),
+    no_gpu: bool = False,
+    ram: str | None = None,
+    cores: int | None = None,
+) -> Machine:
+    """Describe another machine in words; what is not said is as it is here.
+
+    Args:
+        here: Which it is where nothing is said.
+        gpus: Each as `NAME`, `NAME:COUNT` or `NAME:COUNT:MEMORY`.
+        no_gpu: Whether there is none.
+        ram: Such as `64GB`.
+        cores: Of the processor.
+
+    Raises:
+        ConfigError: a size or a GPU can't be read, or its memory isn't known.
+    """
+    if no_gpu and gpus:
+        raise ConfigError("--gpu and --no-gpu contradict each other: give one of them")
+    if not (gpus or no_gpu or ram or cores):
+        return here
+    size = _size(ram) if ram else here.ram
+    given = tuple(gpu for text in gpus for gpu in _described_gpus(text))
+    return Machine(
+        cores=cores or here.cores,
+        ram=size,
+        ram_free=int(size * _FREE),
+        gpus=() if no_gpu else given or here.gpus,
+    )
+
+
+def _described_gpus(text: str) -> tuple[GPU, ...]:
+    name, _, rest = text.partition(":")
+    count, _, memory = rest.partition(":")
+    if not name or (count and not count.isdigit()) or count == "0":
+        raise ConfigError(
+            f"--gpu {text!r} can't be read: write NAME, NAME:COUNT or NAME:COUNT:24GB"
+        )
+    return (GPU.named(name, memory=_size(memory) if memory else None),) * int(count or 1)
+
+
+def _size(text: str) -> int:
+    hit = _SIZE.fullmatch(text.strip())
+    if hit is None or not float(hit[1]):
+        raise ConfigError(f"{text!r} is no size of memory: write it as 16GB")
+    return int(float(hit[1]) * _UNITS[(hit[2] or "g")[0].lower()])
+
+
+def _contained(total: int, available: int, cgroup: Path) -> tuple[int, int]:
+    """Hold the machine's memory against the limit of this process's container."""
+    try:
+        most = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # not in a container, or without a limit
+        return total, available
+    return (most, max(0, min(available, most - used))) if most < total else (total, available)
+
+
+def _nvidia() -> tuple[GPU, ...]:
+    try:
+        nvml: Any = import_module("pynvml")
+    except ImportError:
+        return ()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:  # no driver, so no GPU
+        return ()
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(nvml.nvmlDeviceGetCount())]
+        return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _visible(count: int) -> list[int]:
+    """Number the GPUs that this process may use; a list of identifiers hides none."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [] if listed is None else listed.replace(" ", "").split(",")
+    if listed is None or not all(name.lstrip("-").isdigit() for name in names if name):
+        return list(range(count))
+    return [int(name) for name in names if name.isdigit() and int(name) < count]
+
+
+def _read(nvml: Any, handle: Any) -> GPU | None:
+    def asked(question: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return question(handle, *arguments)
+        except nvml.NVMLError:  # this card or this driver doesn't say
+            return None
+
+    name = asked(nvml.nvmlDeviceGetName)
+    memory = asked(nvml.nvmlDeviceGetMemoryInfo)
+    if name is None or memory is None:
+        return None  # its memory is the machine's: found by the name of the board instead
+    capability = asked(nvml.nvmlDeviceGetCudaComputeCapability)
+    bits = asked(nvml.nvmlDeviceGetMemoryBusWidth)
+    megahertz = asked(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_MEM)
+    return GPU(
+        name=name.decode() if isinstance(name, bytes) else name,
+        memory=memory.total,
+        free=memory.free,
+        capability=None if capability is None else tuple(capability),
+        # two transfers a clock: 300 GB/s on an L4 (192 bits, 6251 MHz), as its data sheet says
+        bandwidth=bits / 8 * megahertz * 1e6 * 2 if bits and megahertz else None,
+    )
+
+
+def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
+    """Give the GPU that shares the machine's memory, where the board has one that is known."""
+    known = card(_chip())
+    if known is None or not known.shared:
+        return ()
+    gpu = GPU.named(known.name, memory=ram)
+    return (replace(gpu, free=min(gpu.memory, free)),)
+
+
+def _chip() -> str:
+    """Name the board or the chip, where graphics share the machine's memory."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    try:
+        return _BOARD.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,133 @@
+"""Calibrations in use: with the endpoints of here, tested again, and on rows that may be odd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from moa.agents.language import can_detect, language_of
+from moa.calibration import Calibration, now
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.checking import Rechecked, recheck
+from moa.calibration.labelled import Labelled, Sorted
+from moa.calibration.reading_members import Progress
+from moa.calibration.sources import sources_of
+from moa.calibration.watching import Detect, shares
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.errors import CalibrationError
+
+_READ = 400
+"""Maximum number of texts whose language is looked at, evenly spread."""
+_RARE = 0.05
+"""A smaller share of a language may be the detector's error."""
+
+
+def connected(calibration: Calibration, endpoint: Endpoint) -> Calibrated:
+    """Give a calibration what it reads from here: an endpoint, and what this machine has.
+
+    Raises:
+        CalibrationError: something that it reads from isn't there.
+    """
+    return Calibrated(calibration, calibration.question.question(), sources_of(endpoint))
+
+
+def next_look(file: Path, task: str) -> int:
+    """Tell which look at growing rows a calibration is that replaces a file, from 1 on.
+
+    Args:
+        file: It counts the looks before, where it is a calibration for the same task.
+        task: The question.
+    """
+    try:
+        before = Calibration.load(file)
+    except CalibrationError:
+        return 1
+    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
+
+
+class Retested(NamedTuple):
+    """A calibration as it stands where it was tested again."""
+
+    calibration: Calibration
+    found: Rechecked
+    """What the test found; a bound without a threshold is withdrawn."""
+
+
+async def retest(
+    calibrated: Calibrated,
+    rows: Sequence[Labelled],
+    *,
+    context: RunContext | None = None,
+    progress: Progress | None = None,
+) -> Retested:
+    """Test a calibration's promise on other rows, and give it with the promise of here.
+
+    Args:
+        calibrated: A calibration with its endpoints.
+        rows: Labelled texts that it was not made from.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how far each member is.
+
+    Raises:
+        MoaError: it can't be tested; see `moa.calibration.checking.recheck`.
+    """
+    context = context or RunContext(keep_notes=False)
+    calibration = calibrated.calibration
+    found = await recheck(calibrated, rows, context=context, language=detector(), progress=progress)
+    data = calibration.data.model_copy(update={"languages": found.languages})
+    update = {
+        "bound": found.bound,
+        "bounds": found.bounds,
+        "models": await calibrated.identities(context),
+        "data": data,
+        "drift": found.drift,
+        "made": now(),
+    }
+    return Retested(calibration.model_copy(update=update).sealed(), found)
+
+
+def detector() -> Detect | None:
+    """Give what tells the language of a text; `None` where it is not installed."""
+    return language_of if can_detect() else None
+
+
+def languages(texts: Sequence[str]) -> dict[str, float]:
+    """Give the share of each language in some of the texts; empty where none can be told."""
+    detect = detector()
+    if detect is None:
+        return {}
+    step = max(1, len(texts) // _READ)
+    return shares([detect(text) for text in texts[::step]])
+
+
+def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
+    """Say in a sentence that texts are in another language than those of a calibration."""
+    here = languages(texts)
+    known = {name for name, share in was.items() if share >= _RARE}
+    new = {name: share for name, share in here.items() if name not in known and share >= _RARE}
+    if not known or sum(new.values()) < 4 * _RARE:
+        return None
+    shown = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
+    return (
+        f"the input is in {shown}, and the calibration was made on {', '.join(sorted(known))}: its "
+        "promise does not cover that. Confirm it with labelled rows of that language: "
+        "moa calibrate --recheck FILE ROWS"
+    )
+
+
+def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str]:
+    """Say in sentences why figures of a calibration on such rows say little of others."""
+    if other := other_language(calibration.data.languages, [row.text for row in rows]):
+        yield other
+    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == calibration.data.sha256:
+        yield (
+            "the calibration was made from these rows, so the figures say little of others: give "
+            "rows that took no part in it"
+        )
+    if chosen := sum(row.chosen for row in rows):
+        yield (
+            f"{chosen} of {len(rows)} rows were chosen to be labelled, so the figures say little "
+            "of texts as they come: for that, give rows that were drawn at random"
+        )

@@ -1,0 +1,222 @@
+"""Labelled rows: read from files, and made by labelling texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from moa._files import Existing, LineFile
+from moa.acceptance import all_of
+from moa.agents.classifier import Classifier
+from moa.calibration.active import Pick
+from moa.calibration.labelled import Labelled
+from moa.context import RunContext
+from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
+from moa.questions import NONE_OF_THESE, Option, Question
+from moa.rows import Format, Malformed, checked, read, text_of
+
+
+def read_labelled(
+    source: str | Path, *, format: Format | None = None, text_column: str | None = None
+) -> list[Labelled]:
+    """Read rows of text and label, and of a case where they name one.
+
+    Raises:
+        ConfigError: there is no such file, or a row is broken, or lacks its text or label.
+    """
+    found: list[Labelled] = []
+    for row, where in checked(source, format=format, text_column=text_column):
+        fields = row.value if isinstance(row.value, dict) else {}
+        label, case, by = fields.get("label"), fields.get("case"), fields.get("labelled_by")
+        if not isinstance(label, str) or not label.strip():
+            has = ", ".join(map(repr, fields)) or "only a text"
+            raise ConfigError(
+                f"{where}: a labelled row needs a text in 'label', and this one has {has}. "
+                "Rename the column that holds the label"
+            )
+        try:
+            text = text_of(row.value)
+        except InputError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if not text.strip():
+            raise ConfigError(f"{where}: the text is empty")
+        found.append(
+            Labelled(
+                text=text,
+                label=label,
+                case=None if case is None else str(case),
+                chosen=fields.get("chosen") is True,
+                by=by if isinstance(by, str) else None,
+            )
+        )
+    return found
+
+
+def question_of(task: str, labels: Sequence[str]) -> Question:
+    """Give the question that labels answer, by the name `label`."""
+    return Question("label", "choice", task, tuple(Option(name, name) for name in labels))
+
+
+class Unlabelled(NamedTuple):
+    """A row to be labelled."""
+
+    text: str
+    fields: dict[str, object]
+
+
+def read_unlabelled(
+    source: str | Path, *, format: Format | None = None, text_column: str | None = None
+) -> list[Unlabelled]:
+    """Read the texts of a file; a row without one is passed over.
+
+    Raises:
+        ConfigError: the file can't be read, or holds no text.
+    """
+    found: list[Unlabelled] = []
+    for row in read(source, format=format, text_column=text_column):
+        if isinstance(row, Malformed):
+            continue
+        try:
+            text = text_of(row.value)
+        except InputError:
+            continue
+        if text.strip():
+            found.append(Unlabelled(text, row.value if isinstance(row.value, dict) else {}))
+    if not found:
+        raise ConfigError(f"{source}: there is no row with a 'text' to be labelled")
+    return found
+
+
+class LabelFile(LineFile):
+    """Labelled rows on disk. A line is there for good once `label` returns.
+
+    Args:
+        path: Is added to.
+        existing: What is done with lines that are there.
+        source: File that the texts come from; `None`: from elsewhere.
+
+    Raises:
+        ConfigError: when it is entered: it can't be written, is to be refused, or holds something
+            else than labelled rows.
+    """
+
+    def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
+        super().__init__(path, existing=existing, source=source)
+        self.texts: list[str] = []
+        """Those labelled so far, those of earlier sessions included."""
+        self._starts: list[int] = []
+        """Where each line of this session starts."""
+
+    @property
+    def added(self) -> int:
+        """Lines of this session."""
+        return len(self._starts)
+
+    def __enter__(self) -> Self:
+        """Open it, and read what is there."""
+        super().__enter__()
+        for number, _, values in self.lines():
+            if not isinstance(text := values.get("text"), str):
+                raise self.unreadable(number)
+            self.texts.append(text)
+        return self
+
+    def label(self, row: Unlabelled, label: str, *, by: str, chosen: bool) -> None:
+        """Write one line, and wait until the disk has it.
+
+        Raises:
+            ConfigError: the disk is full, or gone.
+        """
+        written = {**row.fields, "text": row.text, "label": label}
+        self._starts.append(self.add(written | {"labelled_by": by, "chosen": chosen}))
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.texts.append(row.text)
+
+    def take_back(self) -> None:
+        """Remove the last line of this session, if there is one."""
+        if self._starts:
+            self.cut(self._starts.pop())
+            self.texts.pop()
+
+
+@dataclass(slots=True)
+class Labelling:
+    """What came of labelling texts by a model."""
+
+    spent: BudgetExceeded | None = None
+    """Why it stopped before the last text."""
+    failed: list[MoaError] = field(default_factory=list[MoaError])
+    unlabelled: int = 0
+    """Texts whose answer is none of the labels."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Say what went wrong, in sentences."""
+        lines: list[str] = []
+        if self.spent is not None:
+            lines.append(f"the budget is spent: {self.spent}")
+        if self.failed:
+            lines.append(f"{len(self.failed)} failed, the first so: {self.failed[0]}")
+        if self.unlabelled:
+            lines.append(f"{self.unlabelled} had no answer that is one of the labels")
+        return lines
+
+
+async def label_by_model(
+    agent: Classifier[str],
+    rows: Sequence[Unlabelled],
+    picks: Sequence[Pick],
+    file: LabelFile,
+    *,
+    by: str,
+    labels: Sequence[str],
+    context: RunContext,
+    concurrency: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Labelling:
+    """Ask a model for the label of each text that was picked, and write it as it comes.
+
+    It stops where the budget is spent.
+
+    Args:
+        agent: Decides between the labels.
+        rows: Those that were picked from.
+        picks: What `moa.calibration.active.picked` gave.
+        file: Where labels are written.
+        by: Who labels, as the file says it.
+        labels: Those that are kept, "none of these" among them where it is one.
+        context: Budget, deadline and ledger.
+        concurrency: Maximum number of texts at once.
+        progress: Told how many are labelled, of how many.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    found, left = Labelling(), iter(picks)
+
+    async def worker() -> None:
+        for pick in left:
+            try:
+                answer = (await agent.run(rows[pick.place].text, context)).output
+            except BudgetExceeded as error:
+                found.spent = error
+                return
+            except MoaError as error:
+                found.failed.append(error)
+            else:
+                label = NONE_OF_THESE if answer.label is None else answer.label
+                if answer.status == "answered" and label in labels:
+                    file.label(rows[pick.place], label, by=by, chosen=pick.chosen)
+                else:
+                    found.unlabelled += 1
+            if progress is not None:
+                progress(file.added, len(picks))
+
+    await all_of(worker() for _ in range(min(concurrency, len(picks))))
+    return found

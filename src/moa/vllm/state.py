@@ -1,0 +1,234 @@
+"""State: what is kept of a server while it runs, in a folder named by its port.
+
+The folder holds `state.json`, the `key`, the `log`, and a lock of the supervisor and one of the
+keeper: while one of them is held, something of the server may run.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from moa._files import replace_text
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+_STATE_BYTES = 4096
+"""What a state is filled up to."""
+
+Phase = Literal["starting", "ready", "restarting", "failed", "stopped"]
+Holder = Literal["supervisor", "keeper"]
+
+
+class ServerState(BaseModel):
+    """What is known of a server, written by its supervisor."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Of its endpoint."""
+    model: str
+    port: int
+    settings: str
+    """A digest of how it was started, to tell whether it is the one that is wanted."""
+    pid: int
+    """Of its supervisor."""
+    phase: Phase
+    ready: float | None = None
+    """When it last became ready, in seconds since 1970."""
+    restarts: int = 0
+    """After crashes."""
+    cause: str | None = None
+    """Why it last crashed or failed, in a sentence."""
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether its supervisor lives: one that was killed leaves its last state behind."""
+        import psutil
+
+        return psutil.pid_exists(self.pid)
+
+    @property
+    def label(self) -> str:
+        """The server in words."""
+        return f"{self.name} on port {self.port}"
+
+
+def state_folder() -> Path:
+    """Say where the folders of servers are: in `$MOA_CACHE`, else where the user's state is."""
+    from platformdirs import user_state_path
+
+    chosen = os.environ.get("MOA_CACHE")
+    return (Path(chosen).expanduser() if chosen else user_state_path("moa")) / "servers"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFolder:
+    """Where all that is kept of the server on one port is kept."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, port: int) -> ServerFolder:
+        """Name the folder of a port, without making it."""
+        return cls(state_folder() / str(port))
+
+    @classmethod
+    def all(cls) -> Iterator[ServerFolder]:
+        """List those that there are, by port."""
+        found = state_folder().glob("[0-9]*")
+        yield from map(cls, sorted(found, key=lambda path: path.name.zfill(5)))
+
+    @property
+    def log(self) -> Path:
+        """What the server says; older parts are beside it."""
+        return self.path / "log"
+
+    def make(self) -> None:
+        """Make it, for this user's eyes alone.
+
+        Raises:
+            ConfigError: it can't be made or written to.
+        """
+        try:
+            for folder in (self.path.parent, self.path):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+        except OSError as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: OSError) -> ConfigError:
+        """Say that nothing can be kept here, and what to do."""
+        return ConfigError(
+            f"the state of a server can't be kept in {self.path}: {error.strerror or error}. "
+            "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
+        )
+
+    def lock(self, holder: Holder) -> BaseFileLock:
+        """Give the lock that a process of the server holds for as long as it lives."""
+        from filelock import FileLock
+
+        return FileLock(self.path / f"{holder}.lock", mode=0o600)
+
+    def is_held(self, holder: Holder) -> bool:
+        """Say whether such a process lives.
+
+        Raises:
+            ConfigError: the folder can't be written.
+        """
+        from filelock import Timeout
+
+        if not self.path.exists():
+            return False
+        try:
+            with self.lock(holder).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError as error:
+            raise self.unusable(error) from error
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a server runs on this port, or comes up, or goes down."""
+        return self.is_held("supervisor") or self.is_held("keeper")
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a server is up, or is being brought up, and will be again after a crash."""
+        state = self.read()
+        given_up = state is not None and state.phase in ("failed", "stopped")
+        return self.is_running and not given_up
+
+    def read(self) -> ServerState | None:
+        """Read the state that was last written; `None` where there is none."""
+        try:
+            return ServerState.model_validate_json((self.path / "state.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, state: ServerState) -> None:
+        """Write the state, whole or not at all.
+
+        Raises:
+            OSError: it can't be written, such as on a disk that was full from the start.
+        """
+        part, file = self.path / "state.json.part", self.path / "state.json"
+        written = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
+        try:
+            part.write_bytes(written)
+            part.replace(file)
+        except OSError:
+            if not file.exists():
+                raise
+            # A full disk has no room for a new file, and the old one has room for a new state.
+            with file.open("r+b", buffering=0) as old:
+                old.write(written)
+                old.truncate()
+
+    def key(self) -> SecretStr | None:
+        """Read the key of the server; `None` where there never was one."""
+        try:
+            written = (self.path / "key").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+        return SecretStr(written) if written else None
+
+    def make_key(self) -> SecretStr:
+        """Read the key of the server, made the first time.
+
+        It stays the same from one start to the next, so that whoever has it can go on.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if known := self.key():
+            return known
+        key = secrets.token_urlsafe(32)
+        replace_text(self.path / "key", key)
+        return SecretStr(key)
+
+
+def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
+    """Give the keys of the servers that `moa up` started for an endpoint.
+
+    A replica that is down has its key as well: it may come back.
+
+    Args:
+        name: Of the endpoint.
+        ports: Where its replicas listen.
+
+    Raises:
+        ConfigError: no server runs there, or it is another's.
+    """
+    keys: dict[int, SecretStr] = {}
+    causes: list[str] = []
+    for port in ports:
+        folder = ServerFolder.of(port)
+        state, key = folder.read(), folder.key()
+        if state is None or key is None:
+            continue
+        if state.name != name and folder.is_running:
+            raise ConfigError(
+                f"[endpoints.{name}] is served on port {port}, where the server of "
+                f"{state.name!r} runs, with the model {state.model!r}. Give it another port, or "
+                "stop that one"
+            )
+        if state.name == name:
+            keys[port] = key
+            causes += [state.cause] if state.cause else []
+    if not any(ServerFolder.of(port).is_running for port in keys):
+        why = f" ({causes[-1]})" if causes else ""
+        raise ConfigError(
+            f"[endpoints.{name}] is served by vLLM on this machine, on port {ports[0]}, and no "
+            f"server runs there{why}. Run: moa up {name}"
+        )
+    return keys

@@ -1,0 +1,288 @@
+"""Supervisor: a process that brings one server up, and up again after crashes, until told to stop.
+
+For each start it forks a keeper, which runs the server, keeps its log, and leaves nothing of it
+running, however it ends. When one of the two is killed, the other ends what vLLM has started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import logging.handlers
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import IO, NamedTuple
+
+import psutil
+from filelock import Timeout
+from pydantic import SecretStr
+
+from moa.endpoints.vllm import VLLMServer, is_free
+from moa.vllm.causes import explain, port_taken
+from moa.vllm.command import ServerSpec
+from moa.vllm.state import Phase, ServerFolder, ServerState
+
+STARTED, JOINED = "started", "joined"
+"""What a supervisor answers; anything else is why it does not start."""
+_POLL_S = 0.25
+_LONGEST_WAIT_S = 60.0
+_LOCK_S = 1.0
+"""Seconds for the lock, which may be held for the moment that it takes to look whether it is."""
+_KEEPER_S = 10.0
+"""Seconds that the keeper has, beyond those that it gives the server."""
+_TAIL_LINES = 400
+_LONGEST_LINE = 4000
+_NOT_STARTED = 127
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class End(NamedTuple):
+    """How a server ended."""
+
+    code: int
+    tail: list[str]
+    """The last lines of its log."""
+
+
+class Supervisor:
+    """Watches over one server.
+
+    Args:
+        spec: What is served.
+        folder: Where its state is kept.
+        key: The server's key.
+        stops: Files that can be read as soon as it is to stop.
+
+    Raises:
+        OSError: its state can't be written.
+    """
+
+    def __init__(
+        self, spec: ServerSpec, folder: ServerFolder, *, key: SecretStr, stops: Sequence[int]
+    ) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._key = key
+        self._stops = list(stops)
+        known = spec.model_dump(include={"name", "model", "port", "settings"})
+        self._state = ServerState(**known, pid=os.getpid(), phase="starting")
+        folder.write(self._state)
+
+    def run(self) -> None:
+        """Keep the server up until it is to stop, or can't be kept up."""
+        failures = 0
+        while not self._is_to_stop():
+            up_s, cause = self._run_once()
+            if self._is_to_stop():
+                break
+            failures = 1 if up_s > self._spec.steady_s else failures + 1
+            if self._state.ready is None or failures > self._spec.most_restarts:
+                return self._note("failed", cause=cause)
+            self._note("restarting", cause=cause, restarts=self._state.restarts + 1)
+            wait(self._stops, min(_LONGEST_WAIT_S, self._spec.first_wait_s * 2 ** (failures - 1)))
+        self._note("stopped")
+
+    def _run_once(self) -> tuple[float, str]:
+        """Run the server until it ends; give the seconds that it was ready, and why it ended."""
+        if not is_free(self._spec.port):
+            return 0.0, port_taken(self._spec)
+        fork = get_context("fork")
+        here, there = fork.Pipe()
+        keeper = fork.Process(target=_keep, args=(self._spec, self._folder, self._key, there, here))
+        keeper.start()
+        there.close()
+        ready: float | None = None
+        try:
+            while not wait([here, *self._stops], None if ready else _POLL_S):
+                if self._answers():
+                    ready = time.monotonic()
+                    self._note("ready", ready=time.time())
+            up_s = time.monotonic() - ready if ready else 0.0
+        finally:
+            end = self._put_down(keeper, here)
+        return up_s, explain(end.tail, spec=self._spec, code=end.code)
+
+    def _answers(self) -> bool:
+        server = VLLMServer(self._spec.name, port=self._spec.port, api_key=self._key)
+        return asyncio.run(server.is_ready())
+
+    def _put_down(self, keeper: BaseProcess, here: Connection) -> End:
+        """Have the keeper end the server, and end what is left where it was killed."""
+        end: End | None = None
+        with suppress(OSError, EOFError):
+            here.send("stop")
+        with suppress(OSError, EOFError):
+            if here.poll(self._spec.grace_s + _KEEPER_S):
+                end = here.recv()
+        here.close()
+        keeper.kill()
+        keeper.join()
+        _sweep()
+        return end or End(keeper.exitcode or 1, [])
+
+    def _is_to_stop(self) -> bool:
+        return bool(wait(self._stops, 0))
+
+    def _note(self, phase: Phase, **changes: object) -> None:
+        self._state = self._state.model_copy(update={"phase": phase, **changes})
+        with suppress(OSError):  # the disk is full: the server goes on
+            self._folder.write(self._state)
+
+
+class _Log(logging.handlers.RotatingFileHandler):
+    """A file of bounded size. Where the disk is full, lines are lost, and the server goes on."""
+
+    def __init__(self, spec: ServerSpec, folder: ServerFolder) -> None:
+        size, parts = spec.log_bytes, spec.log_parts
+        super().__init__(folder.log, maxBytes=size, backupCount=parts, encoding="utf-8", delay=True)
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def add(self, lines: IO[str]) -> None:
+        for line in lines:
+            if kept := line.rstrip()[:_LONGEST_LINE]:
+                self.tail.append(kept)
+                self.emit(logging.makeLogRecord({"msg": kept}))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            self.close()  # the next line opens it again
+
+
+def _keep(
+    spec: ServerSpec, folder: ServerFolder, key: SecretStr, there: Connection, here: Connection
+) -> None:
+    """Run a server until it ends, or until the supervisor says so or is gone; say how it ended."""
+    here.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _unheard)
+    _adopt_orphans()
+    log = _Log(spec, folder)
+    with folder.lock("keeper"):
+        try:
+            server = subprocess.Popen(
+                spec.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                env={**spec.env, "VLLM_API_KEY": key.get_secret_value()},
+                start_new_session=True,
+                preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            )
+        except OSError as error:
+            end = End(_NOT_STARTED, [f"{spec.command[0]}: {error.strerror}"])
+        else:
+            reader = threading.Thread(target=log.add, args=(server.stdout,), daemon=True)
+            reader.start()
+            ending = (server, there, spec.grace_s)
+            threading.Thread(target=_end_when_told, args=ending, daemon=True).start()
+            code = server.wait()
+            _sweep(server.pid)
+            reader.join(timeout=5.0)
+            end = End(code, list(log.tail))
+        with suppress(OSError):  # the supervisor is gone
+            there.send(end)
+
+
+def _unheard(number: int, frame: FrameType | None) -> None:
+    """Do nothing; a signal that is ignored would be ignored by the server as well."""
+
+
+def _end_when_told(server: subprocess.Popen[str], there: Connection, grace_s: float) -> None:
+    with suppress(EOFError, ConnectionResetError):
+        there.recv()
+    server.terminate()
+    try:
+        server.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
+def _sweep(group: int | None = None) -> None:
+    """Kill all that this process has started or adopted, until there is nothing.
+
+    Args:
+        group: A process group to kill as well: not every system lets orphans be adopted.
+    """
+    if group is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    while left := psutil.Process().children(recursive=True):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=1.0)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what this process's descendants leave behind, where there is such."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _supervise(spec: ServerSpec) -> None:
+    """Take the server's lock and watch over it, or tell who started this why not."""
+    folder = ServerFolder.of(spec.port)
+    lock = folder.lock("supervisor")
+    stop, stopping = os.pipe()
+    stops = [stop, sys.stdin.fileno()] if spec.tethered else [stop]
+    try:
+        lock.acquire(timeout=_LOCK_S)
+        with folder.lock("keeper"):  # one whose supervisor was killed is done
+            pass
+        if not is_free(spec.port):
+            return _answer(port_taken(spec))
+        supervisor = Supervisor(spec, folder, key=folder.make_key(), stops=stops)
+    except Timeout:
+        return _answer(JOINED)
+    except OSError as error:
+        return _answer(str(folder.unusable(error)))
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.write(stopping, b"x")
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    _answer(STARTED)
+    supervisor.run()
+    if spec.tethered and wait(stops, 0):
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _answer(text: str) -> None:
+    """Tell who started this, once, and let go of the pipe to it."""
+    os.write(sys.stdout.fileno(), text.encode())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def main() -> None:
+    """Read the spec from standard input, let go of who started this unless tethered, supervise."""
+    spec = ServerSpec.model_validate_json(sys.stdin.buffer.readline())
+    if not spec.tethered and os.fork():
+        os._exit(0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _adopt_orphans()
+    _supervise(spec)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The catalogue: every entry agrees with itself, and the figures with those that are published."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import cast
+
+import pytest
+from pydantic import ValidationError
+
+from moa.advisor.catalogue import BITS, Attention, Model, Quantisation, model, models
+from moa.endpoints.weights import HubFile
+from moa.errors import ConfigError
+
+ALL = list(models())
+OPEN = [name for name, known in models().items() if known.kind == "open"]
+SOLD = [name for name, known in models().items() if known.kind == "api"]
+DECIDING = [name for name, known in models().items() if known.kind == "decision"]
+QUANTISATIONS = tuple(BITS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_more_parameters_are_active_than_there_are(name: str) -> None:
+    known = model(name)
+    if known.active_parameters is not None:
+        assert known.parameters is not None
+        assert known.active_parameters < known.parameters
+    assert known.embeddings <= (known.parameters or 0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_published_weights_are_near_parameters_times_bits(name: str) -> None:
+    known = model(name)
+    for quantisation, size in known.published.items():
+        if known.parameters is not None:
+            kept = known.embeddings * 2
+            computed = (known.parameters - known.embeddings) * BITS[quantisation] / 8 + kept
+            assert size == pytest.approx(computed, rel=0.1)
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_fewer_bits_weigh_less(name: str) -> None:
+    weights = model(name).weights
+    assert set(weights) == set(BITS)
+    order: tuple[Quantisation, ...] = ("bf16", "fp8", "int4")
+    sizes = [weights[quantisation].bytes for quantisation in order]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_an_open_model_says_what_serving_it_takes(name: str) -> None:
+    known = model(name)
+    assert known.hub is not None
+    assert "vllm" in known.servers
+    assert known.context is not None
+    assert known.licence_url is not None
+    attention = known.attention
+    assert attention is not None
+    values = 2 * attention.layers * attention.kv_heads * attention.head_dim
+    assert known.kv_bytes_per_token == values * 2
+    assert (attention.window is None) == (attention.windowed_layers == 0)
+    assert attention.windowed_layers < attention.layers
+
+
+@pytest.mark.parametrize("name", SOLD)
+def test_a_vendors_model_has_a_published_price(name: str) -> None:
+    known = model(name)
+    assert known.vendor_model is not None
+    assert known.servers == ("vendor",)
+    assert known.price.known
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_decision_model_says_how_it_decides_and_what_serves_it(name: str) -> None:
+    known = model(name)
+    assert known.decides is not None
+    assert "decide" in known.good_for
+    assert known.start is not None or known.servers == ("vendor",)
+    assert "vllm" not in known.servers
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_model_is_good_for_has_a_quality(name: str) -> None:
+    known = model(name)
+    assert known.good_for
+    assert set(known.good_for) <= set(known.quality)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_unchecked_names_fields_that_are_given(name: str) -> None:
+    known = model(name)
+    assert set(known.unchecked) <= known.model_fields_set
+    assert known.verified <= date.today()
+    assert known.released is None or known.released <= f"{date.today():%Y-%m}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_source_is_a_page_of_somebody_else(name: str) -> None:
+    for source in model(name).sources:
+        assert source.scheme == "https"
+        assert source.host
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "kv_bytes"),
+    [
+        pytest.param("smollm2-135m", 134_515_008, 23_040, id="tied embeddings"),
+        pytest.param("mistral-7b", 7_248_023_552, 131_072, id="grouped queries"),
+        pytest.param("phi-2", 2_779_683_840, 327_680, id="every head its own keys"),
+        pytest.param("llama-3-8b", 8_030_261_248, 131_072, id="8B"),
+        pytest.param("llama-3-70b", 70_553_706_496, 327_680, id="70B"),
+        pytest.param("qwen3-30b-a3b", 30_532_122_624, 98_304, id="mixture of experts"),
+    ],
+)
+def test_well_known_figures_are_right(name: str, parameters: int, kv_bytes: int) -> None:
+    assert model(name).parameters == parameters
+    assert model(name).kv_bytes_per_token == kv_bytes
+
+
+def test_a_sliding_window_stops_the_cache_from_growing() -> None:
+    attention = Attention(layers=6, kv_heads=1, head_dim=8, window=100, windowed_layers=5)
+    assert attention.bytes(100) == 6 * 100 * 32
+    assert attention.bytes(1_000) == (1 * 1_000 + 5 * 100) * 32
+
+
+def test_a_hybrid_keeps_a_state_beside_its_cache() -> None:
+    hybrid = Attention(layers=2, kv_heads=1, head_dim=8, state=1_000)
+    assert hybrid.bytes(0) == 1_000
+    assert hybrid.bytes(10) == 1_000 + 2 * 10 * 32
+    assert model("qwen3.5-9b").kv_bytes_per_token == 2 * 8 * 4 * 256 * 2
+
+
+def test_an_encoder_keeps_no_cache() -> None:
+    assert model("laya").kv_bytes(512) == 0
+
+
+def test_the_cache_of_a_vendors_model_is_not_known() -> None:
+    assert model("gpt-4o").kv_bytes_per_token is None
+    with pytest.raises(ConfigError, match="KV cache of 'gpt-4o'"):
+        model("gpt-4o").kv_bytes(1)
+
+
+def test_published_weights_go_before_computed_ones() -> None:
+    weights = model("mistral-7b").weights
+    assert weights["int4"].published
+    assert weights["int4"].repository == "RedHatAI/Mistral-7B-Instruct-v0.3-quantized.w4a16"
+    assert not weights["fp8"].published
+    assert weights["bf16"].repository == "mistralai/Mistral-7B-Instruct-v0.3"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'mistral-7b'"):
+        model("mistal-7b")
+
+
+def test_a_misspelt_key_is_an_error() -> None:
+    fields = model("laya").model_dump(exclude_defaults=True)
+    with pytest.raises(ValidationError, match="licence_link"):
+        Model.model_validate(cast("dict[str, object]", {**fields, "licence_link": "x"}))
+
+
+def test_the_models_that_a_user_looks_for_are_there() -> None:
+    wanted = {"mistral-7b", "phi-2", "phi-4", "llama-3-8b", "llama-3-70b", "qwen3-0.6b"}
+    wanted |= {"smollm2-135m", "gemma-3-4b", "gpt-4o", "gemini-2.5-pro", "kev-4b", "laya", "clef"}
+    assert wanted <= set(models())
+
+
+def test_decisions_that_cost_no_output_have_a_price() -> None:
+    assert model("jev").price.known
+    assert model("jev").price.output == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_gguf_file_is_one_of_a_repository_that_the_entry_names(name: str) -> None:
+    known = model(name)
+    assert set(known.files) <= set(known.repositories)
+    assert set(known.sha256) <= set(known.files)
+    for quantisation, file in known.files.items():
+        assert HubFile.named(f"hf:{known.repositories[quantisation]}/{file}").name == file
+        assert "llama.cpp" in known.servers
+
+
+def test_a_model_with_a_gguf_file_says_where_it_is() -> None:
+    found = model("qwen3-0.6b").gguf
+    assert found == HubFile("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf")
+    assert model("phi-2").gguf is None

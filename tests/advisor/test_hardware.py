@@ -1,0 +1,175 @@
+"""What is read of a machine: GPUs by NVML, a container's memory, and what users describe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from moa.advisor import hardware
+from moa.advisor.hardware import CARDS, GPU, Machine, card, described, machine
+from moa.errors import ConfigError
+
+GIB = 2**30
+
+
+class NVMLError(Exception):
+    pass
+
+
+class Memory(NamedTuple):
+    total: int
+    free: int
+
+
+class Driver(ModuleType):
+    """A driver with two GPUs that doesn't say anything of them."""
+
+    NVMLError = NVMLError
+    NVML_CLOCK_MEM = 2
+    started = True
+
+    def nvmlInit(self) -> None:
+        if not self.started:
+            raise NVMLError
+
+    def nvmlShutdown(self) -> None:
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def unknown(*arguments: object) -> object:
+            raise NVMLError
+
+        return unknown
+
+
+class L4Driver(Driver):
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "NVIDIA L4"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Memory:
+        return Memory(24 * GIB, 20 * GIB)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        return (8, 9)
+
+    def nvmlDeviceGetMemoryBusWidth(self, handle: int) -> int:
+        return 192
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:
+        return 6251
+
+
+class OldDriver(Driver):
+    def nvmlDeviceGetName(self, handle: int) -> bytes:
+        return b"Old"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Memory:
+        return Memory(GIB, GIB)
+
+
+class NoDriver(Driver):
+    started = False
+
+
+@pytest.fixture
+def l4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", L4Driver("pynvml"))
+
+
+@pytest.mark.usefixtures("l4")
+def test_gpus_are_read_with_the_bandwidth_that_their_maker_states() -> None:
+    first, _ = machine().gpus
+    known = card(first.name)
+    assert known is not None
+    assert (first.memory, first.free, first.capability) == (24 * GIB, 20 * GIB, (8, 9))
+    assert first.bandwidth == pytest.approx(known.gb_per_s * 1e9, rel=0.01)
+
+
+@pytest.mark.usefixtures("l4")
+@pytest.mark.parametrize(("listed", "count"), [("1", 1), ("", 0), ("-1", 0), ("GPU-abc", 2)])
+def test_hidden_gpus_are_not_counted(
+    listed: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert len(machine().gpus) == count
+
+
+def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", NoDriver("pynvml"))
+    assert machine().gpus == ()
+
+
+def test_a_driver_that_knows_little_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", OldDriver("pynvml"))
+    gpu, _ = machine().gpus
+    assert (gpu.name, gpu.capability, gpu.bandwidth) == ("Old", None, None)
+
+
+def test_a_containers_limit_holds(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    contained = hardware._contained  # pyright: ignore[reportPrivateUsage]
+    assert contained(9000, 8000, tmp_path) == (4000, 3000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert contained(9000, 8000, tmp_path) == (9000, 8000)
+
+
+def test_this_machine_is_read() -> None:
+    here = machine()
+    assert here.cores >= 1
+    assert 0 < here.ram_free <= here.ram
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("Apple M4 Max", "Apple M4 Max"),
+    ],
+)
+def test_a_card_is_known_by_what_its_driver_calls_it(told: str, found: str) -> None:
+    known = card(told)
+    assert known is not None
+    assert known.name == found
+
+
+def test_every_card_is_found_by_its_own_name() -> None:
+    assert all(card(one.name) == one for one in CARDS)
+
+
+def _here() -> Machine:
+    return Machine(cores=2, ram=8 * GIB, ram_free=6 * GIB)
+
+
+def test_another_machine_is_described_in_words() -> None:
+    other = described(_here(), gpus=["L4:2", "Foo:1:10GB"], ram="64GB", cores=16)
+    assert [gpu.name for gpu in other.gpus] == ["L4", "L4", "Foo"]
+    assert (other.cores, other.ram, other.gpus[2].memory) == (16, 64 * GIB, 10 * GIB)
+
+
+@pytest.mark.parametrize("wrong", ["L4:x", "L4:0", "Foo", ":2", "L4:1:much"])
+def test_a_gpu_that_cannot_be_read_is_told(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"GPU|--gpu|size"):
+        described(_here(), gpus=[wrong])
+
+
+def test_an_unknown_gpu_needs_its_memory() -> None:
+    with pytest.raises(ConfigError, match="how much memory"):
+        GPU.named("Foo")

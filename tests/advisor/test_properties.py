@@ -1,0 +1,127 @@
+"""What holds of every ranking, whatever the task and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moa.advisor import Job
+from moa.advisor.catalogue import models
+from moa.advisor.choice import Chooser, Plan, Ranking
+from moa.advisor.hardware import GPU, Machine
+from moa.advisor.performance import LocalModel, places, quantisations
+from moa.advisor.task import Task
+
+from .cases import DESK, GIB, L4, LAPTOP, computer
+
+FEW = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+MANY = settings(max_examples=150, deadline=None)
+OPEN = [name for name, model in models().items() if model.parameters and "vllm" in model.servers]
+MACHINES = st.sampled_from([LAPTOP, DESK, L4, computer(8, cores=4)])
+TASKS = st.builds(
+    Task,
+    job=st.sampled_from(get_args(Job)),
+    risk=st.sampled_from(["low", "medium", "high"]),
+    labels=st.sampled_from([0, 60, 600]),
+    languages=st.sampled_from([("en",), ("de",)]),
+    per_day=st.sampled_from([None, 100, 100_000]),
+    api=st.booleans(),
+    private=st.booleans(),
+    offline=st.booleans(),
+)
+
+
+def _ranking(task: Task, machine: Machine) -> Ranking:
+    return Chooser(task, machine).ranking()
+
+
+def _order(plans: tuple[Plan, ...]) -> list[str]:
+    return [str(plan) for plan in plans]
+
+
+@MANY
+@given(
+    name=st.sampled_from(OPEN),
+    gib=st.integers(1, 200),
+    more=st.integers(0, 200),
+    tokens=st.integers(1, 8000),
+    concurrency=st.integers(1, 200),
+)
+def test_more_memory_never_makes_a_fitting_model_unfit(
+    name: str, gib: int, more: int, tokens: int, concurrency: int
+) -> None:
+    model = models()[name]
+    gpu = GPU(name="any", memory=gib * GIB, free=gib * GIB, capability=(9, 0))
+    wider = replace(gpu, memory=(gib + more) * GIB, free=(gib + more) * GIB)
+    before = places(replace(L4, gpus=(gpu,)))[-1]
+    after = places(replace(L4, gpus=(wider,)))[-1]
+    for kind in quantisations(model, before):
+        small = LocalModel(
+            model=model, place=before, quantisation=kind, tokens=tokens, concurrency=concurrency
+        )
+        large = replace(small, place=after)
+        assert large.fits or not small.fits
+        assert large.max_sequences >= small.max_sequences
+
+
+@MANY
+@given(name=st.sampled_from(OPEN), gib=st.integers(1, 200), tokens=st.integers(1, 8000))
+def test_the_largest_concurrency_fits_and_one_more_does_not(
+    name: str, gib: int, tokens: int
+) -> None:
+    model = models()[name]
+    place = places(computer(gib))[0]
+    for kind in quantisations(model, place):
+        one = LocalModel(model=model, place=place, quantisation=kind, tokens=tokens)
+        if most := one.max_sequences:
+            assert replace(one, concurrency=most).fits
+            assert not replace(one, concurrency=most + 1).fits or most == 1024
+
+
+@FEW
+@given(task=TASKS, machine=MACHINES)
+def test_a_private_task_never_names_a_vendor_and_an_offline_one_needs_no_network(
+    task: Task, machine: Machine
+) -> None:
+    for plan in _ranking(task, machine).plans:
+        if task.private or task.offline or not task.api:
+            assert not plan.needs_network
+            assert all(isinstance(member, LocalModel) for member in plan.members)
+
+
+@FEW
+@given(task=TASKS, machine=MACHINES)
+def test_no_cost_is_negative_and_no_quality_below_what_is_shown(
+    task: Task, machine: Machine
+) -> None:
+    for plan in _ranking(task, machine).plans:
+        assert plan.cost.known >= 0
+        assert plan.cost.total is None or plan.cost.total >= 0
+        assert plan.quality >= plan.needed_quality - 0.5
+        assert plan.latency is None or plan.latency.p95_s >= 0
+
+
+@FEW
+@given(task=TASKS, machine=MACHINES)
+def test_high_risk_and_few_labels_never_give_a_bare_small_model(
+    task: Task, machine: Machine
+) -> None:
+    risky = task.model_copy(update={"risk": "high", "labels": min(task.labels, 60)})
+    assert "slm" not in {plan.pattern for plan in _ranking(risky, machine).plans}
+
+
+@FEW
+@given(task=TASKS, machine=MACHINES, seconds=st.sampled_from([0.2, 1.0, 5.0]))
+def test_a_tighter_latency_never_ranks_a_slower_plan_higher(
+    task: Task, machine: Machine, seconds: float
+) -> None:
+    loose = _ranking(task.model_copy(update={"latency_s": seconds * 10}), machine).plans
+    tight = _ranking(task.model_copy(update={"latency_s": seconds}), machine).plans
+    assert all(plan.latency is None or plan.latency.p95_s <= seconds for plan in tight)
+    kept = [name for name in _order(loose) if name in _order(tight)]
+    assert kept == [name for name in _order(tight) if name in _order(loose)]

@@ -1,0 +1,122 @@
+"""Writing plans: what of them goes into `moa.toml`, and what is left to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moa.advisor.choice import Plan, choose
+from moa.advisor.config import Setup, write_plan
+from moa.advisor.hardware import Machine
+from moa.advisor.patterns import Pattern
+from moa.advisor.performance import LocalModel
+from moa.advisor.task import Task
+from moa.cli.app import app
+from moa.config import load
+from moa.errors import ConfigError
+
+from .cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
+
+TALK = Task(job="converse")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan_of(task: Task, machine: Machine, pattern: Pattern) -> Plan:
+    return next(plan for plan in choose(task, machine).plans if plan.pattern == pattern)
+
+
+def test_the_built_in_model_needs_no_endpoint() -> None:
+    plan = plan_of(Task(job="classify", risk="low"), LAPTOP, "slm")
+    _, made = write_plan(plan, LAPTOP)
+    assert made == {"small": Setup(notes=("smollm2-135m is built in, and needs no endpoint",))}
+    assert not Path("moa.toml").exists()
+
+
+def test_another_model_on_the_processor_runs_in_this_machine() -> None:
+    summaries = Task(job="summarise", risk="low", per_day=2000)
+    _, made = write_plan(plan_of(summaries, EDGE, "slm"), EDGE)
+    assert load().embeds("small")
+    assert made["small"].steps[0] == "moa models fetch small"
+
+
+def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
+    _, made = write_plan(plan_of(Task(job="classify"), SMALL_BOARD, "slm"), SMALL_BOARD)
+    assert load().endpoints["small"].urls == ("http://127.0.0.1:8080/v1",)
+    assert made["small"].steps[0].startswith("llama serve -hf ")
+
+
+def test_where_another_endpoint_is_the_default_that_is_said() -> None:
+    Path("moa.toml").write_text('[endpoints.mine]\ntier = "slm"\nmodel = "gpt-5-nano"\n')
+    _, made = write_plan(plan_of(Task(job="classify", risk="low"), LAPTOP, "slm"), LAPTOP)
+    assert "[endpoints.mine] is the default of its tier" in made["small"].notes[1]
+
+
+def test_the_command_does_not_claim_to_have_written() -> None:
+    words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "8"]
+    done = CliRunner().invoke(app, [*words, "--risk", "low", "--no-api", "--write"])
+    assert done.exit_code == 0, done.output
+    assert "Nothing to write for slm: " in done.stdout
+    assert "Wrote" not in done.stdout
+
+
+def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
+    plan = plan_of(TALK, DESK, "hybrid")
+    write_plan(plan, DESK)
+    served = load().served
+    assert {name: it.tier for name, it in served.items()} == {"small": "slm", "large": "llm"}
+    shares = [it.vllm.gpu_memory_utilization or 1 for it in served.values()]
+    assert sum(shares) <= 0.92
+    assert len({it.vllm.port for it in served.values()}) == 2
+    for member, it in zip(plan.members, served.values(), strict=True):
+        assert isinstance(member, LocalModel)
+        repository = member.model.weights[member.quantisation].repository
+        assert it.model == repository or it.vllm.quantization == member.quantisation
+
+
+def test_a_file_that_the_catalogue_does_not_know_is_put_there_by_its_user() -> None:
+    machine = computer(64, cores=16)
+    _, made = write_plan(plan_of(TALK, machine, "hybrid"), machine)
+    assert "GGUF file of Qwen/" in made["large"].steps[0]
+    large = load().endpoints["large"]
+    assert large.serve == "llama.cpp"
+    assert large.model.endswith(".gguf")
+
+
+def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None:
+    """Else the tier would have two, and nothing that asks for one would run any more."""
+    machine = computer(64, cores=16)
+    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    _, made = write_plan(plan_of(TALK, machine, "hybrid"), machine)
+    assert load().of_tier("llm") == "gpt"
+    assert any("[endpoints.gpt] stays the default" in line for line in made["large"].notes)
+    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    sold = Task(job="create", api=True, vendors=("openai",))
+    write_plan(plan_of(sold, LAPTOP, "llm"), LAPTOP)
+    assert load().of_tier("llm") == "gpt"
+
+
+def test_of_a_plan_all_endpoints_are_written_or_none() -> None:
+    text = '# mine\n[endpoints.large]\ntier = "llm"\nmodel = "gpt-5"\n'
+    Path("moa.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"\[endpoints\.large\] already.*--force overwrites"):
+        write_plan(plan_of(TALK, DESK, "hybrid"), DESK)
+    assert Path("moa.toml").read_text() == text
+    write_plan(plan_of(TALK, DESK, "hybrid"), DESK, force=True)
+    assert Path("moa.toml").read_text().startswith("# mine\n")
+    assert set(load().served) == {"small", "large"}
+
+
+@pytest.mark.parametrize(("per_day", "servers"), [(100, 1), (5_000_000, 8)])
+def test_as_many_servers_are_written_as_the_figures_take(per_day: int, servers: int) -> None:
+    task = Task(job="classify", per_day=per_day)
+    best = choose(task, H100S).best
+    assert best is not None
+    write_plan(best, H100S)
+    (served,) = load().served.values()
+    assert served.vllm.replicas * served.vllm.gpus_each == servers

@@ -1,0 +1,111 @@
+"""What the closing table says a run was worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel
+
+from moa.cli import main
+from moa.cli.tally import Worth
+from moa.graphs.support import QUARANTINE, UNWRITTEN
+from moa.handoffs import Text
+from moa.questions import Answer, Choice, Option, Question
+from moa.rows import Item, Row
+
+BLIND = """
+from moa.agents.filter import Filter
+from moa.decisions import Adaptation
+from moa.testing import SimulatedEndpoint
+
+asked = SimulatedEndpoint(rule=lambda _: {"spam": {"yes": 0.3}})
+why = Adaptation(doubtful={"spam": "the model says 'no' whatever the text is"}, origin="a test")
+blind = Filter(asked, "advertising", name="spam", adaptation=why)
+sure = Filter(asked, "advertising", name="spam")
+"""
+
+
+class Outcome(BaseModel):
+    """Says of itself what became of a message, as the outcomes of the support graph do."""
+
+    kind: str
+    queue: str | None = None
+    written_by: Literal["llm", "template"] | None = None
+    mood: Choice[str] | None = None
+
+
+TEMPLATE = Outcome(kind="reply", written_by="template")
+WRITTEN = Outcome(kind="reply", written_by="llm")
+DRAFT = Outcome(kind="draft", written_by="llm")
+DROPPED = Outcome(kind="drop")
+
+
+def routed(queue: str) -> Outcome:
+    return Outcome(kind="route", queue=queue)
+
+
+def rows_of(*outputs: BaseModel) -> dict[str, str]:
+    worth = Worth()
+    for output in outputs:
+        row = Row(number=1, id=1, value="hello")
+        worth.add(Item(row=row, status="answered", output=output))
+    return dict(worth.rows())
+
+
+def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
+    waiting, unwanted = routed(UNWRITTEN), routed(QUARANTINE)
+    rows = rows_of(TEMPLATE, TEMPLATE, routed("sales"), waiting, DRAFT, unwanted, DROPPED, WRITTEN)
+    assert rows == {
+        "settled without an LLM": "3 of 8 (38%): 2 replies by template, 1 to people's queues",
+        "written by the LLM": "1",
+        "waiting for an LLM or people": "2, 1 of them with a draft to read",
+        "quarantined": "1",
+        "dropped": "1",
+        "doubtful": "none",
+        "next": "add an LLM in moa.toml to have 2 replies written\nlook through quarantine: 1",
+    }
+
+
+def test_where_nothing_is_left_to_do_nothing_comes_next() -> None:
+    assert "next" not in rows_of(TEMPLATE, WRITTEN)
+
+
+def test_of_other_outputs_nothing_is_said() -> None:
+    assert rows_of(Text(text="hello")) == {}
+
+
+def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
+    question = Question("mood", "choice", "How?", (Option("good", "good"), Option("bad", "bad")))
+    answer = Answer(question=question, probabilities=(0.6, 0.4), doubtful=True)
+    mood = Choice[str].of(answer)
+    assert rows_of(mood, Text(text="x"))["doubtful"] == "'mood' is DOUBTFUL in 1 of 2"
+    read_again = Outcome.model_validate_json(Outcome(kind="drop", mood=mood).model_dump_json())
+    assert rows_of(read_again)["doubtful"].startswith("'mood' is DOUBTFUL")
+
+
+def run(which: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("graph.py").write_text(BLIND)
+    Path("in.txt").write_text("one\ntwo\nthree\n")
+    with pytest.raises(SystemExit) as left:
+        main(("run", f"graph.py:{which}", "in.txt"))
+    assert left.value.code == 0
+
+
+def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("blind", tmp_path, monkeypatch)
+    out = capsys.readouterr().out
+    assert out.count("'spam' is DOUBTFUL in 3 of 3: the model says 'no' whatever the text is") == 1
+    assert "label 50 of these and run moa calibrate to decide 'spam' by your labels" in out
+
+
+def test_without_doubt_nothing_is_said_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("sure", tmp_path, monkeypatch)
+    assert "DOUBTFUL" not in capsys.readouterr().out
