@@ -20,7 +20,7 @@ from encoder import SETS
 from heads import read
 from moa import Classifier, Endpoint, RunContext
 from moa.endpoints import Example
-from moa.endpoints.cached import Cached
+from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question
 from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share
 from report import table, write

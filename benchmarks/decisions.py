@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import create_model
 
 from moa import Classifier, Endpoint, Example, Extractor, RunContext
-from moa.endpoints.cached import Cached
+from moa.endpoints.wrappers import Cached
 from moa.errors import MoaError
 from report import table, write
 from support_reading import Alone

@@ -18,8 +18,8 @@ from pathlib import Path
 from encoder import SETS
 from heads import read
 from moa import Classifier, Endpoint, RunContext
-from moa.endpoints.cached import Cached
 from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question
 from report import table, write
 from support_reading import Alone

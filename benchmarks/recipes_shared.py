@@ -28,7 +28,7 @@ from moa.context import RunContext
 from moa.documents.citing import statements
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Wrapping
 from moa.graphs.code import SandboxResult, source_of
 from moa.usage import Amount
 

@@ -24,9 +24,8 @@ from pydantic import BaseModel, SecretStr
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
 from moa.config import EndpointConfig, load
 from moa.endpoints import Prompt
-from moa.endpoints.profiles import VLLM
-from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.dialects import VLLM
+from moa.endpoints.vllm import VLLMEndpoint, free_port
 from moa.questions import questions_of
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
@@ -311,7 +310,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             base_url=bare.url,
             api_key=SecretStr(bare.key),
             decides="systemone",
-            profile=replace(VLLM, together=False),
+            dialect=replace(VLLM, together=False),
         )
         async with alone:
             ways = {

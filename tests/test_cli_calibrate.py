@@ -19,7 +19,7 @@ from moa.cli import calibrate as command_of
 from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import missing_for_sentences
+from moa.endpoints.encoders import SentenceEncoder
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -331,7 +331,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
     assert " ".join(capsys.readouterr().err.split()).count("the input is in de") == 1
 
 
-@pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
+@pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")
 def test_what_reads_sentences_alone_does_not_ask_the_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

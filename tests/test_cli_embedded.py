@@ -27,7 +27,7 @@ def graph(endpoints):
 
     async def freeze(text: Text) -> Text:
         if "kill" in text.text:  # the call that follows meets a server that hangs, then dies
-            pid = slm._served[-1].engine.process.pid
+            pid = next(reversed(slm._served)).process.pid
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
         return text

@@ -13,7 +13,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.metered import Metered
+from moa.endpoints.wrappers import Metered
 from moa.energy import Meter, battery, cpu_estimate, meter, nvml, rapl
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

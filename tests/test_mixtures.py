@@ -15,8 +15,8 @@ from moa.agents.proposer import Proposer
 from moa.cli import main
 from moa.config import load
 from moa.context import RunContext
-from moa.endpoints.counting import tokens_of
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.tokens import tokens_of
+from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError
 from moa.graphs.mixture import Mixed, Mixture
 from moa.graphs.self_mixture import SelfMixture

@@ -18,8 +18,8 @@ from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
 from moa.endpoints.weights import cache_folder, find_weights
+from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
@@ -242,7 +242,7 @@ async def test_all_endpoints_are_closed_where_one_cannot_be(
         closed.append(of.name)
         raise OSError(f"{of.name} is stuck")
 
-    monkeypatch.setattr("moa.endpoints.wrapping.Wrapping.close", close)
+    monkeypatch.setattr("moa.endpoints.wrappers.Wrapping.close", close)
     both = endpoints(small=SMALL, large=LARGE)
     assert served(both) == ("small", "large")
     with pytest.raises(OSError, match="is stuck"):
@@ -400,7 +400,7 @@ def test_a_model_that_names_no_weights_is_an_error(model: str, says: str, tmp_pa
 async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_started(
     tmp_path: Path,
 ) -> None:
-    file = written(tmp_path, str(find_weights().path), "context_window = 512")
+    file = written(tmp_path, str(find_weights()), "context_window = 512")
     async with Endpoints(file) as both:
         large, small = embedded_in(both), embedded_in(both, "embedded")
         await both.warm({"large"})

@@ -23,7 +23,7 @@ import tomllib
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
@@ -34,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from moa.endpoints.dialects import VENDORS, Dialect
 from moa.errors import ConfigError
 from moa.usage import Price, Tier
 from moa.vllm.settings import VLLMConfig, local_url
@@ -49,33 +50,6 @@ _KEY_ENDS = ("_API_KEY", "_TOKEN")
 
 M = TypeVar("M", bound=BaseModel)
 Dollars = Annotated[Decimal, Field(ge=0)]
-
-
-class Vendor(NamedTuple):
-    """Where a vendor's models are served, by the OpenAI protocol, and who knows their prices."""
-
-    prefixes: tuple[str, ...]
-    base_url: str
-    api_key_env: str
-
-
-VENDORS = (
-    Vendor(("gpt-", "o1", "o3", "o4", "chatgpt-"), "https://api.openai.com/v1", "OPENAI_API_KEY"),
-    Vendor(
-        ("gemini-",),
-        "https://generativelanguage.googleapis.com/v1beta/openai/",
-        "GEMINI_API_KEY",
-    ),
-    Vendor(("claude-",), "https://api.anthropic.com/v1/", "ANTHROPIC_API_KEY"),
-    Vendor(
-        ("mistral-", "ministral-", "magistral-", "codestral-"),
-        "https://api.mistral.ai/v1",
-        "MISTRAL_API_KEY",
-    ),
-    Vendor(("deepseek-",), "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    Vendor(("grok-",), "https://api.x.ai/v1", "XAI_API_KEY"),
-    Vendor(("jev-",), "https://api.typesafe.ai/v1", "TYPESAFE_API_KEY"),
-)
 
 
 class EndpointConfig(BaseModel):
@@ -135,7 +109,7 @@ class EndpointConfig(BaseModel):
         return (given,) if isinstance(given, str) else given
 
     @property
-    def vendor(self) -> Vendor | None:
+    def vendor(self) -> Dialect | None:
         """Who serves the model, where its name or its address says so."""
         if self.serve or self.served_by:
             return None
@@ -379,7 +353,7 @@ def nearest(wrong: str, known: list[str] | tuple[str, ...]) -> str:
     return f". Known: {', '.join(known)}" if known else ""
 
 
-def published_price(model: str, vendor: Vendor | None) -> Price:
+def published_price(model: str, vendor: Dialect | None) -> Price:
     """What a vendor is known to charge for a model; unknown where it isn't."""
     if vendor is None:
         return Price()

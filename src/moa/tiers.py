@@ -18,8 +18,7 @@ from moa.advisor.catalogue import Local, local
 from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
-from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.closing import Closing, close_all
+from moa.endpoints import Closing, Endpoint, Prompt, close_all
 from moa.errors import ConfigError, ModelNotFound
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, keys_of_running
@@ -244,14 +243,14 @@ class Endpoints(Closing):
 
     def _built_anew(self, name: str) -> Endpoint:
         from moa.endpoints.replicas import Replicas
-        from moa.endpoints.retried import Retried
+        from moa.endpoints.wrappers import Retried
 
         if name == EMBEDDED or self._configured(name).serve == "llama.cpp":
             return self._embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
-        watched = self.config.serves(name) and self._read_keys
-        return Retried(self._watched(name, servers) if watched else servers)
+        restarted = self.config.serves(name) and self._read_keys
+        return Retried(self._waiting(name, servers) if restarted else servers)
 
     def _embedded(self, name: str) -> EmbeddedEndpoint:
         """Build an endpoint whose model runs in an engine of moa's own."""
@@ -277,10 +276,10 @@ class Endpoints(Closing):
             timeout_s=config.timeout_s,
         )
 
-    def _watched(self, name: str, endpoint: Endpoint) -> Endpoint:
+    def _waiting(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
-        from moa.endpoints.vllm_server import VLLMServer
-        from moa.endpoints.watched import Watched
+        from moa.endpoints.vllm import VLLMServer
+        from moa.endpoints.wrappers import WaitForReady
 
         server = self.config.server_of(name)
         keys = keys_of_running(server, self._configured(server).vllm.ports)
@@ -292,7 +291,7 @@ class Endpoints(Closing):
         def is_coming() -> bool:
             return any(ServerFolder.of(port).is_watched for port in keys)
 
-        return Watched(endpoint, is_coming=is_coming, is_ready=is_ready)
+        return WaitForReady(endpoint, is_coming=is_coming, is_ready=is_ready)
 
     def _configured(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:

@@ -16,7 +16,7 @@ from moa.cli.bench import agree, counts, hourly
 from moa.config import Config, EndpointConfig
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Answer

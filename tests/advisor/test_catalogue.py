@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from moa.advisor.catalogue import BITS, Attention, Model, Quantisation, model, models
-from moa.endpoints.weight_sources import HubFile
+from moa.endpoints.weights import HubFile
 from moa.errors import ConfigError
 
 ALL = list(models())

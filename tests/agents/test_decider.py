@@ -29,7 +29,7 @@ from moa import (
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Capability, Decision
-from moa.errors import CapabilityError, ConfigError, EndpointGarbled, InputError, Unanswered
+from moa.errors import CapabilityError, ConfigError, InputError, InvalidResponse, Unanswered
 from moa.questions import Answer, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Amount
@@ -293,7 +293,7 @@ async def test_answers_to_other_questions_are_an_error() -> None:
             whole = await super().decide(state, questions, context, examples=examples)
             return replace(whole, answers=whole.answers[::-1])
 
-    with pytest.raises(EndpointGarbled, match="asked"):
+    with pytest.raises(InvalidResponse, match="asked"):
         await Decider(Mixed(), Triage).run("hello")
 
 

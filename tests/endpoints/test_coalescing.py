@@ -13,8 +13,8 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Decision
-from moa.endpoints.coalesce import Coalescer
-from moa.endpoints.profiles import GENERIC
+from moa.endpoints.dialects import UNKNOWN
+from moa.endpoints.native import Coalescer
 from moa.errors import (
     BudgetExceeded,
     EndpointUnavailable,
@@ -133,7 +133,7 @@ async def test_questions_that_take_another_request_reserve_it(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
     served.will(reply({}))
-    decider = endpoint(transport, profile=replace(GENERIC, most_questions=2))
+    decider = endpoint(transport, dialect=replace(UNKNOWN, most_questions=2))
     one, two = [REFUND], [TOPIC, URGENCY]
     context = RunContext(budget=Budget(calls=1))
     with pytest.raises(BudgetExceeded):
@@ -158,7 +158,7 @@ async def test_questions_that_take_another_request_reserve_it(
 async def test_calls_without_a_price_count_once_and_nobody_s_cost_is_known(
     most: int, served: Served, transport: httpx2.AsyncClient
 ) -> None:
-    decider = endpoint(transport, profile=replace(GENERIC, most_questions=most))
+    decider = endpoint(transport, dialect=replace(UNKNOWN, most_questions=most))
     context = RunContext()
     nested = [context.nested(question.name) for question in ALL]
     served.will(

@@ -12,11 +12,11 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Example
-from moa.endpoints.profiles import OLLAMA, VLLM, profile_of
+from moa.endpoints.dialects import OLLAMA, VLLM, dialect_of
 from moa.errors import (
     CapabilityError,
     ConfigError,
-    EndpointGarbled,
+    InvalidResponse,
     OutputError,
 )
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -94,7 +94,7 @@ async def test_what_is_no_distribution_is_refused(
     served: Served, transport: httpx2.AsyncClient, topic: Mapping[str, Any]
 ) -> None:
     served.will(reply({"topic": {"type": "choice", "choice": "card", "probabilities": topic}}))
-    with pytest.raises(EndpointGarbled, match="topic"):
+    with pytest.raises(InvalidResponse, match="topic"):
         await decided(endpoint(transport), TOPIC)
 
 
@@ -103,7 +103,7 @@ async def test_what_is_no_probability_is_refused(
     served: Served, transport: httpx2.AsyncClient, noul: object
 ) -> None:
     served.will(reply({"refund": {"type": "noul", "noul": noul}}))
-    with pytest.raises(EndpointGarbled, match="refund"):
+    with pytest.raises(InvalidResponse, match="refund"):
         await decided(endpoint(transport), REFUND)
 
 
@@ -112,7 +112,7 @@ async def test_levels_that_count_from_one_are_refused(
 ) -> None:
     probabilities = {"1": 0.99, "2": 0.01}
     served.will(reply({"urgency": {"type": "score", "probabilities": probabilities}}))
-    with pytest.raises(EndpointGarbled, match="'2'"):
+    with pytest.raises(InvalidResponse, match="'2'"):
         await decided(endpoint(transport), URGENCY)
 
 
@@ -221,7 +221,7 @@ async def test_decisions_out_of_order_are_garbled(
     served: Served, transport: httpx2.AsyncClient, answers: object
 ) -> None:
     served.will(reply(answers))
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await decided(endpoint(transport, decides="decisions"), REFUND)
 
 
@@ -289,9 +289,9 @@ async def test_a_limit_is_checked_before_anything_is_sent(
     options = tuple(Option(f"o{i}", i) for i in range(27))
     question = Question("wide", "choice", "Which?", options)
     with pytest.raises(ConfigError, match="27 options, and vLLM takes 26"):
-        await decided(endpoint(transport, profile=VLLM), question)
+        await decided(endpoint(transport, dialect=VLLM), question)
     with pytest.raises(ConfigError, match="empty"):
-        await endpoint(transport, profile=OLLAMA).decide(" ", [REFUND], RunContext())
+        await endpoint(transport, dialect=OLLAMA).decide(" ", [REFUND], RunContext())
     assert served.requests == []
 
 
@@ -316,7 +316,7 @@ async def test_questions_that_would_mix_go_one_a_request(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
     served.will(reply())
-    decision = await decided(endpoint(transport, profile=OLLAMA), *ALL)
+    decision = await decided(endpoint(transport, dialect=OLLAMA), *ALL)
     assert [list(body["questions"]) for body in served.bodies] == [
         ["refund"],
         ["topic"],
@@ -326,9 +326,9 @@ async def test_questions_that_would_mix_go_one_a_request(
 
 
 def test_a_server_is_told_by_who_owns_its_models() -> None:
-    assert profile_of({"data": [{"id": "m", "owned_by": "vllm"}]}) is VLLM
-    assert profile_of({"data": [{"id": "m", "owned_by": "library"}]}) is OLLAMA
-    assert profile_of({"status": "ok"}).server == "a System One server"
+    assert dialect_of({"data": [{"id": "m", "owned_by": "vllm"}]}) is VLLM
+    assert dialect_of({"data": [{"id": "m", "owned_by": "library"}]}) is OLLAMA
+    assert dialect_of({"status": "ok"}).name == "a System One server"
 
 
 async def test_control_tokens_reach_no_decision(

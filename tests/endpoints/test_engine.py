@@ -21,8 +21,8 @@ from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings, check_engine
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retried import Retried
-from moa.endpoints.weights import Weights, find_weights
+from moa.endpoints.weights import find_weights
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
     EndpointUnauthorized,
     EndpointUnavailable,
@@ -41,7 +41,7 @@ class Counted:
     def __init__(self) -> None:
         self.times = 0
 
-    def __call__(self) -> Weights:
+    def __call__(self) -> Path:
         self.times += 1
         return find_weights()
 
@@ -92,7 +92,7 @@ async def test_a_dead_engine_is_started_again_but_not_forever(host: EngineHost) 
 
 
 async def test_weights_that_are_not_found_are_told_each_time() -> None:
-    def find() -> Weights:
+    def find() -> Path:
         raise ModelNotFound("no weights")
 
     host = EngineHost(find, EngineSettings())
@@ -134,7 +134,7 @@ def test_an_engine_that_is_gone_before_it_is_spoken_to_is_told(tmp_path: Path) -
         stdout=subprocess.PIPE,
     )
     process.wait()
-    weights, settings = Weights(tmp_path / "mine.gguf", "a test"), EngineSettings().resolved()
+    weights, settings = tmp_path / "mine.gguf", EngineSettings().resolved()
     with tempfile.TemporaryFile() as log, pytest.raises(EndpointUnavailable, match="exit code 3"):
         Engine(process, log, weights=weights, settings=settings)
 
@@ -150,7 +150,7 @@ def test_a_library_that_llama_cpp_lacks_is_told_with_what_installs_it(
         check_engine()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingDependency, match=r"libgomp.so.1.*Run: apt-get install libgomp1$"):
-        Engine.start(Weights(tmp_path / "x", "a test"), EngineSettings())
+        Engine.start(tmp_path / "x", EngineSettings())
 
 
 def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("moa.endpoints.engine.find_spec", nothing)
     with pytest.raises(MissingDependency, match=r'pip install "mixture-of-agents\[local\]"'):
-        Engine.start(Weights(Path("x"), "a test"), EngineSettings())
+        Engine.start(Path("x"), EngineSettings())
 
 
 async def test_it_answers_to_nobody_without_its_key(engine: Engine) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Decision
-from moa.endpoints.detection import Decides, way_of
-from moa.endpoints.profiles import GENERIC, OLLAMA, VLLM, Profile
+from moa.endpoints.decide import Decides, way_of
+from moa.endpoints.dialects import OLLAMA, UNKNOWN, VLLM, Dialect
 from moa.errors import (
     EndpointRejected,
     EndpointUnavailable,
@@ -164,13 +164,13 @@ async def test_a_model_that_cannot_is_told_from_a_wrong_question(
     [
         ("auto", None, "not known yet"),
         ("auto", VLLM, "natively if it can, else label log-probabilities"),
-        ("auto", GENERIC, "natively if it can, else written labels, without probabilities"),
+        ("auto", UNKNOWN, "natively if it can, else written labels, without probabilities"),
         ("text", VLLM, "written labels, without probabilities"),
         ("labels", None, "label log-probabilities"),
         ("decisions", OLLAMA, "by /v1/decisions"),
     ],
 )
 def test_what_is_said_of_a_server_is_no_more_than_is_known(
-    decides: Decides, known: Profile | None, said: str
+    decides: Decides, known: Dialect | None, said: str
 ) -> None:
     assert way_of(decides, known) == said

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from moa.context import RunContext
 from moa.endpoints import Example
-from moa.endpoints.demonstrations import DEMONSTRATIONS
 from moa.endpoints.known import Known, keep
 from moa.endpoints.labels import (
+    DEMONSTRATIONS,
     LabelBackend,
     LabelPrompt,
     LabelReading,

@@ -17,8 +17,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Retried, Wrapping
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.endpoints.thinking import ThinkingSplitter, split_thinking
+from moa.endpoints.openai import ThinkingSplitter, split_thinking
 
 
 @pytest.mark.parametrize(

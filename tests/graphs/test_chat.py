@@ -16,8 +16,7 @@ from moa.agents.filter import Verdict
 from moa.calibration.verifiers import Length
 from moa.context import RunContext
 from moa.conversations.messages import ChatReply, ChatSettings, Said
-from moa.endpoints import Completion, Prompt
-from moa.endpoints.closing import closed_after
+from moa.endpoints import Completion, Prompt, closed_after
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,

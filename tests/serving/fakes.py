@@ -12,7 +12,7 @@ from typing import TypedDict
 
 import psutil
 
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.vllm import free_port
 from moa.vllm.command import ServerSpec, specs_of
 from moa.vllm.settings import VLLMConfig
 

@@ -14,7 +14,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.vllm_server import free_port
+from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
 from moa.tiers import Endpoints
 from moa.vllm.state import ServerFolder

@@ -12,7 +12,7 @@ import pytest
 from moa.config import load
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import ConfigError
 from moa.tiers import Endpoints
 from moa.vllm.state import ServerFolder, ServerState

@@ -18,7 +18,7 @@ from moa.config import load
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.vllm_server import VLLMServer
+from moa.endpoints.vllm import VLLMServer
 from moa.tiers import Endpoints
 from moa.vllm.state import ServerFolder
 

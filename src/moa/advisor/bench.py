@@ -25,7 +25,7 @@ from moa._files import replace_text
 from moa.config import Config, find
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.endpoints.weights import cache_folder
 from moa.errors import BudgetExceeded, ConfigError, EndpointError, MoaError, OutputError
 from moa.questions import Option, Question

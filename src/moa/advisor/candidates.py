@@ -21,9 +21,10 @@ from moa.advisor.catalogue import BUILT_IN, Model, models
 from moa.advisor.hardware import Machine
 from moa.advisor.performance import SPARE, LocalModel, Place, places, quantisations
 from moa.advisor.task import Task, vendor_name
-from moa.config import EMBEDDED, Config, EndpointConfig, Vendor
+from moa.config import EMBEDDED, Config, EndpointConfig
 from moa.endpoints.client import is_loopback
-from moa.endpoints.weight_sources import SMOLLM2
+from moa.endpoints.dialects import Dialect
+from moa.endpoints.weights import SMOLLM2
 from moa.usage import Price
 
 INSTRUCTIONS = 200
@@ -62,7 +63,7 @@ class VendorModel:
     """A model at the vendor that sells it by the token."""
 
     model: Model
-    vendor: Vendor
+    vendor: Dialect
 
     @property
     def price(self) -> Price:

@@ -18,9 +18,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
 from moa.advisor import Kind, Quantisation, Server, Skill
-from moa.config import EndpointConfig, Vendor, nearest
-from moa.endpoints.weight_sources import SMOLLM2, HubFile
-from moa.endpoints.weights import cache_folder, kept_at
+from moa.config import EndpointConfig, nearest
+from moa.endpoints.dialects import Dialect
+from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
 from moa.errors import ConfigError
 from moa.usage import Price, Tier
 
@@ -179,7 +179,7 @@ class Model(BaseModel):
         return self._at_vendor.price() if self._at_vendor else Price()
 
     @property
-    def vendor(self) -> Vendor | None:
+    def vendor(self) -> Dialect | None:
         """Who sells it by the token; `None`: nobody."""
         return self._at_vendor.vendor if self._at_vendor else None
 

@@ -16,7 +16,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from moa.advisor import Job, Risk
-from moa.config import VENDORS, Vendor, explained, nearest
+from moa.config import explained, nearest
+from moa.endpoints.dialects import VENDORS, Dialect
 from moa.errors import ConfigError
 
 _DAY_S = 86_400
@@ -33,7 +34,7 @@ _LENGTHS: dict[Job, tuple[int, int]] = {
 """Usual tokens of an item and of an answer, where the task says none; thoughts are counted."""
 
 
-def vendor_name(vendor: Vendor) -> str:
+def vendor_name(vendor: Dialect) -> str:
     """Name a vendor as `Task.vendors` does: the first word of its key's variable."""
     return vendor.api_key_env.split("_")[0].lower()
 

@@ -17,8 +17,8 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrapping import unwrapped
-from moa.errors import BudgetExceeded, CalibrationError, ConfigError, EndpointGarbled, InputError
+from moa.endpoints.wrappers import unwrapped
+from moa.errors import BudgetExceeded, CalibrationError, ConfigError, InputError, InvalidResponse
 from moa.handoffs import Text
 from moa.questions import Answer, Question
 
@@ -240,12 +240,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
         Raises:
             InputError: the text is empty, so there is nothing to decide on.
-            EndpointGarbled: the answers are not those to the questions.
+            InvalidResponse: the answers are not those to the questions.
         """
         text = self._admit(request)
         decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
         if [a.question.name for a in decision.answers] != [q.name for q in self.questions]:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"asked {[q.name for q in self.questions]}, it answered "
                 f"{[a.question.name for a in decision.answers]}",
                 endpoint=decision.endpoint,

@@ -16,7 +16,7 @@ from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
 from moa.calibration.measures import Measured, measure
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
-from moa.endpoints.identity import Identity, identity_of
+from moa.endpoints.known import Identity, identity_of
 from moa.errors import CalibrationError, InputError
 from moa.questions import Answer, Question
 

@@ -23,8 +23,8 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.labels import label_prompt, one_line
-from moa.endpoints.wrapping import unwrapped
-from moa.errors import CapabilityError, EndpointGarbled, EndpointRejected, MissingDependency
+from moa.endpoints.wrappers import unwrapped
+from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
 from moa.questions import NONE_OF_THESE, Layout, Question
 from moa.usage import Amount
 
@@ -187,7 +187,7 @@ async def _logs(
 ) -> Floats:
     decision = await endpoint.decide(text, [question], context, examples=shown)
     if len(decision.answers) != 1:
-        raise EndpointGarbled(
+        raise InvalidResponse(
             f"it gave {len(decision.answers)} answers to one question", endpoint=endpoint.name
         )
     answer = decision.answers[0]

@@ -24,7 +24,7 @@ from moa.calibration.scorer import Candidate
 from moa.calibration.uncertainty import Judged, Uncertainty, judged
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
-from moa.endpoints.identity import Identity
+from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
 from moa.questions import NONE_OF_THESE, Kind, Option, Question
 

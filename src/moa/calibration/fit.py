@@ -69,8 +69,7 @@ from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import folds, split
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.identity import Identity, identity_of
-from moa.endpoints.known import known
+from moa.endpoints.known import Identity, identity_of, known
 from moa.errors import CalibrationError, InputError
 from moa.questions import NONE_OF_THESE, Question
 

@@ -145,7 +145,7 @@ def _measured(
     stopped = False
 
     async def measure() -> None:
-        from moa.endpoints.retried import Retried
+        from moa.endpoints.wrappers import Retried
 
         async with Endpoints(config) as endpoints:
             named = endpoints.named(name)

@@ -20,10 +20,10 @@ from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config, find
 from moa.context import RunContext
 from moa.endpoints import Capability
-from moa.endpoints.detection import way_of
+from moa.endpoints.decide import way_of
+from moa.endpoints.dialects import Dialect, dialect_of
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import check_engine
-from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.tiers import Endpoints
@@ -195,7 +195,7 @@ class _Probe(NamedTuple):
 
     wrong: str | None
     """Why it can't be used; `None`: it can."""
-    known: Profile | None = None
+    known: Dialect | None = None
 
 
 async def _probed(config: Config, name: str) -> list[_Probe]:
@@ -226,7 +226,7 @@ async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
         return _Probe(str(error))
     finally:
         await server.close()
-    known = profile_of(listed)
+    known = dialect_of(listed)
     models = [str(entry.get("id")) for entry in listed.get("data") or ()]
     if models and not any(wanted == model.removeprefix("models/") for model in models):
         said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"

@@ -312,7 +312,7 @@ def _fetched(weights: Local) -> list[str]:
 
     if weights.hub is None:
         there = weights.path.is_file()
-        path = find_weights(weights.path).path
+        path = find_weights(weights.path)
         return [f"already there: {path}" if there else f"fetched and checked: {path}"]
     done = fetch(weights.hub)
     if done.already:

@@ -31,7 +31,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import known
 from moa.endpoints.weights import cache_folder
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.questions import Question
 
 MOST_READ = 30

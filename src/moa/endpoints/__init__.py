@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from moa.context import RunContext
 from moa.questions import Answer, Question
@@ -12,6 +15,7 @@ from moa.usage import Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed"]
 Role = Literal["system", "user", "assistant"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Prompt:
     """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
     endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
-    """Most tokens to generate, reasoning included."""
+    """Maximum tokens to generate, reasoning included."""
     temperature: float | None = None
     """`None` leaves it to the server."""
     stop: tuple[str, ...] = ()
@@ -199,3 +203,46 @@ class Endpoint(Protocol):
     async def close(self) -> None:
         """Let go of connections and processes. Closing twice does nothing."""
         ...
+
+
+class Closing(ABC):
+    """Is closed at the end of its `async with`. All endpoints of `moa` derive from it.
+
+    It is no part of the `Endpoint` protocol, so that an endpoint of one's own needs only `close`.
+    """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections and processes. Closing twice does nothing."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def close_all(endpoints: Iterable[Endpoint]) -> None:
+    """Close them one after another, also where one can't be; its error is raised at the end."""
+    async with AsyncExitStack() as stack:
+        for endpoint in endpoints:
+            stack.push_async_callback(endpoint.close)
+
+
+@asynccontextmanager
+async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """Close a stream at the end, also one that is left early, so that its call is settled then.
+
+    Args:
+        pieces: A generator, or an iterator of one's own that needs no closing.
+    """
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.mapping import (
+from moa.endpoints.http_errors import (
     cause_of,
     error_of_exception,
     error_of_response,
@@ -29,14 +29,14 @@ from moa.endpoints.mapping import (
     was_lost,
     without_key,
 )
-from moa.endpoints.metering import amount_of
+from moa.endpoints.tokens import amount_of
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointTimeout,
+    InvalidResponse,
 )
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -115,7 +115,7 @@ class Client:
         api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
             `$OPENAI_API_KEY` to OpenAI.
         price: What it charges.
-        concurrency: Most requests at once; more wait for a slot.
+        concurrency: Maximum requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`; it stays
@@ -391,9 +391,9 @@ class Client:
             if any(part in body for part in echoing):
                 answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._garbled(_decompressed(response, body), line) from error
+            raise self._invalid(_decompressed(response, body), line) from error
         if not isinstance(answer, dict):
-            raise self._garbled(_decompressed(response, body), line)
+            raise self._invalid(_decompressed(response, body), line)
         return cast("JSON", answer), seconds
 
     async def _events(
@@ -411,7 +411,7 @@ class Client:
         if response.status_code >= 300:
             raise self._refused(response, line)
         if not streams:
-            raise self._garbled(response, line)
+            raise self._invalid(response, line)
         events = AsyncStream(cast_to=object, response=response, client=line.openai)
         try:
             while True:
@@ -421,7 +421,7 @@ class Client:
                     return
                 yield cast("JSON", event)
         except (ValueError, RecursionError) as error:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
         finally:
@@ -453,7 +453,7 @@ class Client:
                 if whole > LARGEST_ANSWER or (of_events and line > LONGEST_LINE):
                     most = LARGEST_ANSWER if whole > LARGEST_ANSWER else LONGEST_LINE
                     what = "answer" if whole > LARGEST_ANSWER else "line of a stream"
-                    raise EndpointGarbled(
+                    raise InvalidResponse(
                         f"{_address(response.request)} sent more than {most >> 20} MiB in one "
                         f"{what}. Ask for less at once, or correct `base_url`",
                         endpoint=self.name,
@@ -513,9 +513,9 @@ class Client:
     def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
         return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
-    def _garbled(self, response: httpx2.Response, line: _Line) -> EndpointGarbled:
+    def _invalid(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
         start = " ".join(masked(text_of(response), line.secret)[:80].split())
-        return EndpointGarbled(
+        return InvalidResponse(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
             endpoint=self.name,

@@ -4,46 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Example, Prompt
-from moa.endpoints.closing import Closing, closed_after
+from moa.endpoints import (
+    Capability,
+    Closing,
+    Completion,
+    Decision,
+    Embeddings,
+    Example,
+    Prompt,
+    close_all,
+    closed_after,
+)
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.engine import Engine, EngineHost, EngineSettings
-from moa.endpoints.llamacpp import LlamaCppReader, too_long_to_embed
+from moa.endpoints.dialects import LLAMACPP
+from moa.endpoints.engine import Engine, EngineHost, EngineSettings, acquire, release
+from moa.endpoints.known import Identity, installed
+from moa.endpoints.labels import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.weights import SMOLLM2, find_weights
+from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
+    EndpointRejected,
     EndpointUnavailable,
+    InvalidResponse,
 )
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
-
-
-class _LlamaCpp(OpenAIEndpoint):
-    def enforces(self, schema: Mapping[str, Any]) -> bool:
-        return True  # by a grammar
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """An engine, and what talks to it."""
-
-    engine: Engine
-    endpoint: OpenAIEndpoint
+_TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
 
 
 class EmbeddedEndpoint(Closing):
@@ -51,8 +49,10 @@ class EmbeddedEndpoint(Closing):
 
     The default is SmolLM2-135M-Instruct, fetched on first use (98 MB). The engine starts at the
     first call, serves all endpoints of this process that ask for the same, and ends with the last
-    that is closed, or with the process. Where it dies, the calls that run fail, and the next one
-    starts it again, at most three times a minute.
+    that is closed, or with the process. Where it dies, the calls that run fail with
+    `EndpointUnavailable`, and the next one starts it again, at most three times a minute. Each
+    call raises `ModelNotFound` where there are no weights, or llama.cpp can't load them, and
+    `MissingDependency` where xllamacpp is not installed.
 
     Args:
         name: Shown in traces, errors and usage.
@@ -86,9 +86,9 @@ class EmbeddedEndpoint(Closing):
         self.concurrency = self.settings.resolved().slots
         self.capabilities = ALL
         self._timeout_s = timeout_s
-        self._key = _Key(None if given is None else str(given), self.settings)
         self._host: EngineHost | None = None
-        self._served: list[_Served] = []
+        self._served: dict[Engine, OpenAIEndpoint] = {}
+        """What talks to the engines there have been, the running one last."""
         self._hidden: EmbeddedEndpoint | None = None
 
     @property
@@ -121,31 +121,17 @@ class EmbeddedEndpoint(Closing):
         await self._started(context)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """Ask for text, or for JSON by a schema.
-
-        Raises:
-            EndpointError: the request failed; `EndpointRejected` where the prompt is too long,
-                `EndpointUnavailable` where the engine died.
-            ModelNotFound: there are no weights, or llama.cpp can't load them.
-            MissingDependency: xllamacpp is not installed.
-            OutputError: the model stopped before it wrote an answer.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
-        """
+        """See `Endpoint.complete`; raises `EndpointRejected` where the prompt is too long."""
         async with self._running(context) as served:
-            return await served.endpoint.complete(prompt, context)
+            return await served.complete(prompt, context)
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        """Ask for text piece by piece; the whole `Completion` comes last.
-
-        Raises:
-            MoaError: as `complete`, at the start or in the middle.
-        """
+        """See `Endpoint.stream`."""
         async with (
             self._running(context) as served,
-            closed_after(served.endpoint.stream(prompt, context)) as pieces,
+            closed_after(served.stream(prompt, context)) as pieces,
         ):
             async for piece in pieces:
                 yield piece
@@ -162,16 +148,12 @@ class EmbeddedEndpoint(Closing):
         """Answer typed questions about `state` by the log-probabilities of their labels.
 
         Raises:
-            EndpointError: a request failed; `EndpointRejected` where the text, with question and
-                examples, doesn't fit the context window.
-            ModelNotFound: there are no weights, or llama.cpp can't load them.
-            MissingDependency: xllamacpp is not installed.
-            ConfigError: the labels of a question can't be told apart.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
+            MoaError: as `Endpoint.decide`; `EndpointRejected` where the text, with question and
+                examples, doesn't fit the context window, `ConfigError` where the labels of a
+                question can't be told apart.
         """
         async with self._running(context) as served:
-            return await served.endpoint.decide(state, questions, context, examples=examples)
+            return await served.decide(state, questions, context, examples=examples)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """Turn texts into vectors of length 1: the mean of the model's last hidden states.
@@ -179,14 +161,10 @@ class EmbeddedEndpoint(Closing):
         With `EngineSettings(pooling="last")` it is the hidden state of the last token.
 
         Raises:
-            EndpointError: the request failed; `EndpointRejected` where a text is over 2048 tokens.
-            ModelNotFound: there are no weights, or llama.cpp can't load them.
-            MissingDependency: xllamacpp is not installed.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
+            MoaError: as `Endpoint.embed`; `EndpointRejected` where a text is over 2048 tokens.
         """
         async with self._running(context) as served:
-            return await served.endpoint.embed(texts, context)
+            return await served.embed(texts, context)
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer.
@@ -195,32 +173,42 @@ class EmbeddedEndpoint(Closing):
             MoaError: as `complete`.
         """
         async with self._running(context) as served:
-            reader = LlamaCppReader(served.endpoint.client)
+            reader = LlamaCppReader(served.client)
             return len(await reader.tokens(neutralise(text), context, whole=False))
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Name the model, the SHA-256 of its weights, and the version of llama.cpp."""
+        del context
+        weights = await asyncio.to_thread(find_weights, self.model_path)
+        return Identity(
+            model=self.model,
+            digest=await asyncio.to_thread(sha256_of, weights),
+            server="llama.cpp",
+            version=installed("xllamacpp"),
+        )
 
     async def close(self) -> None:
         """Let go of the engine, which ends where nobody else uses it. Twice does nothing."""
         hidden, self._hidden = self._hidden, None
         if hidden is not None:
             await hidden.close()
-        served, self._served = self._served, []
-        for one in served:
-            await one.endpoint.close()
+        served, self._served = self._served, {}
+        await close_all(served.values())
         if self._host is not None:
             self._host = None
-            await asyncio.to_thread(_release, self._key)
+            await asyncio.to_thread(release, self.model_path, self.settings)
 
     @asynccontextmanager
-    async def _running(self, context: RunContext) -> AsyncGenerator[_Served, None]:
-        served = await self._started(context)
+    async def _running(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
+        engine = await self._started(context)
         try:
-            yield served
-        except (EndpointUnavailable, EndpointGarbled) as error:
-            if too_long := too_long_to_embed(error):
+            yield self._served[engine]
+        except (EndpointUnavailable, InvalidResponse) as error:
+            if too_long := _too_long_to_embed(error):
                 raise too_long from error
-            if await self._died(served.engine, error):
+            if await self._died(engine, error):
                 raise EndpointUnavailable(
-                    f"the engine died while it worked on this call ({served.engine.death()}). "
+                    f"the engine died while it worked on this call ({engine.death()}). "
                     "The next call starts it again",
                     endpoint=self.name,
                 ) from error
@@ -232,9 +220,9 @@ class EmbeddedEndpoint(Closing):
             return False
         return await asyncio.to_thread(engine.ends_within, _DEATH_SEEN_WITHIN_S)
 
-    async def _started(self, context: RunContext) -> _Served:
+    async def _started(self, context: RunContext) -> Engine:
         if self._host is None:
-            self._host = _acquire(self._key)
+            self._host = acquire(self.model_path, self.settings)
         try:
             async with asyncio.timeout(context.remaining_s()):
                 engine = await self._host.running()
@@ -246,15 +234,14 @@ class EmbeddedEndpoint(Closing):
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before the engine had started"
             ) from error
-        last = self._served[-1] if self._served else None
-        if last is None or last.engine is not engine:
-            if last is not None:
+        if engine not in self._served:
+            if self._served:
                 context.note("retried", "with the engine started again", endpoint=self.name)
-            self._served.append(self._serve(engine))
-        return self._served[-1]
+            self._served[engine] = self._serve(engine)
+        return engine
 
-    def _serve(self, engine: Engine) -> _Served:
-        endpoint = _LlamaCpp(
+    def _serve(self, engine: Engine) -> OpenAIEndpoint:
+        return OpenAIEndpoint(
             self.name,
             model=engine.model,
             base_url=engine.base_url,
@@ -266,45 +253,17 @@ class EmbeddedEndpoint(Closing):
             timeout_s=self._timeout_s,
             capabilities=ALL,
             decides="labels",
-            label_reader=LlamaCppReader,
+            dialect=LLAMACPP,
         )
-        return _Served(engine, endpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """What endpoints have in common that share an engine."""
-
-    model_path: str | None
-    settings: EngineSettings
-
-
-@dataclass(slots=True)
-class _Shared:
-    host: EngineHost
-    users: int = 0
-
-
-_shared: dict[_Key, _Shared] = {}
-_shared_lock = threading.Lock()
-
-
-def _acquire(key: _Key) -> EngineHost:
-    with _shared_lock:
-        shared = _shared.get(key)
-        if shared is None:
-            find = partial(find_weights, key.model_path)
-            shared = _shared[key] = _Shared(EngineHost(find, key.settings))
-        shared.users += 1
-        return shared.host
-
-
-def _release(key: _Key) -> None:
-    with _shared_lock:
-        shared = _shared[key]
-        shared.users -= 1
-        last = not shared.users
-        if last:
-            del _shared[key]
-    if last:
-        shared.host.stop()
+def _too_long_to_embed(error: EndpointError) -> EndpointRejected | None:
+    """Read what llama.cpp says, as a failure of its own, of a text longer than its batch."""
+    found = _TOO_LONG.search(str(error))
+    if found is None:
+        return None
+    return EndpointRejected(
+        f"a text of {found[1]} tokens is too long to embed: {found[2]} fit. Split it",
+        endpoint=error.endpoint,
+        status=error.status,
+    )

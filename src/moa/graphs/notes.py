@@ -17,7 +17,7 @@ from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
 from moa.mixing.listening import quiet
 

@@ -20,7 +20,7 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.encoders import reads_heads
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.guards.folding import views
 from moa.handoffs import Text
 

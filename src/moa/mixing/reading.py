@@ -12,8 +12,7 @@ from moa.agents.proposer import Proposer
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.counting import tokens_of, window_of
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import OutputError
 from moa.handoffs import Consulted
 from moa.mixing.naming import told_apart

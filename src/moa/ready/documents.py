@@ -15,7 +15,7 @@ from moa.documents.index import Index
 from moa.documents.indexed import Indexed
 from moa.documents.rewriting import Rewriter
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import SentenceEncoder, missing_for_sentences
+from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError
 from moa.graphs.rag import rag
@@ -137,7 +137,7 @@ def embedder_of(endpoints: Endpoints, settings: DocumentSettings) -> Endpoint | 
     """
     if settings.embedder is not None:
         return endpoints.named(settings.embedder)
-    return None if missing_for_sentences() else SentenceEncoder()
+    return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
 def retriever_of(endpoints: Endpoints, settings: DocumentSettings) -> Indexed:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import SentenceEncoder, missing_for_sentences
+from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import ConfigError
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.recommend import recommend
@@ -144,7 +144,7 @@ class RecommendSettings(TwoModels):
 
 def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
     slm, llm = _models(endpoints, settings)
-    built_in = None if missing_for_sentences() else SentenceEncoder()
+    built_in = None if SentenceEncoder.missing() else SentenceEncoder()
     file = settings.catalogue and beside(endpoints, settings.catalogue)
     if file is None and endpoints.to_be_asked:
         raise ConfigError(

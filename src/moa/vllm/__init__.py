@@ -74,8 +74,7 @@ async def serve(
     """
     from pydantic import ValidationError
 
-    from moa.endpoints.vllm import VLLMEndpoint
-    from moa.endpoints.vllm_server import free_port
+    from moa.endpoints.vllm import VLLMEndpoint, free_port
     from moa.errors import ConfigError
     from moa.vllm.command import specs_of
     from moa.vllm.servers import launch, until_ready

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moa.endpoints.vllm_server import VLLMMetrics, VLLMServer
+from moa.endpoints.vllm import VLLMMetrics, VLLMServer
 from moa.errors import ConfigError, EndpointError, EndpointUnavailable, MoaError
 from moa.vllm.command import VISIBLE, ServerSpec, inherited
 from moa.vllm.settings import local_url

@@ -30,7 +30,7 @@ import psutil
 from filelock import Timeout
 from pydantic import SecretStr
 
-from moa.endpoints.vllm_server import VLLMServer, is_free
+from moa.endpoints.vllm import VLLMServer, is_free
 from moa.vllm.causes import explain, port_taken
 from moa.vllm.command import ServerSpec
 from moa.vllm.state import Phase, ServerFolder, ServerState

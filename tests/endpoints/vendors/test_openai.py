@@ -162,7 +162,7 @@ async def test_a_schema_is_strict_only_within_the_limits_of_strict_ones(
 
 
 def test_a_union_at_the_root_is_not_strict() -> None:
-    from moa.endpoints.schema import response_format
+    from moa.endpoints.dialects import response_format
 
     union = {"anyOf": [Strict.model_json_schema(), Inner.model_json_schema()]}
     assert response_format(union)["json_schema"]["strict"] is False

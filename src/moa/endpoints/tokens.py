@@ -1,15 +1,19 @@
-"""Metering: what a request is expected to take, and what the server says that it took."""
+"""Tokens: counted, estimated before a request, and read from what the server says it took."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.endpoints.wrappers import unwrapped
+from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
 _BYTES_A_TOKEN = 3
 _MOST = 10**9
-"""Most tokens of one request: what is above is no count."""
+"""Maximum tokens of one request: what is above is no count."""
 
 
 def approximate_tokens(text: str) -> int:
@@ -26,6 +30,47 @@ def fewest_tokens(text: str) -> int:
     Of writing without spaces that says next to nothing.
     """
     return len(text.split())
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An endpoint whose server lends its tokenizer. Counting is free, and charged nowhere."""
+
+    async def count_tokens(self, text: str, context: RunContext, /) -> int:
+        """Count the tokens of a text, in which nothing is a control token.
+
+        Raises:
+            EndpointError: the request failed.
+            DeadlineExceeded: the run's time is up.
+        """
+        ...
+
+
+async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
+    """Count tokens by the endpoint's tokenizer, else approximately, on the safe side.
+
+    Args:
+        endpoint: Who will read the text; wrappers are looked through. `None` is unknown.
+        text: Any text.
+        context: Deadline of the run.
+
+    Raises:
+        DeadlineExceeded: the run's time is up.
+    """
+    server = None if endpoint is None else unwrapped(endpoint)
+    if text and isinstance(server, CountsTokens):
+        try:
+            return await server.count_tokens(text, context)
+        except EndpointError:  # it lends none after all; a safe count does as well
+            return approximate_tokens(text)
+    return approximate_tokens(text)
+
+
+def window_of(endpoint: Endpoint | None) -> int | None:
+    """Tokens that fit into one request, prompt and answer together; `None` is unknown."""
+    server = None if endpoint is None else unwrapped(endpoint)
+    window: object = getattr(server, "context_window", None)
+    return window if isinstance(window, int) else None
 
 
 def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:

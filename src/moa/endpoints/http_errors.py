@@ -1,4 +1,4 @@
-"""Error mapping: what HTTP libraries raise and what servers refuse, as errors of `moa`."""
+"""HTTP errors: what HTTP libraries raise and what servers refuse, as errors of `moa`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from moa.errors import (
     EndpointError,
-    EndpointGarbled,
     EndpointRejected,
     EndpointTimeout,
     EndpointUnauthorized,
     EndpointUnavailable,
     EndpointUnsupported,
+    InvalidResponse,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def error_of_exception(
         APIResponseValidationError,
     ):
         message = f"{url} did not answer in HTTP ({reason}). Is `base_url` right?"
-        return EndpointGarbled(message, endpoint=endpoint)
+        return InvalidResponse(message, endpoint=endpoint)
     if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
         message = f"{url} closed the connection in the middle of its answer ({reason})"
         return EndpointUnavailable(message, endpoint=endpoint, begun=True)

@@ -1,4 +1,4 @@
-"""Watched: a server that is started again is waited for, one that isn't, not."""
+"""WaitForReady: a server that is started again is waited for, one that isn't, not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.retried import Retried
-from moa.endpoints.watched import Watched
+from moa.endpoints.wrappers import Retried, WaitForReady
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
 
@@ -18,18 +17,18 @@ PROMPT = Prompt.of("Hello")
 GONE = EndpointUnavailable("cannot reach it", endpoint="scripted")
 
 
-def watched(*steps: Step, looks: Iterator[bool], coming: bool = True) -> Watched:
+def waiting(*steps: Step, looks: Iterator[bool], coming: bool = True) -> WaitForReady:
     async def is_ready() -> bool:
         return next(looks)
 
     inner = ScriptedEndpoint(steps)
-    return Watched(inner, is_coming=lambda: coming, is_ready=is_ready, poll_s=0.001)
+    return WaitForReady(inner, is_coming=lambda: coming, is_ready=is_ready, poll_s=0.001)
 
 
 async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() -> None:
     looks = iter([False, False, False, True])
     context = RunContext()
-    endpoint = Retried(watched(GONE, "hello", looks=looks), attempts=2, first_wait_s=0)
+    endpoint = Retried(waiting(GONE, "hello", looks=looks), attempts=2, first_wait_s=0)
     assert (await endpoint.complete(PROMPT, context)).text == "hello"
     assert next(looks, None) is None
     assert any("waited for the server" in note.text for note in context.trace)
@@ -37,7 +36,7 @@ async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() 
 
 async def test_a_stream_that_could_not_start_is_started_when_the_server_is_back() -> None:
     endpoint = Retried(
-        watched(GONE, "good morning", looks=iter([False, True])), attempts=2, first_wait_s=0
+        waiting(GONE, "good morning", looks=iter([False, True])), attempts=2, first_wait_s=0
     )
     *pieces, whole = [piece async for piece in endpoint.stream(PROMPT, RunContext())]
     assert "".join(map(str, pieces)) == "good morning"
@@ -45,7 +44,7 @@ async def test_a_stream_that_could_not_start_is_started_when_the_server_is_back(
 
 
 async def test_a_server_that_nobody_starts_is_not_waited_for() -> None:
-    endpoint = watched(GONE, looks=iter([]), coming=False)
+    endpoint = waiting(GONE, looks=iter([]), coming=False)
     with pytest.raises(EndpointUnavailable, match="cannot reach it"):
         await endpoint.complete(PROMPT, RunContext())
 
@@ -53,7 +52,7 @@ async def test_a_server_that_nobody_starts_is_not_waited_for() -> None:
 async def test_a_failure_of_a_server_that_is_there_is_told_at_once() -> None:
     context = RunContext()
     with pytest.raises(EndpointUnavailable):
-        await watched(GONE, looks=iter([True])).complete(PROMPT, context)
+        await waiting(GONE, looks=iter([True])).complete(PROMPT, context)
     assert not context.trace
 
 
@@ -63,6 +62,6 @@ async def test_the_wait_ends_with_the_run() -> None:
         return False
 
     inner = ScriptedEndpoint([GONE])
-    endpoint = Watched(inner, is_coming=lambda: True, is_ready=never, poll_s=0.01)
+    endpoint = WaitForReady(inner, is_coming=lambda: True, is_ready=never, poll_s=0.01)
     with pytest.raises(DeadlineExceeded):
         await endpoint.complete(PROMPT, RunContext(timeout_s=0.05))

@@ -8,12 +8,11 @@ import httpx2
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints.counting import tokens_of, window_of
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.metering import approximate_tokens
-from moa.endpoints.retried import Retried
+from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import EndpointGarbled
+from moa.endpoints.wrappers import Retried
+from moa.errors import InvalidResponse
 from moa.testing import ScriptedEndpoint
 
 from .conftest import Served
@@ -44,7 +43,7 @@ async def test_a_count_that_is_none_is_garbled(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
     served.will(httpx2.Response(200, json={"tokens": "?"}))
-    with pytest.raises(EndpointGarbled, match="no count"):
+    with pytest.raises(InvalidResponse, match="no count"):
         await endpoint(transport).count_tokens("some words", RunContext())
 
 

@@ -1,0 +1,203 @@
+"""Dialects: what each vendor or server that speaks OpenAI's format does in its own way.
+
+A vendor that does nothing in its own way is one line of `DIALECTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, cast
+
+from moa.errors import ConfigError
+from moa.questions import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one vendor or server does; what is left out is what most do."""
+
+    name: str
+    """What it is called in messages."""
+    prefixes: tuple[str, ...] = ()
+    """How the names of a vendor's models start."""
+    base_url: str = ""
+    """Where a vendor serves; empty: it is a server of one's own."""
+    api_key_env: str = ""
+    """Environment variable that usually holds a vendor's key."""
+    _: KW_ONLY
+    owner: str = ""
+    """How it is called by `owned_by` in `GET /v1/models`."""
+    answer_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The field that limits the tokens of an answer."""
+    schema_field: Literal["response_format", "structured_outputs"] = "response_format"
+    """The field that holds the JSON schema of an answer."""
+    enforces: Literal["none", "strict", "all"] = "none"
+    """Which schemas it is known to hold answers to; `strict`: those that `response_format` can send
+    as strict ones."""
+    wire: Literal["systemone", "decisions"] = "systemone"
+    """The format in which it decides, where it can."""
+    labels: Literal["vllm", "llama.cpp"] | None = None
+    """Whose way of sending the log-probabilities of labels is its own; `None`: it sends none."""
+    most_options: int = 255
+    """Maximum options of a choice."""
+    most_levels: int = 10
+    """Maximum levels of a score."""
+    most_questions: int = 64
+    """Maximum questions in one request; more are spread over several."""
+    together: bool = True
+    """Whether questions in one request leave each other's answers alone."""
+    empty_state: bool = True
+    """Whether it decides about an empty text."""
+
+    def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Say that the answer must be JSON that follows `schema`."""
+        if self.schema_field == "structured_outputs":
+            return {self.schema_field: {"json": schema}}
+        return {self.schema_field: response_format(schema)}
+
+    def holds_to(self, schema: Mapping[str, Any]) -> bool:
+        """Whether it is known to hold answers to `schema`; else it is shown to the model."""
+        if self.enforces == "strict":
+            strict: bool = response_format(schema)["json_schema"]["strict"]
+            return strict
+        return self.enforces == "all"
+
+    def check(self, state: str, questions: Sequence[Question]) -> None:
+        """Refuse what this server would refuse, or cut.
+
+        Raises:
+            ConfigError: a question has too many options or levels, or the state is empty.
+        """
+        if not state.strip() and not self.empty_state:
+            raise ConfigError(f"{self.name} decides about no empty text: leave it out")
+        for question in questions:
+            score = question.kind == "score"
+            most = self.most_levels if score else self.most_options
+            if len(question.options) > most:
+                raise ConfigError(
+                    f"question {question.name!r} has {len(question.options)} "
+                    f"{'levels' if score else 'options'}, and {self.name} takes {most}. "
+                    "Group them and ask twice, or ask an endpoint that takes more"
+                )
+
+    def requests(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
+        """Spread questions over as many requests as this server needs."""
+        size = self.most_questions if self.together else 1
+        return [questions[start : start + size] for start in range(0, len(questions), size)]
+
+
+UNKNOWN = Dialect("a System One server")
+"""A server that doesn't say what it is."""
+OPENAI = Dialect(
+    "OpenAI",
+    ("gpt-", "o1", "o3", "o4", "chatgpt-"),
+    "https://api.openai.com/v1",
+    "OPENAI_API_KEY",
+    answer_limit="max_completion_tokens",  # its reasoning models know no other
+    enforces="strict",
+    wire="decisions",
+    most_questions=400,
+)
+VLLM = Dialect(
+    "vLLM",
+    owner="vllm",
+    schema_field="structured_outputs",
+    enforces="all",
+    labels="vllm",
+    most_options=26,
+)
+LLAMACPP = Dialect(
+    "llama.cpp", owner="llamacpp", enforces="all", labels="llama.cpp", together=False
+)
+OLLAMA = Dialect(
+    "Ollama", owner="library", most_options=26, most_levels=26, together=False, empty_state=False
+)
+DIALECTS = (
+    OPENAI,
+    Dialect(
+        "Gemini",
+        ("gemini-",),
+        "https://generativelanguage.googleapis.com/v1beta/openai/",
+        "GEMINI_API_KEY",
+    ),
+    Dialect("Anthropic", ("claude-",), "https://api.anthropic.com/v1/", "ANTHROPIC_API_KEY"),
+    Dialect(
+        "Mistral",
+        ("mistral-", "ministral-", "magistral-", "codestral-"),
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+    ),
+    Dialect("DeepSeek", ("deepseek-",), "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    Dialect("xAI", ("grok-",), "https://api.x.ai/v1", "XAI_API_KEY"),
+    Dialect(
+        "TypeSafe", ("jev-",), "https://api.typesafe.ai/v1", "TYPESAFE_API_KEY", owner="typesafe"
+    ),
+    VLLM,
+    LLAMACPP,
+    OLLAMA,
+    Dialect("SGLang", owner="sglang", empty_state=False),
+)
+VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)
+"""Those whose models are known by their names."""
+
+_BY_OWNER = {dialect.owner: dialect for dialect in DIALECTS if dialect.owner}
+
+
+def dialect_of(models: Mapping[str, Any]) -> Dialect:
+    """Tell the server by `owned_by` in its `GET /v1/models`; `UNKNOWN` where it says nothing."""
+    listed = models.get("data")
+    for entry in cast("list[object]", listed) if isinstance(listed, list) else []:
+        owner = cast("dict[str, object]", entry).get("owned_by") if isinstance(entry, dict) else ""
+        if isinstance(owner, str) and owner.lower() in _BY_OWNER:
+            return _BY_OWNER[owner.lower()]
+    return UNKNOWN
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Build OpenAI's `response_format` for a JSON schema.
+
+    `strict`, which makes OpenAI enforce the schema, asks that each object lists all its
+    properties as required and allows no others; it is set where the schema can meet that
+    without a change of meaning.
+    """
+    closed, strict = _closed(schema)
+    strict = strict and schema.get("type") == "object" and "anyOf" not in schema
+    name = str(schema.get("title") or "answer")
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)[:64]
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": closed if strict else schema, "strict": strict},
+    }
+
+
+_NAMED = ("properties", "$defs", "definitions")
+_UNENFORCED = {
+    *("allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas"),
+    *("patternProperties", "propertyNames", "minProperties", "maxProperties"),
+    *("contains", "minContains", "maxContains", "uniqueItems", "minLength", "maxLength"),
+}
+"""Keywords that OpenAI refuses in a strict schema:
+<https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>."""
+
+
+def _closed(value: Any, *, named: bool = False) -> tuple[Any, bool]:
+    """Close every object of a schema, and say whether all of them could be."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value)
+        pairs = {key: _closed(inner, named=key in _NAMED) for key, inner in items.items()}
+        closed = {key: inner for key, (inner, _) in pairs.items()}
+        strict = all(fine for _, fine in pairs.values())
+        if named:  # its keys are names of the user's own
+            return closed, strict
+        strict = strict and not _UNENFORCED & items.keys()
+        if items.get("type") == "object":
+            properties = items.get("properties", {})
+            extra = closed.setdefault("additionalProperties", False)
+            complete = set(items.get("required", ())) == set(properties)
+            strict = strict and extra is False and complete
+        return closed, strict
+    if isinstance(value, list):
+        parts = [_closed(inner) for inner in cast("list[Any]", value)]
+        return [inner for inner, _ in parts], all(fine for _, fine in parts)
+    return value, True

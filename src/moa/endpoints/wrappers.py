@@ -1,0 +1,593 @@
+"""Wrappers: endpoints around an endpoint, which nest in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, replace
+from itertools import count
+from typing import TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from moa.context import RunContext
+from moa.endpoints import (
+    Capability,
+    Closing,
+    Completion,
+    Decision,
+    Embeddings,
+    Endpoint,
+    Example,
+    Prompt,
+    close_all,
+    closed_after,
+)
+from moa.energy import Meter
+from moa.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointUnavailable,
+    MoaError,
+    OutputError,
+)
+from moa.questions import Question
+from moa.usage import NOTHING, Amount, Price, Tier
+
+T = TypeVar("T")
+Answered = TypeVar("Answered", Completion, Decision, Embeddings)
+
+_NO_TIME = 1e-12
+"""Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
+
+
+def unwrapped(endpoint: Endpoint) -> Endpoint:
+    """Look through all that wraps an endpoint; of replicas, at the first."""
+    while isinstance(endpoint, Wrapping):
+        endpoint = endpoint.endpoint
+    return endpoint
+
+
+def concurrency_of(endpoint: Endpoint) -> int | None:
+    """Requests that an endpoint works on at once, while further ones wait; `None` is unknown."""
+    most: object = getattr(unwrapped(endpoint), "concurrency", None)
+    return most if isinstance(most, int) else None
+
+
+def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
+    """What all of several endpoints can do."""
+    first, *others = (one.capabilities for one in endpoints)
+    return first.intersection(*others)
+
+
+class Wrapping(Closing):
+    """Passes everything on. A wrapper overrides what it changes, and keeps the name.
+
+    Args:
+        endpoint: What is wrapped.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    @property
+    def name(self) -> str:
+        """Name of the endpoint that is wrapped."""
+        return self.endpoint.name
+
+    @property
+    def tier(self) -> Tier:
+        """Its tier."""
+        return self.endpoint.tier
+
+    @property
+    def model(self) -> str:
+        """Its model."""
+        return self.endpoint.model
+
+    @property
+    def price(self) -> Price:
+        """What it charges."""
+        return self.endpoint.price
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What can be asked of it."""
+        return self.endpoint.capabilities
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request; what overrides this changes all of them, and the start of every stream.
+
+        Args:
+            send: Sends it to an endpoint, each time that it is called.
+            context: Budget, deadline, ledger and trace of the run.
+        """
+        return await send(self.endpoint)
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`."""
+        return await self.ask(lambda one: one.complete(prompt, context), context)
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`; nothing is asked again once the first piece has come."""
+
+        async def start(one: Endpoint) -> tuple[AsyncIterator[str | Completion], str | Completion]:
+            pieces = one.stream(prompt, context)
+            return pieces, await anext(pieces)
+
+        pieces, first = await self.ask(start, context)
+        async with closed_after(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """See `Endpoint.decide`."""
+
+        def send(one: Endpoint) -> Awaitable[Decision]:
+            return one.decide(state, questions, context, examples=examples)
+
+        return await self.ask(send, context)
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """See `Endpoint.embed`."""
+        return await self.ask(lambda one: one.embed(texts, context), context)
+
+    async def close(self) -> None:
+        """Close what is wrapped."""
+        await self.endpoint.close()
+
+
+class Around(Wrapping):
+    """Does something before and after every request; a stream is one, from its start to its end."""
+
+    @abstractmethod
+    def around(self, context: RunContext) -> AbstractAsyncContextManager[None]:
+        """What stands around a request of a run."""
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request."""
+        async with self.around(context):
+            return await send(self.endpoint)
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`."""
+        stream = self.endpoint.stream(prompt, context)
+        async with self.around(context), closed_after(stream) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+class Retried(Wrapping):
+    """Asks again after a retryable error, and says so in the trace.
+
+    Waits grow exponentially with full jitter; a server that says when to come back is obeyed. A
+    wait that would end after the run's deadline is not begun: the error is raised at once. Each
+    try is charged, as it is sent.
+
+    Args:
+        endpoint: What is asked.
+        attempts: Maximum tries, the first included.
+        first_wait_s: Maximum seconds before the second try; doubles with each further one.
+        longest_wait_s: Maximum seconds between two tries, unless the server asks for more.
+        longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
+            more, its error, which says how long, is raised at once.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        attempts: int = 3,
+        first_wait_s: float = 0.5,
+        longest_wait_s: float = 20.0,
+        longest_asked_s: float = 60.0,
+    ) -> None:
+        if attempts < 1 or min(first_wait_s, longest_wait_s, longest_asked_s) < 0:
+            raise ConfigError(f"{endpoint.name}: attempts must be positive, and waits not negative")
+        super().__init__(endpoint)
+        self._attempts = attempts
+        self._first_wait_s = first_wait_s
+        self._longest_wait_s = longest_wait_s
+        self._longest_asked_s = longest_asked_s
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request until it is answered, fails for good, or the tries are used up."""
+        wait_s = self._first_wait_s
+        for attempt in count(1):
+            try:
+                return await send(self.endpoint)
+            except MoaError as error:
+                pause_s = self._pause_s(error, wait_s, context)
+                if pause_s is None or attempt >= self._attempts:
+                    raise
+                text = f"after {pause_s:.1f} s: {error}"
+            context.note("retried", text, endpoint=self.name)
+            await asyncio.sleep(pause_s)
+            wait_s *= 2
+        raise AssertionError("counting does not end")
+
+    def _pause_s(self, error: MoaError, wait_s: float, context: RunContext) -> float | None:
+        """Seconds until the next try; `None`: there is no sense or no time for one."""
+        asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
+        if not error.retryable or asked_s > self._longest_asked_s:
+            return None
+        pause_s = max(asked_s, random.uniform(0.0, min(wait_s, self._longest_wait_s)))
+        left_s = context.remaining_s()
+        return None if left_s is not None and pause_s >= left_s else pause_s
+
+
+class Fallback(Wrapping):
+    """Asks the next endpoint when one fails. The trace says why, and the answer who gave it.
+
+    Args:
+        endpoint: Who is asked first; its name, tier and price are shown.
+        others: Who is asked then, in order.
+    """
+
+    def __init__(self, endpoint: Endpoint, *others: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._endpoints = (endpoint, *others)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What all of them can do."""
+        return shared_capabilities(self._endpoints)
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request to one endpoint after the other, until one answers."""
+        *tried, last = self._endpoints
+        for one, following in zip(tried, self._endpoints[1:], strict=True):
+            try:
+                return await send(one)
+            except EndpointError as error:
+                context.note("fell back", f"to {following.name}: {error}", endpoint=one.name)
+        return await send(last)
+
+    async def close(self) -> None:
+        """Close all of them, also where one can't be; its error is raised at the end."""
+        await close_all(self._endpoints)
+
+
+class Cached(Wrapping):
+    """Keeps answers in memory, the least recently used ones going first.
+
+    A hit costs nothing and says so in the trace. The key is the whole request and the model. A
+    prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
+    temperature is left to the server, most of which sample: its first answer is kept, as one that
+    would do. What was cut by its length is not kept, and with a schema, neither is what is no JSON.
+
+    Args:
+        endpoint: What is asked.
+        size: Maximum answers to keep.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, size: int = 4096) -> None:
+        if size < 1:
+            raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
+        super().__init__(endpoint)
+        self._size = size
+        self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
+        self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
+        """Requests that are under way, for others that want the same."""
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`."""
+        if prompt.temperature:
+            return await self.endpoint.complete(prompt, context)
+        key = self._key("complete", asdict(prompt))
+
+        def ask() -> Awaitable[Completion]:
+            return self.endpoint.complete(prompt, context)
+
+        return await self._once(key, ask, context, lasts=lambda answer: _lasts(answer, prompt))
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`; a text that was kept comes in one piece."""
+        key = self._key("complete", asdict(prompt))
+        kept = None if prompt.temperature else self._kept.get(key)
+        if kept is not None:
+            completion = self._hit(key, cast("Completion", kept), context)
+            yield completion.text
+            yield completion
+            return
+        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion) and not prompt.temperature:
+                    self._keep(key, piece, lasts=_lasts(piece, prompt))
+                yield piece
+
+    async def decide(
+        self,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """See `Endpoint.decide`."""
+        asked = [
+            (q.name, q.kind, q.text, [(o.name, o.description) for o in q.options], q.layout)
+            for q in questions
+        ]
+        shown = [(example.text, dict(example.labels)) for example in examples]
+        key = self._key("decide", [state, asked, shown])
+
+        def ask() -> Awaitable[Decision]:
+            return self.endpoint.decide(state, questions, context, examples=examples)
+
+        decision = await self._once(key, ask, context)
+        pairs = zip(decision.answers, questions, strict=True)
+        answers = tuple(replace(answer, question=question) for answer, question in pairs)
+        return replace(decision, answers=answers)
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """See `Endpoint.embed`."""
+        key = self._key("embed", list(texts))
+        return await self._once(key, lambda: self.endpoint.embed(texts, context), context)
+
+    def _key(self, kind: str, request: object) -> str:
+        return json.dumps([kind, self.model, request], sort_keys=True, default=repr)
+
+    async def _once(
+        self,
+        key: str,
+        ask: Callable[[], Awaitable[Answered]],
+        context: RunContext,
+        *,
+        lasts: Callable[[Answered], bool] = lambda _: True,
+    ) -> Answered:
+        """Give what was kept, or what somebody else has asked for already, or else ask."""
+        loop = asyncio.get_running_loop()
+        while True:
+            kept = self._kept.get(key)
+            if kept is not None:
+                return self._hit(key, cast("Answered", kept), context)
+            flight = self._flights.get(key)
+            if flight is None or flight.get_loop() is not loop:
+                return await self._fly(key, ask, lasts)
+            landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
+            if not landed:
+                raise DeadlineExceeded(
+                    f"{self.name}: the run's time was up before the same request, which another "
+                    "run had sent, was answered"
+                )
+            if not flight.cancelled():
+                return self._told(cast("Answered", flight.result()), context)
+
+    async def _fly(
+        self, key: str, ask: Callable[[], Awaitable[Answered]], lasts: Callable[[Answered], bool]
+    ) -> Answered:
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await ask()
+            self._keep(key, answer, lasts=lasts(answer))
+            flight.set_result(answer)
+        except (EndpointError, OutputError) as error:
+            flight.set_exception(error)
+            flight.exception()  # there may be nobody else to hear of it
+            raise
+        finally:
+            flight.cancel()  # where a budget or a deadline ended it, which concerns this run alone
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        return answer
+
+    def _keep(self, key: str, answer: Completion | Decision | Embeddings, *, lasts: bool) -> None:
+        if not lasts:
+            return
+        self._kept[key] = answer
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+    def _hit(self, key: str, answer: Answered, context: RunContext) -> Answered:
+        self._kept.move_to_end(key)
+        return self._told(answer, context)
+
+    @staticmethod
+    def _told(answer: Answered, context: RunContext) -> Answered:
+        context.note("cached", f"an answer of {answer.model}", endpoint=answer.endpoint)
+        return replace(answer, amount=NOTHING)
+
+
+class Limited(Around):
+    """Lets requests wait for their turn, and no longer than their run's deadline.
+
+    Args:
+        endpoint: What is asked.
+        concurrency: Maximum requests in flight, in each event loop; `None` is no limit. A stream is
+            in flight until its end.
+        per_second: Maximum requests that start in a second, evenly spaced; `None` is no limit.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        concurrency: int | None = None,
+        per_second: float | None = None,
+    ) -> None:
+        if (concurrency is not None and concurrency < 1) or (
+            per_second is not None and per_second <= 0
+        ):
+            raise ConfigError(f"{endpoint.name}: concurrency and per_second must be positive")
+        super().__init__(endpoint)
+        self._concurrency = concurrency
+        self._gap_s = 0.0 if per_second is None else 1.0 / per_second
+        self._next_start = 0.0
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
+
+    @asynccontextmanager
+    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+        """Wait for a slot and for the time to start, and free the slot afterwards."""
+        slots = self._of_this_loop()
+        try:
+            async with asyncio.timeout(context.remaining_s()):
+                await slots.acquire()
+        except TimeoutError as error:
+            raise self._late() from error
+        try:
+            await self._wait_for_start(context)
+            yield
+        finally:
+            slots.release()
+
+    async def _wait_for_start(self, context: RunContext) -> None:
+        if not self._gap_s:
+            return
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        left = context.remaining_s()
+        if left is not None and start - now >= left:
+            raise self._late()
+        self._next_start = start + self._gap_s
+        if start > now:
+            await asyncio.sleep(start - now)
+
+    def _of_this_loop(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        slots = self._slots.get(loop)
+        if slots is None:
+            slots = self._slots[loop] = asyncio.Semaphore(self._concurrency or 2**31)
+        return slots
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{self.name}: the run's time was up before its turn came. "
+            "Raise the limit, or give it more time"
+        )
+
+
+class Metered(Around):
+    """Adds measured joules to the usage of each call, and their price.
+
+    What the machine takes while calls are in flight is shared among them in equal parts, so that
+    it adds up. Whatever else runs on the machine meanwhile is in it.
+
+    Args:
+        endpoint: A model that runs on this machine.
+        meter: Measures it; see `moa.energy.meter`.
+
+    Raises:
+        ConfigError: the meter only estimates; an estimate is no usage.
+    """
+
+    def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
+        if not meter.measured:
+            raise ConfigError(
+                f"{endpoint.name}: no energy is measured on this machine, and an estimate "
+                f"({meter.source}) is not charged as usage: read the meter yourself"
+            )
+        super().__init__(endpoint)
+        self._meter = meter
+        self._last = meter.joules()
+        self._open: dict[int, float] = {}
+        self._numbers = count()
+
+    @asynccontextmanager
+    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+        """Charge what is measured meanwhile."""
+        with await context.reserve(self.name, self.tier, NOTHING) as charge:
+            number = next(self._numbers)
+            self._share()
+            self._open[number] = 0.0
+            try:
+                yield
+            finally:
+                self._share()
+                spent = Amount(joules=self._open.pop(number), seconds=_NO_TIME)
+                charge.settle(self.price.charge(spent))
+
+    def _share(self) -> None:
+        """Give each call in flight its part of what was taken since the last look."""
+        now = self._meter.joules()
+        for number in self._open:
+            self._open[number] += (now - self._last) / len(self._open)
+        self._last = now
+
+
+class WaitForReady(Around):
+    """Fails with a lost server's error only when the server is back, or will not come back.
+
+    So whoever asks again, such as `Retried` around it, asks a server that is there, however long
+    its start takes. The wait ends with the run's deadline at the latest.
+
+    Args:
+        endpoint: What is asked.
+        is_coming: Whether somebody is starting the server, or watches over it.
+        is_ready: Whether it is there.
+        longest_wait_s: Maximum seconds to wait for it.
+        poll_s: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        is_coming: Callable[[], bool],
+        is_ready: Callable[[], Awaitable[bool]],
+        longest_wait_s: float = 900.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        super().__init__(endpoint)
+        self._is_coming = is_coming
+        self._is_ready = is_ready
+        self._longest_wait_s = longest_wait_s
+        self._poll_s = poll_s
+
+    @asynccontextmanager
+    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+        """Hold an error back until the server is there again."""
+        try:
+            yield
+        except EndpointUnavailable as error:
+            await self._wait(error, context)
+            raise
+
+    async def _wait(self, error: EndpointUnavailable, context: RunContext) -> None:
+        start = time.monotonic()
+        while time.monotonic() - start < self._longest_wait_s and self._is_coming():
+            if await self._is_ready():
+                break
+            left_s = context.remaining_s()
+            await asyncio.sleep(self._poll_s if left_s is None else min(self._poll_s, left_s))
+        waited_s = time.monotonic() - start
+        if waited_s >= self._poll_s:
+            text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
+            context.note("retried", text, endpoint=self.name)
+
+
+def _lasts(completion: Completion, prompt: Prompt) -> bool:
+    """Whether a completion is whole, so that it may be given again."""
+    if completion.finish_reason == "length":
+        return False
+    if prompt.json_schema is None:
+        return True
+    try:
+        json.loads(completion.text)
+    except ValueError:
+        return False
+    return True
