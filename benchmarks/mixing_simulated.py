@@ -22,7 +22,7 @@ from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.mixture import mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import Best, Listwise
+from moa.mixing.judges import Best, Listwise
 from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
 from moa.usage import Budget, Tier

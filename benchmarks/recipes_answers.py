@@ -18,7 +18,7 @@ from moa.graphs.cascade import cascade
 from moa.graphs.choose_best import choose_best
 from moa.graphs.code import code
 from moa.graphs.routed import routed
-from moa.mixing.stating import label_of, last_number
+from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.ready import node_of
 from moa.routing.cases import Case

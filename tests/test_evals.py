@@ -24,7 +24,7 @@ from moa.evals.report import DesignReport
 from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
 from moa.evals.verdicts import MARGIN, cost_ratio, ruling
 from moa.handoffs import Reply
-from moa.mixing.judging import Outcome, judged
+from moa.mixing.judges import Outcome, judged
 from moa.questions import Choice, Predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

@@ -18,8 +18,8 @@ from moa.graphs.debate import Debate
 from moa.graphs.refine import Refine
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import ByPolicy, Listwise, Pairwise
-from moa.mixing.stating import last_number, stated
+from moa.mixing.answer_extraction import last_number, stated
+from moa.mixing.judges import ByPolicy, Listwise, Pairwise
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint, Step
 from moa.tiers import Endpoints

@@ -18,7 +18,7 @@ from moa.graphs.guarded import guarded
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.handoffs import Reply, Text
-from moa.mixing.picking import Candidates, Picked
+from moa.mixing.judges import Candidates, Picked
 from moa.mixing.voting import Voted
 from moa.node import Node, Result
 from moa.questions import Choice

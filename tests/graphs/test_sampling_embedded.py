@@ -19,7 +19,7 @@ from moa.graphs.debate import debate
 from moa.graphs.refine import refine
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
+from moa.mixing.judges import Listwise
 from moa.usage import Budget
 
 pytestmark = pytest.mark.embedded

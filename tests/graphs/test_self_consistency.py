@@ -31,8 +31,8 @@ from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
-from moa.mixing.stating import field_of, label_of, last_number
+from moa.mixing.answer_extraction import field_of, label_of, last_number
+from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

@@ -23,7 +23,7 @@ from moa.evals.running import Progress, answers_of
 from moa.evals.texts import TEXT_METRICS, metric_for
 from moa.evals.verdicts import ruling
 from moa.measuring import percentile
-from moa.mixing.judging import Outcome, judged
+from moa.mixing.judges import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
 

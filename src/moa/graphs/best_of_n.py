@@ -20,9 +20,9 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated, written
+from moa.mixing.judges import Candidates, Picked, distinct, picked_by
 from moa.mixing.voting import Tally
 from moa.node import Node
 from moa.trace import Piece
@@ -82,7 +82,7 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
         left = context.remaining_s()
         hurry_s = None if left is None else left * _FOR_SAMPLES
         members = [self.node] * self.samples
-        drawn = await fan_out(members, request, context, patience_s=None, hurry_s=hurry_s)
+        drawn = await fan_out(members, request, context, straggler_timeout_s=None, hurry_s=hurry_s)
         outputs = [one.output for one in drawn]
         texts = [written(output, self.key(output)) for output in outputs]
         votes = self._votes(outputs)
@@ -157,7 +157,7 @@ def best_of_n(
     Args:
         node: Answers the request, differently each time: its temperature is above 0.
         judge: Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
-            `moa.mixing.picking`, or a node of one's own.
+            `moa.mixing.judges`, or a node of one's own.
         samples: Times that the node is asked.
         key: Turns what the node gives into what is compared; see `self_consistency`.
         name: Shown in traces, errors and drawings.

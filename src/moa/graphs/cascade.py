@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from moa.acceptance import Confident, Judgement, Policy
-from moa.context import RunContext
+from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
@@ -21,10 +21,7 @@ from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import UNKNOWN
 from moa.graphs.oversight import Oversight, questions_in
 from moa.handoffs import Reply
-from moa.mixing.listening import counted, quiet
-from moa.mixing.naming import told_apart
-from moa.mixing.passing import passed_over, passes
-from moa.node import Node, Result, finish
+from moa.node import Node, Result, finish, unique_names
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
 
@@ -155,7 +152,7 @@ class Cascade(Generic[In, Out]):
     def plan(self) -> Plan:
         """The tiers as a graph, to be drawn; it runs otherwise."""
         g: Graph[Any] = Graph(self.name, self.input_type)
-        shown = told_apart([tier.name for tier in self.tiers])
+        shown = unique_names([tier.name for tier in self.tiers])
         answer = g.add(self.tiers[0], g.input, name=shown[0])
         for tier, name in zip(self.tiers[1:], shown[1:], strict=True):
             answer = g.add(tier, g.input, when=answer.map(doubtful), otherwise=answer, name=name)
@@ -211,7 +208,7 @@ class Cascade(Generic[In, Out]):
 
     def _goes_on(self, place: int, error: MoaError) -> bool:
         """Whether another tier may answer; one that all could rest on has to be set up right."""
-        return passes(error) if place == len(self.tiers) - 1 else passed_over(error)
+        return error.recoverable if place == len(self.tiers) - 1 else error.escalates
 
     def _heard(self, place: int, own: RunContext) -> RunContext:
         """Let the last tier alone be heard: nobody could take back what is rejected."""
@@ -267,7 +264,7 @@ class Cascade(Generic[In, Out]):
         try:
             checked = (await self.tiers[last].run(request, quiet(own))).output
         except MoaError as error:
-            if not passes(error):
+            if not error.recoverable:
                 raise
             own.note("failed", f"the audit by {name!r} is missing: {error}")
             return settled
@@ -368,7 +365,7 @@ async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> 
     try:
         return await policy.judge(request, output, own)
     except MoaError as error:
-        if not passed_over(error):
+        if not error.escalates:
             raise
         return Judgement(0.0, False, (f"it could not be judged: {error}",))
 

@@ -17,8 +17,8 @@ from moa.graphs.building.gathering import gathered
 from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
@@ -75,7 +75,7 @@ class ChooseBest(Pattern[In, Chosen], Generic[In]):
             OutputError: no sample holds an answer that could be read.
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
-        drawn = await fan_out(members, request, context, patience_s=None)
+        drawn = await fan_out(members, request, context, straggler_timeout_s=None)
         tallies = [Tally(left=self.samples) for _ in self.nodes]
         for one in drawn:
             model, place = divmod(one.place, self.samples)

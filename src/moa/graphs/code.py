@@ -22,14 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.acceptance import text_of
 from moa.agents import Agent
 from moa.agents.boundary import Limits
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 Parser = Literal["python", "json", "toml"]

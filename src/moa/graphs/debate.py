@@ -21,12 +21,11 @@ from moa.graphs.building.gathering import gathered
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, fitting, stated
 from moa.mixing.fan_out import fan_out
-from moa.mixing.naming import told_apart
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated
+from moa.mixing.judges import Candidates, Picked, distinct, picked_by
 from moa.mixing.voting import Tally, Voted
-from moa.node import Node, Result
+from moa.node import Node, Result, unique_names
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
 
@@ -127,7 +126,7 @@ class Debate(Pattern[str | BaseModel, Debated]):
     def plan(self) -> Plan:
         """One round as a graph, to be drawn; it runs otherwise."""
         g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        shown = told_apart([debater.name for debater in self.debaters])
+        shown = unique_names([debater.name for debater in self.debaters])
         first = g.input.map(opening)
         answers = gathered(
             g, [g.add(d, first, name=n) for d, n in zip(self.debaters, shown, strict=True)]
@@ -151,7 +150,7 @@ class Debate(Pattern[str | BaseModel, Debated]):
         self, places: Sequence[int], floor: _Floor, context: RunContext
     ) -> dict[int, str]:
         seats = [_Seat(self.debaters[p], p, len(self.debaters)) for p in places]
-        drawn = await fan_out(seats, floor, context, patience_s=None)
+        drawn = await fan_out(seats, floor, context, straggler_timeout_s=None)
         return {places[one.place]: one.output.text for one in drawn}
 
     def _tally(self, replies: Mapping[int, str]) -> Tally:
@@ -229,7 +228,7 @@ def debate(
             many as debaters, times `rounds` and one.
         judge: Decides where they don't agree in the end, as in `best_of_n`; `None`: the majority.
         key: Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
-            `label_of([…])` of `moa.mixing.stating`, or one's own function.
+            `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function.
         name: Shown in traces, errors and drawings.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from moa.context import RunContext
+from moa.context import RunContext, counted
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph
@@ -16,11 +16,9 @@ from moa.graphs.building.handles import Handle
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Consulted, Reply
-from moa.mixing.agreement import most_agreed
 from moa.mixing.layering import Layering, Terms
-from moa.mixing.listening import counted
-from moa.mixing.passing import passes
-from moa.mixing.reading import Asked, Reader, as_node, readers_of
+from moa.mixing.packing import Asked, Reader, as_node, readers_of
+from moa.mixing.voting import most_agreed
 from moa.node import Node
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
@@ -87,7 +85,7 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
         try:
             text = await self.aggregate(run.asked, heard)
         except MoaError as error:
-            if shown() or not run.asked.answers or not passes(error):
+            if shown() or not run.asked.answers or not error.recoverable:
                 raise
             context.note("failed", f"{self.aggregator.name!r} gave no answer: {error}")
             best = most_agreed(run.asked.answers)

@@ -11,7 +11,7 @@ from moa.acceptance import all_of
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
 from moa.agents.splitting import chunks
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
@@ -19,7 +19,6 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.endpoints.metering import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
-from moa.mixing.listening import quiet
 
 AT_ONCE = 8
 """Chunks that are condensed side by side."""

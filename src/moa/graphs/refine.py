@@ -15,15 +15,13 @@ from moa.acceptance import text_of
 from moa.agents.boundary import In
 from moa.agents.critic import Critique, Draft
 from moa.agents.reviser import Criticised
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
-from moa.mixing.passing import passes
 from moa.node import Node
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
@@ -141,7 +139,7 @@ class Refine(Pattern[In, Refined], Generic[In]):
                 faulty = Criticised(request=request, text=text, faults=critique.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
         except MoaError as error:
-            if not passes(error):
+            if not error.recoverable:
                 raise
             return drafts, error
         return drafts, None

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from moa.acceptance import all_of
 from moa.agents.boundary import Limits
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.documents.checking import checked_claims
 from moa.documents.citing import cited
 from moa.documents.grading import Grade
@@ -33,7 +33,6 @@ from moa.graphs.findings import (
 from moa.graphs.notes import AT_ONCE, FAILURES
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply, Text
-from moa.mixing.listening import quiet
 from moa.node import Node
 from moa.trace import Piece
 

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moa.acceptance import Judgement, Policy, text_of
-from moa.context import RunContext
+from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.cascade import Cascade, cascade
 from moa.graphs.pattern import Pattern
-from moa.mixing.listening import counted
-from moa.mixing.naming import told_apart
-from moa.mixing.passing import passed_over
-from moa.node import Node
+from moa.node import Node, unique_names
 from moa.questions import Choice
 from moa.usage import UNLIMITED, Budget
 
@@ -70,7 +67,7 @@ class Routed(Pattern[Any, Any]):
             try:
                 return (await self.nodes[place].run(request, heard)).output
             except MoaError as error:
-                if shown() or not passed_over(error):
+                if shown() or not error.escalates:
                     raise
                 failed = failed or error
                 context.note("failed", f"{self.nodes[place].name!r} gave no answer: {error}")
@@ -81,7 +78,7 @@ class Routed(Pattern[Any, Any]):
     def plan(self) -> Plan:
         """The router and the models as a graph, to be drawn; it runs otherwise."""
         g: Graph[Any] = Graph(self.name, self.input_type)
-        shown = told_apart([node.name for node in self.nodes])
+        shown = unique_names([node.name for node in self.nodes])
         by_name = dict(zip(shown, self.nodes, strict=True))
         chosen = g.add(router, g.input)
         answer = g.match(

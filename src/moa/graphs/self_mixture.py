@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from moa.agents.proposer import ANSWER, Proposer
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.mixture import Member, Mixture
 from moa.mixing.layering import Terms
-from moa.mixing.listening import quiet
-from moa.mixing.reading import Asked
+from moa.mixing.packing import Asked
 from moa.usage import UNLIMITED, Budget
 
 

@@ -23,7 +23,7 @@ from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Steps
 from moa.agents.proposer import ANSWER
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError, OutputError
@@ -32,7 +32,6 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.graphs.steps import CarriedOut, Worked, wrong_sums
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.questions import Predicate, predicate
 from moa.trace import Piece
 from moa.usage import Tier

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
@@ -36,7 +36,6 @@ from moa.graphs.notes import (
     sentences_in,
 )
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 THREE_SENTENCES = Length(sentences=3)

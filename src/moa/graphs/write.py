@@ -19,7 +19,7 @@ from moa.acceptance.words import UNSPACED, word_count
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.prompts import at_most, block, escaped
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
@@ -27,7 +27,6 @@ from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 WHOLE_WORDS = 400

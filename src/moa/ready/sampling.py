@@ -19,8 +19,8 @@ from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.refine import refine
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import ByPolicy, Candidates, Listwise, Pairwise, Picked
-from moa.mixing.stating import Key, last_number, stated
+from moa.mixing.answer_extraction import Key, last_number, stated
+from moa.mixing.judges import ByPolicy, Candidates, Listwise, Pairwise, Picked
 from moa.node import Node
 from moa.ready.entry import AnyNode, Ready, recipe
 from moa.tiers import Endpoints
