@@ -9,15 +9,14 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Classifier, Extractor, Generator
-from moa.acceptance import Confident
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.evals.texts import numeric_match
-from moa.graphs.cascade import cascade
+from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import choose_best
 from moa.graphs.code import code
-from moa.graphs.routed import routed
+from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.ready import node_of
@@ -223,7 +222,8 @@ def _decides(node: Node[Any, Any]) -> Run:
 
 
 async def _cascade(models: Models) -> Run:
-    return _decides(cascade(*await _classifiers(models), accept=Confident(SURE)))
+    small, large = await _classifiers(models)
+    return _decides(Cascade(small=small, large=large, confidence=SURE))
 
 
 async def _routed(models: Models) -> Run:
@@ -244,7 +244,7 @@ async def _routed(models: Models) -> Run:
         Recorded(Case(row["text"]), weak_correct=weak, strong_correct=strong)
         for row, (weak, strong) in zip(rows, found, strict=True)
     ]
-    return _decides(routed(small, large, routers=fit_router(recorded)))
+    return _decides(Routed(models=[small, large], router=fit_router(recorded)))
 
 
 async def _label(models: Models, item: Item, ask: Plain) -> Answer:

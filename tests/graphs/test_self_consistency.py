@@ -26,7 +26,7 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.graphs.best_of_n import best_of_n
-from moa.graphs.cascade import cascade
+from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.self_consistency import SelfConsistency
@@ -192,7 +192,7 @@ async def test_a_reasoner_is_counted_by_its_answer() -> None:
 async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
     small = SelfConsistency(node=writer(says("7", "8", "9")), samples=3, name="small")
     large = SelfConsistency(node=writer(says("8")), samples=1, name="large")
-    result = await cascade(small, large, accept=Confident(0.6)).run("3 + 4?")
+    result = await Cascade(small=small, large=large, accept=Confident(0.6)).run("3 + 4?")
     assert (result.by, result.output.answer) == ("large", "8")
 
 

@@ -37,7 +37,7 @@ async def by_llm(
     Raises:
         ConfigError: no large model is configured, or the file can't be written.
     """
-    from moa.ready.labelling import LabelSettings, labeller
+    from moa.graphs.single_model import labeller
 
     if not endpoints.has_llm:
         raise ConfigError(
@@ -45,7 +45,7 @@ async def by_llm(
             'what it believes already. Add one to moa.toml, with tier = "llm"'
         )
     llm = endpoints.llm
-    agent = labeller(llm, LabelSettings(), made, calibrated=False)
+    agent = labeller(llm, calibration=made, calibrated=False)
     work = _Labelling(agent, f"{llm.name}: {llm.model}", made, rows, file, context)
     left = iter(picks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,10 +13,14 @@ from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
+from moa.graphs.cascade import Cascade
+from moa.graphs.routed import Routed
+from moa.graphs.shadow import Shadow
 from moa.graphs.shop import SupportSettings
+from moa.graphs.single_model import single_model
 from moa.graphs.support import spam_filter, support
 from moa.guards.injection import Injection
-from moa.ready.entry import AnyNode, NoSettings, Ready
+from moa.ready.entry import AnyNode, NoSettings, Ready, agent, recipe
 from moa.tiers import Endpoints
 
 _SHOP = SupportSettings()
@@ -111,6 +116,11 @@ def _reasoner(endpoints: Endpoints, settings: WriterSettings) -> AnyNode:
 
 
 READY: dict[str, Ready[Any]] = {
+    "cascade": recipe(Cascade),
+    "routed": recipe(Routed),
+    "shadow": recipe(Shadow),
+    "slm": agent("the small model alone", "slm", single_model, "slm"),
+    "llm": agent("the large model alone", "llm", partial(single_model, calibrated=False), "llm"),
     "support": Ready("a support inbox: drop, route, answer", SupportSettings, _support),
     "sentiment": Ready("what a writer feels", NoSettings, _sentiment),
     "spam": Ready("drops unwanted mass mailings", SpamSettings, _spam),
