@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from moa.agents.generator import Generator
 from moa.context import RunContext
+from moa.graphs.code import Code, Review
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.self_consistency import SelfConsistency
-from moa.testing import SimulatedEndpoint, Step
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import NodeStarted
 
 
@@ -21,10 +22,17 @@ def large(rule: Callable[[str], Step] = lambda _: "Answer: 7") -> SimulatedEndpo
 
 
 def writer(**settings: Any) -> Generator[Any]:
-    return Generator(large(), "Answer.", **{"temperature": 0.7, "tag": "", **settings})
+    given: Any = {"temperature": 0.7, "tag": "", **settings}
+    return Generator(large(), "Answer.", **given)
+
+
+def coded() -> Code:
+    reviewer = ScriptedEndpoint(name="other", tier="llm", steps=[Review(faults=())])
+    return Code(writer=large(lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
 
 
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
+    "code": (coded, "Set x."),
     "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
 }
 """By name: a recipe, and a request with which every node of it runs."""
@@ -36,7 +44,7 @@ def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
     recipe.sketch(sketch)
     for _, node in sketch.boxes.values():
         if isinstance(node, Recipe):
-            yield from drawn(node)
+            yield from drawn(cast("Recipe[Any, Any]", node))
         elif node is not None:
             yield str(getattr(node, "name", ""))
 

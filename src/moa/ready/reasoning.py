@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.endpoints import Endpoint
-from moa.graphs.code import code
+from moa.graphs.code import Code
 from moa.graphs.solve import solve
-from moa.ready.entry import AnyNode, Ready
+from moa.ready.entry import AnyNode, Ready, recipe
 from moa.tiers import Endpoints
 
 
@@ -30,23 +30,6 @@ class SolveSettings(BaseModel):
     """Most tokens of each text, reasoning included."""
 
 
-class CodeSettings(BaseModel):
-    """`[graphs.code]`. A sandbox can be given in Python alone."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    writer: str | None = None
-    """Endpoint that writes; `None`: the default large model."""
-    reviewer: str | None = None
-    """Endpoint that reviews, another model than the writer; `None`: nobody does."""
-    tries: int = Field(default=3, gt=0)
-    """Most times the program is written."""
-    repairs: int = Field(default=2, ge=0)
-    """Times a program that can't be parsed goes back to the writer."""
-    max_tokens: int = Field(default=4096, gt=0)
-    """Most tokens of each text, reasoning included."""
-
-
 def _solve(endpoints: Endpoints, settings: SolveSettings) -> AnyNode:
     return solve(
         _named(endpoints, settings.slm) or endpoints.slm,
@@ -57,21 +40,11 @@ def _solve(endpoints: Endpoints, settings: SolveSettings) -> AnyNode:
     )
 
 
-def _code(endpoints: Endpoints, settings: CodeSettings) -> AnyNode:
-    return code(
-        _named(endpoints, settings.writer) or endpoints.llm,
-        _named(endpoints, settings.reviewer),
-        tries=settings.tries,
-        repairs=settings.repairs,
-        max_tokens=settings.max_tokens,
-    )
-
-
 def _named(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
 
 READY: dict[str, Ready[Any]] = {
     "solve": Ready("a problem, step by step, its sums checked", SolveSettings, _solve),
-    "code": Ready("a program, parsed and mended, never run", CodeSettings, _code),
+    "code": recipe(Code),
 }
