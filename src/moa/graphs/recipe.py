@@ -169,7 +169,11 @@ class Sketch:
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class Recipe(TypedNode[In, Out]):
+class _Validated:
+    """Tells type checkers that the fields of what derives from it are its keywords."""
+
+
+class Recipe(_Validated, TypedNode[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
