@@ -48,9 +48,9 @@ def built(name: str, table: str, folder: Path) -> AnyNode:
 
 
 def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
-    node = built("solve", 'tries = 3\nmost_steps = 4\nllm = "critic"', tmp_path)
+    node = built("solve", 'tries = 3\nmax_steps = 4\nllm = "critic"', tmp_path)
     assert isinstance(node, Solve)
-    assert (node.tries, node.planner.most, node.planner.endpoint.name) == (3, 4, "critic")
+    assert (node.tries, node.max_steps, node.planner.endpoint.name) == (3, 4, "critic")
     assert node.solvers["slm"].endpoint.name == "small"
 
 

@@ -13,11 +13,13 @@ from moa.context import RunContext
 from moa.graphs.code import Code, Review
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.self_consistency import SelfConsistency
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import Step as Scripted
 from moa.trace import NodeStarted
 
 
-def large(rule: Callable[[str], Step] = lambda _: "Answer: 7") -> SimulatedEndpoint:
+def large(rule: Callable[[str], Scripted] = lambda _: "Answer: 7") -> SimulatedEndpoint:
     return SimulatedEndpoint(name="large", tier="llm", rule=rule)
 
 
@@ -31,8 +33,22 @@ def coded() -> Code:
     return Code(writer=large(lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
 
 
+def solved() -> Solve:
+    steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
+    work = Worked(reasons="As it says.", answer="7")
+    small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
+    llm = ScriptedEndpoint(
+        name="large",
+        tier="llm",
+        model="large-1",
+        steps=["1 + 1 = 3", Steps(steps=tuple(steps)), work, "It is 7."],
+    )
+    return Solve(slm=small, llm=llm)
+
+
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "code": (coded, "Set x."),
+    "solve": (solved, "3 + 4?"),
     "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
 }
 """By name: a recipe, and a request with which every node of it runs."""
