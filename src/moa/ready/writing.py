@@ -15,10 +15,10 @@ from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.recommend import recommend
 from moa.graphs.research import research
 from moa.graphs.summarize import summarize
-from moa.graphs.write import write
+from moa.graphs.write import Write
 from moa.ready.documents import READY as DOCUMENTS
 from moa.ready.documents import RagSettings, support_of
-from moa.ready.entry import AnyNode, Ready, beside
+from moa.ready.entry import AnyNode, Ready, beside, recipe
 from moa.ready.shelves import items_of
 from moa.tiers import Endpoints
 
@@ -102,30 +102,6 @@ def _brainstorm(endpoints: Endpoints, settings: BrainstormSettings) -> AnyNode:
     )
 
 
-class WriteSettings(BaseModel):
-    """`[graphs.write]`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    llm: str | None = None
-    """Endpoint that outlines and edits; `None`: the default large model."""
-    writers: list[str] = Field(default_factory=list[str])
-    """Endpoints that write the sections, in turn; none: the one that outlines."""
-    words: int = Field(default=600, gt=0)
-    """Of the whole text, about."""
-    sections: int | None = Field(default=None, gt=0)
-    """Most sections; `None`: one for each 100 words, from 2 to 8."""
-
-
-def _write(endpoints: Endpoints, settings: WriteSettings) -> AnyNode:
-    return write(
-        endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
-        words=settings.words,
-        sections=settings.sections,
-        writers=[endpoints.named(name) for name in settings.writers],
-    )
-
-
 class RecommendSettings(TwoModels):
     """`[graphs.recommend]`."""
 
@@ -199,5 +175,5 @@ READY: dict[str, Ready[Any]] = {
     "recommend": Ready("what of a catalogue suits somebody", RecommendSettings, _recommend),
     "research": Ready("a question in parts, from your sources", ResearchSettings, _research),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
-    "write": Ready("an article: outline, sections, one voice", WriteSettings, _write),
+    "write": recipe(Write),
 }
