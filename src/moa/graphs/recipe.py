@@ -7,6 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,8 @@ class _Table:
     """What a recipe is built from, beside the fields of its own: pydantic's context."""
 
     endpoints: Endpoints
+    where: str
+    """Starts each error."""
     shared: Mapping[str, object]
     """Settings in its table that are no fields: those of its nodes."""
     known: set[str] = field(default_factory=set[str])
@@ -94,24 +97,72 @@ class Named:
 
     Args:
         tier: Whose endpoint is the default.
+        or_node: Whether a node will do too, in Python.
     """
 
     tier: Tier = "llm"
+    or_node: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Read an endpoint, or a name; pydantic calls it."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self._read)
 
-    def _read(self, value: object, info: ValidationInfo) -> Endpoint:
-        if hasattr(value, "capabilities"):
-            return cast("Endpoint", value)
+    def _read(self, value: object, info: ValidationInfo) -> Any:
+        if hasattr(value, "capabilities") or (self.or_node and is_node(value)):
+            return value
         context = _context(info, value, "an endpoint")
         return _endpoint(context, value or None, self.tier)
 
 
-def beside_config(path: Path, info: ValidationInfo) -> Path:
+@dataclass(frozen=True)
+class FromTable:
+    """Marks a field that is a node; in a table it is a recipe.
+
+    The recipe takes those settings of the table that are its fields, and no fields beside it.
+
+    Args:
+        recipe: What a table makes.
+    """
+
+    recipe: type[Recipe[Any, Any]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Read a node, or a table; pydantic calls it."""
+        del source, handler
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def _read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        context, fields = _context(info, value, "a node"), _fields(self.recipe)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a table, not {value!r}")
+        context.known |= {*fields}
+        shared = {name: one for name, one in context.shared.items() if name in fields}
+        table = {**shared, **cast("Mapping[str, object]", value)}
+        return self.recipe.from_table(table, context.endpoints, where=context.where)
+
+
+class Mark(Enum):
+    """What a field is, where its type doesn't tell: `Annotated[Path, Mark.WRITTEN]`."""
+
+    WRITTEN = "written"
+    """A file or folder that what is built writes itself, and reads again."""
+    READY = "ready"
+    """The name of another ready graph or agent, or `file.py:object`."""
+
+
+def as_node(value: object) -> Node[Any, Any]:
+    """Let a node pass; use it as a `PlainValidator` of a field that is given in Python alone."""
+    if not is_node(value):
+        raise ValueError(f"takes a node, but was given {value!r}")
+    return cast("Node[Any, Any]", value)
+
+
+def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     """Find a file that a table names beside its moa.toml; use it as an `AfterValidator`."""
+    path = Path(path)
     file = None if info.context is None else _context(info, path, "a path").endpoints.config.file
     return path if file is None else file.parent / path
 
@@ -246,7 +297,8 @@ class Recipe(_Validated, TypedNode[In, Out]):
         for name, one in fields.items():
             if one.is_required() and any(isinstance(m, _MEMBERS) for m in one.metadata):
                 given.setdefault(name, {})
-        context = _Table(endpoints, {n: value for n, value in table.items() if n not in given})
+        shared = {n: value for n, value in table.items() if n not in given}
+        context = _Table(endpoints, where, shared)
         faults = ""
         try:
             made = TypeAdapter(cls).validate_python(given, context=context)
@@ -321,7 +373,7 @@ class WiredRecipe(Recipe[In, Out]):
         return self.graph.draw()
 
 
-_MEMBERS = (FromEndpoint, Named)
+_MEMBERS = (FromEndpoint, FromTable, Named)
 
 
 def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from moa.graphs.recipe import FromEndpoint, Recipe
+from moa.graphs.recipe import FromEndpoint, FromTable, Mark, Recipe
 from moa.node import Node
 from moa.tiers import Endpoints
 
 AnyNode = Node[Any, Any]
 S = TypeVar("S", bound=BaseModel)
-
-
-class Mark(Enum):
-    """What a setting is, where its type doesn't tell: `Annotated[Path, Mark.WRITTEN]`."""
-
-    WRITTEN = "written"
-    """A file or folder that what is built writes itself, and reads again."""
-    READY = "ready"
-    """The name of another ready graph or agent, or `file.py:object`."""
 
 
 class NoSettings(BaseModel):
@@ -45,15 +35,20 @@ class Ready(NamedTuple, Generic[S]):
 
 def recipe(cls: type[Recipe[Any, Any]]) -> Ready[Any]:
     """Enter a recipe, whose fields are its settings."""
-    fields: Mapping[str, Any] = cast("Any", cls).__pydantic_fields__
+    fields: dict[str, Any] = dict(cast("Any", cls).__pydantic_fields__)
+    for mark in [mark for field in fields.values() for mark in field.metadata]:
+        if isinstance(mark, FromTable):
+            fields = {**cast("Any", mark.recipe).__pydantic_fields__, **fields}
     paths = {name: f for name, f in fields.items() if "Path" in str(f.annotation)}
     made: Any = {
-        name: (Any if name not in paths else Annotated[f.annotation, *f.metadata], None)
+        name: (Any if name not in paths else Annotated[f.annotation, *(f.metadata or [None])], None)
         for name, f in fields.items()
     }
     if any(_takes_labels(m) for f in fields.values() for m in f.metadata):
         made["labels"] = (Any, None)
-    settings = create_model(cls.__name__, __config__=ConfigDict(extra="allow"), **made)
+    settings = create_model(
+        cls.__name__, __config__=ConfigDict(extra="allow", arbitrary_types_allowed=True), **made
+    )
 
     def build(endpoints: Endpoints, given: BaseModel) -> AnyNode:
         table = {name: getattr(given, name) for name in given.model_fields_set}

@@ -15,9 +15,10 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.cascade import cascade
 from moa.graphs.oversight import Oversight
+from moa.graphs.recipe import Mark
 from moa.guarantees.audit import Audit
 from moa.questions import NONE_OF_THESE
-from moa.ready.entry import AnyNode, Mark, Ready, beside
+from moa.ready.entry import AnyNode, Ready, beside
 from moa.tiers import Endpoints
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.errors import ConfigError
+from moa.graphs.recipe import Mark
 from moa.graphs.shadow import Shadow
-from moa.ready.entry import AnyNode, Mark, Ready
+from moa.ready.entry import AnyNode, Ready
 from moa.tiers import Endpoints
 
 
