@@ -9,15 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import SentenceEncoder, missing_for_sentences
+from moa.endpoints.encoders import sentence_encoder
 from moa.errors import ConfigError
 from moa.graphs.brainstorm import PERSONAS, brainstorm
+from moa.graphs.rag import Rag
 from moa.graphs.recommend import recommend
-from moa.graphs.research import research
+from moa.graphs.research import Research
 from moa.graphs.summarize import summarize
 from moa.graphs.write import Write
-from moa.ready.documents import READY as DOCUMENTS
-from moa.ready.documents import RagSettings, support_of
 from moa.ready.entry import AnyNode, Ready, beside, recipe
 from moa.ready.shelves import items_of
 from moa.tiers import Endpoints
@@ -120,7 +119,6 @@ class RecommendSettings(TwoModels):
 
 def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
     slm, llm = _models(endpoints, settings)
-    built_in = None if missing_for_sentences() else SentenceEncoder()
     file = settings.catalogue and beside(endpoints, settings.catalogue)
     if file is None and endpoints.to_be_asked:
         raise ConfigError(
@@ -130,31 +128,10 @@ def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
         slm,
         llm,
         items_of(file) if file else [],
-        encoder=_encoder(endpoints, settings.encoder) or built_in,
+        encoder=_encoder(endpoints, settings.encoder) or sentence_encoder(),
         candidates=settings.candidates,
         shown=settings.shown,
         least=settings.least,
-    )
-
-
-class ResearchSettings(RagSettings):
-    """`[graphs.research]`: how each part is looked up, as in `[graphs.rag]`, and what follows."""
-
-    most: int = Field(default=5, gt=0)
-    """Most parts of a question."""
-    llm: str | None = None
-    """Endpoint that divides, compares and writes the report; `None`: the default large model."""
-    report_tokens: int = Field(default=2048, gt=0)
-    """Most tokens of the report, reasoning included."""
-
-
-def _research(endpoints: Endpoints, settings: ResearchSettings) -> AnyNode:
-    return research(
-        endpoints.llm if settings.llm is None else endpoints.named(settings.llm),
-        DOCUMENTS["rag"].build(endpoints, settings),
-        most=settings.most,
-        max_tokens=settings.report_tokens,
-        support=support_of(endpoints, settings),
     )
 
 
@@ -173,7 +150,8 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 READY: dict[str, Ready[Any]] = {
     "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
     "recommend": Ready("what of a catalogue suits somebody", RecommendSettings, _recommend),
-    "research": Ready("a question in parts, from your sources", ResearchSettings, _research),
+    "rag": recipe(Rag),
+    "research": recipe(Research),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
     "write": recipe(Write),
 }
