@@ -16,6 +16,7 @@ from moa.graphs.building.handles import NodeStep
 from moa.graphs.code import Code, Review
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
+from moa.graphs.recommend import Interests, Item, Recommend
 from moa.graphs.research import Research
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.solve import Solve, Step, Steps, Worked
@@ -81,11 +82,18 @@ def researched() -> Research:
     return Research(llm=large(written), answerer=sourced())
 
 
+def recommended() -> Recommend:
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"very well": 1.0}})
+    llm = large(lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
+    return Recommend(slm=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
+
+
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "code": (coded, "Set x."),
     "write": (lambda: Write(llm=large(), words=3), Assignment(text="Whales.")),
     "solve": (solved, "3 + 4?"),
     "rag": (sourced, "How many metres?"),
+    "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
 }

@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.items import Interests, Item
 from moa.graphs.notes import Original
-from moa.graphs.recommend import recommend
+from moa.graphs.recommend import Interests, Item, Recommend
 from moa.graphs.summarize import summarize
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
@@ -33,7 +32,7 @@ async def test_items_of_the_catalogue_are_scored(model: EmbeddedEndpoint) -> Non
         Item(id="1", text="A warm jacket."),
         Item(id="2", text="A jacket for rain."),
     ]
-    graph = recommend(model, model, catalogue, least=0.0)
+    graph = Recommend(slm=model, llm=model, catalogue=catalogue, min_score=0.0)
     output = (await graph.run(Interests(text="a jacket", history=("1",)))).output
     assert [each.item.id for each in output.items] == ["2"]
     assert output.items[0].score is not None

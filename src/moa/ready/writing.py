@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import sentence_encoder
-from moa.errors import ConfigError
 from moa.graphs.brainstorm import PERSONAS, brainstorm
 from moa.graphs.rag import Rag
-from moa.graphs.recommend import recommend
+from moa.graphs.recommend import Recommend
 from moa.graphs.research import Research
 from moa.graphs.summarize import summarize
 from moa.graphs.write import Write
-from moa.ready.entry import AnyNode, Ready, beside, recipe
-from moa.ready.shelves import items_of
+from moa.ready.entry import AnyNode, Ready, recipe
 from moa.tiers import Endpoints
 
 
@@ -101,40 +97,6 @@ def _brainstorm(endpoints: Endpoints, settings: BrainstormSettings) -> AnyNode:
     )
 
 
-class RecommendSettings(TwoModels):
-    """`[graphs.recommend]`."""
-
-    catalogue: Path | None = None
-    """File of the items, `.jsonl` or `.csv`, beside `moa.toml`; each has an `id` and a `text`, and
-    may have a `title` and further columns."""
-    candidates: int = Field(default=20, gt=0)
-    """Most items that the small model scores."""
-    shown: int = Field(default=3, gt=0)
-    """Most items that are given."""
-    least: float = Field(default=0.34, ge=0, le=1)
-    """Score under which an item is left out."""
-    encoder: str | None = None
-    """Endpoint that turns items into vectors; `None`: the built-in one, where it is installed."""
-
-
-def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
-    slm, llm = _models(endpoints, settings)
-    file = settings.catalogue and beside(endpoints, settings.catalogue)
-    if file is None and endpoints.to_be_asked:
-        raise ConfigError(
-            'graphs.recommend: it needs catalogue = "ITEMS.jsonl", a file of items with id and text'
-        )
-    return recommend(
-        slm,
-        llm,
-        items_of(file) if file else [],
-        encoder=_encoder(endpoints, settings.encoder) or sentence_encoder(),
-        candidates=settings.candidates,
-        shown=settings.shown,
-        least=settings.least,
-    )
-
-
 def _encoder(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
@@ -149,7 +111,7 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 
 READY: dict[str, Ready[Any]] = {
     "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
-    "recommend": Ready("what of a catalogue suits somebody", RecommendSettings, _recommend),
+    "recommend": recipe(Recommend),
     "rag": recipe(Rag),
     "research": recipe(Research),
     "summarize": Ready("a text, in a few sentences", SummarizeSettings, _summarize),
