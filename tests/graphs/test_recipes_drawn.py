@@ -12,6 +12,7 @@ from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.bm25 import BM25
+from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.code import Code, Review
 from moa.graphs.rag import Rag
@@ -32,6 +33,20 @@ def large(rule: Callable[[str], Scripted] = lambda _: "Answer: 7") -> SimulatedE
 def writer(**settings: Any) -> Generator[Any]:
     given: Any = {"temperature": 0.7, "tag": "", **settings}
     return Generator(large(), "Answer.", **given)
+
+
+def stormed() -> Brainstorm:
+    def written(text: str) -> Scripted:
+        sorts = "[1]" in text
+        return '{"themes": [{"theme": "late", "ideas": [1]}]}' if sorts else '{"ideas": ["A bus."]}'
+
+    scores = {"useful": {"fair": 1.0}, "original": {"fair": 1.0}}
+    return Brainstorm(
+        slm=SimulatedEndpoint(name="small", rule=lambda _: scores),
+        llm=large(written),
+        personas={"user": "You think as those whom it is for."},
+        encoder=ScriptedEndpoint(name="vectors"),
+    )
 
 
 def coded() -> Code:
@@ -89,6 +104,7 @@ def recommended() -> Recommend:
 
 
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
+    "brainstorm": (stormed, "How can a library have more visitors?"),
     "code": (coded, "Set x."),
     "write": (lambda: Write(llm=large(), words=3), Assignment(text="Whales.")),
     "solve": (solved, "3 + 4?"),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.graphs.brainstorm import PERSONAS, brainstorm
+from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.rag import Rag
 from moa.graphs.recommend import Recommend
 from moa.graphs.research import Research
@@ -63,40 +63,6 @@ def _summarize(endpoints: Endpoints, settings: SummarizeSettings) -> AnyNode:
     )
 
 
-class BrainstormSettings(TwoModels):
-    """`[graphs.brainstorm]`."""
-
-    personas: dict[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
-    """What each persona looks for, by its name."""
-    proposers: list[str] = Field(default_factory=list[str])
-    """Endpoints that propose, the personas in turn; none: the large model for all of them."""
-    ideas: int = Field(default=5, gt=0)
-    """How many each persona proposes."""
-    most: int | None = Field(default=None, gt=0)
-    """Ideas that are kept, by their score; `None`: all."""
-    alike: float = Field(default=0.8, gt=0, le=1)
-    """How alike two ideas are that are one: the cosine of their vectors."""
-    temperatures: list[float] = Field(default=[1.0], min_length=1)
-    """For the personas in turn."""
-    encoder: str | None = None
-    """Endpoint that turns ideas into vectors; `None`: the built-in one."""
-
-
-def _brainstorm(endpoints: Endpoints, settings: BrainstormSettings) -> AnyNode:
-    slm, llm = _models(endpoints, settings)
-    return brainstorm(
-        slm,
-        llm,
-        personas=settings.personas,
-        proposers=[endpoints.named(name) for name in settings.proposers],
-        ideas=settings.ideas,
-        most=settings.most,
-        alike=settings.alike,
-        temperatures=settings.temperatures,
-        encoder=_encoder(endpoints, settings.encoder),
-    )
-
-
 def _encoder(endpoints: Endpoints, name: str | None) -> Endpoint | None:
     return None if name is None else endpoints.named(name)
 
@@ -110,7 +76,7 @@ def _models(endpoints: Endpoints, settings: TwoModels) -> tuple[Endpoint, Endpoi
 
 
 READY: dict[str, Ready[Any]] = {
-    "brainstorm": Ready("ideas from several views, sorted", BrainstormSettings, _brainstorm),
+    "brainstorm": recipe(Brainstorm),
     "recommend": recipe(Recommend),
     "rag": recipe(Rag),
     "research": recipe(Research),
