@@ -21,6 +21,7 @@ from moa.graphs.recommend import Interests, Item, Recommend
 from moa.graphs.research import Research
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.graphs.summarize import Original, Summarize
 from moa.graphs.write import Assignment, Write
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
@@ -103,9 +104,15 @@ def recommended() -> Recommend:
     return Recommend(slm=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
 
 
+def summarized() -> Summarize:
+    encoder = ScriptedEndpoint(name="vectors")
+    return Summarize(slm=encoder, llm=large(lambda _: "Whales."), sentences=1, encoder=encoder)
+
+
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "brainstorm": (stormed, "How can a library have more visitors?"),
     "code": (coded, "Set x."),
+    "summarize": (summarized, Original(text="Whales sing. Ships hum. Hats fall.")),
     "write": (lambda: Write(llm=large(), words=3), Assignment(text="Whales.")),
     "solve": (solved, "3 + 4?"),
     "rag": (sourced, "How many metres?"),

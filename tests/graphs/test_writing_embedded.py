@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.notes import Original
 from moa.graphs.recommend import Interests, Item, Recommend
-from moa.graphs.summarize import summarize
+from moa.graphs.summarize import Original, Summarize
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 """Of the built-in model the form alone is looked at: it writes badly, and that is known."""
@@ -21,7 +20,7 @@ async def model() -> AsyncIterator[EmbeddedEndpoint]:
 
 async def test_a_summary_is_made_of_the_sentences_of_the_text(model: EmbeddedEndpoint) -> None:
     text = "Whales sing. Ships drown them out. A hat was lost. Lunch was at noon. It rained."
-    output = (await summarize(model, model).run(Original(text=text))).output
+    output = (await Summarize(slm=model, llm=model).run(Original(text=text))).output
     assert output.written_by == "extract"
     assert len(output.sentences) == 3
     assert all(sentence.text in text for sentence in output.sentences)

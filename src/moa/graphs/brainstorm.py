@@ -25,7 +25,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
-from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
 from moa.graphs.recipe import Named, Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
@@ -253,7 +253,7 @@ class Rank(TypedNode[Pool, Pool]):
 
     async def answer(self, request: Pool, context: RunContext) -> Pool:
         """Score all, some at a time. What can't be scored comes last."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
         async def scored(idea: Idea) -> Idea:
             async with gate:
@@ -273,7 +273,7 @@ class Rank(TypedNode[Pool, Pool]):
         try:
             worth = (await self.decider.run(text, context)).output
             total = worth.useful.value + worth.original.value
-        except (*FAILURES, Unanswered) as error:
+        except (*RECOVERABLE, Unanswered) as error:
             context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
             return None
         return round(total / (2 * (len(_LEVELS) - 1)), 4)
@@ -342,7 +342,7 @@ class Group(TypedNode[Pool, Pool]):
         if can_write(self.endpoint.model):
             try:
                 themes = (await self.sorter.run(request, context)).output.themes
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"no model named the themes: {error}")
             else:
                 by_number = {number: theme.theme for theme in themes for number in theme.ideas}
@@ -386,7 +386,7 @@ async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContex
     try:
         found = await encoder.embed([idea.text for idea in ideas], context)
         return _Nearness(ideas, found.vectors)
-    except (*FAILURES, MissingDependency) as error:
+    except (*RECOVERABLE, MissingDependency) as error:
         context.note("degraded", f"ideas are compared by their words alone: {error}")
         return _Nearness(ideas, ())
 

@@ -33,7 +33,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.notes import AT_ONCE, FAILURES
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.recipe import Named, WiredRecipe, beside_config
 from moa.handoffs import Reply
 from moa.questions import Score, score
@@ -242,7 +242,7 @@ class Candidates(TypedNode[Interests, Shelf]):
         if near is not None:
             try:
                 found.append(await near.nearest(query, context, top_k=depth))
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("degraded", f"items are found by words alone: {error}")
         return fused(found, top_k=depth)
 
@@ -256,7 +256,7 @@ class Candidates(TypedNode[Interests, Shelf]):
                 batch = self._passages[begin : begin + BATCH]
                 try:
                     made = await self.endpoint.embed([searched(each) for each in batch], context)
-                except FAILURES as error:
+                except RECOVERABLE as error:
                     context.note("degraded", f"items are found by words alone: {error}")
                     return None
                 self._vectors[begin:] = made.vectors
@@ -292,7 +292,7 @@ class Scores(TypedNode[Shelf, Shelf]):
 
     async def answer(self, request: Shelf, context: RunContext) -> Shelf:
         """Score all, some at a time. What can't be scored stands behind what is, in its order."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
         about = request.about()
         if not about:
             return request.model_copy(update={"items": request.items[: self.most]})
@@ -302,7 +302,7 @@ class Scores(TypedNode[Shelf, Shelf]):
                 try:
                     text = f"The person:\n{about}\n\nThe item:\n{each.item}"
                     value = (await self.decider.run(text, context)).output.suits.value
-                except (*FAILURES, Unanswered) as error:
+                except (*RECOVERABLE, Unanswered) as error:
                     context.note("failed", f"no score for {each.item.id!r}: {error}")
                     return each
             return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
@@ -376,7 +376,7 @@ class WithReasons(TypedNode[Shelf, Shelf]):
             return request
         try:
             written = (await self.writer.run(request, context)).output
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"no reasons were written: {error}")
             return request
         by_number = {each.item: each.reason.strip() for each in written.reasons}

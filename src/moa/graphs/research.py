@@ -24,7 +24,7 @@ from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.notes import AT_ONCE, FAILURES
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
 from moa.handoffs import Reply, Text
@@ -271,7 +271,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return [question]
         try:
             divided = (await self.divider.run(question, context)).output.questions
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"the question was not divided: {error}")
             return [question]
         return list(dict.fromkeys(divided))
@@ -280,7 +280,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         self, asked: list[str], context: RunContext
     ) -> list[tuple[str, Outcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
         failures: list[MoaError] = []
 
         async def look_up(question: str) -> Outcome | str:
@@ -304,7 +304,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return found
         try:
             conflicts = (await self.comparer.run(found, context)).output.disagreements
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"the findings were not compared: {error}")
             return found
         return found.model_copy(update={"disagreements": tuple(conflicts)})
@@ -314,7 +314,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         if self.writes:
             try:
                 text, written = (await self.synthesis.run(found, context)).output.text, True
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")

@@ -25,7 +25,7 @@ from moa.endpoints import Endpoint
 from moa.errors import MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
 from moa.graphs.recipe import Named, WiredRecipe
 from moa.handoffs import Reply
 from moa.mixing.listening import quiet
@@ -167,7 +167,7 @@ class Whole(TypedNode[Assignment, Article]):
             again = _Attempt(assignment=request, draft=text, fault=fault)
             try:
                 anew = article_of((await self.writer.run(again, silent)).output.text, request.text)
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"it was not written anew: {error}")
             else:
                 article = min(article, anew, key=self._off)
@@ -332,7 +332,7 @@ class Sections(TypedNode[Planned, Drafted]):
         count = len(request.outline.sections)
         length = Length(words=max(1, round(self.words / count)))
         silent = quiet(context)  # sections are shown when they agree with each other
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
         async def write(place: int) -> Section | MoaError:
             async with gate:
@@ -340,7 +340,7 @@ class Sections(TypedNode[Planned, Drafted]):
                     text = await self._section(
                         _Place(planned=request, place=place, length=length), silent
                     )
-                except FAILURES as error:
+                except RECOVERABLE as error:
                     heading = request.outline.sections[place].heading
                     context.note("failed", f"section {heading!r} is left out: {error}")
                     return error
@@ -362,7 +362,7 @@ class Sections(TypedNode[Planned, Drafted]):
         again = place.model_copy(update={"draft": text, "fault": fault})
         try:
             text = (await writer.run(again, context)).output.text
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"section {place.place + 1} was not written anew: {error}")
         cut = place.length.cut(text)
         if len(cut) < len(text):
@@ -427,7 +427,7 @@ class Consistency(TypedNode[Drafted, Article]):
         if self.editor is not None and len(sections) > 1:
             try:
                 edits = (await self.editor.run(request, context)).output.edits
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"no pass for consistency: {error}")
                 context.note("degraded", "the sections were not checked against each other")
             else:
