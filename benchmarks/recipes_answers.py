@@ -15,7 +15,7 @@ from moa.endpoints import Prompt
 from moa.evals.texts import numeric_match
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import choose_best
-from moa.graphs.code import code
+from moa.graphs.code import Code
 from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
@@ -140,11 +140,11 @@ async def _two_prompts(models: Models) -> Run:
 
 
 async def _code(models: Models) -> Run:
-    return reads(code(models.llm, max_tokens=1024), "task")
+    return reads(Code(writer=models.llm, max_tokens=1024), "task")
 
 
 async def _tested_code(models: Models) -> Run:
-    return reads(code(models.llm, sandbox=Subprocess(), max_tokens=1024), "task")
+    return reads(Code(writer=models.llm, sandbox=Subprocess(), max_tokens=1024), "task")
 
 
 async def _program(models: Models, item: Item, ask: Plain) -> Answer:

@@ -48,17 +48,18 @@ def built(name: str, table: str, folder: Path) -> AnyNode:
 
 
 def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
-    node = built("solve", 'tries = 3\nmost_steps = 4\nllm = "critic"', tmp_path)
+    node = built("solve", 'tries = 3\nmax_steps = 4\nllm = "critic"', tmp_path)
     assert isinstance(node, Solve)
-    assert (node.tries, node.planner.most, node.planner.endpoint.name) == (3, 4, "critic")
+    assert (node.tries, node.max_steps, node.planner.endpoint.name) == (3, 4, "critic")
     assert node.solvers["slm"].endpoint.name == "small"
 
 
 def test_code_is_reviewed_by_whom_its_table_names(tmp_path: Path) -> None:
     node = built("code", 'reviewer = "critic"\nrepairs = 0', tmp_path)
     assert isinstance(node, Code)
-    assert (node.writer.endpoint.name, node.writer.repairs) == ("large", 0)
-    assert node.reviewer.endpoint.name == "critic"
+    assert (node.coder.endpoint.name, node.coder.repairs) == ("large", 0)
+    assert node.critic is not None
+    assert node.critic.endpoint.name == "critic"
     assert node.sandbox is None
 
 

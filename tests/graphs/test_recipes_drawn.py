@@ -12,18 +12,29 @@ from routing import router
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.context import RunContext
+from moa.documents import Passage
+from moa.documents.bm25 import BM25
 from moa.errors import EndpointUnavailable
+from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.code import Code, Review
+from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
+from moa.graphs.recommend import Interests, Item, Recommend
+from moa.graphs.research import Research
 from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.shadow import Shadow
-from moa.testing import SimulatedEndpoint, Step
+from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.graphs.summarize import Original, Summarize
+from moa.graphs.write import Assignment, Write
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import Step as Scripted
 from moa.usage import Tier
 
 
-def large(rule: Callable[[str], Step] = lambda _: "Answer: 7") -> SimulatedEndpoint:
+def large(rule: Callable[[str], Scripted] = lambda _: "Answer: 7") -> SimulatedEndpoint:
     return SimulatedEndpoint(name="large", tier="llm", rule=rule)
 
 
@@ -47,7 +58,88 @@ def writer(**settings: Any) -> Generator[Any]:
     return Generator(large(), "Answer.", **given)
 
 
+def stormed() -> Brainstorm:
+    def written(text: str) -> Scripted:
+        sorts = "[1]" in text
+        return '{"themes": [{"theme": "late", "ideas": [1]}]}' if sorts else '{"ideas": ["A bus."]}'
+
+    scores = {"useful": {"fair": 1.0}, "original": {"fair": 1.0}}
+    return Brainstorm(
+        slm=SimulatedEndpoint(name="small", rule=lambda _: scores),
+        llm=large(written),
+        personas={"user": "You think as those whom it is for."},
+        encoder=ScriptedEndpoint(name="vectors"),
+    )
+
+
+def coded() -> Code:
+    reviewer = ScriptedEndpoint(name="other", tier="llm", steps=[Review(faults=())])
+    return Code(writer=large(lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
+
+
+def solved() -> Solve:
+    steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
+    work = Worked(reasons="As it says.", answer="7")
+    small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
+    llm = ScriptedEndpoint(
+        name="large",
+        tier="llm",
+        model="large-1",
+        steps=["1 + 1 = 3", Steps(steps=tuple(steps)), work, "It is 7."],
+    )
+    return Solve(slm=small, llm=llm)
+
+
+def sourced() -> Rag:
+    steps = {"rewrite": '{"query": "metres"}', "check": {"check": {"yes": 0.9}}}
+    steps |= {"filter": {"filter": {"yes": 0.9}}}
+    small = SimulatedEndpoint(
+        name="small",
+        rule=lambda text: steps[
+            "check" if "Claim:" in text else "filter" if "Passage:" in text else "rewrite"
+        ],
+    )
+    return Rag(
+        retriever=BM25(
+            [Passage(document="a", title="Tower", text="The tower is 300 metres high.")]
+        ),
+        writer=large(lambda _: "It is 300 metres high [1]."),
+        small=small,
+        rewrite=True,
+        filter=True,
+        check=True,
+    )
+
+
+def researched() -> Research:
+    def written(text: str) -> Scripted:
+        if "Finding 1" not in text:
+            return '{"questions": ["How high in metres?", "How many metres?"]}'
+        return "300 metres [1]." if "Question:" in text else '{"disagreements": []}'
+
+    return Research(llm=large(written), answerer=sourced())
+
+
+def recommended() -> Recommend:
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"very well": 1.0}})
+    llm = large(lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
+    return Recommend(slm=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
+
+
+def summarized() -> Summarize:
+    encoder = ScriptedEndpoint(name="vectors")
+    return Summarize(slm=encoder, llm=large(lambda _: "Whales."), sentences=1, encoder=encoder)
+
+
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
+    "brainstorm": (stormed, "How can a library have more visitors?"),
+    "code": (coded, "Set x."),
+    "summarize": (summarized, Original(text="Whales sing. Ships hum. Hats fall.")),
+    "write": (lambda: Write(llm=large(), words=3), Assignment(text="Whales.")),
+    "solve": (solved, "3 + 4?"),
+    "rag": (sourced, "How many metres?"),
+    "recommend": (recommended, Interests(text="a jacket")),
+    "research": (researched, "How many metres?"),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
     "routed": (lambda: Routed(models=[fails("small"), writer()], router=router()), "Hm."),
     "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),

@@ -50,6 +50,11 @@ def missing_for_sentences() -> str | None:
     return SentenceEncoder.missing()
 
 
+def sentence_encoder() -> SentenceEncoder | None:
+    """Give the built-in encoder of sentences; `None` where its packages are not installed."""
+    return None if missing_for_sentences() else SentenceEncoder()
+
+
 def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
     """Give the encoder that works beside a small model that decides; `None` where there is none.
 

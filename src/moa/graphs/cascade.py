@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
 from pydantic import AfterValidator, Field
 
@@ -155,23 +155,18 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
 
     @classmethod
-    def from_table(
-        cls,
-        table: Mapping[str, object],
-        endpoints: Endpoints,
-        *,
-        where: str,
-        graph: Callable[[str], Node[Any, Any]],
-    ) -> Self:
-        """Build it from its table; without what says what is accepted, it can be drawn alone."""
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Say what is accepted, where it is only drawn."""
+        del where
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         if not says and endpoints.to_be_asked:
             raise ConfigError(
                 f"graphs.{cls.name}: a cascade needs calibration = the file that moa calibrate "
                 "wrote, or both labels and confidence, of which nothing is promised"
             )
-        given = table if says else {"confidence": 1.0, **table}
-        return super().from_table(given, endpoints, where=where, graph=graph)
+        return table if says else {"confidence": 1.0, **table}
 
     def _policies(self) -> tuple[Policy, ...]:
         if self.confidence is not None and self.accept is not None:

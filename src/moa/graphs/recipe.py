@@ -76,6 +76,8 @@ class Table:
     """What a recipe is built from, beside the fields of its own: pydantic's context."""
 
     endpoints: Endpoints
+    where: str
+    """Starts each error."""
     shared: Mapping[str, object]
     """Settings in its table that are no fields: those of its nodes."""
     graph: Callable[[str], Node[Any, Any]]
@@ -279,24 +281,65 @@ class Named:
 
     Args:
         tier: Whose endpoint is the default.
+        or_node: Whether a node will do too, in Python.
     """
 
     tier: Tier = "llm"
+    or_node: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Read an endpoint, or a name; pydantic calls it."""
         del source, handler
         return core_schema.with_info_plain_validator_function(self._read)
 
-    def _read(self, value: object, info: ValidationInfo) -> Endpoint:
-        if hasattr(value, "capabilities"):
-            return cast("Endpoint", value)
+    def _read(self, value: object, info: ValidationInfo) -> Any:
+        if hasattr(value, "capabilities") or (self.or_node and is_node(value)):
+            return value
         context = _context(info, value, "an endpoint")
         return _endpoint(context, value or None, self.tier)
 
 
-def beside_config(path: Path, info: ValidationInfo) -> Path:
+@dataclass(frozen=True)
+class FromTable:
+    """Marks a field that is a node; in a table it is a recipe.
+
+    The recipe takes those settings of the table that are its fields, and no fields beside it.
+
+    Args:
+        recipe: What a table makes.
+    """
+
+    recipe: type[Recipe[Any, Any]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Read a node, or a table; pydantic calls it."""
+        del source, handler
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def _read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        context, fields = _context(info, value, "a node"), _fields(self.recipe)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a table, not {value!r}")
+        context.known |= {*fields}
+        shared = {name: one for name, one in context.shared.items() if name in fields}
+        table = {**shared, **cast("Mapping[str, object]", value)}
+        return self.recipe.from_table(
+            table, context.endpoints, where=context.where, graph=context.graph
+        )
+
+
+def as_node(value: object) -> Node[Any, Any]:
+    """Let a node pass; use it as a `PlainValidator` of a field that is given in Python alone."""
+    if not is_node(value):
+        raise ValueError(f"takes a node, but was given {value!r}")
+    return cast("Node[Any, Any]", value)
+
+
+def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     """Find a file that a table names beside its moa.toml; use it as an `AfterValidator`."""
+    path = Path(path)
     file = None if info.context is None else _context(info, path, "a path").endpoints.config.file
     return path if file is None else file.parent / path
 
@@ -452,14 +495,14 @@ class Recipe(_Validated, TypedNode[In, Out]):
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
         """
-        fields = _fields(cls)
+        fields, table = _fields(cls), cls.completed(table, endpoints, where)
         given = {name: value for name, value in table.items() if name in fields}
         for name, one in fields.items():
             if one.is_required() and any(isinstance(m, _MEMBERS) for m in one.metadata):
                 several = any(isinstance(m, FromEndpoints) for m in one.metadata)
                 given.setdefault(name, None if several else {})
         shared = {name: value for name, value in table.items() if name not in given}
-        context = Table(endpoints, shared, graph)
+        context = Table(endpoints, where, shared, graph)
         faults = ""
         try:
             made = TypeAdapter(cls).validate_python(given, context=context)
@@ -472,6 +515,24 @@ class Recipe(_Validated, TypedNode[In, Out]):
         if made is None or faults:
             raise ConfigError(faults.strip())
         return made
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Complete a table by what it may leave out, before it is read; by default nothing.
+
+        Args:
+            table: As it is written.
+            endpoints: Of the configuration. Where they are not `to_be_asked`, the recipe is only
+                drawn.
+            where: Starts each error: the file and the table.
+
+        Raises:
+            ConfigError: something is missing without which it can't run.
+        """
+        del endpoints, where
+        return table
 
     @abstractmethod
     def sketch(self, sketch: Sketch) -> None:
@@ -534,7 +595,7 @@ class WiredRecipe(Recipe[In, Out]):
         return self.graph.draw()
 
 
-_MEMBERS = (FromEndpoint, FromGraph, Named)
+_MEMBERS = (FromEndpoint, FromGraph, FromTable, Named)
 
 
 def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:

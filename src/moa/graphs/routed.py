@@ -7,10 +7,10 @@ its answer too: then the graph is a cascade.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from moa.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext, counted
@@ -100,21 +100,17 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
     @classmethod
-    def from_table(
-        cls,
-        table: Mapping[str, object],
-        endpoints: Endpoints,
-        *,
-        where: str,
-        graph: Callable[[str], Node[Any, Any]],
-    ) -> Self:
-        """Build it from its table; without a router, it can be drawn alone."""
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Let it pass without a router where it is only drawn."""
+        del where
         if not table.get("router") and endpoints.to_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '
                 "wrote"
             )
-        return super().from_table(table, endpoints, where=where, graph=graph)
+        return table
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Answer one request; as a cascade, the result says who settled it.

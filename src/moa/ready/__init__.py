@@ -13,7 +13,6 @@ from moa.errors import ConfigError
 from moa.ready import (
     agents,
     conversations,
-    documents,
     guards,
     mixtures,
     reasoning,
@@ -30,7 +29,6 @@ __all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
     **conversations.READY,
-    **documents.READY,
     **guards.READY,
     **mixtures.READY,
     **reasoning.READY,

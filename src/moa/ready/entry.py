@@ -13,6 +13,7 @@ from moa.graphs.recipe import (
     FromEndpoint,
     FromFile,
     FromGraph,
+    FromTable,
     Mark,
     Recipe,
     Table,
@@ -47,8 +48,7 @@ class Ready(NamedTuple, Generic[S]):
 
 def recipe(cls: type[Recipe[Any, Any]]) -> Ready[Any]:
     """Enter a recipe, whose fields are its settings, beside those of its nodes."""
-    fields: Mapping[str, Any] = cast("Any", cls).__pydantic_fields__
-    hints = {name: _whole(one) for name, one in fields.items()}
+    hints = _hints(cls)
     takes = {
         name: _whole(one)
         for hint in hints.values()
@@ -81,7 +81,7 @@ def agent(
 
     def build(endpoints: Endpoints, given: BaseModel) -> AnyNode:
         where, table = _where(name, endpoints), _given(given)
-        context = Table(endpoints, {}, _others(name, endpoints))
+        context = Table(endpoints, where, {}, _others(name, endpoints))
         try:
             if tier is None:
                 return made(make, table, context)
@@ -92,6 +92,17 @@ def agent(
 
     asked = {} if tier is None else {"endpoint": str}
     return Ready(does, _listed(name, {**hints, **asked}), build)
+
+
+def _hints(cls: type[Recipe[Any, Any]]) -> dict[str, Any]:
+    """Give the annotations of its fields, and of those of a recipe that its table makes."""
+    fields: Mapping[str, Any] = cast("Any", cls).__pydantic_fields__
+    hints = {name: _whole(one) for name, one in fields.items()}
+    inner = [mark for hint in hints.values() for mark in _marks(hint)]
+    for mark in inner:
+        if isinstance(mark, FromTable):
+            hints = {**_hints(mark.recipe), **hints}
+    return hints
 
 
 def _given(settings: BaseModel) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.graphs.monitor import monitor
+from moa.graphs.recipe import Mark
 from moa.node import Node
-from moa.ready.entry import AnyNode, Mark, Ready, beside
+from moa.ready.entry import AnyNode, Ready, beside
 from moa.tiers import Endpoints
 
 
