@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, validate_call
 from pydantic.dataclasses import dataclass as validated
@@ -38,7 +38,7 @@ _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
 @dataclass
-class _Table:
+class Table:
     """What a recipe is built from, beside the fields of its own: pydantic's context."""
 
     endpoints: Endpoints
@@ -56,7 +56,7 @@ class FromEndpoint:
 
     `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
     `sampler(endpoint, temperature=0.9)`; a table that names no endpoint, and a missing field, take
-    the default endpoint of the tier. In Python it takes the node itself.
+    the default endpoint of the tier. In Python it takes the node itself, or the endpoint.
 
     Args:
         make: Makes the node of an endpoint and of the keywords in its signature.
@@ -68,12 +68,19 @@ class FromEndpoint:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Read a node, or a table; pydantic calls it."""
-        del source, handler
-        return core_schema.with_info_plain_validator_function(self._read)
+        del handler
+        schema = core_schema.with_info_plain_validator_function(self._read)
+        optional = type(None) in get_args(source)
+        return core_schema.nullable_schema(schema) if optional else schema
 
-    def _read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+    def _read(self, value: object, info: ValidationInfo) -> Any:
+        return self._node(value, info)
+
+    def _node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
         if is_node(value):
             return cast("Node[Any, Any]", value)
+        if hasattr(value, "capabilities"):
+            return self.make(value)
         context = _context(info, value, "a node")
         table = {"endpoint": value} if isinstance(value, str) else value
         if not isinstance(table, Mapping):
@@ -86,6 +93,37 @@ class FromEndpoint:
         endpoint = _endpoint(context, name, self.tier)
         make: Any = validate_call(config=_CONFIG)(partial(self.make, endpoint))
         return make(**settings)
+
+
+@dataclass(frozen=True)
+class FromEndpoints(FromEndpoint):
+    """Marks a field that takes several nodes; in a table, a list of what `FromEndpoint` reads.
+
+    A list may hold lists, such as one for each layer.
+
+    Args:
+        make: Makes a node of an endpoint.
+        tier: Whose endpoint is the default.
+        spread: Gives the list that is read in place of the one in a table, which is `None` where
+            there is none.
+    """
+
+    spread: Callable[[list[Any] | None, Table], list[Any]] = lambda given, _: given or [{}]
+
+    def _read(self, value: object, info: ValidationInfo) -> Any:
+        if isinstance(info.context, Table) and (value is None or isinstance(value, list)):
+            value = self.spread(cast("list[Any] | None", value), info.context)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError(f"takes a list, but was given {value!r}")
+        return self._nodes(cast("Sequence[object]", value), info)
+
+    def _nodes(self, values: Sequence[object], info: ValidationInfo) -> list[Any]:
+        return [
+            self._nodes(cast("Sequence[object]", value), info)
+            if isinstance(value, list | tuple)
+            else self._node(value, info)
+            for value in values
+        ]
 
 
 @dataclass(frozen=True)
@@ -116,13 +154,13 @@ def beside_config(path: Path, info: ValidationInfo) -> Path:
     return path if file is None else file.parent / path
 
 
-def _context(info: ValidationInfo, value: object, wanted: str) -> _Table:
+def _context(info: ValidationInfo, value: object, wanted: str) -> Table:
     if info.context is None:
         raise ValueError(f"takes {wanted}, but was given {value!r}")
-    return cast("_Table", info.context)
+    return cast("Table", info.context)
 
 
-def _endpoint(context: _Table, name: object, tier: Tier) -> Endpoint:
+def _endpoint(context: Table, name: object, tier: Tier) -> Endpoint:
     endpoints = context.endpoints
     if name is None:
         return endpoints.slm if tier == "slm" else endpoints.llm
@@ -167,9 +205,26 @@ class Sketch:
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
 
+    def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
+        """Draw nodes that are asked at once, and a box for their answers; give its key.
+
+        Args:
+            start: Key of the box from which they are asked.
+            asked: Each node, and what is written in its box.
+        """
+        boxes = [self.box(node, label) for node, label in asked]
+        answers = self.box(label="answers")
+        for box in boxes:
+            self.arrow(start, box, answers)
+        return answers
+
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class Recipe(TypedNode[In, Out]):
+class _Validated:
+    """Tells type checkers that the fields of what derives from it are its keywords."""
+
+
+class Recipe(_Validated, TypedNode[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
@@ -195,8 +250,11 @@ class Recipe(TypedNode[In, Out]):
         super().__init_subclass__()
         if not recipe:
             return
-        shared = {"name": str, "budget": Budget, "timeout_s": float | None}
-        cls.__annotations__ = {**cls.__annotations__, **shared}
+        fields: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):  # a dataclass takes over the fields of dataclasses alone
+            if issubclass(base, Recipe):
+                fields |= inspect.get_annotations(cast("type", base), eval_str=base is not cls)
+        cls.__annotations__ = fields
         cls.name = cls.name or recipe
         validated(cls, kw_only=True, config=_CONFIG)
         check = cls.__init__
@@ -241,8 +299,9 @@ class Recipe(TypedNode[In, Out]):
         given = {name: value for name, value in table.items() if name in fields}
         for name, one in fields.items():
             if one.is_required() and any(isinstance(m, _MEMBERS) for m in one.metadata):
-                given.setdefault(name, {})
-        context = _Table(endpoints, {n: value for n, value in table.items() if n not in given})
+                several = any(isinstance(m, FromEndpoints) for m in one.metadata)
+                given.setdefault(name, None if several else {})
+        context = Table(endpoints, {n: value for n, value in table.items() if n not in given})
         faults = ""
         try:
             made = TypeAdapter(cls).validate_python(given, context=context)
