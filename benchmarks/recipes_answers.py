@@ -14,7 +14,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.evals.texts import numeric_match
 from moa.graphs.cascade import Cascade
-from moa.graphs.choose_best import choose_best
+from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
 from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
@@ -136,7 +136,7 @@ async def _two_prompts(models: Models) -> Run:
         Generator(models.llm, say, name=name, temperature=0.7)
         for name, say in (("steps", _STEPS), ("equations", _EQUATION))
     ]
-    return reads(choose_best(*writers, key=last_number), "question")
+    return reads(ChooseBest(nodes=writers, key=last_number), "question")
 
 
 async def _code(models: Models) -> Run:
@@ -284,12 +284,12 @@ def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
 RECIPES = (
     _problem("solve", ready("solve", "question", max_tokens=512)),
     _problem("self_consistency", ready("self_consistency", "question", node="large", key="number")),
-    _problem("best_of_n", ready("best_of_n", "question", model="large", answers="number")),
-    _problem("debate", ready("debate", "question", answers="number")),
+    _problem("best_of_n", ready("best_of_n", "question", node="large", key="number")),
+    _problem("debate", ready("debate", "question", key="number")),
     _problem("refine", ready("refine", "question")),
     _problem(
         "mixture",
-        ready("mixture", "question", proposers=["large"] * 3, temperatures=0.7, max_tokens=512),
+        ready("mixture", "question", proposers=["large"] * 3, temperature=0.7, max_tokens=512),
     ),
     _problem("self_mixture", ready("self_mixture", "question", max_tokens=512)),
     _problem("choose_best", _two_prompts),

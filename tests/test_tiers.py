@@ -304,7 +304,7 @@ def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
 def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
-    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key"):
+    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] proposer: there is"):
         node_of("mixture", Endpoints(file))
 
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
     from moa.graphs import Graph
+    from moa.graphs.best_of_n import BestOfN
+    from moa.graphs.choose_best import ChooseBest
+    from moa.graphs.debate import Debate
+    from moa.graphs.mixture import Mixture
+    from moa.graphs.refine import Refine
+    from moa.graphs.self_consistency import SelfConsistency
+    from moa.graphs.self_mixture import SelfMixture
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
@@ -36,9 +43,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "agents",
+    "BestOfN": "graphs.best_of_n",
     "Budget": "usage",
     "Choice": "questions",
+    "ChooseBest": "graphs.choose_best",
     "Classifier": "agents.classifier",
+    "Debate": "graphs.debate",
     "Decider": "agents.decider",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
@@ -48,6 +58,7 @@ _HOMES = {
     "Filter": "agents.filter",
     "Generator": "agents.generator",
     "Graph": "graphs",
+    "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Node": "node",
     "OpenAIEndpoint": "endpoints.openai",
@@ -55,10 +66,13 @@ _HOMES = {
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
     "Reasoner": "agents.reasoner",
+    "Refine": "graphs.refine",
     "Reply": "handoffs",
     "Result": "node",
     "RunContext": "context",
     "Score": "questions",
+    "SelfConsistency": "graphs.self_consistency",
+    "SelfMixture": "graphs.self_mixture",
     "Sentiment": "agents.sentiment",
     "Task": "choosing.task",
     "Text": "handoffs",
@@ -71,9 +85,12 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "BestOfN",
     "Budget",
     "Choice",
+    "ChooseBest",
     "Classifier",
+    "Debate",
     "Decider",
     "EmbeddedEndpoint",
     "Endpoint",
@@ -83,6 +100,7 @@ __all__ = [
     "Filter",
     "Generator",
     "Graph",
+    "Mixture",
     "MoaError",
     "Node",
     "OpenAIEndpoint",
@@ -90,10 +108,13 @@ __all__ = [
     "Preprocessor",
     "Price",
     "Reasoner",
+    "Refine",
     "Reply",
     "Result",
     "RunContext",
     "Score",
+    "SelfConsistency",
+    "SelfMixture",
     "Sentiment",
     "Task",
     "Text",

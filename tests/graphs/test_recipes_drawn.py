@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -11,31 +12,51 @@ from routing import router
 
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
+from moa.agents.proposer import Proposer, sampler
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.bm25 import BM25
 from moa.errors import EndpointUnavailable
+from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
+from moa.graphs.debate import Debate, Debater
+from moa.graphs.mixture import Mixture
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
 from moa.graphs.recommend import Interests, Item, Recommend
+from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.research import Research
 from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
+from moa.graphs.self_mixture import SelfMixture
 from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.write import Assignment, Write
+from moa.mixing.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
 from moa.usage import Tier
 
 
-def large(rule: Callable[[str], Scripted] = lambda _: "Answer: 7") -> SimulatedEndpoint:
-    return SimulatedEndpoint(name="large", tier="llm", rule=rule)
+def large(
+    name: str = "large", rule: Callable[[str], Scripted] = lambda _: "Answer: 7"
+) -> SimulatedEndpoint:
+    return SimulatedEndpoint(name=name, tier="llm", rule=rule)
+
+
+def various() -> SimulatedEndpoint:
+    """A model that never says the same twice."""
+    said = count()
+    return large(rule=lambda _: f"Answer: {next(said)}")
+
+
+def never_content() -> SimulatedEndpoint:
+    return large(rule=lambda _: '{"faults": ["Say which one."], "score": 3}')
 
 
 def labels(tier: Tier) -> Classifier[str]:
@@ -53,11 +74,6 @@ def shadow() -> Shadow[Any, Any]:
     return Shadow(current=labels("llm"), candidate=labels("slm"), name="both")
 
 
-def writer(**settings: Any) -> Generator[Any]:
-    given: Any = {"temperature": 0.7, "tag": "", **settings}
-    return Generator(large(), "Answer.", **given)
-
-
 def stormed() -> Brainstorm:
     def written(text: str) -> Scripted:
         sorts = "[1]" in text
@@ -66,7 +82,7 @@ def stormed() -> Brainstorm:
     scores = {"useful": {"fair": 1.0}, "original": {"fair": 1.0}}
     return Brainstorm(
         slm=SimulatedEndpoint(name="small", rule=lambda _: scores),
-        llm=large(written),
+        llm=large(rule=written),
         personas={"user": "You think as those whom it is for."},
         encoder=ScriptedEndpoint(name="vectors"),
     )
@@ -74,7 +90,7 @@ def stormed() -> Brainstorm:
 
 def coded() -> Code:
     reviewer = ScriptedEndpoint(name="other", tier="llm", steps=[Review(faults=())])
-    return Code(writer=large(lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
+    return Code(writer=large(rule=lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
 
 
 def solved() -> Solve:
@@ -103,7 +119,7 @@ def sourced() -> Rag:
         retriever=BM25(
             [Passage(document="a", title="Tower", text="The tower is 300 metres high.")]
         ),
-        writer=large(lambda _: "It is 300 metres high [1]."),
+        writer=large(rule=lambda _: "It is 300 metres high [1]."),
         small=small,
         rewrite=True,
         filter=True,
@@ -117,18 +133,18 @@ def researched() -> Research:
             return '{"questions": ["How high in metres?", "How many metres?"]}'
         return "300 metres [1]." if "Question:" in text else '{"disagreements": []}'
 
-    return Research(llm=large(written), answerer=sourced())
+    return Research(llm=large(rule=written), answerer=sourced())
 
 
 def recommended() -> Recommend:
     small = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"very well": 1.0}})
-    llm = large(lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
+    llm = large(rule=lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
     return Recommend(slm=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
 
 
 def summarized() -> Summarize:
     encoder = ScriptedEndpoint(name="vectors")
-    return Summarize(slm=encoder, llm=large(lambda _: "Whales."), sentences=1, encoder=encoder)
+    return Summarize(slm=encoder, llm=large(rule=lambda _: "Whales."), sentences=1, encoder=encoder)
 
 
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
@@ -141,8 +157,29 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
-    "routed": (lambda: Routed(models=[fails("small"), writer()], router=router()), "Hm."),
-    "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
+    "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),
+    "self_consistency": (lambda: SelfConsistency(node=sampler(large())), "3 + 4?"),
+    "mixture": (
+        lambda: Mixture(proposers=[large(), Proposer(large("b"))], aggregator=large()),
+        "Why?",
+    ),
+    "self_mixture": (lambda: SelfMixture(node=large(), samples=2), "Why?"),
+    "choose_best": (
+        lambda: ChooseBest(nodes=[sampler(named) for named in (large(), large("b"))]),
+        "3 + 4?",
+    ),
+    "best_of_n": (
+        lambda: BestOfN(node=sampler(various()), judge=Listwise(large())),
+        "A drink?",
+    ),
+    "debate": (
+        lambda: Debate(debaters=[Debater(various())] * 2, judge=Listwise(large())),
+        "A drink?",
+    ),
+    "refine": (
+        lambda: Refine(writer=writer_of(large()), critic=Critic(never_content())),
+        "A drink?",
+    ),
     "shadow": (lambda: shadow(), "Hm."),
 }
 """By name: a recipe, and a request with which every node of it runs."""

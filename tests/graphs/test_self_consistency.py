@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from moa.acceptance import Confident
 from moa.acceptance.asking import Agreement
-from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.context import RunContext
@@ -25,10 +24,10 @@ from moa.errors import (
     OutputError,
     QuorumNotMet,
 )
-from moa.graphs.best_of_n import best_of_n
+from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
-from moa.graphs.choose_best import choose_best
-from moa.graphs.debate import debate
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.debate import Debate, Debater
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import field_of, label_of, last_number
@@ -231,9 +230,9 @@ def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> 
     node, judge, debater = writer(endpoint), Listwise(endpoint), Debater(endpoint)
     for build in (
         lambda: SelfConsistency(node=node, key=key),
-        lambda: choose_best(node, key=key),
-        lambda: best_of_n(node, judge, key=key),
-        lambda: debate(debater, debater, key=key),
+        lambda: ChooseBest(nodes=[node], key=key),
+        lambda: BestOfN(node=node, judge=judge, key=key),
+        lambda: Debate(debaters=[debater, debater], key=key),
     ):
         with pytest.raises(ConfigError, match="'total'"):
             build()
@@ -243,7 +242,7 @@ def test_a_node_that_always_says_the_same_is_not_sampled() -> None:
     cold = Generator(ScriptedEndpoint(), "Work it out.")
     for build in (
         lambda: SelfConsistency(node=cold, samples=3),
-        lambda: best_of_n(cold, Listwise(ScriptedEndpoint()), samples=3),
+        lambda: BestOfN(node=cold, judge=Listwise(ScriptedEndpoint()), samples=3),
         lambda: Agreement(cold),
     ):
         with pytest.raises(ConfigError, match="temperature above 0"):

@@ -442,8 +442,11 @@ class Recipe(_Validated, TypedNode[In, Out]):
         super().__init_subclass__()
         if not recipe:
             return
-        shared = {"name": str, "budget": Budget, "timeout_s": float | None}
-        cls.__annotations__ = {**cls.__annotations__, **shared}
+        fields: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):  # a dataclass takes over the fields of dataclasses alone
+            if issubclass(base, Recipe):
+                fields |= inspect.get_annotations(cast("type", base), eval_str=base is not cls)
+        cls.__annotations__ = fields
         cls.name = cls.name or recipe
         validated(cls, kw_only=True, config=_CONFIG)
         check = cls.__init__

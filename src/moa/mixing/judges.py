@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.acceptance import Judgement, Policy, all_of
+from moa.acceptance.verifiers import Arithmetic
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
@@ -306,3 +307,18 @@ def _rank(judgement: Judgement | MoaError) -> tuple[int, float]:
     if isinstance(judgement, MoaError):
         return (-1, 0.0)
     return (int(judgement.accepted), judgement.score)
+
+
+def judge_of(
+    endpoint: Endpoint, *, by: Literal["list", "pairs", "arithmetic"] = "list"
+) -> Node[Candidates, Picked]:
+    """Make the judge that a table names.
+
+    Args:
+        endpoint: Who judges.
+        by: A judge that reads all replies at once, or two at a time; or the sums in them,
+            re-computed without a model.
+    """
+    if by == "arithmetic":
+        return ByPolicy(Arithmetic())
+    return Pairwise(endpoint) if by == "pairs" else Listwise(endpoint)

@@ -17,7 +17,6 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from moa.acceptance import text_of
-from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.counting import tokens_of, window_of
@@ -322,26 +321,10 @@ class Reader:
         return cast("Any", getattr(self.node, "prompt", Consulted.model_dump_json))
 
 
-def readers_of(members: Sequence[Endpoint | Node[Any, Any]], *, seed: int = 0) -> list[Reader]:
-    """Make a reader of each member, with names told apart; an endpoint becomes a `Proposer`.
-
-    Raises:
-        CapabilityError: an endpoint can't complete.
-    """
-    nodes = [as_node(member) for member in members]
+def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader]:
+    """Make a reader of each node, with unique names."""
     names = unique_names([node.name for node in nodes])
     return [Reader(node, name=name, seed=seed) for node, name in zip(nodes, names, strict=True)]
-
-
-def as_node(member: Endpoint | Node[Any, Any], *, name: str | None = None) -> Node[Any, Any]:
-    """Give a node as it is, and of an endpoint a `Proposer` with the endpoint's name.
-
-    Raises:
-        CapabilityError: an endpoint can't complete.
-    """
-    if hasattr(member, "run"):
-        return cast("Node[Any, Any]", member)
-    return Proposer(cast("Endpoint", member), name=name)
 
 
 def _tell(packed: Packed, names: Sequence[str], room: int | None, context: RunContext) -> None:
