@@ -190,7 +190,8 @@ def settings_of(make: Callable[..., Any]) -> type[BaseModel]:
 
     Of a class with overloads the first one counts.
     """
-    inner = getattr(make, "func", make)
+    inner: Any = getattr(make, "func", make)
+    inner = get_origin(inner) or inner
     called = inner.__init__ if isinstance(inner, type) else inner
     called = next(iter(get_overloads(called)), called)
     bound, hints = getattr(make, "keywords", {}), _hints(called)
@@ -222,10 +223,9 @@ def _hints(called: Any) -> dict[str, Any]:
 def _is_read(hint: Any) -> bool:
     """Whether pydantic can read a type out of a table; an endpoint is given apart."""
     try:
-        TypeAdapter(hint)
+        return TypeAdapter(hint).pydantic_complete
     except PydanticSchemaGenerationError:
         return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TypeVar, Unpack
 
@@ -69,8 +69,8 @@ class Pii(TypedNode[Text | str, Redacted]):
         self,
         *,
         patterns: Mapping[str, str] | None = None,
-        deny: Iterable[str] = (),
-        ignore: Collection[str] = (),
+        deny: Sequence[str] = (),
+        ignore: Sequence[str] | Set[str] = (),
         recognizers: Sequence[Recognizer] | None = None,
         threshold: float = 0.4,
         **limits: Unpack[Limits],

@@ -28,7 +28,6 @@ __all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
     **conversations.READY,
-    **guards.READY,
     **reasoning.READY,
     **sampling.READY,
     **streams.READY,

@@ -30,12 +30,6 @@ S = TypeVar("S", bound=BaseModel)
 _OPEN = ConfigDict(extra="allow", protected_namespaces=())
 
 
-class NoSettings(BaseModel):
-    """A table in which nothing can be set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Ready(NamedTuple, Generic[S]):
     """A named agent or graph."""
 

@@ -10,27 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.config import checked
 from moa.graphs.guarded import guarded
-from moa.guards.pii import Pii
-from moa.ready.entry import AnyNode, Ready
-from moa.tiers import Endpoints
+from moa.ready.entry import AnyNode
 
 KEY = "guards"
 """The key of a graph's table that names its guards."""
-
-
-class PiiSettings(BaseModel):
-    """`[graphs.pii]`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    patterns: dict[str, str] = Field(default_factory=dict[str, str])
-    """Regular expressions of your own, by kind."""
-    deny: list[str] = Field(default_factory=list[str])
-    """Phrases that are masked wherever they stand."""
-    ignore: list[str] = Field(default_factory=list[str])
-    """Kinds to leave alone."""
-    threshold: float = Field(default=0.4, gt=0, le=1)
-    """Score from which on a finding counts."""
 
 
 class Guards(BaseModel):
@@ -83,18 +66,3 @@ def around(node: AnyNode, guards: Guards, made: Callable[[str], AnyNode]) -> Any
         after=[made(name) for name in guards.after],
         name=node.name,
     )
-
-
-def _pii(endpoints: Endpoints, settings: PiiSettings) -> AnyNode:
-    del endpoints
-    return Pii(
-        patterns=settings.patterns,
-        deny=settings.deny,
-        ignore=settings.ignore,
-        threshold=settings.threshold,
-    )
-
-
-READY: dict[str, Ready[Any]] = {
-    "pii": Ready("masks personal data in a text", PiiSettings, _pii),
-}
