@@ -11,6 +11,7 @@ import pytest
 from routing import router
 
 from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.agents.generator import Generator
 from moa.agents.proposer import Proposer, sampler
 from moa.context import RunContext
@@ -37,6 +38,7 @@ from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.write import Assignment, Write
+from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
@@ -72,6 +74,15 @@ def fails(name: str) -> Generator[Any]:
 
 def shadow() -> Shadow[Any, Any]:
     return Shadow(current=labels("llm"), candidate=labels("slm"), name="both")
+
+
+def guarded() -> Guarded[Any, Any]:
+    def guard(name: str) -> Filter:
+        small = SimulatedEndpoint(rule=lambda _: {name: {"yes": 0.1}})
+        return Filter(small, "an order", name=name)
+
+    places = {place: [guard(place)] for place in ("before", "beside", "after")}
+    return Guarded(node=sampler(large()), **cast("Any", places))
 
 
 def stormed() -> Brainstorm:
@@ -156,6 +167,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "rag": (sourced, "How many metres?"),
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
+    "guarded": (guarded, "Hm."),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
     "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),
     "self_consistency": (lambda: SelfConsistency(node=sampler(large())), "3 + 4?"),

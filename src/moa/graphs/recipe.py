@@ -259,7 +259,7 @@ class FromGraph:
         default: Of the ready graph that a table takes where it names none.
     """
 
-    default: str
+    default: str = ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Read a node, or a name; pydantic calls it."""

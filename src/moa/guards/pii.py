@@ -39,7 +39,7 @@ class Redacted(Text):
 class Pii(TypedNode[Text | str, Redacted]):
     """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
 
-    By itself it is a node that masks a text for good. As a guard of `moa.graphs.guarded` it masks
+    By itself it is a node that masks a text for good. As a guard of `moa.guards.guarded` it masks
     a request and puts everything back into the answer, streamed or whole. What it finds by itself:
     credit cards, IBANs, e-mail addresses, phone numbers, IP and MAC addresses, wallets, URLs, and
     the numbers that 17 countries give to people, by presidio's recognisers; checksums are

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from moa.config import checked, nearest
 from moa.errors import ConfigError
+from moa.guards.guarded import Guarded, Guards, apart
 from moa.ready import (
     agents,
     conversations,
-    guards,
     reasoning,
     sampling,
     streams,
@@ -58,7 +58,11 @@ def node_of(
     node = ready.build(endpoints, settings)
     if around is None:
         return node
-    return guards.around(node, around, lambda guard: node_of(guard, endpoints))
+    made: dict[str, Any] = {
+        place: [node_of(guard, endpoints) for guard in names]
+        for place, names in around.model_dump().items()
+    }
+    return Guarded(node=node, name=node.name, **made)
 
 
 def files_of(
@@ -98,7 +102,7 @@ def _own(name: str) -> tuple[Path, str] | None:
 
 def _set_up(
     name: str, endpoints: Endpoints, given: Mapping[str, object] | None
-) -> tuple[Ready[Any], guards.Guards | None, BaseModel]:
+) -> tuple[Ready[Any], Guards | None, BaseModel]:
     """Find a ready one, what is put around it, and its settings."""
     tables = endpoints.config.graphs
     for table in tables:
@@ -112,5 +116,5 @@ def _set_up(
         )
     known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
     config = endpoints.config.file
-    around, table = guards.apart({**tables.get(name, {}), **known}, name=name, file=config)
+    around, table = apart({**tables.get(name, {}), **known}, name=name, file=config)
     return ready, around, checked(ready.settings, table, table=f"graphs.{name}", file=config)

@@ -129,7 +129,7 @@ def _entered(hint: object) -> tuple[object, object]:
     marks = [*_marks(hint)]
     graphs = [mark.default for mark in marks if isinstance(mark, FromGraph)]
     if graphs:
-        return Annotated[str, Mark.READY], graphs[0]
+        return Annotated[str | list[str], Mark.READY], graphs[0] or []
     if any(isinstance(mark, FromFile) for mark in marks):
         return Path | list[Path] | None, None
     return (hint if "Path" in str(hint) and Mark.WRITTEN not in marks else Any), None
@@ -160,7 +160,8 @@ def named_by(settings: BaseModel) -> Iterator[str]:
     """List the ready graphs and agents that settings name."""
     for name, field in type(settings).model_fields.items():
         if Mark.READY in field.metadata:
-            yield getattr(settings, name)
+            named: str | list[str] = getattr(settings, name)
+            yield from [named] if isinstance(named, str) else named
 
 
 def _paths(value: object) -> Iterator[Path]:
