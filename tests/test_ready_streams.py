@@ -16,7 +16,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.code import Code
-from moa.graphs.monitor import Monitor, monitor
+from moa.graphs.monitor import Monitor
 from moa.graphs.solve import Solve
 from moa.ready import AnyNode, node_of
 from moa.rows import Item, Row, line
@@ -101,7 +101,7 @@ async def test_lines_carry_the_report_however_many_items_run_at_once(
     small = SimulatedEndpoint(rule=lambda text: {"topic": {text: 0.9}})
     large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
     topic = Classifier(small, ["card", "app"], none=False, name="topic")
-    node = monitor(topic, large, window=10, file=tmp_path / "kept.json")
+    node = Monitor(decider=topic, writer=large, window=10, state=tmp_path / "kept.json")
     read, context, done = reader_of(node), RunContext(keep_notes=False), list[Item]()
 
     async def work(row: Row) -> Item:

@@ -26,6 +26,8 @@ from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
 from moa.graphs.mixture import Mixture
+from moa.graphs.monitor import Change, Monitor, State, Window
+from moa.graphs.monitor import Item as Post
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
 from moa.graphs.recommend import Interests, Item, Recommend
@@ -38,6 +40,7 @@ from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.write import Assignment, Write
+from moa.guarantees.shares import Moved
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -83,6 +86,15 @@ def guarded() -> Guarded[Any, Any]:
 
     places = {place: [guard(place)] for place in ("before", "beside", "after")}
     return Guarded(node=sampler(large()), **cast("Any", places))
+
+
+def monitor() -> Monitor:
+    """A change was seen before, and is still to be told."""
+    watched = Monitor(decider=labels("slm"), writer=large())
+    moved = Moved(question="slm", label="a", reference=0.1, now=0.9, windows=1, p=0.0)
+    change = Change(moved=(moved,), window=Window(), reference={})
+    watched.windows.state = State(untold=(change,))
+    return watched
 
 
 def stormed() -> Brainstorm:
@@ -168,6 +180,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "guarded": (guarded, "Hm."),
+    "monitor": (monitor, Post(text="Hm.")),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
     "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),
     "self_consistency": (lambda: SelfConsistency(node=sampler(large())), "3 + 4?"),

@@ -634,7 +634,7 @@ def in_sentences(
             inner = fault["loc"][:-1]
             right = _known((of or {}).get(str(inner[0]))) if inner else known
             said = f"there is no such setting{nearest(str(fault['loc'][-1]), right)}"
-        sentences.append(f"{start}{place}: {said}")
+        sentences.append(f"{start}{place}: {said}" if place else f"{start}{said}")
     return "\n".join(sentences)
 
 

@@ -16,7 +16,6 @@ from moa.ready import (
     conversations,
     reasoning,
     sampling,
-    streams,
     writing,
 )
 from moa.ready.entry import AnyNode, Ready, beside, named_by, read_by
@@ -30,7 +29,6 @@ READY: dict[str, Ready[Any]] = {
     **conversations.READY,
     **reasoning.READY,
     **sampling.READY,
-    **streams.READY,
     **writing.READY,
 }
 """The ready agents and graphs, by name."""

@@ -12,6 +12,7 @@ from moa.agents.preprocessor import Preprocessor
 from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
 from moa.graphs.cascade import Cascade
+from moa.graphs.monitor import Monitor
 from moa.graphs.routed import Routed
 from moa.graphs.shadow import Shadow
 from moa.graphs.shop import SupportSettings
@@ -39,6 +40,7 @@ READY: dict[str, Ready[Any]] = {
     "cascade": recipe(Cascade),
     "routed": recipe(Routed),
     "shadow": recipe(Shadow),
+    "monitor": recipe(Monitor),
     "slm": agent("the small model alone", "slm", single_model, "slm"),
     "llm": agent("the large model alone", "llm", partial(single_model, calibrated=False), "llm"),
     "support": Ready("a support inbox: drop, route, answer", SupportSettings, _support),
