@@ -22,7 +22,7 @@ from moa.endpoints.weights import cache_folder, find_weights
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
-from moa.graphs.support import support
+from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply
 from moa.measuring import Measurement, Step, keep
@@ -164,7 +164,7 @@ def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path)
 def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
     ready = node_of(name, endpoints())
     slm = endpoints().slm
-    steps = support(slm, slm).plan.steps
+    steps = Support(slm=slm, llm=slm).plan.steps
     inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
     ready = ready.filter if isinstance(ready, Injection) else ready
     assert isinstance(ready, Filter)
@@ -180,7 +180,9 @@ def test_a_table_of_no_ready_graph_is_an_error() -> None:
 
 def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
     config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
-    with pytest.raises(ConfigError, match=r"\[graphs.support.intents.a\].*Did you mean 'means'"):
+    with pytest.raises(
+        ConfigError, match=r"\[graphs.support\] intents.a.meens: .*Did you mean 'means'"
+    ):
         node_of("support", Endpoints(config))
 
 

@@ -39,6 +39,7 @@ from moa.graphs.self_mixture import SelfMixture
 from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
+from moa.graphs.support import Support, Ticket
 from moa.graphs.write import Assignment, Write
 from moa.guarantees.shares import Moved
 from moa.guards.guarded import Guarded
@@ -95,6 +96,12 @@ def monitor() -> Monitor:
     change = Change(moved=(moved,), window=Window(), reference={})
     watched.windows.state = State(untold=(change,))
     return watched
+
+
+def supported() -> Support:
+    said = {"spam": {"no": 0.9}, "injection": {"no": 0.9}, "sentiment": {"negative": 0.9}}
+    said |= {"intent": {"refund": 0.9}, "urgency": {"can wait": 0.9}}
+    return Support(slm=SimulatedEndpoint(rule=lambda _: said), llm=large(rule=lambda _: "Sorry."))
 
 
 def stormed() -> Brainstorm:
@@ -180,6 +187,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "guarded": (guarded, "Hm."),
+    "support": (supported, Ticket(text="I want my money back.")),
     "monitor": (monitor, Post(text="Hm.")),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
     "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),

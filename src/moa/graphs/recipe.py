@@ -40,7 +40,7 @@ from pydantic.dataclasses import dataclass as validated
 from pydantic_core import CoreSchema, core_schema
 
 from moa.agents.boundary import In, Out, TypedNode
-from moa.config import nearest
+from moa.config import keys_at, nearest
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
@@ -632,13 +632,15 @@ def in_sentences(
         said = re.sub(r"^(?:Value error|Assertion failed), ", "", fault["msg"])
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             inner = fault["loc"][:-1]
-            right = _known((of or {}).get(str(inner[0]))) if inner else known
+            right = _known((of or {}).get(str(inner[0])), inner[1:]) if inner else known
             said = f"there is no such setting{nearest(str(fault['loc'][-1]), right)}"
         sentences.append(f"{start}{place}: {said}" if place else f"{start}{said}")
     return "\n".join(sentences)
 
 
-def _known(field: object) -> list[str]:
-    """Name what can be set of a node that is made of a table."""
+def _known(field: Any, place: tuple[int | str, ...]) -> list[str]:
+    """Name what can be set at a place in a field: of a node that is made of a table, or a model."""
     makers = [m.make for m in getattr(field, "metadata", ()) if isinstance(m, FromEndpoint)]
-    return [name for make in makers for name in settings_of(make).model_fields]
+    if makers:
+        return [name for make in makers for name in settings_of(make).model_fields]
+    return keys_at(getattr(field, "annotation", None), place)

@@ -1,4 +1,4 @@
-"""The ready agents, and the support graph."""
+"""The ready agents, and graphs that decide."""
 
 from __future__ import annotations
 
@@ -15,25 +15,16 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.monitor import Monitor
 from moa.graphs.routed import Routed
 from moa.graphs.shadow import Shadow
-from moa.graphs.shop import SupportSettings
 from moa.graphs.single_model import single_model
-from moa.graphs.support import spam_filter, support
+from moa.graphs.support import Support, spam_filter
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
 from moa.handoffs import Reply
-from moa.ready.entry import AnyNode, Ready, agent, recipe
-from moa.tiers import Endpoints
+from moa.ready.entry import Ready, agent, recipe
 
-_SHOP = SupportSettings()
-_SPAM = partial(spam_filter, criterion=_SHOP.spam, threshold=_SHOP.threshold)
-_INJECTION = partial(Injection, criterion=_SHOP.injection, threshold=_SHOP.threshold)
 _WRITES = "Answer the message, in its language."
 _GENERATOR = partial(Generator[Reply], instructions=_WRITES)
 _REASONER = partial(Reasoner[str], instructions=_WRITES)
-
-
-def _support(endpoints: Endpoints, settings: SupportSettings) -> AnyNode:
-    return support(endpoints.slm, endpoints.llm, settings=settings)
 
 
 READY: dict[str, Ready[Any]] = {
@@ -43,10 +34,10 @@ READY: dict[str, Ready[Any]] = {
     "monitor": recipe(Monitor),
     "slm": agent("the small model alone", "slm", single_model, "slm"),
     "llm": agent("the large model alone", "llm", partial(single_model, calibrated=False), "llm"),
-    "support": Ready("a support inbox: drop, route, answer", SupportSettings, _support),
+    "support": recipe(Support),
     "sentiment": agent("what a writer feels", "sentiment", Sentiment, "slm"),
-    "spam": agent("drops unwanted mass mailings", "spam", _SPAM, "slm"),
-    "injection": agent("drops orders to the software", "injection", _INJECTION, "slm"),
+    "spam": agent("drops unwanted mass mailings", "spam", spam_filter, "slm"),
+    "injection": agent("drops orders to the software", "injection", Injection, "slm"),
     "filter": agent("drops what meets a criterion", "filter", Filter, "slm"),
     "classifier": agent("one of your labels", "classifier", Classifier, "slm"),
     "preprocessor": agent("repairs and unwraps a text", "preprocessor", Preprocessor),
