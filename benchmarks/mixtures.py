@@ -21,9 +21,9 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.closing import close_all
+from moa.endpoints import close_all
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retried import Retried
+from moa.endpoints.wrappers import Retried
 from moa.errors import MoaError, QuorumNotMet
 from moa.graphs.mixture import Mixture
 from overhead import Process

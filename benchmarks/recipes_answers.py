@@ -12,7 +12,7 @@ from moa import Classifier, Extractor, Generator
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.evals.texts import numeric_match
+from moa.evals.metrics import numeric_match
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
@@ -20,7 +20,7 @@ from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.ready import node_of
-from moa.routing.cases import Case
+from moa.routing.recorded import Case
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded
 from recipes_shared import (

@@ -14,7 +14,7 @@ from moa.conversations.speaking import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
-from moa.evals.texts import rouge_l
+from moa.evals.metrics import rouge_l
 from moa.graphs.recommend import Interests
 from moa.graphs.summarize import Original
 from moa.graphs.write import Assignment

@@ -35,7 +35,7 @@ from pydantic_settings import (
 )
 
 from moa.errors import ConfigError
-from moa.servers import VLLMConfig, local_url
+from moa.vllm.settings import VLLMConfig, local_url
 from moa.usage import Price, Tier
 
 FILE = "moa.toml"

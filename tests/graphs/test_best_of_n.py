@@ -8,7 +8,7 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance.verifiers import Arithmetic
+from moa.calibration.verifiers import Arithmetic
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Endpoint

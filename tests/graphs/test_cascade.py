@@ -11,8 +11,8 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance import Confident
-from moa.acceptance.verifiers import Arithmetic, Format, Length
+from moa.calibration.acceptance import Confident
+from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter
@@ -34,8 +34,8 @@ from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight, same_answer
 from moa.graphs.streaming import streamed
-from moa.guarantees.audit import Audit
-from moa.guarantees.drift import Drift
+from moa.calibration.audit import Audit
+from moa.calibration.drift import Drift
 from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate

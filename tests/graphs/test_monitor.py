@@ -21,7 +21,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
-from moa.guarantees.shares import moved, p_value
+from moa.calibration.drift import moved, p_value
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

@@ -41,7 +41,7 @@ from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
 from moa.graphs.write import Assignment, Write
-from moa.guarantees.shares import Moved
+from moa.calibration.drift import Moved
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

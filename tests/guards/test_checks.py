@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
+from moa.calibration.verifiers import Plausible
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.errors import ConfigError, EndpointUnavailable

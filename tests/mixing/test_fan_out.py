@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.retried import Retried
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

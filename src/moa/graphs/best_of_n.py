@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal
 
 from pydantic import Field, PlainValidator
 
-from moa.acceptance import sampled, text_of
+from moa.calibration.acceptance import sampled, text_of
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
 from moa.context import RunContext

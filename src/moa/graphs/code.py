@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.agents import Agent
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint

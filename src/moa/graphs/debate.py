@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.agents import Agent, Settings
 from moa.agents.prompts import block, escaped
 from moa.agents.proposer import ANSWER

@@ -24,8 +24,8 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.keeping import keep, read_kept
 from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
 from moa.graphs.single_model import Labels
-from moa.guarantees import percent
-from moa.guarantees.shares import Counts, Moved, added, moved, share_of
+from moa.calibration import percent
+from moa.calibration.drift import Counts, Moved, added, moved, share_of
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score

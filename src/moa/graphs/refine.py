@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.agents import Agent
 from moa.agents.boundary import In
 from moa.agents.generator import Generator
