@@ -27,7 +27,7 @@ from moa.endpoints import Embeddings
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import MoaError
-from moa.graphs.rag import Rag, rag
+from moa.graphs.rag import Rag
 from moa.handoffs import Text
 from moa.node import Node
 from moa.usage import Amount
@@ -142,7 +142,7 @@ async def elsewhere(passages: list[Passage], questions: list[Question], near: fl
         if title not in graphs:
             others = [passage for passage in passages if passage.title != title]
             finder = (await finders(others, encoder))["both"]
-            graphs[title] = rag(finder, Extractive(encoder, least=near))
+            graphs[title] = Rag(retriever=finder, writer=Extractive(encoder, least=near))
         output = (await graphs[title].run(question.text)).output
         absent += isinstance(output, NotInDocuments)
     return f"{absent / len(questions):.3f}"
@@ -156,10 +156,13 @@ async def searched_and_extracted(folder: Path, rows: int | None) -> str:
     retrieval = [[name, *await recall(each, questions[:rows])] for name, each in found.items()]
     extractive = Extractive(encoder)
     answers = [
-        ["nearest sentence", *await answered(rag(found["both"], extractive), reported)],
+        [
+            "nearest sentence",
+            *await answered(Rag(retriever=found["both"], writer=extractive), reported),
+        ],
         [
             "nearest sentence, by words alone",
-            *await answered(rag(found["words (BM25)"], Extractive()), reported),
+            *await answered(Rag(retriever=found["words (BM25)"], writer=Extractive()), reported),
         ],
     ]
     absent = await elsewhere(passages, reported, extractive.least)
@@ -188,7 +191,7 @@ async def written(folder: Path, rows: int | None) -> str:
     some = questions[1::2][: min(rows or WRITTEN, WRITTEN)]
     found = await finders(passages, Remembering())
     async with EmbeddedEndpoint("embedded") as embedded:
-        graph = rag(found["both"], Answerer(embedded, max_tokens=64), top_k=2)
+        graph = Rag(retriever=found["both"], writer=Answerer(embedded, max_tokens=64), top_k=2)
         answers = [["written by the built-in model", *await answered(graph, some)]]
     return f"""## Documents, written by the built-in model
 
@@ -205,7 +208,7 @@ async def trial(folder: Path, rows: int | None, near: float) -> str:
     chosen_on = questions[::2][:rows]
     encoder = Remembering()
     both = (await finders(passages, encoder))["both"]
-    row = await answered(rag(both, Extractive(encoder, least=near)), chosen_on)
+    row = await answered(Rag(retriever=both, writer=Extractive(encoder, least=near)), chosen_on)
     return f"{near}: {row}, elsewhere {await elsewhere(passages, chosen_on, near)}"
 
 

@@ -15,12 +15,12 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.evals import compare
 from moa.evals.report import Comparison
-from moa.graphs.best_of_n import best_of_n
-from moa.graphs.choose_best import choose_best
-from moa.graphs.mixture import mixture
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import Listwise
-from moa.mixing.stating import label_of, shown
+from moa.mixing.answer_extraction import label_of, shown
+from moa.mixing.judges import Listwise
 from moa.node import Node, Result
 from moa.usage import Budget
 from report import table, write
@@ -82,12 +82,14 @@ def designs_of(model: Endpoint) -> dict[str, Node[Any, Any]]:
     found: dict[str, Node[Any, Any]] = {
         "one call": writer("one"),
         "self_consistency, 6": SelfConsistency(node=writer("one"), samples=6, key=key, budget=SIX),
-        "choose_best, 2 x 3": choose_best(
-            writer("say"), writer("feel", FEEL), samples=3, key=key, budget=SIX
+        "choose_best, 2 x 3": ChooseBest(
+            nodes=[writer("say"), writer("feel", FEEL)], samples=3, key=key, budget=SIX
         ),
-        "mixture, 5 and 1": mixture([proposer] * 5, proposer, patience_s=None, budget=SIX),
-        "best_of_n, 4 and 2": best_of_n(
-            writer("one"), Listwise(model), samples=4, key=key, budget=SIX
+        "mixture, 5 and 1": Mixture(
+            proposers=[proposer] * 5, aggregator=proposer, straggler_timeout_s=None, budget=SIX
+        ),
+        "best_of_n, 4 and 2": BestOfN(
+            node=writer("one"), judge=Listwise(model), samples=4, key=key, budget=SIX
         ),
     }
     named: dict[str, Node[Any, Any]] = {name: Named(node) for name, node in found.items()}

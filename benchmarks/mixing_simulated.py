@@ -13,16 +13,15 @@ from statistics import fmean
 from typing import Any
 
 from moa import Generator, Reply
-from moa.agents.debater import Debater
 from moa.agents.proposer import Proposer
 from moa.evals import compare
 from moa.evals.report import Comparison
-from moa.graphs.best_of_n import best_of_n
-from moa.graphs.choose_best import choose_best
-from moa.graphs.debate import debate
-from moa.graphs.mixture import mixture
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.debate import Debate, Debater
+from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import Best, Listwise
+from moa.mixing.judges import Best, Listwise
 from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
 from moa.usage import Budget, Tier
@@ -135,27 +134,31 @@ def designs_of(small: Sequence[Model], large: Model) -> dict[str, Node[Any, Any]
         "one call": writer(small[0]),
         "one call of the large model": writer(large, "llm"),
         "self_consistency, 6": SelfConsistency(node=writer(small[0]), samples=6, budget=SIX),
-        "choose_best, 3 x 2": choose_best(
-            *map(writer, small),
+        "choose_best, 3 x 2": ChooseBest(
+            nodes=[*map(writer, small)],
             samples=2,
             accuracy={model.name: model.accuracy for model in small},
             budget=SIX,
         ),
-        "choose_best, 2 x 3": choose_best(
-            *map(writer, small[:2]),
+        "choose_best, 2 x 3": ChooseBest(
+            nodes=[*map(writer, small[:2])],
             samples=3,
             accuracy={model.name: model.accuracy for model in small[:2]},
             budget=SIX,
         ),
-        "mixture, 5 and 1": mixture(
-            [Proposer(small[n % 3].endpoint(), name=f"proposer {n}") for n in range(5)],
-            Proposer(best, name="aggregator"),
-            patience_s=None,
+        "mixture, 5 and 1": Mixture(
+            proposers=[Proposer(small[n % 3].endpoint(), name=f"proposer {n}") for n in range(5)],
+            aggregator=Proposer(best, name="aggregator"),
+            straggler_timeout_s=None,
             budget=SIX,
         ),
-        "best_of_n, 4 and 2": best_of_n(writer(small[0]), Listwise(best), samples=4, budget=SIX),
-        "debate, 3 x 2": debate(
-            *(Debater(model.endpoint(), name=model.name) for model in small), rounds=1, budget=SIX
+        "best_of_n, 4 and 2": BestOfN(
+            node=writer(small[0]), judge=Listwise(best), samples=4, budget=SIX
+        ),
+        "debate, 3 x 2": Debate(
+            debaters=[Debater(model.endpoint(), name=model.name) for model in small],
+            rounds=1,
+            budget=SIX,
         ),
     }
 

@@ -24,7 +24,7 @@ from moa.endpoints import Endpoint, Prompt, close_all
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Retried
 from moa.errors import MoaError, QuorumNotMet
-from moa.graphs.mixture import Mixture, mixture
+from moa.graphs.mixture import Mixture
 from overhead import Process
 from report import table, verdict, write
 
@@ -86,7 +86,9 @@ def six(url: str, fault: str | None = None) -> list[Endpoint]:
 
 
 def mixed(url: str, fault: str | None = None, **settings: Any) -> Mixture:
-    return mixture(six(url, fault), served("large", url), layers=LAYERS, **settings)
+    return Mixture(
+        proposers=six(url, fault), aggregator=served("large", url), layers=LAYERS, **settings
+    )
 
 
 async def run_mixture(graph: Mixture) -> Ended:
@@ -146,7 +148,7 @@ async def faults(url: str, repeats: int) -> dict[str, tuple[Ended, Ended]]:
 
 async def deadline(url: str, repeats: int) -> Ended:
     """Wait for all with patience for ever, so that the proposers' own deadline ends it."""
-    graph = mixed(url, "hangs 30 s", timeout_s=DEADLINE_S, patience_s=None)
+    graph = mixed(url, "hangs 30 s", proposer_timeout_s=DEADLINE_S, straggler_timeout_s=None)
     return await repeated(lambda: run_mixture(graph), repeats)
 
 
@@ -158,7 +160,9 @@ async def all_dead(url: str) -> Ended:
             for name, model in zip("bcd", MODELS.values(), strict=True)
         ),
     ]
-    return await run_mixture(mixture(dead, served("large", url), timeout_s=DEADLINE_S))
+    return await run_mixture(
+        Mixture(proposers=dead, aggregator=served("large", url), proposer_timeout_s=DEADLINE_S)
+    )
 
 
 async def pace(url: str, items: int, in_flight: int) -> float:

@@ -9,16 +9,15 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Classifier, Extractor, Generator
-from moa.calibration.acceptance import Confident
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.evals.metrics import numeric_match
-from moa.graphs.cascade import cascade
-from moa.graphs.choose_best import choose_best
-from moa.graphs.code import code
-from moa.graphs.routed import routed
-from moa.mixing.stating import label_of, last_number
+from moa.graphs.cascade import Cascade
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.code import Code
+from moa.graphs.routed import Routed
+from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.ready import node_of
 from moa.routing.fitting import fit_router
@@ -136,15 +135,15 @@ async def _two_prompts(models: Models) -> Run:
         Generator(models.llm, say, name=name, temperature=0.7)
         for name, say in (("steps", _STEPS), ("equations", _EQUATION))
     ]
-    return reads(choose_best(*writers, key=last_number), "question")
+    return reads(ChooseBest(nodes=writers, key=last_number), "question")
 
 
 async def _code(models: Models) -> Run:
-    return reads(code(models.llm, max_tokens=1024), "task")
+    return reads(Code(writer=models.llm, max_tokens=1024), "task")
 
 
 async def _tested_code(models: Models) -> Run:
-    return reads(code(models.llm, sandbox=Subprocess(), max_tokens=1024), "task")
+    return reads(Code(writer=models.llm, sandbox=Subprocess(), max_tokens=1024), "task")
 
 
 async def _program(models: Models, item: Item, ask: Plain) -> Answer:
@@ -222,7 +221,8 @@ def _decides(node: Node[Any, Any]) -> Run:
 
 
 async def _cascade(models: Models) -> Run:
-    return _decides(cascade(*await _classifiers(models), accept=Confident(SURE)))
+    small, large = await _classifiers(models)
+    return _decides(Cascade(small=small, large=large, confidence=SURE))
 
 
 async def _routed(models: Models) -> Run:
@@ -243,7 +243,7 @@ async def _routed(models: Models) -> Run:
         Recorded(Case(row["text"]), weak_correct=weak, strong_correct=strong)
         for row, (weak, strong) in zip(rows, found, strict=True)
     ]
-    return _decides(routed(small, large, routers=fit_router(recorded)))
+    return _decides(Routed(models=[small, large], router=fit_router(recorded)))
 
 
 async def _label(models: Models, item: Item, ask: Plain) -> Answer:
@@ -283,12 +283,12 @@ def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
 RECIPES = (
     _problem("solve", ready("solve", "question", max_tokens=512)),
     _problem("self_consistency", ready("self_consistency", "question", node="large", key="number")),
-    _problem("best_of_n", ready("best_of_n", "question", model="large", answers="number")),
-    _problem("debate", ready("debate", "question", answers="number")),
+    _problem("best_of_n", ready("best_of_n", "question", node="large", key="number")),
+    _problem("debate", ready("debate", "question", key="number")),
     _problem("refine", ready("refine", "question")),
     _problem(
         "mixture",
-        ready("mixture", "question", proposers=["large"] * 3, temperatures=0.7, max_tokens=512),
+        ready("mixture", "question", proposers=["large"] * 3, temperature=0.7, max_tokens=512),
     ),
     _problem("self_mixture", ready("self_mixture", "question", max_tokens=512)),
     _problem("choose_best", _two_prompts),

@@ -15,8 +15,8 @@ from moa.documents.citing import listed
 from moa.documents.retrieval import Retriever
 from moa.documents.sourced import NotInDocuments
 from moa.endpoints import Prompt
+from moa.graphs.rag import Rag
 from moa.ready import node_of
-from moa.ready.documents import RagSettings, retriever_of
 from recipes_shared import (
     Answer,
     Item,
@@ -94,7 +94,10 @@ def _documents(models: Models) -> Path:
 @cache
 def _retriever(models: Models) -> Retriever:
     """What the ready graphs search with."""
-    return retriever_of(models, RagSettings(documents=_documents(models)))
+    graph = node_of("rag", models, given={"documents": _documents(models)})
+    assert isinstance(graph, Rag)
+    assert isinstance(graph.finder, Retriever)
+    return graph.finder
 
 
 def _sourced(outcome: Any) -> Answer:

@@ -15,8 +15,8 @@ from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
 from moa.evals.metrics import rouge_l
-from moa.graphs.items import Interests
-from moa.graphs.notes import Original
+from moa.graphs.recommend import Interests
+from moa.graphs.summarize import Original
 from moa.graphs.write import Assignment
 from moa.ready import node_of
 from recipes_shared import (

@@ -20,13 +20,11 @@ from typing import Any, NamedTuple
 
 from moa.agents.prompts import without_tags
 from moa.context import RunContext
-from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
 from moa.endpoints.encoders import SentenceEncoder
 from moa.evals.metrics import rouge_l
-from moa.graphs.notes import Original
-from moa.graphs.summarize import summarize
+from moa.graphs.summarize import Original, Summarize
 from moa.testing import SimulatedEndpoint
 from report import table, write
 
@@ -35,7 +33,6 @@ CHOSEN_ON = 100
 """Rows that the constants were chosen on, the first ones."""
 KEEPS = (0.2, 0.3, 0.4, 0.5)
 DEFAULT = 0.3
-ONE = Length(sentences=1)
 _WORD = re.compile(r"\w+")
 TEXT = """
 ## Summaries
@@ -133,7 +130,7 @@ def recall(text: str, reference: str) -> float:
 async def read_by_llm(row: Row, keep: float, encoder: SentenceEncoder) -> Given:
     """Run the graph, and look at what the large model was given."""
     llm = Counter(name="counter", tier="llm", rule=_fixed)
-    graph = summarize(SimulatedEndpoint(), llm, length=ONE, keep=keep, encoder=encoder)
+    graph = Summarize(slm=SimulatedEndpoint(), llm=llm, sentences=1, keep=keep, encoder=encoder)
     result = await graph.run(row.original)
     (prompt,) = llm.prompts
     text = without_tags(prompt.messages[-1].content)
@@ -150,7 +147,7 @@ async def extracted(row: Row, encoder: SentenceEncoder) -> str:
     """Run the graph with a model that is too small to write."""
     model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
-    graph = summarize(tiny, tiny, length=ONE, encoder=encoder)
+    graph = Summarize(slm=tiny, llm=tiny, sentences=1, encoder=encoder)
     return (await graph.run(row.original)).output.text
 
 

@@ -10,8 +10,7 @@ from moa import EmbeddedEndpoint, Endpoint
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import MoaError
-from moa.graphs.shop import INTENTS
-from moa.graphs.support import QUARANTINE, Rejected, Routed, Ticket, as_one_text, support
+from moa.graphs.support import INTENTS, QUARANTINE, Rejected, Routed, Support, Ticket, as_one_text
 
 NONE = "none"
 MEANINGS: dict[str, dict[str, str]] = {
@@ -45,7 +44,7 @@ def ticket(row: Row) -> Ticket:
 
 def graph_reader(slm: Endpoint) -> Read:
     """Read by the support graph; nobody writes replies, which aren't measured here."""
-    graph = support(slm, EmbeddedEndpoint("nobody", model="smollm2-135m"))
+    graph = Support(slm=slm, llm=EmbeddedEndpoint("nobody", model="smollm2-135m"))
 
     async def read(row: Row) -> Row:
         result = await graph.run(ticket(row))

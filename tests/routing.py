@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from moa.routing import Linear, Origin, Router, Scaled, Weighted
+
 _EASY = "Add {a} and {b}. What is the sum?"
 _HARD = (
     "A shop sells {a} boxes of {b} pens, of which half are blue, and gives every third box away "
@@ -31,3 +33,30 @@ def rows(n: int, *, seed: int = 0, replied: bool = False) -> list[dict[str, obje
             row["weak_response"] = f"{a} + {b} = {told}\n#### {told}"
         made.append(row)
     return made
+
+
+def router(*, replied: bool = False) -> Router:
+    """Sees a gain in long prompts, or in replies with a wrong sum."""
+    feature, mean = ("any wrong sum", 0.5) if replied else ("words", 3.0)
+    scaled = Scaled(features=(feature,), means=(mean,), spreads=(1.0,))
+    part = Linear(scaled=scaled, weights=(0.5,), constant=0.25)
+    return Router(
+        kind="cascade" if replied else "router",
+        fields=(),
+        target="a test",
+        threshold=0.4,
+        ladder=(),
+        candidates=(),
+        origin=Origin(
+            moa="0",
+            date="",
+            rows=0,
+            left_out=0,
+            fingerprint="",
+            weak_quality=0.5,
+            strong_quality=0.9,
+            apgr=0.9,
+            why="",
+        ),
+        parts=(Weighted(name="linear", weight=1.0, part=part),),
+    )

@@ -14,7 +14,7 @@ from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.building.builder import Graph
-from moa.graphs.support import support
+from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Text
 from moa.ready import node_of
@@ -28,7 +28,7 @@ needs_encoder = pytest.mark.skipif(
 
 
 def test_a_graph_asks_what_its_agents_ask() -> None:
-    assert asked_by(support(SMALL, LARGE)) == {"small", "large"}
+    assert asked_by(Support(slm=SMALL, llm=LARGE)) == {"small", "large"}
 
 
 @needs_encoder

@@ -68,9 +68,13 @@ def test_what_was_indexed_is_what_rag_answers_from(
 ) -> None:
     assert moa("index", "manuals", "--out", "kept", "--words") == 0
     (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
+    from moa.documents.indexed import Indexed
+    from moa.graphs.rag import Rag
     from moa.ready import node_of
     from moa.tiers import Endpoints
 
-    passages = node_of("rag", Endpoints(folder / "moa.toml")).retriever  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-    assert passages.index.passages()[0].title == "Pump"  # pyright: ignore[reportUnknownMemberType]
+    graph = node_of("rag", Endpoints(folder / "moa.toml"))
+    assert isinstance(graph, Rag)
+    assert isinstance(graph.finder, Indexed)
+    assert graph.finder.index.passages()[0].title == "Pump"
     capsys.readouterr()

@@ -15,7 +15,6 @@ import pytest
 
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
-from moa.calibration.acceptance import Confident
 from moa.cli import main
 from moa.config import load
 from moa.context import RunContext
@@ -23,7 +22,7 @@ from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.cases import Answer, Cache
 from moa.evals.plots import plot_comparison
-from moa.graphs.cascade import cascade
+from moa.graphs.cascade import Cascade
 from moa.node import Node, Result
 from moa.ready import files_of
 from moa.testing import SimulatedEndpoint, Step
@@ -90,7 +89,7 @@ def agent(endpoint: SimulatedEndpoint) -> Classifier[str]:
 
 
 def designs() -> dict[str, Node[Any, Any]]:
-    both = cascade(agent(SMALL), agent(LARGE), accept=Confident(0.9))
+    both = Cascade(small=agent(SMALL), large=agent(LARGE), confidence=0.9)
     return {"slm": agent(SMALL), "llm": agent(LARGE), "cascade": both}
 
 

@@ -19,7 +19,8 @@ import moa
 from moa import errors
 from moa.cli.app import app
 from moa.config import EndpointConfig, Tiers, checked, load
-from moa.ready import READY, guards
+from moa.guards.guarded import apart
+from moa.ready import READY
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,7 +121,7 @@ def test_a_configuration_is_valid(block: str, tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
     file.write_text(block, encoding="utf-8")
     for name, table in load(file).graphs.items():
-        _, rest = guards.apart(table, name=name)
+        _, rest = apart(table, name=name)
         checked(READY[name].settings, rest, table=f"graphs.{name}")
 
 

@@ -29,7 +29,7 @@ from moa.evals.metrics import (
 )
 from moa.evals.report import DesignReport
 from moa.handoffs import Reply
-from moa.mixing.judging import Outcome, judged
+from moa.mixing.judges import Outcome, judged
 from moa.questions import Choice, Predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

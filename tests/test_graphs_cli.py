@@ -22,7 +22,7 @@ def test_every_ready_graph_is_listed_with_what_it_does(capsys: pytest.CaptureFix
     assert moa("graphs") == 0
     shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
     assert shown.keys() >= READY.keys()
-    assert "answers from your documents, with citations" in shown["rag"]
+    assert "Answers from your documents, with citations" in shown["rag"]
     assert moa("graphs", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["name"] for line in lines] == sorted(READY)

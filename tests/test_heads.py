@@ -17,7 +17,6 @@ from moa.decisions import Adaptation, Correction
 from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import ConfigError
-from moa.graphs.shop import SupportSettings
 from moa.graphs.support import intent_of, sentiment_of, spam_filter, urgency_of
 from moa.guards.injection import injection_filter
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -193,13 +192,13 @@ def test_each_file_of_heads_is_known_here() -> None:
 
 
 def test_shipped_heads_have_as_many_options_as_their_questions() -> None:
-    slm, s = with_shipped_heads(), SupportSettings()
+    slm = with_shipped_heads()
     agents: dict[tuple[str, str], DecidingAgent[Any]] = {
-        ("support", "intent"): intent_of(slm, s),
-        ("support", "sentiment"): sentiment_of(slm, s),
-        ("support", "urgency"): urgency_of(slm, s),
-        ("support", "spam"): spam_filter(slm, s.spam),
-        ("support", "injection"): injection_filter(slm, s.injection),
+        ("support", "intent"): intent_of(slm),
+        ("support", "sentiment"): sentiment_of(slm),
+        ("support", "urgency"): urgency_of(slm),
+        ("support", "spam"): spam_filter(slm),
+        ("support", "injection"): injection_filter(slm),
         ("sentiment", "sentiment"): Sentiment(slm),
         ("sentiment", "negative or positive"): Sentiment(slm, neutral=False),
     }
@@ -246,7 +245,7 @@ PLAIN = {
 @installed
 @pytest.mark.parametrize("intent", PLAIN)
 async def test_plain_messages_have_their_intent(intent: str) -> None:
-    agent = intent_of(reading(), SupportSettings())
+    agent = intent_of(reading())
     found = [(await agent.run(text)).output.label for text in PLAIN[intent]]
     assert found == [intent] * 3
 

@@ -26,12 +26,13 @@ LAYERS = [
     {"evals"},
     {"routing"},
     {"conversations"},
-    {"guards"},
     {"vllm"},
     {"config"},
     {"config_file"},
     {"advisor"},
     {"tiers"},
+    {"graphs engine"},
+    {"guards"},
     {"graphs"},
     {"ready"},
     {"cli"},
@@ -39,8 +40,16 @@ LAYERS = [
 ]
 
 
+ENGINE = {"__init__", "building", "checkpoints", "drawing", "recipe", "streaming"}
+"""What all graphs are made of; the recipes in the same room import it, and so do the guards."""
+
+
 def room(path: Path) -> str:
-    return path.relative_to(SRC).parts[0].removesuffix(".py")
+    return room_of([*path.relative_to(SRC).with_suffix("").parts])
+
+
+def room_of(names: list[str]) -> str:
+    return "graphs engine" if names[0] == "graphs" and {*names[1:2]} <= ENGINE else names[0]
 
 
 def layer(name: str) -> int:
@@ -71,7 +80,7 @@ def imported(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        rooms |= {name.split(".")[1] for name in names if name.startswith("moa.")}
+        rooms |= {room_of(name.split(".")[1:]) for name in names if name.startswith("moa.")}
     return rooms
 
 
@@ -86,11 +95,11 @@ def test_imports_point_one_way(path: Path) -> None:
 
 def test_agents_know_no_graphs() -> None:
     for path in (SRC / "agents").rglob("*.py"):
-        assert "graphs" not in imported(path), path.name
+        assert not imported(path) & {"graphs", "graphs engine"}, path.name
 
 
 def test_only_graphs_import_langgraph() -> None:
     for path in SRC.rglob("*.py"):
-        if room(path) != "graphs":
+        if not room(path).startswith("graphs"):
             found = re.search(r"^\s*(from|import) langgraph", path.read_text(), re.MULTILINE)
             assert found is None, path.name

@@ -18,7 +18,7 @@ from moa.context import RunContext
 from moa.endpoints.tokens import tokens_of
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError
-from moa.graphs.mixture import Mixed, Mixture
+from moa.graphs.mixture import BaseMixture, Mixed
 from moa.graphs.self_mixture import SelfMixture
 from moa.mixing.packing import pack
 from moa.ready import node_of
@@ -51,11 +51,11 @@ llm = "large"
 """
 
 
-def built(tmp_path: Path, tables: str, name: str = "mixture") -> Mixture:
+def built(tmp_path: Path, tables: str, name: str = "mixture") -> BaseMixture:
     file = tmp_path / "moa.toml"
     file.write_text(ENDPOINTS.format(host="localhost:1", closed=1) + tables)
     node = node_of(name, Endpoints(load(file), read_keys=False))
-    assert isinstance(node, Mixture)
+    assert isinstance(node, BaseMixture)
     return node
 
 
@@ -65,15 +65,15 @@ def ran(*words: str) -> None:
     assert ended.value.code == 0
 
 
-def members(graph: Mixture) -> list[list[Proposer]]:
-    found: Any = [[reader.node for reader in layer] for layer in graph.layers]
+def members(graph: BaseMixture) -> list[list[Proposer]]:
+    found: Any = [[reader.node for reader in layer] for layer in graph.readers]
     return found
 
 
 def test_without_settings_the_default_models_are_mixed(tmp_path: Path) -> None:
     graph = built(tmp_path, "")
     assert [[m.name for m in layer] for layer in members(graph)] == [["small", "large"]]
-    aggregator: Any = graph.aggregator.node
+    aggregator: Any = graph.top.node
     assert (aggregator.name, aggregator.endpoint.name) == ("aggregator", "large")
 
 
@@ -89,18 +89,17 @@ def test_every_setting_comes_from_the_table(tmp_path: Path) -> None:
         tmp_path,
         """
 [graphs.mixture]
-proposers = ["small", "other"]
+proposers = ["small", { endpoint = "other", temperature = 0.9, role = "Look for errors." }]
 aggregator = "other"
 layers = 2
 quorum = 2
-timeout_s = 20
-patience_s = 0.5
+proposer_timeout_s = 20
+straggler_timeout_s = 0.5
 agree = 2
-temperatures = [0.3, 0.9]
-roles = ["", "Look for errors."]
+temperature = 0.3
 instructions = "Answer in one sentence."
 max_tokens = 99
-calls = 12
+budget = { calls = 12 }
 seed = 7
 """,
     )
@@ -110,12 +109,13 @@ seed = 7
     assert first[0].instructions == "Answer in one sentence."
     assert first[1].instructions == "Answer in one sentence.\nLook for errors."
     assert {m.max_tokens for m in (*first, *second)} == {99}
-    terms = graph.terms
-    assert (terms.quorum, terms.timeout_s, terms.patience_s, terms.agree) == (2, 20.0, 0.5, 2)
+    assert (graph.quorum, graph.agree) == (2, 2)
+    assert (graph.proposer_timeout_s, graph.straggler_timeout_s) == (20.0, 0.5)
     assert graph.budget.calls == 12
-    assert {reader.seed for reader in graph.layers[0]} == {7}
-    aggregator: Any = graph.aggregator.node
+    assert {reader.seed for reader in graph.readers[0]} == {7}
+    aggregator: Any = graph.top.node
     assert (aggregator.endpoint.name, aggregator.max_tokens) == ("other", 99)
+    assert aggregator.temperature == 0.0
 
 
 def test_each_layer_can_have_its_own_lists(tmp_path: Path) -> None:
@@ -123,9 +123,10 @@ def test_each_layer_can_have_its_own_lists(tmp_path: Path) -> None:
         tmp_path,
         """
 [graphs.mixture]
-proposers = [["small", "small", "other"], ["large"]]
-temperatures = [[0.2, 0.8, 0.5], [0.0]]
-roles = [["", "", "Be brief."], [""]]
+proposers = [
+  [{ endpoint = "small", temperature = 0.2 }, "small", { endpoint = "other", role = "Be brief." }],
+  ["large"],
+]
 """,
     )
     found = members(graph)
@@ -133,15 +134,18 @@ roles = [["", "", "Be brief."], [""]]
         ["small", "small", "other"],
         ["large"],
     ]
-    assert [reader.name for reader in graph.layers[0]] == ["small 1", "small 2", "other"]
-    assert [[m.temperature for m in layer] for layer in found] == [[0.2, 0.8, 0.5], [0.0]]
+    assert [reader.name for reader in graph.readers[0]] == ["small 1", "small 2", "other"]
+    assert [[m.temperature for m in layer] for layer in found] == [[0.2, 0.7, 0.0], [0.0]]
 
 
 @pytest.mark.parametrize(
     ("table", "said"),
     [
         pytest.param('proposers = ["nobody"]', "no endpoint 'nobody'", id="unknown"),
-        pytest.param('proposers = ["small"]\ntemperatures = [0.1, 0.2]', "one for each", id="many"),
+        pytest.param("temperature = -1", "temperature: ", id="temperature"),
+        pytest.param(
+            'proposers = [{ endpoint = "small", temperature = 3 }]', "temperature: ", id="too hot"
+        ),
         pytest.param('proposers = ["small"]\nquorum = 2', "quorum=2", id="quorum"),
         pytest.param('proposers = [["small"], []]', "a layer is empty", id="empty layer"),
         pytest.param("proposers = []", "proposers", id="empty"),
@@ -158,7 +162,7 @@ def test_a_self_mixture_samples_what_its_table_says(tmp_path: Path) -> None:
         tmp_path,
         """
 [graphs.self_mixture]
-model = "other"
+node = "other"
 samples = 5
 temperature = 0.5
 window = 3
@@ -238,7 +242,7 @@ def test_a_mixture_runs_from_the_command_line_with_one_model_dead(
 @pytest.mark.embedded
 async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
-    file.write_text("[graphs.mixture]\nmax_tokens = 24\ncalls = 3\n")
+    file.write_text("[graphs.mixture]\nmax_tokens = 24\nbudget = { calls = 3 }\n")
     pieces: list[str] = []
     long = "The weather in the mountains changes quickly, so take a coat. " * 90
 

@@ -18,8 +18,8 @@ from moa.graphs.debate import Debate
 from moa.graphs.refine import Refine
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import ByPolicy, Listwise, Pairwise
-from moa.mixing.stating import last_number, stated
+from moa.mixing.answer_extraction import last_number, stated
+from moa.mixing.judges import ByPolicy, Listwise, Pairwise
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint, Step
 from moa.tiers import Endpoints
@@ -92,7 +92,7 @@ def test_every_small_model_is_chosen_from_unless_a_table_names_some() -> None:
     node: Any = node_of("choose_best", two())
     assert type(cast("object", node)) is ChooseBest
     assert [model.name for model in node.nodes] == ["small", "other"]
-    table = {"models": ["other", "large"], "accuracy": {"large": 0.9}}
+    table = {"nodes": ["other", "large"], "accuracy": {"large": 0.9}}
     node: Any = node_of("choose_best", two(choose_best=table))
     assert type(cast("object", node)) is ChooseBest
     assert [model.name for model in node.nodes] == ["other", "large"]
@@ -111,7 +111,7 @@ def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
     node: Any = node_of("debate", two())
     assert type(cast("object", node)) is Debate
     assert [debater.name for debater in node.debaters] == ["large"] * 3
-    node: Any = node_of("debate", two(debate={"models": ["small", "large"], "judge": "large"}))
+    node: Any = node_of("debate", two(debate={"debaters": ["small", "large"], "judge": "large"}))
     assert type(cast("object", node)) is Debate
     assert [debater.name for debater in node.debaters] == ["small", "large"]
     assert isinstance(node.judge, Listwise)
@@ -153,7 +153,7 @@ async def test_they_are_compared_by_name_on_questions_and_answers() -> None:
 
 
 async def test_they_are_compared_by_name_on_labels() -> None:
-    endpoints = Doubles({"small": says('{"answer": "good", "label": "good"}'), "large": says("?")})
+    endpoints = Doubles({"small": says('{"answer": "good"}'), "large": says("?")})
     rows = [{"text": "Lovely", "label": "good"}, {"text": "Awful", "label": "bad"}]
     given = {"labels": ["good", "bad"]}
     names = ("self_consistency", "choose_best")
@@ -173,12 +173,6 @@ async def test_what_they_give_is_a_reply() -> None:
 def test_fewer_than_two_labels_are_refused(name: str, labels: Any) -> None:
     with pytest.raises(ConfigError, match="labels"):
         node_of(name, two(**{name: {"labels": labels}}))
-
-
-@pytest.mark.parametrize("temperatures", [-1.0, [0.5, 3.0], [[0.5, 3.0]]])
-def test_temperatures_out_of_range_are_refused(temperatures: Any) -> None:
-    with pytest.raises(ConfigError, match="temperatures"):
-        node_of("mixture", two(mixture={"temperatures": temperatures}))
 
 
 async def test_the_tiers_of_a_cascade_are_told_apart_by_their_models(

@@ -16,7 +16,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.code import Code
-from moa.graphs.monitor import Monitor, monitor
+from moa.graphs.monitor import Monitor
 from moa.graphs.solve import Solve
 from moa.ready import AnyNode, node_of
 from moa.rows import Item, Row, line
@@ -48,18 +48,18 @@ def built(name: str, table: str, folder: Path) -> AnyNode:
 
 
 def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
-    node = built("solve", 'tries = 3\nmost_steps = 4\nllm = "critic"', tmp_path)
+    node = built("solve", 'tries = 3\nmax_steps = 4\nllm = "critic"', tmp_path)
     assert isinstance(node, Solve)
-    assert (node.tries, node.planner.most, node.planner.endpoint.name) == (3, 4, "critic")
+    assert (node.tries, node.max_steps, node.planner.endpoint.name) == (3, 4, "critic")
     assert node.solvers["slm"].endpoint.name == "small"
 
 
 def test_code_is_reviewed_by_whom_its_table_names(tmp_path: Path) -> None:
     node = built("code", 'reviewer = "critic"\nrepairs = 0', tmp_path)
     assert isinstance(node, Code)
-    assert (node.writer.endpoint.name, node.writer.repairs) == ("large", 0)
-    assert node.reviewer is not None
-    assert node.reviewer.endpoint.name == "critic"
+    assert (node.coder.endpoint.name, node.coder.repairs) == ("large", 0)
+    assert node.critic is not None
+    assert node.critic.endpoint.name == "critic"
     assert node.sandbox is None
 
 
@@ -101,7 +101,7 @@ async def test_lines_carry_the_report_however_many_items_run_at_once(
     small = SimulatedEndpoint(rule=lambda text: {"topic": {text: 0.9}})
     large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
     topic = Classifier(small, ["card", "app"], none=False, name="topic")
-    node = monitor(topic, large, window=10, file=tmp_path / "kept.json")
+    node = Monitor(decider=topic, writer=large, window=10, state=tmp_path / "kept.json")
     read, context, done = reader_of(node), RunContext(keep_notes=False), list[Item]()
 
     async def work(row: Row) -> Item:

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from moa.decisions.probe import shipped_trials
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.graphs.shop import INTENTS
-from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket, support
+from moa.graphs.support import INTENTS, Answered, Rejected, Routed, Support, SupportOutcome, Ticket
 from moa.node import Result
 from moa.questions import NONE_OF_THESE
 from moa.testing import SimulatedEndpoint
@@ -129,7 +128,7 @@ async def outcome(
 ) -> Result[SupportOutcome]:
     llm = SimulatedEndpoint(name="large", model=llm_model, rule=lambda _: "Dear …")
     llm.tier = "llm" if llm_model == LARGE else "slm"
-    return await support(slm, llm).run(Ticket(text=text))
+    return await Support(slm=slm, llm=llm).run(Ticket(text=text))
 
 
 @pytest.fixture

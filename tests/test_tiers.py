@@ -23,7 +23,7 @@ from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
-from moa.graphs.support import support
+from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply
 from moa.ready import READY, node_of
@@ -164,7 +164,7 @@ def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path)
 def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
     ready = node_of(name, endpoints())
     slm = endpoints().slm
-    steps = support(slm, slm).plan.steps
+    steps = Support(slm=slm, llm=slm).plan.steps
     inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
     ready = ready.filter if isinstance(ready, Injection) else ready
     assert isinstance(ready, Filter)
@@ -180,7 +180,9 @@ def test_a_table_of_no_ready_graph_is_an_error() -> None:
 
 def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
     config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
-    with pytest.raises(ConfigError, match=r"\[graphs.support.intents.a\].*Did you mean 'means'"):
+    with pytest.raises(
+        ConfigError, match=r"\[graphs.support\] intents.a.meens: .*Did you mean 'means'"
+    ):
         node_of("support", Endpoints(config))
 
 
@@ -304,7 +306,7 @@ def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
 def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
-    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key"):
+    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] proposer: there is"):
         node_of("mixture", Endpoints(file))
 
 

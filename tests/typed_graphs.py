@@ -13,12 +13,12 @@ from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
-from moa.graphs.best_of_n import BestOf, best_of_n
-from moa.graphs.guarded import guarded
+from moa.graphs.best_of_n import BestOf, BestOfN
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
+from moa.guards.guarded import Guarded
 from moa.handoffs import Reply, Text
-from moa.mixing.picking import Candidates, Picked
+from moa.mixing.judges import Candidates, Picked
 from moa.mixing.voting import Voted
 from moa.node import Node, Result
 from moa.questions import Choice
@@ -143,16 +143,16 @@ def in_a_state_graph() -> None:
 
 
 async def a_guarded_node(node: Node[Text, Reply], check: Filter) -> None:
-    safe = guarded(node, before=[check], beside=[check])
+    safe = Guarded(node=node, before=[check], beside=[check])
     assert_type(await safe.run(Text(text="")), Result[Reply | Blocked])
-    guarded(node, beside=[node])  # pyright: ignore[reportArgumentType]
+    Guarded(node=node, beside=[node])  # pyright: ignore[reportArgumentType]
 
 
 async def choosing_among_answers(node: Node[Text, Reply], judge: Node[Candidates, Picked]) -> None:
     assert_type(await SelfConsistency(node=node).run(Text(text="")), Result[Voted])
-    assert_type(await best_of_n(node, judge).run(Text(text="")), Result[BestOf])
+    assert_type(await BestOfN(node=node, judge=judge).run(Text(text="")), Result[BestOf])
     await SelfConsistency(node=node).run("no text")  # pyright: ignore[reportArgumentType]
-    best_of_n(node, node)  # pyright: ignore[reportArgumentType]
+    BestOfN(node=node, judge=node)  # pyright: ignore[reportArgumentType]
 
 
 async def results() -> None:

@@ -22,7 +22,7 @@ import psutil
 from moa import EmbeddedEndpoint, RunContext
 from moa.endpoints.engine import EngineSettings
 from moa.energy import WATTS_PER_CORE, meter
-from moa.graphs.support import Ticket, support
+from moa.graphs.support import Support, Ticket
 
 MEGABYTE = 1_000_000
 SETTINGS = EngineSettings(context_window=2048, slots=1)
@@ -68,7 +68,7 @@ def peak(process: psutil.Process) -> int:
 
 async def run(rows: list[dict[str, Any]], *, watts_per_core: float) -> None:
     slm = EmbeddedEndpoint(settings=SETTINGS, timeout_s=600)
-    graph = support(slm, slm)
+    graph = Support(slm=slm, llm=slm)
     try:
         await slm.start(RunContext())
         sys.addaudithook(refuse_to_leave)

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
     from moa.graphs import Graph
+    from moa.graphs.best_of_n import BestOfN
+    from moa.graphs.choose_best import ChooseBest
+    from moa.graphs.debate import Debate
+    from moa.graphs.mixture import Mixture
+    from moa.graphs.refine import Refine
+    from moa.graphs.self_consistency import SelfConsistency
+    from moa.graphs.self_mixture import SelfMixture
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
@@ -35,9 +42,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "agents",
+    "BestOfN": "graphs.best_of_n",
     "Budget": "usage",
     "Choice": "questions",
+    "ChooseBest": "graphs.choose_best",
     "Classifier": "agents.classifier",
+    "Debate": "graphs.debate",
     "Decider": "agents.decider",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
@@ -47,6 +57,7 @@ _HOMES = {
     "Filter": "agents.filter",
     "Generator": "agents.generator",
     "Graph": "graphs",
+    "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Node": "node",
     "OpenAIEndpoint": "endpoints.openai",
@@ -54,10 +65,13 @@ _HOMES = {
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
     "Reasoner": "agents.reasoner",
+    "Refine": "graphs.refine",
     "Reply": "handoffs",
     "Result": "node",
     "RunContext": "context",
     "Score": "questions",
+    "SelfConsistency": "graphs.self_consistency",
+    "SelfMixture": "graphs.self_mixture",
     "Sentiment": "agents.sentiment",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
@@ -69,9 +83,12 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "BestOfN",
     "Budget",
     "Choice",
+    "ChooseBest",
     "Classifier",
+    "Debate",
     "Decider",
     "EmbeddedEndpoint",
     "Endpoint",
@@ -81,6 +98,7 @@ __all__ = [
     "Filter",
     "Generator",
     "Graph",
+    "Mixture",
     "MoaError",
     "Node",
     "OpenAIEndpoint",
@@ -88,10 +106,13 @@ __all__ = [
     "Preprocessor",
     "Price",
     "Reasoner",
+    "Refine",
     "Reply",
     "Result",
     "RunContext",
     "Score",
+    "SelfConsistency",
+    "SelfMixture",
     "Sentiment",
     "Text",
     "VLLMEndpoint",

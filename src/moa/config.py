@@ -522,17 +522,16 @@ def _sentence(
     place = f"{where}: [{table}]" if table else where
     key = str(loc[-1]) if loc else ""
     if kind == "extra_forbidden":
-        return f"{place} has no key {key!r}{nearest(key, _keys(model, loc[:-1]))}"
+        return f"{place} has no key {key!r}{nearest(key, keys_at(model, loc[:-1]))}"
     if kind == "missing":
         return f"{place} needs {key!r}, and it is not there"
     message = message[:1].lower() + message[1:].replace(" after validation", "")
     return f"{place} {key}: {message}" if key else f"{place}: {message}"
 
 
-def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys that may stand at `loc`."""
-    annotation: Any = model
-    for part in loc:
+def keys_at(annotation: Any, place: tuple[int | str, ...]) -> list[str]:
+    """Name the keys that may stand at a place within what an annotation reads."""
+    for part in place:
         if get_origin(annotation) in (dict, list):
             annotation = get_args(annotation)[-1]
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -21,7 +21,7 @@ from moa.errors import (
     EndpointRejected,
     EndpointUnavailable,
 )
-from moa.trace import Event, Note, NoteKind
+from moa.trace import Event, Note, NoteKind, Piece
 from moa.usage import (
     NOTHING,
     UNKNOWN_PRICE,
@@ -403,6 +403,31 @@ class Reservation:
             return
         taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
         self.settle(self._price.charge(taken) if self._price.known else taken)
+
+
+def quiet(context: RunContext) -> RunContext:
+    """Open a context in which nobody listens, for what is not to be shown."""
+    inner = context.nested()
+    inner.listener = None
+    return inner
+
+
+def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
+    """Open a context, and count the pieces of text that are shown from it.
+
+    What was shown can't be taken back: whoever broke off then has no stand-in.
+    """
+    inner = context.nested()
+    pieces = 0
+
+    def listen(event: Event) -> None:
+        nonlocal pieces
+        pieces += isinstance(event, Piece)
+        context.emit(event)
+
+    if context.listener is not None:
+        inner.listener = listen
+    return lambda: pieces, inner
 
 
 _within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())

@@ -1,6 +1,7 @@
 """Every error `moa` raises.
 
-* MoaError                      `retryable` says whether asking again can help
+* MoaError                      `retryable` says whether asking again can help, `recoverable`
+                                whether another node may do better
   x ConfigError                 the caller wrote something that cannot work
     + WiringError               a graph whose nodes do not fit together
     + CapabilityError           an endpoint was given a job that it cannot do
@@ -39,6 +40,16 @@ class MoaError(Exception):
 
     retryable: ClassVar[bool] = False
     """Whether the same request can succeed when it is sent again."""
+    recoverable: bool = False
+    """Whether a node may have failed so where another one doesn't, or the same one another time.
+
+    What is set up wrong, such as a key, is not: behind a stand-in nobody would see it.
+    """
+    escalates: bool = False
+    """Whether a small node that failed so is passed over for a large one, at the price of that.
+
+    A refused key counts here as a node that is down: the large one answers, and the trace says why.
+    """
 
 
 class ConfigError(MoaError):
@@ -100,6 +111,9 @@ class EndpointError(MoaError):
             so that it may bill for it.
     """
 
+    recoverable = True
+    escalates = True
+
     def __init__(
         self,
         message: str,
@@ -142,9 +156,13 @@ class EndpointRejected(EndpointError):
 class EndpointUnauthorized(EndpointRejected):
     """The key is missing, wrong, or not allowed to do this (401, 403)."""
 
+    recoverable = False
+
 
 class EndpointUnsupported(EndpointRejected):
     """The server, or the model it serves, has no such ability (501, or 404 on the route)."""
+
+    recoverable = False
 
 
 class OutputError(MoaError):
@@ -155,6 +173,9 @@ class OutputError(MoaError):
         node: Name of the node.
         text: What the model wrote.
     """
+
+    recoverable = True
+    escalates = True
 
     def __init__(self, message: str, *, node: str, text: str) -> None:
         super().__init__(f"{node}: {message}")
@@ -169,6 +190,9 @@ class Unanswered(MoaError):
         question: Name of the question, or of the kind of its answer where that isn't known.
         status: `refused` or `missing`.
     """
+
+    recoverable = True
+    escalates = True
 
     def __init__(self, question: str, *, status: str) -> None:
         super().__init__(
@@ -195,6 +219,8 @@ class NodeError(MoaError):
 class QuorumNotMet(MoaError):
     """Of several nodes on one request, too few answered.
 
+    It is recoverable where one of them was set up right.
+
     Args:
         message: How many did, how many must, and each cause.
         causes: Why, by the name of each node that failed.
@@ -203,6 +229,10 @@ class QuorumNotMet(MoaError):
     def __init__(self, message: str, *, causes: Mapping[str, MoaError]) -> None:
         super().__init__(message)
         self.causes = causes
+        set_up_wrong = (ConfigError, EndpointUnauthorized, EndpointUnsupported)
+        self.recoverable = self.escalates = not causes or any(
+            not isinstance(cause, set_up_wrong) for cause in causes.values()
+        )
 
 
 class GuardFailed(MoaError):
@@ -217,6 +247,9 @@ class BudgetExceeded(MoaError):
         spent: What the run had used by then.
     """
 
+    recoverable = True
+    escalates = True
+
     def __init__(self, message: str, *, spent: Usage) -> None:
         super().__init__(message)
         self.spent = spent
@@ -224,3 +257,6 @@ class BudgetExceeded(MoaError):
 
 class DeadlineExceeded(MoaError):
     """The time given to the run is up."""
+
+    recoverable = True
+    escalates = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -62,3 +64,14 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
         seconds=seconds,
         llm_alone=usage.on(reference.price, endpoint=reference.endpoint) if reference else None,
     )
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Number the names that several nodes have, as `sample 1` and `sample 2`."""
+    several = {name for name, count in Counter(names).items() if count > 1}
+    seen: Counter[str] = Counter()
+    unique: list[str] = []
+    for name in names:
+        seen[name] += 1
+        unique.append(f"{name} {seen[name]}" if name in several else name)
+    return unique

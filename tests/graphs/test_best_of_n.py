@@ -13,9 +13,9 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
-from moa.graphs.best_of_n import BestOfN, best_of_n
+from moa.graphs.best_of_n import BestOfN
 from moa.handoffs import Reply
-from moa.mixing.picking import Best, ByPolicy, Listwise, Pairwise
+from moa.mixing.judges import Best, ByPolicy, Listwise, Pairwise
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
@@ -45,7 +45,7 @@ def likes(word: str) -> SimulatedEndpoint:
 
 def sampled(endpoint: Endpoint, judge: Endpoint, n: int = 3) -> BestOfN[str | BaseModel]:
     writer = Generator(endpoint, "Write.", temperature=0.7)
-    return best_of_n(writer, Listwise(judge), samples=n)
+    return BestOfN(node=writer, judge=Listwise(judge), samples=n)
 
 
 async def test_the_judge_picks_one_of_the_samples() -> None:
@@ -70,7 +70,7 @@ async def test_pairs_can_be_judged_instead() -> None:
         tier="llm",
         rule=lambda prompt: f'{{"better": "{max("AB", key=lambda s: _says(prompt, s))}"}}',
     )
-    output = (await best_of_n(writer, Pairwise(judge), samples=3).run("A drink?")).output
+    output = (await BestOfN(node=writer, judge=Pairwise(judge), samples=3).run("A drink?")).output
     assert (output.text, output.verdict) == ("wine", "won")
 
 
@@ -83,7 +83,7 @@ def _says(prompt: str, name: str) -> str:
 async def test_a_verifier_may_be_the_judge() -> None:
     writer = Generator(small("3 + 4 = 8", "3 + 4 = 7", "seven"), "Write.", temperature=0.7)
     output = (
-        await best_of_n(writer, ByPolicy(Arithmetic(least=1)), samples=3).run("3 + 4?")
+        await BestOfN(node=writer, judge=ByPolicy(Arithmetic(least=1)), samples=3).run("3 + 4?")
     ).output
     assert (output.text, output.verdict) == ("3 + 4 = 7", "won")
 
@@ -142,7 +142,7 @@ async def test_a_deadline_leaves_time_for_the_judge() -> None:
                 await asyncio.Event().wait()
             return Result(output=Reply(text=("tea", "wine")[self.asked - 1]))
 
-    node = best_of_n(Late(), Listwise(likes("wine")), samples=3, timeout_s=0.5)
+    node = BestOfN(node=Late(), judge=Listwise(likes("wine")), samples=3, timeout_s=0.5)
     output = (await node.run("A drink?")).output
     assert (output.text, output.verdict, output.samples) == ("wine", "won", 2)
 
@@ -154,7 +154,7 @@ async def test_only_the_best_is_streamed() -> None:
 
 
 def test_nothing_to_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="samples: "):
         sampled(small(), large(), n=0)
 
 

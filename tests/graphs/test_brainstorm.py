@@ -12,7 +12,7 @@ from moa.errors import (
     MoaError,
     QuorumNotMet,
 )
-from moa.graphs.brainstorm import Brainstorm, Ideas, brainstorm
+from moa.graphs.brainstorm import Brainstorm, Ideas
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
@@ -48,12 +48,12 @@ def storm(
     most: int | None = None,
     encoder: WordEncoder | None = None,
 ) -> Brainstorm:
-    return brainstorm(
-        small or SimulatedEndpoint(name="small", rule=_scores),
-        large,
+    return Brainstorm(
+        slm=small or SimulatedEndpoint(name="small", rule=_scores),
+        llm=large,
         proposers=[proposers],
         personas=PERSONAS,
-        most=most,
+        max_ideas=most,
         encoder=encoder or WordEncoder(name="words", words=WORDS),
     )
 
@@ -176,4 +176,4 @@ def test_it_draws_its_personas() -> None:
 
 def test_a_brainstorm_without_personas_is_refused() -> None:
     with pytest.raises(ConfigError):
-        brainstorm(SimulatedEndpoint(), SimulatedEndpoint(), personas={})
+        Brainstorm(slm=SimulatedEndpoint(), llm=SimulatedEndpoint(), personas={})

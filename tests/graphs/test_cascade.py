@@ -33,7 +33,7 @@ from moa.errors import (
     OutputError,
 )
 from moa.graphs.building.builder import Graph
-from moa.graphs.cascade import Cascade, cascade
+from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight, same_answer
 from moa.graphs.streaming import streamed
 from moa.handoffs import Reply, Text
@@ -66,8 +66,13 @@ def labelled(
     oversight: Oversight | None = None,
     unsettled: Literal["mark", "raise"] = "mark",
 ) -> Cascade[Text | str, Choice[str]]:
-    tiers = [Classifier(endpoint, LABELS, none=False) for endpoint in (first, second)]
-    return cascade(*tiers, accept=Confident(0.8), oversight=oversight, unsettled=unsettled)
+    return Cascade(
+        small=Classifier(first, LABELS, none=False),
+        large=Classifier(second, LABELS, none=False),
+        confidence=0.8,
+        oversight=oversight or Oversight(),
+        unsettled=unsettled,
+    )
 
 
 async def test_of_a_sure_answer_the_large_model_is_not_asked() -> None:
@@ -125,11 +130,12 @@ async def test_a_wrong_input_is_nobodys_failure() -> None:
 
 
 async def test_tiers_are_asked_in_turn_each_with_its_own_policy() -> None:
-    tiers = [
+    one, two, three = (
         Classifier(ScriptedEndpoint(name=name, steps=[sure("app", p)]), LABELS, none=False)
         for name, p in (("one", 0.7), ("two", 0.8), ("three", 0.6))
-    ]
-    agent = cascade(*tiers, accept=[Confident(0.9), Confident(0.75)])
+    )
+    policies = [Confident(0.9), Confident(0.75)]
+    agent = Cascade(small=one, between=[two], large=three, accept=policies)
     result = await agent.run("Hm.")
     assert (result.tier, result.output.confidence) == (1, 0.8)
 
@@ -147,9 +153,9 @@ async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
         corrections={"refund": Correction((0.0, 0.0)), "topic": Correction((0.0, 0.0))},
         origin="a test",
     )
-    agent = cascade(
-        Decider(first, Triage),
-        Decider(second, Triage, adaptation=adaptation),
+    agent = Cascade(
+        small=Decider(first, Triage),
+        large=Decider(second, Triage, adaptation=adaptation),
         accept=Confident(0.8),
     )
     result = await agent.run("It crashes, money back!")
@@ -167,11 +173,11 @@ async def test_an_agent_is_asked_no_question_that_it_does_not_have() -> None:
 async def test_a_generated_text_is_accepted_by_a_policy_over_the_reply() -> None:
     policy = Length(most=20) & Arithmetic()
     replies = ("2 + 2 = 5", "2 + 2 = 4")
-    tiers = [
+    first, second = (
         Generator(ScriptedEndpoint(name=name, steps=[text]), "Answer.")
         for name, text in zip(("small", "large"), replies, strict=True)
-    ]
-    result = await cascade(*tiers, accept=policy).run("What is 2 + 2?")
+    )
+    result = await Cascade(small=first, large=second, accept=policy).run("What is 2 + 2?")
     assert result.output.text == "2 + 2 = 4"
 
 
@@ -181,7 +187,8 @@ async def test_what_the_small_model_could_not_write_goes_on() -> None:
 
     first, second = small("four", "4!"), large('{"value": 4}')
     tiers = [Generator(endpoint, "Add.", output=Sum) for endpoint in (first, second)]
-    result = await cascade(*tiers, accept=Format("json")).run("2 + 2")
+    agent = Cascade(small=tiers[0], large=tiers[1], accept=Format("json"))
+    result = await agent.run("2 + 2")
     assert result.output.value == 4
     with pytest.raises(OutputError):
         await Generator(small("four", "4!"), "Add.", output=Sum).run("2 + 2")
@@ -353,19 +360,21 @@ async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:
 
 def test_a_cascade_that_cannot_work_is_refused() -> None:
     agent = Classifier(small(), LABELS)
-    with pytest.raises(ConfigError, match="has one tier"):
-        cascade(agent, accept=Confident(0.5))
     with pytest.raises(ConfigError, match="2 tiers and 2 policies"):
-        cascade(agent, agent, accept=[Confident(0.5), Confident(0.5)])
+        Cascade(small=agent, large=agent, accept=[Confident(0.5), Confident(0.5)])
+    with pytest.raises(ConfigError, match="accept or confidence"):
+        Cascade(small=agent, large=agent, accept=Confident(0.5), confidence=0.5)
+    with pytest.raises(ConfigError, match="cascade: large: takes a node"):
+        Cascade(small=agent, large=cast("Any", 3), confidence=0.5)
     writer = Generator(small(), "Answer.")
     with pytest.raises(ConfigError, match="the answers of 'generator' don't say"):
-        cascade(writer, writer)
+        Cascade(small=writer, large=writer)
 
 
 async def test_an_agent_that_is_not_calibrated_says_so_at_its_first_answer() -> None:
-    tiers = [Classifier(end, LABELS) for end in (small(sure("app", 0.9)), large())]
+    first, second = (Classifier(end, LABELS) for end in (small(sure("app", 0.9)), large()))
     with pytest.raises(ConfigError, match="a calibrated agent"):
-        await cascade(*tiers).run("Hm.")
+        await Cascade(small=first, large=second).run("Hm.")
 
 
 class Says(BaseModel):
@@ -376,8 +385,8 @@ class Says(BaseModel):
 @pytest.mark.parametrize(("accepted", "tier"), [(True, 0), (False, 1)])
 async def test_an_answer_can_say_itself_whether_it_is_accepted(accepted: bool, tier: int) -> None:
     says = Says(text="yes", accepted=accepted)
-    tiers = [Generator(end, "Answer.", output=Says) for end in (small(says), large(says))]
-    assert (await cascade(*tiers).run("Hm?")).tier == tier
+    first, second = (Generator(end, "Answer.", output=Says) for end in (small(says), large(says)))
+    assert (await Cascade(small=first, large=second).run("Hm?")).tier == tier
 
 
 async def test_verdicts_agree_where_they_keep_the_same() -> None:
@@ -389,9 +398,12 @@ async def test_verdicts_agree_where_they_keep_the_same() -> None:
 
 
 def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade[Any, Reply]:
-    tiers = [Generator(first, "Answer."), Generator(second, "Answer.")]
-    oversight = Oversight(audit=Audit(risk=0.05, share=share)) if share else None
-    return cascade(*tiers, accept=Length(least=4), oversight=oversight)
+    return Cascade(
+        small=Generator(first, "Answer."),
+        large=Generator(second, "Answer."),
+        accept=Length(least=4),
+        oversight=Oversight(audit=Audit(risk=0.05, share=share) if share else None),
+    )
 
 
 async def heard(graph: Cascade[Any, Reply]) -> str:
@@ -429,7 +441,8 @@ class BreaksOff:
 
 
 async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() -> None:
-    node = cascade(Generator(small("Hi.", "Hi."), "Answer."), BreaksOff(), accept=Length(least=4))
+    writer = Generator(small("Hi.", "Hi."), "Answer.")
+    node = Cascade(small=writer, large=BreaksOff(), accept=Length(least=4))
     assert (await node.run("How do I get there?")).output.text == "Hi."
     with pytest.raises(EndpointUnavailable):
         await heard(node)

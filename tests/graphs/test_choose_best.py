@@ -7,9 +7,9 @@ import pytest
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, OutputError, QuorumNotMet
-from moa.graphs.choose_best import choose_best
+from moa.graphs.choose_best import ChooseBest
 from moa.handoffs import Reply
-from moa.mixing.stating import last_number
+from moa.mixing.answer_extraction import last_number
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget
@@ -23,7 +23,7 @@ def model(name: str, *steps: Step) -> Generator[Reply]:
 
 
 async def test_the_model_that_agrees_most_with_itself_is_believed() -> None:
-    node = choose_best(model("a", "7", "8", "9"), model("b", "so 8", "8", "7"))
+    node = ChooseBest(nodes=[model("a", "7", "8", "9"), model("b", "so 8", "8", "7")])
     result = await node.run("3 + 4?")
     output = result.output
     assert (output.model, output.text, output.answer) == ("b", "so 8", "8")
@@ -34,7 +34,7 @@ async def test_the_model_that_agrees_most_with_itself_is_believed() -> None:
 
 async def test_votes_of_different_models_are_not_added_up() -> None:
     wrong = [model(name, "8", "8", str(n)) for n, name in enumerate("abc")]
-    output = (await choose_best(*wrong, model("d", "7", "7", "7")).run("3 + 4?")).output
+    output = (await ChooseBest(nodes=[*wrong, model("d", "7", "7", "7")]).run("3 + 4?")).output
     assert (output.model, output.answer) == ("d", "7")
 
 
@@ -42,40 +42,40 @@ async def test_the_accuracy_on_labelled_rows_tells_equals_apart() -> None:
     def models() -> list[Generator[Reply]]:
         return [model("a", "8", "8", "7"), model("b", "7", "7", "8")]
 
-    output = (await choose_best(*models(), accuracy={"a": 0.4, "b": 0.6}).run("3 + 4?")).output
+    output = (await ChooseBest(nodes=models(), accuracy={"a": 0.4, "b": 0.6}).run("3 + 4?")).output
     assert (output.model, output.tied_models) == ("b", ())
-    output = (await choose_best(*models()).run("3 + 4?")).output
+    output = (await ChooseBest(nodes=models()).run("3 + 4?")).output
     assert (output.model, output.tied_models) == ("a", ("b",))
 
 
 async def test_the_accuracy_does_not_outweigh_agreement() -> None:
     models = [model("a", "8", "8", "7"), model("b", "7", "7", "7")]
-    output = (await choose_best(*models, accuracy={"a": 0.9, "b": 0.1}).run("3 + 4?")).output
+    output = (await ChooseBest(nodes=models, accuracy={"a": 0.9, "b": 0.1}).run("3 + 4?")).output
     assert output.model == "b"
 
 
 async def test_a_dead_model_is_left_out_and_named() -> None:
-    node = choose_best(model("a", DOWN, DOWN, DOWN), model("b", "7", "7", "8"))
+    node = ChooseBest(nodes=[model("a", DOWN, DOWN, DOWN), model("b", "7", "7", "8")])
     result = await node.run("3 + 4?")
     assert (result.output.model, result.output.shares["a"]) == ("b", 0.0)
     assert sum(note.kind == "failed" for note in result.trace) == 3
 
 
 async def test_a_sample_that_fails_counts_against_its_model() -> None:
-    node = choose_best(model("a", "8", DOWN, DOWN), model("b", "7", "7", "8"))
+    node = ChooseBest(nodes=[model("a", "8", DOWN, DOWN), model("b", "7", "7", "8")])
     output = (await node.run("3 + 4?")).output
     assert (output.model, output.partial) == ("b", True)
 
 
 async def test_where_all_fail_the_error_has_each_cause() -> None:
-    node = choose_best(model("a", *[DOWN] * 3), model("b", *[DOWN] * 3))
+    node = ChooseBest(nodes=[model("a", *[DOWN] * 3), model("b", *[DOWN] * 3)])
     with pytest.raises(QuorumNotMet) as caught:
         await node.run("3 + 4?")
     assert len(caught.value.causes) == 6
 
 
 async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
-    node = choose_best(model("a", "7", "7"), model("b"), samples=2)
+    node = ChooseBest(nodes=[model("a", "7", "7"), model("b")], samples=2)
     result = await node.run("3 + 4?", RunContext(budget=Budget(calls=2)))
     assert (result.output.answer, result.output.partial) == ("7", True)
     assert "degraded" in {note.kind for note in result.trace}
@@ -83,13 +83,13 @@ async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
 
 async def test_samples_without_an_answer_are_an_error() -> None:
     silent = SimulatedEndpoint(rule=lambda _: "Hm.")
-    node = choose_best(Generator(silent, "Work it out."), key=last_number)
+    node = ChooseBest(nodes=[Generator(silent, "Work it out.")], key=last_number)
     with pytest.raises(OutputError, match="none of 3 samples"):
         await node.run("3 + 4?")
 
 
 async def test_only_the_chosen_answer_is_streamed() -> None:
-    node = choose_best(model("a", "8", "9"), model("b", "so 7", "7"), samples=2)
+    node = ChooseBest(nodes=[model("a", "8", "9"), model("b", "so 7", "7")], samples=2)
     pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
     assert [piece.text for piece in pieces] == ["so 7"]
 
@@ -106,9 +106,9 @@ def test_what_can_not_be_chosen_from_is_refused(
     models: list[str], accuracy: dict[str, float], fault: str
 ) -> None:
     with pytest.raises(ConfigError, match=fault):
-        choose_best(*map(model, models), accuracy=accuracy)
+        ChooseBest(nodes=[*map(model, models)], accuracy=accuracy)
 
 
 def test_each_model_is_drawn_however_many_there_are() -> None:
-    drawn = choose_best(*(model(f"model {n}") for n in range(11))).draw().mermaid
+    drawn = ChooseBest(nodes=[model(f"model {n}") for n in range(11)]).draw().mermaid
     assert all(f"model {n} x 3" in drawn for n in range(11))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
-from moa.graphs.code import Code, Review, SandboxResult, code, source_of
+from moa.graphs.code import Code, Review, SandboxResult, source_of
 from moa.testing import ScriptedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget
@@ -42,7 +42,7 @@ class Recorder:
 
 async def test_a_program_takes_one_call_and_is_parsed() -> None:
     model = large(GOOD)
-    program = (await code(model).run("Add two numbers.")).output
+    program = (await Code(writer=model).run("Add two numbers.")).output
     assert program.text == "def add(a, b):\n    return a + b"
     assert (program.language, program.parsed_by, program.faults) == ("python", "python", ())
     assert (program.reviewed, program.sandboxed, program.tries) == (False, None, 1)
@@ -54,7 +54,7 @@ async def test_a_value_alone_is_no_program() -> None:
     plan = '{"language": "Python", "parts": ["a function"]}'
     for reply in (plan, f"```python\n{plan}\n```"):
         model = large(reply, GOOD)
-        program = (await code(model).run("Add two numbers.")).output
+        program = (await Code(writer=model).run("Add two numbers.")).output
         assert program.text == "def add(a, b):\n    return a + b"
         assert "a value alone" in model.prompts[1].messages[-1].content
 
@@ -63,7 +63,7 @@ async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() ->
     source = "root = ET.fromstring('<data><i/></data>')"
     reviewer = large(Review(faults=("<data> is empty",)), FINE)
     model = large(f"```python\n{source}\n```", GOOD)
-    result = await code(model, reviewer).run("Parse <data>.")
+    result = await Code(writer=model, reviewer=reviewer).run("Parse <data>.")
     assert not any(note.kind == "repaired" for note in result.trace)
     assert source in reviewer.prompts[0].messages[-1].content
     assert source in model.prompts[1].messages[-1].content  # the draft, to be mended
@@ -72,7 +72,7 @@ async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() ->
 
 async def test_a_syntax_error_goes_back_to_the_writer_with_its_place() -> None:
     model = large(BAD, GOOD)
-    result = await code(model).run("Add two numbers.")
+    result = await Code(writer=model).run("Add two numbers.")
     assert result.output.tries == 1
     assert "line 1: 'def add(a, b)'" in model.prompts[1].messages[-1].content
     assert any(note.kind == "repaired" for note in result.trace)
@@ -80,12 +80,12 @@ async def test_a_syntax_error_goes_back_to_the_writer_with_its_place() -> None:
 
 async def test_a_program_that_never_parses_is_an_error() -> None:
     with pytest.raises(OutputError, match="no valid python"):
-        await code(large(BAD, BAD), repairs=1).run("Add two numbers.")
+        await Code(writer=large(BAD, BAD), repairs=1).run("Add two numbers.")
 
 
 async def test_what_the_reviewer_finds_goes_back_to_the_writer() -> None:
     model, reviewer = large(GOOD, GOOD), large(Review(faults=("add(1) raises",)), FINE)
-    program = (await code(model, reviewer).run("Add.")).output
+    program = (await Code(writer=model, reviewer=reviewer).run("Add.")).output
     assert (program.faults, program.tries, program.reviewed) == ((), 2, True)
     asked = model.prompts[1].messages[-1].content
     assert "- add(1) raises" in asked
@@ -94,7 +94,7 @@ async def test_what_the_reviewer_finds_goes_back_to_the_writer() -> None:
 
 async def test_faults_that_stay_are_told() -> None:
     reviewer = large(Review(faults=("it is wrong",)))
-    program = (await code(large(GOOD), reviewer, tries=1).run("Add.")).output
+    program = (await Code(writer=large(GOOD), reviewer=reviewer, tries=1).run("Add.")).output
     assert program.faults == ("it is wrong",)
 
 
@@ -103,7 +103,7 @@ async def test_a_sandbox_runs_the_tests_that_the_writer_wrote_and_their_failure_
     passing = SandboxResult(passed=True)
     sandbox = Recorder([failing, passing])
     model = large(GOOD, GOOD)
-    program = (await code(model, sandbox=sandbox).run("Add.")).output
+    program = (await Code(writer=model, sandbox=sandbox).run("Add.")).output
     assert "AssertionError: 4 != 3" in model.prompts[1].messages[-1].content
     assert "tests" in model.prompts[0].messages[0].content
     assert (program.sandboxed, program.faults, program.tries) == (passing, (), 2)
@@ -114,7 +114,7 @@ async def test_a_sandbox_runs_the_tests_that_the_writer_wrote_and_their_failure_
 async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> None:
     failing = SandboxResult(passed=False, output="AssertionError")
     model = large(GOOD, "```python\ndef add(a, b):\n    return 4\n```")
-    graph = code(model, sandbox=Recorder([failing, failing]), tries=2)
+    graph = Code(writer=model, sandbox=Recorder([failing, failing]), tries=2)
     program = (await graph.run("Add.")).output
     assert "return a + b" in program.text
     assert program.faults == ("it failed when it was run: AssertionError",)
@@ -122,7 +122,7 @@ async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> N
 
 async def test_what_the_reviewer_rejects_is_not_run() -> None:
     sandbox, reviewer = Recorder([]), large(Review(faults=("it deletes files",)))
-    graph = code(large(GOOD), reviewer, sandbox=sandbox, tries=1)
+    graph = Code(writer=large(GOOD), reviewer=reviewer, sandbox=sandbox, tries=1)
     program = (await graph.run("Add.")).output
     assert program.sandboxed is None
     assert sandbox.ran == []
@@ -133,7 +133,7 @@ async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run(
         async def run(self, code: str, tests: str, /) -> SandboxResult:
             raise OSError("no container")
 
-    result = await code(large(GOOD), large(FINE), sandbox=Broken()).run("Add.")
+    result = await Code(writer=large(GOOD), reviewer=large(FINE), sandbox=Broken()).run("Add.")
     program = result.output
     assert "return a + b" in program.text
     assert (program.sandboxed, program.faults, program.reviewed) == (None, (), True)
@@ -144,7 +144,7 @@ async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run(
 async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run() -> None:
     sandbox = Recorder([])
     reviewer = large(EndpointUnavailable("down", endpoint="large"))
-    result = await code(large(GOOD), reviewer, sandbox=sandbox).run("Add.")
+    result = await Code(writer=large(GOOD), reviewer=reviewer, sandbox=sandbox).run("Add.")
     assert "return a + b" in result.output.text
     assert (result.output.reviewed, sandbox.ran) == (False, [])
     assert any(note.kind == "degraded" for note in result.trace)
@@ -154,7 +154,7 @@ async def test_of_a_long_output_the_writer_sees_the_end() -> None:
     long = SandboxResult(passed=False, output="x" * 9000 + "the end")
     model = large(GOOD, GOOD)
     sandbox = Recorder([long, SandboxResult(passed=True)])
-    result = await code(model, sandbox=sandbox).run("Add.")
+    result = await Code(writer=model, sandbox=sandbox).run("Add.")
     asked = model.prompts[1].messages[-1].content
     assert "the end" in asked
     assert len(asked) < 6000
@@ -167,26 +167,26 @@ async def test_a_sandbox_that_hangs_ends_with_the_run() -> None:
             await asyncio.Event().wait()
             raise AssertionError("never set")
 
-    graph = code(large(GOOD), sandbox=Hanging(), timeout_s=1.0)
+    graph = Code(writer=large(GOOD), sandbox=Hanging(), timeout_s=1.0)
     program = (await graph.run("Add.")).output
     assert "it had not ended after" in program.faults[0]
 
 
 async def test_without_budget_for_another_try_the_program_stands_with_its_faults() -> None:
     reviewer = large(Review(faults=("slow",)))
-    result = await code(large(GOOD), reviewer, budget=Budget(calls=2)).run("Add.")
+    result = await Code(writer=large(GOOD), reviewer=reviewer, budget=Budget(calls=2)).run("Add.")
     assert result.output.faults == ("slow",)
     assert any(note.kind == "degraded" for note in result.trace)
 
 
 async def test_a_first_try_without_budget_is_an_error() -> None:
     with pytest.raises(BudgetExceeded):
-        await code(large(GOOD), budget=Budget(calls=0)).run("Add.")
+        await Code(writer=large(GOOD), budget=Budget(calls=0)).run("Add.")
 
 
 async def test_only_the_program_that_stands_is_shown() -> None:
     model, reviewer = large(GOOD, GOOD), large(Review(faults=("x",)), FINE)
-    events = [event async for event in code(model, reviewer).stream("Add.")]
+    events = [event async for event in Code(writer=model, reviewer=reviewer).stream("Add.")]
     assert sum(isinstance(event, Piece) for event in events) == 1
 
 
@@ -226,7 +226,9 @@ async def test_without_a_sandbox_nothing_is_executed(tmp_path: Path) -> None:
     )
 
     def graph() -> Code:
-        return code(large(BAD, program, program), large(Review(faults=(touch,)), FINE))
+        return Code(
+            writer=large(BAD, program, program), reviewer=large(Review(faults=(touch,)), FINE)
+        )
 
     await graph().run("Touch a file.")  # what is imported at first use is there now
     with executions() as seen:
@@ -292,10 +294,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_at_least_one_try_is_needed() -> None:
-    with pytest.raises(ConfigError, match="tries=0"):
-        code(large(), tries=0)
+    with pytest.raises(ConfigError, match="code: tries"):
+        Code(writer=large(), tries=0)
 
 
 def test_it_can_be_drawn_with_a_sandbox() -> None:
-    assert "sandbox" in code(large(), sandbox=Recorder([])).draw().mermaid
-    assert "sandbox" not in code(large()).draw().mermaid
+    assert "sandbox" in Code(writer=large(), sandbox=Recorder([])).draw().mermaid
+    assert "sandbox" not in Code(writer=large()).draw().mermaid

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from moa.agents.debater import Debater
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
-from moa.graphs.debate import Debate, debate
-from moa.mixing.picking import Best, Listwise
-from moa.mixing.stating import last_number
+from moa.graphs.debate import Debate, Debater
+from moa.mixing.answer_extraction import last_number
+from moa.mixing.judges import Best, Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget
@@ -22,7 +21,7 @@ def says(*steps: Step) -> ScriptedEndpoint:
 
 
 def among(*endpoints: ScriptedEndpoint, rounds: int = 2) -> Debate:
-    return debate(*map(Debater, endpoints), rounds=rounds)
+    return Debate(debaters=[*map(Debater, endpoints)], rounds=rounds)
 
 
 def asked(endpoint: ScriptedEndpoint) -> str:
@@ -57,7 +56,7 @@ async def test_answers_are_read_and_written_anew_until_all_agree() -> None:
 async def test_nobody_reads_the_name_of_another() -> None:
     endpoints = [says("1", "1"), says("2", "2"), says("3", "3")]
     debaters = [Debater(e, name=f"model {n}") for n, e in enumerate(endpoints)]
-    await debate(*debaters, rounds=1).run("?")
+    await Debate(debaters=debaters, rounds=1).run("?")
     assert all("model" not in asked(endpoint) for endpoint in endpoints)
     firsts = [
         asked(endpoint).partition("Another answer:\n<data>\n")[2][0] for endpoint in endpoints
@@ -79,7 +78,7 @@ async def test_without_agreement_the_majority_decides() -> None:
 async def test_a_judge_decides_where_there_is_one() -> None:
     judge = says(Best(best=1), Best(best=2))
     debaters = [Debater(says("7")), Debater(says("8")), Debater(says("8"))]
-    node = debate(*debaters, rounds=0, judge=Listwise(judge))
+    node = Debate(debaters=debaters, rounds=0, judge=Listwise(judge))
     output = (await node.run("3 + 4?")).output
     assert (output.answer, output.by, output.votes) == ("7", "judge", {"8": 2, "7": 1})
 
@@ -87,7 +86,7 @@ async def test_a_judge_decides_where_there_is_one() -> None:
 async def test_a_judge_that_prefers_nothing_leaves_it_to_the_majority() -> None:
     judge = says(Best(best=1), Best(best=1))
     debaters = [Debater(says("7")), Debater(says("8")), Debater(says("8"))]
-    result = await debate(*debaters, rounds=0, judge=Listwise(judge)).run("3 + 4?")
+    result = await Debate(debaters=debaters, rounds=0, judge=Listwise(judge)).run("3 + 4?")
     assert (result.output.answer, result.output.by) == ("8", "majority")
     assert "the verdict is tied" in next(n.text for n in result.trace if n.kind == "degraded")
 
@@ -95,7 +94,7 @@ async def test_a_judge_that_prefers_nothing_leaves_it_to_the_majority() -> None:
 async def test_a_judge_may_choose_a_text_that_can_not_be_compared() -> None:
     judge = says(Best(best=2), Best(best=1))
     debaters = [Debater(says("It is 7.")), Debater(says("Nobody knows."))]
-    node = debate(*debaters, rounds=0, judge=Listwise(judge), key=last_number)
+    node = Debate(debaters=debaters, rounds=0, judge=Listwise(judge), key=last_number)
     output = (await node.run("?")).output
     assert (output.text, output.answer, output.confidence) == ("Nobody knows.", "", 0.0)
 
@@ -121,7 +120,7 @@ async def test_a_thin_budget_ends_the_debate_with_the_answers_so_far() -> None:
 
 async def test_it_ends_after_its_rounds() -> None:
     endpoints = [SimulatedEndpoint(rule=lambda _, n=n: str(n)) for n in range(3)]
-    result = await debate(*map(Debater, endpoints), rounds=2).run("?")
+    result = await Debate(debaters=[*map(Debater, endpoints)], rounds=2).run("?")
     assert (result.output.rounds, result.usage.calls) == (2, 9)
     assert result.output.tied == ("1", "2")
 
@@ -134,10 +133,12 @@ async def test_only_the_answer_in_the_end_is_streamed() -> None:
 
 def test_one_alone_does_not_debate() -> None:
     with pytest.raises(ConfigError, match="two or more"):
-        debate(Debater(says()))
+        Debate(debaters=[Debater(says())])
 
 
 def test_it_is_drawn_with_its_rounds_and_its_judge() -> None:
-    drawn = debate(Debater(says()), Debater(says()), judge=Listwise(says())).draw().mermaid
+    drawn = (
+        Debate(debaters=[Debater(says()), Debater(says())], judge=Listwise(says())).draw().mermaid
+    )
     assert "debater 1, up to 2 x" in drawn
     assert "judge" in drawn

@@ -19,8 +19,9 @@ from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
 from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
+from moa.endpoints import Endpoint
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
-from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in, monitor
+from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -45,6 +46,11 @@ def reporter(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="large", tier="llm", steps=steps or ["Apps crash."])
 
 
+def watching(writer: Endpoint | None, **settings: Any) -> Monitor:
+    given: Any = {"window": None if "seconds" in settings else 10, **settings}
+    return Monitor(decider=topics(), writer=writer, **given)
+
+
 async def reports(watched: Monitor, texts: Sequence[str]) -> dict[int, Report]:
     """Run one after another; the reports by the place of their item."""
     found: dict[int, Report] = {}
@@ -60,7 +66,7 @@ CALM, CHANGED = ["card", "card", "card", "app"] * 10, ["app crash"] * 20
 
 async def test_a_change_is_reported_at_the_end_of_its_window() -> None:
     large = reporter()
-    watched = monitor(topics(), large, window=10)
+    watched = watching(large)
     found = await reports(watched, CALM + CHANGED)
     (place,) = found
     report = found[place]
@@ -80,17 +86,17 @@ async def test_a_change_is_reported_at_the_end_of_its_window() -> None:
 
 
 async def test_while_nothing_changes_the_large_model_is_not_asked() -> None:
-    assert await reports(monitor(topics(), reporter(), window=10), CALM * 4) == {}
+    assert await reports(watching(reporter()), CALM * 4) == {}
 
 
 async def test_after_a_report_there_is_a_new_reference() -> None:
     large = reporter("first", "second")
-    found = await reports(monitor(topics(), large, window=10), CALM + ["app"] * 100 + ["card"] * 30)
+    found = await reports(watching(large), CALM + ["app"] * 100 + ["card"] * 30)
     assert [report.text for report in found.values()] == ["first", "second"]
 
 
 async def test_a_label_that_was_not_there_before_is_a_change() -> None:
-    found = await reports(monitor(topics(), reporter(), window=10), ["card"] * 40 + CHANGED)
+    found = await reports(watching(reporter()), ["card"] * 40 + CHANGED)
     (report,) = found.values()
     assert {one.label for one in report.moved} == {"card", "app"}
     assert "topic: app" in report.examples
@@ -114,13 +120,13 @@ def test_the_order_of_completion_does_not_matter(order: list[int], down: set[int
 
     async def main() -> list[Result[Observation] | BaseException]:
         large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
-        watched = monitor(Late(), large, window=10)
+        watched = Monitor(decider=Late(), writer=large, window=10)
         runs = (watched.run(Item(text=text)) for text in texts)
         return await asyncio.gather(*runs, return_exceptions=True)
 
     async def one_by_one() -> dict[int, Report]:
         large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
-        watched, found = monitor(topics(), large, window=10), dict[int, Report]()
+        watched, found = watching(large), dict[int, Report]()
         for place, text in enumerate(texts):
             try:
                 report = (await watched.run(Item(text=text))).output.report
@@ -185,7 +191,7 @@ def test_the_exact_test_gives_known_values(counts: tuple[int, int, int, int], p:
 
 async def test_a_report_that_can_not_be_written_holds_the_figures() -> None:
     down = EndpointUnavailable("refused", endpoint="large")
-    found = await reports(monitor(topics(), reporter(down), window=10), CALM + CHANGED)
+    found = await reports(watching(reporter(down)), CALM + CHANGED)
     (report,) = found.values()
     assert not report.written
     assert "topic: 'app' is more frequent" in report.text
@@ -193,7 +199,7 @@ async def test_a_report_that_can_not_be_written_holds_the_figures() -> None:
 
 
 async def test_without_a_writer_reports_hold_the_figures() -> None:
-    watched = monitor(topics(), None, window=10)
+    watched = watching(None)
     (report,) = (await reports(watched, CALM + CHANGED)).values()
     assert not report.written
     assert "100 % in the latest window" in report.text
@@ -201,7 +207,7 @@ async def test_without_a_writer_reports_hold_the_figures() -> None:
 
 
 async def test_a_change_survives_the_item_that_was_to_tell_of_it() -> None:
-    watched = monitor(topics(), reporter(), window=10)
+    watched = watching(reporter())
     found = await reports(watched, CALM)
     texts, place = [*CHANGED], 0
     for place, text in enumerate(texts, start=1):
@@ -218,10 +224,10 @@ async def test_a_change_survives_the_item_that_was_to_tell_of_it() -> None:
 
 async def test_a_file_keeps_the_windows(tmp_path: Path) -> None:
     file = tmp_path / "windows.json"
-    whole = await reports(monitor(topics(), reporter(), window=10), CALM + CHANGED)
+    whole = await reports(watching(reporter()), CALM + CHANGED)
     found: dict[int, Report] = {}
     for place, text in enumerate(CALM + CHANGED, start=1):  # a new process for each item
-        watched = monitor(topics(), reporter(), window=10, file=file)
+        watched = watching(reporter(), state=file)
         report = (await watched.run(Item(text=text))).output.report
         if report is not None:
             found[place] = report
@@ -231,13 +237,13 @@ async def test_a_file_keeps_the_windows(tmp_path: Path) -> None:
 async def test_a_change_that_nobody_told_of_is_kept_for_the_next_process(tmp_path: Path) -> None:
     file = tmp_path / "windows.json"
     hanging = SimulatedEndpoint(tier="llm", latency_s=3600, rule=lambda _: "never")
-    watched = monitor(topics(), hanging, window=10, file=file)
+    watched = watching(hanging, state=file)
     await reports(watched, CALM)
     await reports(watched, CHANGED[:9])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await watched.run(Item(text=CHANGED[9]))
-    found = await reports(monitor(topics(), reporter(), window=10, file=file), ["card"])
+    found = await reports(watching(reporter(), state=file), ["card"])
     assert list(found) == [1]
 
 
@@ -245,12 +251,12 @@ def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "windows.json"
     file.write_text("{")
     with pytest.raises(ConfigError, match="keeps the windows of a monitor"):
-        monitor(topics(), reporter(), file=file)
+        watching(reporter(), state=file)
 
 
 async def test_windows_go_by_time() -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    watched = monitor(topics(), reporter(), window=timedelta(minutes=10), reference=3)
+    watched = watching(reporter(), seconds=600, reference=3)
     found: dict[int, Report] = {}
     for minute, text in enumerate(CALM + CHANGED):
         at = start + timedelta(minutes=minute)
@@ -263,7 +269,7 @@ async def test_windows_go_by_time() -> None:
 
 
 async def test_empty_times_are_no_windows() -> None:
-    watched = monitor(topics(), reporter(), window=timedelta(seconds=60))
+    watched = watching(reporter(), seconds=60)
     day = datetime(2026, 1, 1)
     for days in range(3):
         await watched.run(Item(text="card", at=day + timedelta(days=days)))
@@ -275,14 +281,14 @@ async def test_a_stream_is_watched() -> None:
         for text in CALM + CHANGED:
             yield text
 
-    watched = monitor(topics(), reporter(), window=10)
+    watched = watching(reporter())
     results = [result async for result in watched.watch(stream())]
     assert len(results) == 60
     assert sum(result.output.report is not None for result in results) == 1
 
 
 async def test_the_report_is_streamed_while_it_is_written() -> None:
-    watched = monitor(topics(), reporter(), window=10)
+    watched = watching(reporter())
     await reports(watched, CALM)
     events = [e for text in CHANGED async for e in watched.stream(Item(text=text))]
     pieces = [event.text for event in events if isinstance(event, Piece)]
@@ -300,7 +306,7 @@ async def test_an_item_does_not_wait_beyond_its_time() -> None:
                 await never.wait()
             return await topics().run(request, context)
 
-    watched = monitor(Hanging(), reporter(), window=2)
+    watched = Monitor(decider=Hanging(), writer=reporter(), window=2)
     async with asyncio.TaskGroup() as group:
         hung = group.create_task(watched.run(Item(text="hang")))
         await asyncio.sleep(0)
@@ -346,7 +352,7 @@ def test_labels_are_read_from_the_models_in_a_decision() -> None:
 async def test_a_node_that_decides_nothing_is_refused() -> None:
     writer = Generator(SimulatedEndpoint(rule=lambda _: "Hm."), "Answer.")
     with pytest.raises(ConfigError, match="holds no labels to watch"):
-        await monitor(writer, None).run(Item(text="x"))
+        await Monitor(decider=writer, writer=None).run(Item(text="x"))
 
 
 async def test_a_stream_goes_on_after_an_item_that_failed_where_somebody_is_told() -> None:
@@ -355,7 +361,7 @@ async def test_a_stream_goes_on_after_an_item_that_failed_where_somebody_is_told
             yield text
 
     told: list[str] = []
-    watched = monitor(topics(), None).watch(
+    watched = watching(None).watch(
         items(), failed=lambda item, error: told.append(f"{item.text}: {error}")
     )
     assert len([result async for result in watched]) == 2
@@ -374,17 +380,17 @@ async def test_a_stream_without_an_end_fills_no_trace(monkeypatch: pytest.Monkey
             yield text
 
     monkeypatch.setattr("moa.graphs.monitor.RunContext", context)
-    results = [result async for result in monitor(topics(), None).watch(items())]
+    results = [result async for result in watching(None).watch(items())]
     assert all(result.trace for result in results)
     assert not made[0].trace
 
 
 async def test_what_is_kept_of_other_labels_is_not_compared(tmp_path: Path) -> None:
     file = tmp_path / "windows.json"
-    await reports(monitor(topics(), None, window=10, file=file), CALM)
+    await reports(watching(None, state=file), CALM)
     small = SimulatedEndpoint(name="small", rule=decide)
     other = Classifier(small, ["card", "app", "loan"], none=False, name="topic")
-    watched = monitor(other, None, window=10, file=file)
+    watched = Monitor(decider=other, writer=None, window=10, state=file)
     first = await watched.run(Item(text="app"))
     assert any("counted anew" in note.text for note in first.trace)
     assert watched.windows.state.window.number == 1
@@ -392,14 +398,12 @@ async def test_what_is_kept_of_other_labels_is_not_compared(tmp_path: Path) -> N
     assert not await reports(watched, CHANGED)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"window": 0}, {"window": timedelta(0)}, {"reference": 0}, {"alpha": 1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"seconds": 0}, {"reference": 0}, {"alpha": 1.0}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="hold something"):
-        monitor(topics(), reporter(), **wrong)
+    with pytest.raises(ConfigError, match=f"monitor: {next(iter(wrong))}: "):
+        watching(reporter(), **wrong)
 
 
 def test_it_can_be_drawn() -> None:
-    drawn = monitor(topics(), reporter()).draw().mermaid
+    drawn = watching(reporter()).draw().mermaid
     assert all(name in drawn for name in ("topic", "windows", "report"))

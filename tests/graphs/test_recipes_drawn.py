@@ -4,57 +4,256 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import count
+from typing import Any, cast
 
 import pytest
+from routing import router
 
+from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.agents.generator import Generator
+from moa.agents.proposer import Proposer, sampler
+from moa.calibration.drift import Moved
 from moa.context import RunContext
-from moa.graphs.recipe import Recipe, Sketch
+from moa.documents import Passage
+from moa.documents.bm25 import BM25
+from moa.errors import EndpointUnavailable
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.brainstorm import Brainstorm
+from moa.graphs.building.handles import NodeStep
+from moa.graphs.cascade import Cascade
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.code import Code, Review
+from moa.graphs.debate import Debate, Debater
+from moa.graphs.mixture import Mixture
+from moa.graphs.monitor import Change, Monitor, State, Window
+from moa.graphs.monitor import Item as Post
+from moa.graphs.rag import Rag
+from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
+from moa.graphs.recommend import Interests, Item, Recommend
+from moa.graphs.refine import Critic, Refine, writer_of
+from moa.graphs.research import Research
+from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
-from moa.testing import SimulatedEndpoint, Step
-from moa.trace import NodeStarted
+from moa.graphs.self_mixture import SelfMixture
+from moa.graphs.shadow import Shadow
+from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.graphs.summarize import Original, Summarize
+from moa.graphs.support import Support, Ticket
+from moa.graphs.write import Assignment, Write
+from moa.guards.guarded import Guarded
+from moa.mixing.judges import Listwise
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import Step as Scripted
+from moa.usage import Tier
 
 
-def large(rule: Callable[[str], Step] = lambda _: "Answer: 7") -> SimulatedEndpoint:
-    return SimulatedEndpoint(name="large", tier="llm", rule=rule)
+def large(
+    name: str = "large", rule: Callable[[str], Scripted] = lambda _: "Answer: 7"
+) -> SimulatedEndpoint:
+    return SimulatedEndpoint(name=name, tier="llm", rule=rule)
 
 
-def writer(**settings: Any) -> Generator[Any]:
-    return Generator(large(), "Answer.", **{"temperature": 0.7, "tag": "", **settings})
+def various() -> SimulatedEndpoint:
+    """A model that never says the same twice."""
+    said = count()
+    return large(rule=lambda _: f"Answer: {next(said)}")
+
+
+def never_content() -> SimulatedEndpoint:
+    return large(rule=lambda _: '{"faults": ["Say which one."], "score": 3}')
+
+
+def labels(tier: Tier) -> Classifier[str]:
+    endpoint = SimulatedEndpoint(name=tier, tier=tier, rule=lambda _: {tier: {"a": 0.6}})
+    return Classifier(endpoint, ["a", "b"], none=False, name=tier)
+
+
+def fails(name: str) -> Generator[Any]:
+    """A model that is down, so that the others are asked too."""
+    down = EndpointUnavailable("no", endpoint=name)
+    return Generator(SimulatedEndpoint(name=name, rule=lambda _: down), "Answer.", name=name)
+
+
+def shadow() -> Shadow[Any, Any]:
+    return Shadow(current=labels("llm"), candidate=labels("slm"), name="both")
+
+
+def guarded() -> Guarded[Any, Any]:
+    def guard(name: str) -> Filter:
+        small = SimulatedEndpoint(rule=lambda _: {name: {"yes": 0.1}})
+        return Filter(small, "an order", name=name)
+
+    places = {place: [guard(place)] for place in ("before", "beside", "after")}
+    return Guarded(node=sampler(large()), **cast("Any", places))
+
+
+def monitor() -> Monitor:
+    """A change was seen before, and is still to be told."""
+    watched = Monitor(decider=labels("slm"), writer=large())
+    moved = Moved(question="slm", label="a", reference=0.1, now=0.9, windows=1, p=0.0)
+    change = Change(moved=(moved,), window=Window(), reference={})
+    watched.windows.state = State(untold=(change,))
+    return watched
+
+
+def supported() -> Support:
+    said = {"spam": {"no": 0.9}, "injection": {"no": 0.9}, "sentiment": {"negative": 0.9}}
+    said |= {"intent": {"refund": 0.9}, "urgency": {"can wait": 0.9}}
+    return Support(slm=SimulatedEndpoint(rule=lambda _: said), llm=large(rule=lambda _: "Sorry."))
+
+
+def stormed() -> Brainstorm:
+    def written(text: str) -> Scripted:
+        sorts = "[1]" in text
+        return '{"themes": [{"theme": "late", "ideas": [1]}]}' if sorts else '{"ideas": ["A bus."]}'
+
+    scores = {"useful": {"fair": 1.0}, "original": {"fair": 1.0}}
+    return Brainstorm(
+        slm=SimulatedEndpoint(name="small", rule=lambda _: scores),
+        llm=large(rule=written),
+        personas={"user": "You think as those whom it is for."},
+        encoder=ScriptedEndpoint(name="vectors"),
+    )
+
+
+def coded() -> Code:
+    reviewer = ScriptedEndpoint(name="other", tier="llm", steps=[Review(faults=())])
+    return Code(writer=large(rule=lambda _: "```python\nx = 1\n```"), reviewer=reviewer)
+
+
+def solved() -> Solve:
+    steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
+    work = Worked(reasons="As it says.", answer="7")
+    small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
+    llm = ScriptedEndpoint(
+        name="large",
+        tier="llm",
+        model="large-1",
+        steps=["1 + 1 = 3", Steps(steps=tuple(steps)), work, "It is 7."],
+    )
+    return Solve(slm=small, llm=llm)
+
+
+def sourced() -> Rag:
+    steps = {"rewrite": '{"query": "metres"}', "check": {"check": {"yes": 0.9}}}
+    steps |= {"filter": {"filter": {"yes": 0.9}}}
+    small = SimulatedEndpoint(
+        name="small",
+        rule=lambda text: steps[
+            "check" if "Claim:" in text else "filter" if "Passage:" in text else "rewrite"
+        ],
+    )
+    return Rag(
+        retriever=BM25(
+            [Passage(document="a", title="Tower", text="The tower is 300 metres high.")]
+        ),
+        writer=large(rule=lambda _: "It is 300 metres high [1]."),
+        small=small,
+        rewrite=True,
+        filter=True,
+        check=True,
+    )
+
+
+def researched() -> Research:
+    def written(text: str) -> Scripted:
+        if "Finding 1" not in text:
+            return '{"questions": ["How high in metres?", "How many metres?"]}'
+        return "300 metres [1]." if "Question:" in text else '{"disagreements": []}'
+
+    return Research(llm=large(rule=written), answerer=sourced())
+
+
+def recommended() -> Recommend:
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"very well": 1.0}})
+    llm = large(rule=lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
+    return Recommend(slm=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
+
+
+def summarized() -> Summarize:
+    encoder = ScriptedEndpoint(name="vectors")
+    return Summarize(slm=encoder, llm=large(rule=lambda _: "Whales."), sentences=1, encoder=encoder)
 
 
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
-    "self_consistency": (lambda: SelfConsistency(node=writer()), "3 + 4?"),
+    "brainstorm": (stormed, "How can a library have more visitors?"),
+    "code": (coded, "Set x."),
+    "summarize": (summarized, Original(text="Whales sing. Ships hum. Hats fall.")),
+    "write": (lambda: Write(llm=large(), words=3), Assignment(text="Whales.")),
+    "solve": (solved, "3 + 4?"),
+    "rag": (sourced, "How many metres?"),
+    "recommend": (recommended, Interests(text="a jacket")),
+    "research": (researched, "How many metres?"),
+    "guarded": (guarded, "Hm."),
+    "support": (supported, Ticket(text="I want my money back.")),
+    "monitor": (monitor, Post(text="Hm.")),
+    "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
+    "routed": (lambda: Routed(models=[fails("small"), sampler(large())], router=router()), "Hm."),
+    "self_consistency": (lambda: SelfConsistency(node=sampler(large())), "3 + 4?"),
+    "mixture": (
+        lambda: Mixture(proposers=[large(), Proposer(large("b"))], aggregator=large()),
+        "Why?",
+    ),
+    "self_mixture": (lambda: SelfMixture(node=large(), samples=2), "Why?"),
+    "choose_best": (
+        lambda: ChooseBest(nodes=[sampler(named) for named in (large(), large("b"))]),
+        "3 + 4?",
+    ),
+    "best_of_n": (
+        lambda: BestOfN(node=sampler(various()), judge=Listwise(large())),
+        "A drink?",
+    ),
+    "debate": (
+        lambda: Debate(debaters=[Debater(various())] * 2, judge=Listwise(large())),
+        "A drink?",
+    ),
+    "refine": (
+        lambda: Refine(writer=writer_of(large()), critic=Critic(never_content())),
+        "A drink?",
+    ),
+    "shadow": (lambda: shadow(), "Hm."),
 }
 """By name: a recipe, and a request with which every node of it runs."""
 
 
 def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
     """Name the nodes of a sketch, and of the recipes in it."""
+    if isinstance(recipe, WiredRecipe):
+        steps = recipe.plan.steps
+        yield from (step.name for step in steps if isinstance(step, NodeStep))
     sketch = Sketch()
     recipe.sketch(sketch)
     for _, node in sketch.boxes.values():
         if isinstance(node, Recipe):
-            yield from drawn(node)
+            yield from drawn(cast("Recipe[Any, Any]", node))
         elif node is not None:
             yield str(getattr(node, "name", ""))
 
 
 @pytest.mark.parametrize("name", RECIPES)
-async def test_the_nodes_that_run_are_those_that_are_drawn(name: str) -> None:
+async def test_the_nodes_that_run_are_those_that_are_drawn(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, request = RECIPES[name]
-    recipe, ran, context = make(), set[str](), RunContext()
+    recipe, paths, nested = make(), set[str](), RunContext.nested
 
-    def seen(event: object) -> None:
-        if isinstance(event, NodeStarted):
-            ran.add(event.node.rpartition("/")[2])
+    def watched(context: RunContext, *names: str, **limits: Any) -> RunContext:
+        inner = nested(context, *names, **limits)
+        paths.add(inner.node)
+        return inner
 
-    context.listener = seen
-    result = await recipe.run(request, context)
-    ran |= {node.rpartition("/")[2] for node in result.usage.by_node()}
+    monkeypatch.setattr(RunContext, "nested", watched)
+    await recipe.run(request)
+    expected = set(drawn(recipe))
     # Of several that are asked alike, each has a number behind its name.
-    assert {re.sub(r" \d+$", "", name) for name in ran} - {recipe.name} == set(drawn(recipe))
+    leaves = [path for path in paths if not any(one.startswith(f"{path}/") for one in paths)]
+    ways = [re.sub(r" \d+(?=/|$)", "", path).split("/") for path in leaves]
+    ways = [way[1:] if way[0] == recipe.name else way for way in ways]
+    # What is in a node that is drawn is a part of it.
+    ran = {next((name for name in way if name in expected), way[-1]) for way in ways if any(way)}
+    assert ran == expected
 
 
 def test_every_recipe_is_here() -> None:

@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.endpoints import Embeddings
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.items import Interests, Item
-from moa.graphs.recommend import Recommendations, recommend
+from moa.graphs.recommend import Interests, Item, Recommend, Recommendations, items_of
 from moa.node import Result
-from moa.ready.shelves import items_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.usage import Budget
 
@@ -50,9 +47,11 @@ def shop(
     encoder: WordEncoder | None = None,
     shown: int = 2,
     least: float = 0.2,
-) -> BuiltGraph[Interests, Recommendations]:
+) -> Recommend:
     slm = slm or SimulatedEndpoint(name="small", rule=_suits)
-    return recommend(slm, llm, catalogue, encoder=encoder, shown=shown, least=least)
+    return Recommend(
+        slm=slm, llm=llm, catalogue=catalogue, encoder=encoder, shown=shown, min_score=least
+    )
 
 
 def large(*steps: Step) -> ScriptedEndpoint:

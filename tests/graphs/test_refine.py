@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from moa.agents.critic import Critic, Critique
 from moa.agents.generator import Generator
-from moa.agents.reviser import Reviser
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.refine import Refine, refine
+from moa.graphs.refine import Critic, Critique, Refine, Reviser
 from moa.testing import ScriptedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget
@@ -31,7 +29,11 @@ def refined(
 ) -> tuple[Refine[str | BaseModel], ScriptedEndpoint, ScriptedEndpoint]:
     critic, reviser = says(*critiques), says(*revisions)
     writer = Generator(says(draft), "Write.")
-    return refine(writer, Critic(critic), Reviser(reviser), rounds=rounds), critic, reviser
+    return (
+        Refine(writer=writer, critic=Critic(critic), reviser=Reviser(reviser), rounds=rounds),
+        critic,
+        reviser,
+    )
 
 
 async def test_it_ends_when_the_critic_is_content() -> None:
@@ -116,7 +118,7 @@ async def test_only_the_draft_that_is_kept_is_streamed() -> None:
 
 
 def test_a_refinement_without_rounds_is_refused() -> None:
-    with pytest.raises(ConfigError, match="1 round"):
+    with pytest.raises(ConfigError, match="rounds: "):
         refined("one", [], [], rounds=0)
 
 

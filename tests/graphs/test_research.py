@@ -13,8 +13,7 @@ from moa.documents.citing import Citation
 from moa.documents.grading import Grader
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.errors import ConfigError, EndpointUnavailable, InputError
-from moa.graphs.findings import Report
-from moa.graphs.research import research
+from moa.graphs.research import Report, Research
 from moa.handoffs import Text
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -71,7 +70,7 @@ async def ran(
     answers: Mapping[str, Outcome | Exception] = ANSWERS,
     asked: str = ASKED,
 ) -> Result[Report | NotInDocuments]:
-    return await research(llm, Library(answers)).run(asked)
+    return await Research(llm=llm, answerer=Library(answers)).run(asked)
 
 
 def report_of(result: Result[Report | NotInDocuments]) -> Report:
@@ -128,7 +127,7 @@ async def test_the_sentences_of_the_report_are_checked() -> None:
     small = SimulatedEndpoint(rule=lambda text: {"check": {"yes": 0.1 if "gold" in text else 0.9}})
     check = Grader(small, "Does it say so?", name="check")
     llm = large(divided(OLD), "80 years [1]. It is made of gold [1].")
-    graph = research(llm, Library(ANSWERS), support=check)
+    graph = Research(llm=llm, answerer=Library(ANSWERS), support=check)
     result = await graph.run(ASKED)
     assert [c.verdict for c in report_of(result).claims] == ["supported", "unsupported"]
     assert notes(result, "degraded") == ["1 of 2 sentences: no passage says so"]
@@ -190,7 +189,7 @@ async def test_without_a_division_the_question_is_looked_up_as_it_is() -> None:
 
 async def test_of_too_many_parts_the_first_are_asked() -> None:
     llm = large(divided(OLD, LONG), "80 years [1].")
-    result = await research(llm, Library(ANSWERS), most=1).run(ASKED)
+    result = await Research(llm=llm, answerer=Library(ANSWERS), max_parts=1).run(ASKED)
     assert len(report_of(result).findings) == 1
     assert notes(result, "truncated") == ["questions, from 2 to 1"]
 
@@ -213,7 +212,7 @@ async def test_a_model_too_small_to_write_is_not_asked() -> None:
 
 async def test_the_report_alone_streams() -> None:
     llm = large(divided(OLD, LONG), conflicts(), "80 years [1].")
-    seen = [event async for event in research(llm, Library(ANSWERS)).stream(ASKED)]
+    seen = [event async for event in Research(llm=llm, answerer=Library(ANSWERS)).stream(ASKED)]
     assert "".join(e.text for e in seen if isinstance(e, Piece)) == "80 years [1]."
 
 
@@ -223,6 +222,6 @@ async def test_an_empty_question_is_refused() -> None:
 
 
 def test_it_draws_the_answerer_and_the_report() -> None:
-    drawn = research(large(), Library(ANSWERS)).draw().mermaid
+    drawn = Research(llm=large(), answerer=Library(ANSWERS)).draw().mermaid
     for name in ("divide", "library each", "compare", "report"):
         assert name in drawn

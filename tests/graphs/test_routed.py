@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from routing import router
 
 from moa import Generator, RunContext
 from moa.cli import main
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.cascade import Cascade
-from moa.graphs.routed import Routed, routed
+from moa.graphs.cascade import Settled
+from moa.graphs.routed import Routed
 from moa.handoffs import Reply
 from moa.node import Node, Result
-from moa.routing import Linear, Origin, Router, Scaled, Weighted
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 from moa.trace import Event, Piece
@@ -28,33 +28,6 @@ HARD = (
 )
 
 
-def router(*, replied: bool = False) -> Router:
-    """Sees a gain in long prompts, or in replies with a wrong sum."""
-    feature, mean = ("any wrong sum", 0.5) if replied else ("words", 3.0)
-    scaled = Scaled(features=(feature,), means=(mean,), spreads=(1.0,))
-    part = Linear(scaled=scaled, weights=(0.5,), constant=0.25)
-    return Router(
-        kind="cascade" if replied else "router",
-        fields=(),
-        target="a test",
-        threshold=0.4,
-        ladder=(),
-        candidates=(),
-        origin=Origin(
-            moa="0",
-            date="",
-            rows=0,
-            left_out=0,
-            fingerprint="",
-            weak_quality=0.5,
-            strong_quality=0.9,
-            apgr=0.9,
-            why="",
-        ),
-        parts=(Weighted(name="linear", weight=1.0, part=part),),
-    )
-
-
 def model(name: str, *, tier: Tier = "slm", down: bool = False) -> Node[Any, Any]:
     def rule(text: str) -> Any:
         return EndpointUnavailable("no", endpoint=name) if down else f"{name} on {text[:5]}"
@@ -63,11 +36,11 @@ def model(name: str, *, tier: Tier = "slm", down: bool = False) -> Node[Any, Any
 
 
 def two(**more: Any) -> Any:
-    return routed(model("small"), model("large", tier="llm"), **more)
+    return Routed(models=[model("small"), model("large", tier="llm")], **more)
 
 
 async def test_an_easy_request_goes_to_the_small_model_and_a_hard_one_to_the_large() -> None:
-    graph = two(routers=router())
+    graph = two(router=router())
     assert isinstance(graph, Routed)
     for text, name in ((EASY, "small"), (HARD, "large")):
         result = await graph.run(text)
@@ -76,19 +49,21 @@ async def test_an_easy_request_goes_to_the_small_model_and_a_hard_one_to_the_lar
 
 
 async def test_the_trace_says_why_the_large_model_was_chosen() -> None:
-    notes = (await two(routers=router()).run(HARD)).trace
+    notes = (await two(router=router()).run(HARD)).trace
     assert any(n.kind == "escalated" and "predicted gain" in n.text for n in notes)
 
 
 async def test_of_three_models_the_one_that_gains_most_is_chosen() -> None:
     little, much = router().at_threshold(0.5), router().at_threshold(0.3)
-    graph = routed(model("a"), model("b"), model("c"), routers=[much, little])
+    graph = Routed(models=[model("a"), model("b"), model("c")], router=[much, little])
     assert (await graph.run(HARD)).output.text.startswith("b")
     assert (await graph.run(EASY)).output.text.startswith("a")
 
 
 async def test_where_the_chosen_model_is_down_the_best_of_the_others_answers() -> None:
-    graph = routed(model("a", down=True), model("b"), model("c"), routers=[router(), router()])
+    graph = Routed(
+        models=[model("a", down=True), model("b"), model("c")], router=[router(), router()]
+    )
     result = await graph.run(EASY)
     assert result.output.text.startswith("c")
     assert any(n.kind == "failed" and "'a'" in n.text for n in result.trace)
@@ -96,23 +71,26 @@ async def test_where_the_chosen_model_is_down_the_best_of_the_others_answers() -
 
 async def test_with_all_models_down_the_chosen_ones_error_is_raised() -> None:
     with pytest.raises(EndpointUnavailable) as failed:
-        await routed(model("a", down=True), model("b", down=True), routers=router()).run(EASY)
+        await Routed(models=[model("a", down=True), model("b", down=True)], router=router()).run(
+            EASY
+        )
     assert failed.value.endpoint == "a"
 
 
 async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
     wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\n#### 3")
-    graph = routed(
-        Generator(wrong, "Solve it.", name="small"),
-        model("large", tier="llm"),
-        routers=router(replied=True).at_threshold(0.2),
+    graph = Routed(
+        models=[Generator(wrong, "Solve it.", name="small"), model("large", tier="llm")],
+        router=router(replied=True).at_threshold(0.2),
     )
-    assert isinstance(graph, Cascade)
-    assert (await graph.run(EASY)).by == "large"
+    result = await graph.run(EASY)
+    assert isinstance(result, Settled)
+    assert result.by == "large"
+    assert "if doubtful" in graph.draw().mermaid
 
 
 async def test_the_chosen_model_streams() -> None:
-    seen = [event async for event in two(routers=router()).stream(EASY, RunContext())]
+    seen = [event async for event in two(router=router()).stream(EASY, RunContext())]
     assert isinstance(seen[-1], Result)
     assert len(seen) > 1
 
@@ -127,7 +105,7 @@ async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
                 context.emit(Piece("small", "The best way is"))
             raise EndpointUnavailable("lost", endpoint="small")
 
-    graph: Any = routed(BreaksOff(), model("large", tier="llm"), routers=router())
+    graph: Any = Routed(models=[BreaksOff(), model("large", tier="llm")], router=router())
     assert (await graph.run(EASY)).output.text.startswith("large")
     seen: list[Event] = []
     with pytest.raises(EndpointUnavailable):
@@ -137,12 +115,12 @@ async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
 
 def test_another_number_of_routers_is_refused() -> None:
     with pytest.raises(ConfigError, match="2 models and 2 routers"):
-        two(routers=[router(), router()])
+        two(router=[router(), router()])
 
 
 def test_routers_that_look_at_different_things_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="others don't"):
-        routed(model("a"), model("b"), model("c"), routers=[router(), router(replied=True)])
+        Routed(models=[model("a"), model("b"), model("c")], router=[router(), router(replied=True)])
 
 
 async def test_without_a_router_it_is_drawn_and_not_run() -> None:

@@ -7,19 +7,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from moa.agents.critic import Critic
-from moa.agents.debater import Debater
 from moa.agents.generator import Generator
-from moa.agents.reviser import Reviser
 from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.best_of_n import best_of_n
-from moa.graphs.choose_best import choose_best
-from moa.graphs.debate import debate
-from moa.graphs.refine import refine
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.debate import Debate, Debater
+from moa.graphs.refine import Critic, Refine, Reviser
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
+from moa.mixing.judges import Listwise
 from moa.usage import Budget
 
 pytestmark = pytest.mark.embedded
@@ -51,21 +48,21 @@ async def test_samples_differ_and_are_counted(model: EmbeddedEndpoint) -> None:
 
 async def test_a_model_is_chosen(model: EmbeddedEndpoint) -> None:
     nodes = [writer(model, name) for name in ("one", "two")]
-    output = (await choose_best(*nodes, samples=2).run(ASKED)).output
+    output = (await ChooseBest(nodes=nodes, samples=2).run(ASKED)).output
     assert output.model in ("one", "two")
     assert set(output.shares) == {"one", "two"}
 
 
 async def test_a_sample_is_picked_within_the_budget(model: EmbeddedEndpoint) -> None:
     context = RunContext(budget=Budget(calls=6))
-    result = await best_of_n(writer(model), Listwise(model), samples=2).run(ASKED, context)
+    result = await BestOfN(node=writer(model), judge=Listwise(model), samples=2).run(ASKED, context)
     assert result.output.text
     assert result.usage.calls <= 6
 
 
 async def test_a_debate_ends_with_a_text(model: EmbeddedEndpoint) -> None:
     debaters = [Debater(model, max_tokens=8, temperature=0.0, repairs=0) for _ in range(2)]
-    output = (await debate(*debaters, rounds=1).run(ASKED)).output
+    output = (await Debate(debaters=debaters, rounds=1).run(ASKED)).output
     assert output.text
     assert output.rounds <= 1
 
@@ -73,7 +70,9 @@ async def test_a_debate_ends_with_a_text(model: EmbeddedEndpoint) -> None:
 async def test_a_refinement_ends_with_one_of_its_drafts(model: EmbeddedEndpoint) -> None:
     critic = Critic(model, max_tokens=40, repairs=0)
     drafter = writer(model, temperature=0.0)  # now and then a sample is empty
-    node = refine(drafter, critic, Reviser(model, max_tokens=8, repairs=0), rounds=1)
+    node = Refine(
+        writer=drafter, critic=critic, reviser=Reviser(model, max_tokens=8, repairs=0), rounds=1
+    )
     output = (await node.run(ASKED)).output
     assert output.text
     assert output.draft < output.drafts

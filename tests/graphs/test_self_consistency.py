@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.calibration.acceptance import Confident
@@ -25,14 +24,14 @@ from moa.errors import (
     OutputError,
     QuorumNotMet,
 )
-from moa.graphs.best_of_n import best_of_n
-from moa.graphs.cascade import cascade
-from moa.graphs.choose_best import choose_best
-from moa.graphs.debate import debate
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.cascade import Cascade
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.debate import Debate, Debater
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
-from moa.mixing.stating import field_of, label_of, last_number
+from moa.mixing.answer_extraction import field_of, label_of, last_number
+from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -192,7 +191,7 @@ async def test_a_reasoner_is_counted_by_its_answer() -> None:
 async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
     small = SelfConsistency(node=writer(says("7", "8", "9")), samples=3, name="small")
     large = SelfConsistency(node=writer(says("8")), samples=1, name="large")
-    result = await cascade(small, large, accept=Confident(0.6)).run("3 + 4?")
+    result = await Cascade(small=small, large=large, accept=Confident(0.6)).run("3 + 4?")
     assert (result.by, result.output.answer) == ("large", "8")
 
 
@@ -231,9 +230,9 @@ def test_the_key_of_a_field_that_is_not_given_is_refused_where_it_is_built() -> 
     node, judge, debater = writer(endpoint), Listwise(endpoint), Debater(endpoint)
     for build in (
         lambda: SelfConsistency(node=node, key=key),
-        lambda: choose_best(node, key=key),
-        lambda: best_of_n(node, judge, key=key),
-        lambda: debate(debater, debater, key=key),
+        lambda: ChooseBest(nodes=[node], key=key),
+        lambda: BestOfN(node=node, judge=judge, key=key),
+        lambda: Debate(debaters=[debater, debater], key=key),
     ):
         with pytest.raises(ConfigError, match="'total'"):
             build()
@@ -243,7 +242,7 @@ def test_a_node_that_always_says_the_same_is_not_sampled() -> None:
     cold = Generator(ScriptedEndpoint(), "Work it out.")
     for build in (
         lambda: SelfConsistency(node=cold, samples=3),
-        lambda: best_of_n(cold, Listwise(ScriptedEndpoint()), samples=3),
+        lambda: BestOfN(node=cold, judge=Listwise(ScriptedEndpoint()), samples=3),
         lambda: Agreement(cold),
     ):
         with pytest.raises(ConfigError, match="temperature above 0"):

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from moa.agents.classifier import Classifier
-from moa.calibration.acceptance import Confident
 from moa.cli import main
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.cascade import cascade
+from moa.graphs.cascade import Cascade
 from moa.graphs.shadow import Shadow
 from moa.node import Result
 from moa.testing import Rule, SimulatedEndpoint, Step
@@ -43,7 +42,8 @@ def agent(rule: Rule, tier: Tier) -> Classifier[str]:
 
 async def test_a_cascade_beside_the_llm_is_compared_and_not_acted_on() -> None:
     llm = agent(large, "llm")
-    shadow = Shadow(llm, cascade(agent(small, "slm"), agent(large, "llm"), accept=Confident(0.8)))
+    both = Cascade(small=agent(small, "slm"), large=agent(large, "llm"), confidence=0.8)
+    shadow = Shadow(current=llm, candidate=both)
     texts = ("sure", "sure app", "doubt", "doubt app")
     labels = [(await shadow.run(text)).output.label for text in texts]
     assert labels == ["card", "app", "card", "app"]
@@ -55,7 +55,8 @@ async def test_a_cascade_beside_the_llm_is_compared_and_not_acted_on() -> None:
 
 async def test_what_the_candidate_takes_is_not_charged_to_the_run() -> None:
     context = RunContext()
-    result = await Shadow(agent(large, "llm"), agent(small, "slm")).run("x", context)
+    shadow = Shadow(current=agent(large, "llm"), candidate=agent(small, "slm"))
+    result = await shadow.run("x", context)
     assert result.usage.calls == context.usage.calls == 1
 
 
@@ -63,9 +64,9 @@ async def test_a_candidate_that_fails_harms_nobody() -> None:
     def broken(text: str) -> Step:
         raise KeyError(text)
 
-    shadow = Shadow(agent(large, "llm"), agent(broken, "slm"))
+    shadow = Shadow(current=agent(large, "llm"), candidate=agent(broken, "slm"))
     assert (await shadow.run("app")).output.label == "app"
-    other = Shadow(agent(large, "llm"), agent(down, "slm"))
+    other = Shadow(current=agent(large, "llm"), candidate=agent(down, "slm"))
     await other.run("app")
     assert (shadow.seen.failed, other.seen.failed) == (1, 1)
     assert "nothing to compare yet" in other.seen.summary
@@ -83,20 +84,20 @@ class Never:
 
 
 async def test_a_candidate_that_is_late_is_stopped() -> None:
-    shadow = Shadow(agent(large, "llm"), Never(), wait_s=0.0)
+    shadow = Shadow(current=agent(large, "llm"), candidate=Never(), wait_s=0.0)
     assert (await shadow.run("app")).output.label == "app"
     assert shadow.seen.late == 1
 
 
 async def test_the_failure_of_the_node_in_use_is_raised_at_once() -> None:
-    shadow = Shadow(agent(down, "llm"), Never(), wait_s=60.0)
+    shadow = Shadow(current=agent(down, "llm"), candidate=Never(), wait_s=60.0)
     with pytest.raises(EndpointUnavailable):
         await shadow.run("x")
     assert shadow.seen.runs == 0
 
 
 async def test_a_candidate_is_not_waited_for_beyond_the_deadline() -> None:
-    shadow = Shadow(agent(large, "llm"), Never(), wait_s=60.0)
+    shadow = Shadow(current=agent(large, "llm"), candidate=Never(), wait_s=60.0)
     context = RunContext(timeout_s=0.3)
     assert (await shadow.run("app", context)).output.label == "app"
     assert context.remaining_s()
@@ -108,7 +109,7 @@ async def test_answers_that_can_not_be_compared_harm_nobody() -> None:
         del other
         raise AttributeError(one)
 
-    shadow = Shadow(agent(large, "llm"), agent(small, "slm"), same=same)
+    shadow = Shadow(current=agent(large, "llm"), candidate=agent(small, "slm"), same=same)
     assert (await shadow.run("app")).output.label == "app"
     assert (shadow.seen.runs, shadow.seen.failed) == (1, 1)
 
@@ -118,12 +119,12 @@ async def test_what_the_node_in_use_raises_is_raised_as_it_is() -> None:
         raise KeyError(text)
 
     with pytest.raises(KeyError):
-        await Shadow(agent(broken, "llm"), Never()).run("x")
+        await Shadow(current=agent(broken, "llm"), candidate=Never()).run("x")
 
 
 def test_no_time_is_less_than_none() -> None:
     with pytest.raises(ConfigError):
-        Shadow(Never(), Never(), wait_s=-1.0)
+        Shadow(current=agent(large, "llm"), candidate=Never(), wait_s=-1.0)
 
 
 def moa(*words: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moa.agents.planner import Step, Steps
 from moa.calibration.verifiers import Length
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
-from moa.graphs.solve import Solution, Solve, solve
-from moa.graphs.steps import Worked
+from moa.graphs.solve import Solution, Solve, Step, Steps, Worked
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
@@ -64,7 +61,7 @@ def given_to(endpoint: ScriptedEndpoint, call: int) -> str:
 
 async def test_a_problem_takes_one_call_where_its_answer_is_verified() -> None:
     first, second = small(YES), large("3 * 4 = 12\nAnswer: 12 apples")
-    solution = (await solve(first, second).run("3 bags of 4 apples?")).output
+    solution = (await Solve(slm=first, llm=second).run("3 bags of 4 apples?")).output
     assert (solution.text, solution.verified) == ("3 * 4 = 12\nAnswer: 12 apples", True)
     assert (solution.steps, solution.tries) == ((), 1)
     assert solution.reasons[0] == "all sums hold (1)"
@@ -73,7 +70,7 @@ async def test_a_problem_takes_one_call_where_its_answer_is_verified() -> None:
 
 async def test_the_plan_sees_what_was_wrong_with_the_first_try() -> None:
     second = planning(plan(step("a")), worked("x"))
-    await solve(small(YES), second).run("Go.")
+    await Solve(slm=small(YES), llm=second).run("Go.")
     assert "1 + 1 = 3 is wrong: it is 2" in given_to(second, 1)
 
 
@@ -82,7 +79,7 @@ async def test_steps_lead_to_a_verified_answer() -> None:
     second = planning(
         plan(step("bag", tier="slm"), step("all", "bag", compute="3 * {bag}")), "12 apples."
     )
-    solution = (await solve(first, second).run("3 bags of 4 apples?")).output
+    solution = (await Solve(slm=first, llm=second).run("3 bags of 4 apples?")).output
     assert (solution.text, solution.verified, solution.tries) == ("12 apples.", True, 2)
     assert [(s.id, s.by, s.answer) for s in solution.steps] == [
         ("bag", "slm", "4 apples"),
@@ -94,13 +91,13 @@ async def test_steps_lead_to_a_verified_answer() -> None:
 
 async def test_the_answer_of_a_plan_of_one_step_is_the_answer() -> None:
     second = planning(plan(step("capital")), worked("Canberra"))
-    solution = (await solve(small(YES), second).run("Capital of Australia?")).output
+    solution = (await Solve(slm=small(YES), llm=second).run("Capital of Australia?")).output
     assert (solution.text, solution.verified) == ("Canberra", True)
 
 
 async def test_a_step_is_given_the_results_that_it_needs_and_no_others() -> None:
     second = planning(plan(step("a"), step("b"), step("c", "a")), *map(worked, "xyz"), "Done.")
-    await solve(small(YES), second).run("Go.")
+    await Solve(slm=small(YES), llm=second).run("Go.")
     assert "What is a? x" in given_to(second, 4)
     assert "What is b?" not in given_to(second, 4)
 
@@ -143,7 +140,7 @@ def test_the_time_is_that_of_the_longest_chain(steps: list[Step], order: Any) ->
     )
 
     async def main() -> tuple[float, Solution]:
-        solution = (await solve(slm, llm).run("Go.")).output
+        solution = (await Solve(slm=slm, llm=llm).run("Go.")).output
         return clock.now(), solution
 
     seconds, solution = clock.run(main())
@@ -181,7 +178,7 @@ async def test_a_plan_in_a_circle_goes_back_once_with_the_circle_named() -> None
     circle = json.dumps({"steps": [{"id": "a", "question": "?", "needs": ["b"]},
                                    {"id": "b", "question": "?", "needs": ["a"]}]})  # fmt: skip
     second = planning(circle, plan(step("a")), worked("x"))
-    solution = (await solve(small(YES), second).run("Go.")).output
+    solution = (await Solve(slm=small(YES), llm=second).run("Go.")).output
     assert solution.text == "x"
     assert "steps must not wait for each other" in given_to(second, 2)
 
@@ -189,14 +186,14 @@ async def test_a_plan_in_a_circle_goes_back_once_with_the_circle_named() -> None
 async def test_without_a_plan_the_problem_is_worked_out_in_one_step() -> None:
     unknown = '{"steps": [{"id": "a", "question": "?", "needs": ["z"]}]}'
     second = planning(unknown, unknown, worked("x"))
-    result = await solve(small(YES), second).run("Go.")
+    result = await Solve(slm=small(YES), llm=second).run("Go.")
     assert result.output.text == "x"
     assert any("for want of a plan" in note.text for note in result.trace)
 
 
 async def test_a_plan_with_too_many_steps_goes_back_since_the_last_one_gives_the_answer() -> None:
     second = planning(plan(step("a"), step("b")), plan(step("c")), worked("x"))
-    result = await solve(small(YES), second, most_steps=1).run("Go.")
+    result = await Solve(slm=small(YES), llm=second, max_steps=1).run("Go.")
     assert [done.id for done in result.output.steps] == ["c"]
     assert any("asked again" in note.text for note in result.trace)
 
@@ -217,7 +214,7 @@ def test_a_calculation_must_need_what_it_computes_with() -> None:
 )
 async def test_a_calculation_that_is_none_is_asked_of_a_model(expression: str, fault: str) -> None:
     second = planning(plan(step("a", compute=expression)), worked("7"))
-    result = await solve(small(YES), second).run("Go.")
+    result = await Solve(slm=small(YES), llm=second).run("Go.")
     assert [(s.by, s.answer) for s in result.output.steps] == [("llm", "7")]
     assert fault in next(note.text for note in result.trace if note.kind == "degraded")
 
@@ -227,7 +224,7 @@ async def test_a_calculation_that_is_none_is_asked_of_a_model(expression: str, f
 )
 async def test_a_calculation_with_its_result_is_computed_anew(expression: str, answer: str) -> None:
     second = planning(plan(step("a", compute=expression)))
-    solution = (await solve(small(YES), second).run("Go.")).output
+    solution = (await Solve(slm=small(YES), llm=second).run("Go.")).output
     assert [(s.by, s.answer) for s in solution.steps] == [("arithmetic", answer)]
 
 
@@ -240,7 +237,7 @@ async def test_calculations_that_follow_each_other_are_exact() -> None:
         ),
         "200.",
     )
-    solution = (await solve(small(YES), second).run("Go.")).output
+    solution = (await Solve(slm=small(YES), llm=second).run("Go.")).output
     assert [s.answer for s in solution.steps][::2] == ["33.333333333333", "200"]
     assert solution.verified
 
@@ -252,7 +249,7 @@ async def test_a_calculation_says_which_result_is_no_number() -> None:
         worked("4 to 6"),
         "Hm.",
     )
-    result = await solve(small(YES), second).run("Go.")
+    result = await Solve(slm=small(YES), llm=second).run("Go.")
     assert [s.by for s in result.output.steps] == ["llm", "llm"]
     (note,) = [note.text for note in result.trace if note.kind == "degraded"]
     assert note == "step 'b' is asked of a model: '2 or 3' is no single number"
@@ -263,7 +260,7 @@ async def test_the_next_try_sees_which_sum_was_wrong() -> None:
         plan(step("a"), step("b", "a")), worked("13", "3 * 4 = 13"),
         plan(step("c")), worked("12", "3 * 4 = 12"),
     )  # fmt: skip
-    result = await solve(small(YES), second, tries=3).run("3 bags of 4?")
+    result = await Solve(slm=small(YES), llm=second, tries=3).run("3 bags of 4?")
     assert (result.output.text, result.output.verified, result.output.tries) == ("12", True, 3)
     assert "3 * 4 = 13 is wrong: it is 12" in given_to(second, 3)
     second.assert_used_up()  # nothing was built on the wrong sum
@@ -271,47 +268,49 @@ async def test_the_next_try_sees_which_sum_was_wrong() -> None:
 
 async def test_the_next_try_sees_that_the_answer_was_not_plausible() -> None:
     second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
-    solution = (await solve(small(NO, YES), second, tries=3).run("Go.")).output
+    solution = (await Solve(slm=small(NO, YES), llm=second, tries=3).run("Go.")).output
     assert (solution.text, solution.verified) == ("y", True)
     assert "finds it plausible with 0.200" in given_to(second, 3)
 
 
 async def test_an_answer_that_is_never_verified_says_why() -> None:
     second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
-    solution = (await solve(small(NO, NO), second, tries=3).run("Go.")).output
+    solution = (await Solve(slm=small(NO, NO), llm=second, tries=3).run("Go.")).output
     assert (solution.text, solution.verified, solution.tries) == ("y", False, 3)
     assert "plausible" in solution.reasons[0]
 
 
 async def test_a_wrong_sum_in_the_answer_itself_is_found() -> None:
     second = planning(plan(step("a"), step("b")), worked("2"), worked("3"), "2 + 3 = 6")
-    solution = (await solve(small(), second, tries=2).run("Go.")).output
+    solution = (await Solve(slm=small(), llm=second, tries=2).run("Go.")).output
     assert solution.reasons == ("2 + 3 = 6 is wrong: it is 5",)
 
 
 async def test_a_model_that_agrees_with_itself_verifies_nothing() -> None:
     same = ScriptedEndpoint(steps=["x"])
-    solution = (await solve(same, same).run("Go.")).output
+    solution = (await Solve(slm=same, llm=same).run("Go.")).output
     assert (solution.text, solution.verified) == ("x", False)
     assert solution.reasons == ("no sum was stated", "not verified: no other model read it")
 
 
 async def test_another_policy_can_verify() -> None:
     second = large("a b c")
-    solution = (await solve(small(), second, accept=Length(most=2), tries=1).run("Go.")).output
+    solution = (
+        await Solve(slm=small(), llm=second, accept=Length(most=2), tries=1).run("Go.")
+    ).output
     assert not solution.verified
 
 
 async def test_without_budget_for_a_second_try_the_first_answer_stands_unverified() -> None:
     second = large("x")
-    result = await solve(small(NO), second, budget=Budget(llm_calls=1)).run("Go.")
+    result = await Solve(slm=small(NO), llm=second, budget=Budget(llm_calls=1)).run("Go.")
     assert (result.output.text, result.output.verified) == ("x", False)
     assert any(note.kind == "degraded" for note in result.trace)
 
 
 async def test_a_verifier_that_is_down_leaves_the_answer_unverified() -> None:
     down = EndpointUnavailable("refused", endpoint="small")
-    solution = (await solve(small(down), large("x"), tries=1).run("Go.")).output
+    solution = (await Solve(slm=small(down), llm=large("x"), tries=1).run("Go.")).output
     assert solution.reasons == ("it could not be judged: small: refused",)
 
 
@@ -319,7 +318,7 @@ async def test_a_failing_step_stops_those_that_need_it_and_no_others() -> None:
     second = planning(
         plan(step("a"), step("b", tier="slm"), step("c", "a")), DOWN, "From b alone: y."
     )
-    result = await solve(small(worked("y")), second, tries=2).run("Go.")
+    result = await Solve(slm=small(worked("y")), llm=second, tries=2).run("Go.")
     assert [s.answer for s in result.output.steps] == ["", "y", ""]
     assert result.output.steps[2].fault == "it needs a, which failed"
     assert not result.output.verified
@@ -328,17 +327,17 @@ async def test_a_failing_step_stops_those_that_need_it_and_no_others() -> None:
 
 async def test_where_the_first_try_fails_its_error_is_raised() -> None:
     with pytest.raises(EndpointUnavailable, match="refused"):
-        await solve(small(), large(DOWN)).run("Go.")
+        await Solve(slm=small(), llm=large(DOWN)).run("Go.")
 
 
 async def test_a_first_try_without_budget_is_an_error() -> None:
     with pytest.raises(BudgetExceeded):
-        await solve(small(), large(), budget=Budget(calls=0)).run("Go.")
+        await Solve(slm=small(), llm=large(), budget=Budget(calls=0)).run("Go.")
 
 
 async def test_a_rejected_answer_is_not_shown_and_steps_are_told() -> None:
     second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
-    graph = solve(small(NO, YES), second, tries=3)
+    graph = Solve(slm=small(NO, YES), llm=second, tries=3)
     events = [event async for event in graph.stream("Go.")]
     assert [event.text for event in events if isinstance(event, Piece)] == ["y"]
     assert [e.node for e in events if isinstance(e, NodeStarted)] == ["solve/a", "solve/b"]
@@ -347,19 +346,18 @@ async def test_a_rejected_answer_is_not_shown_and_steps_are_told() -> None:
 
 
 def test_at_least_one_try_is_needed() -> None:
-    with pytest.raises(ConfigError, match="tries=0"):
-        solve(small(), large(), tries=0)
+    with pytest.raises(ConfigError, match="solve: tries"):
+        Solve(slm=small(), llm=large(), tries=0)
 
 
-@pytest.mark.parametrize("make", [lambda: solve(small(), large()),
-                                  lambda: solve(small(), large(), accept=Length())])  # fmt: skip
-def test_it_can_be_drawn(make: Callable[[], Solve]) -> None:
-    drawn = make().draw().mermaid
+@pytest.mark.parametrize("policy", [None, Length()])
+def test_it_can_be_drawn(policy: Length | None) -> None:
+    drawn = Solve(slm=small(), llm=large(), accept=policy).draw().mermaid
     assert all(name in drawn for name in ("planner", "step_slm", "step_llm", "arithmetic"))
 
 
 async def test_everything_is_charged_to_one_run() -> None:
     context = RunContext()
     second = planning(plan(step("a", tier="slm")))
-    result = await solve(small(worked("x"), YES), second).run("Go.", context)
+    result = await Solve(slm=small(worked("x"), YES), llm=second).run("Go.", context)
     assert result.usage.calls == context.usage.calls == 4

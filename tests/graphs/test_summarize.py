@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +11,7 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.notes import Original
-from moa.graphs.summarize import Summary, summarize
+from moa.graphs.summarize import Original, Summarize, Summary
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Event, Piece
@@ -47,21 +45,17 @@ def graph(
     *,
     slm: SimulatedEndpoint | None = None,
     length: Length | None = None,
-    keep: float = 0.3,
-    chunk_tokens: int = 800,
-    read_tokens: int = 3000,
-    condense: bool = False,
     encoder: WordEncoder | None = None,
-) -> BuiltGraph[Original, Summary]:
-    return summarize(
-        slm or SimulatedEndpoint(name="small"),
-        llm,
-        length=length or Length(sentences=1),
-        keep=keep,
-        chunk_tokens=chunk_tokens,
-        read_tokens=read_tokens,
-        condense=condense,
+    **settings: Any,
+) -> Summarize:
+    length = length or Length(sentences=1)
+    return Summarize(
+        slm=slm or SimulatedEndpoint(name="small"),
+        llm=llm,
+        sentences=length.sentences,
+        words=length.words,
         encoder=encoder or WordEncoder(name="words", words=WORDS),
+        **settings,
     )
 
 
@@ -229,12 +223,9 @@ async def test_the_summary_streams_when_its_length_is_checked() -> None:
     assert pieces == ["One sentence.", " And two."]
 
 
-@pytest.mark.parametrize(
-    ("length", "keep"), [(Length(), 0.3), (Length(words=5), 0.0)], ids=["no length", "no share"]
-)
-def test_what_cannot_work_is_refused_when_it_is_built(length: Length, keep: float) -> None:
-    with pytest.raises(ConfigError):
-        summarize(SimulatedEndpoint(), SimulatedEndpoint(), length=length, keep=keep)
+def test_what_cannot_work_is_refused_when_it_is_built() -> None:
+    with pytest.raises(ConfigError, match="summarize: keep"):
+        Summarize(slm=SimulatedEndpoint(), llm=SimulatedEndpoint(), keep=0.0)
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,8 +6,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.write import Article, Assignment, article_of, write
+from moa.graphs.write import Article, Assignment, Write, article_of
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
@@ -49,9 +48,9 @@ def model(
     return SimulatedEndpoint(name="large", tier="llm", rule=rule)
 
 
-def outlined(llm: SimulatedEndpoint) -> BuiltGraph[Assignment, Article]:
+def outlined(llm: SimulatedEndpoint) -> Write:
     """A graph whose sections are written apart, and edited at the end."""
-    return write(llm, words=20, writers=[llm])
+    return Write(llm=llm, words=20, writers=[llm])
 
 
 def notes(result: Result[Article], kind: str) -> list[str]:
@@ -61,7 +60,7 @@ def notes(result: Result[Article], kind: str) -> list[str]:
 async def test_a_short_text_takes_one_call() -> None:
     text = "# Whales\n\n## Sound\n\nThey hum.\n\n## Song\n\nThey sing for company, and far."
     llm = ScriptedEndpoint([text], name="large", tier="llm")
-    result = await write(llm, words=8).run(TASK)
+    result = await Write(llm=llm, words=8).run(TASK)
     assert result.output.text == text
     assert result.output.title == "Whales"
     assert [section.heading for section in result.output.sections] == ["Sound", "Song"]
@@ -72,7 +71,7 @@ async def test_of_two_short_texts_the_one_nearer_to_the_length_is_kept() -> None
     right, long = "# W\n\n## A\n\nThey hum low.", "# W\n\n## A\n\n" + "They hum. " * 9
     for drafts in ([long, right], [long, long + long]):
         llm = ScriptedEndpoint(drafts, name="large", tier="llm")
-        result = await write(llm, words=3).run(TASK)
+        result = await Write(llm=llm, words=3).run(TASK)
         assert result.output.text == (right if right in drafts else long.strip())
         assert "about 3 are asked for" in notes(result, "repaired")[0]
 
@@ -189,7 +188,7 @@ async def test_a_section_that_stays_too_long_is_cut_at_a_sentence() -> None:
 
 
 async def test_of_an_outline_with_too_many_sections_the_first_are_written() -> None:
-    result = await write(model(first=f"{FIRST} {SECOND}"), words=20, sections=1).run(TASK)
+    result = await Write(llm=model(first=f"{FIRST} {SECOND}"), words=20, sections=1).run(TASK)
     assert [section.heading for section in result.output.sections] == ["Sound"]
     assert notes(result, "truncated") == ["sections, from 2 to 1"]
     assert result.usage.calls == 2  # one section alone agrees with itself
@@ -210,7 +209,7 @@ async def test_of_sections_with_one_heading_the_first_is_written() -> None:
 
 async def test_writers_take_the_sections_in_turn() -> None:
     one, other = model(), model()
-    await write(model(), words=20, writers=[one, other]).run(TASK)
+    await Write(llm=model(), words=20, writers=[one, other]).run(TASK)
     assert (len(one.prompts), len(other.prompts)) == (1, 1)
 
 
@@ -244,4 +243,4 @@ async def test_material_stands_in_a_block_of_its_own() -> None:
 
 def test_a_text_of_no_words_is_refused() -> None:
     with pytest.raises(ConfigError):
-        write(SimulatedEndpoint(), words=0)
+        Write(llm=SimulatedEndpoint(), words=0)

@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.items import Interests, Item
-from moa.graphs.notes import Original
-from moa.graphs.recommend import recommend
-from moa.graphs.summarize import summarize
+from moa.graphs.recommend import Interests, Item, Recommend
+from moa.graphs.summarize import Original, Summarize
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 """Of the built-in model the form alone is looked at: it writes badly, and that is known."""
@@ -22,7 +20,7 @@ async def model() -> AsyncIterator[EmbeddedEndpoint]:
 
 async def test_a_summary_is_made_of_the_sentences_of_the_text(model: EmbeddedEndpoint) -> None:
     text = "Whales sing. Ships drown them out. A hat was lost. Lunch was at noon. It rained."
-    output = (await summarize(model, model).run(Original(text=text))).output
+    output = (await Summarize(slm=model, llm=model).run(Original(text=text))).output
     assert output.written_by == "extract"
     assert len(output.sentences) == 3
     assert all(sentence.text in text for sentence in output.sentences)
@@ -33,7 +31,7 @@ async def test_items_of_the_catalogue_are_scored(model: EmbeddedEndpoint) -> Non
         Item(id="1", text="A warm jacket."),
         Item(id="2", text="A jacket for rain."),
     ]
-    graph = recommend(model, model, catalogue, least=0.0)
+    graph = Recommend(slm=model, llm=model, catalogue=catalogue, min_score=0.0)
     output = (await graph.run(Interests(text="a jacket", history=("1",)))).output
     assert [each.item.id for each in output.items] == ["2"]
     assert output.items[0].score is not None

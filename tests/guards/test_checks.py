@@ -9,9 +9,9 @@ from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.calibration.verifiers import Plausible
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.guarded import guarded
 from moa.guards import Blocked, Exchange
 from moa.guards.groundedness import Groundedness
+from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
 from moa.guards.labelled import Labelled
 from moa.handoffs import Reply
@@ -110,7 +110,7 @@ async def test_a_long_text_is_read_in_parts_and_one_is_enough() -> None:
 
 async def test_where_the_model_is_down_the_guard_fails() -> None:
     slm = ScriptedEndpoint([EndpointUnavailable("down", endpoint="slm")])
-    node = guarded(Generator(SimulatedEndpoint(), "Answer."), before=[Injection(slm)])
+    node = Guarded(node=Generator(SimulatedEndpoint(), "Answer."), before=[Injection(slm)])
     with pytest.raises(EndpointUnavailable):
         await node.run("Hello")
 
@@ -169,7 +169,7 @@ async def test_a_model_can_judge_the_sentences() -> None:
 
 async def test_it_stands_after_a_node() -> None:
     writer = Generator(ScriptedEndpoint(["It was painted by elephants."]), "Answer.")
-    output = (await guarded(writer, after=[Groundedness()]).run(PASSAGE)).output
+    output = (await Guarded(node=writer, after=[Groundedness()]).run(PASSAGE)).output
     assert isinstance(output, Blocked)
     assert output.guard == "groundedness"
 

@@ -8,11 +8,10 @@ import pytest
 
 from moa.config import load
 from moa.errors import ConfigError, WiringError
-from moa.graphs.guarded import Guarded
+from moa.guards.guarded import Guarded, Guards, apart
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
 from moa.ready import node_of
-from moa.ready.guards import Guards, apart
 from moa.tiers import Endpoints
 
 

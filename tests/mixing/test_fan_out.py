@@ -36,7 +36,7 @@ from moa.usage import Budget
 class Options(TypedDict, total=False):
     quorum: int
     timeout_s: float
-    patience_s: float | None
+    straggler_timeout_s: float | None
     hurry_s: float
     enough: Callable[[Sequence[str]], bool]
 
@@ -131,7 +131,7 @@ def test_who_waits_for_its_turn_at_an_endpoint_is_not_late() -> None:
     gate = asyncio.Semaphore(1)
     endpoint = OneAtATime(rule=lambda _: "a word", latency_s=1.0)
     members = [Generator(Retried(endpoint), "Say it.", name=name) for name in "abc"]
-    drawn = clock.run(fan_out(members, "Hi", RunContext(), patience_s=0.2))
+    drawn = clock.run(fan_out(members, "Hi", RunContext(), straggler_timeout_s=0.2))
     assert [one.name for one in drawn] == ["a", "b", "c"]
 
 
@@ -161,13 +161,13 @@ def test_two_members_are_both_waited_for() -> None:
 
 def test_a_quorum_ends_the_waiting_earlier() -> None:
     members = [Member(name, place / 1) for place, name in enumerate("abcdef")]
-    drawn, seconds, _ = asked(members, quorum=3, patience_s=0.5)
+    drawn, seconds, _ = asked(members, quorum=3, straggler_timeout_s=0.5)
     assert names(drawn) == "abc"
     assert seconds == pytest.approx(2.5)
 
 
 def test_patience_without_an_end_waits_for_all() -> None:
-    drawn, seconds, _ = asked(six(Member("f", 30.0)), quorum=2, patience_s=None)
+    drawn, seconds, _ = asked(six(Member("f", 30.0)), quorum=2, straggler_timeout_s=None)
     assert names(drawn) == "abcdef"
     assert seconds == pytest.approx(30.0)
 

@@ -11,8 +11,7 @@ import pytest
 from moa import EmbeddedEndpoint, RunContext, Sentiment
 from moa.agents.sentiment import Mood
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.graphs.shop import SupportSettings
-from moa.graphs.support import Excerpt
+from moa.graphs.support import Excerpt, Support
 from moa.handoffs import Text
 from moa.questions import Option, Question
 from moa.usage import Amount
@@ -79,7 +78,7 @@ async def test_decisions_on_200_messages_agree_but_for_near_things(
     neutral: bool,
     at_least: float,
 ) -> None:
-    excerpt = Excerpt(SupportSettings().read_tokens)
+    excerpt = Excerpt(Support.read_tokens)
     texts = [(await excerpt.run(Text(text=m.text))).output for m in messages() if m.text]
     assert len(texts) >= 200
     through, beside = [

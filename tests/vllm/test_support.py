@@ -11,7 +11,6 @@ import pytest
 from moa import RunContext
 from moa.cli import main
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.graphs.shop import SupportSettings
 from moa.graphs.support import intent_of
 
 from .conftest import CONFIG, server_of
@@ -42,7 +41,7 @@ def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_what_stands_before_every_message_is_read_once(labels: OpenAIEndpoint) -> None:
     server = server_of("small")
-    agent = intent_of(labels, SupportSettings())
+    agent = intent_of(labels)
     texts = [message.text for message in messages() if 0 < len(message.text) < 200][:20]
     await agent.run(texts[0])  # the prefix is cached from here on
     before = await server.metrics()

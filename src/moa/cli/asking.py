@@ -11,6 +11,7 @@ from moa.agents.preprocessor import Preprocessor
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.recipe import WiredRecipe
 from moa.graphs.support import Excerpt, Waiting
 from moa.guards.injection import Injection, InjectionRules
 
@@ -41,7 +42,7 @@ def _parts(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
     if isinstance(node, Cascade):
         return cast("Cascade[Any, Any]", node).tiers
-    if isinstance(node, BuiltGraph):
+    if isinstance(node, BuiltGraph | WiredRecipe):
         steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
         return [step.node for step in steps if not step.signature.quick]  # those wait for nobody
     if isinstance(node, Injection):

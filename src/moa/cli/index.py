@@ -81,11 +81,11 @@ async def _embed(
     index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
 ) -> None:
     from moa.cli.configuration import configured
-    from moa.ready.documents import DocumentSettings, embedder_of
+    from moa.endpoints.encoders import sentence_encoder
     from moa.tiers import Endpoints
 
     async with Endpoints(configured(config)) as endpoints:
-        endpoint = embedder_of(endpoints, DocumentSettings(embedder=embedder))
+        endpoint = endpoints.named(embedder) if embedder else sentence_encoder()
         if endpoint is not None:
             await index.vectors(
                 index.passages(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moa.agents.filter import Filter, Verdict
 from moa.calibration.acceptance import Policy
-from moa.context import RunContext
+from moa.context import RunContext, counted, quiet
 from moa.conversations.speaking import Exchange, Speaker
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
@@ -21,7 +21,6 @@ from moa.errors import (
     Unanswered,
 )
 from moa.handoffs import Reply
-from moa.mixing.listening import counted, quiet
 from moa.node import Node
 from moa.trace import Piece
 

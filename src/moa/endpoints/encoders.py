@@ -46,6 +46,11 @@ _KEPT = 2048
 """Vectors kept in memory, so that several questions about a text encode it once."""
 
 
+def sentence_encoder() -> SentenceEncoder | None:
+    """Give the built-in encoder of sentences; `None` where its packages are not installed."""
+    return None if SentenceEncoder.missing() else SentenceEncoder()
+
+
 def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
     """Give the encoder that works beside a small model that decides; `None` where there is none.
 

@@ -28,7 +28,7 @@ from moa.evals.metrics import (
     ranked,
 )
 from moa.evals.report import Against, Comparison, DesignReport, Point
-from moa.mixing.judging import Outcome, judged
+from moa.mixing.judges import Outcome, judged
 from moa.node import Node
 from moa.usage import Budget
 

@@ -7,26 +7,23 @@ problems"), where the verifier is a model that was trained for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Literal
+from typing import Annotated, Any, Generic, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from moa.agents.boundary import In
+from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled, text_of
 from moa.context import RunContext
-from moa.errors import ConfigError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated, written
+from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally
 from moa.node import Node
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
 
 _FOR_SAMPLES = 0.7
 """Share of the time left after which no further sample is waited for; the rest is the judge's."""
@@ -49,29 +46,35 @@ class BestOf(Reply):
     """Whether samples failed, or were too many for the budget or the time."""
 
 
-class BestOfN(Pattern[In, BestOf], Generic[In]):
-    """What `best_of_n` makes."""
+class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
+    """Several samples, and a judge that picks.
 
-    def __init__(
-        self,
-        node: Node[In, Any],
-        judge: Node[Candidates, Picked],
-        *,
-        samples: int,
-        key: Key,
-        name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        if samples < 1:
-            raise ConfigError(f"{name}: samples={samples}, but it takes at least 1")
-        signature = signature_of(node)
+    Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
+    asked, the answer that most samples give decides, and the result says which it was. A sample
+    that fails is left out; a deadline leaves the judge three tenths of the time.
+
+    Raises:
+        ConfigError: the samples would all be the same, or the key is of a field that the node
+            doesn't give.
+    """
+
+    node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
+    """Answers the request, differently each time: its temperature is above 0."""
+    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of)]
+    """Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
+    `moa.mixing.judges`, or a node of one's own. In a table, `by = "list"`, `"pairs"` or
+    `"arithmetic"` says which."""
+    samples: int = Field(default=4, ge=1)
+    """Times that the node is asked."""
+    key: Annotated[Key, PlainValidator(as_key)] = stated
+    """Turns what the node gives into what is compared; see `SelfConsistency`."""
+
+    def prepare(self) -> None:
+        """Check that samples can differ, and that the key can read them."""
+        signature = signature_of(self.node)
         self.input_type = signature.input(0)
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.node = sampled(node, samples)
-        self.judge = judge
-        self.samples = samples
-        self.key = fitting(key, signature.output)
+        self.node = sampled(self.node, self.samples)
+        self.key = fitting(self.key, signature.output)
 
     async def answer(self, request: In, context: RunContext) -> BestOf:
         """Sample side by side, and have the best one picked.
@@ -82,7 +85,7 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
         left = context.remaining_s()
         hurry_s = None if left is None else left * _FOR_SAMPLES
         members = [self.node] * self.samples
-        drawn = await fan_out(members, request, context, patience_s=None, hurry_s=hurry_s)
+        drawn = await fan_out(members, request, context, straggler_timeout_s=None, hurry_s=hurry_s)
         outputs = [one.output for one in drawn]
         texts = [written(output, self.key(output)) for output in outputs]
         votes = self._votes(outputs)
@@ -104,13 +107,10 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
             partial=len(drawn) < self.samples,
         )
 
-    @property
-    def plan(self) -> Plan:
-        """The node and the judge as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        sample = g.add(self.node, g.input, name=f"{self.node.name} x {self.samples}")
-        picked = g.add(self.judge, g.join(candidates, g.input, sample))
-        return g.build(g.join(best, sample, picked)).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """The node, and the judge."""
+        node = sketch.box(self.node, f"{self.node.name} x {self.samples}")
+        sketch.arrow(sketch.input, node, sketch.box(self.judge), sketch.output)
 
     def _votes(self, outputs: Sequence[Any]) -> list[int]:
         """How many samples answer as each does."""
@@ -136,50 +136,3 @@ class BestOfN(Pattern[In, BestOf], Generic[In]):
         if picked is None:
             return place, "unjudged", agree
         return place, picked.verdict, f"{picked.reason}; {agree}"
-
-
-def best_of_n(
-    node: Node[In, Any],
-    judge: Node[Candidates, Picked],
-    *,
-    samples: int = 4,
-    key: Key = stated,
-    name: str = "best_of_n",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> BestOfN[In]:
-    """Sample one node several times, and give the sample that a judge or a verifier picks.
-
-    Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
-    asked, the answer that most samples give decides, and the result says which it was. A sample
-    that fails is left out; a deadline leaves the judge three tenths of the time.
-
-    Args:
-        node: Answers the request, differently each time: its temperature is above 0.
-        judge: Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
-            `moa.mixing.picking`, or a node of one's own.
-        samples: Times that the node is asked.
-        key: Turns what the node gives into what is compared; see `self_consistency`.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there is nothing to sample, the samples would all be the same, or the key is of
-            a field that it doesn't give.
-    """
-    return BestOfN(
-        node, judge, samples=samples, key=key, name=name, budget=budget, timeout_s=timeout_s
-    )
-
-
-def candidates(request: object, sample: object) -> Candidates:
-    """Stand for what the judge reads in drawings; it is not run."""
-    del request, sample
-    raise AssertionError("a plan that is drawn is not run")
-
-
-def best(sample: object, picked: Picked) -> BestOf:
-    """Stand for the pick in drawings; it is not run."""
-    del sample, picked
-    raise AssertionError("a plan that is drawn is not run")

@@ -7,25 +7,30 @@ research ideas?", arXiv:2409.04109.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack, cast
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from moa.agents.boundary import Limits
+from moa._async import gather
+from moa.agents import Agent
+from moa.agents.boundary import TypedNode, require
+from moa.agents.decider import Decider
+from moa.agents.prompts import at_most, block
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
+from moa.documents.bm25 import words
+from moa.documents.dense import normalised, similarities
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
-from moa.errors import ConfigError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.handles import Handle
-from moa.graphs.building.plan import Plan
-from moa.graphs.ideas import Group, Idea, Merge, Persona, Pool, Proposed, Rank
-from moa.graphs.notes import note_drafts
-from moa.graphs.pattern import Pattern
+from moa.endpoints.known import can_write
+from moa.errors import MissingDependency, Unanswered
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
+from moa.graphs.recipe import Named, Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
+from moa.questions import Score, score
 from moa.trace import Piece
 
 PERSONAS: Mapping[str, str] = {
@@ -36,6 +41,40 @@ PERSONAS: Mapping[str, str] = {
     "outsider": "You carry over what works in fields that have nothing to do with it.",
 }
 """Points of view that ideas are proposed from, by the name of the persona."""
+_LEVELS = ["poor", "fair", "good", "excellent"]
+_SAME_THEME = 0.45
+"""Cosine from which on ideas are of one theme, where no model names the themes."""
+
+_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Idea(BaseModel):
+    """One idea, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    proposed_by: tuple[str, ...]
+    """Names of the personas that had it."""
+    score: float | None = None
+    """How good it is, from 0 to 1; `None` where it could not be scored."""
+    group: str = ""
+    """Its theme."""
+
+
+class Pool(BaseModel):
+    """A request, and the ideas there are for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    ideas: tuple[Idea, ...]
+
+
+class Proposed(BaseModel):
+    """What a persona proposes."""
+
+    ideas: list[_Words] = Field(min_length=1)
 
 
 class Ideas(Reply):
@@ -44,22 +83,49 @@ class Ideas(Reply):
     ideas: tuple[Idea, ...]
 
 
-class Brainstorm(Pattern[str | BaseModel, Ideas]):
-    """What `brainstorm` makes."""
+class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
+    """Finds ideas from several points of view, merges those that are alike, and sorts them.
 
-    def __init__(
-        self,
-        personas: Sequence[Persona],
-        merge: Merge,
-        rank: Rank,
-        group: Group,
-        **limits: Unpack[Limits],
-    ) -> None:
-        super().__init__(**limits)
-        self.personas = tuple(personas)
-        self.merge = merge
-        self.rank = rank
-        self.group = group
+    Raises:
+        CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
+    """
+
+    slm: Annotated[Endpoint, Named(tier="slm")]
+    """Scores the ideas."""
+    llm: Annotated[Endpoint, Named()]
+    """Names the themes, and proposes where no others do."""
+    personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
+    """What each persona looks for, by its name."""
+    proposers: Sequence[Annotated[Endpoint, Named()]] = ()
+    """Who proposes, the personas in turn; none: the large model for all of them."""
+    ideas: int = Field(default=5, ge=1)
+    """How many each persona proposes."""
+    max_ideas: int | None = Field(default=None, ge=1)
+    """Maximum number of ideas that are kept, by their score; `None` keeps all."""
+    alike: float = Field(default=0.8, gt=0, le=1)
+    """Cosine of the encoder's vectors from which on two ideas are one."""
+    temperatures: Sequence[float | None] = Field(default=(1.0,), min_length=1)
+    """For the personas in turn; `None` leaves it to the server."""
+    encoder: Annotated[Endpoint, Named()] | None = None
+    """Turns ideas into vectors; `None`: the built-in one."""
+
+    def prepare(self) -> None:
+        """Make the agents."""
+        encoder = self.encoder or SentenceEncoder()
+        asked = self.proposers or (self.llm,)
+        self.views = [
+            Persona(
+                asked[n % len(asked)],
+                persona,
+                view,
+                ideas=self.ideas,
+                temperature=self.temperatures[n % len(self.temperatures)],
+            )
+            for n, (persona, view) in enumerate(self.personas.items())
+        ]
+        self.merge = Merge(encoder, alike=self.alike)
+        self.rank = Rank(self.slm, most=self.max_ideas)
+        self.group = Group(self.llm, encoder)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Ideas:
         """Propose side by side, then merge, score and group.
@@ -69,8 +135,8 @@ class Brainstorm(Pattern[str | BaseModel, Ideas]):
         Raises:
             QuorumNotMet: no persona proposed anything; with each cause.
         """
-        note_drafts(context, [persona.endpoint for persona in self.personas])
-        drawn = await fan_out(self.personas, request, context)
+        note_drafts(context, [persona.endpoint for persona in self.views])
+        drawn = await fan_out(self.views, request, context)
         pool = Pool(
             request=text_of(request),
             ideas=tuple(
@@ -85,70 +151,245 @@ class Brainstorm(Pattern[str | BaseModel, Ideas]):
         context.emit(Piece(context.node, listed.text))
         return listed
 
-    @property
-    def plan(self) -> Plan:
-        """The personas side by side, and what becomes of their ideas, to be drawn."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        proposed = [g.add(persona, g.input) for persona in self.personas]
-        pool: Handle[Pool] = cast("Any", g).join(_pooled, *proposed)
-        merged = g.add(self.group, g.add(self.rank, g.add(self.merge, pool)))
-        return g.build(merged.map(_listed)).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """The personas side by side, and what becomes of their ideas."""
+        merge = sketch.box(self.merge)
+        for view in self.views:
+            sketch.arrow(sketch.input, sketch.box(view), merge)
+        sketch.arrow(merge, sketch.box(self.rank), sketch.box(self.group), sketch.output)
 
 
-def brainstorm(
-    slm: Endpoint,
-    llm: Endpoint,
-    *,
-    personas: Mapping[str, str] = PERSONAS,
-    proposers: Sequence[Endpoint] = (),
-    ideas: int = 5,
-    most: int | None = None,
-    alike: float = 0.8,
-    temperatures: Sequence[float | None] = (1.0,),
-    encoder: Endpoint | None = None,
-    **limits: Unpack[Limits],
-) -> Brainstorm:
-    """Find ideas from several points of view, and sort them.
+class Persona(Agent[str | BaseModel, Proposed]):
+    """Proposes ideas from one point of view.
 
     Args:
-        slm: Scores the ideas.
-        llm: Names the themes, and proposes where no others do.
-        personas: What each looks for, by its name.
-        proposers: Who proposes, the personas in turn; none: the large model for all of them.
-        ideas: How many each persona proposes.
-        most: Ideas that are kept, by their score; `None` keeps all.
-        alike: Cosine of the encoder's vectors from which on two ideas are one.
-        temperatures: For the personas in turn; `None` leaves it to the server.
-        encoder: Turns ideas into vectors; `None`: the built-in one.
-        limits: See `Limits`.
+        endpoint: Who writes.
+        name: Of the persona.
+        view: What it looks for, in words.
+        ideas: How many it proposes.
+        temperature: `None` leaves it to the server.
+        max_tokens: Maximum number of tokens to generate, reasoning included.
 
     Raises:
-        CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
-        ConfigError: there is no persona, idea or temperature.
+        CapabilityError: the endpoint can't complete.
     """
-    if not personas or not temperatures or ideas < 1 or (most is not None and most < 1):
-        raise ConfigError(
-            f"a brainstorm with {len(personas)} personas, {ideas} ideas each, {len(temperatures)} "
-            f"temperatures and most={most}, but there must be at least one of each"
+
+    tag = ""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        view: str,
+        *,
+        ideas: int,
+        temperature: float | None = None,
+        max_tokens: int = 1024,
+    ) -> None:
+        self.output_type = at_most(Proposed, "ideas", ideas)
+        self.instructions = (
+            f"{view}\nPropose {ideas} ideas, as different from each other as possible, each in one "
+            "complete sentence. Use the language of the request."
         )
-    encoder = encoder or SentenceEncoder()
-    asked = tuple(proposers) or (llm,)
-    return Brainstorm(
-        [
-            Persona(
-                asked[n % len(asked)],
-                persona,
-                view,
-                ideas=ideas,
-                temperature=temperatures[n % len(temperatures)],
-            )
-            for n, (persona, view) in enumerate(personas.items())
-        ],
-        Merge(encoder, alike=alike),
-        Rank(slm, most=most),
-        Group(llm, encoder),
-        **limits,
+        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=max_tokens)
+
+
+class Merge(TypedNode[Pool, Pool]):
+    """Merges ideas that say the same: in the same words, or by vectors that are alike.
+
+    Args:
+        encoder: Turns ideas into vectors.
+        alike: Cosine from which on two ideas are one.
+
+    Raises:
+        CapabilityError: the encoder can't embed.
+    """
+
+    def __init__(self, encoder: Endpoint, *, alike: float) -> None:
+        super().__init__(name="merge")
+        self.endpoint = require(encoder, "embed", agent=self.name)
+        self.alike = alike
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Keep the first of those that are alike; it names all who had it."""
+        near = await _nearness(self.endpoint, request.ideas, context)
+        kept: dict[int, list[str]] = {}
+        for place, idea in enumerate(request.ideas):
+            twin = next((k for k in kept if near(k, place) >= self.alike), place)
+            names = kept.setdefault(twin, [])
+            names += [name for name in idea.proposed_by if name not in names]
+        gone = len(request.ideas) - len(kept)
+        if gone:
+            context.note("dropped", f"{gone} of {len(request.ideas)} ideas say the same as others")
+        ideas = tuple(
+            request.ideas[place].model_copy(update={"proposed_by": tuple(names)})
+            for place, names in kept.items()
+        )
+        return request.model_copy(update={"ideas": ideas})
+
+
+class Worth(BaseModel):
+    """What is asked about each idea."""
+
+    useful: Score = score("How well would this idea serve what is asked?", levels=_LEVELS)
+    original: Score = score("How fresh and unusual is this idea?", levels=_LEVELS)
+
+
+class Rank(TypedNode[Pool, Pool]):
+    """Scores each idea by a small model, and puts the best first.
+
+    Args:
+        slm: Decides.
+        most: Maximum number of ideas that are kept; `None` keeps all.
+
+    Raises:
+        CapabilityError: `slm` can't decide.
+    """
+
+    def __init__(self, slm: Endpoint, *, most: int | None = None) -> None:
+        super().__init__(name="rank")
+        self.endpoint = slm
+        self.most = most
+        self.decider = Decider(slm, Worth, name="score")
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Score all, some at a time. What can't be scored comes last."""
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
+
+        async def scored(idea: Idea) -> Idea:
+            async with gate:
+                return idea.model_copy(
+                    update={"score": await self._score(request.request, idea, context)}
+                )
+
+        ideas = await gather(scored(idea) for idea in request.ideas)
+        ideas.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
+        if self.most is not None and len(ideas) > self.most:
+            context.note("dropped", f"{len(ideas) - self.most} ideas with the lowest scores")
+            ideas = ideas[: self.most]
+        return request.model_copy(update={"ideas": tuple(ideas)})
+
+    async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
+        text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
+        try:
+            worth = (await self.decider.run(text, context)).output
+            total = worth.useful.value + worth.original.value
+        except (*RECOVERABLE, Unanswered) as error:
+            context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
+            return None
+        return round(total / (2 * (len(_LEVELS) - 1)), 4)
+
+
+class Theme(BaseModel):
+    """Ideas that belong together."""
+
+    theme: _Words
+    ideas: list[int] = Field(min_length=1)
+
+
+class Themes(BaseModel):
+    """All ideas by their themes."""
+
+    themes: list[Theme] = Field(min_length=1)
+
+
+class Sorter(Agent[Pool, Themes]):
+    """Sorts numbered ideas by theme."""
+
+    instructions = (
+        "Group the numbered ideas by theme. Use a few themes, named in one to four words in the "
+        "language of the ideas. Put each number into exactly one theme."
     )
+
+    def prompt(self, request: Pool) -> str:
+        """List the ideas by number."""
+        return block("\n".join(f"[{n}] {idea.text}" for n, idea in enumerate(request.ideas, 1)))
+
+    def check(self, request: Pool, output: Themes) -> None:
+        """Refuse numbers that no idea has, and ideas that have two themes or none."""
+        given = [number for theme in output.themes for number in theme.ideas]
+        wrong = sorted(set(given) - set(range(1, len(request.ideas) + 1)))
+        if wrong:
+            raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
+        twice = sorted({number for number in given if given.count(number) > 1})
+        left = sorted(set(range(1, len(request.ideas) + 1)) - set(given))
+        if twice:
+            raise ValueError(f"put each idea into one theme only: {twice} are in several")
+        if left:
+            raise ValueError(f"put these ideas into a theme too: {left}")
+
+
+class Group(TypedNode[Pool, Pool]):
+    """Has a large model sort the ideas by theme; else those that are alike are put together.
+
+    Args:
+        llm: Sorts. One that is too small to write isn't asked.
+        encoder: Turns ideas into vectors, where the model fails.
+
+    Raises:
+        CapabilityError: `llm` can't complete, or the encoder can't embed.
+    """
+
+    def __init__(self, llm: Endpoint, encoder: Endpoint) -> None:
+        super().__init__(name="group")
+        self.endpoint = llm
+        self.encoder = require(encoder, "embed", agent=self.name)
+        self.sorter = Sorter(llm, name="sort", max_tokens=1024)
+
+    async def answer(self, request: Pool, context: RunContext) -> Pool:
+        """Give each idea its theme."""
+        if not request.ideas:
+            return request
+        if can_write(self.endpoint.model):
+            try:
+                themes = (await self.sorter.run(request, context)).output.themes
+            except RECOVERABLE as error:
+                context.note("failed", f"no model named the themes: {error}")
+            else:
+                by_number = {number: theme.theme for theme in themes for number in theme.ideas}
+                return _grouped(request, by_number)
+        context.note("degraded", "ideas that are alike are grouped, under the best of them")
+        near = await _nearness(self.encoder, request.ideas, context)
+        heads: dict[int, int] = {}
+        for place in range(len(request.ideas)):
+            of = [head for head in set(heads.values()) if near(head, place) >= _SAME_THEME]
+            heads[place] = max(of, key=lambda head: near(head, place), default=place)
+        return _grouped(request, {n + 1: request.ideas[head].text for n, head in heads.items()})
+
+
+def _grouped(pool: Pool, themes: Mapping[int, str]) -> Pool:
+    ideas = tuple(
+        idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
+    )
+    return pool.model_copy(update={"ideas": ideas})
+
+
+class _Nearness:
+    """How near two ideas are to each other: 1 where they have the same words."""
+
+    def __init__(self, ideas: Sequence[Idea], vectors: Sequence[Sequence[float]]) -> None:
+        self._words = [words(idea.text) for idea in ideas]
+        self._rows = normalised(vectors) if vectors else None
+        self._vectors = vectors
+
+    def __call__(self, one: int, other: int) -> float:
+        if self._words[one] == self._words[other]:
+            return 1.0
+        if self._rows is None:
+            return 0.0
+        return similarities(self._rows[one : one + 1], self._vectors[other])[0]
+
+
+async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContext) -> _Nearness:
+    """Compare ideas by their vectors; by their words alone, where the encoder fails."""
+    if len(ideas) < 2:
+        return _Nearness(ideas, ())
+    try:
+        found = await encoder.embed([idea.text for idea in ideas], context)
+        return _Nearness(ideas, found.vectors)
+    except (*RECOVERABLE, MissingDependency) as error:
+        context.note("degraded", f"ideas are compared by their words alone: {error}")
+        return _Nearness(ideas, ())
 
 
 def _listed(pool: Pool) -> Ideas:
@@ -161,9 +402,3 @@ def _listed(pool: Pool) -> Ideas:
         for line in (f"{theme}:", *(f"- {idea.text}" for idea in ideas if idea.group == theme))
     ]
     return Ideas(text="\n".join(lines), ideas=tuple(ideas))
-
-
-def _pooled(*proposed: Proposed) -> Pool:
-    """Stand for the fan-out in drawings; it is not run."""
-    del proposed
-    return Pool(request="", ideas=())

@@ -6,35 +6,46 @@ say (`moa.calibration.acceptance`); with a bound behind it, what is accepted com
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
+from pydantic import AfterValidator, Field
+
+from moa.agents.boundary import In, Out
 from moa.calibration.acceptance import Confident, Judgement, Policy
-from moa.context import RunContext
+from moa.calibration.audit import Audit
+from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import UNKNOWN
 from moa.graphs.oversight import Oversight, questions_in
+from moa.graphs.recipe import (
+    FromEndpoint,
+    FromEndpoints,
+    FromFile,
+    Mark,
+    Recipe,
+    Sketch,
+    beside_config,
+)
+from moa.graphs.single_model import load_calibration, single_model
 from moa.handoffs import Reply
-from moa.mixing.listening import counted, quiet
-from moa.mixing.naming import told_apart
-from moa.mixing.passing import passed_over, passes
-from moa.node import Node, Result, finish
+from moa.node import Node, Result, finish, unique_names
+from moa.tiers import Endpoints
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
-    from moa.graphs.drawing import Drawing
+    from moa.calibration.file import Calibration
+else:
+    Calibration = Any  # numpy is imported where one is read
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-Unsettled = Literal["mark", "raise"]
+_LARGE = partial(single_model, calibrated=False)
+_BETWEEN = FromEndpoints(_LARGE, given=("calibration",), spread=lambda given, _: given or [])
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
@@ -86,31 +97,100 @@ class _Standing(Generic[Out]):
     reason: str = ""
 
 
-class Cascade(Generic[In, Out]):
-    """What `cascade` makes. It is a node; only its `oversight` changes while it is used."""
+class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
+    """The small model, and in doubt the large one.
 
-    def __init__(
-        self,
-        tiers: Sequence[Node[In, Out]],
-        policies: Sequence[Policy],
-        *,
-        name: str,
-        oversight: Oversight,
-        unsettled: Unsettled,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        self.name = name
-        self.tiers = tuple(tiers)
-        self.policies = tuple(policies)
-        self.oversight = oversight
-        self.unsettled: Unsettled = unsettled
-        self.budget = budget
-        self.timeout_s = timeout_s
-        self.input_type: Any = signature_of(tiers[0]).input(0)
-        outputs = [signature_of(tier).output for tier in tiers]
-        self.output_type: Any = outputs[0] if outputs.count(outputs[0]) == len(outputs) else UNKNOWN
+    A small node is asked first, and larger ones, one after another, where it is in doubt. What
+    can't be judged, and what a tier fails to answer, goes on. A last tier that is set up wrong,
+    such as without its key, is an error. Of several questions (a `Decider`) judged by `Confident`,
+    only the doubtful ones go on. What the last tier writes is streamed; the text of another is
+    shown once it is settled. In a table the tiers decide between labels.
+
+    Raises:
+        ConfigError: there are not as many policies as it takes, or no policy, and the answers of
+            the first tier don't say whether they are accepted.
+    """
+
+    calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None
+    """What `moa calibrate` wrote for the small tier: its promise is watched by `audit` and `drift`.
+    In a table, its question and labels are those of the tiers."""
+    small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
+    """The first tier."""
+    between: Annotated[Sequence[Node[In, Out]], _BETWEEN] = ()
+    """Tiers between the first and the last, asked in this order."""
+    large: Annotated[Node[In, Out], FromEndpoint(_LARGE, given=("calibration",))]
+    """The last tier, whose answer is always accepted."""
+    accept: Policy | Sequence[Policy] | None = None
+    """What is accepted: one policy, or one for each tier but the last; `None`: what an answer says
+    of itself by `.accepted`, as those of calibrated agents do."""
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    """The confidence from which an answer is accepted, as with `accept=Confident(…)`. It promises
+    nothing."""
+    audit: float = Field(default=0.02, ge=0, le=1)
+    """Share of what is accepted that the last tier checks, where there is a `calibration`."""
+    drift: Literal["escalate", "warn", "off"] = "escalate"
+    """What an alarm does, where inputs are no longer like those of the `calibration`: everything
+    goes to the last tier, or the trace says so. `off` compares nothing."""
+    state: Annotated[Path, AfterValidator(beside_config), Mark.WRITTEN] | None = None
+    """File that keeps audit and drift from one run to the next. With another calibration they start
+    anew."""
+    oversight: Oversight = Field(default_factory=Oversight)
+    """Audit and drift of another kind than `calibration`, `audit`, `drift` and `state` describe. By
+    default nothing is watched."""
+    unsettled: Literal["mark", "raise"] = "mark"
+    """What becomes of an answer in doubt where no further tier could answer, for the budget, the
+    time or since it is down: `mark` gives it, with `accepted=False` and a note in the trace;
+    `raise` raises what the last tier failed with."""
+
+    def prepare(self) -> None:
+        """Put the tiers in a row, each but the last with its policy."""
+        self.tiers = (self.small, *self.between, self.large)
+        self.policies = self._policies()
+        if self.calibration is not None:
+            self.oversight = self._watching(self.calibration)
+        signatures = [signature_of(tier) for tier in self.tiers]
+        outputs = [signature.output for signature in signatures]
+        self.input_type = signatures[0].input(0)
+        self.output_type = outputs[0] if outputs.count(outputs[0]) == len(outputs) else UNKNOWN
         self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Say what is accepted, where it is only drawn."""
+        del where
+        says = "calibration" in table or {"labels", "confidence"} <= {*table}
+        if not says and endpoints.to_be_asked:
+            raise ConfigError(
+                f"graphs.{cls.name}: a cascade needs calibration = the file that moa calibrate "
+                "wrote, or both labels and confidence, of which nothing is promised"
+            )
+        return table if says else {"confidence": 1.0, **table}
+
+    def _policies(self) -> tuple[Policy, ...]:
+        if self.confidence is not None and self.accept is not None:
+            raise ConfigError(f"cascade {self.name!r}: give accept or confidence, not both")
+        accept = self.accept if self.confidence is None else Confident(self.confidence)
+        if accept is None:
+            _check_says(self.small, self.name)
+        single = isinstance(accept, Policy | None)
+        policies = (accept or Accepted(),) * (len(self.tiers) - 1) if single else tuple(accept)
+        if len(policies) != len(self.tiers) - 1:
+            raise ConfigError(
+                f"cascade {self.name!r} has {len(self.tiers)} tiers and {len(policies)} policies: "
+                "give one policy, or one for each tier but the last"
+            )
+        return policies
+
+    def _watching(self, calibration: Calibration) -> Oversight:
+        return Oversight(
+            audit=Audit.of(calibration.bound, share=self.audit, seed=secrets.randbits(32)),
+            drift=None if self.drift == "off" else calibration.drift,
+            on_drift="warn" if self.drift == "warn" else "escalate",
+            promise=calibration.seal,
+            file=self.state,
+        )
 
     async def run(self, request: In, context: RunContext | None = None, /) -> Settled[Out]:
         """Ask the first tier, and the next ones while the answer is not accepted.
@@ -129,16 +209,7 @@ class Cascade(Generic[In, Out]):
         own = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        self.oversight.begin(own)
-        suspended = self.oversight.suspended
-        shown, heard = counted(own)
-        if suspended is None:
-            standing = await self._settle(request, heard, shown)
-        else:
-            own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
-            standing = await self._by_the_last(request, heard, shown)
-        if isinstance(standing.output, Reply) and not shown():
-            own.emit(Piece(own.node, standing.output.text))
+        standing = await self._standing(self._admitted(request), own)
         result = finish(standing.output, own, seconds=time.perf_counter() - start)
         return Settled(
             output=result.output,
@@ -151,21 +222,33 @@ class Cascade(Generic[In, Out]):
             tier=standing.place,
         )
 
-    @cached_property
-    def plan(self) -> Plan:
-        """The tiers as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        shown = told_apart([tier.name for tier in self.tiers])
-        answer = g.add(self.tiers[0], g.input, name=shown[0])
-        for tier, name in zip(self.tiers[1:], shown[1:], strict=True):
-            answer = g.add(tier, g.input, when=answer.map(doubtful), otherwise=answer, name=name)
-        return g.build(answer).plan
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Ask the first tier, and the next ones while the answer is not accepted."""
+        return (await self._standing(request, context)).output
 
-    def draw(self) -> Drawing:
-        """Draw the tiers: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("cascade.svg")`."""
-        from moa.graphs.drawing import Drawing
+    def sketch(self, sketch: Sketch) -> None:
+        """The tiers, one after another."""
+        names = unique_names([tier.name for tier in self.tiers])
+        before = None
+        for tier, name in zip(self.tiers, names, strict=True):
+            box = sketch.box(tier, name)
+            sketch.arrow(sketch.input, box, sketch.output)
+            if before is not None:
+                sketch.arrow(before, box, label="if doubtful", decides=True)
+            before = box
 
-        return Drawing(self.plan)
+    async def _standing(self, request: In, own: RunContext) -> _Standing[Out]:
+        self.oversight.begin(own)
+        suspended = self.oversight.suspended
+        shown, heard = counted(own)
+        if suspended is None:
+            standing = await self._settle(request, heard, shown)
+        else:
+            own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
+            standing = await self._by_the_last(request, heard, shown)
+        if isinstance(standing.output, Reply) and not shown():
+            own.emit(Piece(own.node, standing.output.text))
+        return standing
 
     async def _settle(
         self, request: In, own: RunContext, shown: Callable[[], int]
@@ -211,7 +294,7 @@ class Cascade(Generic[In, Out]):
 
     def _goes_on(self, place: int, error: MoaError) -> bool:
         """Whether another tier may answer; one that all could rest on has to be set up right."""
-        return passes(error) if place == len(self.tiers) - 1 else passed_over(error)
+        return error.recoverable if place == len(self.tiers) - 1 else error.escalates
 
     def _heard(self, place: int, own: RunContext) -> RunContext:
         """Let the last tier alone be heard: nobody could take back what is rejected."""
@@ -267,7 +350,7 @@ class Cascade(Generic[In, Out]):
         try:
             checked = (await self.tiers[last].run(request, quiet(own))).output
         except MoaError as error:
-            if not passes(error):
+            if not error.recoverable:
                 raise
             own.note("failed", f"the audit by {name!r} is missing: {error}")
             return settled
@@ -291,65 +374,6 @@ class Cascade(Generic[In, Out]):
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
 
 
-def cascade(
-    small: Node[In, Out],
-    *larger: Node[In, Out],
-    accept: Policy | Sequence[Policy] | None = None,
-    name: str = "cascade",
-    oversight: Oversight | None = None,
-    unsettled: Unsettled = "mark",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Cascade[In, Out]:
-    """Ask a small node first, and larger ones, one after another, where it is in doubt.
-
-    It fails expensive: what can't be judged, and what a tier fails to answer, goes on. A last tier
-    that is set up wrong, such as without its key, is an error. Of several questions (a `Decider`)
-    judged by `Confident`, only the doubtful ones go on. What the last tier writes is streamed; the
-    text of another is shown once it is settled.
-
-    Args:
-        small: The first tier.
-        larger: The further ones, the best last. The answer of the last is always accepted.
-        accept: What is accepted: one policy, or one for each tier but the last; `None`: what an
-            answer says of itself by `.accepted`, as those of calibrated agents do.
-        name: Shown in traces, errors and drawings.
-        oversight: Audit and drift; `None` watches nothing.
-        unsettled: What becomes of an answer in doubt where no further tier could answer, for the
-            budget, the time or since it is down: `mark` gives it, with `accepted=False` and a note
-            in the trace; `raise` raises what the last tier failed with.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there is one tier alone, not as many policies as it takes, or no policy, and
-            the answers of the first tier don't say whether they are accepted.
-    """
-    tiers = (small, *larger)
-    if not larger:
-        raise ConfigError(f"cascade {name!r} has one tier: give it a larger node to go on to")
-    if isinstance(accept, Policy | None):
-        policies = [accept or Accepted()] * len(larger)
-    else:
-        policies = list(accept)
-    if len(policies) != len(larger):
-        raise ConfigError(
-            f"cascade {name!r} has {len(tiers)} tiers and {len(policies)} policies: give one "
-            "policy, or one for each tier but the last"
-        )
-    if accept is None:
-        _check_says(small, name)
-    return Cascade(
-        tiers,
-        policies,
-        name=name,
-        oversight=oversight or Oversight(),
-        unsettled=unsettled,
-        budget=budget,
-        timeout_s=timeout_s,
-    )
-
-
 def _check_says(small: Node[Any, Any], name: str) -> None:
     output = signature_of(small).output
     fields: Any = getattr(output, "model_fields", {})
@@ -368,12 +392,6 @@ async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> 
     try:
         return await policy.judge(request, output, own)
     except MoaError as error:
-        if not passed_over(error):
+        if not error.escalates:
             raise
         return Judgement(0.0, False, (f"it could not be judged: {error}",))
-
-
-def doubtful(answer: object) -> bool:
-    """Stand for the policy in drawings; it is not run."""
-    del answer
-    return False

@@ -7,22 +7,21 @@ arXiv:2510.05077: small models that read each other get worse, and choosing amon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic
+from typing import Annotated, Any, Generic
+
+from pydantic import Field, PlainValidator
 
 from moa.agents.boundary import In
+from moa.agents.proposer import sampler
 from moa.context import RunContext
 from moa.errors import ConfigError, OutputError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.gathering import gathered
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import FromEndpoints, Recipe, Sketch, Table
+from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
 
 
 class Chosen(Voted):
@@ -36,36 +35,50 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-class ChooseBest(Pattern[In, Chosen], Generic[In]):
-    """What `choose_best` makes."""
+def _small_in(given: list[Any] | None, table: Table) -> list[Any]:
+    """Give the models of a table: every small one that is configured where there are none."""
+    configured = table.endpoints.config.endpoints
+    small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
+    return given or small or [{}]
 
-    def __init__(
-        self,
-        nodes: Sequence[Node[In, Any]],
-        *,
-        samples: int,
-        key: Key,
-        accuracy: Mapping[str, float],
-        name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        names = [node.name for node in nodes]
-        unknown = sorted(set(accuracy) - set(names))
-        if not nodes or samples < 1:
-            raise ConfigError(f"{name}: {len(nodes)} models and samples={samples}: give 1 or more")
+
+class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
+    """Small models, and the one that agrees most with itself.
+
+    They don't read each other. A sample that fails counts against its model; a model that gives
+    nothing is left out.
+
+    Raises:
+        ConfigError: there are no models, two have one name, `accuracy` names another, or the key is
+            of a field that one doesn't give.
+    """
+
+    nodes: Annotated[Sequence[Node[In, Any]], FromEndpoints(sampler, tier="slm", spread=_small_in)]
+    """The models, each a node that answers the request, with a name of its own and a temperature
+    above 0. In a table: endpoints; missing: every small one that is configured."""
+    samples: int = Field(default=3, ge=1)
+    """Times that each is asked; the calls are as many for each model."""
+    key: Annotated[Key, PlainValidator(as_key)] = stated
+    """Turns what a node gives into what is compared; see `SelfConsistency`."""
+    accuracy: Mapping[str, float] = Field(default_factory=dict[str, float])
+    """Share of right answers of each model on one's own labelled rows, by name. It decides where
+    models agree with themselves equally often; without it the first one does."""
+
+    def prepare(self) -> None:
+        """Check that models can be told apart, and that the key can read them."""
+        names = [node.name for node in self.nodes]
+        unknown = sorted(set(self.accuracy) - set(names))
+        if not names:
+            raise ConfigError(f"{self.name}: 0 models: give 1 or more")
         if len(set(names)) < len(names):
-            raise ConfigError(f"{name}: models need different names, got {', '.join(names)}")
+            raise ConfigError(f"{self.name}: models need different names, got {', '.join(names)}")
         if unknown:
-            raise ConfigError(f"{name}: accuracy of {unknown[0]!r}, which is none of its models")
-        self.input_type = signature_of(nodes[0]).input(0)
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.nodes = tuple(nodes)
-        self.samples = samples
-        for node in nodes:
-            fitting(key, signature_of(node).output)
-        self.key = key
-        self.accuracy = dict(accuracy)
+            raise ConfigError(
+                f"{self.name}: accuracy of {unknown[0]!r}, which is none of its models"
+            )
+        self.input_type = signature_of(self.nodes[0]).input(0)
+        for node in self.nodes:
+            fitting(self.key, signature_of(node).output)
 
     async def answer(self, request: In, context: RunContext) -> Chosen:
         """Sample every model side by side, and choose.
@@ -75,7 +88,7 @@ class ChooseBest(Pattern[In, Chosen], Generic[In]):
             OutputError: no sample holds an answer that could be read.
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
-        drawn = await fan_out(members, request, context, patience_s=None)
+        drawn = await fan_out(members, request, context, straggler_timeout_s=None)
         tallies = [Tally(left=self.samples) for _ in self.nodes]
         for one in drawn:
             model, place = divmod(one.place, self.samples)
@@ -92,12 +105,11 @@ class ChooseBest(Pattern[In, Chosen], Generic[In]):
         context.emit(Piece(context.node, chosen.text))
         return chosen
 
-    @property
-    def plan(self) -> Plan:
-        """The models and the choice as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        drawn = [g.add(node, g.input, name=f"{node.name} x {self.samples}") for node in self.nodes]
-        return g.build(g.add(choice, gathered(g, drawn))).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """The models, and the choice among their answers."""
+        asked = [(node, f"{node.name} x {self.samples}") for node in self.nodes]
+        answers = sketch.side_by_side(sketch.input, asked)
+        sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
     def _best(self, tallies: Sequence[Tally], drawn: Sequence[Drawn[Any]]) -> tuple[int, list[int]]:
         """Give the place of the best model, and those of the others that nothing tells from it."""
@@ -145,49 +157,3 @@ class ChooseBest(Pattern[In, Chosen], Generic[In]):
             shares=shares,
             tied_models=tuple(self.nodes[place].name for place in tied),
         )
-
-
-def choose_best(
-    *nodes: Node[In, Any],
-    samples: int = 3,
-    key: Key = stated,
-    accuracy: Mapping[str, float] | None = None,
-    name: str = "choose_best",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> ChooseBest[In]:
-    """Sample several models, and give the answer of the one that agrees most with itself.
-
-    They don't read each other. A sample that fails counts against its model; a model that gives
-    nothing is left out.
-
-    Args:
-        nodes: The models, each a node that answers the request, with a name of its own and a
-            temperature above 0.
-        samples: Times that each is asked; the calls are as many for each model.
-        key: Turns what a node gives into what is compared; see `self_consistency`.
-        accuracy: Share of right answers of each model on one's own labelled rows, by name. It
-            decides where models agree with themselves equally often; without it the first one does.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there are no models, two have one name, `accuracy` names another, or the key is
-            of a field that one doesn't give.
-    """
-    return ChooseBest(
-        nodes,
-        samples=samples,
-        key=key,
-        accuracy=accuracy or {},
-        name=name,
-        budget=budget,
-        timeout_s=timeout_s,
-    )
-
-
-def choice(samples: object) -> Chosen:
-    """Stand for the choice in drawings; it is not run."""
-    del samples
-    raise AssertionError("a plan that is drawn is not run")

@@ -15,21 +15,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, Unpack
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.boundary import Limits
 from moa.calibration.acceptance import text_of
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import Named, Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 Parser = Literal["python", "json", "toml"]
@@ -65,6 +61,7 @@ class SandboxResult(BaseModel):
     """What was printed and raised; the writer is shown the end of it."""
 
 
+@runtime_checkable
 class Sandbox(Protocol):
     """Runs a program somewhere it can do no harm. What is safe is for whoever gives it to say."""
 
@@ -184,34 +181,45 @@ class _Written:
     sandboxed: SandboxResult | None = None
 
 
-class Code(Pattern[str | BaseModel, Program]):
-    """What `code` makes."""
+class Code(Recipe[str | BaseModel, Program], recipe="code"):
+    """Writes a program, parses it, and mends what a reviewer and a sandbox find.
 
-    def __init__(
-        self,
-        writer: Endpoint,
-        reviewer: Endpoint | None,
-        *,
-        sandbox: Sandbox | None,
-        tries: int,
-        repairs: int,
-        max_tokens: int,
-        **limits: Unpack[Limits],
-    ) -> None:
-        super().__init__(**limits)
-        if tries < 1:
-            raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
-        instructions = Coder.instructions + (_TESTS if sandbox else "")
-        self.writer = Coder(
-            writer,
-            instructions=instructions,
+    Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
+    executed unless a sandbox is given; then the writer also writes tests, a program that passed
+    review runs there with them, and what fails goes back as well. Where no try is without fault
+    the first program is given, with its `faults`; a program is given too where the reviewer or the
+    sandbox itself fails, which the trace says.
+
+    Raises:
+        CapabilityError: an endpoint can't complete.
+    """
+
+    writer: Annotated[Endpoint, Named()]
+    """Writes."""
+    reviewer: Annotated[Endpoint, Named()] | None = None
+    """Reviews; another model than the writer, which sees little of its own faults. `None`: nobody
+    does."""
+    sandbox: Sandbox | None = None
+    """Runs the program and its tests; `None` executes nothing. Given in Python alone."""
+    tries: int = Field(default=3, ge=1)
+    """Maximum number of times the program is written, a syntax error that is mended not counted."""
+    repairs: int = Field(default=2, ge=0)
+    """Times a program that can't be parsed goes back; after that it is an `OutputError`."""
+    max_tokens: int = Field(default=4096, ge=1)
+    """Maximum number of tokens of each text, reasoning included."""
+
+    def prepare(self) -> None:
+        """Make the agents."""
+        self.coder = Coder(
+            self.writer,
+            instructions=Coder.instructions + (_TESTS if self.sandbox else ""),
             name="writer",
-            repairs=repairs,
-            max_tokens=max_tokens,
+            repairs=self.repairs,
+            max_tokens=self.max_tokens,
         )
-        self.reviewer = None if reviewer is None else Reviewer(reviewer, max_tokens=max_tokens)
-        self.sandbox = sandbox
-        self.tries = tries
+        self.critic = (
+            None if self.reviewer is None else Reviewer(self.reviewer, max_tokens=self.max_tokens)
+        )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Write, review, run, and mend what is found."""
@@ -245,14 +253,14 @@ class Code(Pattern[str | BaseModel, Program]):
         )
 
     async def _tried(self, draft: Draft, hidden: RunContext) -> _Written:
-        reply = (await self.writer.run(draft, hidden)).output.text
+        reply = (await self.coder.run(draft, hidden)).output.text
         source = source_of(reply)
         whole = "\n\n".join(filter(None, (source.code, source.tests)))
         written = _Written(reply, source)
-        if self.reviewer is not None:
+        if self.critic is not None:
             try:
                 given = Draft(task=draft.task, source=whole)
-                faults = (await self.reviewer.run(given, hidden)).output.faults
+                faults = (await self.critic.run(given, hidden)).output.faults
             except MoaError as error:
                 if draft.source or isinstance(error, ConfigError):
                     raise
@@ -269,59 +277,16 @@ class Code(Pattern[str | BaseModel, Program]):
         failed = () if done.passed else (f"it failed when it was run: {_end(done.output, hidden)}",)
         return _Written(reply, source, failed, written.reviewed, done)
 
-    @property
-    def plan(self) -> Plan:
-        """One try as a graph, to be drawn."""
-        g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        last = written = g.add(self.writer, g.input.map(_asked))
-        if self.reviewer is not None:
-            last = g.join(_passed, written, g.add(self.reviewer, written.map(_drafted)))
+    def sketch(self, sketch: Sketch) -> None:
+        """One try: the program is written, reviewed, and run."""
+        boxes = [sketch.box(self.coder)]
+        if self.critic is not None:
+            boxes.append(sketch.box(self.critic))
         if self.sandbox is not None:
-            last = g.add(sandbox, last)
-        return g.build(last.map(_programmed)).plan
-
-
-def code(
-    writer: Endpoint,
-    reviewer: Endpoint | None = None,
-    *,
-    sandbox: Sandbox | None = None,
-    tries: int = 3,
-    repairs: int = 2,
-    max_tokens: int = 4096,
-    **limits: Unpack[Limits],
-) -> Code:
-    """Write a program, parse it, and mend what a reviewer and a sandbox find.
-
-    Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
-    executed unless a sandbox is given; then the writer also writes tests, a program that passed
-    review runs there with them, and what fails goes back as well. Where no try is without fault
-    the first program is given, with its `faults`; a program is given too where the reviewer or the
-    sandbox itself fails, which the trace says.
-
-    Args:
-        writer: Writes.
-        reviewer: Reviews; another model than the writer, which sees little of its own faults.
-            `None`: nobody does.
-        sandbox: Runs the program and its tests; `None` executes nothing.
-        tries: Most times the program is written, a syntax error that is mended not counted.
-        repairs: Times a program that can't be parsed goes back; after that it is an `OutputError`.
-        max_tokens: Most tokens of each text, reasoning included.
-        limits: See `Limits`.
-
-    Raises:
-        CapabilityError: an endpoint can't complete.
-        ConfigError: a number is out of range.
-    """
-    return Code(
-        writer,
-        reviewer,
-        sandbox=sandbox,
-        tries=tries,
-        repairs=repairs,
-        max_tokens=max_tokens,
-        **limits,
-    )
+            boxes.append(sketch.box(label="sandbox"))
+        sketch.arrow(sketch.input, *boxes, sketch.output)
+        if boxes[1:]:
+            sketch.arrow(boxes[-1], boxes[0], label="faults")
 
 
 def parser_of(language: str) -> Parser | None:
@@ -413,34 +378,3 @@ def _end(output: str, context: RunContext) -> str:
     if len(output) > _SHOWN:
         context.note("truncated", f"the sandbox's output, to its last {_SHOWN} characters")
     return output[-_SHOWN:].strip() or "nothing was printed"
-
-
-def _asked(request: str | BaseModel) -> Draft:
-    return Draft(task=text_of(request))
-
-
-def _drafted(reply: Reply) -> Draft:
-    return Draft(task="", source=reply.text)
-
-
-def _passed(reply: Reply, review: Review) -> Reply:
-    del review
-    return reply
-
-
-def sandbox(reply: Reply) -> Reply:
-    """Stand for the sandbox in drawings; it is not run."""
-    return reply
-
-
-def _programmed(reply: Reply) -> Program:
-    return Program(
-        text=reply.text,
-        language="",
-        tests="",
-        parsed_by=None,
-        faults=(),
-        reviewed=False,
-        sandboxed=None,
-        tries=1,
-    )

@@ -8,30 +8,82 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from moa.agents.debater import Exchange
+from moa.agents import Agent, Settings
+from moa.agents.prompts import block, escaped
+from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
+from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.gathering import gathered
-from moa.graphs.building.plan import Plan
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, as_key, fitting, stated
 from moa.mixing.fan_out import fan_out
-from moa.mixing.naming import told_apart
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated
+from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally, Voted
-from moa.node import Node, Result
+from moa.node import Node, Result, unique_names
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
 
-Debating = Node[Exchange, Reply]
-"""Who takes part: `Debater(endpoint)` of `moa.agents.debater`, or a node of one's own."""
+_DEBATERS = 3
+"""Debaters where one model debates with itself."""
+_READ = (
+    "Here is your answer to the request below, and what others answered. Compare them: keep what "
+    "is right in yours, adopt what is right in theirs, and do not follow a majority for its own "
+    "sake. Write a complete answer to the request that does not mention the others."
+)
+
+
+class Exchange(BaseModel):
+    """A request, and what was answered to it so far; nobody is told who answered what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    """The request."""
+    own: str | None = None
+    """What the debater itself answered; `None` in the first round."""
+    others: tuple[str, ...] = ()
+    """What the others answered."""
+
+
+class Debater(Agent[Exchange, Reply]):
+    """Answers a request in view of what others answer.
+
+    Source: Du et al. 2023, "Improving factuality and reasoning in language models through
+    multiagent debate", arXiv:2305.14325.
+
+    Args:
+        endpoint: Who answers.
+        instructions: What to do, in words; `None`: as the class says.
+        settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        instructions: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        settings.setdefault("temperature", 0.7)
+        super().__init__(endpoint, instructions=instructions, **settings)
+
+    instructions = ANSWER
+
+    def prompt(self, request: Exchange) -> str:
+        """Write the answers as data, and then the request."""
+        if request.own is None:
+            return escaped(request.text)
+        others = (block(other, "Another answer") for other in request.others)
+        answers = (block(request.own, "Your answer so far"), *others)
+        return "\n\n".join((_READ, *answers, f"Request: {escaped(request.text)}"))
 
 
 class Debated(Voted):
@@ -44,62 +96,72 @@ class Debated(Voted):
     """Times that the answers of others were read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Floor:
-    """What has been answered so far."""
+def debater_of(
+    endpoint: Endpoint,
+    *,
+    instructions: str | None = None,
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
+    max_tokens: Annotated[int, Field(gt=0)] = 512,
+) -> Debater:
+    """Make a debater of an endpoint.
 
-    request: str
-    replies: Mapping[int, str]
-    """The latest answer of each debater, by its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """A debater at its place, from which it sees the others' answers and not their names."""
-
-    debater: Debating
-    place: int
-    of: int
-
-    @property
-    def name(self) -> str:
-        return self.debater.name
-
-    async def run(self, floor: _Floor, context: RunContext | None = None, /) -> Result[Reply]:
-        # From its own place on, so that no answer is the first that everyone reads.
-        places = ((self.place + step) % self.of for step in range(1, self.of))
-        exchange = Exchange(
-            text=floor.request,
-            own=floor.replies.get(self.place),
-            others=tuple(floor.replies[place] for place in places if place in floor.replies),
-        )
-        return await self.debater.run(exchange, context)
+    Args:
+        endpoint: Who answers.
+        instructions: What to do with the request; `None`: to answer it.
+        temperature: From 0 to 2.
+        max_tokens: Maximum number of tokens of an answer.
+    """
+    return Debater(
+        endpoint,
+        instructions=instructions,
+        name=endpoint.name,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
 
 
-class Debate(Pattern[str | BaseModel, Debated]):
-    """What `debate` makes."""
+def _enough_of(given: list[Any] | None, table: Table) -> list[Any]:
+    """Give the debaters of a table: where one model debates with itself, three of it."""
+    del table
+    named = given or [{}]
+    return named if len(named) > 1 else named * _DEBATERS
 
-    def __init__(
-        self,
-        debaters: Sequence[Debating],
-        *,
-        rounds: int,
-        judge: Node[Candidates, Picked] | None,
-        key: Key,
-        name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        if len(debaters) < 2 or rounds < 0:
+
+class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
+    """Models that read each other's answers, and answer again.
+
+    It ends when all agree, or after the rounds: then the judge decides, or the majority where there
+    is none or it prefers nothing. Who fails in the first round is left out; who fails later stands
+    by the answer it gave. Where the budget or the time ends it, the answers so far are counted.
+
+    Small models that read each other tend to get worse (arXiv:2510.05077): for those `ChooseBest`
+    is made.
+
+    Raises:
+        ConfigError: there are fewer than two debaters, or the key is that of a field.
+    """
+
+    debaters: Annotated[
+        Sequence[Node[Exchange, Reply]], FromEndpoints(debater_of, spread=_enough_of)
+    ]
+    """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
+    endpoints, of which one alone debates with itself; missing: the default large one."""
+    rounds: int = Field(default=2, ge=0)
+    """Maximum number of times that answers are read and written anew; 0 is a vote. The calls are as
+    many as debaters, times `rounds` and one."""
+    judge: Annotated[Node[Candidates, Picked] | None, FromEndpoint(judge_of)] = None
+    """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
+    key: Annotated[Key, PlainValidator(as_key)] = stated
+    """Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
+    `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function."""
+
+    def prepare(self) -> None:
+        """Check that there is somebody to debate with, and that the key can read a reply."""
+        if len(self.debaters) < 2:
             raise ConfigError(
-                f"{name}: {len(debaters)} debaters and rounds={rounds}, but a debate takes two or "
-                "more, and 0 rounds or more"
+                f"{self.name}: {len(self.debaters)} debaters, but a debate takes two or more"
             )
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.debaters = tuple(debaters)
-        self.rounds = rounds
-        self.judge = judge
-        self.key = fitting(key, Reply)
+        self.key = fitting(self.key, Reply)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Debated:
         """Let everyone answer, and answer again, until they agree or the rounds are up.
@@ -123,35 +185,21 @@ class Debate(Pattern[str | BaseModel, Debated]):
         context.emit(Piece(context.node, debated.text))
         return debated
 
-    @property
-    def plan(self) -> Plan:
-        """One round as a graph, to be drawn; it runs otherwise."""
-        g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        shown = told_apart([debater.name for debater in self.debaters])
-        first = g.input.map(opening)
-        answers = gathered(
-            g, [g.add(d, first, name=n) for d, n in zip(self.debaters, shown, strict=True)]
-        )
-        again = g.join(exchanged, g.input, answers)
-        last: Any = answers
+    def sketch(self, sketch: Sketch) -> None:
+        """The debaters, one round of theirs, and what decides."""
+        names = unique_names([debater.name for debater in self.debaters])
+        answers = sketch.side_by_side(sketch.input, zip(self.debaters, names, strict=True))
         if self.rounds:
-            last = gathered(
-                g,
-                [
-                    g.add(d, again, name=f"{n}, up to {self.rounds} x")
-                    for d, n in zip(self.debaters, shown, strict=True)
-                ],
-            )
-        if self.judge is None:
-            return g.build(g.add(vote, last)).plan
-        picked = g.add(self.judge, g.join(candidates, g.input, last))
-        return g.build(g.join(best, last, picked)).plan
+            again = [f"{name}, up to {self.rounds} x" for name in names]
+            answers = sketch.side_by_side(answers, zip(self.debaters, again, strict=True))
+        end = sketch.box(label="vote") if self.judge is None else sketch.box(self.judge)
+        sketch.arrow(answers, end, sketch.output)
 
     async def _round(
         self, places: Sequence[int], floor: _Floor, context: RunContext
     ) -> dict[int, str]:
         seats = [_Seat(self.debaters[p], p, len(self.debaters)) for p in places]
-        drawn = await fan_out(seats, floor, context, patience_s=None)
+        drawn = await fan_out(seats, floor, context, straggler_timeout_s=None)
         return {places[one.place]: one.output.text for one in drawn}
 
     def _tally(self, replies: Mapping[int, str]) -> Tally:
@@ -205,76 +253,33 @@ class Debate(Pattern[str | BaseModel, Debated]):
         return None
 
 
-def debate(
-    *debaters: Debating,
-    rounds: int = 2,
-    judge: Node[Candidates, Picked] | None = None,
-    key: Key = stated,
-    name: str = "debate",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Debate:
-    """Let several nodes answer, read each other's answers, and answer again.
+@dataclass(frozen=True, slots=True)
+class _Floor:
+    """What has been answered so far."""
 
-    It ends when all agree, or after the rounds: then the judge decides, or the majority where there
-    is none or it prefers nothing. Who fails in the first round is left out; who fails later stands
-    by the answer it gave. Where the budget or the time ends it, the answers so far are counted.
-
-    Small models that read each other tend to get worse (arXiv:2510.05077): for those `choose_best`
-    is made.
-
-    Args:
-        debaters: Two or more, such as `Debater(endpoint)`; they read answers without a name.
-        rounds: Most times that answers are read and written anew; 0 is a vote. The calls are as
-            many as debaters, times `rounds` and one.
-        judge: Decides where they don't agree in the end, as in `best_of_n`; `None`: the majority.
-        key: Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
-            `label_of([…])` of `moa.mixing.stating`, or one's own function.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there are fewer than two debaters or 0 rounds, or the key is that of a field.
-    """
-    return Debate(
-        debaters,
-        rounds=rounds,
-        judge=judge,
-        key=key,
-        name=name,
-        budget=budget,
-        timeout_s=timeout_s,
-    )
+    request: str
+    replies: Mapping[int, str]
+    """The latest answer of each debater, by its place."""
 
 
-_DRAWN = "a plan that is drawn is not run"
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A debater at its place, from which it sees the others' answers and not their names."""
 
+    debater: Node[Exchange, Reply]
+    place: int
+    of: int
 
-def opening(request: str | BaseModel) -> Exchange:
-    """Give what everyone reads in the first round."""
-    return Exchange(text=text_of(request))
+    @property
+    def name(self) -> str:
+        return self.debater.name
 
-
-def exchanged(request: str | BaseModel, answers: object) -> Exchange:
-    """Stand for what a debater reads in drawings; it is not run."""
-    del request, answers
-    raise AssertionError(_DRAWN)
-
-
-def vote(answers: object) -> Debated:
-    """Stand for the vote in drawings; it is not run."""
-    del answers
-    raise AssertionError(_DRAWN)
-
-
-def candidates(request: str | BaseModel, answers: object) -> Candidates:
-    """Stand for what the judge reads in drawings; it is not run."""
-    del request, answers
-    raise AssertionError(_DRAWN)
-
-
-def best(answers: object, picked: Picked) -> Debated:
-    """Stand for what was decided in drawings; it is not run."""
-    del answers, picked
-    raise AssertionError(_DRAWN)
+    async def run(self, floor: _Floor, context: RunContext | None = None, /) -> Result[Reply]:
+        # From its own place on, so that no answer is the first that everyone reads.
+        places = ((self.place + step) % self.of for step in range(1, self.of))
+        exchange = Exchange(
+            text=floor.request,
+            own=floor.replies.get(self.place),
+            others=tuple(floor.replies[place] for place in places if place in floor.replies),
+        )
+        return await self.debater.run(exchange, context)

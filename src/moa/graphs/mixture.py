@@ -1,32 +1,51 @@
-"""Mixture: layers of proposers that read each other, and an aggregator that writes the answer."""
+"""Mixture: layers of proposers that read each other, and an aggregator that writes the answer.
+
+After Wang et al. 2024, "Mixture-of-Agents enhances large language model capabilities",
+arXiv:2406.04692. The aggregator's quality decides, so let it be a large model; small models that
+read each other's text get worse.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from moa.context import RunContext
+from moa.agents.proposer import ANSWER, Proposer
+from moa.context import RunContext, counted
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.gathering import gathered
-from moa.graphs.building.handles import Handle
-from moa.graphs.building.plan import Plan
-from moa.graphs.pattern import Pattern
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    MoaError,
+    QuorumNotMet,
+    WiringError,
+)
+from moa.graphs.building.signatures import signature_of
+from moa.graphs.building.types import fits, shown
+from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
 from moa.handoffs import Consulted, Reply
-from moa.mixing.agreement import most_agreed
-from moa.mixing.layering import Layering, Terms
-from moa.mixing.listening import counted
-from moa.mixing.passing import passes
-from moa.mixing.reading import Asked, Reader, as_node, readers_of
+from moa.mixing.fan_out import fan_out
+from moa.mixing.packing import Asked, Call, Reader, readers_of
+from moa.mixing.voting import agree, most_agreed
 from moa.node import Node
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
+
+Instructions = Annotated[str, Field(min_length=1)]
+MaxTokens = Annotated[int, Field(gt=0)]
+
+_REPEATED = 0.7
+"""Temperature of an endpoint that a table names more than once in a layer."""
+_READ_EACH_OTHER = (
+    "small models that read what others wrote tend to write worse; a larger model, or choosing "
+    "among what small ones wrote, does better"
+)
 
 
 class Mixed(Reply):
@@ -40,28 +59,55 @@ class Mixed(Reply):
     """Proposers that gave no answer in one of the layers; the trace says why."""
 
 
-class Mixture(Pattern[str | BaseModel, Mixed]):
-    """What `mixture` makes."""
+class BaseMixture(Recipe[str | BaseModel, Mixed]):
+    """What a mixture and a self-mixture share: who is waited for, and how the answer is made."""
 
-    aggregations = 1
-    """Calls of the aggregator in a run."""
+    quorum: int | None = Field(default=None, ge=1)
+    """Minimum number of answers of a layer to go on with. `None`: one, but all are waited for, and
+    the last one with no more than `straggler_timeout_s`."""
+    proposer_timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that a proposer may take in a layer, retries included; `None`: as long as the run
+    has. Of a run with a deadline, time is kept back for what follows."""
+    straggler_timeout_s: float | None = Field(default=0.2, ge=0)
+    """Seconds that the others get once the quorum of a layer is there; `None` waits for all."""
+    agree: int | None = Field(default=None, ge=2)
+    """Answers that say the same, from which on nobody else is asked, and one of them is the answer;
+    `None` asks all."""
+    seed: int = 0
+    """Decides, with the request, the order in which answers are shown."""
 
-    def __init__(
+    def arrange(
         self,
-        layers: Sequence[Sequence[Member]],
-        aggregator: Member,
+        layers: Sequence[Sequence[Node[Any, Any]]],
+        aggregator: Node[Any, Any],
         *,
-        name: str,
-        terms: Terms,
-        seed: int,
-        budget: Budget,
+        aggregations: int = 1,
     ) -> None:
-        super().__init__(name=name, budget=budget)
-        self.layers = tuple(tuple(readers_of(layer, seed=seed)) for layer in layers)
-        self.aggregator = Reader(as_node(aggregator, name="aggregator"), seed=seed)
-        self.terms = terms
-        _check(self.name, self.layers, terms)
-        _ = self.plan  # nodes that don't fit together are found where it is built
+        """Set who is asked, layer by layer, and who makes one answer of theirs.
+
+        Args:
+            layers: The proposers.
+            aggregator: Who writes the answer from those of the last layer.
+            aggregations: Calls of the aggregator in a run.
+
+        Raises:
+            ConfigError: a layer has fewer proposers than must answer, or agree.
+            WiringError: a node doesn't take what it is given.
+        """
+        self.readers = tuple(tuple(readers_of(layer, seed=self.seed)) for layer in layers)
+        self.top = Reader(aggregator, seed=self.seed)
+        self.aggregations = aggregations
+        smallest = min(len(layer) for layer in layers)
+        if not smallest:
+            raise ConfigError(f"{self.name}: proposers: a layer is empty, but takes at least one")
+        for what, number in (("quorum", self.quorum), ("agree", self.agree)):
+            if number is not None and number > smallest:
+                raise ConfigError(
+                    f"{self.name}: {what}={number}, but the smallest layer has {smallest} proposers"
+                )
+        for depth, layer in enumerate((*layers, [aggregator])):
+            for node in layer:
+                self._require_fit(node, Consulted if depth else self.input_type)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.
@@ -72,147 +118,336 @@ class Mixture(Pattern[str | BaseModel, Mixed]):
             MoaError: no proposer could be asked, and the aggregator failed alone; or it is set up
                 wrong, or broke off when some of its text was streamed.
         """
-        run = Layering(
-            layers=self.layers,
-            aggregator=self.aggregator,
-            terms=self.terms,
-            request=request,
-            context=context,
-            aggregations=self.aggregations,
-        )
-        await run.run()
+        run = _Run(self, request, context)
+        await run.propose()
         if run.agreed is not None:
             return self._chosen(run, run.agreed, "the proposers agree")
-        shown, heard = counted(context)
+        pieces, heard = counted(context)
         try:
             text = await self.aggregate(run.asked, heard)
         except MoaError as error:
-            if shown() or not run.asked.answers or not passes(error):
+            if pieces() or not run.asked.answers or not error.recoverable:
                 raise
-            context.note("failed", f"{self.aggregator.name!r} gave no answer: {error}")
+            context.note("failed", f"{self.top.name!r} gave no answer: {error}")
             best = most_agreed(run.asked.answers)
-            said = f"a proposal stands in for what {self.aggregator.name!r} would have written"
+            said = f"a proposal stands in for what {self.top.name!r} would have written"
             context.note("degraded", said)
             return self._chosen(run, best, "it is the one most alike to the others")
-        return self._mixed(run, text, self.aggregator.name)
+        return run.mixed(text, self.top.name)
 
     async def aggregate(self, asked: Asked, context: RunContext) -> str:
         """Have one answer made of several."""
-        return (await self.aggregator.run(asked, context)).output
+        return (await self.top.run(asked, context)).output
 
-    @property
-    def plan(self) -> Plan:
-        """The layers as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, cast("Any", str | BaseModel))
-        source: Handle[Any] = g.input
-        for depth, layer in enumerate(self.layers):
-            prefix = f"layer {depth + 1} · " if len(self.layers) > 1 else ""
-            asked = [g.add(m.node, source, name=f"{prefix}{m.name}") for m in layer]
-            source = gathered(g, asked, into=consulted)
-        return g.build(g.add(self.aggregator.node, source, name=self.aggregator.name)).plan
-
-    def _chosen(self, run: Layering, place: int, why: str) -> Mixed:
+    def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
         run.context.emit(Piece(run.context.node, text))
-        return self._mixed(run, text, by)
+        return run.mixed(text, by)
 
-    def _mixed(self, run: Layering, text: str, by: str) -> Mixed:
-        proposals = dict(zip(run.asked.names, run.asked.answers, strict=True))
-        return Mixed(text=text, by=by, proposals=proposals, missing=tuple(run.missing))
+    def _require_fit(self, node: Node[Any, Any], given: object) -> None:
+        wanted = signature_of(node).input(0)
+        if not fits(given, wanted):
+            raise WiringError(
+                f"{self.name}: {node.name!r} takes {shown(wanted)}, but is given {shown(given)}"
+            )
 
 
-def mixture(
-    proposers: Sequence[Member] | Sequence[Sequence[Member]],
-    aggregator: Member,
+def proposer_of(
+    endpoint: Endpoint,
     *,
-    layers: int = 1,
-    name: str = "mixture",
-    quorum: int | None = None,
-    timeout_s: float | None = None,
-    patience_s: float | None = 0.2,
-    agree: int | None = None,
-    seed: int = 0,
-    budget: Budget = UNLIMITED,
-) -> Mixture:
-    """Ask several models, let further layers read what the ones before wrote, and have it merged.
-
-    A proposer that fails or is late is left out, named in the trace, and not asked in the next
-    layer. A budget that is too thin for all takes proposers away, then layers, and leaves the
-    aggregator alone at last; the trace says so. Where a further layer gives too few answers in the
-    time it has, those of the one before stand. Where the aggregator can't be asked, fails or is
-    late, a proposal stands in, and the output's `by` says whose; what is set up wrong, such as its
-    key, is an error. Only what the aggregator writes is streamed: where it breaks off then, there
-    is no stand-in.
-
-    Sources: Wang et al. 2024, "Mixture-of-Agents enhances large language model capabilities",
-    arXiv:2406.04692. The aggregator's quality decides, so let it be a large model; small models
-    that read each other's text get worse.
+    instructions: Instructions = ANSWER,
+    role: str = "",
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
+    max_tokens: MaxTokens = 1024,
+) -> Proposer:
+    """Make a proposer of an endpoint.
 
     Args:
-        proposers: Who is asked in each layer; or one list for each layer. `Proposer` gives an
-            endpoint a temperature and a role.
-        aggregator: Who writes the answer from those of the last layer.
-        layers: How often the proposers are asked, where one list is given.
-        name: Shown in traces, errors and drawings.
-        quorum: Fewest answers of a layer to go on with; see `fan_out` for `None`.
-        timeout_s: Seconds that a proposer may take, retries included; `None`: as long as the run
-            has. Of a run with a deadline, time is kept back for what follows.
-        patience_s: Seconds that the others get once the quorum of a layer is there; `None` waits
-            for all.
-        agree: Answers that say the same, from which on nobody else is asked, and one of them is
-            the answer; `None` asks all.
-        seed: Decides, with the request, the order in which answers are shown.
-        budget: Limits on each run, on top of those of the run it is part of.
-
-    Raises:
-        ConfigError: there are no proposers or layers, or fewer in a layer than must answer.
-        CapabilityError: an endpoint can't complete.
-        WiringError: a node does not take what it is given.
+        endpoint: Who is asked.
+        instructions: What to do with the request.
+        role: A point of view of its own; empty: none.
+        temperature: From 0 to 2.
+        max_tokens: Maximum number of tokens of its answer.
     """
-    return Mixture(
-        list(_layers(proposers, layers, name)),
-        aggregator,
-        name=name,
-        terms=Terms(quorum=quorum, timeout_s=timeout_s, patience_s=patience_s, agree=agree),
-        seed=seed,
-        budget=budget,
+    return Proposer(
+        endpoint, instructions, role=role, temperature=temperature, max_tokens=max_tokens
     )
 
 
-def _layers(proposers: Sequence[Any], layers: int, name: str) -> Iterator[Sequence[Member]]:
-    if layers < 1 or not proposers:
-        raise ConfigError(f"{name}: {layers} layers of {len(proposers)} proposers, but at least 1")
-    lists = [isinstance(one, Sequence) for one in proposers]
-    if not any(lists):
-        yield from [proposers] * layers
-    elif all(lists) and layers in (1, len(proposers)):
-        yield from proposers
-    else:
-        raise ConfigError(
-            f"{name}: give one list of proposers and the number of layers, or one list for each "
-            f"of {layers} layers"
-        )
+def aggregator_of(
+    endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = 1024
+) -> Proposer:
+    """Make the aggregator of an endpoint.
+
+    Args:
+        endpoint: Who writes the answer.
+        instructions: What to do with the request.
+        max_tokens: Maximum number of tokens of the answer.
+    """
+    return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _check(name: str, layers: Sequence[Sequence[Reader]], terms: Terms) -> None:
-    """Refuse what could never answer.
+def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
+    """Give the proposers of a table: the default models where there are none."""
+    if given is None:
+        given = [table.endpoints.slm.name, table.endpoints.llm.name]
+    if "temperature" in table.shared:
+        return given
+    if given and all(isinstance(layer, list) for layer in given):
+        return [_sampled_apart(layer) for layer in given]
+    return _sampled_apart(given)
+
+
+def _sampled_apart(layer: list[Any]) -> list[Any]:
+    """Have an endpoint that is asked more than once in a layer give different answers."""
+    tables: list[Any] = [one if isinstance(one, dict) else {"endpoint": one} for one in layer]
+    names = [table.get("endpoint") for table in tables]
+    return [
+        {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
+        for table, name in zip(tables, names, strict=True)
+    ]
+
+
+class Mixture(BaseMixture, recipe="mixture"):
+    """Several models, merged by a large one.
+
+    Further layers read what the ones before wrote. A proposer that fails or is late is left out,
+    named in the trace, and not asked in the next layer. A budget that is too thin for all takes
+    proposers away, then layers, and leaves the aggregator alone at last; the trace says so. Where a
+    further layer gives too few answers in the time it has, those of the one before stand. Where the
+    aggregator can't be asked, fails or is late, a proposal stands in, and the output's `by` says
+    whose; what is set up wrong, such as its key, is an error. Only what the aggregator writes is
+    streamed: where it breaks off then, there is no stand-in.
 
     Raises:
-        ConfigError: a layer has fewer proposers than must answer, or agree.
+        ConfigError: there are no proposers, or fewer in a layer than must answer.
+        CapabilityError: an endpoint can't complete.
+        WiringError: a node does not take what it is given.
     """
-    fewest = min(len(layer) for layer in layers)
-    for what, least, number in (("quorum", 1, terms.quorum), ("agree", 2, terms.agree)):
-        if number is not None and not least <= number <= fewest:
+
+    proposers: Annotated[
+        Sequence[Member] | Sequence[Sequence[Member]], FromEndpoints(proposer_of, spread=_named_in)
+    ]
+    """Who is asked in each layer, or one list for each layer. `Proposer` gives an endpoint a
+    temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
+    "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
+    default small one and the default large one."""
+    aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
+    """Who writes the answer from those of the last layer."""
+    layers: int = Field(default=1, ge=1)
+    """Times that the proposers are asked, where one list is given."""
+
+    def prepare(self) -> None:
+        """Lay out the layers."""
+        self.arrange([*self._layers()], cast("Any", self.aggregator))
+
+    def _layers(self) -> Iterator[Sequence[Node[Any, Any]]]:
+        proposers = cast("list[Any]", self.proposers)
+        nested = [isinstance(one, Sequence) for one in proposers]
+        if not any(nested):
+            yield from [proposers] * self.layers
+        elif all(nested) and self.layers in (1, len(proposers)):
+            yield from proposers
+        else:
             raise ConfigError(
-                f"{name}: {what}={number}, but it is at least {least}, and at most {fewest}, "
-                "the proposers of the smallest layer"
+                f"{self.name}: give one list of proposers and the number of layers, or one list "
+                f"for each of {self.layers} layers"
             )
-    if (terms.timeout_s is not None and terms.timeout_s <= 0) or (terms.patience_s or 0.0) < 0:
-        raise ConfigError(f"{name}: timeout_s must be positive, and patience_s not negative")
+
+    def sketch(self, sketch: Sketch) -> None:
+        """The proposers, layer by layer, and the aggregator."""
+        before = sketch.input
+        for depth, layer in enumerate(self.readers):
+            prefix = f"layer {depth + 1} · " if len(self.readers) > 1 else ""
+            asked = [(reader.node, f"{prefix}{reader.name}") for reader in layer]
+            before = sketch.side_by_side(before, asked)
+        sketch.arrow(before, sketch.box(self.top.node), sketch.output)
 
 
-def consulted(*answers: object) -> Consulted:
-    """Stand for the packing in drawings; it is not run."""
-    del answers
-    raise AssertionError("a plan that is drawn is not run")
+@dataclass(slots=True)
+class _Run:
+    """The proposers of one run, and what they have answered, as far as budget and time go."""
+
+    mixture: BaseMixture
+    request: str | BaseModel
+    context: RunContext
+    asked: Asked = field(init=False)
+    """What the next layer, or the aggregator, is given."""
+    missing: list[str] = field(default_factory=list[str])
+    """Who gave no answer in a layer."""
+    agreed: int | None = None
+    """Place of the answer that enough of the last layer agree on."""
+    _affordable: tuple[int, ...] = ()
+    """How many of each layer to come the budget paid for when it was last seen."""
+
+    def __post_init__(self) -> None:
+        self.asked = Asked(self.request)
+        self._affordable = tuple(len(layer) for layer in self.mixture.readers)
+
+    async def propose(self) -> None:
+        """Ask layer after layer, until all are through, enough agree, or the budget is too thin.
+
+        Where a further layer gives too few answers in its part of the time, those of the one before
+        stand.
+
+        Raises:
+            MoaError: the first layer gave too few answers; see `fan_out`.
+        """
+        self._warn()
+        for depth in range(len(self.mixture.readers)):
+            members = self._members(depth)
+            affords = self._affords(depth, members)
+            if not affords:
+                return
+            try:
+                await self._ask(depth, members[:affords])
+            except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
+                if not depth:
+                    raise
+                said = f"the answers of layer {depth} stand, since the next gave too few: {error}"
+                self.context.note("degraded", said)
+                return
+            if self.agreed is not None:
+                return
+
+    def mixed(self, text: str, by: str) -> Mixed:
+        """Write down what came out."""
+        proposals = dict(zip(self.asked.names, self.asked.answers, strict=True))
+        return Mixed(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
+
+    def _members(self, depth: int) -> list[Reader]:
+        """Those of a layer, without who gave no answer in one before, if others are left."""
+        layer = self.mixture.readers[depth]
+        members = [member for member in layer if member.name not in self.missing]
+        if not members:
+            return list(layer)
+        for member in layer:
+            if member.name in self.missing:
+                said = f"{member.name!r} is not asked again, since it gave no answer before"
+                self.context.note("skipped", said)
+        return members
+
+    async def _ask(self, depth: int, members: Sequence[Reader]) -> None:
+        mixture, context = self.mixture, self.context
+        if len(mixture.readers) > 1:
+            context = context.nested(f"layer {depth + 1}")
+        hurry_s, timeout_s = self._part_of_the_time(depth), mixture.proposer_timeout_s
+        if depth and hurry_s is not None:  # what is there can wait for no answer that is late
+            timeout_s = min(hurry_s, timeout_s or hurry_s)
+        enough = None if mixture.agree is None else agree(mixture.agree)
+        drawn = await fan_out(
+            members,
+            self.asked,
+            context,
+            quorum=mixture.quorum and min(mixture.quorum, len(members)),
+            timeout_s=timeout_s,
+            straggler_timeout_s=mixture.straggler_timeout_s,
+            hurry_s=hurry_s,
+            enough=enough,
+        )
+        answers = tuple(one.output for one in drawn)
+        names = tuple(one.name for one in drawn)
+        self.asked = Asked(self.request, answers, names)
+        if enough is not None and enough(answers):
+            self.agreed = most_agreed(answers)
+        else:
+            self.missing += [member.name for member in members if member.name not in names]
+
+    def _part_of_the_time(self, depth: int) -> float | None:
+        """Seconds that a layer has, so that as many are left for each that follows."""
+        left = self.context.remaining_s()
+        return None if left is None else left / (len(self.mixture.readers) - depth + 1)
+
+    def _affords(self, depth: int, members: Sequence[Reader]) -> int:
+        """Say how many of a layer the budget pays for, all that follows included."""
+        read, further = self.asked.answers, 0
+        calls: list[list[Call]] = []
+        for layer in (members, *self.mixture.readers[depth + 1 :]):
+            calls.append([member.expected(self.request, read, further) for member in layer])
+            read, further = (), sum(member.max_tokens for member in layer)
+        ending = self.mixture.top.expected(self.request, read, further)
+        share = affordable(calls, [ending] * self.mixture.aggregations, self.context)
+        if share.thinned and share.layers != self._affordable:
+            whole = tuple(len(layer) for layer in calls)
+            self.context.note(
+                "degraded",
+                f"the budget is thin ({share.limit}): {_sizes(share.layers, depth)} "
+                f"instead of {_sizes(whole, depth)}",
+            )
+        self._affordable = share.layers[1:]
+        return share.layers[0] if share.layers else 0
+
+    def _warn(self) -> None:
+        top = self.mixture.top
+        small = {m.name: m for layer in self.mixture.readers[1:] for m in layer if m.is_small}
+        if top.is_small:
+            small[top.name] = top
+        for name in small:
+            self.context.note("degraded", f"{name!r} is a small model: {_READ_EACH_OTHER}")
+
+
+def _sizes(layers: Sequence[int], depth: int) -> str:
+    if not layers:
+        return "no further layer" if depth else "one model alone"
+    sizes = " and ".join(str(size) for size in layers)
+    return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'} of {sizes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of a mixture that is run: all, unless `limit` says what stands against that."""
+
+    layers: tuple[int, ...]
+    """How many proposers of each layer, the first ones. Without a layer, one model is alone."""
+    limit: str = ""
+    """The limit that the whole would pass, such as `calls=9 of 8`."""
+
+    @property
+    def thinned(self) -> bool:
+        """Whether it is less than was asked for."""
+        return bool(self.limit)
+
+
+def affordable(
+    layers: Sequence[Sequence[Call]],
+    ending: Sequence[Call],
+    context: RunContext,
+    *,
+    min_proposers: int = 2,
+) -> Share:
+    """Find the largest part of a mixture that the budget pays for.
+
+    A thin budget takes proposers away first, the last ones of each layer, then layers, and leaves
+    one model alone at last; whether it pays for that one is seen when it is asked.
+
+    Args:
+        layers: The calls that each layer still to be run would make.
+        ending: The calls at the end, which the aggregator makes.
+        context: Holds the budget, and what has been spent of it.
+        min_proposers: Proposers below which a layer is left out; it may have fewer from the start.
+    """
+    whole = Share(tuple(len(layer) for layer in layers))
+    limit = ""
+    for share in _shares(whole, min_proposers):
+        calls = [
+            call
+            for layer, taken in zip(layers, share.layers, strict=False)
+            for call in layer[:taken]
+        ]
+        passed = context.limit_ahead([*calls, *ending])
+        if passed is None:
+            return Share(share.layers, limit)
+        limit = limit or passed
+    return Share((), limit)
+
+
+def _shares(whole: Share, min_proposers: int) -> Iterator[Share]:
+    """All parts, the largest first."""
+    yield whole
+    for depth in range(len(whole.layers), 0, -1):
+        kept = whole.layers[:depth]
+        if depth < len(whole.layers):
+            yield Share(kept)
+        for most in range(max(kept) - 1, min_proposers - 1, -1):
+            yield Share(tuple(min(taken, most) for taken in kept))

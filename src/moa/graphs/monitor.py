@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
 
-from moa.agents.boundary import Limits
-from moa.agents.filter import Verdict
+from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
+from moa.agents.sentiment import Sentiment
 from moa.calibration import percent
-from moa.calibration.drift import Counts, Moved, share_of
+from moa.calibration.drift import Counts, Moved, added, moved, share_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.building.builder import Graph
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.building.plan import Plan
-from moa.graphs.building.skipped import Skipped
-from moa.graphs.pattern import Pattern
-from moa.graphs.windows import Change, Ticket, Window, Windows
+from moa.graphs.keeping import keep, read_kept
+from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
+from moa.graphs.single_model import Labels
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score
+from moa.tiers import Endpoints
 
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
 
+_EXAMPLES = 3
+_LONGEST = 300
+"""Characters of an example that are kept."""
 _REPORT = (
     "Something changed in a stream of messages: the share of a label. Report it in a few sentences "
     "to whoever is in charge: what changed and by how much, by the figures, and what the examples "
@@ -98,26 +104,358 @@ class Findings(BaseModel):
     examples: dict[str, tuple[str, ...]]
 
 
-class Monitor(Pattern[Item, Observation]):
-    """What `monitor` makes. It changes while it is used, and belongs to one event loop."""
+class Window(BaseModel):
+    """What came in one window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = 1
+    items: int = 0
+    failed: int = 0
+    """Those of them that could not be decided."""
+    counts: Counts = Field(default_factory=dict[str, Mapping[str, int]])
+    examples: Mapping[str, Mapping[str, tuple[str, ...]]] = Field(
+        default_factory=dict[str, Mapping[str, tuple[str, ...]]]
+    )
+    """The first few texts of each label, cut, by the name of the question."""
+
+    def after(self, text: str, labels: Mapping[str, str] | None) -> Window:
+        """Take in one item; `None`: it could not be decided."""
+        if labels is None:
+            return self.model_copy(update={"items": self.items + 1, "failed": self.failed + 1})
+        examples = {question: dict(known) for question, known in self.examples.items()}
+        for question, label in labels.items():
+            kept = examples.setdefault(question, {}).get(label, ())
+            if len(kept) < _EXAMPLES:
+                examples[question][label] = (*kept, text[:_LONGEST])
+        counts = added([self.counts, {question: {label: 1} for question, label in labels.items()}])
+        return self.model_copy(
+            update={"items": self.items + 1, "counts": counts, "examples": examples}
+        )
+
+
+class Change(BaseModel):
+    """What moved, and the window at whose end that was known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    moved: tuple[Moved, ...]
+    window: Window
+    reference: Counts
+
+
+class State(BaseModel):
+    """What is kept from one process to the next."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
+    learned: int = 0
+    """Windows in the reference so far."""
+    latest: tuple[Counts, ...] = ()
+    """The windows since then that are looked at, the latest last."""
+    window: Window = Window()
+    ends: datetime | None = None
+    """When the open window ends, where windows go by time."""
+    untold: tuple[Change, ...] = ()
+    """Changes of which there is no report yet."""
+    counts: str = ""
+    """Tells what is counted from anything else; empty where that was not kept."""
+
+    def closed(self, reference: int, *, alpha: float) -> State:
+        """Close the open window: it adds to the reference, or is compared with it."""
+        opened = {"window": Window(number=self.window.number + 1)}
+        if self.learned < reference:
+            learned = {
+                "reference": added([self.reference, self.window.counts]),
+                "learned": self.learned + 1,
+            }
+            return self.model_copy(update=opened | learned)
+        latest = (*self.latest, self.window.counts)[-reference:]
+        found = moved(self.reference, latest, alpha=alpha)
+        if not found:
+            return self.model_copy(update=opened | {"latest": latest})
+        change = Change(moved=found, window=self.window, reference=self.reference)
+        return State(
+            window=Window(number=self.window.number + 1),
+            ends=self.ends,
+            untold=(*self.untold, change),
+            counts=self.counts,
+        )
+
+
+class Ticket(NamedTuple):
+    """An item's place in the stream."""
+
+    number: int
+    closes: int | None
+    """Number of the window that is closed with it: its own where windows are counted, the one
+    before where they go by time; `None`: none is."""
+    ends: datetime | None
+    """When its window ends, where windows go by time."""
+
+
+class Windows:
+    """The windows of a stream, and what changed. Of one event loop; it changes while it is used.
+
+    Args:
+        size: Items of a window, or how long one lasts.
+        reference: Windows that the next ones are compared with.
+        alpha: Rate of false alarms, for each window that is compared.
+        file: Keeps the state from one process to the next; `None` keeps nothing.
+        counts: Tells what is counted from anything else. Where the file has other counts, they are
+            dropped.
+
+    Raises:
+        ConfigError: the file is there, and can't be read.
+    """
 
     def __init__(
         self,
-        decider: Node[Any, BaseModel],
-        writer: Endpoint | None,
+        size: int | timedelta,
         *,
-        windows: Windows,
-        seen: Seen | None,
-        max_tokens: int,
-        **limits: Unpack[Limits],
+        reference: int,
+        alpha: float,
+        file: Path | None,
+        counts: str = "",
     ) -> None:
-        super().__init__(**limits)
-        self.decider = decider
-        self.writer: Generator[Reply] | None = None
-        if writer is not None:
-            self.writer = Generator(writer, _REPORT, name="report", max_tokens=max_tokens)
-        self.windows = windows
-        self._seen = seen or labels_in
+        kept = read_kept(file, State, what="the windows of a monitor") or State()
+        counts = hashlib.sha256(f"{size}/{counts}".encode()).hexdigest()[:16]
+        self.anew = kept.counts not in ("", counts)
+        """Whether the file held counts of something else."""
+        self.state = (
+            State(counts=counts) if self.anew else kept.model_copy(update={"counts": counts})
+        )
+        self._size = size
+        self._reference = reference
+        self._alpha = alpha
+        self._file = file
+        self._entered = 0
+        self._absorbed = 0
+        self._decided: dict[int, tuple[Ticket, str, Mapping[str, str] | None]] = {}
+        self._closed: dict[int, asyncio.Event] = {}
+        """Set when the window is closed, by the number of the item that closes it."""
+        self._closers: dict[int, int] = {}
+        """Who closes it, by the number of the window."""
+        self._alive: set[int] = set()
+        self._telling: set[int] = set()
+        self._window = self.state.window.number
+        self._filled = self.state.window.items
+        self._until = self.state.ends
+
+    def enter(self, at: datetime | None = None) -> Ticket:
+        """Give an item its place, in the order of these calls; it must be `decided`, and `left`.
+
+        Args:
+            at: When it came; `None` is now. It matters where windows go by time.
+        """
+        self._entered += 1
+        closes = None
+        if self._is_over(at or datetime.now(UTC)):
+            closes = self._window
+            self._closers[closes] = self._entered
+            self._closed[self._entered] = asyncio.Event()
+            self._window += 1
+        self._alive.add(self._entered)
+        return Ticket(self._entered, closes, self._until)
+
+    def decided(self, ticket: Ticket, text: str, labels: Mapping[str, str] | None) -> None:
+        """Say what an item was found to be, once; `None`: it could not be decided.
+
+        Raises:
+            ConfigError: the file can't be written.
+        """
+        self._decided[ticket.number] = (ticket, text, labels)
+        before = self._absorbed
+        while self._absorbed + 1 in self._decided:
+            self._absorbed += 1
+            self._absorb(*self._decided.pop(self._absorbed))
+        if self._absorbed > before:
+            keep(self._file, self.state)
+
+    async def change(self, ticket: Ticket) -> Change | None:
+        """Give the change that an item is to tell of, once it is known; `None`: there is none.
+
+        The item that closes a window waits for all before it, and tells. Where it has failed, the
+        next one that asks does.
+        """
+        if ticket.closes is not None:
+            await self._closed[ticket.number].wait()
+        for change in self.state.untold:
+            number = change.window.number
+            closer = self._closers.get(number, 0)
+            if number not in self._telling and (
+                closer == ticket.number or closer not in self._alive
+            ):
+                self._telling.add(number)
+                return change
+        return None
+
+    def left(self, ticket: Ticket, change: Change | None = None, *, told: bool = False) -> None:
+        """Say that an item is done with, and whether it told of the change it was given.
+
+        Raises:
+            ConfigError: the file can't be written.
+        """
+        self._alive.discard(ticket.number)
+        self._closed.pop(ticket.number, None)
+        if change is None:
+            return
+        self._telling.discard(change.window.number)
+        if told:
+            untold = tuple(one for one in self.state.untold if one.window != change.window)
+            self.state = self.state.model_copy(update={"untold": untold})
+            keep(self._file, self.state)
+
+    def _is_over(self, at: datetime) -> bool:
+        """Whether a window is closed with the item that comes now."""
+        if not isinstance(self._size, timedelta):
+            self._filled = self._filled % self._size + 1
+            return self._filled == self._size
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
+        if self._until is None:
+            self._until = at + self._size
+        if at < self._until:
+            return False
+        self._until += self._size * ((at - self._until) // self._size + 1)
+        return True
+
+    def _absorb(self, ticket: Ticket, text: str, labels: Mapping[str, str] | None) -> None:
+        timed = isinstance(self._size, timedelta)
+        if timed and ticket.closes is not None:
+            self.state = self.state.closed(self._reference, alpha=self._alpha)
+        window = self.state.window.after(text, labels)
+        self.state = self.state.model_copy(update={"window": window, "ends": ticket.ends})
+        if not timed and ticket.closes is not None:
+            self.state = self.state.closed(self._reference, alpha=self._alpha)
+        closed = self._closed.get(ticket.number)
+        if closed is not None:  # who closes it has not been given up
+            closed.set()
+
+
+def labels_in(decision: object) -> dict[str, str]:
+    """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
+    found: dict[str, str] = {}
+    for question, answer in answers_in(decision):
+        if isinstance(answer, Verdict):
+            found[question] = "kept" if answer.kept else "dropped"
+        else:
+            found |= _labels(question, answer)
+    return found
+
+
+def answers_in(
+    decision: object, name: str = ""
+) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
+    """Find the answers in a decision, and in the models in it, by the name of the question.
+
+    What is in a model of a field has its name in front, such as `decisions.spam`.
+    """
+    if isinstance(decision, Verdict):
+        yield name or "filter", decision
+    elif isinstance(decision, Predicate | Choice | Score):
+        answer = cast("Predicate | Choice[Any] | Score", decision)
+        yield name or answer.question or "label", answer
+    elif isinstance(decision, BaseModel):
+        for field in type(decision).model_fields:
+            yield from answers_in(getattr(decision, field), f"{name}.{field}" if name else field)
+
+
+def decider(
+    endpoint: Endpoint,
+    *,
+    labels: Labels = None,
+    task: str = "What is this text about?",
+    criterion: Annotated[str | None, Field(min_length=1)] = None,
+) -> Node[Any, BaseModel]:
+    """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
+
+    Args:
+        endpoint: Who decides.
+        labels: The labels, or what each means, by label.
+        task: The question that the labels answer.
+        criterion: Texts that meet it are counted, and no others: "a complaint".
+
+    Raises:
+        ValueError: there are labels and a criterion.
+    """
+    if labels is not None and criterion is not None:
+        raise ValueError("give labels or a criterion, not both")
+    if labels is not None:
+        return Classifier(endpoint, labels, task=task, name="label")
+    if criterion is not None:
+        return Filter(endpoint, criterion)
+    return Sentiment(endpoint)
+
+
+class Monitor(Recipe[Item, Observation], recipe="monitor"):
+    """A stream, reported where it changes.
+
+    It decides on every item of a stream, and has a report written where something has changed. The
+    first windows are the reference. At the end of each later one the share of each label is
+    compared with it, in that window and in the latest ones together. Only where one has moved the
+    large model is asked, and the next windows are a new reference. Where nothing changes, a window
+    ends with a false report with a probability of at most `alpha`.
+
+    Items can run side by side: they stand in the order in which their runs began, whatever the
+    order in which they end. It changes while it is used, and belongs to one event loop.
+
+    Raises:
+        CapabilityError: `writer` can't complete.
+        ConfigError: the file can't be read.
+    """
+
+    decider: Annotated[Node[Any, BaseModel], FromEndpoint(decider, "slm")]
+    """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table
+    by labels, by a criterion, or else it is sentiment."""
+    writer: Annotated[Endpoint, Named()] | None = None
+    """Writes the reports; `None`: they hold the figures alone. In a table the default large model,
+    where it can write."""
+    window: int | None = Field(default=None, gt=0)
+    """Items of a window; `None`: 50, where `seconds` isn't given either."""
+    seconds: float | None = Field(default=None, gt=0)
+    """How long a window lasts, by the `at` of the items."""
+    reference: int = Field(default=4, gt=0)
+    """Windows that make up a reference, and the maximum that are looked at together."""
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    """Maximum rate of false reports: 0.001 is one in 1,000 windows."""
+    seen: Seen = labels_in
+    """Reads the labels to watch out of a decision; by default all of its labels, `yes` and `no`,
+    levels, and whether a filter kept it, also of the models in it."""
+    state: Annotated[Path, AfterValidator(beside_config), Mark.WRITTEN] | None = None
+    """File that keeps the windows from one process to the next, with the texts of the examples;
+    `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
+    the trace says so."""
+    max_tokens: int = Field(default=512, gt=0)
+    """Maximum tokens of a report."""
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Take the large model to write, where it can."""
+        del where
+        named = table.get("writer")
+        writer = endpoints.named(named) if isinstance(named, str) else endpoints.llm
+        return {**table, "writer": writer if can_write(writer.model) else None}
+
+    def prepare(self) -> None:
+        """Read what was kept of the windows before."""
+        if self.window is not None and self.seconds is not None:
+            raise ValueError("give window or seconds, not both")
+        self.reporter: Generator[Reply] | None = None
+        if self.writer is not None:
+            self.reporter = Generator(
+                self.writer, _REPORT, name="report", max_tokens=self.max_tokens
+            )
+        lasts = None if self.seconds is None else timedelta(seconds=self.seconds)
+        self.windows = Windows(
+            lasts or self.window or 50,
+            reference=self.reference,
+            alpha=self.alpha,
+            file=self.state,
+            counts=counted_by(self.decider),
+        )
 
     async def watch(
         self,
@@ -175,8 +513,8 @@ class Monitor(Pattern[Item, Observation]):
         labels: Mapping[str, str] | None = None
         try:
             decision = (await self.decider.run(text, context)).output
-            labels = self._seen(decision)
-            if not labels and self._seen is labels_in:
+            labels = self.seen(decision)
+            if not labels and self.seen is labels_in:
                 self._look(decision)
         finally:
             self.windows.decided(ticket, text, labels)
@@ -224,113 +562,37 @@ class Monitor(Pattern[Item, Observation]):
 
     async def _written(self, findings: Findings, context: RunContext) -> str:
         """Have the text written; it is empty where nobody can."""
-        if self.writer is None:
+        if self.reporter is None:
             return ""
         try:
-            return (await self.writer.run(findings, context)).output.text
+            return (await self.reporter.run(findings, context)).output.text
         except MoaError as error:
             context.note("degraded", f"the report holds the figures alone: {error}")
             return ""
 
-    @property
-    def plan(self) -> Plan:
-        """One item as a graph, to be drawn."""
-        g: Graph[Item] = Graph(self.name, self.input_type)
-        decision = g.add(cast("Node[str, BaseModel]", self.decider), g.input.map(_text))
-        changed = g.add(windows, decision)
-        if self.writer is None:
-            return g.build(g.join(_observed, decision, changed)).plan
-        report = g.add(self.writer, changed, when=changed.map(_anything))
-        return g.build(g.join(_observed, decision, report)).plan
-
-
-def monitor(
-    decider: Node[Any, BaseModel],
-    writer: Endpoint | None,
-    *,
-    window: int | timedelta = 50,
-    reference: int = 4,
-    alpha: float = 0.001,
-    seen: Seen | None = None,
-    file: Path | None = None,
-    max_tokens: int = 512,
-    **limits: Unpack[Limits],
-) -> Monitor:
-    """Decide on every item of a stream, and have a report written where something has changed.
-
-    The first windows are the reference. At the end of each later one the share of each label is
-    compared with it, in that window and in the latest ones together. Only where one has moved the
-    large model is asked, and the next windows are a new reference. Where nothing changes, a window
-    ends with a false report with a probability of at most `alpha`.
-
-    Items can run side by side: they stand in the order in which their runs began, whatever the
-    order in which they end.
-
-    Args:
-        decider: Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph.
-        writer: Writes the reports; `None`: they hold the figures alone.
-        window: Items of a window, or how long one lasts.
-        reference: Windows that make up a reference, and most that are looked at together.
-        alpha: Rate of false reports: 0.001 is one in 1,000 windows, at most.
-        seen: Reads the labels to watch out of a decision; `None`: all of its labels, `yes` and
-            `no`, levels, and whether a filter kept it, also of the models in it.
-        file: Keeps the windows from one process to the next, with the texts of the examples;
-            `None` keeps nothing. Where the questions or the windows are others by then, it begins
-            anew, and the trace says so.
-        max_tokens: Most tokens of a report.
-        limits: See `Limits`.
-
-    Raises:
-        CapabilityError: `writer` can't complete.
-        ConfigError: a number is out of range, or the file can't be read.
-    """
-    return Monitor(
-        decider,
-        writer,
-        windows=Windows(
-            window, reference=reference, alpha=alpha, file=file, counts=counted_by(decider)
-        ),
-        seen=seen,
-        max_tokens=max_tokens,
-        **limits,
-    )
-
-
-def labels_in(decision: object) -> dict[str, str]:
-    """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
-    found: dict[str, str] = {}
-    for question, answer in answers_in(decision):
-        if isinstance(answer, Verdict):
-            found[question] = "kept" if answer.kept else "dropped"
-        else:
-            found |= _labels(question, answer)
-    return found
-
-
-def answers_in(
-    decision: object, name: str = ""
-) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
-    """Find the answers in a decision, and in the models in it, by the name of the question.
-
-    What is in a model of a field has its name in front, such as `decisions.spam`.
-    """
-    if isinstance(decision, Verdict):
-        yield name or "filter", decision
-    elif isinstance(decision, Predicate | Choice | Score):
-        answer = cast("Predicate | Choice[Any] | Score", decision)
-        yield name or answer.question or "label", answer
-    elif isinstance(decision, BaseModel):
-        for field in type(decision).model_fields:
-            yield from answers_in(getattr(decision, field), f"{name}.{field}" if name else field)
+    def sketch(self, sketch: Sketch) -> None:
+        """One item."""
+        decision = sketch.box(self.decider)
+        windows = sketch.box(label="windows")
+        sketch.arrow(sketch.input, decision, windows)
+        sketch.arrow(decision, sketch.output)
+        if self.reporter is None:
+            return sketch.arrow(windows, sketch.output)
+        report = sketch.box(self.reporter)
+        sketch.arrow(windows, report, label="if anything")
+        return sketch.arrow(report, sketch.output)
 
 
 def counted_by(decider: Node[Any, BaseModel]) -> str:
     """Tell what a node decides from what any other does: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
-    plan = getattr(decider, "plan", None)
+    plan, members = getattr(decider, "plan", None), getattr(decider, "members", None)
     steps = plan.steps if isinstance(plan, Plan) else ()
-    inner = [counted_by(step.node) for step in steps if isinstance(step, NodeStep)]
+    nodes = [step.node for step in steps if isinstance(step, NodeStep)]
+    if members is not None and not nodes:
+        nodes = [*members()]
+    inner = [counted_by(node) for node in nodes]
     return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
 
 
@@ -341,12 +603,6 @@ def findings_of(change: Change) -> Findings:
         figures=tuple(_figures(change.reference, change.window.counts)),
         examples=_examples(change.moved, change.window),
     )
-
-
-def windows(decision: BaseModel) -> Findings:
-    """Stand for the windows in drawings; it is not run."""
-    del decision
-    return Findings(changes=(), figures=(), examples={})
 
 
 def _labels(question: str, answer: Predicate | Choice[Any] | Score) -> dict[str, str]:
@@ -391,16 +647,3 @@ def _examples(moved: tuple[Moved, ...], window: Window) -> dict[str, tuple[str, 
         for one in [one for one in moved if _more(one)] or moved
         if one.label in window.examples.get(one.question, {})
     }
-
-
-def _text(item: Item) -> str:
-    return item.text
-
-
-def _anything(findings: Findings) -> bool:
-    return bool(findings.changes)
-
-
-def _observed(decision: BaseModel, report: Reply | Findings | Skipped) -> Observation:
-    del report
-    return Observation(decision=decision)

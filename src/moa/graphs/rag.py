@@ -7,54 +7,157 @@ filter the passages and check the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import AfterValidator, Field, PlainValidator
 
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.answering import Sheet, is_absent, may_be_absent
+from moa.documents.answering import Answerer, Sheet, is_absent, may_be_absent
 from moa.documents.bm25 import words
 from moa.documents.checking import checked_claims, copied, graded
+from moa.documents.chunking import MAX_TOKENS
 from moa.documents.citing import attributed, cited
-from moa.documents.extracting import Extracted
-from moa.documents.grading import Grade, asked
+from moa.documents.extracting import LEAST, Extracted, Extractive
+from moa.documents.grading import RELEVANT, SUPPORTED, Grade, Grader, asked
+from moa.documents.index import Index
+from moa.documents.indexed import Indexed
 from moa.documents.retrieval import fused
-from moa.documents.rewriting import Query
+from moa.documents.rewriting import Query, Rewriter
 from moa.documents.sourced import NotInDocuments, Sourced
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import sentence_encoder
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.building.plan import Plan
-from moa.graphs.pattern import Pattern
-from moa.graphs.rag_plan import plan_of_rag
+from moa.graphs.building.signatures import is_node
+from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
 from moa.handoffs import Reply, Text
 from moa.node import Node
+from moa.tiers import Endpoints
 from moa.trace import Event, Piece
-from moa.usage import UNLIMITED, Budget
 
 RagOutcome = Sourced | NotInDocuments
+_File = Annotated[str | Path, AfterValidator(beside_config)]
+_AS_NODE = PlainValidator(as_node)
 
 
-class Rag(Pattern[Text | str, RagOutcome]):
-    """What `rag` makes."""
+class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
+    """Answers from your documents, with citations, or says that they don't hold the answer.
 
-    def __init__(
+    Raises:
+        CapabilityError: an endpoint can't do what is asked of it.
+        CalibrationError: a calibration can't be read, or is for something else.
+        ConfigError: a small model is needed, and none is given.
+    """
+
+    documents: _File | Sequence[_File] | None = None
+    """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
+    what the index holds already."""
+    index: Annotated[_File | None, Mark.WRITTEN] = None
+    """Folder that keeps what was read; `None` reads it anew in each process."""
+    search: Literal["words", "meaning", "both"] = "both"
+    """How passages are found. Without an endpoint that embeds it is by words."""
+    embedder: Annotated[Endpoint, Named()] | None = None
+    """Turns texts into vectors; `None`: the built-in sentence encoder, where its packages are
+    installed."""
+    passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
+    """Maximum number of tokens of a passage."""
+    retriever: Annotated[Node[Text | str, Passages], _AS_NODE] | None = None
+    """Finds passages, in the place of a search in `documents`: `BM25`, `Dense`, `Hybrid`,
+    `Indexed`, or LangChain's by `from_langchain`. Given in Python alone."""
+    top_k: int = Field(default=5, ge=1)
+    """Maximum number of passages that the writer is given."""
+    writer: Annotated[Endpoint | Node[Sheet, Reply], Named(or_node=True)]
+    """Writes the answer, which streams: an endpoint, or in Python a node, as `Answerer` is. A model
+    that is too small to write gives the nearest sentence instead, as `Extractive` does."""
+    small: Annotated[Endpoint, Named(tier="slm")] | None = None
+    """Rewrites, filters and checks, where that is asked for; in a table the default small model."""
+    rewrite: bool | Annotated[Node[Text | str, Query], _AS_NODE] = False
+    """Whether the question is also searched for as the small model rewrites it, a call each, or
+    what rewrites it; the passages for both are fused."""
+    filter: bool | _File | Annotated[Node[Text | str, Grade], _AS_NODE] = False
+    """Whether the small model is asked of each passage whether it helps, a call each; or the file
+    of a calibration of it for that, or what says so. Else the search ranks them alone."""
+    relevant: float = Field(default=0.2, gt=0, lt=1)
+    """Probability of helping under which a passage is left out, where there is no calibration."""
+    check: bool | _File | Annotated[Node[Text | str, Grade], _AS_NODE] = False
+    """Whether the small model checks each sentence against the passages that it cites, a call
+    each; or the file of a calibration of it for that, or what says so. Else it is looked whether
+    each sentence cites one."""
+    supported: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a sentence is supported, where there is no calibration."""
+    near: float = Field(default=LEAST, ge=0, le=1)
+    """Likeness to the question under which a sentence is no answer, where no model writes."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Maximum number of tokens of an answer."""
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Take the default small model; documents are needed to run."""
+        del where
+        if not {"documents", "index"} & {*table} and endpoints.to_be_asked:
+            raise ConfigError(
+                'there is nothing to search in: name files or folders by documents = ["docs"], or '
+                "what moa index made by index, in the graph's table of moa.toml, such as "
+                "[graphs.rag]"
+            )
+        return {"small": "", **table}
+
+    def prepare(self) -> None:
+        """Make the nodes."""
+        embedder = self.embedder or sentence_encoder()
+        self.finder = self.retriever or Indexed(
+            self.documents,
+            Index(self.index, max_tokens=self.passage_tokens),
+            endpoint=None if self.search == "words" else embedder,
+            by_words=self.search != "meaning",
+            top_k=self.top_k,
+            name="passages",
+        )
+        self.answerer = self._answerer(embedder)
+        self.rewriter = (
+            (Rewriter(self._small("rewrite")) if self.rewrite else None)
+            if isinstance(self.rewrite, bool)
+            else self.rewrite
+        )
+        self.relevance = self._grader("filter", self.filter, RELEVANT, self.relevant)
+        self.support = self._grader("check", self.check, SUPPORTED, self.supported)
+
+    def _answerer(self, embedder: Endpoint | None) -> Node[Sheet, Reply]:
+        if is_node(self.writer):
+            return cast("Node[Sheet, Reply]", self.writer)
+        large = cast("Endpoint", self.writer)
+        if can_write(large.model):
+            return Answerer(large, max_tokens=self.max_tokens)
+        return Extractive(embedder, least=self.near)
+
+    def _grader(
         self,
-        retriever: Node[Text | str, Passages],
-        writer: Node[Sheet, Reply],
-        *,
-        rewriter: Node[Text | str, Query] | None,
-        relevance: Node[Text | str, Grade] | None,
-        support: Node[Text | str, Grade] | None,
-        top_k: int,
         name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.retriever = retriever
-        self.writer = writer
-        self.rewriter = rewriter
-        self.relevance = relevance
-        self.support = support
-        self.top_k = top_k
+        wanted: bool | str | Path | Node[Text | str, Grade],
+        question: str,
+        threshold: float,
+    ) -> Node[Text | str, Grade] | None:
+        if not isinstance(wanted, bool | str | Path):
+            return wanted
+        if wanted is False:
+            return None
+        calibration = None
+        if not isinstance(wanted, bool):
+            from moa.calibration.file import Calibration
+
+            calibration = Calibration.load(wanted)
+        small = self._small(name)
+        return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
+
+    def _small(self, use: str) -> Endpoint:
+        if self.small is None:
+            raise ConfigError(f"{self.name}: small: give a small model, which {use} asks")
+        return self.small
 
     async def answer(self, request: Text | str, context: RunContext) -> RagOutcome:
         """Search, filter, write, check.
@@ -83,7 +186,7 @@ class Rag(Pattern[Text | str, RagOutcome]):
     async def _found(self, question: str, context: RunContext) -> tuple[Passage, ...]:
         """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
         queries = [question, *await self._rewritten(question, context)]
-        found = [(await self.retriever.run(query, context)).output for query in queries]
+        found = [(await self.finder.run(query, context)).output for query in queries]
         several = sum(len(each.passages) for each in found)
         return fused(found, top_k=several).passages if len(found) > 1 else found[0].passages
 
@@ -122,7 +225,7 @@ class Rag(Pattern[Text | str, RagOutcome]):
         held = _Held(context.emit)
         if context.listener is not None:
             inside.listener = held
-        reply = (await self.writer.run(sheet, inside)).output
+        reply = (await self.answerer.run(sheet, inside)).output
         if not is_absent(reply.text):
             held.release()
         return reply
@@ -157,18 +260,16 @@ class Rag(Pattern[Text | str, RagOutcome]):
             passages=passages,
         )
 
-    @property
-    def plan(self) -> Plan:
-        """Its nodes as a graph, to be drawn; it runs otherwise."""
-        return plan_of_rag(
-            self.name,
-            self.input_type,
-            self.retriever,
-            self.writer,
-            rewriter=self.rewriter,
-            relevance=self.relevance,
-            support=self.support,
-        )
+    def sketch(self, sketch: Sketch) -> None:
+        """The nodes as they follow one another."""
+        boxes = [] if self.rewriter is None else [sketch.box(self.rewriter)]
+        boxes.append(sketch.box(self.finder))
+        if self.relevance is not None:
+            boxes.append(sketch.box(self.relevance, "filter each"))
+        boxes.append(sketch.box(self.answerer))
+        if self.support is not None and not isinstance(self.answerer, Extractive):
+            boxes.append(sketch.box(self.support, "check each sentence"))
+        sketch.arrow(sketch.input, *boxes, sketch.output)
 
 
 class _Held:
@@ -193,45 +294,3 @@ class _Held:
         for event in self._events or ():
             self._emit(event)
         self._events = None
-
-
-def rag(
-    retriever: Node[Text | str, Passages],
-    writer: Node[Sheet, Reply],
-    *,
-    rewriter: Node[Text | str, Query] | None = None,
-    relevance: Node[Text | str, Grade] | None = None,
-    support: Node[Text | str, Grade] | None = None,
-    top_k: int = 5,
-    name: str = "rag",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Rag:
-    """Answer questions from documents, with citations, or say that they are not in them.
-
-    Args:
-        retriever: Finds passages: `BM25`, `Dense`, `Hybrid`, `Indexed`, or LangChain's by
-            `from_langchain`.
-        writer: Writes the answer, as `Answerer` does, or gives a sentence of the passages, as
-            `Extractive` does. What it writes streams.
-        rewriter: Writes the question as a query; passages are then searched for both, and fused.
-            `None` searches for the question alone.
-        relevance: Says of each passage whether it helps; the others are left out. `None` keeps all.
-        support: Says of each sentence of an answer whether the passages it cites say so. `None`
-            checks no more than that each sentence cites one.
-        top_k: Most passages that the writer is given.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-    """
-    return Rag(
-        retriever,
-        writer,
-        rewriter=rewriter,
-        relevance=relevance,
-        support=support,
-        top_k=top_k,
-        name=name,
-        budget=budget,
-        timeout_s=timeout_s,
-    )

@@ -6,22 +6,99 @@ Covington et al. 2016, "Deep neural networks for YouTube recommendations", RecSy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from moa._async import gather
+from moa.agents import Agent
+from moa.agents.boundary import TypedNode, require, said
+from moa.agents.decider import Decider
+from moa.agents.prompts import block
+from moa.context import RunContext
+from moa.documents import Passage, Passages
+from moa.documents.bm25 import BM25
+from moa.documents.dense import Dense
+from moa.documents.index import BATCH
+from moa.documents.retrieval import fused, searched
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError
+from moa.endpoints.encoders import sentence_encoder
+from moa.endpoints.known import can_write
+from moa.errors import ConfigError, Unanswered
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.items import (
-    Candidates,
-    Interests,
-    Item,
-    Recommended,
-    Scores,
-    Shelf,
-    WithReasons,
-)
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.recipe import Named, WiredRecipe, beside_config
 from moa.handoffs import Reply
+from moa.questions import Score, score
+from moa.tiers import Endpoints
+
+_LEVELS = ["not at all", "a little", "well", "very well"]
+_RECENT = 5
+"""Items of the history that are searched for, the latest."""
+
+
+class Item(BaseModel):
+    """A row of a catalogue. Further columns are kept, and shown to the models."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
+
+    id: str
+    text: str
+    """What it is."""
+    title: str | None = None
+
+    def __str__(self) -> str:
+        further: dict[str, Any] = self.model_extra or {}
+        columns = [f"{name}: {value}" for name, value in further.items() if value not in (None, "")]
+        return "\n".join([self.title or self.id, self.text, *columns])
+
+
+class Interests(BaseModel):
+    """What somebody looks for, and what they had."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    text: str = ""
+    """What they look for, in words; it may be empty."""
+    history: tuple[str, ...] = ()
+    """Ids, or titles, of what they had or saw, the latest last. None of it is recommended."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Recommended(BaseModel):
+    """An item, and why it is shown."""
+
+    model_config = ConfigDict(frozen=True)
+
+    item: Item
+    score: float | None = None
+    """How well it suits, from 0 to 1; `None` where it could not be scored."""
+    reason: str = ""
+    """In words; empty where no model could write it."""
+
+
+class Shelf(BaseModel):
+    """Somebody's interests, what of the catalogue they had, and what may suit them."""
+
+    interests: Interests
+    had: tuple[Item, ...]
+    items: tuple[Recommended, ...]
+    """The best first."""
+
+    def about(self) -> str:
+        """Somebody's interests, in words, for a model."""
+        had = "; ".join(item.title or item.text for item in self.had[-_RECENT:])
+        wants = [f"Looks for: {self.interests.text}"] if self.interests.text.strip() else []
+        return "\n".join([*wants, *([f"Has had: {had}"] if had else [])])
 
 
 class Recommendations(Reply):
@@ -30,45 +107,285 @@ class Recommendations(Reply):
     items: tuple[Recommended, ...]
 
 
-def recommend(
-    slm: Endpoint,
-    llm: Endpoint,
-    catalogue: Sequence[Item],
-    *,
-    encoder: Endpoint | None = None,
-    candidates: int = 20,
-    shown: int = 3,
-    least: float = 0.34,
-    name: str = "recommend",
-) -> BuiltGraph[Interests, Recommendations]:
-    """Build the graph: candidates by retrieval, scores, and reasons for the few that are shown.
+class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
+    """Finds what of a catalogue may suit somebody, scores it, and says why for the few it shows.
 
     What it gives is in the catalogue, and not in the history.
 
-    Args:
-        slm: Scores the candidates.
-        llm: Writes the reasons.
-        catalogue: All items, each with an id of its own.
-        encoder: Turns items into vectors, at the first run, so that they are found by meaning too;
-            `None`: by words alone.
-        candidates: Most items that are scored.
-        shown: Most items that are given.
-        least: Score, from 0 to 1, under which an item is left out.
-        name: Shown in traces, errors and drawings.
-
     Raises:
         CapabilityError: `slm` can't decide, `llm` can't complete, or the encoder can't embed.
-        ConfigError: two items have the same id, or a number is out of range.
+        ConfigError: two items have the same id, a file is no catalogue, or more are shown than
+            there are candidates.
     """
-    if not 1 <= shown <= candidates or not 0 <= least <= 1:
-        raise ConfigError(
-            f"{name}: shown={shown} and candidates={candidates}, least={least}, but at least 1 is "
-            "shown, no more than there are candidates, and a score is from 0 to 1"
+
+    slm: Annotated[Endpoint, Named(tier="slm")]
+    """Scores the candidates."""
+    llm: Annotated[Endpoint, Named()]
+    """Writes the reasons."""
+    catalogue: Sequence[Item] | Annotated[str | Path, AfterValidator(beside_config)]
+    """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
+    beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
+    columns."""
+    encoder: Annotated[Endpoint, Named()] | None = None
+    """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
+    words alone, in a table by the built-in one, where it is installed."""
+    candidates: int = Field(default=20, ge=1)
+    """Maximum number of items that the small model scores."""
+    shown: int = Field(default=3, ge=1)
+    """Maximum number of items that are given."""
+    min_score: float = Field(default=0.34, ge=0, le=1)
+    """Score under which an item is left out."""
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Take the built-in encoder; a catalogue is needed to run."""
+        if "catalogue" not in table and endpoints.to_be_asked:
+            raise ConfigError(
+                f'{where} it needs catalogue = "ITEMS.jsonl", a file of items with id and text'
+            )
+        return {"catalogue": (), "encoder": sentence_encoder(), **table}
+
+    def prepare(self) -> None:
+        """Check that no more are shown than are scored."""
+        if self.shown > self.candidates:
+            raise ConfigError(
+                f"{self.name}: shown={self.shown}, but there are {self.candidates} candidates"
+            )
+
+    def wire(self) -> BuiltGraph[Interests, Recommendations]:
+        """Wire the search, the scores and the reasons."""
+        given = self.catalogue
+        items = items_of(Path(given)) if isinstance(given, str | Path) else given
+        g = Graph(self.name, Interests)
+        found = g.add(Candidates(items, self.encoder, most=self.candidates), g.input)
+        scored = g.add(Scores(self.slm, least=self.min_score, most=self.shown), found)
+        return g.build(g.join(_listed, g.add(WithReasons(self.llm), scored)))
+
+
+class Candidates(TypedNode[Interests, Shelf]):
+    """Finds what is near to somebody's interests, and was not theirs yet.
+
+    Args:
+        catalogue: All items.
+        encoder: Turns items into vectors, at the first run; `None` searches by words alone.
+        most: Maximum number of items to give.
+
+    Raises:
+        CapabilityError: the encoder can't embed.
+        ConfigError: two items have the same id.
+    """
+
+    def __init__(self, catalogue: Sequence[Item], encoder: Endpoint | None, *, most: int) -> None:
+        super().__init__(name="candidates")
+        self.endpoint = None if encoder is None else require(encoder, "embed", agent=self.name)
+        self.most = most
+        self.items = {item.id: item for item in catalogue}
+        if len(self.items) < len(catalogue):
+            raise ConfigError(
+                f"the catalogue has {len(catalogue)} rows and {len(self.items)} ids: each item "
+                "needs an id of its own"
+            )
+        self._passages = [
+            Passage(document=item.id, title=item.title or "", text=str(item)) for item in catalogue
+        ]
+        self._by_words = BM25(self._passages)
+        self._vectors: list[Sequence[float]] = []
+        self._by_meaning: Dense | None = None
+        # A lock belongs to one event loop, and a node to none.
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
         )
-    g = Graph(name, Interests)
-    found = g.add(Candidates(catalogue, encoder, most=candidates), g.input)
-    scored = g.add(Scores(slm, least=least, most=shown), found)
-    return g.build(g.join(_listed, g.add(WithReasons(llm), scored)))
+
+    async def answer(self, request: Interests, context: RunContext) -> Shelf:
+        """Search for what is wanted, and for each of the latest items of the history; fuse."""
+        if not self.items:
+            raise ConfigError("the catalogue is empty: name a file of items")
+        had = self._had(request, context)
+        queries = [request.text] if request.text.strip() else []
+        queries += [str(item) for item in had[-_RECENT:]]
+        if not queries:
+            context.note(
+                "degraded", "nothing is known of what is wanted: the first items are shown"
+            )
+            found = self._passages
+        else:
+            depth = self.most + len(had)
+            near = await self._searcher(context)
+            ranked = [await self._ranked(query, near, depth, context) for query in queries]
+            found = fused(ranked, top_k=depth).passages
+        theirs = {item.id for item in had}
+        items = [self.items[each.document] for each in found if each.document not in theirs]
+        if not items:
+            context.note("skipped", "nothing in the catalogue is near to what is wanted")
+        shown = tuple(Recommended(item=item) for item in items[: self.most])
+        return Shelf(interests=request, had=tuple(had), items=shown)
+
+    def _had(self, request: Interests, context: RunContext) -> list[Item]:
+        by_title: dict[str, list[Item]] = {}
+        for item in self.items.values():
+            by_title.setdefault((item.title or item.id).casefold(), []).append(item)
+        had: dict[str, Item] = {}
+        unknown = 0
+        for name in request.history:
+            found = [self.items[name]] if name in self.items else by_title.get(name.casefold(), [])
+            unknown += not found
+            had |= {item.id: item for item in found}
+        if unknown:
+            context.note("skipped", f"{unknown} of the history are not in the catalogue")
+        return list(had.values())
+
+    async def _ranked(
+        self, query: str, near: Dense | None, depth: int, context: RunContext
+    ) -> Passages:
+        found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
+        if near is not None:
+            try:
+                found.append(await near.nearest(query, context, top_k=depth))
+            except RECOVERABLE as error:
+                context.note("degraded", f"items are found by words alone: {error}")
+        return fused(found, top_k=depth)
+
+    async def _searcher(self, context: RunContext) -> Dense | None:
+        """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
+        if self.endpoint is None:
+            return None
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            while len(self._vectors) < len(self._passages):
+                begin = len(self._vectors)
+                batch = self._passages[begin : begin + BATCH]
+                try:
+                    made = await self.endpoint.embed([searched(each) for each in batch], context)
+                except RECOVERABLE as error:
+                    context.note("degraded", f"items are found by words alone: {error}")
+                    return None
+                self._vectors[begin:] = made.vectors
+            if self._by_meaning is None:
+                self._by_meaning = Dense(self._passages, self._vectors, self.endpoint)
+            return self._by_meaning
+
+
+class Suits(BaseModel):
+    """What is asked about each item."""
+
+    suits: Score = score("How well does the item suit this person?", levels=_LEVELS)
+
+
+class Scores(TypedNode[Shelf, Shelf]):
+    """Scores each item by a small model, and leaves out what suits too little.
+
+    Args:
+        slm: Decides.
+        least: Score under which an item is left out.
+        most: Maximum number of items to give.
+
+    Raises:
+        CapabilityError: `slm` can't decide.
+    """
+
+    def __init__(self, slm: Endpoint, *, least: float, most: int) -> None:
+        super().__init__(name="scores")
+        self.endpoint = slm
+        self.least = least
+        self.most = most
+        self.decider = Decider(slm, Suits, name="score")
+
+    async def answer(self, request: Shelf, context: RunContext) -> Shelf:
+        """Score all, some at a time. What can't be scored stands behind what is, in its order."""
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
+        about = request.about()
+        if not about:
+            return request.model_copy(update={"items": request.items[: self.most]})
+
+        async def scored(each: Recommended) -> Recommended:
+            async with gate:
+                try:
+                    text = f"The person:\n{about}\n\nThe item:\n{each.item}"
+                    value = (await self.decider.run(text, context)).output.suits.value
+                except (*RECOVERABLE, Unanswered) as error:
+                    context.note("failed", f"no score for {each.item.id!r}: {error}")
+                    return each
+            return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
+
+        items = await gather(scored(each) for each in request.items)
+        kept = [each for each in items if each.score is None or each.score >= self.least]
+        if len(kept) < len(items):
+            context.note(
+                "dropped", f"{len(items) - len(kept)} of {len(items)} items suit too little"
+            )
+        kept.sort(key=lambda each: -1.0 if each.score is None else each.score, reverse=True)
+        return request.model_copy(update={"items": tuple(kept[: self.most])})
+
+
+class Reason(BaseModel):
+    """Why an item suits."""
+
+    item: int
+    reason: str = Field(min_length=1, description="one sentence")
+
+
+class Reasons(BaseModel):
+    """A reason for each item."""
+
+    reasons: list[Reason]
+
+
+class Writer(Agent[Shelf, Reasons]):
+    """Writes why each of a few items suits somebody."""
+
+    instructions = (
+        "Recommend each numbered item to this person: say in one sentence why it suits them. Use "
+        "only "
+        "what the item's description says, and the language of what the person looks for."
+    )
+
+    def prompt(self, request: Shelf) -> str:
+        """Show the person, and the items by number."""
+        listed = "\n\n".join(f"[{n}] {each.item}" for n, each in enumerate(request.items, 1))
+        return "\n\n".join((block(request.about(), "The person"), block(listed, "The items")))
+
+    def check(self, request: Shelf, output: Reasons) -> None:
+        """Refuse reasons for what was not given, and items without a reason."""
+        given = [each.item for each in output.reasons]
+        wanted = range(1, len(request.items) + 1)
+        if sorted(given) != list(wanted):
+            raise ValueError(f"it has reasons for items {given}, and one for each of {[*wanted]}")
+
+
+class WithReasons(TypedNode[Shelf, Shelf]):
+    """Has a large model write the reasons, in one call. Where it fails, there are none.
+
+    Args:
+        llm: Writes. One that is too small to write isn't asked.
+
+    Raises:
+        CapabilityError: `llm` can't complete.
+    """
+
+    def __init__(self, llm: Endpoint) -> None:
+        super().__init__(name="reasons")
+        self.endpoint = llm
+        self.writer = Writer(llm, name="writer", max_tokens=1024)
+
+    async def answer(self, request: Shelf, context: RunContext) -> Shelf:
+        """Write."""
+        if not request.items:
+            return request
+        if not can_write(self.endpoint.model):
+            context.note("degraded", f"no reasons: {self.endpoint.model} is too small to write")
+            return request
+        try:
+            written = (await self.writer.run(request, context)).output
+        except RECOVERABLE as error:
+            context.note("failed", f"no reasons were written: {error}")
+            return request
+        by_number = {each.item: each.reason.strip() for each in written.reasons}
+        items = tuple(
+            each.model_copy(update={"reason": by_number[n]})
+            for n, each in enumerate(request.items, 1)
+        )
+        return request.model_copy(update={"items": items})
 
 
 def _listed(shelf: Shelf) -> Recommendations:
@@ -77,3 +394,35 @@ def _listed(shelf: Shelf) -> Recommendations:
         for each in shelf.items
     ]
     return Recommendations(text="\n".join(lines), items=shelf.items)
+
+
+def items_of(file: Path) -> list[Item]:
+    """Read a catalogue: JSON Lines, or CSV with a header; `id` and `text` are needed.
+
+    Raises:
+        ConfigError: the file isn't there, is of another kind, or a row of it is no item.
+    """
+    kinds = {".jsonl": _jsonl, ".csv": _csv}
+    if file.suffix.lower() not in kinds:
+        raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")
+    items: list[Item] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            for number, row in kinds[file.suffix.lower()](opened):
+                try:
+                    items.append(Item.model_validate(row))
+                except ValidationError as error:
+                    raise ConfigError(f"{file}, row {number} is no item: {said(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error.strerror}") from error
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(f"{file} is broken: {error}") from error
+    return items
+
+
+def _jsonl(lines: Iterator[str]) -> Iterator[tuple[int, object]]:
+    return ((n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip())
+
+
+def _csv(lines: Iterator[str]) -> Iterator[tuple[int, object]]:
+    return enumerate(csv.DictReader(lines), 2)

@@ -7,26 +7,83 @@ which keeps the last draft. A revision can be worse, so here the one with the be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Annotated, Any, Generic
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from moa.agents import Agent
 from moa.agents.boundary import In
-from moa.agents.critic import Critique, Draft
-from moa.agents.reviser import Criticised
+from moa.agents.generator import Generator
+from moa.agents.prompts import block
+from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
-from moa.context import RunContext
+from moa.context import RunContext, quiet
+from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
-from moa.mixing.passing import passes
 from moa.node import Node
 from moa.trace import Piece
-from moa.usage import UNLIMITED, Budget
+
+
+class Draft(BaseModel):
+    """A draft, and the request that it answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    text: str
+
+
+class Critique(BaseModel):
+    """What is wrong with a draft."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # A model writes its fields in this order, so it looks for faults before it gives a score.
+    faults: tuple[str, ...] = Field(max_length=8, description="what to change, one sentence each")
+    score: int = Field(ge=0, le=10)
+
+
+class Critic(Agent[Draft, Critique]):
+    """Finds the faults of a draft."""
+
+    instructions = (
+        "You are a strict editor. List what is wrong, missing or unclear in the draft of an "
+        "answer to "
+        "the request, in one sentence each that says what to change. If nothing is worth changing, "
+        "give an empty list. Then score the draft from 0 (useless) to 10 (nothing left to improve)."
+    )
+
+    def prompt(self, request: Draft) -> str:
+        """Write the request and the draft, each as data."""
+        return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
+
+
+class Criticised(BaseModel):
+    """A draft, the request that it answers, and its faults."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str
+    text: str
+    faults: tuple[str, ...]
+
+
+class Reviser(Agent[Criticised, Reply]):
+    """Mends a draft."""
+
+    instructions = (
+        "You are an editor. Rewrite the draft of an answer to the request: fix the faults that are "
+        "real, and keep what is right. Give only the whole new answer, without comments."
+    )
+
+    def prompt(self, request: Criticised) -> str:
+        """Write the request, the draft and its faults, each as data."""
+        faults = "\n".join(f"- {fault}" for fault in request.faults)
+        parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))
+        return "\n\n".join(block(text, name) for name, text in parts)
 
 
 class Refined(Reply):
@@ -46,46 +103,68 @@ class Refined(Reply):
     """Whether a failure, the budget or the time ended it before that, and before the rounds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A draft, and what the critic says of it."""
-
-    place: int
-    text: str
-    critique: Critique | None = None
-
-    @property
-    def score(self) -> int:
-        return -1 if self.critique is None else self.critique.score
+MaxTokens = Annotated[int, Field(gt=0)]
 
 
-class Refine(Pattern[In, Refined], Generic[In]):
-    """What `refine` makes."""
+def writer_of(
+    endpoint: Endpoint,
+    *,
+    instructions: Annotated[str | None, Field(min_length=1)] = None,
+    max_tokens: MaxTokens = 512,
+) -> Generator[Reply]:
+    """Make the writer of an endpoint.
 
-    def __init__(
-        self,
-        writer: Node[In, Reply],
-        critic: Node[Draft, Critique],
-        reviser: Node[Criticised, Reply],
-        *,
-        rounds: int,
-        enough: int,
-        name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        if rounds < 1 or not 0 <= enough <= 10:
-            raise ConfigError(
-                f"{name}: rounds={rounds} and enough={enough}, but it takes 1 round or more, and "
-                "a score from 0 to 10"
-            )
-        self.input_type = signature_of(writer).input(0)
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.writer = writer
-        self.critic = critic
-        self.reviser = reviser
-        self.rounds = rounds
-        self.enough = enough
+    Args:
+        endpoint: Who writes.
+        instructions: What to do with the request; `None`: to answer it.
+        max_tokens: Maximum number of tokens of the draft.
+    """
+    return Generator(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
+
+
+def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = 512) -> Critic:
+    """Make the critic of an endpoint, with at most so many tokens for a critique."""
+    return Critic(endpoint, max_tokens=max_tokens)
+
+
+def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = 512) -> Reviser:
+    """Make the reviser of an endpoint, with at most so many tokens for a revision."""
+    return Reviser(endpoint, max_tokens=max_tokens)
+
+
+class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
+    """A draft, its critique, and the best revision.
+
+    The draft is revised until the critic is content. The one with the best score is the answer; of
+    equal ones the earlier. Where the critic or the reviser fails, or the budget or the time is up,
+    it is the best draft so far, marked `partial`. It takes up to `2 * rounds + 2` calls.
+
+    Raises:
+        ConfigError: no reviser is given, and the writer has no endpoint that could be it.
+    """
+
+    writer: Annotated[Node[In, Reply], FromEndpoint(writer_of)]
+    """Writes the first draft."""
+    critic: Annotated[Node[Draft, Critique], FromEndpoint(critic_of)]
+    """Finds faults and scores, such as `Critic(endpoint)`."""
+    reviser: Annotated[Node[Criticised, Reply] | None, FromEndpoint(reviser_of)] = None
+    """Mends a draft, such as `Reviser(endpoint)`; `None`: the writer's endpoint does."""
+    rounds: int = Field(default=2, ge=1)
+    """Maximum number of revisions."""
+    accept_score: int = Field(default=9, ge=0, le=10)
+    """Score, from 0 to 10, at which the critic counts as content with faults left."""
+
+    def prepare(self) -> None:
+        """Take the writer's endpoint for revisions, where no other is given."""
+        self.input_type = signature_of(self.writer).input(0)
+        if self.reviser is None:
+            writer: Any = self.writer
+            if getattr(writer, "endpoint", None) is None:
+                raise ConfigError(
+                    f"{self.name}: {writer.name!r} has no endpoint that could revise its draft: "
+                    "give a reviser"
+                )
+            self.reviser = reviser_of(writer.endpoint, max_tokens=writer.max_tokens)
 
     async def answer(self, request: In, context: RunContext) -> Refined:
         """Write, criticise and revise.
@@ -111,24 +190,19 @@ class Refine(Pattern[In, Refined], Generic[In]):
             partial=cause is not None,
         )
 
-    @property
-    def plan(self) -> Plan:
-        """One round as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        draft = g.add(self.writer, g.input, name="draft")
-        critique = g.add(self.critic, g.join(drafted, g.input, draft), name="critique")
-        revision = g.add(
-            self.reviser,
-            g.join(criticised, g.input, draft, critique),
-            name=f"revision, up to {self.rounds} x",
-        )
-        again = g.add(self.critic, g.join(drafted, g.input, revision), name="its critique")
-        return g.build(g.join(best_draft, draft, critique, revision, again)).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """The draft, and one round of revision."""
+        draft, critique = sketch.box(self.writer, "draft"), sketch.box(self.critic, "critique")
+        revision = sketch.box(self.reviser, f"revision, up to {self.rounds} x")
+        again = sketch.box(self.critic, "its critique")
+        sketch.arrow(sketch.input, draft, critique, sketch.output)
+        sketch.arrow(critique, revision, again, sketch.output)
 
     async def _drafts(
         self, request: str, text: str, context: RunContext
     ) -> tuple[list[_Scored], Exception | None]:
         """Give all drafts, and what ended it early."""
+        assert self.reviser is not None, "there is one once it is prepared"
         drafts: list[_Scored] = []
         try:
             for place in range(self.rounds + 1):
@@ -141,68 +215,24 @@ class Refine(Pattern[In, Refined], Generic[In]):
                 faulty = Criticised(request=request, text=text, faults=critique.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
         except MoaError as error:
-            if not passes(error):
+            if not error.recoverable:
                 raise
             return drafts, error
         return drafts, None
 
     def _content(self, draft: _Scored) -> bool:
         critique = draft.critique
-        return critique is not None and (not critique.faults or critique.score >= self.enough)
+        return critique is not None and (not critique.faults or critique.score >= self.accept_score)
 
 
-def refine(
-    writer: Node[In, Reply],
-    critic: Node[Draft, Critique],
-    reviser: Node[Criticised, Reply],
-    *,
-    rounds: int = 2,
-    enough: int = 9,
-    name: str = "refine",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Refine[In]:
-    """Write a draft, and have it criticised and revised until the critic is content.
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A draft, and what the critic says of it."""
 
-    The draft with the best score is the answer; of equal ones the earlier. Where the critic or the
-    reviser fails, or the budget or the time is up, it is the best draft so far, marked `partial`.
+    place: int
+    text: str
+    critique: Critique | None = None
 
-    Args:
-        writer: Writes the first draft.
-        critic: Finds faults and scores, such as `Critic(endpoint)` of `moa.agents.critic`.
-        reviser: Mends a draft, such as `Reviser(endpoint)` of `moa.agents.reviser`.
-        rounds: Most revisions. It takes up to `2 * rounds + 2` calls.
-        enough: Score, from 0 to 10, at which the critic counts as content with faults left.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there are no rounds, or the score is none.
-    """
-    return Refine(
-        writer,
-        critic,
-        reviser,
-        rounds=rounds,
-        enough=enough,
-        name=name,
-        budget=budget,
-        timeout_s=timeout_s,
-    )
-
-
-def drafted(request: Any, text: Reply) -> Draft:
-    """Give what the critic reads."""
-    return Draft(request=text_of(request), text=text.text)
-
-
-def criticised(request: Any, text: Reply, critique: Critique) -> Criticised:
-    """Give what the reviser reads."""
-    return Criticised(request=text_of(request), text=text.text, faults=critique.faults)
-
-
-def best_draft(draft: Reply, critique: Critique, revision: Reply, again: Critique) -> Refined:
-    """Stand for what is kept in drawings; it is not run."""
-    del draft, critique, revision, again
-    raise AssertionError("a plan that is drawn is not run")
+    @property
+    def score(self) -> int:
+        return -1 if self.critique is None else self.critique.score

@@ -7,59 +7,236 @@ language models", arXiv:2210.03350, with the parts side by side.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
 from moa._async import gather
-from moa.agents.boundary import Limits
-from moa.context import RunContext
-from moa.documents.checking import checked_claims
-from moa.documents.citing import cited
+from moa.agents import Agent
+from moa.agents.prompts import at_most, block, escaped
+from moa.context import RunContext, quiet
+from moa.documents import Passage
+from moa.documents.checking import Claim, checked_claims
+from moa.documents.citing import Citation, cited, statements
 from moa.documents.grading import Grade
 from moa.documents.sourced import NotInDocuments, Sourced
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
-from moa.graphs.findings import (
-    Comparer,
-    Conflicts,
-    Divider,
-    Findings,
-    Report,
-    SubQuestions,
-    Synthesis,
-)
-from moa.graphs.notes import AT_ONCE, FAILURES
-from moa.graphs.pattern import Pattern
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.rag import Rag
+from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
 from moa.handoffs import Reply, Text
-from moa.mixing.listening import quiet
 from moa.node import Node
 from moa.trace import Piece
 
 Outcome = Sourced | NotInDocuments
+_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class Research(Pattern[Text | str, Report | NotInDocuments]):
-    """What `research` makes."""
+class Finding(BaseModel):
+    """A sub-question, and what the sources say to it."""
 
-    def __init__(
-        self,
-        llm: Endpoint,
-        answerer: Node[Text | str, Outcome],
-        *,
-        most: int,
-        max_tokens: int,
-        support: Node[Text | str, Grade] | None,
-        **limits: Unpack[Limits],
-    ) -> None:
-        super().__init__(**limits)
-        self.answerer = answerer
-        self.support = support
-        self.writes = can_write(llm.model)
-        self.divider = Divider(llm, most=most)
-        self.comparer = Comparer(llm, name="compare", max_tokens=1024)
-        self.synthesis = Synthesis(llm, name="report", max_tokens=max_tokens)
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    answer: str = ""
+    """With citations that count over the whole report; empty where there is none."""
+    citations: tuple[int, ...] = ()
+    """The numbers that it cites."""
+    claims: tuple[Claim, ...] = ()
+    """Its sentences, as they were checked."""
+    unsupported: tuple[str, ...] = ()
+    """Sentences that were left out of it, since no passage that they cite says so."""
+    missing: str | None = None
+    """Why there is no answer, in words."""
+
+
+class Disagreement(BaseModel):
+    """What findings contradict each other about."""
+
+    about: _Words
+    findings: list[int] = Field(min_length=1, description="numbers of the findings")
+
+
+class Findings(BaseModel):
+    """A question, and what was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    findings: tuple[Finding, ...]
+    passages: tuple[Passage, ...] = ()
+    """Those that are cited; `[1]` is the first."""
+    disagreements: tuple[Disagreement, ...] = ()
+
+    @classmethod
+    def of(
+        cls, question: str, outcomes: Sequence[tuple[str, Sourced | NotInDocuments | str]]
+    ) -> Self:
+        """Number the passages of all answers together.
+
+        Args:
+            question: The whole one.
+            outcomes: Each sub-question, with its answer, or why there is none.
+        """
+        numbers: dict[Passage, int] = {}
+        findings: list[Finding] = []
+        for asked, outcome in outcomes:
+            if isinstance(outcome, Sourced):
+                findings.append(_finding(asked, outcome, numbers))
+            else:
+                reason = outcome if isinstance(outcome, str) else outcome.reason
+                findings.append(Finding(question=asked, missing=reason))
+        return cls(question=question, findings=tuple(findings), passages=tuple(numbers))
+
+    @property
+    def answered(self) -> tuple[Finding, ...]:
+        """Those that have an answer."""
+        return tuple(each for each in self.findings if each.answer)
+
+    @property
+    def unanswered(self) -> tuple[Finding, ...]:
+        """Those that have none."""
+        return tuple(each for each in self.findings if not each.answer)
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{each.question}\n{each.answer}" for each in self.answered)
+
+
+class Report(Reply):
+    """An answer from sources, question by question."""
+
+    findings: tuple[Finding, ...]
+    citations: tuple[Citation, ...]
+    """The passages that it cites."""
+    claims: tuple[Claim, ...]
+    """Its sentences, and whether the passages that they cite say so."""
+    unanswered: tuple[str, ...]
+    """Sub-questions that the sources don't answer."""
+    disagreements: tuple[Disagreement, ...]
+    """What the sources contradict each other about; numbers of findings count from 1."""
+    written_by: Literal["llm", "findings"]
+    """`findings`: the answers to the sub-questions, one after another, as no model could write."""
+
+    def __str__(self) -> str:
+        parts = [self.text]
+        if self.citations:
+            parts.append("; ".join(f"[{c.number}] {c.passage.source}" for c in self.citations))
+        if self.unanswered:
+            parts.append(f"Not in the sources: {' '.join(self.unanswered)}")
+        return "\n".join(parts)
+
+
+class SubQuestions(BaseModel):
+    """Questions that together answer another."""
+
+    questions: list[_Words] = Field(min_length=1)
+
+
+class Divider(Agent[Text | str, SubQuestions]):
+    """Divides a question into some that can be answered one by one.
+
+    Args:
+        llm: Writes.
+        max_parts: How many there are, at most.
+
+    Raises:
+        CapabilityError: it can't complete.
+    """
+
+    tag = ""
+
+    def __init__(self, llm: Endpoint, *, max_parts: int) -> None:
+        self.output_type = at_most(SubQuestions, "questions", max_parts)
+        self.instructions = (
+            f"Split the question into at most {max_parts} simpler questions that can be looked up "
+            "one by one and together answer it. Each must make sense on its own. If the question "
+            "is simple, give it as it is. Use its language."
+        )
+        super().__init__(llm, name="divide", max_tokens=1024)
+
+
+class Conflicts(BaseModel):
+    """What findings contradict each other about; nothing, where they don't."""
+
+    disagreements: list[Disagreement]
+
+
+class Comparer(Agent[Findings, Conflicts]):
+    """Finds where findings contradict each other."""
+
+    instructions = (
+        "Compare the numbered findings. List where they contradict each other, or where one says "
+        "that "
+        "its sources do: what about, and the numbers of the findings. Something that only adds to "
+        "another finding is no contradiction. If there is none, give an empty list."
+    )
+
+    def prompt(self, request: Findings) -> str:
+        """List the findings by number."""
+        return block(_numbered(request))
+
+    def check(self, request: Findings, output: Conflicts) -> None:
+        """Refuse numbers that no finding has, and those without an answer."""
+        known = {n for n, each in enumerate(request.findings, 1) if each.answer}
+        wrong = sorted({n for each in output.disagreements for n in each.findings} - known)
+        if wrong:
+            raise ValueError(f"there are no findings {wrong}, only {sorted(known)}")
+
+
+class Synthesis(Agent[Findings, Reply]):
+    """Writes the report from the findings."""
+
+    instructions = (
+        "Answer the question from the findings only, in the language of the question. Keep the "
+        "numbers in brackets after what they support. If findings disagree, report each side with "
+        "its "
+        "numbers and do not decide. Say what the sources leave open."
+    )
+
+    def prompt(self, request: Findings) -> str:
+        """Show the findings, where they disagree, what is open, and the question last."""
+        parts = [block(_numbered(request), "Findings")]
+        if request.disagreements:
+            about = "\n".join(each.about for each in request.disagreements)
+            parts.append(block(about, "They disagree about"))
+        if request.unanswered:
+            left = "\n".join(each.question for each in request.unanswered)
+            parts.append(block(left, "The sources leave open"))
+        return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
+
+
+class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
+    """Answers a question part by part, from your sources, and tells what they disagree about.
+
+    Raises:
+        CapabilityError: `llm` can't complete.
+    """
+
+    llm: Annotated[Endpoint, Named()]
+    """Divides the question, compares the findings, and writes the report. One that is too small to
+    write isn't asked: the question is looked up as it is."""
+    answerer: Annotated[Node[Text | str, Outcome], FromTable(Rag)]
+    """Answers one question from sources, with citations, such as `Rag`."""
+    max_parts: int = Field(default=5, ge=1)
+    """Maximum number of parts of a question."""
+    report_tokens: int = Field(default=2048, ge=1)
+    """Maximum number of tokens of the report, reasoning included."""
+    support: Annotated[Node[Text | str, Grade], PlainValidator(as_node)] | None = None
+    """Says of each sentence of the report whether the passages it cites say so; `None`: what a
+    `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
+    answerer found unsupported does not get into the report. Given in Python alone."""
+
+    def prepare(self) -> None:
+        """Make the agents."""
+        if self.support is None and isinstance(self.answerer, Rag):
+            self.support = self.answerer.support
+        self.writes = can_write(self.llm.model)
+        self.divider = Divider(self.llm, max_parts=self.max_parts)
+        self.comparer = Comparer(self.llm, name="compare", max_tokens=1024)
+        self.synthesis = Synthesis(self.llm, name="report", max_tokens=self.report_tokens)
 
     async def answer(self, request: Text | str, context: RunContext) -> Report | NotInDocuments:
         """Divide, look each part up, compare, and write.
@@ -93,7 +270,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
             return [question]
         try:
             divided = (await self.divider.run(question, context)).output.questions
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"the question was not divided: {error}")
             return [question]
         return list(dict.fromkeys(divided))
@@ -102,7 +279,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         self, asked: list[str], context: RunContext
     ) -> list[tuple[str, Outcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
         failures: list[MoaError] = []
 
         async def look_up(question: str) -> Outcome | str:
@@ -126,7 +303,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
             return found
         try:
             conflicts = (await self.comparer.run(found, context)).output.disagreements
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"the findings were not compared: {error}")
             return found
         return found.model_copy(update={"disagreements": tuple(conflicts)})
@@ -136,7 +313,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
         if self.writes:
             try:
                 text, written = (await self.synthesis.run(found, context)).output.text, True
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
@@ -162,65 +339,49 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
             written_by="llm" if written else "findings",
         )
 
-    @property
-    def plan(self) -> Plan:
-        """Its nodes as they follow one another, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        each = g.add(self.divider, g.input).map(_each)
-        answer = g.add(self.answerer, each, name=f"{self.answerer.name} each")
-        found = g.join(_found, answer)
-        compared = g.join(_with_conflicts, found, g.add(self.comparer, found))
-        report: Any = g.add(self.synthesis, compared)
-        if self.support is None:
-            return g.build(report).plan
-        grade: Any = g.add(self.support, report.map(str), name="check each sentence")
-        return g.build(g.join(_checked, report, grade)).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """Its nodes as they follow one another."""
+        each = sketch.box(self.answerer, f"{self.answerer.name} each")
+        last = [sketch.output]
+        if self.writes:
+            last = [sketch.box(self.comparer), sketch.box(self.synthesis), *last]
+            each_of = [sketch.box(self.divider), each]
+        else:
+            each_of = [each]
+        if self.writes and self.support is not None:
+            last.insert(-1, sketch.box(self.support, "check each sentence"))
+        sketch.arrow(sketch.input, *each_of, *last)
 
 
-def research(
-    llm: Endpoint,
-    answerer: Node[Text | str, Outcome],
-    *,
-    most: int = 5,
-    max_tokens: int = 2048,
-    support: Node[Text | str, Grade] | None = None,
-    **limits: Unpack[Limits],
-) -> Research:
-    """Answer a question that has several parts, from sources, with what they disagree about.
-
-    Args:
-        llm: Divides the question, compares the findings, and writes the report. One that is too
-            small to write isn't asked: the question is looked up as it is.
-        answerer: Answers one question from sources, with citations, such as what `rag` makes.
-        most: Most sub-questions.
-        max_tokens: Most tokens of the report, reasoning included.
-        support: Says of each sentence of the report whether the passages it cites say so; `None`
-            checks no more than that each sentence cites one. What the answerer found unsupported
-            does not get into the report.
-        limits: See `Limits`.
-
-    Raises:
-        CapabilityError: `llm` can't complete.
-        ConfigError: `most` is less than 1.
-    """
-    if most < 1:
-        raise ConfigError(f"most={most}, but a question has at least 1 part")
-    return Research(llm, answerer, most=most, max_tokens=max_tokens, support=support, **limits)
+def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:
+    """Take an answer over, without what no passage says; add the passages it cites to `numbers`."""
+    passages = {each.number: each.passage for each in outcome.citations}
+    known = {(claim.text, claim.numbers): claim for claim in outcome.claims}
+    claims: list[Claim] = []
+    unsupported: list[str] = []
+    for said in statements(outcome.text):
+        claim = known.get((said.text, said.numbers)) or Claim(
+            text=said.text, numbers=said.numbers, verdict="unchecked" if said.numbers else "uncited"
+        )
+        if claim.verdict == "unsupported":
+            unsupported.append(claim.text)
+            continue
+        cited = [passages[n] for n in claim.numbers if n in passages]
+        marks = tuple(numbers.setdefault(each, len(numbers) + 1) for each in cited)
+        claims.append(claim.model_copy(update={"numbers": marks}))
+    return Finding(
+        question=asked,
+        answer=" ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims),
+        citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
+        claims=tuple(claims),
+        unsupported=tuple(unsupported),
+        missing=None if claims else "no passage says what was answered",
+    )
 
 
-def _each(asked: SubQuestions) -> str:
-    """Stand for the sub-questions in drawings, as the next; none is run."""
-    return asked.questions[0]
-
-
-def _found(outcome: Outcome) -> Findings:
-    return Findings.of("", [("", outcome)])
-
-
-def _with_conflicts(found: Findings, conflicts: Conflicts) -> Findings:
-    return found.model_copy(update={"disagreements": tuple(conflicts.disagreements)})
-
-
-def _checked(report: Reply, grade: Grade) -> Reply:
-    del grade
-    return report
+def _numbered(findings: Findings) -> str:
+    return "\n\n".join(
+        f"Finding {n}: {each.question}\n{each.answer}"
+        for n, each in enumerate(findings.findings, 1)
+        if each.answer
+    )

@@ -7,52 +7,136 @@ its answer too: then the graph is a cascade.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from moa.calibration.acceptance import Judgement, Policy, text_of
-from moa.context import RunContext
+from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.cascade import Cascade, cascade
-from moa.graphs.pattern import Pattern
-from moa.mixing.listening import counted
-from moa.mixing.naming import told_apart
-from moa.mixing.passing import passed_over
-from moa.node import Node
-from moa.questions import Choice
-from moa.usage import UNLIMITED, Budget
+from moa.graphs.cascade import Cascade
+from moa.graphs.recipe import FromEndpoints, FromFile, Recipe, Sketch, Table
+from moa.graphs.single_model import single_model
+from moa.node import Node, Result, unique_names
+from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
     from moa.routing import Router
     from moa.routing.recorded import Case
+else:
+    Router = Any  # numpy is imported where one is read
 
 _NO_ROUTER = (
-    "{} has no router: give what moa route fit wrote, in Python by routers=, in moa.toml by "
+    "{} has no router: give what moa route fit wrote, in Python by router=, in moa.toml by "
     'router = "ROUTER.json" in [graphs.{}]'
 )
 
 
-class Routed(Pattern[Any, Any]):
-    """What `routed` makes of a router that looks at the request alone."""
+def load_router(file: Path) -> Router:
+    """Read what `moa route fit` wrote.
 
-    def __init__(
-        self,
-        nodes: Sequence[Node[Any, Any]],
-        routers: Sequence[Router],
-        *,
-        name: str,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        signature = signature_of(nodes[0])
+    Raises:
+        ConfigError: it can't be read.
+    """
+    from moa.routing import Router
+
+    return Router.load(file)
+
+
+def _first_calibrated(given: list[Any] | None, table: Table) -> list[Any]:
+    """Take the small model and the large one by default; a calibration is of the first."""
+    first, *others = given or [{"endpoint": table.endpoints.slm}, {"endpoint": table.endpoints.llm}]
+    tables: list[Any] = [{"endpoint": one} if isinstance(one, str) else one for one in others]
+    return [first, *({"calibrated": False, **one} for one in tables)]
+
+
+_MODELS = FromEndpoints(single_model, spread=_first_calibrated)
+
+
+class Routed(Recipe[Any, Any], recipe="routed"):
+    """The small model or the large one, chosen before.
+
+    A fitted router chooses the model that answers, before any has. Where the chosen model can't
+    answer, the others are asked, the last first. Where the routers look at the weak model's answer,
+    it runs as a cascade. In a table with labels the models decide, without them they write.
+
+    Raises:
+        ConfigError: there is one model alone, not a router for each other model, or one router
+            looks at answers and another doesn't.
+    """
+
+    models: Annotated[
+        Sequence[Node[Any, Any]], FromEndpoints(single_model, spread=_first_calibrated)
+    ]
+    """The cheapest first, the best last; in a table without any, the default small model and the
+    large one."""
+    router: Annotated[Router | Sequence[Router], FromFile(load_router)] = ()
+    """What `moa route fit` wrote, one for each model but the first: fitted with the first as the
+    weak model and that one as the strong. The model that gains most beyond its threshold is chosen.
+    Where they look at the weak model's answer, each was fitted on a model and the one after it.
+    Without any it can be drawn alone."""
+
+    def prepare(self) -> None:
+        """Check that there is a router for each model but the first, and of one kind."""
+        given = self.router
+        self.routers: tuple[Router, ...] = tuple(given if isinstance(given, Sequence) else [given])
+        if len(self.models) < 2:
+            raise ConfigError(f"{self.name!r} has one model: give it another to choose from")
+        if self.routers and len(self.routers) != len(self.models) - 1:
+            raise ConfigError(
+                f"{self.name!r} has {len(self.models)} models and {len(self.routers)} routers: "
+                "give one for each model but the first"
+            )
+        kinds = {router.kind for router in self.routers}
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"{self.name!r}: some of its routers look at the weak model's answer, others "
+                "don't. Fit all with `weak_response`, or all without"
+            )
+        signature = signature_of(self.models[0])
         self.input_type, self.output_type = signature.input(0), signature.output
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
-        self.nodes = tuple(nodes)
-        self.routers = tuple(routers)
+        self.cascade = self._cascade() if kinds == {"cascade"} else None
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Let it pass without a router where it is only drawn."""
+        del where
+        if not table.get("router") and endpoints.to_be_asked:
+            raise ConfigError(
+                f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '
+                "wrote"
+            )
+        return table
+
+    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+        """Answer one request; as a cascade, the result says who settled it.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+
+        Raises:
+            MoaError: as `answer`, or as a `Cascade` does.
+        """
+        if self.cascade is not None:
+            return await self.cascade.run(request, context)
+        return await super().run(request, context)
+
+    def _cascade(self) -> Cascade[Any, Any]:
+        small, *between, large = self.models
+        return Cascade(
+            small=small,
+            between=between,
+            large=large,
+            accept=[LittleGain(router) for router in self.routers],
+            name=self.name,
+            budget=self.budget,
+            timeout_s=self.timeout_s,
+        )
 
     async def answer(self, request: Any, context: RunContext) -> Any:
         """Choose a model and let it answer; where it can't, the others are asked, the last first.
@@ -63,33 +147,32 @@ class Routed(Pattern[Any, Any]):
                 some of its text was streamed.
         """
         chosen = self._choose(request, context)
-        others = [place for place in reversed(range(len(self.nodes))) if place != chosen]
+        others = [place for place in reversed(range(len(self.models))) if place != chosen]
         failed: MoaError | None = None
         shown, heard = counted(context)
         for place in (chosen, *others):
             try:
-                return (await self.nodes[place].run(request, heard)).output
+                return (await self.models[place].run(request, heard)).output
             except MoaError as error:
-                if shown() or not passed_over(error):
+                if shown() or not error.escalates:
                     raise
                 failed = failed or error
-                context.note("failed", f"{self.nodes[place].name!r} gave no answer: {error}")
+                context.note("failed", f"{self.models[place].name!r} gave no answer: {error}")
         assert failed is not None, "a model answers, or fails"
         raise failed
 
-    @property
-    def plan(self) -> Plan:
-        """The router and the models as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        shown = told_apart([node.name for node in self.nodes])
-        by_name = dict(zip(shown, self.nodes, strict=True))
-        chosen = g.add(router, g.input)
-        answer = g.match(
-            chosen,
-            lambda label: g.add(by_name[label or shown[-1]], g.input, name=label or shown[-1]),
-            labels=shown,
-        )
-        return g.build(answer).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """The router and the models; or the cascade."""
+        if self.cascade is not None:
+            return self.cascade.sketch(sketch)
+        router = sketch.box(label="router")
+        sketch.arrow(sketch.input, router)
+        names = unique_names([model.name for model in self.models])
+        for model, name in zip(self.models, names, strict=True):
+            box = sketch.box(model, name)
+            sketch.arrow(sketch.input, box, sketch.output)
+            sketch.arrow(router, box, label=name, decides=True)
+        return None
 
     def _choose(self, request: Any, context: RunContext) -> int:
         """Give the place of the model that gains most over the first, beyond its threshold."""
@@ -102,7 +185,7 @@ class Routed(Pattern[Any, Any]):
             return 0
         context.note(
             "escalated",
-            f"to {self.nodes[best + 1].name!r}, before any answer: predicted gain "
+            f"to {self.models[best + 1].name!r}, before any answer: predicted gain "
             f"{gains[best]:.2f}, from {self.routers[best].threshold:.2f} on",
         )
         return best + 1
@@ -121,59 +204,6 @@ class LittleGain(Policy):
         limit = self.router.threshold
         reason = f"predicted gain of the next model {gain:.2f}, it is asked from {limit:.2f} on"
         return Judgement(min(1.0, max(0.0, (1.0 - gain) / 2)), gain < limit, (reason,))
-
-
-def routed(
-    first: Node[Any, Any],
-    *others: Node[Any, Any],
-    routers: Router | Sequence[Router] = (),
-    name: str = "routed",
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Routed | Cascade[Any, Any]:
-    """Let a fitted router choose the model that answers, before any has.
-
-    It fails expensive: where the chosen model can't answer, the others are asked, the last first.
-
-    Args:
-        first: The cheapest model.
-        others: Further ones, the best last.
-        routers: What `moa route fit` wrote, one for each of `others`: fitted with `first` as the
-            weak model and that one as the strong. The model that gains most beyond its threshold
-            is chosen. Where the routers look at the weak model's answer, they make a cascade, and
-            each was fitted on a model and the one after it. Without any it can be drawn alone.
-        name: Shown in traces, errors and drawings.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        ConfigError: there is one model alone, not a router for each other model, or one router
-            looks at answers and another doesn't.
-    """
-    given = list(routers) if isinstance(routers, Sequence) else [routers]
-    if not others:
-        raise ConfigError(f"{name!r} has one model: give it another to choose from")
-    if given and len(given) != len(others):
-        raise ConfigError(
-            f"{name!r} has {len(others) + 1} models and {len(given)} routers: give one for each "
-            "model but the first"
-        )
-    if len(kinds := {router.kind for router in given}) > 1:
-        raise ConfigError(
-            f"{name!r}: some of its routers look at the weak model's answer, others don't. Fit all "
-            "with `weak_response`, or all without"
-        )
-    nodes = (first, *others)
-    if kinds == {"cascade"}:
-        policies = [LittleGain(router) for router in given]
-        return cascade(*nodes, accept=policies, name=name, budget=budget, timeout_s=timeout_s)
-    return Routed(nodes, given, name=name, budget=budget, timeout_s=timeout_s)
-
-
-def router(request: object) -> Choice[str]:
-    """Stand for the routers in drawings; it is not run."""
-    del request
-    raise AssertionError("a plan that is drawn is not run")
 
 
 def _case(router: Router, request: Any, reply: str | None = None) -> Case:

@@ -18,8 +18,8 @@ from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.stating import Key, as_key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
@@ -44,8 +44,8 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
     """Maximum number of samples."""
     key: Annotated[Key, PlainValidator(as_key)] = stated
     """Turns what the node gives into what is counted: `stated`, `last_number`, `field_of("total")`
-    or `label_of([…])` of `moa.mixing.stating`, or one's own function. In a table: `"stated"` or
-    `"number"`."""
+    or `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function. In a table:
+    `"stated"` or `"number"`."""
     max_concurrency: int | None = Field(default=None, ge=1)
     """Samples that are asked side by side; `None`: as many as could settle the vote if they agreed,
     which costs the fewest calls. As many as `samples` is the quickest."""
@@ -97,7 +97,9 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
                 seen = seen.with_vote(place, self.key(output))
             return seen.settled
 
-        drawn = await fan_out([self.node] * size, request, context, patience_s=None, enough=enough)
+        drawn = await fan_out(
+            [self.node] * size, request, context, straggler_timeout_s=None, enough=enough
+        )
         return {one.place: one.output for one in drawn}
 
     def _voted(self, tally: Tally, outputs: dict[int, Any], context: RunContext) -> Voted:

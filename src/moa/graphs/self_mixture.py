@@ -1,23 +1,74 @@
-"""Self-mixture: one model, asked several times, makes one answer of its own answers."""
+"""Self-mixture: one model, asked several times, makes one answer of its own answers.
+
+After Li et al. 2025, "Rethinking Mixture-of-Agents: Is mixing different large language models
+beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far stands in
+several places of the window, here in one.
+"""
 
 from __future__ import annotations
 
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
 from moa.agents.proposer import ANSWER, Proposer
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.mixture import Member, Mixture
-from moa.mixing.layering import Terms
-from moa.mixing.listening import quiet
-from moa.mixing.reading import Asked
-from moa.usage import UNLIMITED, Budget
+from moa.graphs.mixture import BaseMixture, Instructions, MaxTokens, Member, aggregator_of
+from moa.graphs.recipe import FromEndpoint, Sketch
+from moa.mixing.packing import Asked
 
 
-class SelfMixture(Mixture):
-    """What `self_mixture` makes."""
+def sample_of(
+    endpoint: Endpoint,
+    *,
+    instructions: Instructions = ANSWER,
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7,
+    max_tokens: MaxTokens = 1024,
+) -> Proposer:
+    """Make the node that is sampled.
 
-    window: int | None = None
-    """Answers that are read at once; `None`: all."""
+    Args:
+        endpoint: Who is asked. One with a cache in front gives the same sample every time.
+        instructions: What to do with the request.
+        temperature: Above 0, or all samples would be the same.
+        max_tokens: Maximum number of tokens of a sample.
+    """
+    return Proposer(
+        endpoint, instructions, name="sample", temperature=temperature, max_tokens=max_tokens
+    )
+
+
+class SelfMixture(BaseMixture, recipe="self_mixture"):
+    """One model, sampled and merged.
+
+    Where one model is better than the others at hand, its own samples make a better mixture than
+    answers of several models. With a `window`, answers are read a few at a time, each time together
+    with the answer so far, so that any number of samples fits a short context.
+
+    Raises:
+        ConfigError: no aggregator is given, and the node has no endpoint that could be it.
+        CapabilityError: the endpoint can't complete.
+    """
+
+    node: Annotated[Member, FromEndpoint(sample_of)]
+    """Who is sampled: an endpoint, or a node that gives different answers to one request."""
+    samples: int = Field(default=6, ge=1)
+    """Times that it is asked, side by side."""
+    aggregator: Annotated[Member | None, FromEndpoint(aggregator_of)] = None
+    """Who makes one answer; `None`: the same model, at temperature 0."""
+    window: int | None = Field(default=None, ge=2)
+    """Answers that are read at once, further ones then with the answer so far; `None`: all."""
+
+    def prepare(self) -> None:
+        """Take the model itself as its aggregator, where there is no other."""
+        node, windows = cast("Any", self.node), 1
+        if self.window is not None:
+            windows = max(1, -(-(self.samples - 1) // (self.window - 1)))
+        if self.aggregator is None:
+            self.aggregator = self._itself(node)
+        self.arrange([[node] * self.samples], cast("Any", self.aggregator), aggregations=windows)
 
     async def aggregate(self, asked: Asked, context: RunContext) -> str:
         """Have one answer made of all, or of a window of them and then of it and the next ones."""
@@ -32,73 +83,18 @@ class SelfMixture(Mixture):
             names = ("the answer so far", *names[self.window :])
         return await super().aggregate(Asked(asked.request, answers, names), context)
 
+    def sketch(self, sketch: Sketch) -> None:
+        """The model, and what makes one answer of its samples."""
+        name = cast("Any", self.node).name
+        node = sketch.box(self.node, f"{name} x {self.samples}")
+        sketch.arrow(sketch.input, node, sketch.box(self.top.node), sketch.output)
 
-def self_mixture(
-    endpoint: Endpoint,
-    *,
-    samples: int = 6,
-    temperature: float | None = 0.7,
-    aggregator: Member | None = None,
-    window: int | None = None,
-    instructions: str = ANSWER,
-    max_tokens: int = 1024,
-    name: str = "self_mixture",
-    quorum: int | None = None,
-    timeout_s: float | None = None,
-    patience_s: float | None = 0.2,
-    agree: int | None = None,
-    seed: int = 0,
-    budget: Budget = UNLIMITED,
-) -> SelfMixture:
-    """Sample one model several times, and have it make one answer of what it wrote.
-
-    Where one model is better than the others at hand, its own samples make a better mixture than
-    answers of several models. With a `window`, answers are read a few at a time, each time
-    together with the answer so far, so that any number of samples fits a short context.
-
-    Source: Li et al. 2025, "Rethinking Mixture-of-Agents: Is mixing different large language models
-    beneficial?", arXiv:2502.00674, Self-MoA and Self-MoA-Seq; there the answer so far stands in
-    several places of the window, here in one.
-
-    Args:
-        endpoint: The model. One with a cache in front gives the same sample every time.
-        samples: How often it is asked, side by side.
-        temperature: Of the samples; without one above 0 they are all alike.
-        aggregator: Who makes one answer; `None`: the same model, at temperature 0.
-        window: Answers that are read at once, 2 or more; `None`: all of them.
-        instructions: What to do with the request.
-        max_tokens: Most tokens to generate for each answer.
-        name: Shown in traces, errors and drawings.
-        quorum: Fewest samples to go on with; see `fan_out` for `None`.
-        timeout_s: Seconds that a sample may take, retries included; `None`: as long as the run has.
-        patience_s: Seconds that the others get once the quorum is there; `None` waits for all.
-        agree: Samples that say the same, from which on no other is waited for, and one of them is
-            the answer; `None` waits for all.
-        seed: Decides, with the request, the order in which answers are shown.
-        budget: Limits on each run, on top of those of the run it is part of.
-
-    Raises:
-        ConfigError: there are no samples, or the window is too small.
-        CapabilityError: the endpoint can't complete.
-    """
-    if samples < 1 or (window is not None and window < 2):
-        raise ConfigError(f"{name}: samples={samples} and window={window}, but at least 1 and 2")
-    sample = Proposer(
-        endpoint,
-        instructions,
-        name="sample",
-        temperature=temperature,
-        max_tokens=max_tokens,
-    )
-    made = SelfMixture(
-        [[sample] * samples],
-        aggregator or Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens),
-        name=name,
-        terms=Terms(quorum=quorum, timeout_s=timeout_s, patience_s=patience_s, agree=agree),
-        seed=seed,
-        budget=budget,
-    )
-    made.window = window
-    if window is not None:
-        made.aggregations = max(1, -(-(samples - 1) // (window - 1)))
-    return made
+    def _itself(self, node: Any) -> Proposer:
+        endpoint = getattr(node, "endpoint", None)
+        if endpoint is None:
+            raise ConfigError(
+                f"{self.name}: {node.name!r} has no endpoint that could make one answer of its "
+                "samples: give an aggregator"
+            )
+        instructions = getattr(node, "instructions", ANSWER)
+        return aggregator_of(endpoint, instructions=instructions, max_tokens=node.max_tokens)

@@ -6,23 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
+from pydantic import Field
+
+from moa.agents.boundary import In, Out
 from moa.context import RunContext
-from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
+from moa.errors import MoaError, NodeError
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.oversight import same_answer
+from moa.graphs.recipe import FromGraph, Recipe, Sketch
 from moa.node import Node, Result
 from moa.usage import UNLIMITED, Budget, Usage
-
-if TYPE_CHECKING:
-    from moa.graphs.drawing import Drawing
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 _MARGIN_S = 0.1
 """Time of a run that is kept back for handing its answer on."""
@@ -70,44 +65,32 @@ class Shadowed:
         )
 
 
-class Shadow(Generic[In, Out]):
-    """Answers as the node in use does, and lets a candidate answer beside it.
+class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
+    """A candidate beside what is in use, only compared.
 
-    Whatever the candidate does, the answer, its usage and its trace are those of the node in use.
-
-    Args:
-        current: The node in use.
-        candidate: The one that might take its place, such as a cascade.
-        wait_s: Seconds that a run waits for the candidate, once its answer is there; fewer where
-            the run's deadline is nearer.
-        budget: Limits on each run of the candidate, apart from those of the run it is part of.
-        same: Whether two answers agree; `None`: their labels, numbers or words.
-
-    Raises:
-        ConfigError: the time to wait is negative.
+    It answers as the node in use does, and lets a candidate answer beside it. Whatever the
+    candidate does, the answer, its usage and its trace are those of the node in use.
     """
 
-    def __init__(
-        self,
-        current: Node[In, Out],
-        candidate: Node[In, Any],
-        *,
-        wait_s: float = 5.0,
-        budget: Budget = UNLIMITED,
-        same: Callable[[Any, Any], bool] | None = None,
-    ) -> None:
-        if wait_s < 0:
-            raise ConfigError(f"wait_s={wait_s}, but a run can't wait less than no time")
-        self.name = current.name
-        self.current = current
-        self.candidate = candidate
-        self.wait_s = wait_s
-        self.budget = budget
+    current: Annotated[Node[In, Out], FromGraph("llm")]
+    """The node in use; in a table a ready graph or agent, or `file.py:object`."""
+    candidate: Annotated[Node[In, Any], FromGraph("cascade")]
+    """The one that might take its place."""
+    wait_s: float = Field(default=5.0, ge=0)
+    """Seconds that a run waits for the candidate, once its answer is there; fewer where the run's
+    deadline is nearer."""
+    candidate_budget: Budget = UNLIMITED
+    """Limits on each run of the candidate, apart from those of the run it is part of."""
+    same: Callable[[Any, Any], bool] = same_answer
+    """Whether two answers agree; by default by their labels, numbers or words."""
+
+    def prepare(self) -> None:
+        """Take over what the node in use takes and gives, and its name."""
+        if self.name == type(self).name:
+            self.name = self.current.name
+        signature = signature_of(self.current)
+        self.input_type, self.output_type = signature.input(0), signature.output
         self.seen = Shadowed()
-        self._same = same or same_answer
-        signature = signature_of(current)
-        self.input_type: Any = signature.input(0)
-        self.output_type: Any = signature.output
 
     async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
         """Run both, and give the result of the node in use.
@@ -119,6 +102,7 @@ class Shadow(Generic[In, Out]):
         Raises:
             Exception: what the node in use raises; the candidate is stopped then.
         """
+        context = (context or RunContext()).nested(budget=self.budget, timeout_s=self.timeout_s)
         beside = asyncio.ensure_future(self._candidate(request))
         try:
             result = await self.current.run(request, context)
@@ -135,31 +119,27 @@ class Shadow(Generic[In, Out]):
         """What would have been different, in words."""
         return f"{self.candidate.name!r} beside {self.current.name!r}: {self.seen.summary}"
 
-    @cached_property
-    def plan(self) -> Plan:
-        """Both nodes as a graph, to be drawn; it runs otherwise."""
-        g: Graph[Any] = Graph(self.name, self.input_type)
-        current = g.add(self.current, g.input, name=f"{self.current.name} (in use)")
-        candidate = g.add(self.candidate, g.input, name=f"{self.candidate.name} (candidate)")
-        return g.build(g.join(compared, current, candidate)).plan
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Give the answer of the node in use."""
+        return (await self.run(request, context)).output
 
-    def draw(self) -> Drawing:
-        """Draw both: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("shadow.svg")`."""
-        from moa.graphs.drawing import Drawing
-
-        return Drawing(self.plan)
+    def sketch(self, sketch: Sketch) -> None:
+        """Both nodes, side by side."""
+        for node, role in ((self.current, "in use"), (self.candidate, "candidate")):
+            box = sketch.box(node, f"{node.name} ({role})")
+            sketch.arrow(sketch.input, box, sketch.output)
 
     async def _candidate(self, request: In) -> Result[Any] | MoaError:
         try:
-            return await self.candidate.run(request, RunContext(budget=self.budget))
+            return await self.candidate.run(request, RunContext(budget=self.candidate_budget))
         except MoaError as error:
             return error
         except Exception as error:  # noqa: BLE001  a bug in it must not touch the node in use
             return NodeError(self.candidate.name, error)
 
-    def _wait_s(self, context: RunContext | None) -> float:
+    def _wait_s(self, context: RunContext) -> float:
         """How long the candidate is waited for, so that the answer is there before the deadline."""
-        if context is None or context.deadline is None:
+        if context.deadline is None:
             return self.wait_s
         left = context.deadline - time.monotonic()
         return max(0.0, min(self.wait_s, left - _MARGIN_S))
@@ -167,7 +147,7 @@ class Shadow(Generic[In, Out]):
     def _agrees(self, beside: Result[Any], result: Result[Out]) -> bool | None:
         """Compare the answers; `None` where they can't be."""
         try:
-            return bool(self._same(beside.output, result.output))
+            return bool(self.same(beside.output, result.output))
         except Exception:  # noqa: BLE001  a bug in it must not touch the node in use
             return None
 
@@ -185,12 +165,6 @@ class Shadow(Generic[In, Out]):
             seen.candidate_seconds += beside.seconds
             seen.usage += result.usage
             seen.candidate_usage += beside.usage
-
-
-def compared(current: Any, candidate: Any) -> Any:
-    """Stand for the comparison in drawings: the answer is that of the node in use."""
-    del candidate
-    return current
 
 
 def _llm_calls(usage: Usage) -> int:

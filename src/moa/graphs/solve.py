@@ -10,33 +10,44 @@ arXiv:2303.11366.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Literal, NamedTuple, Self, Unpack
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.agents.boundary import Limits
+from moa.agents import Agent, Settings
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
-from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Steps
+from moa.agents.prompts import at_most
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import Policy, text_of
-from moa.calibration.arithmetic import check
+from moa.calibration.arithmetic import (
+    LONGEST,
+    check,
+    evaluate,
+    filled,
+    named_in,
+    only_number,
+    written,
+)
 from moa.calibration.verifiers import Plausible
-from moa.context import RunContext
-from moa.endpoints import Endpoint
+from moa.context import RunContext, quiet
+from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, MoaError, OutputError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
-from moa.graphs.pattern import Pattern
-from moa.graphs.steps import CarriedOut, Worked, wrong_sums
+from moa.errors import ConfigError, InputError, MoaError, OutputError
+from moa.graphs.recipe import Named, Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
+from moa.node import Node
 from moa.questions import Predicate, predicate
-from moa.trace import Piece
+from moa.trace import NodeFinished, NodeStarted, Piece
 from moa.usage import Tier
 
+Solver = Literal["slm", "llm", "arithmetic"]
+"""Who worked a step out: a model, or the exact evaluator."""
 _STEP = (
     "You work out one step of a problem. Use the problem and what is known so far, and answer only "
     "the question."
@@ -46,6 +57,129 @@ _WRITE = (
     "then "
     "explain it briefly. If a result was not found, say so."
 )
+
+
+class Step(BaseModel):
+    """One step of a plan."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(min_length=1, max_length=40, description="a short name, one word")
+    question: str = Field(min_length=1, description="what this step finds out, in full")
+    needs: tuple[str, ...] = Field(
+        default=(), description="ids of the steps whose results this one needs, and no others"
+    )
+    tier: Tier = Field(
+        default="llm",
+        description="slm: looking something up in the problem is enough. llm: anything harder",
+    )
+    compute: str | None = Field(
+        default=None,
+        description=(
+            "for a calculation alone: numbers, + - * / ^ ( ), and {id} for the result of a needed "
+            "step; it is computed exactly, and nobody is asked"
+        ),
+    )
+
+
+class Steps(BaseModel):
+    """A plan. Ids are different, every need is the id of a step, and there is no circle."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: tuple[Step, ...] = Field(
+        min_length=1, description="in the order in which they are taken"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        ids = [step.id for step in self.steps]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"ids must differ, and these are {ids}")
+        for step in self.steps:
+            wanted = [need for need in step.needs if need not in ids]
+            if wanted:
+                raise ValueError(f"step {step.id!r} needs {wanted}, and the ids are {ids}")
+            used = [name for name in named_in(step.compute or "") if name not in step.needs]
+            if used:
+                raise ValueError(f"step {step.id!r} computes with {used}, which it does not need")
+        try:
+            self._sorted()
+        except CycleError as error:
+            circle = " needs ".join(reversed(error.args[1]))
+            raise ValueError(f"steps must not wait for each other: {circle}") from error
+        return self
+
+    @property
+    def ordered(self) -> tuple[Step, ...]:
+        """The steps, each after those that it needs."""
+        by_id = {step.id: step for step in self.steps}
+        return tuple(by_id[name] for name in self._sorted())
+
+    def _sorted(self) -> list[str]:
+        needs = {step.id: step.needs for step in self.steps}
+        return list(TopologicalSorter(needs).static_order())
+
+
+class StepResult(BaseModel):
+    """What a step found out, or why it did not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    question: str
+    needs: tuple[str, ...] = ()
+    by: Solver
+    answer: str = ""
+    """Empty where there is none; `fault` says why."""
+    reasons: str = ""
+    """How it was found."""
+    fault: str | None = None
+    """What is wrong with it; `None`: nothing was found."""
+
+
+class Attempt(BaseModel):
+    """A plan that was carried out, and what is wrong with what came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: tuple[StepResult, ...]
+    answer: str
+    """Empty where a step failed, so that no answer was written."""
+    faults: tuple[str, ...] = ()
+
+
+class Problem(BaseModel):
+    """A problem, and the attempt that failed, if there was one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    problem: str
+    failed: Attempt | None = None
+
+
+class Task(BaseModel):
+    """What is given to whoever works a step out."""
+
+    problem: str
+    results: dict[str, str]
+    """Of the steps it needs: the answer, by question."""
+    question: str
+
+    def __str__(self) -> str:
+        known = [f"- {question} {answer}" for question, answer in self.results.items()]
+        known = ["\nKnown so far:", *known] if known else []
+        return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
+
+
+class Worked(BaseModel):
+    """A step as a model worked it out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # A model writes its fields in this order, so it reasons before it answers.
+    reasons: str = Field(description="how the answer follows, each calculation as an equation")
+    answer: str = Field(min_length=1, description="the answer alone; of a number, with its unit")
 
 
 class Solution(Reply):
@@ -86,37 +220,60 @@ class _Tried(NamedTuple):
     """Why it is accepted; empty where it isn't."""
 
 
-class Solve(Pattern[str | BaseModel, Solution]):
-    """What `solve` makes."""
+class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
+    """Works a problem out, verifies the answer, and plans it step by step where that fails.
 
-    def __init__(
-        self,
-        slm: Endpoint,
-        llm: Endpoint,
-        *,
-        accept: Policy | None,
-        tries: int,
-        most_steps: int,
-        max_tokens: int,
-        **limits: Unpack[Limits],
-    ) -> None:
-        super().__init__(**limits)
-        if tries < 1:
-            raise ConfigError(f"graph {self.name!r}: tries={tries}, but it takes at least one")
-        self.direct = Generator(llm, ANSWER, name="direct", max_tokens=max_tokens, tag="")
-        self.planner = Planner(llm, most=most_steps, max_tokens=max_tokens)
+    The first try is one call. Every sum that it states is computed again, and where there is
+    another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
+    steps that don't need each other run side by side, so the time is that of the longest chain of
+    steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
+    where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
+    answer is never called verified.
+
+    Raises:
+        CapabilityError: an endpoint can't complete, or `slm` can't decide.
+    """
+
+    slm: Annotated[Endpoint, Named(tier="slm")]
+    """Works out the steps that a plan calls easy. Where it is another model that can write, it says
+    whether the answer is plausible."""
+    llm: Annotated[Endpoint, Named()]
+    """Works the problem out, plans it, works out the other steps, and writes the answer."""
+    accept: Policy | None = None
+    """What the answer must pass beside the sums; `None`: it is plausible to `slm`. Given in Python
+    alone."""
+    tries: int = Field(default=2, ge=1)
+    """Times the problem is worked out: once directly, then by a plan."""
+    max_steps: int = Field(default=8, ge=1)
+    """Maximum number of steps of a plan."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Maximum number of tokens of each text, reasoning included."""
+
+    def prepare(self) -> None:
+        """Make the agents."""
+        self.direct = self._writing(ANSWER, "direct")
+        self.planner = Planner(self.llm, max_steps=self.max_steps, max_tokens=self.max_tokens)
+        by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
         self.solvers: dict[Tier, Generator[Worked]] = {
             tier: Generator(
-                endpoint, _STEP, output=Worked, name=f"step_{tier}", max_tokens=max_tokens, tag=""
+                endpoint,
+                _STEP,
+                output=Worked,
+                name=f"step_{tier}",
+                max_tokens=self.max_tokens,
+                tag="",
             )
-            for tier, endpoint in _by_tier(slm, llm).items()
+            for tier, endpoint in by_tier.items()
         }
-        self.writer = Generator(llm, _WRITE, name="writer", max_tokens=max_tokens, tag="")
+        self.writer = self._writing(_WRITE, "writer")
         # A model verifies nothing that it wrote itself, and one that can't write can't judge it.
-        judges = accept is None and slm.model != llm.model and can_write(slm.model)
-        self.verifier = Decider(slm, Verdict, name="verifier") if judges else None
-        self.accept = Plausible(self.verifier) if self.verifier else accept
-        self.tries = tries
+        other = self.slm.model != self.llm.model and can_write(self.slm.model)
+        judges = self.accept is None and other
+        self.verifier = Decider(self.slm, Verdict, name="verifier") if judges else None
+        self.policy = Plausible(self.verifier) if self.verifier else self.accept
+
+    def _writing(self, instructions: str, name: str) -> Generator[Reply]:
+        return Generator(self.llm, instructions, name=name, max_tokens=self.max_tokens, tag="")
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""
@@ -137,7 +294,7 @@ class Solve(Pattern[str | BaseModel, Solution]):
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
-            verified=not best.attempt.faults and self.accept is not None,
+            verified=not best.attempt.faults and self.policy is not None,
             reasons=best.attempt.faults or best.reasons,
             tries=best.number,
         )
@@ -201,109 +358,206 @@ class Solve(Pattern[str | BaseModel, Solution]):
         sums = len(check(whole).equations)
         held = f"all sums hold ({sums})" if sums else "no sum was stated"
         reasons = [f"every step has an answer, and {held}" if results else held]
-        if self.accept is None:
+        if self.policy is None:
             reasons.append("not verified: no other model read it")
             return True, tuple(reasons)
         try:
-            judged = await self.accept.judge(problem, Reply(text=whole), hidden)
+            judged = await self.policy.judge(problem, Reply(text=whole), hidden)
         except ConfigError:
             raise
         except MoaError as error:
             return False, (f"it could not be judged: {error}",)
         return judged.accepted, (*reasons, *judged.reasons) if judged.accepted else judged.reasons
 
-    @property
-    def plan(self) -> Plan:
-        """Both ways as a graph, to be drawn; a plan has any number of steps of each kind."""
-        g: Graph[str | BaseModel] = Graph(self.name, self.input_type)
-        direct = g.add(self.direct, g.input)
-        steps = g.add(self.planner, direct.map(_refused))
-        small = g.add(self.solvers["slm"], steps, eager=True)
-        large = g.add(self.solvers["llm"], steps, eager=True)
-        sums = g.add(arithmetic, steps)
-        planned = g.add(self.writer, g.join(_gathered, small, large, sums))
-        reply = g.join(_either, direct, planned)
-        if self.verifier is None:
-            return g.build(reply.map(_unjudged)).plan
-        return g.build(g.join(_judged, reply, g.add(self.verifier, reply.map(_read)))).plan
+    def sketch(self, sketch: Sketch) -> None:
+        """Both ways; a plan has any number of steps of each kind."""
+        direct, planner = sketch.box(self.direct), sketch.box(self.planner)
+        steps = [sketch.box(one) for one in self.solvers.values()]
+        writer = sketch.box(self.writer)
+        last = sketch.output if self.verifier is None else sketch.box(self.verifier)
+        sketch.arrow(sketch.input, direct, last)
+        sketch.arrow(direct if self.verifier is None else last, planner, label="refused")
+        for step in (*steps, sketch.box(label="arithmetic")):
+            sketch.arrow(planner, step, writer)
+        sketch.arrow(writer, last)
+        if self.verifier is not None:
+            sketch.arrow(last, sketch.output)
 
 
-def solve(
-    slm: Endpoint,
-    llm: Endpoint,
-    *,
-    accept: Policy | None = None,
-    tries: int = 2,
-    most_steps: int = 8,
-    max_tokens: int = 1024,
-    **limits: Unpack[Limits],
-) -> Solve:
-    """Work a problem out, verify the answer, and plan it anew, step by step, where that fails.
+class Planner(Agent[Problem, Steps]):
+    """Breaks a problem into steps; those that don't need each other can run side by side.
 
-    The first try is one call. Every sum that it states is computed again, and where there is
-    another model or a policy to verify it, it is asked. What fails is planned, with what was wrong:
-    steps that don't need each other run side by side, so the time is that of the longest chain of
-    steps, and a calculation is computed exactly, and asks nobody. The last answer is given even
-    where it fails too, with `verified` as `False` and the reasons. Where one model is both, the
-    answer is never called verified.
+    A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times:
+    cut, it would lose the step that gives the answer.
 
     Args:
-        slm: Works out the steps that a plan calls easy. Where it is another model that can write,
-            it says whether the answer is plausible.
-        llm: Works the problem out, plans it, works out the other steps, and writes the answer.
-        accept: What the answer must pass beside the sums; `None`: it is plausible to `slm`.
-        tries: Times the problem is worked out: once directly, then by a plan.
-        most_steps: Most steps of a plan.
-        max_tokens: Most tokens of each text, reasoning included.
-        limits: See `Limits`.
+        endpoint: Who plans.
+        max_steps: Maximum number of steps of a plan.
+        settings: See `Agent`.
 
     Raises:
-        CapabilityError: an endpoint can't complete, or `slm` can't decide.
-        ConfigError: a number is out of range.
+        CapabilityError: the endpoint can't complete.
+        ConfigError: `max_steps` is not at least 1.
     """
-    return Solve(
-        slm,
-        llm,
-        accept=accept,
-        tries=tries,
-        most_steps=most_steps,
-        max_tokens=max_tokens,
-        **limits,
+
+    tag = ""
+    instructions = (
+        "You plan how to solve a problem. Break it into as few steps as possible; the last one "
+        "gives the answer. Name for each step only the steps whose results it needs. Write a "
+        "calculation into compute, with {id} for the result of a step. If an earlier attempt "
+        "failed, plan another way. Do not solve the problem.\n\n"
+        'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
+        '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
+        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags cost?",'
+        ' "needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
     )
 
+    def __init__(
+        self, endpoint: Endpoint, *, max_steps: int = 8, **settings: Unpack[Settings]
+    ) -> None:
+        if max_steps < 1:
+            raise ConfigError(f"a plan of at most {max_steps} steps, but it has at least one")
+        self.output_type = at_most(Steps, "steps", max_steps)
+        super().__init__(endpoint, **settings)
 
-def arithmetic(steps: Steps) -> StepResult:
-    """Stand for the calculations in drawings; it is not run."""
-    del steps
-    raise AssertionError("a plan that is drawn is not run")
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        return completion
 
-
-def _by_tier(slm: Endpoint, llm: Endpoint) -> dict[Tier, Endpoint]:
-    return {"slm": slm, "llm": llm}
-
-
-def _refused(reply: Reply) -> Problem:
-    return Problem(problem=reply.text)
-
-
-def _either(direct: Reply, planned: Reply) -> Reply:
-    del planned
-    return direct
-
-
-def _gathered(small: Worked, large: Worked, sums: StepResult) -> Work:
-    del small, large
-    return Work(problem="", results=(sums,))
+    def prompt(self, request: Problem) -> str:
+        """Show the problem, and what was wrong with the attempt that failed."""
+        if request.failed is None:
+            return request.problem
+        lines = [f"- {step.question} {step.answer or 'no answer'}" for step in request.failed.steps]
+        answer = [f"Its answer: {request.failed.answer}"] if request.failed.answer else []
+        faults = [f"- {fault}" for fault in request.failed.faults]
+        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
+        return "\n".join([request.problem, "", *tried])
 
 
-def _read(reply: Reply) -> str:
-    return reply.text
+class CarriedOut:
+    """One plan being carried out: a step starts as soon as the steps that it needs are done.
+
+    Args:
+        plan: The steps.
+        problem: What they are for.
+        solvers: Who works a step out, by the tier that the step asks for.
+        hurried: Whether a step goes on from a result that is known to be wrong.
+        context: What is told of the steps goes there.
+        hidden: The models run in it.
+    """
+
+    def __init__(
+        self,
+        plan: Steps,
+        problem: str,
+        solvers: Mapping[Tier, Node[Task, Worked]],
+        *,
+        hurried: bool,
+        context: RunContext,
+        hidden: RunContext,
+    ) -> None:
+        self._plan = plan
+        self._problem = problem
+        self._solvers = solvers
+        self._hurried = hurried
+        self._context = context
+        self._hidden = hidden
+        self._tasks: dict[str, asyncio.Task[StepResult]] = {}
+        self._failures: list[MoaError] = []
+        # A result shows a number rounded, and what is computed from it is computed from this.
+        self._exact: dict[str, Fraction] = {}
+
+    async def results(self) -> tuple[StepResult, ...]:
+        """Run every step; those that fail are noted, and those that need them don't run.
+
+        Raises:
+            MoaError: no step has an answer; this is why the first one failed.
+        """
+        steps = self._plan.ordered
+        try:
+            async with asyncio.TaskGroup() as group:
+                for step in steps:
+                    self._tasks[step.id] = group.create_task(self._told(step))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        results = tuple(self._tasks[step.id].result() for step in steps)
+        if self._failures and not any(result.answer for result in results):
+            raise self._failures[0]
+        return results
+
+    async def _told(self, step: Step) -> StepResult:
+        needed = {name: await self._tasks[name] for name in step.needs}
+        missing = [name for name, result in needed.items() if not self._usable(result)]
+        if missing:
+            return _result(step, step.tier, fault=f"it needs {', '.join(missing)}, which failed")
+        path = f"{self._context.node}/{step.id}"
+        self._context.emit(NodeStarted(path))
+        started = time.perf_counter()
+        result = await self._worked_out(step, needed)
+        self._context.emit(NodeFinished(path, result, time.perf_counter() - started))
+        return result
+
+    def _usable(self, result: StepResult) -> bool:
+        return bool(result.answer) and (self._hurried or result.fault is None)
+
+    async def _worked_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
+        if step.compute is not None:
+            try:
+                return self._computed(step, step.compute, needed)
+            except InputError as error:
+                self._hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
+        task = Task(
+            problem=self._problem,
+            results={result.question: result.answer for result in needed.values()},
+            question=step.question,
+        )
+        try:
+            found = (await self._solvers[step.tier].run(task, self._hidden)).output
+        except MoaError as error:
+            self._failures.append(error)
+            self._hidden.note("failed", f"step {step.id!r} has no result: {error}")
+            return _result(step, step.tier, fault=str(error))
+        wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
+        fault = "; ".join(wrong) or None
+        return _result(step, step.tier, found.answer, found.reasons, fault=fault)
+
+    def _computed(
+        self, step: Step, expression: str, needed: Mapping[str, StepResult]
+    ) -> StepResult:
+        """Compute exactly, from the numbers in the results that the step needs.
+
+        Raises:
+            InputError: it is no calculation, or a result is no number.
+        """
+        values = {
+            name: self._exact[name] if name in self._exact else only_number(needed[name].answer)
+            for name in named_in(expression)
+        }
+        # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
+        filled_in = filled(expression, values).partition("=")[0].strip()
+        # What is filled in makes it longer, and no less a sum.
+        value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
+        self._exact[step.id] = value
+        return _result(step, "arithmetic", written(value), f"{filled_in} = {written(value)}")
 
 
-def _unjudged(reply: Reply) -> Solution:
-    return Solution(text=reply.text, steps=(), verified=False, reasons=(), tries=1)
+def wrong_sums(text: str) -> list[str]:
+    """Say which of the sums that a text states are wrong, and what each comes to."""
+    return [
+        f"{stated.left} = {stated.right} is wrong: it is {written(stated.value)}"
+        for stated in check(text).wrong
+    ]
 
 
-def _judged(reply: Reply, verdict: Verdict) -> Solution:
-    del verdict
-    return _unjudged(reply)
+def _result(
+    step: Step, by: Solver, answer: str = "", reasons: str = "", *, fault: str | None = None
+) -> StepResult:
+    return StepResult(
+        id=step.id,
+        question=step.question,
+        needs=step.needs,
+        by=by,
+        answer=answer.strip(),
+        reasons=reasons,
+        fault=fault,
+    )

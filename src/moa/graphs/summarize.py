@@ -7,39 +7,98 @@ write, the map keeps sentences of the text as they stand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
+from moa.agents.generator import Generator
 from moa.agents.prompts import block
-from moa.context import RunContext
+from moa.agents.splitting import chunks
+from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
+from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError
+from moa.endpoints.tokens import approximate_tokens
+from moa.errors import MissingDependency
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.notes import (
-    FAILURES,
-    Chunker,
-    Condense,
-    Extracts,
-    Notes,
-    Original,
-    picked,
-    ranking,
-    sentences_in,
-)
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.recipe import Named, WiredRecipe
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
-THREE_SENTENCES = Length(sentences=3)
+_TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
+_ROOM = 1.5
+"""How much more than the summary is long is kept at least."""
+_CONDENSE = (
+    "Summarize this part of a longer text in a few short sentences. Keep names, numbers and "
+    "results "
+    "exactly. Add nothing. Use the language of the text."
+)
+
+
+class Original(BaseModel):
+    """A text that is to be summarised."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    title: str | None = None
+    """What it is called. It helps to find what matters."""
+    focus: str | None = None
+    """What the reader looks for in it."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """What is known of what it is about."""
+        return tuple(each for each in (self.title, self.focus) if each)
+
+
+class Note(BaseModel):
+    """What is kept of one chunk, or of several."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    chunks: tuple[int, ...]
+    """Numbers of the chunks that it is of, from 1."""
+    written: bool = False
+    """Whether a model wrote it, or wrote what it is a part of; else it is the text's own words."""
+
+
+class Notes(BaseModel):
+    """What is kept of a text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    original: Original
+    spans: tuple[tuple[int, int], ...] = Field(repr=False)
+    """Where each chunk stands in the text: its first character, and the one behind its last."""
+    notes: tuple[Note, ...]
+    """In the order of the text."""
+    centroid: tuple[float, ...] = Field(default=(), repr=False)
+    """The mean of the vectors of all sentences of the text; empty where it isn't known."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all notes, by an estimate on the safe side."""
+        return sum(approximate_tokens(note.text) for note in self.notes)
+
+    def keeping(self, notes: Sequence[Note]) -> Notes:
+        """Copy them with other notes; empty ones go."""
+        kept = tuple(note for note in notes if note.text.strip())
+        return self.model_copy(update={"notes": kept})
 
 
 class Cited(BaseModel):
@@ -61,6 +120,275 @@ class Summary(Reply):
     written_by: Literal["llm", "slm", "extract"]
     """`extract`: the sentences are the text's own, since no model could write. `slm`: they are of
     what the small model wrote down, since the large one could not write."""
+
+
+class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
+    """Summarises a text of any length, of which a large model reads what matters alone.
+
+    Where the large model is too small to write, as the built-in one is, the summary is made of the
+    text's own sentences.
+
+    Raises:
+        CapabilityError: `llm` can't complete, `slm` is to condense and can't, or the encoder can't
+            embed.
+    """
+
+    slm: Annotated[Endpoint, Named(tier="slm")]
+    """Condenses the chunks, where that is asked for; else it isn't asked."""
+    llm: Annotated[Endpoint, Named()]
+    """Writes the summary."""
+    sentences: int | None = Field(default=None, ge=1)
+    """Maximum number of sentences of the summary; `None`: 3, unless `words` are given."""
+    words: int | None = Field(default=None, ge=1)
+    """Words of the summary, about."""
+    keep: float = Field(default=0.3, gt=0, le=1)
+    """Share of the tokens of a longer text that the large model reads, as far as the summary
+    doesn't need more."""
+    read_tokens: int = Field(default=3000, ge=1)
+    """Maximum number of tokens that it reads; a text with no more is read whole."""
+    chunk_tokens: int = Field(default=800, ge=1)
+    """Maximum number of tokens of a chunk, by an estimate on the safe side."""
+    condense: bool = False
+    """Whether `slm` writes down what matters in each chunk; otherwise, or where it is too small to
+    write, the best sentences are kept as they stand."""
+    encoder: Annotated[Endpoint, Named()] | None = None
+    """Turns sentences into vectors; `None`: the built-in one."""
+
+    def wire(self) -> BuiltGraph[Original, Summary]:
+        """Wire the chunks, what is kept of each, and the summary."""
+        short = 3 if self.sentences is None and self.words is None else self.sentences
+        length = Length(sentences=short, words=self.words)
+        encoder = self.encoder or SentenceEncoder()
+        kept: TypedNode[Notes, Notes] = Extracts(
+            encoder, keep=self.keep, length=length, read_tokens=self.read_tokens
+        )
+        if self.condense and can_write(self.slm.model):
+            kept = Condense(
+                self.slm,
+                encoder,
+                length=length,
+                keep=self.keep,
+                max_tokens=self.chunk_tokens,
+                read_tokens=self.read_tokens,
+            )
+        g = Graph(self.name, Original)
+        notes = g.add(kept, g.add(Chunker(self.chunk_tokens), g.input))
+        return g.build(g.add(Summarizer(self.llm, encoder, length=length), notes))
+
+
+class Chunker(TypedNode[Original, Notes]):
+    """Splits a text, and keeps all of it.
+
+    Args:
+        max_tokens: Maximum number of tokens of a chunk, by an estimate on the safe side.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__(name="chunks")
+        self.max_tokens = max_tokens
+
+    async def answer(self, request: Original, context: RunContext) -> Notes:
+        """Split.
+
+        Raises:
+            MissingDependency: `semantic-text-splitter` is not installed.
+        """
+        found = await asyncio.to_thread(chunks, request.text, max_tokens=self.max_tokens)
+        spans = tuple((start, start + len(text)) for start, text in found)
+        notes = [Note(text=text, chunks=(n,)) for n, (_, text) in enumerate(found, 1)]
+        if not notes:
+            context.note("skipped", "the text is empty, and so is its summary")
+        return Notes(original=request, spans=spans, notes=()).keeping(notes)
+
+
+class Extracts(TypedNode[Notes, Notes]):
+    """Keeps the sentences of each note that say most, as they stand; nothing is written.
+
+    A text that the model reads at once is left whole. Where the encoder fails, the first sentences
+    of the note are kept.
+
+    Args:
+        encoder: Turns sentences into vectors.
+        keep: Share of the tokens to keep, as far as the summary doesn't need more.
+        length: Of the summary.
+        read_tokens: Maximum number of tokens to keep of the whole text; of one with no more all is
+            kept.
+    """
+
+    def __init__(self, encoder: Endpoint, *, keep: float, length: Length, read_tokens: int) -> None:
+        super().__init__(name="extracts")
+        self.endpoint = require(encoder, "embed", agent=self.name)
+        self.keep = keep
+        self.length = length
+        self.read_tokens = read_tokens
+
+    async def answer(self, request: Notes, context: RunContext) -> Notes:
+        """Take sentences of each note, then of all together where they are still too many."""
+        total = request.tokens
+        if total <= self.read_tokens or not self.length.too_long(request.original.text):
+            return request
+        share = max(self.keep, min(1.0, self._needed / total))
+        salience = await ranking(self.endpoint, request, context)
+        kept = [
+            note
+            for whole in request.notes
+            for note in _extract(salience, [whole], most=share * approximate_tokens(whole.text))
+        ]
+        notes = request.keeping(kept)
+        if notes.tokens > self.read_tokens:
+            notes = notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
+        context.note("changed", f"kept {notes.tokens} of about {total} tokens, as they stand")
+        centroid = () if salience is None else salience.centroid
+        return notes.model_copy(update={"centroid": centroid})
+
+    @property
+    def _needed(self) -> float:
+        words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
+        return _ROOM * _TOKENS_A_WORD * words
+
+
+class Condense(TypedNode[Notes, Notes]):
+    """Has a small model write down what matters in each note, chunks side by side.
+
+    Notes of neighbours are condensed together, again and again, until what is left can be read at
+    once. A note that the model fails on is left as it is, and cut to its best sentences.
+
+    Args:
+        slm: Writes. A text as short as its summary is left as it is.
+        encoder: Turns sentences into vectors, where the model fails.
+        length: Of the summary.
+        keep: Share of a chunk's tokens that a note may have.
+        max_tokens: Maximum number of tokens of what is condensed at once.
+        read_tokens: Maximum number of tokens to keep of the whole text.
+
+    Raises:
+        CapabilityError: `slm` can't complete.
+    """
+
+    def __init__(
+        self,
+        slm: Endpoint,
+        encoder: Endpoint,
+        *,
+        length: Length,
+        keep: float,
+        max_tokens: int,
+        read_tokens: int,
+    ) -> None:
+        super().__init__(name="condense")
+        self.length = length
+        self.max_tokens = max_tokens
+        self.read_tokens = read_tokens
+        self.keep = keep
+        self.encoder = encoder
+        room = max(64, round(keep * max_tokens))
+        self.endpoint = slm
+        self.writer = Generator(slm, _CONDENSE, name="note", max_tokens=room)
+
+    async def answer(self, request: Notes, context: RunContext) -> Notes:
+        """Condense each, then neighbours together until it is little enough."""
+        if not self.length.too_long(request.original.text):
+            return request
+        notes = await self._condensed(request, request.notes, context)
+        while sum(approximate_tokens(n.text) for n in notes) > self.read_tokens:
+            grouped = _grouped(notes, self.max_tokens)
+            if len(grouped) == len(notes):
+                break
+            notes = await self._condensed(request, grouped, context)
+        kept = request.keeping(notes)
+        if kept.tokens > self.read_tokens:
+            salience = await ranking(self.encoder, kept, context)
+            kept = kept.keeping(_extract(salience, kept.notes, most=self.read_tokens))
+        context.note("changed", f"condensed about {request.tokens} tokens to {kept.tokens}")
+        return kept
+
+    async def _condensed(
+        self, whole: Notes, notes: Sequence[Note], context: RunContext
+    ) -> list[Note]:
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
+        silent = quiet(context)  # notes are no part of the answer
+
+        async def one(note: Note) -> Note:
+            async with gate:
+                try:
+                    reply = (await self.writer.run(note.text, silent)).output
+                except RECOVERABLE as error:
+                    context.note("failed", f"no note of chunks {note.chunks}: {error}")
+                    salience = await ranking(self.encoder, whole.keeping([note]), context)
+                    most = self.keep * approximate_tokens(note.text)
+                    (kept,) = _extract(salience, [note], most=most)
+                    return kept
+            return note.model_copy(update={"text": reply.text, "written": True})
+
+        return await gather(one(note) for note in notes)
+
+
+def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
+    """Put neighbours together as long as they fit, two at least."""
+    groups: list[list[Note]] = []
+    for note in notes:
+        open_group = groups[-1] if groups else []
+        fits = sum(approximate_tokens(n.text) for n in [*open_group, note]) <= max_tokens
+        if open_group and (fits or len(open_group) < 2):
+            open_group.append(note)
+        else:
+            groups.append([note])
+    return [
+        Note(
+            text="\n".join(note.text for note in group),
+            chunks=tuple(number for note in group for number in note.chunks),
+            written=any(note.written for note in group),
+        )
+        for group in groups
+    ]
+
+
+def _extract(salience: Salience | None, notes: Sequence[Note], *, most: float) -> list[Note]:
+    """Keep the best sentences of notes, up to so many tokens; one at least."""
+    placed = sentences_in(notes)
+    costs = [approximate_tokens(text) for _, text in placed]
+    taken = picked(
+        salience,
+        [text for _, text in placed],
+        full=lambda places: sum(costs[place] for place in places) > most,
+    )
+    return [
+        note.model_copy(
+            update={"text": " ".join(placed[place][1] for place in taken if placed[place][0] == n)}
+        )
+        for n, note in enumerate(notes)
+    ]
+
+
+async def ranking(encoder: Endpoint, notes: Notes, context: RunContext) -> Salience | None:
+    """Rank the sentences of notes; `None` where the encoder fails, and the first ones are taken."""
+    batches = ([text for _, text in sentences(note.text)] for note in notes.notes)
+    try:
+        return await salience_of(
+            encoder, batches, context, about=notes.original.about, centroid=notes.centroid
+        )
+    except (*RECOVERABLE, MissingDependency) as error:
+        context.note("degraded", f"the first sentences are taken, not the best: {error}")
+        return None
+
+
+def picked(
+    salience: Salience | None, texts: Sequence[str], *, full: Callable[[Sequence[int]], bool]
+) -> list[int]:
+    """Take sentences as `Salience.pick` does; without one, the first of them."""
+    if salience is not None:
+        return salience.pick(texts, full=full)
+    taken: list[int] = []
+    for place in range(len(texts)):
+        if taken and full([*taken, place]):
+            break
+        taken.append(place)
+    return taken
+
+
+def sentences_in(notes: Sequence[Note]) -> list[tuple[int, str]]:
+    """List the sentences of notes, each with the place of its note."""
+    return [(n, text) for n, note in enumerate(notes) for _, text in sentences(note.text)]
 
 
 class _Sentence(BaseModel):
@@ -120,7 +448,7 @@ class Summarizer(TypedNode[Notes, Summary]):
         llm: Writes.
         encoder: Turns sentences into vectors, where none can be written.
         length: Of the summary.
-        max_tokens: Most tokens to generate, reasoning included.
+        max_tokens: Maximum number of tokens to generate, reasoning included.
 
     Raises:
         CapabilityError: `llm` can't complete, or the encoder can't embed.
@@ -168,7 +496,7 @@ class Summarizer(TypedNode[Notes, Summary]):
             if fault is not None:
                 context.note("repaired", f"asked again: {fault}", endpoint=self.endpoint.name)
                 found = await self._again(request, found, fault, silent)
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"the summary was not written: {error}")
             made = "the text's own" if _kept_by(request) == "extract" else "the small model's"
             context.note("degraded", f"the summary is made of {made} sentences")
@@ -185,7 +513,7 @@ class Summarizer(TypedNode[Notes, Summary]):
         try:
             brief = _Brief(notes=request, draft=_text(found), fault=fault)
             anew = await self._draft(brief, context)
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"it was not written anew: {error}")
             return found
         left = self.length.fault(_text(anew))
@@ -220,65 +548,6 @@ class Summarizer(TypedNode[Notes, Summary]):
             for place in taken
         ]
         return _summary(found, request, _kept_by(request))
-
-
-def summarize(
-    slm: Endpoint,
-    llm: Endpoint,
-    *,
-    length: Length = THREE_SENTENCES,
-    keep: float = 0.3,
-    read_tokens: int = 3000,
-    chunk_tokens: int = 800,
-    condense: bool = False,
-    encoder: Endpoint | None = None,
-    name: str = "summarize",
-) -> BuiltGraph[Original, Summary]:
-    """Build the graph: chunks, what is kept of each, and a summary of a given length.
-
-    Args:
-        slm: Condenses the chunks, where that is asked for; else it isn't asked.
-        llm: Writes the summary. Where it is too small to write, as the built-in model is, the
-            summary is made of the text's own sentences.
-        length: Of the summary.
-        keep: Share of the tokens of a longer text that the large model reads, as far as the summary
-            doesn't need more.
-        read_tokens: Most tokens that it reads; a text with no more is read whole.
-        chunk_tokens: Most tokens of a chunk, by an estimate on the safe side.
-        condense: Whether `slm` writes down what matters in each chunk; otherwise, or where it is
-            too small to write, the best sentences are kept as they stand.
-        encoder: Turns sentences into vectors; `None`: the built-in one.
-        name: Shown in traces, errors and drawings.
-
-    Raises:
-        CapabilityError: `llm` can't complete, `slm` is to condense and can't, or the encoder can't
-            embed.
-        ConfigError: the length says nothing, `keep` is no share, or a number of tokens is less
-            than 1.
-    """
-    if not str(length):
-        raise ConfigError(f"{name}: give its length in words or in sentences")
-    if not 0 < keep <= 1 or min(read_tokens, chunk_tokens) < 1:
-        raise ConfigError(
-            f"{name}: keep={keep}, read_tokens={read_tokens} and chunk_tokens={chunk_tokens}, but "
-            "keep is a share above 0, and the others are at least 1"
-        )
-    encoder = encoder or SentenceEncoder()
-    kept: TypedNode[Notes, Notes] = Extracts(
-        encoder, keep=keep, length=length, read_tokens=read_tokens
-    )
-    if condense and can_write(slm.model):
-        kept = Condense(
-            slm,
-            encoder,
-            length=length,
-            keep=keep,
-            max_tokens=chunk_tokens,
-            read_tokens=read_tokens,
-        )
-    g = Graph(name, Original)
-    notes = g.add(kept, g.add(Chunker(chunk_tokens), g.input))
-    return g.build(g.add(Summarizer(llm, encoder, length=length), notes))
 
 
 def _kept_by(notes: Notes) -> Literal["slm", "extract"]:

@@ -8,10 +8,11 @@ model isn't asked. Elsewhere it is, with the examples of the settings.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
@@ -29,19 +30,16 @@ from moa.endpoints.known import can_write
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.building.skipped import Skipped
-from moa.graphs.shop import (
-    INSTRUCTIONS,
-    INTENTS,
-    OTHERS,
-    SPAM_EXAMPLES,
-    URGENCY_EXAMPLES,
-    SupportSettings,
-    Unwanted,
-)
-from moa.guards.injection import InjectionRules, injection_filter
+from moa.graphs.recipe import Named, WiredRecipe
+from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import Choice, Score, score
 
+INSTRUCTIONS = (
+    "You work for the support of {company}. Write the reply to the customer's message: {tone}. "
+    "Write it in the language of the message. Promise nothing that the message doesn't settle. "
+    "Answer with the reply alone."
+)
 HEADS_READ = 1000
 """Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
 anywhere in a long message."""
@@ -49,6 +47,9 @@ UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
+SPAM = "spam"
+"""What is stopped as spam."""
+Unwanted = Literal["spam", "injection"]
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
 
@@ -159,110 +160,303 @@ class Waiting(TypedNode[Text, Dropped]):
         return Dropped(reason=reason)
 
 
-def support(
-    slm: Endpoint,
-    llm: Endpoint,
-    *,
-    settings: SupportSettings | None = None,
-) -> BuiltGraph[Ticket, SupportOutcome]:
-    """Build the graph: clean, read by five small decisions side by side, then settle or write.
+class Intent(BaseModel):
+    """What a message can want, and what is done then: reply, else route, else have it written."""
 
-    The decisions are on an excerpt of a long message. Whoever writes the reply reads all of it, and
-    so do the rules of `InjectionRules`.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    Args:
-        slm: Decides.
-        llm: Writes the replies that no routine settles. Where its tier is `slm`, they are drafts;
-            the built-in model writes too badly even for drafts, so those messages go to people.
-        settings: `None` are those of a shop.
+    means: str
+    """What it means, in words."""
+    examples: tuple[str, ...] = ()
+    """Messages that want it, shown to a model whose label probabilities are read."""
+    reply: dict[str, str] = Field(default_factory=dict[str, str])
+    """The routine reply, by language; a message in another language is routed or written."""
+    queue: str | None = None
+    """Who takes care of it without a reply."""
+
+
+INTENTS = {
+    "delivery": Intent(
+        means="where a parcel is and when it comes",
+        examples=("My parcel has not arrived yet, when will it come?", "¿Dónde está mi pedido?"),
+        reply={
+            "en": "Thank you for your message. You can follow your parcel at any time under "
+            "“My orders”; if nothing has moved for five days, we send it again at no charge.",
+            "de": "Vielen Dank für Ihre Nachricht. Unter „Meine Bestellungen“ sehen Sie "
+            "jederzeit, wo Ihr Paket ist; bewegt sich fünf Tage lang nichts, schicken wir es "
+            "kostenlos noch einmal.",
+        },
+    ),
+    "refund": Intent(
+        means="wants money back, to return or to exchange something",
+        examples=("I want my money back.", "Ich möchte die Ware zurückgeben."),
+    ),
+    "broken": Intent(
+        means="something is broken, dangerous or doesn't work",
+        examples=("It doesn't switch on any more.", "Le son coupe tout le temps."),
+    ),
+    "payment": Intent(
+        means="an invoice, a price or a charge",
+        examples=("Please send me the invoice again.", "I was charged two times for one order."),
+        queue="billing",
+    ),
+    "account": Intent(
+        means="login, password or personal data",
+        examples=("I forgot my password.", "Wie ändere ich meine E-Mail-Adresse?"),
+        queue="accounts",
+    ),
+    "question": Intent(
+        means="asks about a product before buying it",
+        examples=("Does it work with my phone?", "Which colours are there?"),
+        queue="sales",
+    ),
+    "thanks": Intent(
+        means="praise or thanks, and nothing to do",
+        examples=("Thank you, great service!", "Super, vielen Dank!"),
+        reply={
+            "en": "Thank you for your kind words! We have passed them on to the team.",
+            "de": "Vielen Dank für die netten Worte! Wir haben sie an das Team weitergegeben.",
+            "fr": "Merci pour vos mots aimables ! Nous les avons transmis à toute la boutique.",
+        },
+    ),
+}
+OTHERS = (
+    "Our football club is looking for a sponsor.",
+    "Please tell your driver to use the back gate.",
+)
+"""Messages that want none of it."""
+
+SPAM_EXAMPLES = (
+    ("Hello, my parcel has not come yet. Order 1182.", False),
+    ("You have won a new phone! Claim your prize here: http://prize.example", True),
+    ("Der Akku meiner Kopfhörer ist nach zwei Stunden leer.", False),
+    ("Earn 5000 dollars a week from home, no experience needed. Reply now!", True),
+    ("Merci, tout est arrivé en bon état.", False),
+    ("Your account will be closed. Confirm your password: http://login.example", True),
+    ("¿Dónde está mi pedido?", False),
+    ("Can I return the speaker I bought last week?", False),
+    ("We offer cheap followers and backlinks for your website!!!", True),
+    ("The update broke my headset and nobody answers.", False),
+    ("Meet beautiful singles tonight http://date.example", True),
+    ("届いた商品が壊れていました。", False),
+)
+"""Texts, and whether they are spam."""
+URGENCY_EXAMPLES = (
+    ("Which colours are there?", "can wait"),
+    ("My parcel should have come yesterday, where is it?", "today"),
+    ("It is burning! Call me at once!", "now"),
+    ("Thank you for the nice letter.", "can wait"),
+    ("You charged me twice, please correct that.", "today"),
+    ("Der Akku raucht, was soll ich tun?", "now"),
+    ("Könnten Sie mir die Rechnung schicken?", "can wait"),
+    ("I need it for my wedding this afternoon!", "now"),
+)
+"""Texts, and how urgent they are."""
+
+
+class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
+    """A support inbox: drop, route, answer.
+
+    A message is cleaned, read by five small decisions side by side, then settled or written. The
+    decisions are on an excerpt of a long message. Whoever writes the reply reads all of it, and so
+    do the rules of `InjectionRules`.
 
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
         MissingDependency: a library for cleaning is not installed.
     """
-    s = settings or SupportSettings()
-    desk = _Desk(s, drafts=llm.tier == "slm")
 
-    g = Graph("support", Ticket)
-    text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
-    heads = reads_heads(slm) and s.intents == INTENTS
-    extract = g.add(Excerpt(max(s.read_tokens, HEADS_READ) if heads else s.read_tokens), text)
-    there = text.map(is_there)
+    slm: Annotated[Endpoint, Named("slm")]
+    """Decides."""
+    llm: Annotated[Endpoint, Named()]
+    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts; the
+    built-in model writes too badly even for drafts, so those messages go to people."""
+    company: str = "an online shop for headphones"
+    """Who answers, as the writer of replies is told."""
+    tone: str = "friendly, concrete, at most five sentences"
+    """How, as the writer of replies is told."""
+    spam: str = SPAM
+    """What is quarantined as spam."""
+    injection: str = CRITERION
+    """What is quarantined as an injection."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a message is quarantined."""
+    drop: tuple[Unwanted, ...] = ()
+    """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
+    is dropped is never heard of again."""
+    intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
+    """What messages can want, by name."""
+    sure: float = Field(default=0.5, ge=0, le=1)
+    """Confidence in the intent below which the LLM reads the message."""
+    read_tokens: int = Field(default=200, gt=0)
+    """Of a longer message the small model reads the opening and the end, so many tokens in all;
+    where the shipped heads decide, 1,000 at the least."""
+    reply_tokens: int = Field(default=300, gt=0)
+    """Maximum tokens of a reply."""
+    draft_tokens: int = Field(default=40, gt=0)
+    """Maximum tokens of a draft by the small model, where there is no large one."""
 
-    spam = g.add(spam_filter(slm, s.spam, threshold=s.threshold), extract, when=there)
-    injection = g.add(
-        injection_filter(slm, s.injection, threshold=s.threshold), extract, when=there
-    )
-    rules = g.add(InjectionRules(name="rules"), text, when=there)
-    mood = g.add(sentiment_of(slm, s), extract, when=there)
-    intent = g.add(intent_of(slm, s), extract, when=there)
-    urgency = g.add(urgency_of(slm, s), extract, when=there)
+    def wire(self) -> BuiltGraph[Ticket, SupportOutcome]:
+        """Clean, read, then settle or write."""
+        slm, llm = self.slm, self.llm
+        g = Graph(self.name, Ticket)
+        text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
+        heads = reads_heads(slm) and self.intents == INTENTS
+        most = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
+        extract = g.add(Excerpt(most), text)
+        there = text.map(is_there)
 
-    reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
-    needs_llm = reading.map(desk.needs_llm)
-    if llm.tier == "slm" and not can_write(llm.model):
-        waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
-        return g.build(g.join(desk.settle, reading, waiting))
-    reply = g.add(_writer(llm, s), text, when=needs_llm, eager=False)
-    return g.build(g.join(desk.settle, reading, reply))
+        spam = g.add(spam_filter(slm, self.spam, threshold=self.threshold), extract, when=there)
+        injection = g.add(
+            injection_filter(slm, self.injection, threshold=self.threshold), extract, when=there
+        )
+        rules = g.add(InjectionRules(name="rules"), text, when=there)
+        mood = g.add(sentiment_of(slm, self.intents), extract, when=there)
+        intent = g.add(intent_of(slm, self.intents), extract, when=there)
+        urgency = g.add(urgency_of(slm, self.intents), extract, when=there)
+
+        reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
+        needs_llm = reading.map(self.needs_llm)
+        if llm.tier == "slm" and not can_write(llm.model):
+            waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
+            return g.build(g.join(self.settle, reading, waiting))
+        reply = g.add(self._writer(), text, when=needs_llm, eager=False)
+        return g.build(g.join(self.settle, reading, reply))
+
+    def _writer(self) -> Generator[Reply]:
+        return Generator(
+            self.llm,
+            INSTRUCTIONS.format(company=self.company, tone=self.tone),
+            name="reply",
+            max_tokens=self.draft_tokens if self.llm.tier == "slm" else self.reply_tokens,
+        )
+
+    def needs_llm(self, reading: Reading | None) -> bool:
+        """Whether no routine settles it."""
+        return self.why_llm(reading) is not None
+
+    def why_llm(self, reading: Reading | None) -> str | None:
+        """Say why a large model has to write; `None` where it hasn't."""
+        if reading is None or self._unwanted(reading):
+            return None
+        if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
+            return "as the small model left a question open"
+        doubtful = [
+            name
+            for name, answer in (
+                ("intent", reading.intent),
+                ("sentiment", reading.sentiment),
+                ("urgency", reading.urgency),
+            )
+            if answer.doubtful
+        ]
+        if doubtful:
+            return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
+        label, confidence = reading.intent.label, reading.intent.confidence
+        if label is None:
+            return "as it wants nothing that is routine"
+        if confidence is None or confidence < self.sure:
+            return f"as it is unclear what it wants (confidence {confidence or 0:.2f})"
+        if reading.sentiment.label == "negative":
+            return "as its writer is unhappy"
+        if reading.urgency.level == "now":
+            return "as it is urgent"
+        return None if self._routine(reading) else f"as {label!r} is answered one by one"
+
+    def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
+        """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
+        if reading is None:
+            return Rejected(reason="the message is empty")
+        unwanted = self._unwanted(reading)
+        if unwanted is not None:
+            kind, reason = unwanted
+            if kind in self.drop:
+                return Rejected(reason=reason, decisions=reading)
+            return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
+        why = self.why_llm(reading) or ""
+        if isinstance(reply, Dropped):
+            return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
+        if isinstance(reply, Reply):
+            return Answered(
+                text=reply.text,
+                kind="draft" if self.llm.tier == "slm" else "reply",
+                written_by="llm",
+                reason=why,
+                decisions=reading,
+            )
+        outcome = self._routine(reading)
+        assert outcome is not None, "what no routine settles was written"
+        return outcome
+
+    def _routine(self, reading: Reading) -> Answered | Routed | None:
+        label = reading.intent.label
+        intent = self.intents.get(label or "")
+        if intent is None:
+            return None
+        routine = intent.reply.get(reading.language or "")
+        reason = f"{label!r} is routine"
+        if routine is not None:
+            return Answered(text=routine, written_by="template", reason=reason, decisions=reading)
+        if intent.queue is not None:
+            return Routed(queue=intent.queue, reason=reason, decisions=reading)
+        return None
+
+    def _unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
+        """Say what looks unwanted about it, and why; `None` where nothing does."""
+        verdicts: tuple[tuple[Unwanted, Verdict], ...] = (
+            ("injection", reading.injection),
+            ("spam", reading.spam),
+        )
+        return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)
 
 
-def spam_filter(slm: Endpoint, criterion: str, *, threshold: float = 0.5) -> Filter:
+def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5) -> Filter:
     """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
     and there is an encoder, else by the small model, with examples of what is and what isn't.
     """
-    if reads_heads(slm) and criterion == SupportSettings().spam:
+    if reads_heads(slm) and criterion == SPAM:
         from moa.decisions.heads import headed
 
         return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=headed("spam"))
-    shown = SPAM_EXAMPLES if criterion == SupportSettings().spam else ()
+    shown = SPAM_EXAMPLES if criterion == SPAM else ()
     return Filter(slm, criterion, name="spam", threshold=threshold, examples=shown)
 
 
-def sentiment_of(slm: Endpoint, settings: SupportSettings) -> Sentiment:
+def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
     """Build the agent that tells what the writer of a message feels."""
-    return Sentiment(slm, adaptation=_headed(slm, settings, "sentiment"))
+    return Sentiment(slm, adaptation=_headed(slm, intents, "sentiment"))
 
 
-def intent_of(slm: Endpoint, settings: SupportSettings) -> Classifier[str]:
+def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str]:
     """Build the agent that tells what a message is about."""
     # One of each in turn: what stands together at the end weighs most.
-    columns = zip_longest(*(intent.examples for intent in settings.intents.values()))
-    named = (zip(column, settings.intents, strict=True) for column in columns)
+    columns = zip_longest(*(intent.examples for intent in intents.values()))
+    named = (zip(column, intents, strict=True) for column in columns)
     examples: list[tuple[str, str | None]] = [
         (text, name) for pairs in named for text, name in pairs if text is not None
     ]
-    if settings.intents == INTENTS:
+    if intents == INTENTS:
         examples += [(text, None) for text in OTHERS]
     return Classifier(
         slm,
-        {name: intent.means for name, intent in settings.intents.items()},
+        {name: intent.means for name, intent in intents.items()},
         task="What is this message about?",
         name="intent",
         examples=examples,
-        adaptation=_headed(slm, settings, "intent"),
+        adaptation=_headed(slm, intents, "intent"),
     )
 
 
-def urgency_of(slm: Endpoint, settings: SupportSettings) -> Decider[Urgency]:
+def urgency_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
     examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    adaptation = _headed(slm, settings, "urgency")
+    adaptation = _headed(slm, intents, "urgency")
     return Decider(slm, Urgency, name="urgency", examples=examples, adaptation=adaptation)
 
 
-def _writer(llm: Endpoint, settings: SupportSettings) -> Generator[Reply]:
-    return Generator(
-        llm,
-        INSTRUCTIONS.format(company=settings.company, tone=settings.tone),
-        name="reply",
-        max_tokens=settings.draft_tokens if llm.tier == "slm" else settings.reply_tokens,
-    )
-
-
-def _headed(slm: Endpoint, settings: SupportSettings, question: str) -> Adaptation | None:
+def _headed(slm: Endpoint, intents: Mapping[str, Intent], question: str) -> Adaptation | None:
     """Give the shipped head of a question; `None` where it doesn't fit or can't be used."""
-    if not reads_heads(slm) or settings.intents != INTENTS:
+    if not reads_heads(slm) or intents != INTENTS:
         return None
     from moa.decisions.heads import headed
 
@@ -318,89 +512,3 @@ def read(
 def is_answered(answer: Choice[Any] | Score) -> bool:
     """Whether the small model answered a question at all."""
     return answer.status == "answered"
-
-
-class _Desk:
-    """Decides who takes care of a message, once it has been read."""
-
-    def __init__(self, settings: SupportSettings, *, drafts: bool) -> None:
-        self._settings = settings
-        self._kind: Literal["reply", "draft"] = "draft" if drafts else "reply"
-
-    def needs_llm(self, reading: Reading | None) -> bool:
-        """Whether no routine settles it."""
-        return self.why_llm(reading) is not None
-
-    def why_llm(self, reading: Reading | None) -> str | None:
-        """Say why a large model has to write; `None` where it hasn't."""
-        if reading is None or self._unwanted(reading):
-            return None
-        if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
-            return "as the small model left a question open"
-        doubtful = [
-            name
-            for name, answer in (
-                ("intent", reading.intent),
-                ("sentiment", reading.sentiment),
-                ("urgency", reading.urgency),
-            )
-            if answer.doubtful
-        ]
-        if doubtful:
-            return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
-        label, confidence = reading.intent.label, reading.intent.confidence
-        if label is None:
-            return "as it wants nothing that is routine"
-        if confidence is None or confidence < self._settings.sure:
-            return f"as it is unclear what it wants (confidence {confidence or 0:.2f})"
-        if reading.sentiment.label == "negative":
-            return "as its writer is unhappy"
-        if reading.urgency.level == "now":
-            return "as it is urgent"
-        return None if self._routine(reading) else f"as {label!r} is answered one by one"
-
-    def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
-        """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
-        if reading is None:
-            return Rejected(reason="the message is empty")
-        unwanted = self._unwanted(reading)
-        if unwanted is not None:
-            kind, reason = unwanted
-            if kind in self._settings.drop:
-                return Rejected(reason=reason, decisions=reading)
-            return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
-        why = self.why_llm(reading) or ""
-        if isinstance(reply, Dropped):
-            return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
-        if isinstance(reply, Reply):
-            return Answered(
-                text=reply.text,
-                kind=self._kind,
-                written_by="llm",
-                reason=why,
-                decisions=reading,
-            )
-        outcome = self._routine(reading)
-        assert outcome is not None, "what no routine settles was written"
-        return outcome
-
-    def _routine(self, reading: Reading) -> Answered | Routed | None:
-        label = reading.intent.label
-        intent = self._settings.intents.get(label or "")
-        if intent is None:
-            return None
-        routine = intent.reply.get(reading.language or "")
-        reason = f"{label!r} is routine"
-        if routine is not None:
-            return Answered(text=routine, written_by="template", reason=reason, decisions=reading)
-        if intent.queue is not None:
-            return Routed(queue=intent.queue, reason=reason, decisions=reading)
-        return None
-
-    def _unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
-        """Say what looks unwanted about it, and why; `None` where nothing does."""
-        verdicts: tuple[tuple[Unwanted, Verdict], ...] = (
-            ("injection", reading.injection),
-            ("spam", reading.spam),
-        )
-        return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)

@@ -19,22 +19,22 @@ from moa._text import UNSPACED, word_count
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.prompts import at_most, block, escaped
-from moa.context import RunContext
+from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MoaError
+from moa.errors import MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
-from moa.graphs.notes import AT_ONCE, FAILURES, note_drafts
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
+from moa.graphs.recipe import Named, WiredRecipe
 from moa.handoffs import Reply
-from moa.mixing.listening import quiet
 from moa.trace import Piece
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call. A model of 1.5B writes such texts as well as by
 an outline, in a sixth of the calls (benchmarks/recipes.py)."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
-_FEWEST, _MOST = 2, 8
+_MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -166,7 +166,7 @@ class Whole(TypedNode[Assignment, Article]):
             again = _Attempt(assignment=request, draft=text, fault=fault)
             try:
                 anew = article_of((await self.writer.run(again, silent)).output.text, request.text)
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"it was not written anew: {error}")
             else:
                 article = min(article, anew, key=self._off)
@@ -331,7 +331,7 @@ class Sections(TypedNode[Planned, Drafted]):
         count = len(request.outline.sections)
         length = Length(words=max(1, round(self.words / count)))
         silent = quiet(context)  # sections are shown when they agree with each other
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
         async def write(place: int) -> Section | MoaError:
             async with gate:
@@ -339,7 +339,7 @@ class Sections(TypedNode[Planned, Drafted]):
                     text = await self._section(
                         _Place(planned=request, place=place, length=length), silent
                     )
-                except FAILURES as error:
+                except RECOVERABLE as error:
                     heading = request.outline.sections[place].heading
                     context.note("failed", f"section {heading!r} is left out: {error}")
                     return error
@@ -361,7 +361,7 @@ class Sections(TypedNode[Planned, Drafted]):
         again = place.model_copy(update={"draft": text, "fault": fault})
         try:
             text = (await writer.run(again, context)).output.text
-        except FAILURES as error:
+        except RECOVERABLE as error:
             context.note("failed", f"section {place.place + 1} was not written anew: {error}")
         cut = place.length.cut(text)
         if len(cut) < len(text):
@@ -426,7 +426,7 @@ class Consistency(TypedNode[Drafted, Article]):
         if self.editor is not None and len(sections) > 1:
             try:
                 edits = (await self.editor.run(request, context)).output.edits
-            except FAILURES as error:
+            except RECOVERABLE as error:
                 context.note("failed", f"no pass for consistency: {error}")
                 context.note("degraded", "the sections were not checked against each other")
             else:
@@ -470,42 +470,38 @@ def _bounded(character: str) -> bool:
     return re.match(r"\w", character) is not None and UNSPACED.match(character) is None
 
 
-def write(
-    llm: Endpoint,
-    *,
-    words: int = 600,
-    sections: int | None = None,
-    writers: Sequence[Endpoint] = (),
-    name: str = "write",
-) -> BuiltGraph[Assignment, Article]:
-    """Build the graph: one call for a short text; else outline, sections, and consistency.
+class Write(WiredRecipe[Assignment, Article], recipe="write"):
+    """Writes an article: a short one in one call, else by an outline, with its sections apart.
 
     Up to 400 words are written in one call, unless sections or writers are given. What others
     than `llm` write is made to agree at the end.
 
-    Args:
-        llm: Writes a short text; else makes the outline, and the edits at the end.
-        words: Of the whole text, about.
-        sections: Most sections, each written by a call of its own; `None`: one for each 100 words,
-            from 2 to 8.
-        writers: Who writes the sections, in turn; none: `llm`.
-        name: Shown in traces, errors and drawings.
-
     Raises:
-        CapabilityError: one of them can't complete.
-        ConfigError: `words` or `sections` is less than 1.
+        CapabilityError: an endpoint can't complete.
     """
-    if words < 1 or (sections is not None and sections < 1):
-        raise ConfigError(f"{name}: words={words} and sections={sections}, but 1 is the least")
-    length = Length(words=words)
-    most = sections or min(_MOST, max(_FEWEST, round(words / _WORDS_A_SECTION)))
-    g = Graph(name, Assignment)
-    if words <= WHOLE_WORDS and sections is None and not writers:
-        return g.build(g.add(Whole(llm, length=length, sections=most), g.input))
-    outline = g.add(Outliner(llm, length=length, sections=most), g.input)
-    planned = g.join(_planned, g.input, outline)
-    drafted = g.add(Sections(tuple(writers) or (llm,), length=length), planned)
-    return g.build(g.add(Consistency(llm if writers else None), drafted))
+
+    llm: Annotated[Endpoint, Named()]
+    """Writes a short text; else makes the outline, and the edits at the end."""
+    words: int = Field(default=600, ge=1)
+    """Of the whole text, about."""
+    sections: int | None = Field(default=None, ge=1)
+    """Maximum number of sections, each written by a call of its own; `None`: one for each 100
+    words, from 2 to 8."""
+    writers: Sequence[Annotated[Endpoint, Named()]] = ()
+    """Who writes the sections, in turn; none: `llm`."""
+
+    def wire(self) -> BuiltGraph[Assignment, Article]:
+        """Wire one writer; or the outline, the sections, and their consistency."""
+        length = Length(words=self.words)
+        by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
+        most = self.sections or by_length
+        g = Graph(self.name, Assignment)
+        if self.words <= WHOLE_WORDS and self.sections is None and not self.writers:
+            return g.build(g.add(Whole(self.llm, length=length, sections=most), g.input))
+        outline = g.add(Outliner(self.llm, length=length, sections=most), g.input)
+        planned = g.join(_planned, g.input, outline)
+        drafted = g.add(Sections(self.writers or (self.llm,), length=length), planned)
+        return g.build(g.add(Consistency(self.llm if self.writers else None), drafted))
 
 
 def _planned(assignment: Assignment, outline: Outline) -> Planned:

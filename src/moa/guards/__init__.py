@@ -2,7 +2,7 @@
 
 There are two kinds. A **check** is any node that takes a text and gives a `Verdict`, such as
 `Filter`: what it doesn't keep is stopped. `Pii` takes secrets out of a request and puts them back
-into the answer. `moa.graphs.guarded` puts guards around a node.
+into the answer. `moa.guards.guarded` puts guards around a node.
 """
 
 from __future__ import annotations

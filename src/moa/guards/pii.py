@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TypeVar, Unpack
 
@@ -39,7 +39,7 @@ class Redacted(Text):
 class Pii(TypedNode[Text | str, Redacted]):
     """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
 
-    By itself it is a node that masks a text for good. As a guard of `moa.graphs.guarded` it masks
+    By itself it is a node that masks a text for good. As a guard of `moa.guards.guarded` it masks
     a request and puts everything back into the answer, streamed or whole. What it finds by itself:
     credit cards, IBANs, e-mail addresses, phone numbers, IP and MAC addresses, wallets, URLs, and
     the numbers that 17 countries give to people, by presidio's recognisers; checksums are
@@ -69,8 +69,8 @@ class Pii(TypedNode[Text | str, Redacted]):
         self,
         *,
         patterns: Mapping[str, str] | None = None,
-        deny: Iterable[str] = (),
-        ignore: Collection[str] = (),
+        deny: Sequence[str] = (),
+        ignore: Sequence[str] | Set[str] = (),
         recognizers: Sequence[Recognizer] | None = None,
         threshold: float = 0.4,
         **limits: Unpack[Limits],

@@ -20,8 +20,7 @@ from moa.errors import (
     NodeError,
     QuorumNotMet,
 )
-from moa.mixing.naming import told_apart
-from moa.node import Node, Result
+from moa.node import Node, Result, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -53,7 +52,7 @@ async def fan_out(
     *,
     quorum: int | None = None,
     timeout_s: float | None = None,
-    patience_s: float | None = 0.2,
+    straggler_timeout_s: float | None = 0.2,
     hurry_s: float | None = None,
     enough: Callable[[Sequence[Out]], bool] | None = None,
 ) -> list[Drawn[Out]]:
@@ -68,14 +67,15 @@ async def fan_out(
         members: Who is asked. The same node may stand there several times, to be sampled.
         request: What each of them is given.
         context: Budget, deadline and ledger of the run; members run nested in it.
-        quorum: Fewest answers to go on with. Once they are there, the other members get
-            `patience_s` more. `None`: one is enough to go on with, but all are waited for; only
-            the last one, where two or more have answered, gets no more than `patience_s`, unless
-            the members wait for each other at an endpoint that works on fewer at once.
+        quorum: Minimum number of answers to go on with. Once they are there, the other members get
+            `straggler_timeout_s` more. `None`: one is enough to go on with, but all are waited for;
+            only the last one, where two or more have answered, gets no more than
+            `straggler_timeout_s`, unless the members wait for each other at an endpoint that works
+            on fewer at once.
         timeout_s: Seconds that a member may take, its retries and repairs included; `None`: as
             long as the run has.
-        patience_s: Seconds that members still get once the quorum is there, wherever they are in
-            their retries; `None` waits for all.
+        straggler_timeout_s: Seconds that members still get once the quorum is there, wherever they
+            are in their retries; `None` waits for all.
         hurry_s: Seconds after which nothing more than the fewest answers to go on with is waited
             for, so that time is left for what follows; `None`: no hurry.
         enough: Told what is there after each answer, in the order of the members; `True` ends the
@@ -93,12 +93,13 @@ async def fan_out(
             f"{quorum or 1}: the quorum is at least 1, and at most as many as there are members"
         )
     context.remaining_s()
-    late_in_turn = quorum is None and _take_turns(members)
+    if quorum is None and _take_turns(members):
+        straggler_timeout_s = None
     fan = _Fan(
-        names=told_apart([member.name for member in members]),
+        names=unique_names([member.name for member in members]),
         context=context,
         timeout_s=timeout_s,
-        patience_s=math.inf if patience_s is None or late_in_turn else patience_s,
+        straggler_timeout_s=math.inf if straggler_timeout_s is None else straggler_timeout_s,
         quorum=quorum,
         enough=enough,
     )
@@ -128,7 +129,7 @@ class _Fan(Generic[Out]):
     names: Sequence[str]
     context: RunContext
     timeout_s: float | None
-    patience_s: float
+    straggler_timeout_s: float
     quorum: int | None
     enough: Callable[[Sequence[Out]], bool] | None
     running: dict[asyncio.Future[Drawn[Out]], int] = field(
@@ -183,11 +184,11 @@ class _Fan(Generic[Out]):
         while self.running:
             here = len(self.there)
             if self._waits_no_more:
-                cut_at = min(cut_at, now() + self.patience_s)
+                cut_at = min(cut_at, now() + self.straggler_timeout_s)
             if here and self.enough is not None and self.enough(self._outputs()):
                 return self._leave_out("skipped", f"is not needed: {here} answers are enough")
             if now() >= cut_at:
-                waited = f"{here} others had answered {self.patience_s:g} s before"
+                waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
                 return self._leave_out("dropped", f"gave no answer in time: {waited}")
             if now() >= hurry_at and here >= self.fewest:
                 return self._leave_out("dropped", "gave no answer in the time that is left for it")

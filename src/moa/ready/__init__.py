@@ -10,18 +10,12 @@ from pydantic import BaseModel
 
 from moa.config import checked, nearest
 from moa.errors import ConfigError
+from moa.guards.guarded import Guarded, Guards, apart
 from moa.ready import (
     agents,
     conversations,
-    documents,
-    guards,
-    labelling,
-    mixtures,
     reasoning,
-    routing,
     sampling,
-    shadowing,
-    streams,
     writing,
 )
 from moa.ready.entry import AnyNode, Ready, beside, named_by, read_by
@@ -33,15 +27,8 @@ __all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
     **conversations.READY,
-    **documents.READY,
-    **guards.READY,
-    **labelling.READY,
-    **mixtures.READY,
     **reasoning.READY,
-    **routing.READY,
     **sampling.READY,
-    **shadowing.READY,
-    **streams.READY,
     **writing.READY,
 }
 """The ready agents and graphs, by name."""
@@ -69,7 +56,11 @@ def node_of(
     node = ready.build(endpoints, settings)
     if around is None:
         return node
-    return guards.around(node, around, lambda guard: node_of(guard, endpoints))
+    made: dict[str, Any] = {
+        place: [node_of(guard, endpoints) for guard in names]
+        for place, names in around.model_dump().items()
+    }
+    return Guarded(node=node, name=node.name, **made)
 
 
 def files_of(
@@ -109,7 +100,7 @@ def _own(name: str) -> tuple[Path, str] | None:
 
 def _set_up(
     name: str, endpoints: Endpoints, given: Mapping[str, object] | None
-) -> tuple[Ready[Any], guards.Guards | None, BaseModel]:
+) -> tuple[Ready[Any], Guards | None, BaseModel]:
     """Find a ready one, what is put around it, and its settings."""
     tables = endpoints.config.graphs
     for table in tables:
@@ -123,5 +114,5 @@ def _set_up(
         )
     known = {k: v for k, v in (given or {}).items() if k in ready.settings.model_fields}
     config = endpoints.config.file
-    around, table = guards.apart({**tables.get(name, {}), **known}, name=name, file=config)
+    around, table = apart({**tables.get(name, {}), **known}, name=name, file=config)
     return ready, around, checked(ready.settings, table, table=f"graphs.{name}", file=config)

@@ -23,6 +23,7 @@ from moa.graphs.building.handles import NodeStep
 from moa.graphs.building.plan import Plan, Task
 from moa.graphs.building.scheduler import Run, call
 from moa.graphs.checkpoints import JsonForm, JsonInput, JsonOutput, form_of
+from moa.graphs.recipe import WiredRecipe
 
 Compiled = Pregel[Any, Any, Any, Any]
 """LangGraph's own kind of graph. Its `context=` is a `RunContext`."""
@@ -88,7 +89,7 @@ class Tasked:
             assert isinstance(step, NodeStep)
             forms[place] = form_of(step.signature.output, owner=step.name, kept=kept)
             node: object = step.node
-            if isinstance(node, BuiltGraph):
+            if isinstance(node, BuiltGraph | WiredRecipe):
                 inner[place] = cls.of(node.plan, retry, kept=kept)
         return cls(plan, forms, inner, retry)
 

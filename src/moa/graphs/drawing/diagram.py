@@ -106,10 +106,10 @@ def _sketched(recipe: Recipe[Any, Any], key: str, *, opened: bool) -> Diagram:
 
 def _inner(node: object, key: str, label: str) -> Diagram | None:
     """Draw what is in a node; `None` where nothing is."""
-    if isinstance(node, Recipe):
-        inner = diagram_of(cast("Recipe[Any, Any]", node), key)
-    elif isinstance(plan := getattr(node, "plan", None), Plan):
+    if isinstance(plan := getattr(node, "plan", None), Plan):
         inner = diagram_of(plan, key)
+    elif isinstance(node, Recipe):
+        inner = diagram_of(cast("Recipe[Any, Any]", node), key)
     else:
         return None
     first = inner.boxes[0]

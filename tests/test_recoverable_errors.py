@@ -17,7 +17,6 @@ from moa.errors import (
     OutputError,
     QuorumNotMet,
 )
-from moa.mixing.passing import passes
 from moa.usage import Usage
 
 DOWN = EndpointUnavailable("refused", endpoint="x")
@@ -36,8 +35,8 @@ NO_KEY = EndpointUnauthorized("no key", endpoint="x", status=401)
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_another_node_may_not_fail_with_passes(error: MoaError) -> None:
-    assert passes(error)
+def test_what_another_node_may_not_fail_with_is_recoverable(error: MoaError) -> None:
+    assert error.recoverable
 
 
 @pytest.mark.parametrize(
@@ -52,4 +51,4 @@ def test_what_another_node_may_not_fail_with_passes(error: MoaError) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_set_up_wrong_has_to_be_seen(error: MoaError) -> None:
-    assert not passes(error)
+    assert not error.recoverable

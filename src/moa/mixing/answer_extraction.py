@@ -1,4 +1,4 @@
-"""Stating: what a reply answers, so that answers can be counted and compared."""
+"""Answer extraction: what a reply answers, so that answers can be counted and compared."""
 
 from __future__ import annotations
 

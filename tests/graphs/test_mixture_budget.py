@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.context import RunContext
-from moa.mixing.thinning import Call, affordable
+from moa.graphs.mixture import affordable
+from moa.mixing.packing import Call
 from moa.usage import Amount, Budget
 
 SMALL: Call = ("slm", Amount(calls=1, input_tokens=100))

@@ -1,4 +1,4 @@
-"""Held events: what a guarded node tells while it runs, held back until it may be told."""
+"""Stream buffer: what a guarded node tells while it runs, held back until it may be told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moa.guards.walking import changed
 from moa.trace import Event, NodeFinished, Piece
 
 
-class HeldEvents:
+class StreamBuffer:
     """Holds events back until they are released, and puts secrets back into their texts.
 
     Args:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from moa.agents.decider import Decider
 from moa.calibration.verifiers import Arithmetic, Length, Plausible
 from moa.errors import EndpointUnavailable
-from moa.mixing.picking import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
+from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
 from moa.questions import Predicate, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 

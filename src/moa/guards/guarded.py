@@ -3,80 +3,98 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Generic, TypeVar, cast
+from pathlib import Path
+from typing import Annotated, Any, Generic, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
+from moa.agents.boundary import In, Out
 from moa.agents.filter import Verdict
+from moa.config import checked
 from moa.context import RunContext
 from moa.errors import WiringError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import UNKNOWN, fits, union
-from moa.graphs.guard_drawing import plan_of_guarded
-from moa.graphs.held import HeldEvents
-from moa.graphs.pattern import Pattern
+from moa.graphs.recipe import FromGraph, Recipe, Sketch
 from moa.guards import Blocked, Exchange, Place
 from moa.guards.pii import Pii, PiiSession, counted
+from moa.guards.stream_buffer import StreamBuffer
 from moa.guards.walking import texts_of
 from moa.handoffs import Text
-from moa.node import Node
-from moa.usage import UNLIMITED, Budget
+from moa.node import Node, unique_names
 
-In = TypeVar("In")
-Out = TypeVar("Out", bound=BaseModel)
-
+KEY = "guards"
+"""The key of a graph's table that names its guards."""
 Check = Node[Any, Verdict]
 """A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
 Guard = Check | Pii
 
 
-class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
-    """What `guarded` makes."""
+class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
+    """A node with guards before it, beside it and after it.
 
-    def __init__(
-        self,
-        node: Node[In, Out],
-        *,
-        before: Sequence[Guard],
-        beside: Sequence[Check],
-        after: Sequence[Guard],
-        name: str | None,
-        budget: Budget,
-        timeout_s: float | None,
-    ) -> None:
-        self.node = node
-        self.before = tuple(before)
-        self.beside = tuple(beside)
-        self.after = tuple(after)
-        signature = signature_of(node)
+    A check is any node that gives a `Verdict`. It is given every text of the request, or of the
+    output after the node, or what it says that it takes: the request itself, or an `Exchange` of
+    both. What it doesn't keep is stopped, and `Blocked` comes out. Where it fails, the run fails,
+    and nothing that the node wrote is given on.
+
+    `Pii` before the node masks the request, for the guards that stand behind it too, and puts
+    everything back into what comes out, also while it streams. After the node it masks what the
+    node brought in, for good.
+
+    Raises:
+        WiringError: a guard gives no `Verdict`, or `Pii` stands beside the node.
+    """
+
+    node: Annotated[Node[In, Out], FromGraph("generator")]
+    """What is guarded. Its name is that of the whole, behind "guarded", where none is given."""
+    before: Sequence[Annotated[Guard, FromGraph()]] = ()
+    """Run one after another, and the node after them."""
+    beside: Sequence[Annotated[Check, FromGraph()]] = ()
+    """Run side by side with the node, which starts at once; it is cancelled where one says no, and
+    nothing that it writes is given on before all have said yes. The whole takes as long as the
+    slowest of them, and a stopped request may have cost tokens."""
+    after: Sequence[Annotated[Guard, FromGraph()]] = ()
+    """Run one after another on the output, which is streamed only when all have said yes."""
+
+    def prepare(self) -> None:
+        """Check that guards stand where they can."""
+        signature = signature_of(self.node)
         self.input_type = object if signature.input(0) is UNKNOWN else signature.input(0)
         self.output_type = union((signature.output, Blocked))
-        name = name or f"guarded {node.name}"
+        if self.name == type(self).name:
+            self.name = f"guarded {self.node.name}"
         for guard in (*self.before, *self.beside, *self.after):
-            _check_fits(guard, name)
+            _check_fits(guard, self.name)
         if any(isinstance(guard, Pii) for guard in self.beside):
             raise WiringError(
-                f"{name!r}: what masks a text can't stand beside the node, which would have been "
-                "given the text as it was: put Pii into before"
+                f"{self.name!r}: what masks a text can't stand beside the node, which would have "
+                "been given the text as it was: put Pii into before"
             )
-        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
 
-    @property
-    def plan(self) -> Plan:
-        """The guards and the node as a graph, to be drawn; it runs otherwise."""
-        graph: Graph[Any] = Graph(self.name, self.input_type)
-        return plan_of_guarded(
-            graph,
-            self.node,
-            before=self.before,
-            beside=self.beside,
-            after=self.after,
-            output=self.output_type,
-        )
+    def sketch(self, sketch: Sketch) -> None:
+        """The guards and the node: one after another, but for those beside it."""
+        guards = (*self.before, *self.beside, self.node, *self.after)
+        names = dict(zip(map(id, guards), unique_names([g.name for g in guards]), strict=True))
+        place = sketch.input
+        for guard in self.before:
+            box = sketch.box(guard, names[id(guard)])
+            sketch.arrow(place, box)
+            place = box
+        node = sketch.box(self.node, names[id(self.node)])
+        sketch.arrow(place, node)
+        last = sketch.box(label="hold back") if self.beside else node
+        for guard in self.beside:
+            sketch.arrow(place, sketch.box(guard, names[id(guard)]), last)
+        if self.beside:
+            sketch.arrow(node, last)
+        for guard in self.after:
+            box = sketch.box(guard, names[id(guard)])
+            sketch.arrow(last, box)
+            last = box
+        sketch.arrow(last, sketch.output)
 
     async def answer(self, request: In, context: RunContext) -> Out | Blocked:
         """Let the guards before it look, run the node, and let those after it look."""
@@ -90,7 +108,7 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
                     _note_masked(guard, session, context)
                 elif blocked := await _checked(guard, request, "before", context):
                     return blocked
-            events = HeldEvents(context, [session.restoring for session in reversed(sessions)])
+            events = StreamBuffer(context, [session.restoring for session in reversed(sessions)])
             output = await self._beside(request, context, events)
             if not isinstance(output, Blocked):
                 exchange = Exchange(request=request, output=output)
@@ -105,7 +123,9 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
             events.end()
             return output
 
-    async def _beside(self, request: In, context: RunContext, events: HeldEvents) -> Out | Blocked:
+    async def _beside(
+        self, request: In, context: RunContext, events: StreamBuffer
+    ) -> Out | Blocked:
         """Start the node at once, and cancel it where a guard beside it says no.
 
         What the guards say is waited for, also where the node fails before.
@@ -127,7 +147,7 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
         exchange: Exchange,
         context: RunContext,
         sessions: Sequence[PiiSession],
-        events: HeldEvents,
+        events: StreamBuffer,
     ) -> Out | Blocked:
         for guard in self.after:
             if isinstance(guard, Pii):
@@ -140,52 +160,6 @@ class Guarded(Pattern[In, Out | Blocked], Generic[In, Out]):
                 return blocked
         events.release()
         return cast("Out", exchange.output)
-
-
-def guarded(
-    node: Node[In, Out],
-    *,
-    before: Sequence[Guard] = (),
-    beside: Sequence[Check] = (),
-    after: Sequence[Guard] = (),
-    name: str | None = None,
-    budget: Budget = UNLIMITED,
-    timeout_s: float | None = None,
-) -> Guarded[In, Out]:
-    """Put guards around a node.
-
-    A check is any node that gives a `Verdict`. It is given every text of the request, or of the
-    output after the node, or what it says that it takes: the request itself, or an `Exchange` of
-    both. What it doesn't keep is stopped, and `Blocked` comes out. Where it fails, the run fails,
-    and nothing that the node wrote is given on.
-
-    `Pii` before the node masks the request, for the guards that stand behind it too, and puts
-    everything back into what comes out, also while it streams. After the node it masks what the
-    node brought in, for good.
-
-    Args:
-        node: What is guarded.
-        before: Run one after another, and the node after them.
-        beside: Run side by side with the node, which starts at once; it is cancelled where one
-            says no, and nothing that it writes is given on before all have said yes. The whole
-            takes as long as the slowest of them, and a stopped request may have cost tokens.
-        after: Run one after another on the output, which is streamed only when all have said yes.
-        name: Shown in traces, errors and drawings; `None`: that of the node, behind "guarded".
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
-
-    Raises:
-        WiringError: a guard gives no `Verdict`, or `Pii` stands beside the node.
-    """
-    return Guarded(
-        node,
-        before=before,
-        beside=beside,
-        after=after,
-        name=name,
-        budget=budget,
-        timeout_s=timeout_s,
-    )
 
 
 def _check_fits(guard: Guard, name: str) -> None:
@@ -238,3 +212,34 @@ async def _stopped(running: Sequence[asyncio.Future[Any]]) -> None:
 def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
     if session.found:
         context.note("changed", f"{guard.name!r} masked {counted(session.found)}")
+
+
+class Guards(BaseModel):
+    """`guards` in the table of a ready graph: names of ready guards, by place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    before: list[str] = Field(default_factory=list[str])
+    beside: list[str] = Field(default_factory=list[str])
+    after: list[str] = Field(default_factory=list[str])
+
+
+def apart(
+    table: Mapping[str, Any], *, name: str, file: Path | None = None
+) -> tuple[Guards | None, dict[str, Any]]:
+    """Part what a graph's table says of guards from the rest of it.
+
+    A plain list puts `pii` before the graph, and whatever else beside it.
+
+    Raises:
+        ConfigError: it is neither such a list nor a table of places.
+    """
+    rest = {key: value for key, value in table.items() if key != KEY}
+    given: Any = table.get(KEY)
+    if given is None:
+        return None, rest
+    if isinstance(given, list):
+        names = cast("list[object]", given)
+        masks = [guard for guard in names if guard == "pii"]
+        given = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
+    return checked(Guards, given, table=f"graphs.{name}.{KEY}", file=file), rest

@@ -1,0 +1,109 @@
+"""Single model: the agent of one model, which decides where there are labels, and else writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from moa.agents.classifier import Classifier
+from moa.agents.generator import Generator
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
+from moa.graphs.recipe import FromFile
+from moa.node import Node
+from moa.questions import NONE_OF_THESE
+
+if TYPE_CHECKING:
+    from moa.calibration.file import Calibration
+
+Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
+"""Labels, or what each means, by label."""
+
+
+def load_calibration(file: Path) -> Calibration:
+    """Read what `moa calibrate` wrote.
+
+    Raises:
+        CalibrationError: it can't be read.
+    """
+    from moa.calibration.file import Calibration
+
+    return Calibration.load(file)
+
+
+def single_model(
+    endpoint: Endpoint,
+    *,
+    task: str = "What is this text about?",
+    labels: Labels = None,
+    none: bool = False,
+    calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None,
+    calibrated: bool = True,
+    instructions: str = "Answer the message, in its language.",
+    max_tokens: Annotated[int, Field(gt=0)] = 512,
+) -> Node[Any, Any]:
+    """Build the agent of one model.
+
+    Args:
+        endpoint: Who decides or writes; its name is the agent's.
+        task: The question that the labels answer.
+        labels: The labels, or what each means, by label; `None`: those of the calibration.
+        none: Whether "none of these" is an answer too.
+        calibration: Its question and labels come before those given here.
+        calibrated: Whether the calibration says of each answer whether it is accepted: it was made
+            for this model.
+        instructions: What to do with the input, where nothing is decided.
+        max_tokens: Maximum tokens to write.
+    """
+    if labels is not None or calibration is not None:
+        return labeller(
+            endpoint,
+            task=task,
+            labels=labels,
+            none=none,
+            calibration=calibration,
+            calibrated=calibrated,
+        )
+    return Generator(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
+
+
+def labeller(
+    endpoint: Endpoint,
+    *,
+    task: str = "What is this text about?",
+    labels: dict[str, str] | list[str] | None = None,
+    none: bool = False,
+    calibration: Calibration | None = None,
+    calibrated: bool = True,
+) -> Classifier[str]:
+    """Build the agent that decides, by the question and labels of the calibration if there is one.
+
+    Raises:
+        ConfigError: there are no labels.
+    """
+    describe = None
+    if calibration is not None:
+        asked = calibration.question
+        if asked.kind != "choice":
+            raise ConfigError(
+                f"the calibration was made for a {asked.kind}, and here one of several labels is "
+                "chosen. In Python, a Decider takes it"
+            )
+        labels = [option.name for option in asked.options if option.name != NONE_OF_THESE]
+        describe = {o.name: o.description for o in asked.options if o.description is not None}
+        none = len(labels) < len(asked.options)
+        task = asked.text
+    if not labels:
+        raise ConfigError("there are no labels to decide on: give labels, or a calibration")
+    return Classifier(
+        endpoint,
+        labels,
+        task=task,
+        describe=describe,
+        none=none,
+        question="label",
+        name=endpoint.name,  # in a cascade it tells the tiers apart
+        calibration=calibration if calibrated else None,
+    )
