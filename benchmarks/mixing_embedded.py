@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moa.mixing.answer_extraction import label_of, shown
+from moa.mixing.judges import Listwise
+
 from moa import Classifier, EmbeddedEndpoint, Generator, Reply
 from moa.agents.proposer import Proposer
 from moa.context import RunContext
@@ -19,8 +22,6 @@ from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.mixture import mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import Listwise
-from moa.mixing.stating import label_of, shown
 from moa.node import Node, Result
 from moa.usage import Budget
 from report import table, write

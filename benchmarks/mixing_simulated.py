@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from moa.mixing.judges import Best, Listwise
+
 from moa import Generator, Reply
 from moa.agents.debater import Debater
 from moa.agents.proposer import Proposer
@@ -22,7 +24,6 @@ from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.mixture import mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import Best, Listwise
 from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
 from moa.usage import Budget, Tier

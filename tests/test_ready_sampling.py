@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from moa.mixing.answer_extraction import last_number, stated
+from moa.mixing.judges import ByPolicy, Listwise, Pairwise
 
 from moa.config import Config
 from moa.endpoints import Endpoint
@@ -18,8 +20,6 @@ from moa.graphs.debate import Debate
 from moa.graphs.refine import Refine
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import ByPolicy, Listwise, Pairwise
-from moa.mixing.stating import last_number, stated
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint, Step
 from moa.tiers import Endpoints

@@ -7,6 +7,7 @@ from typing import Literal, TypedDict, assert_never, assert_type
 
 from langchain_core.runnables import Runnable
 from langgraph.graph import StateGraph
+from moa.mixing.judges import Candidates, Picked
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
@@ -18,7 +19,6 @@ from moa.graphs.guarded import guarded
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.handoffs import Reply, Text
-from moa.mixing.picking import Candidates, Picked
 from moa.mixing.voting import Voted
 from moa.node import Node, Result
 from moa.questions import Choice

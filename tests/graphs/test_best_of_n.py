@@ -6,16 +6,16 @@ import asyncio
 import re
 
 import pytest
+from moa.calibration.verifiers import Arithmetic
+from moa.mixing.judges import Best, ByPolicy, Listwise, Pairwise
 from pydantic import BaseModel
 
-from moa.acceptance.verifiers import Arithmetic
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
 from moa.graphs.best_of_n import BestOfN, best_of_n
 from moa.handoffs import Reply
-from moa.mixing.picking import Best, ByPolicy, Listwise, Pairwise
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece

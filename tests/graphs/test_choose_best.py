@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from moa.mixing.answer_extraction import last_number
 
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, OutputError, QuorumNotMet
 from moa.graphs.choose_best import choose_best
 from moa.handoffs import Reply
-from moa.mixing.stating import last_number
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget

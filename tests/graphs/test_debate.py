@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from moa.mixing.answer_extraction import last_number
+from moa.mixing.judges import Best, Listwise
 
 from moa.agents.debater import Debater
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
 from moa.graphs.debate import Debate, debate
-from moa.mixing.picking import Best, Listwise
-from moa.mixing.stating import last_number
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
 from moa.usage import Budget

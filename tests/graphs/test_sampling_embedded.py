@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from moa.mixing.judges import Listwise
 
 from moa.agents.critic import Critic
 from moa.agents.debater import Debater
@@ -19,7 +20,6 @@ from moa.graphs.debate import debate
 from moa.graphs.refine import refine
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
 from moa.usage import Budget
 
 pytestmark = pytest.mark.embedded

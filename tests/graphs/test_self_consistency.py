@@ -8,10 +8,12 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.calibration.acceptance import Confident
+from moa.calibration.verifiers import Agreement
+from moa.mixing.answer_extraction import field_of, label_of, last_number
+from moa.mixing.judges import Listwise
 from pydantic import BaseModel
 
-from moa.acceptance import Confident
-from moa.acceptance.asking import Agreement
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
@@ -31,8 +33,6 @@ from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.mixing.picking import Listwise
-from moa.mixing.stating import field_of, label_of, last_number
 from moa.mixing.voting import Voted
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

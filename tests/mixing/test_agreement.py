@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from moa.mixing.answer_extraction import last_number
 
 from moa.errors import ConfigError
-from moa.mixing.agreement import agree, likeness, most_agreed
-from moa.mixing.stating import last_number
+from moa.mixing.voting import agree, likeness, most_agreed
 
 
 @pytest.mark.parametrize(

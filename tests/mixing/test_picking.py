@@ -7,13 +7,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.verifiers import Arithmetic, Length, Plausible
+from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
-from moa.acceptance.verifiers import Arithmetic, Length
 from moa.agents.decider import Decider
 from moa.errors import EndpointUnavailable
-from moa.mixing.picking import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
 from moa.questions import Predicate, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 

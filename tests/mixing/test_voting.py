@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.mixing.answer_extraction import field_of, label_of, last_number, shown, stated, written
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
 from moa.handoffs import Reply
-from moa.mixing.stating import field_of, label_of, last_number, shown, stated, written
 from moa.mixing.voting import Tally
 from moa.questions import Choice
 

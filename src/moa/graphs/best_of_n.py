@@ -11,8 +11,8 @@ from typing import Any, Generic, Literal
 
 from pydantic import Field
 
-from moa.acceptance import sampled, text_of
 from moa.agents.boundary import In
+from moa.calibration.acceptance import sampled, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.building.builder import Graph
@@ -20,9 +20,9 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated, written
+from moa.mixing.judges import Candidates, Picked, distinct, picked_by
 from moa.mixing.voting import Tally
 from moa.node import Node
 from moa.trace import Piece
@@ -157,7 +157,7 @@ def best_of_n(
     Args:
         node: Answers the request, differently each time: its temperature is above 0.
         judge: Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
-            `moa.mixing.picking`, or a node of one's own.
+            `moa.mixing.judges`, or a node of one's own.
         samples: Times that the node is asked.
         key: Turns what the node gives into what is compared; see `self_consistency`.
         name: Shown in traces, errors and drawings.

@@ -17,8 +17,8 @@ from moa.graphs.building.gathering import gathered
 from moa.graphs.building.plan import Plan
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.pattern import Pattern
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.stating import Key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from moa.acceptance import text_of
 from moa.agents.debater import Exchange
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.builder import Graph
@@ -21,10 +21,10 @@ from moa.graphs.building.gathering import gathered
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Reply
+from moa.mixing.answer_extraction import Key, fitting, stated
 from moa.mixing.fan_out import fan_out
+from moa.mixing.judges import Candidates, Picked, distinct, picked_by
 from moa.mixing.naming import told_apart
-from moa.mixing.picking import Candidates, Picked, distinct, picked_by
-from moa.mixing.stating import Key, fitting, stated
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node, Result
 from moa.trace import Piece
@@ -229,7 +229,7 @@ def debate(
             many as debaters, times `rounds` and one.
         judge: Decides where they don't agree in the end, as in `best_of_n`; `None`: the majority.
         key: Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
-            `label_of([…])` of `moa.mixing.stating`, or one's own function.
+            `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function.
         name: Shown in traces, errors and drawings.
         budget: Limits on each run, on top of those of the run it is part of.
         timeout_s: Seconds for each run; `None`: as long as the run it is part of has.

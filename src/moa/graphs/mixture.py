@@ -16,11 +16,11 @@ from moa.graphs.building.handles import Handle
 from moa.graphs.building.plan import Plan
 from moa.graphs.pattern import Pattern
 from moa.handoffs import Consulted, Reply
-from moa.mixing.agreement import most_agreed
 from moa.mixing.layering import Layering, Terms
 from moa.mixing.listening import counted
+from moa.mixing.packing import Asked, Reader, as_node, readers_of
 from moa.mixing.passing import passes
-from moa.mixing.reading import Asked, Reader, as_node, readers_of
+from moa.mixing.voting import most_agreed
 from moa.node import Node
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget

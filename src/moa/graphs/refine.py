@@ -11,10 +11,10 @@ from typing import Any, Generic
 
 from pydantic import Field
 
-from moa.acceptance import text_of
 from moa.agents.boundary import In
 from moa.agents.critic import Critique, Draft
 from moa.agents.reviser import Criticised
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph

@@ -11,15 +11,15 @@ from typing import Annotated, Any, Generic
 
 from pydantic import Field, PlainValidator
 
-from moa.acceptance import sampled
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
+from moa.calibration.acceptance import sampled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.stating import Key, as_key, fitting, stated, written
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 from moa.trace import Piece
@@ -44,7 +44,7 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
     """Maximum number of samples."""
     key: Annotated[Key, PlainValidator(as_key)] = stated
     """Turns what the node gives into what is counted: `stated`, `last_number`, `field_of("total")`
-    or `label_of([…])` of `moa.mixing.stating`, or one's own function. In a table: `"stated"` or
+    or `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function. In a table: `"stated"` or
     `"number"`."""
     max_concurrency: int | None = Field(default=None, ge=1)
     """Samples that are asked side by side; `None`: as many as could settle the vote if they agreed,

@@ -9,7 +9,7 @@ from moa.errors import ConfigError
 from moa.graphs.mixture import Member, Mixture
 from moa.mixing.layering import Terms
 from moa.mixing.listening import quiet
-from moa.mixing.reading import Asked
+from moa.mixing.packing import Asked
 from moa.usage import UNLIMITED, Budget
 
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError
-from moa.mixing.stating import Key, stated
+from moa.mixing.answer_extraction import Key, stated
 
 _WORD = re.compile(r"\w+")
 _RUN = 3

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.prompts import block
 from moa.context import RunContext
@@ -64,7 +64,7 @@ async def judged(
     if first == second:
         return "tie"
     judge = Judge(endpoint, max_tokens=256)
-    there, back = await all_of(
+    there, back = await gather(
         _verdict(judge, Pair(request=request, a=a, b=b), context)
         for a, b in ((first, second), (second, first))
     )

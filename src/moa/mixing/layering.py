@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
-from moa.mixing.agreement import agree, most_agreed
 from moa.mixing.fan_out import fan_out
-from moa.mixing.reading import Asked, Reader
+from moa.mixing.packing import Asked, Reader
 from moa.mixing.thinning import Call, affordable
+from moa.mixing.voting import agree, most_agreed
 
 _READ_EACH_OTHER = (
     "small models that read what others wrote tend to write worse; a larger model, or choosing "

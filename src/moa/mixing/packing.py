@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from moa.errors import InputError
 from moa.handoffs import Consulted
-from moa.mixing.agreement import likeness
-from moa.mixing.stating import stated
+from moa.mixing.answer_extraction import stated
+from moa.mixing.voting import likeness
 
 Count = Callable[[str], Awaitable[int]]
 """Counts the tokens of a text, as whoever reads it does."""

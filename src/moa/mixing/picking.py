@@ -7,14 +7,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import Judgement, Policy, all_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
+from moa.calibration.acceptance import Judgement, Policy
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, OutputError
-from moa.mixing.judging import Outcome, judged
+from moa.mixing.judges import Outcome, judged
 from moa.mixing.passing import passes
 from moa.node import Node
 
@@ -94,7 +95,7 @@ class Listwise(TypedNode[Candidates, Picked]):
         """
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
-        there, back = await all_of(self._best(r, context) for r in (request, turned))
+        there, back = await gather(self._best(r, context) for r in (request, turned))
         if there is None or back is None:
             return Picked(place=0, verdict="unreadable", reason="the judge gave no verdict")
         if there == last - back:
@@ -140,7 +141,7 @@ class Pairwise(TypedNode[Candidates, Picked]):
         untold = set[int]()
         while len(standing) > 1:
             pairs = list(zip(standing[::2], standing[1::2], strict=False))
-            outcomes = await all_of(self._judged(request, pair, context) for pair in pairs)
+            outcomes = await gather(self._judged(request, pair, context) for pair in pairs)
             for (first, second), outcome in zip(pairs, outcomes, strict=True):
                 loser = first if outcome == "second" else second
                 winner = second if loser == first else first
@@ -187,7 +188,7 @@ class ByPolicy(TypedNode[Candidates, Picked]):
         Raises:
             MoaError: it failed on every reply; the first failure.
         """
-        found = await all_of(self._judged(request.request, r, context) for r in request.replies)
+        found = await gather(self._judged(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:
             context.note("failed", f"a reply could not be judged: {error}")

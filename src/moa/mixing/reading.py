@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import text_of
 from moa.agents.proposer import Proposer
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.counting import tokens_of, window_of
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import OutputError
 from moa.handoffs import Consulted
 from moa.mixing.naming import told_apart

@@ -13,7 +13,7 @@ from functools import cached_property
 from pydantic import Field
 
 from moa.handoffs import Reply
-from moa.mixing.stating import shown
+from moa.mixing.answer_extraction import shown
 
 
 class Voted(Reply):

@@ -7,20 +7,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from moa.acceptance.verifiers import Arithmetic
 from moa.agents.critic import Critic
 from moa.agents.debater import Debater
 from moa.agents.generator import Generator
 from moa.agents.proposer import ANSWER
 from moa.agents.reviser import Reviser
+from moa.calibration.verifiers import Arithmetic
 from moa.endpoints import Endpoint
 from moa.graphs.best_of_n import best_of_n
 from moa.graphs.choose_best import choose_best
 from moa.graphs.debate import debate
 from moa.graphs.refine import refine
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.picking import ByPolicy, Candidates, Listwise, Pairwise, Picked
-from moa.mixing.stating import Key, last_number, stated
+from moa.mixing.answer_extraction import Key, last_number, stated
+from moa.mixing.judges import ByPolicy, Candidates, Listwise, Pairwise, Picked
 from moa.node import Node
 from moa.ready.entry import AnyNode, Ready, recipe
 from moa.tiers import Endpoints
