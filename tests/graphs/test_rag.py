@@ -10,12 +10,8 @@ import pytest
 from moa.config import Config
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.answering import ABSENT, Answerer, Sheet
 from moa.documents.bm25 import BM25
-from moa.documents.extracting import Extractive
-from moa.documents.grading import RELEVANT, SUPPORTED, Grader
-from moa.documents.rewriting import Rewriter
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.claims import RELEVANT, SUPPORTED, Grader
 from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,
@@ -24,7 +20,16 @@ from moa.errors import (
     InputError,
     MissingDependency,
 )
-from moa.graphs.rag import Rag
+from moa.graphs.rag import (
+    ABSENT,
+    Answerer,
+    Extractive,
+    NotInDocuments,
+    Rag,
+    Rewriter,
+    Sheet,
+    Sourced,
+)
 from moa.ready import node_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.tiers import Endpoints

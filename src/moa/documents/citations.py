@@ -1,4 +1,4 @@
-"""Citing: passages with numbers in a prompt, and the numbers that an answer cites them by."""
+"""Citations: passages with numbers in a prompt, and the numbers that an answer cites them by."""
 
 from __future__ import annotations
 
