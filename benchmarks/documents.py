@@ -17,9 +17,7 @@ from pathlib import Path
 import report
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.bm25 import BM25
-from moa.documents.dense import Dense
-from moa.documents.retrieval import Hybrid, searched
+from moa.documents.retrieval import BM25, Dense, Hybrid, searched
 from moa.endpoints import Embeddings
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder

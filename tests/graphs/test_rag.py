@@ -10,8 +10,8 @@ import pytest
 from moa.config import Config
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.bm25 import BM25
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader
+from moa.documents.retrieval import BM25
 from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,

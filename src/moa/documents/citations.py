@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents.prompts import block
 from moa.documents import Passage
-from moa.documents.bm25 import words
+from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")

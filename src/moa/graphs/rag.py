@@ -19,8 +19,6 @@ from moa.agents.boundary import Limits, TypedNode, require
 from moa.agents.prompts import escaped
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.bm25 import BM25, words
-from moa.documents.chunking import MAX_TOKENS, sentences_of
 from moa.documents.citations import Citation, attributed, cited, listed, unbracketed
 from moa.documents.claims import (
     RELEVANT,
@@ -33,10 +31,8 @@ from moa.documents.claims import (
     copied,
     graded,
 )
-from moa.documents.dense import normalised, similarities
-from moa.documents.index import Index
-from moa.documents.indexed import Indexed
-from moa.documents.retrieval import fused, fused_ranks
+from moa.documents.index import MAX_TOKENS, Index, Indexed
+from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
@@ -396,7 +392,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
         """Rank the sentences, and give the first with the number of its passage."""
         numbers: dict[Passage, int] = {}
         for number, passage in enumerate(request.passages, 1):
-            for sentence in sentences_of(passage):
+            for sentence in passage.sentences():
                 numbers.setdefault(sentence, number)
         sentences = list(numbers)
         rankings = [await self._by_words(request.question, sentences, context)]
