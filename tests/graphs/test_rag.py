@@ -265,6 +265,18 @@ async def test_it_runs_on_a_folder_that_the_configuration_names(tmp_path: Path) 
     assert (tmp_path / "kept" / "documents.sqlite").exists()
 
 
+async def test_in_python_a_folder_and_an_endpoint_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "tower.md").write_text(f"# Tower\n\n{TOWER.text}")
+    graph = Rag(documents=tmp_path, search="words", writer=writer("300 metres [1]."))
+    assert (await sourced(graph)).citations[0].passage.document == "tower.md"
+
+
+@pytest.mark.parametrize("use", ["rewrite", "filter", "check"])
+def test_what_a_small_model_does_needs_one(use: str) -> None:
+    with pytest.raises(ConfigError, match=f"small: give a small model, which {use} asks"):
+        answering(**{use: True})
+
+
 async def test_without_documents_it_says_what_to_do() -> None:
     async with Endpoints(Config()) as endpoints:
         with pytest.raises(ConfigError, match="name files or folders by documents"):

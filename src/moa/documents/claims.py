@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
+from moa.acceptance import all_of
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
 from moa.context import RunContext
@@ -177,12 +177,7 @@ async def graded(
             context.note("failed", f"{grader.name!r} gave no grade: {error}")
             return Grade(met=None)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(grade(text)) for text in texts]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
-    return [task.result() for task in tasks]
+    return await all_of(grade(text) for text in texts)
 
 
 def _claim(said: Statement, grade: Grade) -> Claim:

@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, Unpack
 
+from moa.acceptance import all_of
 from moa.acceptance.words import UNSPACED
 from moa.agents.boundary import Limits, TypedNode, require
 from moa.context import RunContext
@@ -216,12 +217,7 @@ class Hybrid(Retriever):
         Raises:
             MoaError: every one of them failed; what the first failed with.
         """
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(_found_by(retriever, request, context))
-                for retriever in self.retrievers
-            ]
-        found = [task.result() for task in asked]
+        found = await all_of(_found_by(each, request, context) for each in self.retrievers)
         rankings = [each for each in found if isinstance(each, Passages)]
         failures = [each for each in found if isinstance(each, MoaError)]
         if not rankings:
