@@ -81,7 +81,8 @@ class Index:
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
-        max_tokens: Maximum number of tokens of a passage. Where it changes, all files are split again.
+        max_tokens: Maximum number of tokens of a passage. Where it changes, all files are split
+            again.
     """
 
     def __init__(self, folder: Path | str | None = None, *, max_tokens: int = MAX_TOKENS) -> None:
