@@ -16,10 +16,10 @@ import pytest
 from moa.evals.metrics import Interval
 
 from moa.context import RunContext
-from moa.documents.answering import ABSENT
 from moa.endpoints import Completion, Decision, Prompt
 from moa.endpoints.encoders import missing_for_sentences
 from moa.errors import ConfigError, OutputError
+from moa.graphs.rag import ABSENT
 from moa.questions import Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

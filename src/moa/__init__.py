@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
     from moa.graphs import Graph
+    from moa.graphs.brainstorm import Brainstorm
+    from moa.graphs.code import Code
+    from moa.graphs.rag import Rag
+    from moa.graphs.recommend import Recommend
+    from moa.graphs.research import Research
+    from moa.graphs.solve import Solve
+    from moa.graphs.summarize import Summarize
+    from moa.graphs.write import Write
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
@@ -36,9 +44,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "agents",
+    "Brainstorm": "graphs.brainstorm",
     "Budget": "usage",
     "Choice": "questions",
     "Classifier": "agents.classifier",
+    "Code": "graphs.code",
     "Decider": "agents.decider",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
@@ -54,15 +64,21 @@ _HOMES = {
     "Predicate": "questions",
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
+    "Rag": "graphs.rag",
     "Reasoner": "agents.reasoner",
+    "Recommend": "graphs.recommend",
     "Reply": "handoffs",
+    "Research": "graphs.research",
     "Result": "node",
     "RunContext": "context",
     "Score": "questions",
     "Sentiment": "agents.sentiment",
+    "Solve": "graphs.solve",
+    "Summarize": "graphs.summarize",
     "Task": "choosing.task",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
+    "Write": "graphs.write",
     "choice": "questions",
     "choose": "choosing.ranking",
     "predicate": "questions",
@@ -71,9 +87,11 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "Brainstorm",
     "Budget",
     "Choice",
     "Classifier",
+    "Code",
     "Decider",
     "EmbeddedEndpoint",
     "Endpoint",
@@ -89,15 +107,21 @@ __all__ = [
     "Predicate",
     "Preprocessor",
     "Price",
+    "Rag",
     "Reasoner",
+    "Recommend",
     "Reply",
+    "Research",
     "Result",
     "RunContext",
     "Score",
     "Sentiment",
+    "Solve",
+    "Summarize",
     "Task",
     "Text",
     "VLLMEndpoint",
+    "Write",
     "choice",
     "choose",
     "predicate",

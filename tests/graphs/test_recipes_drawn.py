@@ -11,7 +11,7 @@ import pytest
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.bm25 import BM25
+from moa.documents.retrieval import BM25
 from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.code import Code, Review
