@@ -17,17 +17,12 @@ from pathlib import Path
 import report
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.answering import Answerer
-from moa.documents.bm25 import BM25
-from moa.documents.dense import Dense
-from moa.documents.extracting import Extractive
-from moa.documents.retrieval import Hybrid, searched
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.retrieval import BM25, Dense, Hybrid, searched
 from moa.endpoints import Embeddings
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import MoaError
-from moa.graphs.rag import Rag
+from moa.graphs.rag import Answerer, Extractive, NotInDocuments, Rag, Sourced
 from moa.handoffs import Text
 from moa.node import Node
 from moa.usage import Amount

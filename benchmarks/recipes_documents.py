@@ -10,12 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.documents.answering import ABSENT, is_absent
-from moa.documents.citing import listed
+from moa.documents.citations import listed
 from moa.documents.retrieval import Retriever
-from moa.documents.sourced import NotInDocuments
 from moa.endpoints import Prompt
-from moa.graphs.rag import Rag
+from moa.graphs.rag import ABSENT, NotInDocuments, Rag, is_absent
 from moa.ready import node_of
 from recipes_shared import (
     Answer,

@@ -25,7 +25,7 @@ from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
-from moa.documents.citing import statements
+from moa.documents.citations import statements
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Wrapping

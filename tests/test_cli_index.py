@@ -68,7 +68,7 @@ def test_what_was_indexed_is_what_rag_answers_from(
 ) -> None:
     assert moa("index", "manuals", "--out", "kept", "--words") == 0
     (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
-    from moa.documents.indexed import Indexed
+    from moa.documents.index import Indexed
     from moa.graphs.rag import Rag
     from moa.ready import node_of
     from moa.tiers import Endpoints

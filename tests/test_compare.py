@@ -382,17 +382,21 @@ def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: P
         '[graphs.cascade]\ncalibration = "c.json"\nstate = "s.json"\n'
         '[graphs.shadow]\ncurrent = "mine.py:good"\nguards = ["pii"]\n'
         '[graphs.rag]\ndocuments = "texts"\nindex = "texts.index"\nfilter = "f.json"\n'
+        '[graphs.research]\ndocuments = ["texts", "more"]\ncheck = "k.json"\n'
+        '[graphs.recommend]\ncatalogue = "items.csv"\n'
     )
     endpoints = Endpoints(load(), read_keys=False)
     names = {
         name: {path.name for path in files_of(name, endpoints)}
-        for name in ("routed", "cascade", "shadow", "rag", "slm")
+        for name in ("routed", "cascade", "shadow", "rag", "research", "recommend", "slm")
     }
     assert names == {
         "routed": {"a.json", "b.json"},
         "cascade": {"c.json"},
         "shadow": {"mine.py", "c.json"},
         "rag": {"texts", "f.json"},
+        "research": {"texts", "more", "k.json"},
+        "recommend": {"items.csv"},
         "slm": set(),
     }
     given = files_of("slm", endpoints, given={"calibration": folder / "g.json"})

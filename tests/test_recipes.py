@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from moa.context import RunContext
-from moa.documents.answering import ABSENT
 from moa.endpoints import Completion, Decision, Prompt
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import ConfigError, OutputError
 from moa.evals.metrics import Interval
+from moa.graphs.rag import ABSENT
 from moa.questions import Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

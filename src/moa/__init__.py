@@ -29,17 +29,25 @@ if TYPE_CHECKING:
     from moa.errors import MoaError
     from moa.graphs import Graph
     from moa.graphs.best_of_n import BestOfN
+    from moa.graphs.brainstorm import Brainstorm
     from moa.graphs.cascade import Cascade
     from moa.graphs.choose_best import ChooseBest
+    from moa.graphs.code import Code
     from moa.graphs.debate import Debate
     from moa.graphs.mixture import Mixture
     from moa.graphs.monitor import Monitor
+    from moa.graphs.rag import Rag
+    from moa.graphs.recommend import Recommend
     from moa.graphs.refine import Refine
+    from moa.graphs.research import Research
     from moa.graphs.routed import Routed
     from moa.graphs.self_consistency import SelfConsistency
     from moa.graphs.self_mixture import SelfMixture
     from moa.graphs.shadow import Shadow
+    from moa.graphs.solve import Solve
+    from moa.graphs.summarize import Summarize
     from moa.graphs.support import Support
+    from moa.graphs.write import Write
     from moa.guards.guarded import Guarded
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
@@ -50,12 +58,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "agents",
     "BestOfN": "graphs.best_of_n",
+    "Brainstorm": "graphs.brainstorm",
     "Budget": "usage",
     "Cascade": "graphs.cascade",
     "Chat": "chat.graph",
     "Choice": "questions",
     "ChooseBest": "graphs.choose_best",
     "Classifier": "agents.classifier",
+    "Code": "graphs.code",
     "Debate": "graphs.debate",
     "Decider": "agents.decider",
     "EmbeddedEndpoint": "endpoints.embedded",
@@ -75,9 +85,12 @@ _HOMES = {
     "Predicate": "questions",
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
+    "Rag": "graphs.rag",
     "Reasoner": "agents.reasoner",
+    "Recommend": "graphs.recommend",
     "Refine": "graphs.refine",
     "Reply": "handoffs",
+    "Research": "graphs.research",
     "Result": "node",
     "Routed": "graphs.routed",
     "RunContext": "context",
@@ -86,9 +99,12 @@ _HOMES = {
     "SelfMixture": "graphs.self_mixture",
     "Sentiment": "agents.sentiment",
     "Shadow": "graphs.shadow",
+    "Solve": "graphs.solve",
+    "Summarize": "graphs.summarize",
     "Support": "graphs.support",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
+    "Write": "graphs.write",
     "choice": "questions",
     "choose": "advisor.choice",
     "predicate": "questions",
@@ -98,12 +114,14 @@ _HOMES = {
 __all__ = [
     "Agent",
     "BestOfN",
+    "Brainstorm",
     "Budget",
     "Cascade",
     "Chat",
     "Choice",
     "ChooseBest",
     "Classifier",
+    "Code",
     "Debate",
     "Decider",
     "EmbeddedEndpoint",
@@ -123,9 +141,12 @@ __all__ = [
     "Predicate",
     "Preprocessor",
     "Price",
+    "Rag",
     "Reasoner",
+    "Recommend",
     "Refine",
     "Reply",
+    "Research",
     "Result",
     "Routed",
     "RunContext",
@@ -134,9 +155,12 @@ __all__ = [
     "SelfMixture",
     "Sentiment",
     "Shadow",
+    "Solve",
+    "Summarize",
     "Support",
     "Text",
     "VLLMEndpoint",
+    "Write",
     "choice",
     "choose",
     "predicate",

@@ -15,10 +15,9 @@ from graphs.encoder import WordEncoder
 from documents.files import closed
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.bm25 import BM25
-from moa.documents.index import Changes, Index
-from moa.documents.indexed import Indexed
-from moa.documents.loading import Progress, Sources, Step
+from moa.documents.files import Progress, Sources, Step
+from moa.documents.index import Changes, Index, Indexed
+from moa.documents.retrieval import BM25
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 from moa.usage import Budget

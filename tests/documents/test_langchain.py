@@ -9,9 +9,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from moa.documents import Passage
-from moa.documents.bm25 import BM25
 from moa.documents.langchain import as_langchain, from_langchain
-from moa.documents.retrieval import Hybrid
+from moa.documents.retrieval import BM25, Hybrid
 from moa.errors import ConfigError, NodeError
 
 FOX = Passage(document="a.pdf", title="Animals", text="Foxes jump.", start=7, page=3)

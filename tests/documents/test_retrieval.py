@@ -6,9 +6,7 @@ import pytest
 
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.bm25 import BM25, words
-from moa.documents.dense import Dense
-from moa.documents.retrieval import Hybrid, fused
+from moa.documents.retrieval import BM25, Dense, Hybrid, fused, words
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError
 from moa.testing import ScriptedEndpoint
 from moa.usage import Budget

@@ -10,12 +10,8 @@ import pytest
 from moa.config import Config
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.answering import ABSENT, Answerer, Sheet
-from moa.documents.bm25 import BM25
-from moa.documents.extracting import Extractive
-from moa.documents.grading import RELEVANT, SUPPORTED, Grader
-from moa.documents.rewriting import Rewriter
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.claims import RELEVANT, SUPPORTED, Grader
+from moa.documents.retrieval import BM25
 from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,
@@ -24,7 +20,16 @@ from moa.errors import (
     InputError,
     MissingDependency,
 )
-from moa.graphs.rag import Rag
+from moa.graphs.rag import (
+    ABSENT,
+    Answerer,
+    Extractive,
+    NotInDocuments,
+    Rag,
+    Rewriter,
+    Sheet,
+    Sourced,
+)
 from moa.ready import node_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
@@ -258,6 +263,18 @@ async def test_it_runs_on_a_folder_that_the_configuration_names(tmp_path: Path) 
         output = (await node.run("Which city built the tower?")).output
     assert output.citations[0].passage.document == "tower.md"
     assert (tmp_path / "kept" / "documents.sqlite").exists()
+
+
+async def test_in_python_a_folder_and_an_endpoint_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "tower.md").write_text(f"# Tower\n\n{TOWER.text}")
+    graph = Rag(documents=tmp_path, search="words", writer=writer("300 metres [1]."))
+    assert (await sourced(graph)).citations[0].passage.document == "tower.md"
+
+
+@pytest.mark.parametrize("use", ["rewrite", "filter", "check"])
+def test_what_a_small_model_does_needs_one(use: str) -> None:
+    with pytest.raises(ConfigError, match=f"small: give a small model, which {use} asks"):
+        answering(**{use: True})
 
 
 async def test_without_documents_it_says_what_to_do() -> None:

@@ -20,7 +20,7 @@ from moa.chat.graph import Chat
 from moa.chat.messages import Said
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.bm25 import BM25
+from moa.documents.retrieval import BM25
 from moa.errors import EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm

@@ -8,11 +8,10 @@ import pytest
 from moa.agents.boundary import TypedNode
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.checking import Claim
-from moa.documents.citing import Citation
-from moa.documents.grading import Grader
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.citations import Citation
+from moa.documents.claims import Claim, Grader
 from moa.errors import ConfigError, EndpointUnavailable, InputError
+from moa.graphs.rag import NotInDocuments, Sourced
 from moa.graphs.research import Report, Research
 from moa.handoffs import Text
 from moa.node import Result

@@ -12,8 +12,8 @@ from moa.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from moa.documents.files import Step
     from moa.documents.index import Changes, Index
-    from moa.documents.loading import Step
 
 EXAMPLES = """
 
@@ -65,8 +65,7 @@ def index(
     import asyncio
 
     from moa.cli import screen
-    from moa.documents.chunking import MAX_TOKENS
-    from moa.documents.index import Index
+    from moa.documents.index import MAX_TOKENS, Index
 
     made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
     with screen.waiting() as tell:

@@ -6,6 +6,8 @@ from bisect import bisect_right
 
 from pydantic import BaseModel, ConfigDict
 
+from moa.documents.sentences import sentences
+
 
 class Document(BaseModel):
     """A file that was read, as text."""
@@ -63,6 +65,13 @@ class Passage(BaseModel):
     def source(self) -> str:
         """Where it stands, for people: the title, or the file where that says more, and page."""
         return self.title if self.page is None else f"{self.title}, page {self.page}"
+
+    def sentences(self) -> list[Passage]:
+        """Split it into its sentences, each of which knows where it stands in the document."""
+        return [
+            self.model_copy(update={"text": text, "start": self.start + start})
+            for start, text in sentences(self.text)
+        ]
 
 
 class Passages(BaseModel):

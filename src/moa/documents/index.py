@@ -1,29 +1,46 @@
-"""Index: the passages of files, kept on disk; only what has changed is read again."""
+"""Index: the passages of files, kept on disk, and searched; only what has changed is read again."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Unpack
+from weakref import WeakKeyDictionary
 
-from moa.agents.boundary import require
+from moa.agents.boundary import Limits, require
+from moa.agents.splitting import chunks
 from moa.context import RunContext
-from moa.documents import Document, Passage
-from moa.documents.chunking import MAX_TOKENS, passages_of
-from moa.documents.loading import Progress, Sources, Telling, Unread, bytes_of, listed
-from moa.documents.reading import digest_of, document_of
-from moa.documents.retrieval import searched
+from moa.documents import Document, Passage, Passages
+from moa.documents.files import (
+    Progress,
+    Sources,
+    Telling,
+    Unread,
+    bytes_of,
+    digest_of,
+    document_of,
+    listed,
+)
+from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.documents.store import Store
 from moa.endpoints import Endpoint
-from moa.errors import InputError
+from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
+from moa.handoffs import Text
 
+MAX_TOKENS = 200
+"""Of a passage: what a sentence encoder reads as a whole, and a small model decides on well."""
 _FORM = 1
 """Counts up when files are read or split otherwise than before, so that all are read again."""
 BATCH = 16
 """Passages that are embedded in one call, and kept at once."""
 _WRITE_EVERY_S = 2.0
+_DEPTH = 4
+"""Times `top_k` that each of two retrievers gives, so that the fusion has something to weigh."""
+_SHOWN = 5
+"""Maximum number of files that could not be read that each run names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +81,8 @@ class Index:
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
-        max_tokens: Most tokens of a passage. Where it changes, all files are split again.
+        max_tokens: Maximum number of tokens of a passage. Where it changes, all files are split
+            again.
     """
 
     def __init__(self, folder: Path | str | None = None, *, max_tokens: int = MAX_TOKENS) -> None:
@@ -176,6 +194,197 @@ class Index:
             await asyncio.to_thread(self._store.put_vectors, endpoint.model, pairs)
             known |= {passage.id: vector for passage, vector in pairs}
         return [known[passage.id] for passage in passages]
+
+
+class _Read(NamedTuple):
+    changes: Changes
+    passages: tuple[Passage, ...]
+    by_words: BM25
+
+
+class _Ready(NamedTuple):
+    changes: Changes
+    retriever: Retriever
+
+
+class Indexed(Retriever):
+    """Finds passages in files, by words, and by meaning where there is an endpoint that embeds.
+
+    The index is brought up to date at the first search, and by `refresh`. A run whose time is up
+    meanwhile fails, and the reading goes on for those that follow. Where vectors can't be had, such
+    as when their endpoint is down, passages are found by words alone, the trace says so, and the
+    next run asks for them again. The trace of each run names the files that could not be read.
+
+    Args:
+        sources: Files and folders; `None`: what the index holds already, which then stays as it is.
+        index: Where it is kept; `None` keeps it in memory.
+        endpoint: Who turns texts into vectors; `None`: passages are found by words alone.
+        by_words: Whether to search by words beside an endpoint.
+        top_k: Maximum number of passages to give.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't embed.
+        ConfigError: `top_k` is less than 1.
+    """
+
+    def __init__(
+        self,
+        sources: Sources | None,
+        index: Index | None = None,
+        *,
+        endpoint: Endpoint | None = None,
+        by_words: bool = True,
+        top_k: int = TOP_K,
+        **limits: Unpack[Limits],
+    ) -> None:
+        super().__init__(top_k=top_k, **limits)
+        self.sources = sources
+        self.index = index or Index()
+        self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
+        self.by_words = by_words or endpoint is None
+        self._read: _Read | None = None
+        self._ready: _Ready | None = None
+        self._reading: dict[asyncio.AbstractEventLoop, asyncio.Task[_Read]] = {}
+        # A lock belongs to one event loop, and a retriever to none.
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        """Search, in an index that is up to date.
+
+        Raises:
+            DeadlineExceeded: the run's time is up, perhaps before all was read.
+            ConfigError: there is nothing to read, or the index is broken.
+        """
+        ready = self._ready or await self._within(context, self._prepared)
+        for unread in ready.changes.unread[:_SHOWN]:
+            context.note("failed", f"not read: {unread}")
+        if (more := len(ready.changes.unread) - _SHOWN) > 0:
+            context.note("failed", f"not read: {more} more files")
+        return (await ready.retriever.run(request, context)).output
+
+    async def refresh(self, context: RunContext | None = None) -> Changes:
+        """Bring the index up to date, and search in that from now on.
+
+        Args:
+            context: Budget, deadline and ledger for making vectors; `None` starts one.
+
+        Raises:
+            ConfigError: there is nothing to read, or the index is broken.
+            DeadlineExceeded: the run's time is up, perhaps before all was read.
+        """
+        context = context or RunContext()
+        return (await self._within(context, self._refreshed)).changes
+
+    async def _within(
+        self, context: RunContext, prepare: Callable[[RunContext], Awaitable[_Ready]]
+    ) -> _Ready:
+        timer = asyncio.timeout(context.remaining_s())
+        try:
+            async with timer:
+                return await prepare(context)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise DeadlineExceeded(
+                f"{self.name}: the time given to the run was up before its documents were read"
+            ) from error
+
+    async def _prepared(self, context: RunContext) -> _Ready:
+        read = self._read or await asyncio.shield(self._update())
+        async with self._lock:
+            return self._ready or await self._over(read, context)
+
+    async def _refreshed(self, context: RunContext) -> _Ready:
+        begun = self._reading.get(asyncio.get_running_loop())
+        if begun is not None:  # it may have passed by what was changed since
+            await asyncio.wait([begun])
+        read = await asyncio.shield(self._update())
+        async with self._lock:
+            return await self._over(read, context)
+
+    @property
+    def _lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    def _update(self) -> asyncio.Task[_Read]:
+        """Give the reading that goes on, or begin one. It is nobody's own, so it outlives a run."""
+        loop = asyncio.get_running_loop()
+
+        def over(task: asyncio.Task[_Read]) -> None:
+            del self._reading[loop]
+            if not task.cancelled():
+                task.exception()  # seen, even where every run that waited for it is over
+
+        if loop not in self._reading:
+            self._reading[loop] = loop.create_task(self._updated())
+            self._reading[loop].add_done_callback(over)
+        return self._reading[loop]
+
+    async def _updated(self) -> _Read:
+        changes = Changes()
+        if self.sources is not None:
+            changes = await asyncio.to_thread(self.index.update, self.sources)
+        passages = await asyncio.to_thread(self.index.passages)
+        if not passages:
+            raise ConfigError(self._nothing(changes))
+        self._read = _Read(changes, passages, BM25(passages, top_k=self.top_k))
+        return self._read
+
+    def _nothing(self, changes: Changes) -> str:
+        if self.sources is None:
+            where = self.index.path or "no documents: name the files or folders to read"
+            return f"{self.name}: there is nothing to search in {where}"
+        given = [self.sources] if isinstance(self.sources, str | Path) else self.sources
+        where = ", ".join(map(str, given)) or "no documents: name the files or folders to read"
+        reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
+        return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
+
+    async def _over(self, read: _Read, context: RunContext) -> _Ready:
+        """Keep what searches in what was read; without vectors it is for this run alone."""
+        if self.endpoint is None:
+            self._ready = _Ready(read.changes, read.by_words)
+            return self._ready
+        try:
+            vectors = await self.index.vectors(read.passages, self.endpoint, context)
+        except DeadlineExceeded:
+            raise
+        except MoaError as error:
+            context.note("degraded", f"passages are found by words alone: {error}")
+            self._ready = None
+            return _Ready(read.changes, read.by_words)
+        depth = _DEPTH * self.top_k if self.by_words else self.top_k
+        near = Dense(read.passages, vectors, self.endpoint, top_k=depth)
+        both = Hybrid([BM25(read.passages, top_k=depth), near], top_k=self.top_k)
+        self._ready = _Ready(read.changes, both if self.by_words else near)
+        return self._ready
+
+
+def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:
+    """Split a document, at the ends of sections, paragraphs and sentences where that is possible.
+
+    A passage may run over the end of a page; its `page` is that on which it begins.
+
+    Args:
+        document: One without text has no passages.
+        max_tokens: Maximum number of tokens of a passage, by an estimate on the safe side.
+
+    Raises:
+        ConfigError: `max_tokens` is less than 1.
+        MissingDependency: `semantic-text-splitter` is not installed.
+    """
+    return [
+        Passage(
+            document=document.id,
+            title=document.title,
+            text=text,
+            start=start,
+            page=document.page_at(start),
+        )
+        for start, text in chunks(document.text, max_tokens=max_tokens, markdown=document.markdown)
+    ]
 
 
 class _Writer:

@@ -53,7 +53,7 @@ def from_langchain(
 
     Args:
         retriever: Any `BaseRetriever`.
-        top_k: Most passages to give; the rest of what it finds is left.
+        top_k: Maximum number of passages to give; the rest of what it finds is left.
         limits: See `Limits`.
 
     Raises:

@@ -1,28 +1,37 @@
-"""Retrieval: passages for a query; what retrievers share, and the fusion of several."""
+"""Retrieval: passages for a query, by words and by meaning, and the fusion of several rankings."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Unpack
 
-from moa.agents.boundary import Limits, TypedNode
+from moa._async import gather
+from moa._text import UNSPACED
+from moa.agents.boundary import Limits, TypedNode, require
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.errors import ConfigError, MoaError
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError, MissingDependency, MoaError
 from moa.handoffs import Text
 from moa.node import Node
 
 TOP_K = 5
 _RANK = 60
 """The constant of reciprocal rank fusion, as its paper sets it."""
+_WORD = re.compile(r"\w+")
 
 
 class Retriever(TypedNode[Text | str, Passages]):
     """Finds passages for a query.
 
     Args:
-        top_k: Most passages to give.
+        top_k: Maximum number of passages to give.
         limits: See `Limits`.
 
     Raises:
@@ -36,6 +45,145 @@ class Retriever(TypedNode[Text | str, Passages]):
         self.top_k = top_k
 
 
+class BM25(Retriever):
+    """Finds passages that share words with the query, rare words before common ones.
+
+    Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", with
+    k1 = 1.5 and b = 0.75, as `bm25s` has them (Lù 2024, arXiv:2407.03618). No list of stop words
+    and no stemmer, so it is for any language; writing without spaces goes in by pairs of
+    characters. Passages that share no word with the query are not found.
+
+    Args:
+        passages: What to search. The index is built at the first search.
+        top_k: Maximum number of passages to give.
+        limits: See `Limits`.
+
+    Raises:
+        ConfigError: `top_k` is less than 1.
+    """
+
+    def __init__(
+        self, passages: Sequence[Passage], *, top_k: int = TOP_K, **limits: Unpack[Limits]
+    ) -> None:
+        super().__init__(top_k=top_k, **limits)
+        self.passages = tuple(passages)
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        """Score all passages, in a thread.
+
+        Raises:
+            MissingDependency: `bm25s` is not installed.
+        """
+        del context
+        return await asyncio.to_thread(self.best, str(request), top_k=self.top_k)
+
+    def scores(self, query: str) -> list[float]:
+        """Score each passage, in their order; 0 where no word is shared.
+
+        Raises:
+            MissingDependency: `bm25s` is not installed.
+        """
+        known, model = self._index
+        ids = [known[word] for word in words(query) if word in known]
+        if not ids:
+            return [0.0] * len(self.passages)
+        return model.get_scores_from_ids(ids).tolist()
+
+    def best(self, query: str, *, top_k: int) -> Passages:
+        """Give the best passages. It blocks.
+
+        Raises:
+            MissingDependency: `bm25s` is not installed.
+        """
+        scores = self.scores(query)
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
+        return Passages(passages=tuple(self.passages[i] for i in order if scores[i] > 0))
+
+    @cached_property
+    def _index(self) -> tuple[Mapping[str, int], Any]:
+        known: dict[str, int] = {}
+        ids = [
+            [known.setdefault(word, len(known)) for word in words(searched(passage))]
+            for passage in self.passages
+        ]
+        if not known:
+            return known, None
+        try:
+            # In a notebook without widgets it warns of a progress bar, which is never shown here.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                bm25s: Any = import_module("bm25s")
+        except ImportError as error:
+            raise MissingDependency("bm25s", extra="local", purpose="to search by words") from error
+        model = bm25s.BM25()
+        model.index((ids, known), show_progress=False)
+        return known, model
+
+
+class Dense(Retriever):
+    """Finds passages whose vectors are near to that of the query.
+
+    Args:
+        passages: What to search.
+        vectors: A vector for each passage, by the endpoint: of `searched(passage)`.
+        endpoint: Who turns the query into a vector.
+        top_k: Maximum number of passages to give.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't embed.
+        ConfigError: there are not as many vectors as passages, or `top_k` is less than 1.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        vectors: Sequence[Sequence[float]],
+        endpoint: Endpoint,
+        *,
+        top_k: int = TOP_K,
+        **limits: Unpack[Limits],
+    ) -> None:
+        super().__init__(top_k=top_k, **limits)
+        self.endpoint = require(endpoint, "embed", agent=self.name)
+        self.passages = tuple(passages)
+        if len(vectors) != len(self.passages):
+            raise ConfigError(
+                f"{self.name}: {len(self.passages)} passages and {len(vectors)} vectors, but each "
+                "passage has one"
+            )
+        self._vectors = vectors
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        """Embed the query, and compare.
+
+        Raises:
+            MissingDependency: `numpy` is not installed.
+        """
+        return await self.nearest(str(request), context, top_k=self.top_k)
+
+    async def nearest(self, query: str, context: RunContext, *, top_k: int) -> Passages:
+        """Embed a query, and give the nearest passages.
+
+        Raises:
+            MissingDependency: `numpy` is not installed.
+            MoaError: what the endpoint failed with.
+        """
+        if not self.passages:
+            return Passages()
+        found = await self.endpoint.embed([query], context)
+        return await asyncio.to_thread(self._nearest, found.vectors[0], top_k)
+
+    def _nearest(self, vector: Sequence[float], top_k: int) -> Passages:
+        near = similarities(self._matrix, vector)
+        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)[:top_k]
+        return Passages(passages=tuple(self.passages[i] for i in order))
+
+    @cached_property
+    def _matrix(self) -> Any:
+        return normalised(self._vectors)
+
+
 class Hybrid(Retriever):
     """Fuses what several retrievers find, by reciprocal rank fusion.
 
@@ -44,7 +192,7 @@ class Hybrid(Retriever):
 
     Args:
         retrievers: Asked side by side; each should give more passages than are wanted in the end.
-        top_k: Most passages to give.
+        top_k: Maximum number of passages to give.
         limits: See `Limits`.
 
     Raises:
@@ -69,12 +217,7 @@ class Hybrid(Retriever):
         Raises:
             MoaError: every one of them failed; what the first failed with.
         """
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(_found_by(retriever, request, context))
-                for retriever in self.retrievers
-            ]
-        found = [task.result() for task in asked]
+        found = await gather(_found_by(each, request, context) for each in self.retrievers)
         rankings = [each for each in found if isinstance(each, Passages)]
         failures = [each for each in found if isinstance(each, MoaError)]
         if not rankings:
@@ -97,7 +240,7 @@ def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
 
     Args:
         rankings: The best first in each.
-        top_k: Most passages to give.
+        top_k: Maximum number of passages to give.
     """
     ranks = [
         {passage: rank for rank, passage in enumerate(ranking.passages, 1)} for ranking in rankings
@@ -121,3 +264,35 @@ def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...
 def searched(passage: Passage) -> str:
     """Give what a passage is found by: its text, under the title of its document."""
     return f"{passage.title}\n{passage.text}"
+
+
+def words(text: str) -> list[str]:
+    """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
+    found: list[str] = []
+    for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
+        if UNSPACED.search(word) is None:
+            found.append(word)
+            continue
+        found += UNSPACED.sub(" ", word).split()
+        for run in UNSPACED.findall(word):
+            found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+    return found
+
+
+def normalised(vectors: Sequence[Sequence[float]]) -> Any:
+    """Put vectors into an array of rows of length 1.
+
+    Raises:
+        MissingDependency: `numpy` is not installed.
+    """
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise MissingDependency("numpy", extra="local", purpose="to compare vectors") from error
+    array = np.asarray(vectors, np.float32)
+    return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+
+
+def similarities(matrix: Any, vector: Sequence[float]) -> list[float]:
+    """Cosine of a vector with each row of an array that `normalised` made."""
+    return (matrix @ normalised([vector])[0]).tolist()

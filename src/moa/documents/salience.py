@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from moa.context import RunContext
-from moa.documents.dense import normalised
+from moa.documents.retrieval import normalised
 from moa.endpoints import Endpoint
 
 _REDUNDANCY = 0.3

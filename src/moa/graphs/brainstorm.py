@@ -20,8 +20,7 @@ from moa.agents.decider import Decider
 from moa.agents.prompts import at_most, block
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
-from moa.documents.bm25 import words
-from moa.documents.dense import normalised, similarities
+from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write

@@ -7,40 +7,109 @@ filter the passages and check the answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, Unpack, cast
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
+from moa.agents import Agent
+from moa.agents.boundary import Limits, TypedNode, require
+from moa.agents.prompts import escaped
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.answering import Answerer, Sheet, is_absent, may_be_absent
-from moa.documents.bm25 import words
-from moa.documents.checking import checked_claims, copied, graded
-from moa.documents.chunking import MAX_TOKENS
-from moa.documents.citing import attributed, cited
-from moa.documents.extracting import LEAST, Extracted, Extractive
-from moa.documents.grading import RELEVANT, SUPPORTED, Grade, Grader, asked
-from moa.documents.index import Index
-from moa.documents.indexed import Indexed
-from moa.documents.retrieval import fused
-from moa.documents.rewriting import Query, Rewriter
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.citations import Citation, attributed, cited, listed, unbracketed
+from moa.documents.claims import (
+    RELEVANT,
+    SUPPORTED,
+    Claim,
+    Grade,
+    Grader,
+    asked,
+    checked_claims,
+    copied,
+    graded,
+)
+from moa.documents.index import MAX_TOKENS, Index, Indexed
+from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.building.signatures import is_node
 from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
-from moa.handoffs import Reply, Text
+from moa.handoffs import Dropped, Reply, Text
 from moa.node import Node
 from moa.tiers import Endpoints
 from moa.trace import Event, Piece
 
-RagOutcome = Sourced | NotInDocuments
+ABSENT = "NOT IN THE DOCUMENTS"
+"""What a writer answers where the passages don't."""
+_LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
+LEAST = 0.4
+"""Cosine of a question with a sentence under which the sentence is no answer to it."""
 _File = Annotated[str | Path, AfterValidator(beside_config)]
 _AS_NODE = PlainValidator(as_node)
+
+
+class Sheet(BaseModel):
+    """A question, and the passages to answer it from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    question: str
+    passages: tuple[Passage, ...]
+    """They are cited by their places, from 1."""
+
+
+class Query(BaseModel):
+    """What to search for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: str = Field(min_length=1, max_length=300)
+
+
+class Extracted(Reply):
+    """A sentence of a passage, with its citation; empty where none is near to the question."""
+
+
+class Sourced(Reply):
+    """An answer that rests on passages."""
+
+    kind: Literal["answer", "extract"]
+    """An extract is a sentence of a passage, word for word: no model wrote it."""
+    citations: tuple[Citation, ...]
+    """The passages that it cites."""
+    claims: tuple[Claim, ...]
+    """Its sentences."""
+    passages: tuple[Passage, ...]
+    """All that it could have rested on; `[1]` is the first."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether a check found every sentence in the passages that it cites."""
+        return all(claim.verdict == "supported" for claim in self.claims)
+
+    def __str__(self) -> str:
+        sources = "; ".join(f"[{each.number}] {each.passage.source}" for each in self.citations)
+        extract = "extract: " if self.kind == "extract" else ""
+        return f"{extract}{self.text}" + (f" ({sources})" if sources else "")
+
+
+class NotInDocuments(Dropped):
+    """The documents don't answer the question."""
+
+    kind: Literal["not in the documents"] = "not in the documents"
+    passages: tuple[Passage, ...] = ()
+    """The nearest that were found."""
+
+    def __str__(self) -> str:
+        return f"not in the documents: {self.reason}"
+
+
+RagOutcome = Sourced | NotInDocuments
 
 
 class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
@@ -272,6 +341,112 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         sketch.arrow(sketch.input, *boxes, sketch.output)
 
 
+class Answerer(Agent[Sheet, Reply]):
+    """Writes an answer from passages, each sentence with the numbers of those it rests on.
+
+    Where the passages don't hold the answer, it writes `NOT IN THE DOCUMENTS`.
+
+    Args:
+        endpoint: Who writes.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    instructions = (
+        "You answer questions from numbered passages and from nothing else. Look for the passage "
+        "that holds the answer. Answer in one or two short sentences, in the language of the "
+        "question, and behind each write the number of the passage it rests on, as in [2]. If "
+        "passages contradict each other, say so. If no passage holds the answer, write only: "
+        f"{ABSENT}"
+    )
+
+    def prompt(self, request: Sheet) -> str:
+        """Put the passages first, so that a server can keep them, and the question last."""
+        return f"Passages:\n\n{listed(request.passages)}\n\nQuestion: {escaped(request.question)}"
+
+
+class Extractive(TypedNode[Sheet, Extracted]):
+    """Answers by one sentence of the passages, where no model writes well enough.
+
+    Sentences are ranked by the words that they share with the question, by meaning where there is
+    an endpoint that embeds, and by the rank of their passage; the rankings are fused. Where vectors
+    can't be had, sentences are compared by words alone, and the trace says so.
+
+    Args:
+        endpoint: Who turns texts into vectors; `None`: sentences are compared by words alone.
+        least: Cosine under which a sentence is no answer. Without an endpoint, a sentence that
+            shares no word with the question is none.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't embed.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint | None = None, *, least: float = LEAST, **limits: Unpack[Limits]
+    ) -> None:
+        super().__init__(**limits)
+        self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
+        self.least = least
+
+    async def answer(self, request: Sheet, context: RunContext) -> Extracted:
+        """Rank the sentences, and give the first with the number of its passage."""
+        numbers: dict[Passage, int] = {}
+        for number, passage in enumerate(request.passages, 1):
+            for sentence in passage.sentences():
+                numbers.setdefault(sentence, number)
+        sentences = list(numbers)
+        rankings = [await self._by_words(request.question, sentences, context)]
+        if self.endpoint is not None and sentences:
+            try:
+                rankings.append(await self._by_meaning(request.question, sentences, context))
+            except DeadlineExceeded:
+                raise
+            except MoaError as error:
+                context.note("degraded", f"sentences are compared by words alone: {error}")
+        near = set(rankings[-1].passages)
+        ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
+        best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)
+        if best is None:
+            return Extracted(text="")
+        return Extracted(text=f"{unbracketed(best.text)} [{numbers[best]}]")
+
+    async def _by_words(
+        self, question: str, sentences: list[Passage], context: RunContext
+    ) -> Passages:
+        ranking = BM25(sentences, top_k=max(1, len(sentences)))
+        return (await ranking.run(question, context)).output
+
+    async def _by_meaning(
+        self, question: str, sentences: list[Passage], context: RunContext
+    ) -> Passages:
+        assert self.endpoint is not None, "asked only where there is one"
+        texts = [question, *(sentence.text for sentence in sentences)]
+        vectors = (await self.endpoint.embed(texts, context)).vectors
+        near = similarities(normalised(vectors[1:]), vectors[0])
+        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)
+        return Passages(passages=tuple(sentences[i] for i in order if near[i] >= self.least))
+
+
+class Rewriter(Agent[Text | str, Query]):
+    """Writes the words that a passage with the answer would hold.
+
+    Args:
+        endpoint: Who rewrites.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    instructions = (
+        "Turn the question into a search query: the words and names, with synonyms, that a passage "
+        "with the answer would contain, in the language of the question. Do not answer it."
+    )
+
+
 class _Held:
     """Holds a stream back while it can still become word that there is no answer."""
 
@@ -294,3 +469,14 @@ class _Held:
         for event in self._events or ():
             self._emit(event)
         self._events = None
+
+
+def is_absent(text: str) -> bool:
+    """Whether an answer says that the passages don't hold it."""
+    return _LEADING.sub("", text).upper().startswith(ABSENT)
+
+
+def may_be_absent(text: str) -> bool:
+    """Whether the beginning of an answer can still become `NOT IN THE DOCUMENTS`."""
+    begun = _LEADING.sub("", text).upper()
+    return ABSENT.startswith(begun) or begun.startswith(ABSENT)

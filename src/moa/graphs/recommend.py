@@ -23,10 +23,8 @@ from moa.agents.decider import Decider
 from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.bm25 import BM25
-from moa.documents.dense import Dense
 from moa.documents.index import BATCH
-from moa.documents.retrieval import fused, searched
+from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write

@@ -17,21 +17,18 @@ from moa.agents import Agent
 from moa.agents.prompts import at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents import Passage
-from moa.documents.checking import Claim, checked_claims
-from moa.documents.citing import Citation, cited, statements
-from moa.documents.grading import Grade
-from moa.documents.sourced import NotInDocuments, Sourced
+from moa.documents.citations import Citation, cited, statements
+from moa.documents.claims import Claim, Grade, checked_claims
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
-from moa.graphs.rag import Rag
+from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
 from moa.handoffs import Reply, Text
 from moa.node import Node
 from moa.trace import Piece
 
-Outcome = Sourced | NotInDocuments
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -218,7 +215,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     llm: Annotated[Endpoint, Named()]
     """Divides the question, compares the findings, and writes the report. One that is too small to
     write isn't asked: the question is looked up as it is."""
-    answerer: Annotated[Node[Text | str, Outcome], FromTable(Rag)]
+    answerer: Annotated[Node[Text | str, RagOutcome], FromTable(Rag)]
     """Answers one question from sources, with citations, such as `Rag`."""
     max_parts: int = Field(default=5, ge=1)
     """Maximum number of parts of a question."""
@@ -277,12 +274,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
 
     async def _outcomes(
         self, asked: list[str], context: RunContext
-    ) -> list[tuple[str, Outcome | str]]:
+    ) -> list[tuple[str, RagOutcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
         gate = asyncio.Semaphore(MAX_CONCURRENCY)
         failures: list[MoaError] = []
 
-        async def look_up(question: str) -> Outcome | str:
+        async def look_up(question: str) -> RagOutcome | str:
             async with gate:
                 try:
                     return (await self.answerer.run(question, context)).output

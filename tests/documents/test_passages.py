@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.documents import Document
-from moa.documents.chunking import passages_of, sentences_of
+from moa.documents.index import passages_of
 from moa.documents.sentences import sentences
 
 TEXTS = st.text(st.sampled_from("aB1 .!?。\n-[])é中"), max_size=120)
@@ -39,7 +39,7 @@ def test_a_passage_knows_the_page_on_which_it_begins() -> None:
 
 def test_a_sentence_knows_where_it_stands_in_the_document() -> None:
     (passage,) = passages_of(Document(id="a", title="A", text="  One is. Two are."))
-    first, second = sentences_of(passage)
+    first, second = passage.sentences()
     assert (first.text, first.start, second.text, second.start) == ("One is.", 2, "Two are.", 10)
 
 

@@ -1,4 +1,4 @@
-"""Citing: passages with numbers in a prompt, and the numbers that an answer cites them by."""
+"""Citations: passages with numbers in a prompt, and the numbers that an answer cites them by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents.prompts import block
 from moa.documents import Passage
-from moa.documents.bm25 import words
+from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")

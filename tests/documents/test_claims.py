@@ -9,7 +9,7 @@ import pytest
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.documents import Passage
-from moa.documents.grading import RELEVANT, Grader, asked
+from moa.documents.claims import RELEVANT, Grader, asked
 from moa.errors import CalibrationError
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from documents.files import FOX, PNG, closed, pdf, pictures
-from moa.documents.loading import Loaded, Step, load
+from moa.documents.files import Loaded, Step, load
 from moa.errors import ConfigError
 
 

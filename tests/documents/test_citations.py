@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.documents import Passage
-from moa.documents.citing import Statement, attributed, cited, listed, statements
+from moa.documents.citations import Statement, attributed, cited, listed, statements
 
 PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n in range(1, 4)]
 
