@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from moa.evals.metrics import rouge_l
+
 from moa import RunContext
 from moa.conversations.messages import Said
 from moa.conversations.speaking import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
-from moa.evals.texts import rouge_l
 from moa.graphs.items import Interests
 from moa.graphs.notes import Original
 from moa.graphs.write import Assignment

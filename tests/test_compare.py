@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.calibration.acceptance import Confident
 
-from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.cli import main
@@ -21,7 +21,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
-from moa.evals.answers import Answer, Cache
+from moa.evals.cases import Answer, Cache
 from moa.evals.plots import save_plots
 from moa.graphs.cascade import cascade
 from moa.node import Node, Result

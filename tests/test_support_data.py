@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.decisions.probe import shipped_trials
 
-from moa.decisions.probing import shipped_trials
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.shop import INTENTS
 from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket, support

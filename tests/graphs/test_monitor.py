@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.calibration.drift import moved, p_value
 from pydantic import BaseModel
 
 from moa.agents.classifier import Classifier
@@ -20,7 +21,6 @@ from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in, monitor
-from moa.guarantees.shares import moved, p_value
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

@@ -15,8 +15,7 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.routed import Routed, routed
 from moa.handoffs import Reply
 from moa.node import Node, Result
-from moa.routing import Origin, Router, Weighted
-from moa.routing.gain_parts import Linear, Scaled
+from moa.routing import Linear, Origin, Router, Scaled, Weighted
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 from moa.trace import Event, Piece

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from moa.calibration.acceptance import Confident
 
-from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.cli import main
 from moa.context import RunContext

@@ -7,9 +7,9 @@ from typing import Literal, Self, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.acceptance.arithmetic import named_in
 from moa.agents import Agent, Settings
 from moa.agents.prompts import at_most
+from moa.calibration.arithmetic import named_in
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint
 from moa.errors import ConfigError

@@ -12,8 +12,8 @@ from typing import Any, Unpack, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import text_of
 from moa.agents.boundary import Limits
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder

@@ -1,7 +1,7 @@
 """Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
-say (`moa.acceptance`); with a bound behind it, what is accepted comes with a promise.
+say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a promise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
-from moa.acceptance import Confident, Judgement, Policy
+from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.building.builder import Graph

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from moa.acceptance import Policy
 from moa.agents.filter import Verdict
+from moa.calibration.acceptance import Policy
 from moa.context import RunContext
 from moa.conversations import Conversation, Turn
 from moa.conversations.handing_over import HandingOver, Spoken, is_refusal, small_talk

@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple, Protocol, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import text_of
 from moa.agents import Agent
 from moa.agents.boundary import Limits
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError

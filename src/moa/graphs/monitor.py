@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from moa.agents.boundary import Limits
 from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
+from moa.calibration import percent
+from moa.calibration.drift import Counts, Moved, share_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
@@ -22,8 +24,6 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.building.skipped import Skipped
 from moa.graphs.pattern import Pattern
 from moa.graphs.windows import Change, Ticket, Window, Windows
-from moa.guarantees import percent
-from moa.guarantees.shares import Counts, Moved, share_of
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
 from moa.agents.splitting import chunks
@@ -17,7 +17,7 @@ from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import BudgetExceeded, EndpointError, MissingDependency, OutputError
 
 AT_ONCE = 8
@@ -233,7 +233,7 @@ class Condense(TypedNode[Notes, Notes]):
                     return kept
             return note.model_copy(update={"text": reply.text, "written": True})
 
-        return await all_of(one(note) for note in notes)
+        return await gather(one(note) for note in notes)
 
 
 def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:

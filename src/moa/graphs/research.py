@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Unpack
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import Limits
 from moa.context import RunContext, quiet
 from moa.documents.checking import checked_claims
@@ -115,7 +115,7 @@ class Research(Pattern[Text | str, Report | NotInDocuments]):
                     failures.append(error)
                     return f"it could not be looked up: {error}"
 
-        outcomes = await all_of(look_up(question) for question in asked)
+        outcomes = await gather(look_up(question) for question in asked)
         if len(failures) == len(asked):
             raise failures[0]
         return list(zip(asked, outcomes, strict=True))

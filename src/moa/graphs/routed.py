@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moa.acceptance import Judgement, Policy, text_of
+from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.builder import Graph
@@ -25,7 +25,7 @@ from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
     from moa.routing import Router
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 
 _NO_ROUTER = (
     "{} has no router: give what moa route fit wrote, in Python by routers=, in moa.toml by "
@@ -175,7 +175,7 @@ def router(request: object) -> Choice[str]:
 
 def _case(router: Router, request: Any, reply: str | None = None) -> Case:
     """Give a router what it looks at: the text, and its fields where the request has them."""
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 
     found = {field: getattr(request, field, None) for field in router.fields}
     fields = {field: value for field, value in found.items() if isinstance(value, str)}

@@ -15,14 +15,14 @@ from typing import NamedTuple, Unpack
 
 from pydantic import BaseModel
 
-from moa.acceptance import Policy, text_of
-from moa.acceptance.arithmetic import check
-from moa.acceptance.asking import Plausible
 from moa.agents.boundary import Limits
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.agents.planner import Attempt, Planner, Problem, Step, StepResult, Steps
 from moa.agents.proposer import ANSWER
+from moa.calibration.acceptance import Policy, text_of
+from moa.calibration.arithmetic import check
+from moa.calibration.verifiers import Plausible
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance.arithmetic import (
+from moa.agents.planner import Solver, Step, StepResult, Steps
+from moa.calibration.arithmetic import (
     LONGEST,
     check,
     evaluate,
@@ -18,7 +19,6 @@ from moa.acceptance.arithmetic import (
     only_number,
     written,
 )
-from moa.agents.planner import Solver, Step, StepResult, Steps
 from moa.context import RunContext
 from moa.errors import InputError, MoaError
 from moa.node import Node

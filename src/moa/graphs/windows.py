@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa.calibration.drift import Counts, Moved, added, moved
 from moa.errors import ConfigError
 from moa.graphs.keeping import keep, read_kept
-from moa.guarantees.shares import Counts, Moved, added, moved
 
 _EXAMPLES = 3
 _LONGEST = 300

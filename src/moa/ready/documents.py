@@ -123,7 +123,7 @@ def _grader(
         return None
     calibration = None
     if isinstance(wanted, Path):
-        from moa.calibration import Calibration
+        from moa.calibration.file import Calibration
 
         calibration = Calibration.load(beside(endpoints, wanted))
     return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
@@ -137,7 +137,7 @@ def embedder_of(endpoints: Endpoints, settings: DocumentSettings) -> Endpoint | 
     """
     if settings.embedder is not None:
         return endpoints.named(settings.embedder)
-    return None if missing_for_sentences() else SentenceEncoder()
+    return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
 def retriever_of(endpoints: Endpoints, settings: DocumentSettings) -> Indexed:

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import Confident
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
+from moa.calibration.acceptance import Confident
+from moa.calibration.audit import Audit
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.cascade import cascade
 from moa.graphs.oversight import Oversight
-from moa.guarantees.audit import Audit
 from moa.questions import NONE_OF_THESE
 from moa.ready.entry import AnyNode, Mark, Ready, beside
 from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 
 class LabelSettings(BaseModel):
@@ -126,7 +126,7 @@ def _cascade(endpoints: Endpoints, settings: CascadeSettings) -> AnyNode:
 def _calibration(endpoints: Endpoints, settings: LabelSettings) -> Calibration | None:
     if settings.calibration is None:
         return None
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
     return Calibration.load(beside(endpoints, settings.calibration))
 

@@ -144,7 +144,7 @@ class RecommendSettings(TwoModels):
 
 def _recommend(endpoints: Endpoints, settings: RecommendSettings) -> AnyNode:
     slm, llm = _models(endpoints, settings)
-    built_in = None if missing_for_sentences() else SentenceEncoder()
+    built_in = None if SentenceEncoder.missing() else SentenceEncoder()
     file = settings.catalogue and beside(endpoints, settings.catalogue)
     if file is None and endpoints.to_be_asked:
         raise ConfigError(
