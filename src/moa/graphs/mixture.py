@@ -361,6 +361,8 @@ class _Run:
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
         """Say how many of a layer the budget pays for, all that follows included."""
+        if not self.context.limited:
+            return len(members)
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []
         for layer in (members, *self.mixture.readers[depth + 1 :]):

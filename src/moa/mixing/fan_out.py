@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -123,6 +123,17 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     )
 
 
+async def _within(seconds: float, answer: Coroutine[Any, Any, Out], name: str) -> Out:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await answer
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"{name}: no answer within {seconds:.2f} s") from error
+
+
 @dataclass(slots=True, kw_only=True)
 class _Fan(Generic[Out]):
     """One fan-out. Its state belongs to one event loop."""
@@ -163,18 +174,17 @@ class _Fan(Generic[Out]):
         own = self.context.nested(step, timeout_s=self.timeout_s)
         self.contexts[place] = own
         own.listener = None  # what members write is nobody's answer yet
-        self.context.emit(NodeStarted(self._path(place)))
+        heard = self.context.listener is not None
+        if heard:
+            self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
-        limit = asyncio.timeout(left)
-        try:
-            async with limit:
-                result = await member.run(request, own)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise DeadlineExceeded(f"{name}: no answer within {left:.2f} s") from error
+        if left is None:
+            result = await member.run(request, own)
+        else:
+            result = await _within(left, member.run(request, own), name)
         seconds = time.perf_counter() - start
-        self.context.emit(NodeFinished(self._path(place), result.output, seconds))
+        if heard:
+            self.context.emit(NodeFinished(self._path(place), result.output, seconds))
         return Drawn(place=place, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:

@@ -264,7 +264,13 @@ class Reader:
         text = text_of(result.output)
         if not text.strip():
             raise OutputError("its answer is empty", node=self.name, text=text)
-        return replace(result, output=text)
+        return Result(
+            output=text,
+            usage=result.usage,
+            trace=result.trace,
+            seconds=result.seconds,
+            llm_alone=result.llm_alone,
+        )
 
     def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
         """Estimate its call from above.
