@@ -77,8 +77,8 @@ async def fan_out(
             long as the run has.
         straggler_timeout_s: Seconds that members still get once the quorum is there, wherever they
             are in their retries; `None` waits for all.
-        hurry_s: Seconds after which nothing more than the fewest answers to go on with is waited
-            for, so that time is left for what follows; `None`: no hurry.
+        hurry_s: Seconds after which nothing more than the minimum number of answers is waited for,
+            so that time is left for what follows; `None`: no hurry.
         enough: Told what is there after each answer, in the order of the members; `True` ends the
             fan-out at once.
 
@@ -152,8 +152,8 @@ class _Fan(Generic[Out]):
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
 
     @property
-    def fewest(self) -> int:
-        """Answers to go on with."""
+    def minimum(self) -> int:
+        """Answers without which it can't go on."""
         return self.quorum or 1
 
     @property
@@ -201,7 +201,7 @@ class _Fan(Generic[Out]):
             if now() >= cut_at:
                 waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
                 return self._leave_out("dropped", f"gave no answer in time: {waited}")
-            if now() >= hurry_at and here >= self.fewest:
+            if now() >= hurry_at and here >= self.minimum:
                 return self._leave_out("dropped", "gave no answer in the time that is left for it")
             until = min(cut_at, math.inf if now() >= hurry_at else hurry_at)
             done, _ = await asyncio.wait(
@@ -225,7 +225,7 @@ class _Fan(Generic[Out]):
         Raises:
             MoaError: it is too little; see `fan_out`.
         """
-        if len(self.there) < self.fewest:
+        if len(self.there) < self.minimum:
             raise self._too_few()
         return [self.there[place] for place in sorted(self.there)]
 
@@ -271,7 +271,7 @@ class _Fan(Generic[Out]):
         listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
         message = (
             f"{self.context.node or 'fan-out'}: {len(self.there)} of {len(self.names)} answered, "
-            f"and {self.fewest} must:{listed}"
+            f"and {self.minimum} must:{listed}"
         )
         if all(isinstance(error, BudgetExceeded) for error in causes.values()):
             return BudgetExceeded(message, spent=self.context.usage)
