@@ -107,6 +107,12 @@ def test_a_table_says_who_judges(by: str, judge: type) -> None:
     assert isinstance(node.judge, judge)
 
 
+def test_sums_are_recomputed_without_a_large_model() -> None:
+    endpoints = Doubles({"small": says("7")}, best_of_n={"by": "arithmetic"})
+    node_of("best_of_n", endpoints)
+    assert not endpoints.stood_in
+
+
 def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
     node: Any = node_of("debate", two())
     assert type(cast("object", node)) is Debate

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
+from typing import Final
 
 from moa.errors import (
     BudgetExceeded,
@@ -63,6 +64,7 @@ class RunContext:
         "_calls",
         "_flights",
         "_held",
+        "_limited",
         "_lock",
         "_notes",
         "_spent",
@@ -86,13 +88,15 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         keep_notes: bool = True,
     ) -> None:
-        self.budget = budget
+        self.budget: Final = budget
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.node = node
         self.reference = reference
         self.listener = listener
         self.keep_notes = keep_notes
         self.parent: RunContext | None = None
+        self._limited: tuple[RunContext, ...] = () if budget is UNLIMITED else (self,)
+        """The levels with a budget, from this one up: they alone keep what is set aside."""
         self._lock = threading.Lock()
         self._spent: dict[Part, Amount] = {}
         self._held = NOTHING
@@ -122,8 +126,14 @@ class RunContext:
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
         child.parent = self
+        child._limited += self._limited
         child._lock = self._lock
         return child
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget, here or above."""
+        return bool(self._limited)
 
     @property
     def usage(self) -> Usage:
@@ -221,10 +231,10 @@ class RunContext:
             planned: The tier of each, and what it is expected to take.
             when_settled: Whether calls in flight count as calls alone: they may take nothing.
         """
+        if not self._limited:
+            return None
         total = sum((amount for _, amount in planned), NOTHING)
-        for level in self._lineage():
-            if level.budget is UNLIMITED:
-                continue
+        for level in self._limited:
             calls = dict(level._calls)
             for tier, amount in planned:
                 calls[tier] = calls.get(tier, 0) + amount.calls
@@ -237,7 +247,7 @@ class RunContext:
 
     def _set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
         reservation = Reservation(self, part, estimate, price)
-        for level in self._lineage():
+        for level in self._limited:
             level._held += estimate
             level._calls[part.tier] = level._calls.get(part.tier, 0) + estimate.calls
             if estimate.tokens or estimate.priced_cost:
@@ -310,6 +320,16 @@ class RunContext:
         return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
 
     def _settle(self, reservation: Reservation, actual: Amount) -> None:
+        part, taken = reservation.part, reservation.estimate
+        with self._lock:
+            for level in self._lineage():
+                before = level._spent.get(part)
+                level._spent[part] = actual if before is None else before + actual
+            if self._limited:
+                self._give_back(reservation, calls=actual.calls - taken.calls)
+
+    def _give_back(self, reservation: Reservation, *, calls: int) -> None:
+        """Free what was set aside where there is a budget; `calls` were made beyond it."""
         part, estimate = reservation.part, reservation.estimate
         back = Amount(
             calls=-estimate.calls,
@@ -319,14 +339,11 @@ class RunContext:
             unpriced_calls=-estimate.unpriced_calls,
             joules=-estimate.joules,
         )
-        with self._lock:
-            for level in self._lineage():
-                level._held += back
-                level._spent[part] = level._spent.get(part, NOTHING) + actual
-                extra = actual.calls - estimate.calls
-                level._calls[part.tier] = level._calls.get(part.tier, 0) + extra
-                level._flights.discard(reservation)
-                level._wake_first()
+        for level in self._limited:
+            level._held += back
+            level._calls[part.tier] = level._calls.get(part.tier, 0) + calls
+            level._flights.discard(reservation)
+            level._wake_first()
 
     def _queue(self, waiter: _Waiter) -> None:
         if waiter.level is not self:

@@ -68,6 +68,8 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """Number the names that several nodes have, as `sample 1` and `sample 2`."""
+    if len(set(names)) == len(names):
+        return list(names)
     several = {name for name, count in Counter(names).items() if count > 1}
     seen: Counter[str] = Counter()
     unique: list[str] = []

@@ -501,6 +501,14 @@ def test_a_window_reads_a_few_samples_at_a_time() -> None:
     assert "".join(e.text for e in events if isinstance(e, Piece)) == "third"
 
 
+def test_who_makes_one_answer_of_the_samples_of_a_node_without_an_endpoint_must_be_said() -> None:
+    node = Mixture(proposers=[endpoint("a")], aggregator=endpoint("top"))
+    with pytest.raises(ConfigError, match="give an aggregator"):
+        SelfMixture(node=node)
+    result, _ = ran(SelfMixture(node=node, samples=2, aggregator=endpoint("last", "so")))
+    assert (result.output.text, result.usage.calls) == ("so", 5)
+
+
 def test_a_window_that_holds_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="window: "):
         SelfMixture(node=endpoint("a"), window=1)

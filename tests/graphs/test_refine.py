@@ -117,6 +117,12 @@ async def test_only_the_draft_that_is_kept_is_streamed() -> None:
     assert [piece.text for piece in pieces] == ["one"]
 
 
+async def test_the_writer_revises_where_nobody_else_is_named() -> None:
+    writer = Generator(says("one", "two"), "Write.")
+    node = Refine(writer=writer, critic=Critic(says(finds(3, "a"), finds(9))))
+    assert (await node.run("?")).output.text == "two"
+
+
 def test_a_refinement_without_rounds_is_refused() -> None:
     with pytest.raises(ConfigError, match="rounds: "):
         refined("one", [], [], rounds=0)

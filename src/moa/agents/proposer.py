@@ -75,7 +75,7 @@ def sampler(
         instructions: What to do with the request; `None`: to answer it, or to label it.
         labels: The labels to choose from, or what each means, by label; `None`: any text.
         temperature: Above 0, or all samples would be the same.
-        max_tokens: Most tokens of an answer.
+        max_tokens: Maximum number of tokens of an answer.
     """
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:

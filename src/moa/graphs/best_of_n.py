@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled, text_of
+from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.graphs.recipe import FromEndpoint, Recipe, Sketch, Table
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
+from moa.mixing.judges import ByPolicy, Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally
 from moa.node import Node
 from moa.trace import Piece
@@ -46,6 +47,15 @@ class BestOf(Reply):
     """Whether samples failed, or were too many for the budget or the time."""
 
 
+def _arithmetic(value: object, info: ValidationInfo) -> object:
+    """Read `by = "arithmetic"` in a table, for which no endpoint has to be there."""
+    table = info.context
+    if isinstance(table, Table) and table.shared.get("by") == "arithmetic":
+        table.known.add("by")
+        return ByPolicy(Arithmetic())
+    return value
+
+
 class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
     """Several samples, and a judge that picks.
 
@@ -60,7 +70,7 @@ class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
 
     node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
     """Answers the request, differently each time: its temperature is above 0."""
-    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of)]
+    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), BeforeValidator(_arithmetic)]
     """Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
     `moa.mixing.judges`, or a node of one's own. In a table, `by = "list"`, `"pairs"` or
     `"arithmetic"` says which."""

@@ -99,7 +99,7 @@ class Debated(Voted):
 def debater_of(
     endpoint: Endpoint,
     *,
-    instructions: str | None = None,
+    instructions: Annotated[str | None, Field(min_length=1)] = None,
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
     max_tokens: Annotated[int, Field(gt=0)] = 512,
 ) -> Debater:

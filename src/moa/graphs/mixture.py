@@ -40,6 +40,8 @@ Member = Endpoint | Node[Any, Any]
 Instructions = Annotated[str, Field(min_length=1)]
 MaxTokens = Annotated[int, Field(gt=0)]
 
+MAX_TOKENS = 1024
+"""Of an answer, unless a table says otherwise."""
 _REPEATED = 0.7
 """Temperature of an endpoint that a table names more than once in a layer."""
 _READ_EACH_OTHER = (
@@ -159,7 +161,7 @@ def proposer_of(
     instructions: Instructions = ANSWER,
     role: str = "",
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
-    max_tokens: MaxTokens = 1024,
+    max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
     """Make a proposer of an endpoint.
 
@@ -176,7 +178,7 @@ def proposer_of(
 
 
 def aggregator_of(
-    endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = 1024
+    endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = MAX_TOKENS
 ) -> Proposer:
     """Make the aggregator of an endpoint.
 
@@ -361,6 +363,8 @@ class _Run:
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
         """Say how many of a layer the budget pays for, all that follows included."""
+        if not self.context.limited:
+            return len(members)
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []
         for layer in (members, *self.mixture.readers[depth + 1 :]):

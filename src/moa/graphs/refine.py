@@ -104,13 +104,15 @@ class Refined(Reply):
 
 
 MaxTokens = Annotated[int, Field(gt=0)]
+MAX_TOKENS = 512
+"""Of each text that is written, unless a table says otherwise."""
 
 
 def writer_of(
     endpoint: Endpoint,
     *,
     instructions: Annotated[str | None, Field(min_length=1)] = None,
-    max_tokens: MaxTokens = 512,
+    max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Generator[Reply]:
     """Make the writer of an endpoint.
 
@@ -122,12 +124,12 @@ def writer_of(
     return Generator(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
 
 
-def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = 512) -> Critic:
+def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:
     """Make the critic of an endpoint, with at most so many tokens for a critique."""
     return Critic(endpoint, max_tokens=max_tokens)
 
 
-def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = 512) -> Reviser:
+def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Reviser:
     """Make the reviser of an endpoint, with at most so many tokens for a revision."""
     return Reviser(endpoint, max_tokens=max_tokens)
 
@@ -164,7 +166,8 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
                     f"{self.name}: {writer.name!r} has no endpoint that could revise its draft: "
                     "give a reviser"
                 )
-            self.reviser = reviser_of(writer.endpoint, max_tokens=writer.max_tokens)
+            max_tokens = getattr(writer, "max_tokens", MAX_TOKENS)
+            self.reviser = reviser_of(writer.endpoint, max_tokens=max_tokens)
 
     async def answer(self, request: In, context: RunContext) -> Refined:
         """Write, criticise and revise.

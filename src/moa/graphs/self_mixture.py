@@ -15,7 +15,14 @@ from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.mixture import BaseMixture, Instructions, MaxTokens, Member, aggregator_of
+from moa.graphs.mixture import (
+    MAX_TOKENS,
+    BaseMixture,
+    Instructions,
+    MaxTokens,
+    Member,
+    aggregator_of,
+)
 from moa.graphs.recipe import FromEndpoint, Sketch
 from moa.mixing.packing import Asked
 
@@ -25,7 +32,7 @@ def sample_of(
     *,
     instructions: Instructions = ANSWER,
     temperature: Annotated[float, Field(gt=0, le=2)] = 0.7,
-    max_tokens: MaxTokens = 1024,
+    max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
     """Make the node that is sampled.
 
@@ -97,4 +104,5 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
                 "samples: give an aggregator"
             )
         instructions = getattr(node, "instructions", ANSWER)
-        return aggregator_of(endpoint, instructions=instructions, max_tokens=node.max_tokens)
+        max_tokens = getattr(node, "max_tokens", MAX_TOKENS)
+        return aggregator_of(endpoint, instructions=instructions, max_tokens=max_tokens)

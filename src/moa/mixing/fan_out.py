@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -76,8 +76,8 @@ async def fan_out(
             long as the run has.
         straggler_timeout_s: Seconds that members still get once the quorum is there, wherever they
             are in their retries; `None` waits for all.
-        hurry_s: Seconds after which nothing more than the fewest answers to go on with is waited
-            for, so that time is left for what follows; `None`: no hurry.
+        hurry_s: Seconds after which nothing more than the minimum number of answers is waited for,
+            so that time is left for what follows; `None`: no hurry.
         enough: Told what is there after each answer, in the order of the members; `True` ends the
             fan-out at once.
 
@@ -122,6 +122,17 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     )
 
 
+async def _within(seconds: float, answer: Coroutine[Any, Any, Out], name: str) -> Out:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await answer
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"{name}: no answer within {seconds:.2f} s") from error
+
+
 @dataclass(slots=True, kw_only=True)
 class _Fan(Generic[Out]):
     """One fan-out. Its state belongs to one event loop."""
@@ -140,8 +151,8 @@ class _Fan(Generic[Out]):
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
 
     @property
-    def fewest(self) -> int:
-        """Answers to go on with."""
+    def minimum(self) -> int:
+        """Answers without which it can't go on."""
         return self.quorum or 1
 
     @property
@@ -162,18 +173,17 @@ class _Fan(Generic[Out]):
         own = self.context.nested(step, timeout_s=self.timeout_s)
         self.contexts[place] = own
         own.listener = None  # what members write is nobody's answer yet
-        self.context.emit(NodeStarted(self._path(place)))
+        heard = self.context.listener is not None
+        if heard:
+            self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
-        limit = asyncio.timeout(left)
-        try:
-            async with limit:
-                result = await member.run(request, own)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise DeadlineExceeded(f"{name}: no answer within {left:.2f} s") from error
+        if left is None:
+            result = await member.run(request, own)
+        else:
+            result = await _within(left, member.run(request, own), name)
         seconds = time.perf_counter() - start
-        self.context.emit(NodeFinished(self._path(place), result.output, seconds))
+        if heard:
+            self.context.emit(NodeFinished(self._path(place), result.output, seconds))
         return Drawn(place=place, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:
@@ -190,7 +200,7 @@ class _Fan(Generic[Out]):
             if now() >= cut_at:
                 waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
                 return self._leave_out("dropped", f"gave no answer in time: {waited}")
-            if now() >= hurry_at and here >= self.fewest:
+            if now() >= hurry_at and here >= self.minimum:
                 return self._leave_out("dropped", "gave no answer in the time that is left for it")
             until = min(cut_at, math.inf if now() >= hurry_at else hurry_at)
             done, _ = await asyncio.wait(
@@ -214,7 +224,7 @@ class _Fan(Generic[Out]):
         Raises:
             MoaError: it is too little; see `fan_out`.
         """
-        if len(self.there) < self.fewest:
+        if len(self.there) < self.minimum:
             raise self._too_few()
         return [self.there[place] for place in sorted(self.there)]
 
@@ -260,7 +270,7 @@ class _Fan(Generic[Out]):
         listed = "".join(f"\n  - {name}: {error}" for name, error in causes.items())
         message = (
             f"{self.context.node or 'fan-out'}: {len(self.there)} of {len(self.names)} answered, "
-            f"and {self.fewest} must:{listed}"
+            f"and {self.minimum} must:{listed}"
         )
         if all(isinstance(error, BudgetExceeded) for error in causes.values()):
             return BudgetExceeded(message, spent=self.context.usage)

@@ -80,7 +80,7 @@ async def pack(
         answers: What others answered.
         write: Writes all that the model will read, such as an agent's `prompt`.
         count: Counts the tokens of a text.
-        room: Most tokens of what `write` writes; `None`: there is no limit.
+        room: Maximum number of tokens of what `write` writes; `None`: there is no limit.
         seed: Together with the request it decides the order.
 
     Raises:
@@ -263,7 +263,13 @@ class Reader:
         text = text_of(result.output)
         if not text.strip():
             raise OutputError("its answer is empty", node=self.name, text=text)
-        return replace(result, output=text)
+        return Result(
+            output=text,
+            usage=result.usage,
+            trace=result.trace,
+            seconds=result.seconds,
+            llm_alone=result.llm_alone,
+        )
 
     def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
         """Estimate its call from above.
@@ -282,7 +288,7 @@ class Reader:
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens that it writes."""
+        """Maximum number of tokens that it writes."""
         return self._max_tokens
 
     async def _given(self, asked: Asked, context: RunContext) -> str | BaseModel:

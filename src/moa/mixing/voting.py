@@ -95,7 +95,7 @@ class Tally:
 
     @property
     def wanted(self) -> int:
-        """Fewest further samples that could settle it: those that all agree with the leader."""
+        """Minimum number of further samples that could settle it, if all agree with the leader."""
         if self.settled:
             return 0
         return min(self.left, (self.left - self._lead) // 2 + 1)
