@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.conversations.messages import Said
-from moa.conversations.speaking import PERSONA
+from moa.chat.messages import Said
+from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt

@@ -288,8 +288,8 @@ def test_a_store_that_cant_be_used_is_told(
 def test_a_store_that_breaks_keeps_no_message_and_does_not_say_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from moa.chat.threads import Held
     from moa.errors import StoreError
-    from moa.graphs.threads import Held
 
     async def full(*_: object) -> None:
         raise StoreError("the disk is full")

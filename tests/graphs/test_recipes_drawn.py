@@ -10,10 +10,13 @@ from typing import Any, cast
 import pytest
 from routing import router
 
+from moa.acceptance.verifiers import Length
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.generator import Generator
 from moa.agents.proposer import Proposer, sampler
+from moa.chat.graph import Chat
+from moa.chat.messages import Said
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.bm25 import BM25
@@ -104,6 +107,15 @@ def supported() -> Support:
     return Support(slm=SimulatedEndpoint(rule=lambda _: said), llm=large(rule=lambda _: "Sorry."))
 
 
+def chatted() -> Chat:
+    """What the small model writes is not accepted; the second message finds too much before it."""
+    small = SimulatedEndpoint(name="small", rule=lambda _: "No.")
+    decides = SimulatedEndpoint(rule=lambda _: {"small_talk": {"yes": 0.9}})
+    talks_little: Any = {"history_tokens": 1, "keep_turns": 0, "store": ":memory:"}
+    keeps = Filter(decides, "small talk", keep=True, name="small_talk")
+    return Chat(slm=small, llm=large(), keeps=keeps, accept=Length(least=9), **talks_little)
+
+
 def stormed() -> Brainstorm:
     def written(text: str) -> Scripted:
         sorts = "[1]" in text
@@ -187,6 +199,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "guarded": (guarded, "Hm."),
+    "chat": (chatted, [Said(text="Hm 1."), Said(text="Hm 2.")]),
     "support": (supported, Ticket(text="I want my money back.")),
     "monitor": (monitor, Post(text="Hm.")),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),
@@ -215,7 +228,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     ),
     "shadow": (lambda: shadow(), "Hm."),
 }
-"""By name: a recipe, and a request with which every node of it runs."""
+"""By name: a recipe, and a request, or several in turn, with which every node of it runs."""
 
 
 def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
@@ -245,7 +258,8 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(
         return inner
 
     monkeypatch.setattr(RunContext, "nested", watched)
-    await recipe.run(request)
+    for one in cast("list[object]", request) if isinstance(request, list) else [request]:
+        await recipe.run(one)
     expected = set(drawn(recipe))
     # Of several that are asked alike, each has a number behind its name.
     leaves = [path for path in paths if not any(one.startswith(f"{path}/") for one in paths)]

@@ -57,8 +57,8 @@ def chat(
     """Talk with a small and a large model, over many turns, restarts and threads."""
     from pathlib import Path
 
+    from moa.chat.messages import is_file
     from moa.cli.conversing import held
-    from moa.conversations.messages import is_file
     from moa.errors import ConfigError
 
     if not thread:

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from moa.chat.messages import ChatReply, Said
 from moa.cli import screen
 from moa.cli.configuration import configured
 from moa.cli.conversing_commands import COMMANDS, Ended
 from moa.cli.session import ANSWERED, FAILED, STOPPED
 from moa.cli.tables import cost_of
 from moa.context import RunContext
-from moa.conversations.messages import ChatReply, Said
 from moa.errors import MoaError, StoreError
 from moa.node import Result
 from moa.ready import node_of
@@ -23,7 +23,7 @@ from moa.tiers import Endpoints
 from moa.trace import Event, Piece
 
 if TYPE_CHECKING:
-    from moa.graphs.chat import Chat
+    from moa.chat.graph import Chat
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from moa.errors import ConfigError
 from moa.guards.guarded import Guarded, Guards, apart
 from moa.ready import (
     agents,
-    conversations,
     reasoning,
     sampling,
     writing,
@@ -26,7 +25,6 @@ __all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
 
 READY: dict[str, Ready[Any]] = {
     **agents.READY,
-    **conversations.READY,
     **reasoning.READY,
     **sampling.READY,
     **writing.READY,

@@ -11,6 +11,7 @@ from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.reasoner import Reasoner
 from moa.agents.sentiment import Sentiment
+from moa.chat.graph import Chat
 from moa.graphs.cascade import Cascade
 from moa.graphs.monitor import Monitor
 from moa.graphs.routed import Routed
@@ -32,6 +33,7 @@ READY: dict[str, Ready[Any]] = {
     "routed": recipe(Routed),
     "shadow": recipe(Shadow),
     "monitor": recipe(Monitor),
+    "chat": recipe(Chat),
     "slm": agent("the small model alone", "slm", single_model, "slm"),
     "llm": agent("the large model alone", "llm", partial(single_model, calibrated=False), "llm"),
     "support": recipe(Support),

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent, Settings
 from moa.agents.boundary import TypedNode
 from moa.agents.prompts import block
+from moa.chat.conversation import LEFT_OUT, Turn
+from moa.chat.speaker import shown_reply
 from moa.context import RunContext
-from moa.conversations import LEFT_OUT, Turn
-from moa.conversations.speaking import shown_reply
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.metering import approximate_tokens

@@ -21,8 +21,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
 from moa._files import make_private
+from moa.chat.messages import is_file
 from moa.context import RunContext
-from moa.conversations.messages import is_file
 from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
 
 if TYPE_CHECKING:

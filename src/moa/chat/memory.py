@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from moa.agents.splitting import excerpt
+from moa.chat.conversation import LEFT_OUT, Conversation, Summary, Turn
+from moa.chat.routing import is_refusal
+from moa.chat.speaker import Exchange
+from moa.chat.summaries import Extract, Passage
 from moa.context import RunContext, quiet
-from moa.conversations import LEFT_OUT, Conversation, Summary, Turn
-from moa.conversations.handing_over import is_refusal
-from moa.conversations.speaking import Exchange
-from moa.conversations.summing_up import Extract, Passage
 from moa.errors import EndpointRejected, MoaError
 from moa.handoffs import Reply
 from moa.node import Node

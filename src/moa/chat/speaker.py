@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent, Settings
 from moa.agents.prompts import TAG, block, system
+from moa.chat.conversation import LEFT_OUT, Summary, Turn
 from moa.context import RunContext
-from moa.conversations import LEFT_OUT, Summary, Turn
 from moa.endpoints import Completion, Endpoint, Message
 from moa.handoffs import Reply
 

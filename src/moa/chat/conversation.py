@@ -1,4 +1,4 @@
-"""Conversations: what was said in a thread, turn by turn, and what of it a model still reads."""
+"""Conversation: what was said in a thread, turn by turn, and what of it a model still reads."""
 
 from __future__ import annotations
 

@@ -17,21 +17,21 @@ import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
+from moa.chat.graph import Chat
+from moa.chat.messages import Said
+from moa.chat.threads import Threads
 from moa.context import RunContext
-from moa.conversations.messages import Said
 from moa.errors import ConfigError, DeadlineExceeded, StoreError
-from moa.graphs.chat import Chat, chat
-from moa.graphs.threads import Threads
 from moa.testing import SimulatedEndpoint
 
 TALKING = """
 import asyncio, sys
-from moa.conversations.messages import Said
-from moa.graphs.chat import chat
+from moa.chat.messages import Said
+from moa.chat.graph import Chat
 from moa.testing import SimulatedEndpoint
 
 only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
-talk = chat(only, only, store=sys.argv[1])
+talk = Chat(slm=only, llm=only, store=sys.argv[1])
 
 async def main():
     for i in range(int(sys.argv[3])):
@@ -42,7 +42,7 @@ asyncio.run(main())
 HOLDING = """
 import asyncio, sys
 from moa.context import RunContext
-from moa.graphs.stores import store_of
+from moa.chat.stores import store_of
 
 async def main():
     async with store_of(sys.argv[1]).held("shared", RunContext()):
@@ -56,7 +56,7 @@ EACH = 6
 
 def test_a_file_of_conversations_is_its_owners_alone(tmp_path: Path) -> None:
     only = SimulatedEndpoint(name="only", tier="llm", rule=str.upper)
-    asyncio.run(chat(only, only, store=tmp_path / "chat.sqlite").run(Said(text="Hello")))
+    asyncio.run(Chat(slm=only, llm=only, store=tmp_path / "chat.sqlite").run(Said(text="Hello")))
     made = [path for path in tmp_path.iterdir() if path.is_file()]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
 
@@ -138,7 +138,7 @@ async def started(script: str, *words: str) -> asyncio.subprocess.Process:
 
 def alone(store: str) -> Chat:
     only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
-    return chat(only, only, store=store)
+    return Chat(slm=only, llm=only, store=store)
 
 
 async def test_two_processes_on_a_thread_take_turns(store: str) -> None:
@@ -208,7 +208,7 @@ def test_a_url_of_something_else_is_no_file_and_its_password_is_not_told(
     monkeypatch.chdir(tmp_path)
     only = SimulatedEndpoint(name="only", tier="llm")
     with pytest.raises(ConfigError) as told:
-        chat(only, only, store=url)
+        Chat(slm=only, llm=only, store=url)
     assert "cret" not in f"{told.value}{told.value.__context__}"
     assert not list(tmp_path.iterdir())
 
@@ -226,7 +226,7 @@ async def test_what_a_saver_of_ones_own_raises_is_an_error_of_the_store() -> Non
 
     only = SimulatedEndpoint(name="only", tier="llm")
     with pytest.raises(StoreError, match="the connection is closed"):
-        await chat(only, only, store=Closed()).run(Said(text="x"))
+        await Chat(slm=only, llm=only, store=Closed()).run(Said(text="x"))
 
 
 def test_a_saver_without_asynchronous_methods_is_refused_when_it_is_wired() -> None:
@@ -235,7 +235,7 @@ def test_a_saver_without_asynchronous_methods_is_refused_when_it_is_wired() -> N
 
     only = SimulatedEndpoint(name="only", tier="llm")
     with pytest.raises(ConfigError, match="no aput"):
-        chat(only, only, store=Blocking())
+        Chat(slm=only, llm=only, store=Blocking())
 
 
 async def test_a_clock_that_is_behind_loses_no_turn(
@@ -251,7 +251,7 @@ async def test_a_clock_that_is_behind_loses_no_turn(
         made["id"] = "1e000000-0000-6000-8000-000000000000"
         return made
 
-    monkeypatch.setattr("moa.graphs.threads.empty_checkpoint", long_ago)
+    monkeypatch.setattr("moa.chat.threads.empty_checkpoint", long_ago)
     assert (await alone(store).run(Said(text="two"))).output.turn == 2
     assert (await alone(store).threads.load("default")).last is not None
     assert [t.text for t in (await alone(store).threads.transcript("default")).turns] == [
@@ -264,7 +264,7 @@ async def test_a_clock_that_is_behind_loses_no_turn(
 async def test_a_new_file_takes_several_threads_at_once(tmp_path: Path) -> None:
     for new in range(12):
         only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
-        talk = chat(only, only, store=tmp_path / f"{new}.sqlite")
+        talk = Chat(slm=only, llm=only, store=tmp_path / f"{new}.sqlite")
         said = [Said(text="Hello.", thread=f"t{n}") for n in range(8)]
         replies = await asyncio.gather(*map(talk.run, said))
         assert [reply.output.turn for reply in replies] == [1] * 8

@@ -1,4 +1,4 @@
-"""Messages: what goes into a chat and what comes out, and how it is set up."""
+"""Messages: what goes into a chat and what comes out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.conversations.speaking import PERSONA
 from moa.errors import ConfigError
 from moa.handoffs import Reply
 from moa.usage import Tier
@@ -70,24 +69,3 @@ class ChatReply(Reply):
     """Whether an earlier answer to the message had been cut off, so that it was written anew."""
     kept: bool = False
     """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
-
-
-class ChatSettings(BaseModel):
-    """How a chat talks, and what of a conversation it reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    persona: str = Field(default=PERSONA, min_length=1)
-    """Who answers, and how, in words to the model."""
-    language: str | None = None
-    """The language of the answers, such as "French"; `None`: that of each message."""
-    history_tokens: int = Field(default=2000, gt=0)
-    """What of the conversation is read word for word; what is over it is summed up."""
-    keep_turns: int = Field(default=2, ge=0)
-    """The last turns before the message, which are never summed up."""
-    summary_tokens: int = Field(default=256, gt=0)
-    """Most tokens of a summary."""
-    reply_tokens: int = Field(default=512, gt=0)
-    """Most tokens of a reply."""
-    threshold: float = Field(default=0.8, gt=0, lt=1)
-    """Probability of small talk from which on the small model answers. It promises nothing."""

@@ -14,8 +14,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.acceptance.verifiers import Length
 from moa.agents.filter import Verdict
+from moa.chat.graph import Chat
+from moa.chat.messages import ChatReply, Said
 from moa.context import RunContext
-from moa.conversations.messages import ChatReply, ChatSettings, Said
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.closing import closed_after
 from moa.errors import (
@@ -26,7 +27,6 @@ from moa.errors import (
     InputError,
     StoreError,
 )
-from moa.graphs.chat import Chat, chat
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Piece
@@ -52,7 +52,7 @@ def echo(**more: Any) -> SimulatedEndpoint:
 
 
 def alone(endpoint: Any, store: Any, **more: Any) -> Chat:
-    return chat(endpoint, endpoint, store=store, **more)
+    return Chat(slm=endpoint, llm=endpoint, store=store, **more)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def roles(prompt: Prompt) -> list[tuple[str, str]]:
 
 async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_large_one() -> None:
     first, second = small(YES, "Hi!", NO), large("Because of Rayleigh scattering.")
-    talk = chat(first, second, store=":memory:")
+    talk = Chat(slm=first, llm=second, store=":memory:")
     hello = (await talk.run(Said(text="Hello"))).output
     asked = (await talk.run(Said(text="Why is the sky blue?"))).output
     assert (hello.text, hello.by, hello.endpoint) == ("Hi!", "slm", "small")
@@ -94,7 +94,7 @@ async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_lar
 
 async def test_the_large_model_is_told_what_was_said_before() -> None:
     second = large("Because of Rayleigh scattering.")
-    talk = chat(small(YES, "Hi Ann!", NO), second, store=":memory:")
+    talk = Chat(slm=small(YES, "Hi Ann!", NO), llm=second, store=":memory:")
     await talk.run(Said(text="Hello, I am Ann"))
     await talk.run(Said(text="Why is the sky blue?"))
     assert roles(second.prompts[0]) == [
@@ -105,9 +105,9 @@ async def test_the_large_model_is_told_what_was_said_before() -> None:
 
 
 async def test_a_policy_hands_over_what_the_small_model_wrote_and_it_is_not_shown() -> None:
-    talk = chat(
-        small("far too long an answer for this policy", "Short."),
-        large("The large one's."),
+    talk = Chat(
+        slm=small("far too long an answer for this policy", "Short."),
+        llm=large("The large one's."),
         store=":memory:",
         accept=Length(most=2),
     )
@@ -129,20 +129,20 @@ async def test_a_node_of_ones_own_says_what_the_small_model_answers() -> None:
             kept = len(request) < 10
             return Result(output=Verdict(kept=kept, reason="is short", confidence=None, met=kept))
 
-    talk = chat(small("Yes."), large("A long one."), store=":memory:", keeps=Short())
+    talk = Chat(slm=small("Yes."), llm=large("A long one."), store=":memory:", keeps=Short())
     assert (await talk.run(Said(text="Really?"))).output.by == "slm"
     assert (await talk.run(Said(text="And what follows from that?"))).output.by == "llm"
 
 
 async def test_where_it_cant_be_told_the_large_model_is_asked() -> None:
-    talk = chat(small(DOWN), large("Here."), store=":memory:")
+    talk = Chat(slm=small(DOWN), llm=large("Here."), store=":memory:")
     result = await talk.run(Said(text="Hello"))
     assert result.output.by == "llm"
     assert any(note.kind == "failed" for note in result.trace)
 
 
 async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so() -> None:
-    talk = chat(small(NO, "A guess."), large(DOWN), store=":memory:")
+    talk = Chat(slm=small(NO, "A guess."), llm=large(DOWN), store=":memory:")
     result = await talk.run(Said(text="Why?"))
     assert (result.output.by, result.output.reason) == (
         "slm",
@@ -153,7 +153,7 @@ async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so()
 
 async def test_a_model_that_writes_too_badly_answers_only_where_it_is_alone() -> None:
     bad = ScriptedEndpoint(name="embedded", model="SmolLM2-135M-Instruct.Q4_1", steps=["Hm."])
-    reply = (await chat(bad, large("Hello."), store=":memory:").run(Said(text="Hi"))).output
+    reply = (await Chat(slm=bad, llm=large("Hello."), store=":memory:").run(Said(text="Hi"))).output
     assert (reply.by, reply.reason) == ("llm", "the small model writes too badly")
     assert (await alone(bad, ":memory:").run(Said(text="Hi"))).output.by == "slm"
 
@@ -215,14 +215,14 @@ async def test_a_thread_has_a_budget_over_all_its_turns(file: Path) -> None:
 async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_as_they_are(
     file: Path,
 ) -> None:
-    settings = ChatSettings(history_tokens=60, keep_turns=1)
+    settings: Any = {"history_tokens": 60, "keep_turns": 1}
     words = "word " * 20
     second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
 
     def slm(text: str) -> Step:
         return "Ann talks." if "<data>" in text else NO
 
-    talk = chat(SimulatedEndpoint(name="small", rule=slm), second, store=file, settings=settings)
+    talk = Chat(slm=SimulatedEndpoint(name="small", rule=slm), llm=second, store=file, **settings)
     traces = [(await talk.run(Said(text=f"message {i}"))).trace for i in range(4)]
     reply = (await talk.run(Said(text="last"))).output
     kept = await talk.threads.load("default")
@@ -247,8 +247,8 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
 
     second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
     first = SimulatedEndpoint(name="small", rule=slm)
-    settings = ChatSettings(history_tokens=60, keep_turns=1)
-    talk = chat(first, second, store=":memory:", settings=settings)
+    settings: Any = {"history_tokens": 60, "keep_turns": 1}
+    talk = Chat(slm=first, llm=second, store=":memory:", **settings)
     await talk.run(Said(text="message 0"))
     await talk.run(Said(text="message 1"))
     result = await talk.run(Said(text="message 2"))
@@ -322,7 +322,7 @@ async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> 
 async def test_what_the_large_model_refuses_the_small_one_does_not_keep_in_the_thread() -> None:
     refused = EndpointRejected("content policy", endpoint="large")
     second = large(refused, "Here.")
-    talk = chat(small(NO, NO), second, store=":memory:")
+    talk = Chat(slm=small(NO, NO), llm=second, store=":memory:")
     with pytest.raises(EndpointRejected):
         await talk.run(Said(text="something it won't take"))
     last = (await talk.threads.load("default")).last
@@ -334,7 +334,7 @@ async def test_what_the_large_model_refuses_the_small_one_does_not_keep_in_the_t
 
 async def test_a_small_model_that_takes_a_message_neither_leaves_it_for_the_large_one() -> None:
     too_long = EndpointRejected("too long", endpoint="small")
-    talk = chat(small(NO, too_long), large(DOWN, "Here."), store=":memory:")
+    talk = Chat(slm=small(NO, too_long), llm=large(DOWN, "Here."), store=":memory:")
     with pytest.raises(EndpointUnavailable):
         await talk.run(Said(text="Why?"))
     assert await talk.unfinished() is not None
@@ -380,8 +380,8 @@ async def test_an_empty_message_is_refused() -> None:
 
 async def test_persona_and_language_are_told() -> None:
     endpoint = echo()
-    settings = ChatSettings(persona="You are a pirate.", language="French")
-    await alone(endpoint, ":memory:", settings=settings).run(Said(text="Hi"))
+    talk = alone(endpoint, ":memory:", persona="You are a pirate.", language="French")
+    await talk.run(Said(text="Hi"))
     told = endpoint.prompts[0].messages[0].content
     assert told.startswith("You are a pirate.")
     assert "in French" in told
@@ -459,11 +459,11 @@ async def test_a_chat_streams_and_gives_the_result_last() -> None:
 
 
 def test_it_is_drawn_with_who_is_asked(tmp_path: Path) -> None:
-    drawn = chat(small(), large(), store=tmp_path / "none.sqlite").draw().mermaid
+    drawn = Chat(slm=small(), llm=large(), store=tmp_path / "none.sqlite").draw().mermaid
     assert "small_talk" in drawn
     assert "LLM · large" in drawn
     assert (
         "not_accepted"
-        in chat(small(), large(), store=":memory:", accept=Length(most=9)).draw().mermaid
+        in Chat(slm=small(), llm=large(), store=":memory:", accept=Length(most=9)).draw().mermaid
     )
     assert not list(tmp_path.iterdir())

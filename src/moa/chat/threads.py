@@ -16,11 +16,11 @@ from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_ch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from moa.agents.boundary import said
+from moa.chat.conversation import Conversation, Summary, Turn
+from moa.chat.stores import Store, in_time
 from moa.context import RunContext
-from moa.conversations import Conversation, Summary, Turn
 from moa.endpoints.closing import closed_after
 from moa.errors import StoreError
-from moa.graphs.stores import Store, in_time
 from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"

@@ -1,4 +1,4 @@
-"""Handing over: who replies, the small model or the large one, and why."""
+"""Chat routing: who replies, the small model or the large one, and why."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from moa.acceptance import Policy
 from moa.agents.filter import Filter, Verdict
+from moa.chat.speaker import Exchange, Speaker
 from moa.context import RunContext, counted, quiet
-from moa.conversations.speaking import Exchange, Speaker
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.errors import (
@@ -74,7 +74,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HandingOver:
+class ChatRouter:
     """Lets the small model reply where it can, and the large one elsewhere.
 
     It fails expensive: where it can't be told, or the small model fails, the large one is asked. A

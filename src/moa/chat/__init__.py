@@ -1,0 +1,1 @@
+"""Chat: conversations over many turns, kept in checkpoints, shared by two models."""

@@ -1,0 +1,327 @@
+"""Chat graph: conversations over many turns, shared by a small and a large model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationInfo
+
+from moa.acceptance import Policy
+from moa.agents.filter import Verdict
+from moa.chat.conversation import Conversation, Turn
+from moa.chat.memory import Memory
+from moa.chat.messages import FILE, THREAD, ChatReply, Said, is_file
+from moa.chat.routing import ChatRouter, Spoken, is_refusal, small_talk
+from moa.chat.speaker import PERSONA, Speaker
+from moa.chat.summaries import Extract, Passage, Summariser
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
+from moa.errors import InputError, MoaError
+from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
+from moa.handoffs import Reply
+from moa.node import Node
+from moa.tiers import Endpoints
+from moa.trace import Event, Piece
+from moa.usage import UNLIMITED, Budget
+
+if TYPE_CHECKING:
+    from moa.chat.stores import Saver
+    from moa.chat.threads import Held
+else:
+    Saver = Any  # LangGraph is imported where a chat is made
+
+
+def beside_config_file(store: Any, info: ValidationInfo) -> Any:
+    """Find a file beside moa.toml, and keep what may hold a password from being shown."""
+    if not isinstance(store, str | SecretStr):
+        return store
+    text = store.get_secret_value() if isinstance(store, SecretStr) else store
+    return beside_config(text, info) if is_file(text) else SecretStr(text)
+
+
+class Chat(Recipe[Said, ChatReply], recipe="chat"):
+    """A conversation over many turns.
+
+    A message goes in, the reply comes out, in as many threads as there are names; what was said is
+    in `threads`. Each message is kept before anybody is asked, and each reply once it is whole. Of
+    turns in one thread one is answered at a time, in other processes too.
+
+    Raises:
+        CapabilityError: an endpoint can't do its part.
+        ConfigError: the store is none; see `store_of`.
+        MissingDependency: the package for the store is not installed.
+    """
+
+    slm: Annotated[Endpoint, Named("slm")]
+    """Sums up, says what is small talk, and answers that. One that writes too badly, as the
+    built-in model does, answers only where there is no large one."""
+    llm: Annotated[Endpoint, Named()]
+    """Answers the rest, with what was said: the summary and the last turns."""
+    store: Annotated[
+        str | Path | SecretStr | Saver, BeforeValidator(beside_config_file), Mark.WRITTEN
+    ] = FILE
+    """Where the threads are kept: a SQLite file, `:memory:`, the URL of a Postgres database, or a
+    saver of LangGraph's. In a table a file stands beside moa.toml."""
+    persona: str = Field(default=PERSONA, min_length=1)
+    """Who answers, and how, in words to the model."""
+    language: str | None = None
+    """The language of the answers, such as "French"; `None`: that of each message."""
+    history_tokens: int = Field(default=2000, gt=0)
+    """What of the conversation is read word for word; what is over it is summed up."""
+    keep_turns: int = Field(default=2, ge=0)
+    """The last turns before the message, which are never summed up."""
+    summary_tokens: int = Field(default=256, gt=0)
+    """Maximum tokens of a summary."""
+    reply_tokens: int = Field(default=512, gt=0)
+    """Maximum tokens of a reply."""
+    threshold: float = Field(default=0.8, gt=0, lt=1)
+    """Probability of small talk from which on the small model answers. It promises nothing."""
+    keeps: Annotated[Node[str, Verdict], PlainValidator(as_node)] | None = None
+    """Says which messages the small model answers, in place of the filter for small talk."""
+    accept: Policy | None = None
+    """Judges what the small model wrote. It tries every message then, unless `keeps` says
+    otherwise, and what it writes is shown once it is accepted."""
+    sums_up: Annotated[Node[Passage, Reply], PlainValidator(as_node)] | None = None
+    """Makes the summaries; `None`: the small model, or where that writes too badly, the user's last
+    sentences."""
+    thread_budget: Budget = UNLIMITED
+    """Limits on each thread, over all its turns and restarts; `budget` are those on each turn."""
+
+    @classmethod
+    def completed(
+        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
+    ) -> Mapping[str, object]:
+        """Keep the threads beside moa.toml."""
+        del endpoints, where
+        return {"store": FILE, **table}
+
+    def prepare(self) -> None:
+        """Make who answers, who sums up, and what keeps the threads."""
+        from moa.chat.stores import store_of
+        from moa.chat.threads import Threads
+
+        alone = _why_alone(self.slm, self.llm)
+        keeps = self.keeps
+        if keeps is None and not alone and self.accept is None:
+            keeps = small_talk(self.slm, threshold=self.threshold)
+        self.router = ChatRouter(
+            large=self._speaker(self.llm, "reply"),
+            small=None if alone else self._speaker(self.slm, "small_reply"),
+            alone=alone,
+            keeps=keeps,
+            accept=self.accept,
+        )
+        self.threads = Threads(store_of(self.store))
+        self.memory = Memory(
+            self.sums_up or _sums_up(self.slm, self.summary_tokens),
+            history_tokens=self.history_tokens,
+            keep_turns=self.keep_turns,
+            instead=Extract(max_tokens=self.summary_tokens),
+        )
+
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give who takes part."""
+        router = self.router
+        found = (self.memory.sums_up, router.keeps, router.small, router.large)
+        yield from (node for node in found if node is not None)
+
+    def sketch(self, sketch: Sketch) -> None:
+        """Who reads what, and who answers."""
+        router = self.router
+        recall, summary = sketch.box(label="recall"), sketch.box(self.memory.sums_up)
+        read = sketch.box(label="read")
+        sketch.arrow(sketch.input, recall, read)
+        sketch.arrow(recall, summary, label="if too_long")
+        sketch.arrow(summary, read)
+        large = sketch.box(router.large)
+        sketch.arrow(read, large, sketch.output)
+        if router.small is None:
+            return
+        small = sketch.box(router.small)
+        sketch.arrow(read, small, sketch.output)
+        if router.accept is not None:
+            sketch.arrow(small, large, label="if not_accepted", decides=True)
+        if router.keeps is not None:
+            keeps = sketch.box(router.keeps)
+            sketch.arrow(read, keeps)
+            sketch.arrow(keeps, small, label="if kept", decides=True)
+            sketch.arrow(keeps, large, label="if not_kept", decides=True)
+
+    def _speaker(self, endpoint: Endpoint, name: str) -> Speaker:
+        return Speaker(
+            endpoint,
+            persona=self.persona,
+            language=self.language,
+            name=name,
+            max_tokens=self.reply_tokens,
+        )
+
+    async def unfinished(self, thread: str = THREAD) -> Said | None:
+        """Give the last message of a thread if its answer was cut off or failed.
+
+        Run it to have the answer written anew; the message is not said twice by that.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        last = (await self.threads.load(thread)).last
+        if last is None or not last.unfinished:
+            return None
+        return Said(text=last.text, thread=thread, id=last.id)
+
+    async def answer(self, request: Said, context: RunContext) -> ChatReply:
+        """Keep the message, sum up what no longer fits, have it answered, and keep the reply.
+
+        Raises:
+            InputError: the message is empty, or its id belongs to another text.
+            StoreError: the store can't be read or written.
+        """
+        if not request.text.strip():
+            raise InputError(f"{self.name}: the message is empty")
+        async with self.threads.held(request.thread, context) as thread:
+            kept = await self._kept(request, thread)
+            if kept is not None:
+                return _reply(thread, kept, kept=True)
+            before = thread.conversation.last
+            again = before is not None and before.unfinished and _same(before, request)
+            await thread.save(_opened(request, thread.conversation, context))
+            answered = await self._answered(thread, context)
+            return _reply(thread, answered, unfinished_before=again)
+
+    async def _kept(self, request: Said, thread: Held) -> Turn | None:
+        """Find the reply to a message that was said before, with the same id."""
+        if request.id is None:
+            return None
+        found = await self.threads.find(request.thread, request.id)
+        if found is not None and found.text != request.text:
+            raise InputError(
+                f"{self.name}: id {request.id!r} belongs to another message of thread "
+                f"{request.thread!r}. Give this one another id, or another thread"
+            )
+        return found if found is not None and found.status == "answered" else None
+
+    async def _answered(self, thread: Held, context: RunContext) -> Turn:
+        """Have the last turn answered, and save whatever becomes of it."""
+        left = self.thread_budget.after(thread.conversation.usage)
+        own = context.nested(budget=left)
+        written = _written(own)
+        try:
+            shorter = await self.memory.shortened(thread.conversation, own)
+            if shorter is not None:
+                await thread.save(shorter)
+            exchange = self.memory.exchange(thread.conversation, own)
+            spoken = await self.router.reply(exchange, own)
+        except asyncio.CancelledError:
+            await _close(thread, own, {"status": "stopped", "reply": written()})
+            raise
+        except MoaError as error:
+            status = "rejected" if is_refusal(error) else "failed"
+            failed = {"status": status, "reply": written(), "reason": str(error)}
+            await _close(thread, own, failed)
+            raise
+        return await _close(thread, own, _facts(spoken))
+
+
+def _why_alone(slm: Endpoint, llm: Endpoint) -> str:
+    if slm is llm or slm.name == llm.name:
+        return "there is no other model"
+    if not can_write(slm.model):
+        return "the small model writes too badly"
+    return ""
+
+
+def _sums_up(slm: Endpoint, tokens: int) -> Node[Passage, Reply]:
+    if not can_write(slm.model):
+        return Extract(max_tokens=tokens)
+    return Summariser(slm, name="summary", max_tokens=tokens)
+
+
+def _same(turn: Turn, request: Said) -> bool:
+    return turn.id == request.id if request.id is not None else turn.text == request.text
+
+
+def _opened(request: Said, conversation: Conversation, context: RunContext) -> Conversation:
+    """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
+    last = conversation.last
+    if last is not None and last.status != "answered" and _same(last, request):
+        if last.unfinished:
+            context.note("retried", f"the answer to turn {last.number} was cut off: written anew")
+        return _told(conversation).with_last(
+            last.model_copy(update={"status": "open", "reply": ""})
+        )
+    if last is not None and last.unfinished:
+        context.note("degraded", f"turn {last.number} got no answer; this one answers both")
+    turn = Turn(
+        number=1 if last is None else last.number + 1,
+        id=request.id or uuid4().hex,
+        text=request.text,
+        at=datetime.now(UTC),
+    )
+    return _told(conversation).with_last(turn)
+
+
+def _told(conversation: Conversation) -> Conversation:
+    """Count an answer that was lost with its process."""
+    last = conversation.last
+    lost = last is not None and last.status == "open"
+    return conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
+
+
+def _written(context: RunContext) -> Callable[[], str]:
+    """Remember what is shown from a context, where somebody listens."""
+    pieces: list[str] = []
+    heard = context.listener
+    if heard is not None:
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Piece):
+                pieces.append(event.text)
+            heard(event)
+
+        context.listener = listen
+    return lambda: "".join(pieces)
+
+
+async def _close(thread: Held, context: RunContext, facts: Mapping[str, object]) -> Turn:
+    """Save what became of the last turn, and what it took."""
+    last = thread.conversation.last
+    assert last is not None, "a turn was opened"
+    turn = last.model_copy(update=facts)
+    await thread.save(thread.conversation.with_last(turn).charged(context.usage))
+    return turn
+
+
+def _facts(spoken: Spoken) -> Mapping[str, object]:
+    endpoint = spoken.speaker.endpoint
+    return {
+        "status": "answered",
+        "reply": spoken.text,
+        "by": endpoint.tier,
+        "endpoint": endpoint.name,
+        "reason": spoken.reason,
+    }
+
+
+def _reply(
+    thread: Held, turn: Turn, *, unfinished_before: bool = False, kept: bool = False
+) -> ChatReply:
+    summary = thread.conversation.summary
+    assert turn.by is not None, "an answered turn"
+    assert turn.endpoint is not None, "an answered turn"
+    return ChatReply(
+        text=turn.reply,
+        thread=thread.name,
+        turn=turn.number,
+        by=turn.by,
+        endpoint=turn.endpoint,
+        reason=turn.reason,
+        summarised=0 if summary is None else summary.turns,
+        unfinished_before=unfinished_before,
+        kept=kept,
+    )
