@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
+    from moa.chat.graph import Chat
     from moa.choosing.ranking import choose
     from moa.choosing.task import Task
     from moa.context import RunContext
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
     from moa.errors import MoaError
     from moa.graphs import Graph
     from moa.graphs.best_of_n import BestOfN
+    from moa.graphs.cascade import Cascade
     from moa.graphs.choose_best import ChooseBest
     from moa.graphs.debate import Debate
     from moa.graphs.mixture import Mixture
+    from moa.graphs.monitor import Monitor
     from moa.graphs.refine import Refine
+    from moa.graphs.routed import Routed
     from moa.graphs.self_consistency import SelfConsistency
     from moa.graphs.self_mixture import SelfMixture
+    from moa.graphs.shadow import Shadow
+    from moa.graphs.support import Support
+    from moa.guards.guarded import Guarded
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
@@ -45,6 +52,8 @@ _HOMES = {
     "Agent": "agents",
     "BestOfN": "graphs.best_of_n",
     "Budget": "usage",
+    "Cascade": "graphs.cascade",
+    "Chat": "chat.graph",
     "Choice": "questions",
     "ChooseBest": "graphs.choose_best",
     "Classifier": "agents.classifier",
@@ -58,8 +67,10 @@ _HOMES = {
     "Filter": "agents.filter",
     "Generator": "agents.generator",
     "Graph": "graphs",
+    "Guarded": "guards.guarded",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
+    "Monitor": "graphs.monitor",
     "Node": "node",
     "OpenAIEndpoint": "endpoints.openai",
     "Predicate": "questions",
@@ -69,11 +80,14 @@ _HOMES = {
     "Refine": "graphs.refine",
     "Reply": "handoffs",
     "Result": "node",
+    "Routed": "graphs.routed",
     "RunContext": "context",
     "Score": "questions",
     "SelfConsistency": "graphs.self_consistency",
     "SelfMixture": "graphs.self_mixture",
     "Sentiment": "agents.sentiment",
+    "Shadow": "graphs.shadow",
+    "Support": "graphs.support",
     "Task": "choosing.task",
     "Text": "handoffs",
     "VLLMEndpoint": "endpoints.vllm",
@@ -87,6 +101,8 @@ __all__ = [
     "Agent",
     "BestOfN",
     "Budget",
+    "Cascade",
+    "Chat",
     "Choice",
     "ChooseBest",
     "Classifier",
@@ -100,8 +116,10 @@ __all__ = [
     "Filter",
     "Generator",
     "Graph",
+    "Guarded",
     "Mixture",
     "MoaError",
+    "Monitor",
     "Node",
     "OpenAIEndpoint",
     "Predicate",
@@ -111,11 +129,14 @@ __all__ = [
     "Refine",
     "Reply",
     "Result",
+    "Routed",
     "RunContext",
     "Score",
     "SelfConsistency",
     "SelfMixture",
     "Sentiment",
+    "Shadow",
+    "Support",
     "Task",
     "Text",
     "VLLMEndpoint",
