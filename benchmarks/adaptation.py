@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from moa.endpoints.wrappers import Cached
 
 from encoder import SETS
 from heads import read
 from moa import Classifier, Endpoint, RunContext
 from moa.endpoints import Example
-from moa.endpoints.cached import Cached
 from moa.questions import Option, Question
 from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share
 from report import table, write

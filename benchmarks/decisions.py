@@ -19,10 +19,10 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from moa.endpoints.wrappers import Cached
 from pydantic import create_model
 
 from moa import Classifier, Endpoint, Example, Extractor, RunContext
-from moa.endpoints.cached import Cached
 from moa.errors import MoaError
 from report import table, write
 from support_reading import Alone

@@ -18,7 +18,7 @@ import numpy as np
 from heads import kept, read
 from moa.context import RunContext
 from moa.decisions import Adaptation, beside
-from moa.decisions.relevance import relevance_head
+from moa.decisions.heads import relevance_head
 from moa.questions import Option, Question
 from report import table, write
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from moa.context import RunContext
 from moa.decisions.arrays import log_softmax
-from moa.decisions.encoding import encode
+from moa.decisions.heads import encode
 from moa.endpoints.encoders import MultilingualEncoder
 
 HERE = Path(__file__).parent
@@ -309,7 +309,7 @@ def relevance(cache: Path) -> None:
 
 
 async def criteria_of(words: Sequence[str]) -> Any:
-    from moa.decisions.relevance import PHRASE
+    from moa.decisions.heads import PHRASE
 
     encoder = MultilingualEncoder(passage=True)
     phrases = [PHRASE.format(criterion=word) for word in words]

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from moa.endpoints.wrappers import Cached
+
 from encoder import SETS
 from heads import read
 from moa import Classifier, Endpoint, RunContext
-from moa.endpoints.cached import Cached
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Option, Question
 from report import table, write

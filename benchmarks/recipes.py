@@ -20,14 +20,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from moa.evals.comparison import MARGIN
+from moa.evals.metrics import Interval, difference
+
 import recipes_answers
 import recipes_documents
 import recipes_texts
 from kept import Kept
 from moa import MoaError, RunContext
 from moa.errors import ConfigError
-from moa.evals.intervals import Interval, difference
-from moa.evals.verdicts import MARGIN
 from recipes_shared import (
     HALVES,
     Answer,

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moa.evals.metrics import numeric_match
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Classifier, Extractor, Generator
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.evals.texts import numeric_match
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
@@ -20,9 +20,8 @@ from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.ready import node_of
-from moa.routing.cases import Case
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import Case, Recorded
 from recipes_shared import (
     Answer,
     Item,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moa.endpoints.wrappers import Wrapping
 from pydantic import TypeAdapter
 
 from kept import Kept
@@ -28,7 +29,6 @@ from moa.context import RunContext
 from moa.documents.citing import statements
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.wrapping import Wrapping
 from moa.graphs.code import SandboxResult, source_of
 from moa.usage import Amount
 

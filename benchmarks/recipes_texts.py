@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from moa.evals.metrics import rouge_l
+
 from moa import RunContext
 from moa.chat.messages import Said
 from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
-from moa.evals.texts import rouge_l
 from moa.graphs.recommend import Interests
 from moa.graphs.summarize import Original
 from moa.graphs.write import Assignment

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import aiohttp
+from moa.vllm.settings import ServerFolder, local_url
 from pydantic import BaseModel, SecretStr
 
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, serving
@@ -28,7 +29,6 @@ from moa.endpoints.profiles import VLLM
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.vllm_server import free_port
 from moa.questions import questions_of
-from moa.servers import ServerFolder, local_url
 from report import table, write
 
 ROOT = Path(__file__).parent.parent

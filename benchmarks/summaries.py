@@ -18,12 +18,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from moa.evals.metrics import rouge_l
+
 from moa.agents.prompts import without_tags
 from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
 from moa.endpoints.encoders import SentenceEncoder
-from moa.evals.texts import rouge_l
 from moa.graphs.summarize import Original, Summarize
 from moa.testing import SimulatedEndpoint
 from report import table, write

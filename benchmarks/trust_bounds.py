@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from moa.calibration.bounds import Outcome, find_bound
 from numpy.random import Generator
 
-from moa.guarantees import Guarantee
-from moa.guarantees.bounds import Outcome, find_bound
+from moa.calibration import Guarantee
 from report import table, write
 
 SECTION = "bounds"

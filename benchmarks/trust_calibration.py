@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
+from moa.calibration.scorer import Candidate
+
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration import Calibration
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
-from moa.calibration.candidates import Candidate
-from moa.calibration.checking import Evaluation, evaluate
+from moa.calibration.calibrated import Calibrated, Evaluation, evaluate
 from moa.calibration.labelled import Labelled
-from moa.calibration.sources import sources_of
 from moa.questions import Option, Question
 from report import table, write
 from saying import Said

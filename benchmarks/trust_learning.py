@@ -15,13 +15,13 @@ from statistics import NormalDist
 from typing import NamedTuple, get_args
 
 import numpy as np
+from moa.calibration.features import LabelMember, layout_of
+from moa.calibration.file import Learn
+from moa.calibration.fit import calibrate
 from numpy.typing import NDArray
 
 from moa import EmbeddedEndpoint, RunContext
-from moa.calibration import Learn
-from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.members import LabelMember, layout_of
 from moa.endpoints import Decision, Example
 from moa.endpoints.known import known
 from moa.errors import CapabilityError

@@ -10,10 +10,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moa.evals.promotion import ROWS, promote
+
 from kept import Kept
 from moa import EmbeddedEndpoint
 from moa.calibration.labelled import Labelled
-from moa.evals.promoting import ROWS, promote
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 from report import table, write

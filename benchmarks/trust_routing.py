@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from moa.decisions.regression import folds
+from moa.routing.evaluation import RANDOM, evaluate_routing
 
 from kept import Kept
-from moa.decisions.folds import folds
 from moa.errors import InputError
-from moa.evals.routing import RANDOM, evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded, read_recorded
 from report import table, write

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from moa.routing import Origin, Router, Weighted
-from moa.routing.gain_parts import Linear, Scaled
+from moa.routing import Linear, Origin, Router, Scaled, Weighted
 
 _EASY = "Add {a} and {b}. What is the sum?"
 _HARD = (

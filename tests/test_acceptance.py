@@ -11,15 +11,22 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.acceptance import Confident, Graded, Judgement, Policy, confidence_of
+from moa.calibration.verifiers import (
+    Agreement,
+    Arithmetic,
+    Format,
+    Grounded,
+    Length,
+    Plausible,
+    Signs,
+    answer_of,
+)
 from pydantic import BaseModel
 
 from moa import Budget, Classifier, Decider, Filter, Generator, RunContext
-from moa.acceptance import Confident, Judgement, Policy, confidence_of
-from moa.acceptance.asking import Agreement, Plausible, answer_of
-from moa.acceptance.grading import Graded
-from moa.acceptance.verifiers import Arithmetic, Format, Grounded, Length, Signs
+from moa.calibration import Bound, Guarantee
 from moa.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
-from moa.guarantees import Bound, Guarantee
 from moa.handoffs import Reply
 from moa.questions import Choice, Predicate, Score, choice, predicate, score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from moa import Classifier, RunContext
-from moa.decisions import Correction
-from moa.decisions.adapting import MOST_TEXTS, adapt
-from moa.decisions.choosing import halves
-from moa.decisions.fitting import (
+from moa.decisions.adaptation import MOST_TEXTS, STAND_INS, adapt, halves
+from moa.decisions.regression import (
     agreement,
     class_prior,
     fit,
@@ -23,7 +19,9 @@ from moa.decisions.fitting import (
     matching_bias,
     shrunk_mean,
 )
-from moa.decisions.stand_ins import STAND_INS
+
+from moa import Classifier, RunContext
+from moa.decisions import Correction
 from moa.endpoints import Decision, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.questions import Answer, Option, Question, Source

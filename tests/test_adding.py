@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from moa.advisor.catalogue import model, models
+from moa.advisor.hardware import GPU, Machine
 
 from moa.adding import Added, Wish, added
-from moa.catalogue import model, models
 from moa.config import Config, EndpointConfig, Tiers, load
 from moa.config_file import write_endpoint
 from moa.errors import ConfigError
-from moa.machine import GPU, Machine
 
 GIB = 2**30
 NOTHING = Config()

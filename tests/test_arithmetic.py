@@ -8,8 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from moa.acceptance.arithmetic import (
+from moa.calibration.arithmetic import (
     check,
     evaluate,
     filled,
@@ -18,6 +17,7 @@ from moa.acceptance.arithmetic import (
     only_number,
     written,
 )
+
 from moa.errors import InputError
 
 

@@ -7,11 +7,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.audit import Audit, Evidence
+from moa.calibration.bounds import Outcome, bound_along
 
-from moa.guarantees import Guarantee
-from moa.guarantees.audit import Audit
-from moa.guarantees.betting import Evidence
-from moa.guarantees.bounds import Outcome, bound_along
+from moa.calibration import Guarantee
 
 
 def withdrawn_after(risk: float, *, seed: int, most: int, changed: float | None = None) -> int:

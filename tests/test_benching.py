@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.advisor.bench import Bench, Step, measured
+from moa.endpoints.wrappers import Wrapping
 
-from moa.benching import Bench
 from moa.cli import main
 from moa.cli.bench_run import Benched, counts, hourly
 from moa.config import Config, EndpointConfig
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.wrapping import Wrapping
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
-from moa.measuring import Step, measured
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Answer
 from moa.tiers import Endpoints

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from moa.decisions.adaptation import adapt
 
 from moa import Classifier, RunContext
-from moa.decisions.adapting import adapt
 from moa.endpoints import Embeddings, Example
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Option, Question

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.binomial import allowed_errors, fewest, tail, upper_bound
+from moa.calibration.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from moa.calibration import Bound, Guarantee, percent
 from moa.errors import ConfigError, InputError
-from moa.guarantees import Bound, Guarantee, percent
-from moa.guarantees.binomial import allowed_errors, fewest, tail, upper_bound
-from moa.guarantees.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
 
 PROMISE = Guarantee(0.05, 0.95)
 LOOSE = Guarantee(0.2, 0.9)

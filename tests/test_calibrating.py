@@ -12,23 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
+from moa.calibration.measures import measure
+from moa.decisions.regression import folds, split
 
 from moa import Classifier, RunContext, Text
-from moa.calibration import Calibration
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
-from moa.calibration.checking import evaluate, recheck
+from moa.calibration import Guarantee
+from moa.calibration.calibrated import Calibrated, evaluate, recheck
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
-from moa.calibration.sources import sources_of
 from moa.config import Config
-from moa.decisions.folds import folds, split
 from moa.decisions.heads import fit_head
-from moa.decisions.measures import measure
 from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight
-from moa.guarantees import Guarantee
 from moa.questions import Option, Question
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint

@@ -6,9 +6,9 @@ from datetime import date
 from typing import cast
 
 import pytest
+from moa.advisor.catalogue import BITS, Attention, Model, Quantisation, model, models
 from pydantic import ValidationError
 
-from moa.catalogue import BITS, Attention, Model, Quantisation, model, models
 from moa.endpoints.weight_sources import HubFile
 from moa.errors import ConfigError
 

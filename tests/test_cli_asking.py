@@ -10,7 +10,7 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.cli import main
 from moa.cli.asking import asked_by
-from moa.decisions.shipped import headed
+from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.building.builder import Graph

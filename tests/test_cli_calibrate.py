@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 from piped import type_after_an_answer
 
-from moa.calibration import Calibration
-from moa.calibration.calibrating import calibrate
+from moa.calibration import percent
 from moa.cli import calibrate as command_of
 from moa.cli import main
 from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import missing_for_sentences
-from moa.guarantees import percent
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
@@ -324,7 +324,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
     assert " ".join(capsys.readouterr().err.split()).count("the input is in de") == 1
 
 
-@pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
+@pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")
 def test_what_reads_sentences_alone_does_not_ask_the_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

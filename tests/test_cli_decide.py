@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from moa.decisions.adaptation import STAND_INS
 from piped import type_after_an_answer
 
 from moa.cli import main
-from moa.decisions.stand_ins import STAND_INS
 from moa.questions import NONE_OF_THESE
 
 

@@ -20,7 +20,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
-from moa.evals.answers import Answer, Cache
+from moa.evals.cases import Answer, Cache
 from moa.evals.plots import save_plots
 from moa.graphs.cascade import Cascade
 from moa.node import Node, Result

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 
 import pytest
+from moa.calibration.drift import Drift, Value
 
 from moa.errors import ConfigError
-from moa.guarantees.drift import Drift, Value
 
 Input = Mapping[str, Value | None]
 

@@ -10,10 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from moa.endpoints.wrappers import Metered
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.metered import Metered
 from moa.energy import Meter, battery, cpu_estimate, meter, nvml, rapl
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

@@ -11,18 +11,30 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.evals.comparison import (
+    MARGIN,
+    _ruled,  # pyright: ignore[reportPrivateUsage]
+    cost_ratio,
+    ruling,
+)
+from moa.evals.metrics import (
+    Interval,
+    coverage_at_risk,
+    difference,
+    exact_match,
+    label_metrics,
+    mcnemar,
+    mean_of,
+    metric_for,
+    numeric_match,
+    rouge_l,
+)
 from scipy import stats
 
 from moa.context import RunContext
 from moa.errors import EndpointUnavailable, InputError, Unanswered
-from moa.evals.answers import Answer, answer_text
-from moa.evals.cases import cases_of
-from moa.evals.comparing import _ruled  # pyright: ignore[reportPrivateUsage]
-from moa.evals.intervals import Interval, difference, mcnemar, mean_of
-from moa.evals.labels import coverage_at_risk, label_metrics
+from moa.evals.cases import Answer, answer_text, cases_of
 from moa.evals.report import DesignReport
-from moa.evals.texts import exact_match, metric_for, numeric_match, rouge_l
-from moa.evals.verdicts import MARGIN, cost_ratio, ruling
 from moa.handoffs import Reply
 from moa.mixing.judges import Outcome, judged
 from moa.questions import Choice, Predicate

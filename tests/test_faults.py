@@ -35,11 +35,11 @@ FAULTS = {
     "broken": Fault(500, '{"error": {"message": "internal error"}}'),
 }
 SAID = {
-    "garbage": "EndpointGarbled",
-    "html": "EndpointGarbled",
-    "half": "EndpointGarbled",
-    "empty": "EndpointGarbled",
-    "null": "EndpointGarbled",
+    "garbage": "InvalidResponse",
+    "html": "InvalidResponse",
+    "half": "InvalidResponse",
+    "empty": "InvalidResponse",
+    "null": "InvalidResponse",
     "unauthorised": "EndpointUnauthorized",
     "missing": "EndpointRejected",
     "busy": "EndpointUnavailable",

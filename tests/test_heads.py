@@ -14,10 +14,7 @@ import moa.decisions
 from moa import Choice, Classifier, Decider, RunContext, Sentiment, choice
 from moa.agents.deciding import DecidingAgent
 from moa.decisions import Adaptation, Correction
-from moa.decisions.encoding import encode, sentences
-from moa.decisions.heads import Head, Kernel
-from moa.decisions.relevance import relevance_head
-from moa.decisions.shipped import shipped_heads
+from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import ConfigError
 from moa.graphs.support import intent_of, sentiment_of, spam_filter, urgency_of
@@ -107,7 +104,7 @@ async def test_without_views_the_head_decides_and_the_endpoint_is_not_asked() ->
 
 
 def test_without_views_each_question_needs_a_head() -> None:
-    nothing = Adaptation(views=(), origin="a test")
+    nothing = Adaptation(prompt_variants=(), origin="a test")
     with pytest.raises(ConfigError, match="no view to read a text with"):
         classifier(endpoint(encoder=words()), nothing)
 

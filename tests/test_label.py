@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from moa.calibration.active_learning import helpful, picked
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
+from moa.calibration.fit import calibrate
 
-from moa.calibration import Calibration
-from moa.calibration.active import helpful, picked
 from moa.calibration.calibrated import Calibrated
-from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.sources import sources_of
 from moa.cli import main
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint

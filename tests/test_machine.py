@@ -9,12 +9,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from moa.advisor.hardware import CARDS, GPU, Machine, card, machine
 
 from moa import machine as room
-from moa.cards import CARDS, card
 from moa.choosing.describing import Description, described
 from moa.errors import ConfigError
-from moa.machine import GPU, Machine, machine
 
 GIB = 2**30
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.advisor.bench import FILE, Measurement, Step, Work, keep, measured, percentile, price_of
 
 from moa.config import load
 from moa.errors import ConfigError
-from moa.measuring import FILE, Measurement, Step, Work, keep, measured, percentile, price_of
 from moa.usage import Price
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from hub import CONTENT, SHA256, Hub, serving
+from moa.advisor.catalogue import models
+from moa.advisor.hardware import GPU, Machine
 
-from moa.catalogue import models
 from moa.cli import main
 from moa.config import load
-from moa.machine import GPU, Machine
 
 L4 = Machine(cores=8, ram=2**36, ram_free=2**35, gpus=(GPU.named("L4"),))
 

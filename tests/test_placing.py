@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from moa.advisor.catalogue import Model, model, models
+from moa.advisor.hardware import GPU, Machine
+from moa.vllm.settings import VLLMConfig
 
-from moa.catalogue import Model, model, models
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
-from moa.machine import GPU, Machine
 from moa.placing import STEPS, Served, best_fit, largest_that_fits, least_fit, vllm_table
-from moa.servers import VLLMConfig
 
 GIB = 2**30
 

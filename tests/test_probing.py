@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from moa.decisions.probe import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
 
 from moa import Example, RunContext
-from moa.decisions.probing import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
 from moa.endpoints import Decision
 from moa.endpoints.known import Known, known
 from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected
@@ -23,7 +23,7 @@ RIGHT = {trial.text: trial.label for trial in shipped_trials()}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    monkeypatch.setattr("moa.decisions.probing._tried", set[str]())
+    monkeypatch.setattr("moa.decisions.probe._tried", set[str]())
     return tmp_path
 
 

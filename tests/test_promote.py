@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from moa.evals.promotion import (
+    _promotion,  # pyright: ignore[reportPrivateUsage]
+    promote,
+)
 
+from moa.calibration import Guarantee
 from moa.calibration.labelled import Labelled
 from moa.cli import main
 from moa.config_file import set_in_graph
 from moa.errors import ConfigError, InputError
-from moa.evals.answers import Answer
-from moa.evals.promoting import (
-    _promotion,  # pyright: ignore[reportPrivateUsage]
-    promote,
-)
-from moa.guarantees import Guarantee
+from moa.evals.cases import Answer
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.tiers import Endpoints
 from moa.usage import Price

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.evals.metrics import Interval
 
 from moa.context import RunContext
 from moa.documents.answering import ABSENT
 from moa.endpoints import Completion, Decision, Prompt
 from moa.endpoints.encoders import missing_for_sentences
 from moa.errors import ConfigError, OutputError
-from moa.evals.intervals import Interval
 from moa.questions import Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -422,7 +422,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(missing_for_sentences() is not None, reason="the encoder is not installed")
+@pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")
 @pytest.mark.parametrize("name", list(recipes.RECIPES))
 async def test_every_recipe_is_asked_in_both_ways_and_graded(
     name: str, data: Path, monkeypatch: pytest.MonkeyPatch

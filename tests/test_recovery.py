@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.routing.evaluation import RANDOM, evaluate_routing, recovery
 
 from moa.errors import InputError
-from moa.evals.routing import RANDOM, evaluate_routing
-from moa.routing.recovery import recovery
 
 WEAK = [True, False, False, True]
 STRONG = [True, True, True, False]

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from moa.routing.evaluation import recovery
 from routing import rows
 
 from moa.errors import ConfigError, InputError
-from moa.routing import Router
-from moa.routing.cases import Case, describe
+from moa.routing import Router, Trees
 from moa.routing.fitting import LEAST_ROWS, fit_router, ladder_of
 from moa.routing.gain_fitting import Truth, candidates
-from moa.routing.gain_parts import Trees
-from moa.routing.recorded import Recorded, read_case, read_recorded
-from moa.routing.recovery import recovery
+from moa.routing.recorded import Case, Recorded, describe, read_case, read_recorded
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:

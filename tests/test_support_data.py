@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.decisions.probe import shipped_trials
 
-from moa.decisions.probing import shipped_trials
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.support import INTENTS, Answered, Rejected, Routed, Support, SupportOutcome, Ticket
 from moa.node import Result

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.advisor.bench import Measurement, Step, keep
+from moa.endpoints.wrappers import Retried
 
 from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
@@ -17,7 +19,6 @@ from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
@@ -25,7 +26,6 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply
-from moa.measuring import Measurement, Step, keep
 from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import NO_LLM, Endpoints
@@ -244,7 +244,7 @@ async def test_all_endpoints_are_closed_where_one_cannot_be(
         closed.append(of.name)
         raise OSError(f"{of.name} is stuck")
 
-    monkeypatch.setattr("moa.endpoints.wrapping.Wrapping.close", close)
+    monkeypatch.setattr("moa.endpoints.wrappers.Wrapping.close", close)
     both = endpoints(small=SMALL, large=LARGE)
     assert served(both) == ("small", "large")
     with pytest.raises(OSError, match="is stuck"):

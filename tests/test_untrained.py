@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from moa.decisions.zero_shot import MOST_READ, ordinary_texts
 
 from moa import Classifier, Filter, RunContext
-from moa.decisions.untrained import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import BudgetExceeded, ConfigError

@@ -7,9 +7,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.reply_signs import final_answer, reply_features, told_numbers
 
-from moa.acceptance.told import told_numbers
-from moa.acceptance.verifying import final_answer, reply_features
 from moa.routing.features import prompt_features
 
 PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"

@@ -149,7 +149,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "serving":
-        return import_module("moa.serving")
+        return import_module("moa.vllm")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moa' has no attribute {name!r}")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from moa.catalogue import Model, Quantisation
+from moa.advisor.catalogue import Model, Quantisation
+from moa.advisor.hardware import Machine
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
-from moa.machine import Machine
 from moa.placing import Served, best_fit, largest_that_fits, least_fit, vllm_table
-from moa.servers import VLLMConfig
 from moa.usage import Tier
+from moa.vllm.settings import VLLMConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

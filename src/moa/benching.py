@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
+from moa.advisor.bench import Step, Work, percentile
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import BudgetExceeded, ConfigError, EndpointError, MoaError, OutputError
-from moa.measuring import Step, Work, percentile
 from moa.questions import Option, Question
 from moa.usage import NOTHING, UNLIMITED, Amount, Budget, Price
 

@@ -35,8 +35,8 @@ from pydantic_settings import (
 )
 
 from moa.errors import ConfigError
-from moa.servers import VLLMConfig, local_url
 from moa.usage import Price, Tier
+from moa.vllm.settings import VLLMConfig, local_url
 
 FILE = "moa.toml"
 VARIABLE = "MOA_CONFIG"

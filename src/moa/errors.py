@@ -13,7 +13,7 @@
   x EndpointError               a request to an endpoint failed
     + EndpointTimeout           retryable: no complete answer in time
     + EndpointUnavailable       retryable: refused, connection lost, 429, 5xx
-    + EndpointGarbled           retryable: not its protocol (HTML, half a JSON, nothing)
+    + InvalidResponse           retryable: not its protocol (HTML, half a JSON, nothing)
     + EndpointRejected          3xx, 4xx: the request is wrong, too long, or sent elsewhere
       - EndpointUnauthorized    401, 403: the key is missing or wrong
       - EndpointUnsupported     501, or a route that is not there: this server cannot do it
@@ -143,7 +143,7 @@ class EndpointUnavailable(EndpointError):
     retryable = True
 
 
-class EndpointGarbled(EndpointError):
+class InvalidResponse(EndpointError):
     """The server answered outside its own protocol: HTML, half a JSON, no choice, no text."""
 
     retryable = True

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from moa.cards import GIB, card
+from moa.advisor.hardware import GIB, card
 from moa.endpoints.cores import usable_cores
 from moa.errors import ConfigError, MissingDependency
 

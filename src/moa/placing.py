@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from itertools import product
 
-from moa.catalogue import Model, Quantisation, models
+from moa.advisor.catalogue import Model, Quantisation, models
+from moa.advisor.hardware import Machine
+from moa.advisor.performance import RAM_SHARE, UTILISATION, Fit, Place, fit, places, quantisations
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
-from moa.machine import Machine
-from moa.sizing import RAM_SHARE, UTILISATION, Fit, Place, fit, places, quantisations
 from moa.usage import Tier
 
 STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (1024, 1))

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from moa.cards import GIB
-from moa.catalogue import Model, Quantisation
+from moa.advisor.catalogue import Model, Quantisation
+from moa.advisor.hardware import GIB, GPU, Machine
 from moa.errors import ConfigError
-from moa.machine import GPU, Machine
 
 Engine = Literal["vllm", "llama.cpp"]
 

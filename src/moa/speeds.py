@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moa.cards import GB, card
-from moa.catalogue import Model, Quantisation
-from moa.machine import GPU
-from moa.measuring import Measurement, TokenSeconds
-from moa.sizing import Place
+from moa.advisor.bench import Measurement, TokenSeconds
+from moa.advisor.catalogue import Model, Quantisation
+from moa.advisor.hardware import GB, GPU, card
+from moa.advisor.performance import Place
 
 BANDWIDTH_SHARE = 0.7
 """Part of a memory's peak that decoding reaches; across GPUs a little less, see `_ACROSS`."""

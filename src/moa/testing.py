@@ -10,8 +10,16 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Decision, Embeddings, Endpoint, Example, Prompt
-from moa.endpoints.closing import Closing
+from moa.endpoints import (
+    Capability,
+    Closing,
+    Completion,
+    Decision,
+    Embeddings,
+    Endpoint,
+    Example,
+    Prompt,
+)
 from moa.errors import CapabilityError
 from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier

@@ -13,15 +13,14 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from moa.advisor.bench import measured_price, price_of
+from moa.advisor.catalogue import Local, local
 from moa.agents.language import can_detect, language_of
-from moa.catalogue import Local, local
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
-from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.closing import Closing, close_all
+from moa.endpoints import Closing, Endpoint, Prompt, close_all
 from moa.errors import ConfigError, ModelNotFound
-from moa.measuring import measured_price, price_of
-from moa.servers import ServerFolder, keys_of_running, local_url
+from moa.vllm.settings import local_url
 
 if TYPE_CHECKING:
     from moa.endpoints.embedded import EmbeddedEndpoint
@@ -243,7 +242,7 @@ class Endpoints(Closing):
 
     def _built_anew(self, name: str) -> Endpoint:
         from moa.endpoints.replicas import Replicas
-        from moa.endpoints.retried import Retried
+        from moa.endpoints.wrappers import Retried
 
         if name == EMBEDDED or self._configured(name).serve == "llama.cpp":
             return self._embedded(name)
@@ -279,7 +278,7 @@ class Endpoints(Closing):
     def _watched(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
         from moa.endpoints.vllm_server import VLLMServer
-        from moa.endpoints.watched import Watched
+        from moa.endpoints.wrappers import Watched
 
         server = self.config.server_of(name)
         keys = keys_of_running(server, self._configured(server).vllm.ports)

@@ -29,7 +29,7 @@ from moa import (
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Capability, Decision
-from moa.errors import CapabilityError, ConfigError, EndpointGarbled, InputError, Unanswered
+from moa.errors import CapabilityError, ConfigError, InputError, InvalidResponse, Unanswered
 from moa.questions import Answer, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Amount
@@ -124,7 +124,8 @@ async def test_each_view_of_an_adaptation_is_asked_once_and_all_are_weighed() ->
             Adaptation(corrections={"sentiment": Correction((0.0, 1.0))}, origin="x"), id="size"
         ),
         pytest.param(
-            Adaptation(views=((Example("a", {"sentiment": "sad"}),),), origin="x"), id="label"
+            Adaptation(prompt_variants=((Example("a", {"sentiment": "sad"}),),), origin="x"),
+            id="label",
         ),
     ],
 )
@@ -292,7 +293,7 @@ async def test_answers_to_other_questions_are_an_error() -> None:
             whole = await super().decide(state, questions, context, examples=examples)
             return replace(whole, answers=whole.answers[::-1])
 
-    with pytest.raises(EndpointGarbled, match="asked"):
+    with pytest.raises(InvalidResponse, match="asked"):
         await Decider(Mixed(), Triage).run("hello")
 
 

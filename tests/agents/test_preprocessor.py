@@ -9,11 +9,11 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.endpoints.tokens import approximate_tokens
 
 from moa import Preprocessor, Text
 from moa.agents.cleaning import html_to_text
 from moa.agents.splitting import split
-from moa.endpoints.metering import approximate_tokens
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency
 from moa.testing import ScriptedEndpoint
 

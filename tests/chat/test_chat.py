@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
+from moa.calibration.verifiers import Length
 
-from moa.acceptance.verifiers import Length
 from moa.agents.filter import Verdict
 from moa.chat.graph import Chat
 from moa.chat.messages import ChatReply, Said
 from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
-from moa.endpoints.closing import closed_after
+from moa.endpoints import Completion, Prompt, closed_after
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,

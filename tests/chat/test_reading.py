@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.endpoints.tokens import approximate_tokens
 
 from moa.chat.conversation import LEFT_OUT, Conversation, Status, Summary, Turn
 from moa.chat.memory import Memory
 from moa.chat.speaker import Exchange, Speaker
 from moa.chat.summaries import Extract, Passage, Summariser
 from moa.context import RunContext
-from moa.endpoints.metering import approximate_tokens
 from moa.errors import EndpointRejected, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

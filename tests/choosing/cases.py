@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from moa.advisor.hardware import GPU, Battery, Machine
+
 from moa.choosing.plans import Plan, Ranking
 from moa.choosing.task import Task
-from moa.machine import GPU, Battery, Machine
 
 GIB = 2**30
 

@@ -8,13 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from moa.advisor.bench import Measurement, Step, keep
+from moa.advisor.hardware import Battery, Machine
 
 from moa.choosing.members import Member, on
 from moa.choosing.ranking import choose
 from moa.choosing.task import Task
 from moa.config import Config, load
-from moa.machine import Battery, Machine
-from moa.measuring import Measurement, Step, keep
 
 from .cases import DESK, L4, LAPTOP
 

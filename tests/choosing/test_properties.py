@@ -8,14 +8,14 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from moa.advisor.catalogue import models
+from moa.advisor.hardware import GPU, Machine
+from moa.advisor.performance import fit, places, quantisations
 
-from moa.catalogue import models
 from moa.choosing.costs import Rates
 from moa.choosing.plans import Plan, Ranking
 from moa.choosing.ranking import choose, ranked
 from moa.choosing.task import Job, Task
-from moa.machine import GPU, Machine
-from moa.sizing import fit, places, quantisations
 
 from .cases import DESK, GIB, L4, LAPTOP, computer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from moa.advisor.hardware import Machine
 from typer.testing import CliRunner
 
 from moa.choosing.plans import Pattern, Plan
@@ -14,7 +15,6 @@ from moa.choosing.writing import write_plan
 from moa.cli.app import app
 from moa.config import load
 from moa.errors import ConfigError
-from moa.machine import Machine
 
 from .cases import DESK, H100S, LAPTOP, SMALL_BOARD, computer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from moa.calibration.fit import calibrate
 
-from moa.calibration.calibrating import calibrate
 from moa.calibration.labelled import Labelled
 from moa.documents import Passage
 from moa.documents.grading import RELEVANT, Grader, asked

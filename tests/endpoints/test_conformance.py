@@ -11,27 +11,22 @@ from typing import Any
 
 import httpx2
 import pytest
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
 
 from moa.config import load
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Endpoint, Prompt
-from moa.endpoints.cached import Cached
-from moa.endpoints.closing import Closing
+from moa.endpoints import Closing, Completion, Decision, Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.fallback import Fallback
-from moa.endpoints.limited import Limited
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrapping import Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointUnsupported,
+    InvalidResponse,
 )
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
@@ -345,7 +340,7 @@ async def test_what_does_not_reach_the_probabilities_does_no_harm(fault: str) ->
 
 @pytest.mark.parametrize("fault", GARBLED)
 async def test_broken_probabilities_are_refused(fault: str) -> None:
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await faulty(fault)
 
 

@@ -6,14 +6,14 @@ import json
 
 import httpx2
 import pytest
+from moa.endpoints.tokens import approximate_tokens
+from moa.endpoints.wrappers import Retried
 
 from moa.context import RunContext
 from moa.endpoints.counting import tokens_of, window_of
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.metering import approximate_tokens
-from moa.endpoints.retried import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import EndpointGarbled
+from moa.errors import InvalidResponse
 from moa.testing import ScriptedEndpoint
 
 from .conftest import Served
@@ -44,7 +44,7 @@ async def test_a_count_that_is_none_is_garbled(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
     served.will(httpx2.Response(200, json={"tokens": "?"}))
-    with pytest.raises(EndpointGarbled, match="no count"):
+    with pytest.raises(InvalidResponse, match="no count"):
         await endpoint(transport).count_tokens("some words", RunContext())
 
 

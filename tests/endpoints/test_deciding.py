@@ -16,7 +16,7 @@ from moa.endpoints.profiles import OLLAMA, VLLM, profile_of
 from moa.errors import (
     CapabilityError,
     ConfigError,
-    EndpointGarbled,
+    InvalidResponse,
     OutputError,
 )
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -94,7 +94,7 @@ async def test_what_is_no_distribution_is_refused(
     served: Served, transport: httpx2.AsyncClient, topic: Mapping[str, Any]
 ) -> None:
     served.will(reply({"topic": {"type": "choice", "choice": "card", "probabilities": topic}}))
-    with pytest.raises(EndpointGarbled, match="topic"):
+    with pytest.raises(InvalidResponse, match="topic"):
         await decided(endpoint(transport), TOPIC)
 
 
@@ -103,7 +103,7 @@ async def test_what_is_no_probability_is_refused(
     served: Served, transport: httpx2.AsyncClient, noul: object
 ) -> None:
     served.will(reply({"refund": {"type": "noul", "noul": noul}}))
-    with pytest.raises(EndpointGarbled, match="refund"):
+    with pytest.raises(InvalidResponse, match="refund"):
         await decided(endpoint(transport), REFUND)
 
 
@@ -112,7 +112,7 @@ async def test_levels_that_count_from_one_are_refused(
 ) -> None:
     probabilities = {"1": 0.99, "2": 0.01}
     served.will(reply({"urgency": {"type": "score", "probabilities": probabilities}}))
-    with pytest.raises(EndpointGarbled, match="'2'"):
+    with pytest.raises(InvalidResponse, match="'2'"):
         await decided(endpoint(transport), URGENCY)
 
 
@@ -221,7 +221,7 @@ async def test_decisions_out_of_order_are_garbled(
     served: Served, transport: httpx2.AsyncClient, answers: object
 ) -> None:
     served.will(reply(answers))
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await decided(endpoint(transport, decides="decisions"), REFUND)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from moa.endpoints.wrappers import Retried
 from pydantic import SecretStr
 
 from moa.context import RunContext
@@ -21,7 +22,6 @@ from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings, check_engine
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.retried import Retried
 from moa.endpoints.weights import Weights, find_weights
 from moa.errors import (
     EndpointUnauthorized,

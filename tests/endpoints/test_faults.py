@@ -18,12 +18,12 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
-    EndpointGarbled,
     EndpointRejected,
     EndpointTimeout,
     EndpointUnauthorized,
     EndpointUnavailable,
     EndpointUnsupported,
+    InvalidResponse,
     MoaError,
     OutputError,
 )
@@ -71,11 +71,11 @@ async def hang(request: httpx2.Request) -> httpx2.Response:
         pytest.param(httpx2.ConnectError("refused"), EndpointUnavailable, "cannot reach", id="off"),
         pytest.param(httpx2.ReadTimeout("slow"), EndpointTimeout, "timeout_s", id="timeout"),
         pytest.param(hang, EndpointTimeout, "0.05 s", id="hangs"),
-        pytest.param(httpx2.Response(200, text="garbage"), EndpointGarbled, "no JSON", id="text"),
-        pytest.param(HTML, EndpointGarbled, "base_url", id="html"),
-        pytest.param(httpx2.Response(200, text='{"choi'), EndpointGarbled, "no JSON", id="half"),
-        pytest.param(httpx2.Response(200, text="[1]"), EndpointGarbled, "no JSON", id="list"),
-        pytest.param(httpx2.Response(200, text="[" * 9999), EndpointGarbled, "no JSON", id="deep"),
+        pytest.param(httpx2.Response(200, text="garbage"), InvalidResponse, "no JSON", id="text"),
+        pytest.param(HTML, InvalidResponse, "base_url", id="html"),
+        pytest.param(httpx2.Response(200, text='{"choi'), InvalidResponse, "no JSON", id="half"),
+        pytest.param(httpx2.Response(200, text="[1]"), InvalidResponse, "no JSON", id="list"),
+        pytest.param(httpx2.Response(200, text="[" * 9999), InvalidResponse, "no JSON", id="deep"),
         pytest.param(httpx2.Response(401), EndpointUnauthorized, "key", id="401"),
         pytest.param(httpx2.Response(403), EndpointUnauthorized, "key", id="403"),
         pytest.param(
@@ -130,10 +130,10 @@ async def test_a_fault_is_named(
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (httpx2.Response(200, json={"choices": []}), EndpointGarbled, "no choice"),
-        (httpx2.Response(200, json={}), EndpointGarbled, "no choice"),
-        (chat(None), EndpointGarbled, "finish reason 'stop'"),
-        (chat(""), EndpointGarbled, "nothing"),
+        (httpx2.Response(200, json={"choices": []}), InvalidResponse, "no choice"),
+        (httpx2.Response(200, json={}), InvalidResponse, "no choice"),
+        (chat(None), InvalidResponse, "finish reason 'stop'"),
+        (chat(""), InvalidResponse, "nothing"),
         (chat(None, finish_reason="length"), OutputError, "max_tokens"),
         (chat("<think>hm", finish_reason="length"), OutputError, "thoughts and no answer"),
         (chat(None, reasoning_content="hm", finish_reason="length"), OutputError, "thoughts"),
@@ -223,7 +223,7 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
 ) -> None:
     headers = {"content-type": "text/plain; charset=idna"}
     served.will(httpx2.Response(200, headers=headers, content=b"\xff.x"))
-    with pytest.raises(EndpointGarbled, match="no JSON"):
+    with pytest.raises(InvalidResponse, match="no JSON"):
         await endpoint.complete(PROMPT, RunContext())
 
 
@@ -384,7 +384,7 @@ async def test_a_stream_that_stops_before_its_end_is_an_error(
     context = RunContext()
     pieces = endpoint.stream(PROMPT, context)
     assert [await anext(pieces), await anext(pieces)] == ["Good ", "morn"]
-    with pytest.raises(EndpointGarbled, match="ended before"):
+    with pytest.raises(InvalidResponse, match="ended before"):
         await anext(pieces)
     assert context.usage.output_tokens == PROMPT.max_tokens
 
@@ -394,7 +394,7 @@ async def test_what_is_no_json_inside_a_stream_is_garbled(
     served: Served, endpoint: OpenAIEndpoint, event: str
 ) -> None:
     served.will(events(piece("Good "), event, done=False))
-    with pytest.raises(EndpointGarbled, match="no JSON"):
+    with pytest.raises(InvalidResponse, match="no JSON"):
         await streamed(endpoint, RunContext())
 
 

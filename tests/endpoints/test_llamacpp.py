@@ -17,7 +17,7 @@ from moa.endpoints.engine import Engine
 from moa.endpoints.labels import LabelPrompt
 from moa.endpoints.llamacpp import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.errors import EndpointGarbled
+from moa.errors import InvalidResponse
 from moa.questions import Option, Question
 from moa.usage import Amount
 
@@ -130,7 +130,7 @@ async def test_a_template_that_leaves_turns_out_is_garbled(
     served: Served, reader: LlamaCppReader
 ) -> None:
     served.will(tokens, tokens, httpx2.Response(200, json={"prompt": "<system>"}))
-    with pytest.raises(EndpointGarbled, match="leaves out turns"):
+    with pytest.raises(InvalidResponse, match="leaves out turns"):
         await reader.read_labels(LabelPrompt("Is it?", ("no", "yes"), "chat"), RunContext())
 
 
@@ -146,7 +146,7 @@ async def test_an_answer_without_probabilities_is_garbled(
     served: Served, reader: LlamaCppReader, answer: httpx2.Response
 ) -> None:
     served.will(tokens, tokens, tokens, answer)
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
 
 
@@ -154,7 +154,7 @@ async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
     served: Served, reader: LlamaCppReader
 ) -> None:
     served.will(httpx2.Response(200, json={"tokens": []}))
-    with pytest.raises(EndpointGarbled, match="no tokens"):
+    with pytest.raises(InvalidResponse, match="no tokens"):
         await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
 
 

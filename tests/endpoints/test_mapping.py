@@ -24,12 +24,12 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
     ConfigError,
     EndpointError,
-    EndpointGarbled,
     EndpointRejected,
     EndpointTimeout,
     EndpointUnauthorized,
     EndpointUnavailable,
     EndpointUnsupported,
+    InvalidResponse,
 )
 
 KEY = "sk-very-secret"
@@ -48,7 +48,7 @@ OF_OPENAI: dict[str, type[EndpointError]] = {
     "APIError": EndpointUnavailable,
     "APIConnectionError": EndpointUnavailable,
     "APITimeoutError": EndpointTimeout,
-    "APIResponseValidationError": EndpointGarbled,
+    "APIResponseValidationError": InvalidResponse,
     "APIStatusError": EndpointRejected,
     "BadRequestError": EndpointRejected,
     "AuthenticationError": EndpointUnauthorized,
@@ -237,7 +237,7 @@ async def test_what_answers_is_no_http_server() -> None:
         await say(writer, "220 mail.example ESMTP\r\n")
 
     async with served_by(speak) as endpoint:
-        with pytest.raises(EndpointGarbled, match="HTTP"):
+        with pytest.raises(InvalidResponse, match="HTTP"):
             await endpoint.complete(Prompt.of("Hi"), RunContext())
 
 
@@ -248,7 +248,7 @@ async def test_what_is_no_http_is_quoted_without_the_key(line: str) -> None:
         await say(writer, line.format(key=KEY) + "\r\n\r\n")
 
     async with served_by(speak) as endpoint:
-        with pytest.raises(EndpointGarbled, match=r"\*\*\*") as caught:
+        with pytest.raises(InvalidResponse, match=r"\*\*\*") as caught:
             await endpoint.complete(Prompt.of("Hi"), RunContext())
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
@@ -314,7 +314,7 @@ async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
 
     async with served_by(speak) as endpoint:
         ask = streamed if head.startswith(EVENTS_HEAD) else OpenAIEndpoint.complete
-        with pytest.raises(EndpointGarbled, match=f"1 MiB in one {what}"):
+        with pytest.raises(InvalidResponse, match=f"1 MiB in one {what}"):
             await ask(endpoint, Prompt.of("Hi"), RunContext())
 
 

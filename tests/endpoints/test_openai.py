@@ -15,7 +15,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Message, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.errors import BudgetExceeded, ConfigError, EndpointGarbled, EndpointRejected, OutputError
+from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, InvalidResponse, OutputError
 from moa.questions import Option, Question
 from moa.usage import Budget, Price
 
@@ -228,7 +228,7 @@ async def test_a_missing_vector_is_an_error(
     served: Served, transport: httpx2.AsyncClient, rows: object
 ) -> None:
     served.will(httpx2.Response(200, json={"data": rows}))
-    with pytest.raises(EndpointGarbled):
+    with pytest.raises(InvalidResponse):
         await endpoint(transport, capabilities={"embed"}).embed(["a"], RunContext())
 
 

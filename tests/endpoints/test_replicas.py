@@ -12,13 +12,12 @@ import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.endpoints.wrappers import Retried, Wrapping
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.retried import Retried
-from moa.endpoints.wrapping import Wrapping
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -18,7 +18,7 @@ from moa.endpoints.labels import LabelPrompt, label_prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.vllm_labels import VLLMLabelReader
-from moa.errors import BudgetExceeded, EndpointGarbled, EndpointUnsupported
+from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
 from moa.questions import Option, Question
 from moa.usage import Budget
 
@@ -248,7 +248,7 @@ async def test_an_older_vllm_is_told_from_a_broken_one(
         await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
     served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(httpx2.Response(200, json={"choices": [{"logprobs": None}]}))
-    with pytest.raises(EndpointGarbled, match="log-probabilities"):
+    with pytest.raises(InvalidResponse, match="log-probabilities"):
         await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
 
 

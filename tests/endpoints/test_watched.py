@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from moa.endpoints.wrappers import Retried, Watched
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.retried import Retried
-from moa.endpoints.watched import Watched
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
 

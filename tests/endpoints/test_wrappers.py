@@ -7,15 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.cached import Cached
-from moa.endpoints.closing import closed_after
-from moa.endpoints.fallback import Fallback
-from moa.endpoints.limited import Limited
-from moa.endpoints.retried import Retried
-from moa.endpoints.wrapping import Wrapping
+from moa.endpoints import Completion, Endpoint, Prompt, closed_after
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -6,9 +6,9 @@ import asyncio
 import re
 
 import pytest
+from moa.calibration.verifiers import Arithmetic
 from pydantic import BaseModel
 
-from moa.acceptance.verifiers import Arithmetic
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Endpoint

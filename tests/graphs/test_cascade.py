@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
+from moa.calibration.acceptance import Confident
+from moa.calibration.audit import Audit
+from moa.calibration.drift import Drift
+from moa.calibration.verifiers import Arithmetic, Format, Length
 from pydantic import BaseModel
 
-from moa.acceptance import Confident
-from moa.acceptance.verifiers import Arithmetic, Format, Length
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter
@@ -34,8 +36,6 @@ from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight, same_answer
 from moa.graphs.streaming import streamed
-from moa.guarantees.audit import Audit
-from moa.guarantees.drift import Drift
 from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from moa.endpoints.wrappers import Retried
 from pydantic import BaseModel
 
 from moa.agents.generator import Generator
 from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.retried import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
-    EndpointGarbled,
     EndpointUnauthorized,
     EndpointUnavailable,
     InputError,
+    InvalidResponse,
     QuorumNotMet,
     WiringError,
 )
@@ -125,7 +125,7 @@ def test_the_layers_can_be_different() -> None:
 
 FAULTS = [
     pytest.param(EndpointUnavailable("connection refused", endpoint="f"), 0.0, id="dead"),
-    pytest.param(EndpointGarbled("half a JSON", endpoint="f"), STEP_S, id="garbled"),
+    pytest.param(InvalidResponse("half a JSON", endpoint="f"), STEP_S, id="garbled"),
     pytest.param("", STEP_S, id="empty"),
     pytest.param("late", 30.0, id="hangs"),
 ]
@@ -176,7 +176,7 @@ def test_who_gave_no_answer_is_not_asked_again() -> None:
 def test_all_dead_is_one_error_with_each_cause() -> None:
     dead = [
         endpoint("a", EndpointUnavailable("connection refused", endpoint="a")),
-        endpoint("b", EndpointGarbled("half a JSON", endpoint="b")),
+        endpoint("b", InvalidResponse("half a JSON", endpoint="b")),
         endpoint("c", "late", seconds=30.0),
     ]
     with pytest.raises(QuorumNotMet) as caught:

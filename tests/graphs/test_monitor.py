@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.calibration.drift import moved, p_value
 from pydantic import BaseModel
 
 from moa.agents.classifier import Classifier
@@ -21,7 +22,6 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
-from moa.guarantees.shares import moved, p_value
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any, cast
 
 import pytest
+from moa.calibration.drift import Moved
+from moa.calibration.verifiers import Length
 from routing import router
 
-from moa.acceptance.verifiers import Length
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.generator import Generator
@@ -44,7 +45,6 @@ from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
 from moa.graphs.write import Assignment, Write
-from moa.guarantees.shares import Moved
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint

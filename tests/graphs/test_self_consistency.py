@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.calibration.acceptance import Confident
+from moa.calibration.verifiers import Agreement
 from pydantic import BaseModel
 
-from moa.acceptance import Confident
-from moa.acceptance.asking import Agreement
 from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.context import RunContext

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.calibration.verifiers import Length
 from pydantic import ValidationError
 
-from moa.acceptance.verifiers import Length
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
 from moa.graphs.solve import Solution, Solve, Step, Steps, Worked

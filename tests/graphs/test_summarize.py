@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.endpoints.tokens import approximate_tokens
 
 from moa.context import RunContext
 from moa.documents.lengths import Length
-from moa.endpoints.metering import approximate_tokens
 from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
 from moa.graphs.summarize import Original, Summarize, Summary
 from moa.node import Result

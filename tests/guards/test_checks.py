@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from moa.calibration.verifiers import Plausible
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
 from moa.agents.decider import Decider
 from moa.agents.generator import Generator
 from moa.errors import ConfigError, EndpointUnavailable

@@ -13,11 +13,11 @@ import pytest
 from graphs import clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moa.endpoints.wrappers import Retried
 
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.retried import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

@@ -7,10 +7,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.calibration.verifiers import Arithmetic, Length, Plausible
 from pydantic import BaseModel
 
-from moa.acceptance.asking import Plausible
-from moa.acceptance.verifiers import Arithmetic, Length
 from moa.agents.decider import Decider
 from moa.errors import EndpointUnavailable
 from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-
-from moa.servers import ServerFolder
-from moa.serving.launching import stop
+from moa.vllm.launching import stop
+from moa.vllm.settings import ServerFolder
 
 from .fakes import Fake
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypedDict
 
 import psutil
+from moa.vllm.planning import spec_of
+from moa.vllm.settings import VLLMConfig
+from moa.vllm.spec import ServerSpec
 
 from moa.endpoints.vllm_server import free_port
-from moa.servers import VLLMConfig
-from moa.serving.planning import spec_of
-from moa.serving.spec import ServerSpec
 
 FAKE = Path(__file__).parent / "fake"
 

@@ -7,8 +7,7 @@ from the messages in its source, in that of transformers 5, and in that of huggi
 from __future__ import annotations
 
 import pytest
-
-from moa.serving.causes import Served, explain
+from moa.vllm.causes import Served, explain
 
 SERVED = Served("small", "Qwen/Qwen3-0.6B", 8000)
 LAST = (

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from moa.vllm.settings import ServerFolder
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm_server import free_port
 from moa.errors import ConfigError, EndpointRejected
-from moa.servers import ServerFolder
 from moa.tiers import Endpoints
 
 from .fakes import Fake, wait_until

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from moa.endpoints.wrappers import Wrapping
+from moa.vllm.settings import ServerFolder, ServerState
 
 from moa.config import load
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrapping import Wrapping
 from moa.errors import ConfigError
-from moa.servers import ServerFolder, ServerState
 from moa.tiers import Endpoints
 
 SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from moa.vllm.fleet import Up, bring_up, start
+from moa.vllm.launching import Launched, stop
+from moa.vllm.spec import ServerSpec
 
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.serving.fleet import Up, bring_up, start
-from moa.serving.launching import Launched, stop
-from moa.serving.spec import ServerSpec
 
 from .fakes import Fake
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from moa.advisor.hardware import GPU, Machine
+from moa.vllm.arguments import command, variables
+from moa.vllm.environments import Environment, commands, find_environment
+from moa.vllm.planning import specs_of
+from moa.vllm.settings import VLLMConfig
 
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
-from moa.machine import GPU, Machine
-from moa.servers import VLLMConfig
-from moa.serving.arguments import command, variables
-from moa.serving.environments import Environment, commands, find_environment
-from moa.serving.planning import specs_of
 
 from .fakes import FAKE, Fake
 
@@ -89,7 +89,7 @@ def test_a_local_model_is_found_from_the_configuration_and_needs_no_hub(tmp_path
 
 
 def on(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    monkeypatch.setattr("moa.serving.arguments.machine", lambda: machine)
+    monkeypatch.setattr("moa.vllm.arguments.machine", lambda: machine)
 
 
 @pytest.mark.parametrize(("free_gib", "replicas", "kv"), [(24, 1, "6"), (24, 2, "3"), (2, 1, "1")])

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from moa.vllm.launching import launch, stop, until_ready
+from moa.vllm.settings import ServerFolder, local_url
 
 from moa import serving
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm_server import free_port
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
-from moa.servers import ServerFolder, local_url
-from moa.serving.launching import launch, stop, until_ready
 
 from .fakes import Fake, wait_until
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from moa.vllm.settings import ServerFolder
 
 from moa.config import load
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm_server import VLLMServer
-from moa.servers import ServerFolder
 from moa.tiers import Endpoints
 
 CONFIG = os.environ.get("MOA_VLLM_CONFIG", "")

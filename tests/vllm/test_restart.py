@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from moa.vllm.settings import ServerFolder
 
 from moa.config import load
-from moa.servers import ServerFolder
 
 from .conftest import CONFIG, server_of
 from .messages import messages

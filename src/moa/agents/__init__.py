@@ -19,9 +19,8 @@ from moa.agents.prompts import (
     wrong_with,
 )
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Message, Prompt
-from moa.endpoints.closing import closed_after
-from moa.errors import ConfigError, EndpointGarbled, OutputError
+from moa.endpoints import Completion, Endpoint, Message, Prompt, closed_after
+from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
 from moa.trace import Piece
 from moa.usage import UNLIMITED, Budget
@@ -220,7 +219,7 @@ class Agent(TypedNode[In, Out]):
                 else:
                     context.emit(Piece(context.node, piece))
         if completion is None:
-            raise EndpointGarbled("the stream broke off", endpoint=self.endpoint.name)
+            raise InvalidResponse("the stream broke off", endpoint=self.endpoint.name)
         return completion
 
     def _streams(self, context: RunContext) -> bool:

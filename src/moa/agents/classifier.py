@@ -18,7 +18,7 @@ from moa.questions import Answer, Choice, choice, questions_of
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 L = TypeVar("L")
 
@@ -37,7 +37,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             to them where an encoder stands beside the endpoint, else the model is shown them
             where it is asked.
         adaptation: Examples to show, and corrections of the model's bias.
-        calibration: What says which answers are accepted; see `moa.calibration.calibrating`.
+        calibration: What says which answers are accepted; see `moa.calibration.fit`.
         limits: See `Limits`.
 
     Raises:

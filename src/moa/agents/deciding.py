@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakKeyDictionary
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
-from moa.decisions.encoding import encode
+from moa.decisions.heads import encode
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrapping import unwrapped
-from moa.errors import BudgetExceeded, CalibrationError, ConfigError, EndpointGarbled, InputError
+from moa.endpoints.wrappers import unwrapped
+from moa.errors import BudgetExceeded, CalibrationError, ConfigError, InputError, InvalidResponse
 from moa.handoffs import Text
 from moa.questions import Answer, Question
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
     from moa.calibration.calibrated import Calibrated
+    from moa.calibration.file import Calibration
 
     Calibrations = Calibration | Mapping[str, Calibration] | None
 
@@ -96,7 +96,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if calibration is None:
             return {}
         from moa.calibration.calibrated import Calibrated
-        from moa.calibration.sources import sources_of
+        from moa.calibration.features import sources_of
 
         by_name = {question.name: question for question in self.questions}
         if not isinstance(calibration, Mapping):
@@ -121,7 +121,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """Whether the endpoint itself is asked, and not only what stands beside it."""
         if len(self._calibrated) < len(self.questions):
             return self.adaptation is None or bool(self.adaptation.views)
-        from moa.calibration.members import DECIDES
+        from moa.calibration.features import DECIDES
 
         read = (one.calibration.members for one in self._calibrated.values())
         return any(member.source == DECIDES for members in read for member in members)
@@ -151,7 +151,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         context: RunContext | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """Copy the agent, fitted to its task; see `moa.decisions.adapting.adapt`.
+        """Copy the agent, fitted to its task; see `moa.decisions.adaptation.adapt`.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.
@@ -165,7 +165,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             DeadlineExceeded: the run's time is up.
             MissingDependency: numpy is not installed.
         """
-        from moa.decisions.adapting import adapt
+        from moa.decisions.adaptation import adapt
 
         inside = (context or RunContext()).nested(self.name)
         return self.adapted(
@@ -204,7 +204,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         vector = await self._vector(adaptation, text, context)
         views = (self.examples,) if adaptation is None else adaptation.views
         asked = [self.ask(request, context, shown=view) for view in views]
-        return self._corrected(adaptation, await all_of(asked), context, vector)
+        return self._corrected(adaptation, await gather(asked), context, vector)
 
     async def _vector(
         self, adaptation: Adaptation | None, text: str, context: RunContext
@@ -238,12 +238,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
         Raises:
             InputError: the text is empty, so there is nothing to decide on.
-            EndpointGarbled: the answers are not those to the questions.
+            InvalidResponse: the answers are not those to the questions.
         """
         text = self._admit(request)
         decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
         if [a.question.name for a in decision.answers] != [q.name for q in self.questions]:
-            raise EndpointGarbled(
+            raise InvalidResponse(
                 f"asked {[q.name for q in self.questions]}, it answered "
                 f"{[a.question.name for a in decision.answers]}",
                 endpoint=decision.endpoint,
@@ -315,7 +315,7 @@ class FoundOut:
             return None
         async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if not self._known:
-                from moa.decisions.untrained import untrained
+                from moa.decisions.zero_shot import untrained
 
                 try:
                     self._adaptation = await untrained(

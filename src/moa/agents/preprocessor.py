@@ -12,7 +12,7 @@ from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
 from moa.handoffs import Reply, Text
 

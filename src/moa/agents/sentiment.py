@@ -86,7 +86,7 @@ class Sentiment(DecidingAgent[Mood]):
         )
         examples = labelled(question, [pair for pair in _EXAMPLES if pair[1] in labels])
         if adaptation is None and reads_heads(endpoint):
-            from moa.decisions.shipped import headed
+            from moa.decisions.heads import headed
 
             name = "sentiment" if neutral else "negative or positive"
             adaptation = headed(name, file="sentiment", asked_as="sentiment")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.usage import Amount, Part, Tier, Usage
 
 Status = Literal["open", "answered", "stopped", "failed", "rejected"]

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationInfo
 
-from moa.acceptance import Policy
 from moa.agents.filter import Verdict
+from moa.calibration.acceptance import Policy
 from moa.chat.conversation import Conversation, Turn
 from moa.chat.memory import Memory
 from moa.chat.messages import FILE, THREAD, ChatReply, Said, is_file

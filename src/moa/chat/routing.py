@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moa.acceptance import Policy
 from moa.agents.filter import Filter, Verdict
+from moa.calibration.acceptance import Policy
 from moa.chat.speaker import Exchange, Speaker
 from moa.context import RunContext, counted, quiet
 from moa.decisions import Adaptation
@@ -53,7 +53,7 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
         ConfigError: the threshold is not between 0 and 1.
     """
     shown = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
-    adaptation = Adaptation(views=(shown,), origin="as the chat ships it")
+    adaptation = Adaptation(prompt_variants=(shown,), origin="as the chat ships it")
     return Filter(
         slm,
         _CRITERION,

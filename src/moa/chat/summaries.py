@@ -15,7 +15,7 @@ from moa.chat.speaker import shown_reply
 from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
 from moa.handoffs import Reply
 

@@ -19,7 +19,7 @@ from moa.agents.boundary import said
 from moa.chat.conversation import Conversation, Summary, Turn
 from moa.chat.stores import Store, in_time
 from moa.context import RunContext
-from moa.endpoints.closing import closed_after
+from moa.endpoints import closed_after
 from moa.errors import StoreError
 from moa.usage import Amount, Part, Tier, Usage
 

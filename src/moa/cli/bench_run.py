@@ -11,15 +11,14 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from moa._terminal import Console
-from moa.benching import PAID_ROUNDS, Bench, Planned
+from moa.advisor.bench import PAID_ROUNDS, Bench, Kept, Measurement, Planned, Step, keep
+from moa.advisor.hardware import machine
 from moa.cli.tables import dollars
 from moa.config import Config
 from moa.endpoints import Endpoint
 from moa.endpoints.client import is_near
-from moa.endpoints.retried import Retried
+from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, MissingDependency
-from moa.machine import machine
-from moa.measuring import Kept, Measurement, Step, keep
 from moa.tiers import Endpoints
 from moa.usage import UNLIMITED, Budget
 

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from moa.advisor.bench import Measurement, Step
 from moa.cli.bench_run import DOES
 from moa.cli.tables import dollars
-from moa.measuring import Measurement, Step
 
 _NUMBERS = (
     "in flight",

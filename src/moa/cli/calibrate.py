@@ -10,12 +10,12 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from moa.calibration import Learn
+    from moa.calibration import Guarantee
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Learn
     from moa.calibration.labelled import Labelled
-    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.guarantees import Guarantee
     from moa.questions import Question
     from moa.tiers import Endpoints
 
@@ -117,11 +117,11 @@ def calibrate(
     config: options.ConfigFile = None,
 ) -> None:
     """Find out on labelled rows which decisions can be accepted, at a promised risk."""
+    from moa.calibration import Guarantee
     from moa.cli.calibrations import run
     from moa.cli.labelled import labelled_rows
     from moa.cli.targets import check_target
     from moa.errors import ConfigError
-    from moa.guarantees import Guarantee
 
     check_target("--out", out)
     if recheck is not None:
@@ -152,7 +152,7 @@ def calibrate(
 
 def _look(out: Path, task: str) -> int:
     """Tell which look at growing rows it is: the file that is replaced has counted those before."""
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
     from moa.errors import CalibrationError
 
     try:
@@ -202,7 +202,7 @@ def _job(
 ) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
         from moa.agents.language import can_detect, language_of
-        from moa.calibration.calibrating import calibrate
+        from moa.calibration.fit import calibrate
         from moa.cli import screen
         from moa.cli.calibration_table import show
 

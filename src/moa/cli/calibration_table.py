@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 
 def show(console: Console, made: Calibration, file: Path) -> None:
     """Print what a calibration tried, chose and promises."""
     from rich.table import Table
 
-    from moa.guarantees import percent
+    from moa.calibration import percent
 
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moa._terminal import Console
-    from moa.calibration import Calibration
     from moa.calibration.calibrated import Calibrated
-    from moa.calibration.reading_members import Progress
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Calibration
     from moa.context import RunContext
     from moa.tiers import Endpoints
 
@@ -75,7 +75,7 @@ def calibrated(calibration: Calibration, endpoints: Endpoints) -> Calibrated:
         CalibrationError: an endpoint that it reads from isn't there.
     """
     from moa.calibration.calibrated import Calibrated
-    from moa.calibration.sources import sources_of
+    from moa.calibration.features import sources_of
 
     return Calibrated(calibration, calibration.question.question(), sources_of(endpoints.slm))
 

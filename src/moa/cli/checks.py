@@ -14,7 +14,7 @@ from moa.cli.configuration import configured
 from moa.cli.survey import Surveyed, survey
 from moa.config import EMBEDDED, Config, find
 from moa.errors import ConfigError
-from moa.serving.environments import find_environment, how_to
+from moa.vllm.environments import find_environment, how_to
 
 _OWN = "mixture-of-agents"
 _EXTRA = "local"

@@ -13,10 +13,10 @@ from moa.cli import options
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from moa.advisor.hardware import Machine
     from moa.choosing.plans import Ranking
     from moa.choosing.reading import Read
     from moa.choosing.task import Task
-    from moa.machine import Machine
 
 EXAMPLES = """
 
@@ -91,8 +91,8 @@ def _task(text: str, told: dict[str, Any]) -> tuple[list[Read], Task]:
 
 
 def _machine(description: Any, task: Task) -> Machine:
+    from moa.advisor.hardware import machine
     from moa.choosing.describing import described
-    from moa.machine import machine
 
     return described(description, machine(online=not task.offline))
 

@@ -19,9 +19,8 @@ from moa.cli.targets import write_text
 from moa.config import Config, nearest
 from moa.errors import ConfigError, InputError
 from moa.evals.cases import Data, cases_of
-from moa.evals.comparing import compare
-from moa.evals.markdown import markdown_of
-from moa.evals.report import Comparison
+from moa.evals.comparison import compare
+from moa.evals.report import Comparison, markdown_of
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 from moa.ready import READY, files_of, node_of

@@ -7,8 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from moa.evals.markdown import cells_of, columns_of
-from moa.evals.report import Comparison
+from moa.evals.report import Comparison, cells_of, columns_of
 
 _STYLES = {True: "green", False: "yellow", None: ""}
 

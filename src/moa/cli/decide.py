@@ -16,7 +16,7 @@ from moa.cli import options
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.agents.classifier import Classifier
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
     from moa.cli.batch import Rows
     from moa.context import RunContext
     from moa.endpoints import Example
@@ -178,7 +178,7 @@ def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
 
 
 def _calibrated(file: Path, task: str | None, labels: str | None, *, alone: bool) -> _Calibrated:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
     from moa.errors import ConfigError
 
     if not alone:

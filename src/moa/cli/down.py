@@ -31,7 +31,7 @@ def down(
 
     from moa.cli.configuration import configured
     from moa.cli.screen import out
-    from moa.serving.fleet import take_down
+    from moa.vllm.fleet import take_down
 
     console = out()
     stopped = asyncio.run(take_down(configured(config), names or (), everything=everything))

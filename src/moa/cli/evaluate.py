@@ -12,10 +12,10 @@ from moa.cli import options
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.checking import Evaluation
+    from moa.calibration.calibrated import Evaluation
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
-    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
     from moa.tiers import Endpoints
@@ -57,8 +57,8 @@ def evaluate(
 
 def _job(file: Path, rows: list[Labelled], report: Path | None) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.calibration import Calibration
-        from moa.calibration.checking import evaluate as measured
+        from moa.calibration.calibrated import evaluate as measured
+        from moa.calibration.file import Calibration
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
         from moa.cli.labelled import other_language

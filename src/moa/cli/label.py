@@ -10,8 +10,8 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from moa.calibration.active import Pick
-    from moa.calibration.reading_members import Progress
+    from moa.calibration.active_learning import Pick
+    from moa.calibration.features import Progress
     from moa.context import RunContext
     from moa.tiers import Endpoints
 
@@ -68,8 +68,8 @@ def label(
     config: options.ConfigFile = None,
 ) -> None:
     """Label the texts that help a calibration most."""
-    from moa.calibration import Calibration
-    from moa.calibration.active import picked
+    from moa.calibration.active_learning import picked
+    from moa.calibration.file import Calibration
     from moa.cli.calibrations import calibrated, run
     from moa.cli.label_file import LabelFile, unlabelled
     from moa.cli.label_keys import by_keys

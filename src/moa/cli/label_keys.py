@@ -11,8 +11,8 @@ from moa.cli.label_file import LabelFile, Unlabelled
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration import Calibration
-    from moa.calibration.active import Pick
+    from moa.calibration.active_learning import Pick
+    from moa.calibration.file import Calibration
 
 PERSON = "person"
 DONE, NOTHING, STOPPED = 0, 1, 130

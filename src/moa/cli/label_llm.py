@@ -13,9 +13,9 @@ from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
-    from moa.calibration import Calibration
-    from moa.calibration.active import Pick
-    from moa.calibration.reading_members import Progress
+    from moa.calibration.active_learning import Pick
+    from moa.calibration.features import Progress
+    from moa.calibration.file import Calibration
     from moa.context import RunContext
     from moa.tiers import Endpoints
 

@@ -63,7 +63,7 @@ def labelled_rows(
 def languages(texts: Sequence[str]) -> dict[str, float]:
     """Give the share of each language in some of the texts; empty where none can be told."""
     from moa.agents.language import can_detect, language_of
-    from moa.calibration.watching import shares
+    from moa.calibration.drift import shares
 
     if not can_detect():
         return {}

@@ -54,11 +54,11 @@ def add(
 ) -> None:
     """Write a known model into moa.toml as an endpoint, with what serving it here takes."""
     from moa.adding import Wish, added
-    from moa.catalogue import model as known
+    from moa.advisor.catalogue import model as known
+    from moa.advisor.hardware import machine
     from moa.cli.configuration import configured
     from moa.config import Config
     from moa.config_file import target, write_endpoint
-    from moa.machine import machine
 
     file = target(config)
     chosen = known(model)

@@ -9,7 +9,7 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from moa.catalogue import Local
+    from moa.advisor.catalogue import Local
     from moa.config import Config
 
 EXAMPLES = """
@@ -61,7 +61,7 @@ def _meant(config: Config, name: str) -> Local:
     """
     from pathlib import Path
 
-    from moa.catalogue import BUILT_IN, local, models
+    from moa.advisor.catalogue import BUILT_IN, local, models
     from moa.config import EMBEDDED, nearest
     from moa.errors import ConfigError
     from moa.tiers import weights_of

@@ -11,7 +11,7 @@ from moa.jobs import Job, Kind
 from moa.usage import Tier
 
 if TYPE_CHECKING:
-    from moa.catalogue import Model
+    from moa.advisor.catalogue import Model
     from moa.jobs import Quantisation
 
 EXAMPLES = """
@@ -43,7 +43,7 @@ def list_models(
 
     One of them becomes an endpoint by: moa models add NAME
     """
-    from moa.catalogue import models
+    from moa.advisor.catalogue import models
     from moa.cli import screen
     from moa.cli.screen import json_line
     from moa.cli.tables import listed

@@ -11,7 +11,7 @@ from moa.cli import options
 if TYPE_CHECKING:
     from moa.config import Config
     from moa.context import RunContext
-    from moa.decisions.probing import Probe
+    from moa.decisions.probe import Probe
 
 EXAMPLES = """
 
@@ -42,7 +42,7 @@ def probe_model(
     from moa.cli.configuration import configured
     from moa.cli.tables import listed
     from moa.context import RunContext
-    from moa.decisions.probing import LAYOUTS
+    from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
     from moa.errors import ConfigError
     from moa.usage import Budget
@@ -79,7 +79,7 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
     """
     from moa.agents.deciding import costs_nothing
     from moa.cli import screen
-    from moa.decisions.probing import probe, shipped_trials
+    from moa.decisions.probe import probe, shipped_trials
     from moa.endpoints.encoders import encoder_beside
     from moa.errors import ConfigError
     from moa.tiers import Endpoints

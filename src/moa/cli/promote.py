@@ -14,12 +14,12 @@ from moa.cli import options
 
 if TYPE_CHECKING:
     from moa._terminal import Console
+    from moa.calibration import Guarantee
+    from moa.calibration.features import Progress
     from moa.calibration.labelled import Labelled
-    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
-    from moa.evals.promoting import Promotion
-    from moa.guarantees import Guarantee
+    from moa.evals.promotion import Promotion
     from moa.tiers import Endpoints
 
 EXAMPLES = """
@@ -77,12 +77,12 @@ def promote(
     config: options.ConfigFile = None,
 ) -> None:
     """Find out what a small model can take over of an LLM's decisions."""
+    from moa.calibration import Guarantee
     from moa.cli.calibrations import run
     from moa.cli.decide import label_names
     from moa.cli.labelled import labelled_rows
     from moa.cli.targets import check_target
     from moa.config_file import target
-    from moa.guarantees import Guarantee
 
     check_target("--out", out)
     check_target("--json", json_file)
@@ -121,7 +121,7 @@ class _Asked:
 def _job(rows: list[Labelled], asked: _Asked) -> Job:
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
         from moa.cli import screen
-        from moa.evals.promoting import promote as promoted
+        from moa.evals.promotion import promote as promoted
 
         made, found = await promoted(
             endpoints.slm,
@@ -147,8 +147,8 @@ def _job(rows: list[Labelled], asked: _Asked) -> Job:
 
 
 def _show(console: Console, found: Promotion) -> None:
+    from moa.calibration import percent
     from moa.cli.tables import listed
-    from moa.guarantees import percent
 
     rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
     console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")

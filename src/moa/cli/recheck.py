@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from moa.calibration.features import Progress
     from moa.calibration.labelled import Labelled
-    from moa.calibration.reading_members import Progress
     from moa.cli.calibrations import Job
     from moa.context import RunContext
     from moa.tiers import Endpoints
@@ -20,8 +20,8 @@ def recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
         from moa.agents.language import can_detect, language_of
-        from moa.calibration import Calibration, now
-        from moa.calibration.checking import recheck as check
+        from moa.calibration.calibrated import recheck as check
+        from moa.calibration.file import Calibration, now
         from moa.cli import screen
         from moa.cli.calibrations import calibrated, warn
 

@@ -11,8 +11,8 @@ from moa.cli import options
 from moa.cli.routing_rows import RouterFile
 
 if TYPE_CHECKING:
-    from moa.evals.routing import RoutingReport
     from moa.routing import Router
+    from moa.routing.evaluation import RoutingReport
 
 EXAMPLES = """
 
@@ -49,8 +49,8 @@ def evaluate(
     from moa.cli import routing_rows, screen
     from moa.cli.targets import check_target
     from moa.evals.pictures import check_picture
-    from moa.evals.routing import evaluate_routing
-    from moa.evals.routing_plot import plot_routing
+    from moa.routing.evaluation import evaluate_routing
+    from moa.routing.evaluation_plot import plot_routing
 
     check_target("--json", json_out)
     check_target("--plot", plot)
@@ -82,7 +82,7 @@ def _write(path: Path, written: dict[str, object]) -> None:
 def _written(report: RoutingReport, router: Router, share: float) -> dict[str, object]:
     from dataclasses import asdict
 
-    from moa.evals.routing import RANDOM
+    from moa.routing.evaluation import RANDOM
 
     return {
         "kind": router.kind,
@@ -107,7 +107,7 @@ def _written(report: RoutingReport, router: Router, share: float) -> dict[str, o
 def _show(report: RoutingReport, router: Router, share: float) -> None:
     from moa.cli import screen
     from moa.cli.tables import listed
-    from moa.evals.routing import RANDOM
+    from moa.routing.evaluation import RANDOM
 
     console = screen.out()
     console.print(

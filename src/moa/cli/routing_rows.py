@@ -10,8 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from moa.routing import Router
-    from moa.routing.cases import Case
-    from moa.routing.recorded import Recorded
+    from moa.routing.recorded import Case, Recorded
     from moa.rows import Format, Row
 
 T = TypeVar("T")

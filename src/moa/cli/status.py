@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moa.cli import options
 
 if TYPE_CHECKING:
-    from moa.serving.reporting import Report
+    from moa.vllm.reporting import Report
 
 EXAMPLES = """
 
@@ -29,7 +29,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     from moa.cli.configuration import configured
     from moa.cli.screen import json_line
     from moa.cli.tables import listed
-    from moa.serving.reporting import reports
+    from moa.vllm.reporting import reports
 
     found = asyncio.run(reports(configured(config)))
     if as_json:

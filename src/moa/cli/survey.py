@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from moa.advisor.bench import price_of
 from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
@@ -18,10 +19,9 @@ from moa.endpoints.engine import check_engine
 from moa.endpoints.profiles import Profile, profile_of
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.measuring import price_of
-from moa.servers import ServerFolder, local_url
 from moa.tiers import Endpoints
 from moa.usage import Price, Tier
+from moa.vllm.settings import ServerFolder, local_url
 
 if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint

@@ -6,8 +6,8 @@ import random
 import time
 from collections import Counter
 
+from moa.advisor.bench import percentile
 from moa.cli.worth import Worth
-from moa.measuring import percentile
 from moa.rows import Item
 from moa.usage import Usage
 

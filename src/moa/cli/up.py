@@ -45,8 +45,8 @@ def up(
 
     from moa.cli.configuration import configured
     from moa.cli.screen import out, waiting
-    from moa.serving.fleet import bring_up, start
-    from moa.serving.planning import specs_of
+    from moa.vllm.fleet import bring_up, start
+    from moa.vllm.planning import specs_of
 
     specs = specs_of(configured(config), names or ())
     console = out()

@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, Unpack
 
-from moa.acceptance.words import UNSPACED
+from moa._text import UNSPACED
 from moa.agents.boundary import Limits
 from moa.context import RunContext
 from moa.documents import Passage, Passages

@@ -16,7 +16,7 @@ from moa.errors import CalibrationError, ConfigError
 from moa.questions import Answer, Option, Question
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 RELEVANT = "Does the passage help to answer the question?"
 SUPPORTED = "Does the passage say what is claimed?"

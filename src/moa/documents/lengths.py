@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance.words import word_count
+from moa._text import word_count
 from moa.documents.sentences import sentences
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Generic, Literal
 
 from pydantic import Field, PlainValidator
 
-from moa.acceptance import sampled, text_of
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
+from moa.calibration.acceptance import sampled, text_of
 from moa.context import RunContext
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.recipe import FromEndpoint, Recipe, Sketch

@@ -13,11 +13,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from moa.acceptance import all_of, text_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.decider import Decider
 from moa.agents.prompts import at_most, block
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.documents.bm25 import words
 from moa.documents.dense import normalised, similarities
@@ -261,7 +262,7 @@ class Rank(TypedNode[Pool, Pool]):
                     update={"score": await self._score(request.request, idea, context)}
                 )
 
-        ideas = await all_of(scored(idea) for idea in request.ideas)
+        ideas = await gather(scored(idea) for idea in request.ideas)
         ideas.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
         if self.most is not None and len(ideas) > self.most:
             context.note("dropped", f"{len(ideas) - self.most} ideas with the lowest scores")

@@ -1,7 +1,7 @@
 """Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
-say (`moa.acceptance`); with a bound behind it, what is accepted comes with a promise.
+say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a promise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
 from pydantic import AfterValidator, Field
 
-from moa.acceptance import Confident, Judgement, Policy
 from moa.agents.boundary import In, Out
+from moa.calibration.acceptance import Confident, Judgement, Policy
+from moa.calibration.audit import Audit
 from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.building.signatures import signature_of
@@ -33,14 +34,13 @@ from moa.graphs.recipe import (
     beside_config,
 )
 from moa.graphs.single_model import load_calibration, single_model
-from moa.guarantees.audit import Audit
 from moa.handoffs import Reply
 from moa.node import Node, Result, finish, unique_names
 from moa.tiers import Endpoints
 from moa.trace import Piece
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 else:
     Calibration = Any  # numpy is imported where one is read
 

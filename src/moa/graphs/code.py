@@ -19,8 +19,8 @@ from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import text_of
 from moa.agents import Agent
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError

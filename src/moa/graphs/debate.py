@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from moa.acceptance import text_of
 from moa.agents import Agent, Settings
 from moa.agents.prompts import block, escaped
 from moa.agents.proposer import ANSWER
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet

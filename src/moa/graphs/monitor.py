@@ -15,6 +15,8 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
 from moa.agents.generator import Generator
 from moa.agents.sentiment import Sentiment
+from moa.calibration import percent
+from moa.calibration.drift import Counts, Moved, added, moved, share_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
@@ -24,8 +26,6 @@ from moa.graphs.building.plan import Plan
 from moa.graphs.keeping import keep, read_kept
 from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
 from moa.graphs.single_model import Labels
-from moa.guarantees import percent
-from moa.guarantees.shares import Counts, Moved, added, moved, share_of
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score

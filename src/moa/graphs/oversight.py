@@ -9,13 +9,13 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import confidence_of, text_of
-from moa.acceptance.asking import answer_of
 from moa.agents.language import can_detect, language_of
+from moa.calibration.acceptance import confidence_of, text_of
+from moa.calibration.audit import Audit
+from moa.calibration.drift import Drift, Value
+from moa.calibration.verifiers import answer_of
 from moa.context import RunContext
 from moa.graphs.keeping import keep, read_kept
-from moa.guarantees.audit import Audit
-from moa.guarantees.drift import Drift, Value
 from moa.questions import Choice, Predicate, Score
 
 

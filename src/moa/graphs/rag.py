@@ -148,7 +148,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             return None
         calibration = None
         if not isinstance(wanted, bool):
-            from moa.calibration import Calibration
+            from moa.calibration.file import Calibration
 
             calibration = Calibration.load(wanted)
         small = self._small(name)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require, said
 from moa.agents.decider import Decider
@@ -308,7 +308,7 @@ class Scores(TypedNode[Shelf, Shelf]):
                     return each
             return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
 
-        items = await all_of(scored(each) for each in request.items)
+        items = await gather(scored(each) for each in request.items)
         kept = [each for each in items if each.score is None or each.score >= self.least]
         if len(kept) < len(items):
             context.note(

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Generic
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import text_of
 from moa.agents import Agent
 from moa.agents.boundary import In
 from moa.agents.generator import Generator
 from moa.agents.prompts import block
 from moa.agents.proposer import ANSWER
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.prompts import at_most, block, escaped
 from moa.context import RunContext, quiet
@@ -293,7 +293,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                     failures.append(error)
                     return f"it could not be looked up: {error}"
 
-        outcomes = await all_of(look_up(question) for question in asked)
+        outcomes = await gather(look_up(question) for question in asked)
         if len(failures) == len(asked):
             raise failures[0]
         return list(zip(asked, outcomes, strict=True))

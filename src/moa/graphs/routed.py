@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from moa.acceptance import Judgement, Policy, text_of
+from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.signatures import signature_of
@@ -24,7 +24,7 @@ from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
     from moa.routing import Router
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 else:
     Router = Any  # numpy is imported where one is read
 
@@ -208,7 +208,7 @@ class LittleGain(Policy):
 
 def _case(router: Router, request: Any, reply: str | None = None) -> Case:
     """Give a router what it looks at: the text, and its fields where the request has them."""
-    from moa.routing.cases import Case
+    from moa.routing.recorded import Case
 
     found = {field: getattr(request, field, None) for field in router.fields}
     fields = {field: value for field, value in found.items() if isinstance(value, str)}

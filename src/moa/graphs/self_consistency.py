@@ -11,9 +11,9 @@ from typing import Annotated, Any, Generic
 
 from pydantic import Field, PlainValidator
 
-from moa.acceptance import sampled
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
+from moa.calibration.acceptance import sampled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.signatures import signature_of

@@ -16,7 +16,7 @@ from moa.node import Node
 from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
 """Labels, or what each means, by label."""
@@ -28,7 +28,7 @@ def load_calibration(file: Path) -> Calibration:
     Raises:
         CalibrationError: it can't be read.
     """
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
     return Calibration.load(file)
 

@@ -19,8 +19,13 @@ from typing import Annotated, Literal, NamedTuple, Self, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moa.acceptance import Policy, text_of
-from moa.acceptance.arithmetic import (
+from moa.agents import Agent, Settings
+from moa.agents.decider import Decider
+from moa.agents.generator import Generator
+from moa.agents.prompts import at_most
+from moa.agents.proposer import ANSWER
+from moa.calibration.acceptance import Policy, text_of
+from moa.calibration.arithmetic import (
     LONGEST,
     check,
     evaluate,
@@ -29,12 +34,7 @@ from moa.acceptance.arithmetic import (
     only_number,
     written,
 )
-from moa.acceptance.asking import Plausible
-from moa.agents import Agent, Settings
-from moa.agents.decider import Decider
-from moa.agents.generator import Generator
-from moa.agents.prompts import at_most
-from moa.agents.proposer import ANSWER
+from moa.calibration.verifiers import Plausible
 from moa.context import RunContext, quiet
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.generator import Generator
@@ -26,7 +26,7 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
@@ -320,7 +320,7 @@ class Condense(TypedNode[Notes, Notes]):
                     return kept
             return note.model_copy(update={"text": reply.text, "written": True})
 
-        return await all_of(one(note) for note in notes)
+        return await gather(one(note) for note in notes)
 
 
 def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:

@@ -1,7 +1,7 @@
 """Support: an inbox in; small models read each message, and a large one writes where it must.
 
 Where the encoder for many languages is installed, and the intents are the shipped ones, heads
-decide that were fitted beforehand to labelled messages (see `moa.decisions.shipped`), and the small
+decide that were fitted beforehand to labelled messages (see `moa.decisions.heads`), and the small
 model isn't asked. Elsewhere it is, with the examples of the settings.
 """
 
@@ -415,7 +415,7 @@ def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5)
     and there is an encoder, else by the small model, with examples of what is and what isn't.
     """
     if reads_heads(slm) and criterion == SPAM:
-        from moa.decisions.shipped import headed
+        from moa.decisions.heads import headed
 
         return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=headed("spam"))
     shown = SPAM_EXAMPLES if criterion == SPAM else ()
@@ -458,7 +458,7 @@ def _headed(slm: Endpoint, intents: Mapping[str, Intent], question: str) -> Adap
     """Give the shipped head of a question; `None` where it doesn't fit or can't be used."""
     if not reads_heads(slm) or intents != INTENTS:
         return None
-    from moa.decisions.shipped import headed
+    from moa.decisions.heads import headed
 
     return headed(question)
 

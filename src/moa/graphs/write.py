@@ -14,8 +14,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from moa.acceptance import all_of
-from moa.acceptance.words import UNSPACED, word_count
+from moa._async import gather
+from moa._text import UNSPACED, word_count
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.prompts import at_most, block, escaped
@@ -345,7 +345,7 @@ class Sections(TypedNode[Planned, Drafted]):
                     return error
             return Section(heading=request.outline.sections[place].heading, text=text)
 
-        found = await all_of(write(place) for place in range(count))
+        found = await gather(write(place) for place in range(count))
         written = tuple(each for each in found if isinstance(each, Section))
         if not written:
             raise next(each for each in found if isinstance(each, MoaError))

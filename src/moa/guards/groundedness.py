@@ -7,10 +7,11 @@ from typing import Any, Unpack
 
 from pydantic import Field
 
-from moa.acceptance import Policy, all_of
-from moa.acceptance.verifiers import Grounded
+from moa._async import gather
 from moa.agents.boundary import Limits, TypedNode
 from moa.agents.filter import Verdict
+from moa.calibration.acceptance import Policy
+from moa.calibration.verifiers import Grounded
 from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.errors import ConfigError
@@ -69,7 +70,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         text = "\n".join(texts_of(request.output))
         passages = "\n\n".join(self._passages(request.request, request.output))
         found = [sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))]
-        judged = await all_of(self._policy.judge(passages, one, context) for one in found)
+        judged = await gather(self._policy.judge(passages, one, context) for one in found)
         bad = tuple(i for i, judgement in enumerate(judged) if not judgement.accepted)
         kept = len(bad) <= self.most * len(found)
         reason = f"{len(bad)} of {len(found)} sentences are not in the passages"

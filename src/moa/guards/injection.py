@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
-from moa.acceptance import all_of
+from moa._async import gather
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
@@ -20,7 +20,7 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.encoders import reads_heads
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.guards.folding import views
 from moa.handoffs import Text
 
@@ -193,7 +193,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         parts = [text]
         if approximate_tokens(text) > _READ_TOKENS:
             parts = [part.text for part in split(text, max_tokens=_READ_TOKENS)]
-        results = await all_of(self.filter.run(part, context) for part in parts)
+        results = await gather(self.filter.run(part, context) for part in parts)
         return max((result.output for result in results), key=_how_bad)
 
 
@@ -206,13 +206,13 @@ def injection_filter(
 ) -> Filter:
     """Build the filter that drops orders to the software, by the small model alone."""
     if criterion == CRITERION and examples is EXAMPLES and reads_heads(slm):
-        from moa.decisions.shipped import headed
+        from moa.decisions.heads import headed
 
         adaptation = headed("injection")
     else:
         labels = ((text, "yes" if met else "no") for text, met in examples)
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
-        adaptation = Adaptation(views=(shown,), origin="the injection guard ships it")
+        adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
     return Filter(slm, criterion, name="injection", threshold=threshold, adaptation=adaptation)
 
 

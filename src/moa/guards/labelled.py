@@ -15,7 +15,7 @@ from moa.handoffs import Text
 from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
-    from moa.calibration import Calibration
+    from moa.calibration.file import Calibration
 
 
 class Labelled(TypedNode[Text | str, Verdict]):

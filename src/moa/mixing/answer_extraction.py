@@ -10,9 +10,9 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel
 
-from moa.acceptance import text_of
-from moa.acceptance.asking import answer_of
-from moa.acceptance.verifying import final_answer
+from moa.calibration.acceptance import text_of
+from moa.calibration.reply_signs import final_answer
+from moa.calibration.verifiers import answer_of
 from moa.errors import ConfigError
 from moa.handoffs import Reply, Text
 

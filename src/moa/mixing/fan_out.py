@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.counting import concurrency_of
-from moa.endpoints.wrapping import unwrapped
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

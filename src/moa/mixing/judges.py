@@ -13,11 +13,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.acceptance import Judgement, Policy, all_of
-from moa.acceptance.verifiers import Arithmetic
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require
 from moa.agents.prompts import block
+from moa.calibration.acceptance import Judgement, Policy
+from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, OutputError
@@ -69,7 +70,7 @@ async def judged(
     if first == second:
         return "tie"
     judge = Judge(endpoint, max_tokens=256)
-    there, back = await all_of(
+    there, back = await gather(
         _verdict(judge, Pair(request=request, a=a, b=b), context)
         for a, b in ((first, second), (second, first))
     )
@@ -162,7 +163,7 @@ class Listwise(TypedNode[Candidates, Picked]):
         """
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
-        there, back = await all_of(self._best(r, context) for r in (request, turned))
+        there, back = await gather(self._best(r, context) for r in (request, turned))
         if there is None or back is None:
             return Picked(place=0, verdict="unreadable", reason="the judge gave no verdict")
         if there == last - back:
@@ -208,7 +209,7 @@ class Pairwise(TypedNode[Candidates, Picked]):
         untold = set[int]()
         while len(standing) > 1:
             pairs = list(zip(standing[::2], standing[1::2], strict=False))
-            outcomes = await all_of(self._judged(request, pair, context) for pair in pairs)
+            outcomes = await gather(self._judged(request, pair, context) for pair in pairs)
             for (first, second), outcome in zip(pairs, outcomes, strict=True):
                 loser = first if outcome == "second" else second
                 winner = second if loser == first else first
@@ -255,7 +256,7 @@ class ByPolicy(TypedNode[Candidates, Picked]):
         Raises:
             MoaError: it failed on every reply; the first failure.
         """
-        found = await all_of(self._judged(request.request, r, context) for r in request.replies)
+        found = await gather(self._judged(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:
             context.note("failed", f"a reply could not be judged: {error}")

@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.counting import tokens_of, window_of
-from moa.endpoints.metering import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import InputError, OutputError
 from moa.handoffs import Consulted
 from moa.mixing.answer_extraction import stated

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from moa.acceptance import text_of
+from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, shown, stated
