@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Unpack, cast, overload
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent, labelled
@@ -51,7 +51,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     def __init__(
         self: Classifier[str],
         endpoint: Endpoint,
-        labels: Sequence[str] | Mapping[str, str],
+        labels: Annotated[Sequence[str] | Mapping[str, str], Field(min_length=2)],
         *,
         task: str = ...,
         describe: Mapping[str, str] | None = None,

@@ -630,6 +630,9 @@ def in_sentences(
     for fault in error.errors(include_url=False, include_input=False):
         place = ".".join(str(part) for part in fault["loc"])
         said = re.sub(r"^(?:Value error|Assertion failed), ", "", fault["msg"])
+        if fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+            sentences.append(f"{start}needs {place!r}, and it is not there")
+            continue
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             inner = fault["loc"][:-1]
             right = _known((of or {}).get(str(inner[0])), inner[1:]) if inner else known
