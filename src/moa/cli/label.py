@@ -127,7 +127,7 @@ async def _by_llm(
     from moa.cli import screen
     from moa.errors import ConfigError
     from moa.evals.labelled import label_by_model
-    from moa.ready.labelling import LabelSettings, labeller
+    from moa.graphs.single_model import labeller
 
     if not endpoints.has_llm:
         raise ConfigError(
@@ -136,7 +136,7 @@ async def _by_llm(
         )
     llm = endpoints.llm
     found = await label_by_model(
-        labeller(llm, LabelSettings(), made, calibrated=False),
+        labeller(llm, calibration=made, calibrated=False),
         rows,
         picks,
         file,
