@@ -349,7 +349,7 @@ async def test_no_vault_outlives_its_request() -> None:
     with pytest.raises(MoaError):
         await Guarded(node=answering(down), before=[MASK]).run(SECRET)
     await Guarded(node=answering(echo), before=[MASK]).run(SECRET)
-    left = [found for found in gc.get_objects() if isinstance(found, Vault)]
+    left = [found for found in gc.get_objects() if type(found) is Vault]
     assert all(repr(vault) == "Vault(closed)" for vault in left)
 
 
