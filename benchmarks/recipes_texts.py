@@ -14,6 +14,7 @@ from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
+from moa.endpoints.tokens import tokens_of
 from moa.evals.metrics import rouge_l
 from moa.graphs.recommend import Interests
 from moa.graphs.summarize import Original
@@ -128,7 +129,7 @@ async def _first_part(models: Models, item: Item, ask: Plain) -> Answer:
 async def _cut(models: Models, text: str, most: int) -> str:
     kept, left = list[str](), most
     for _, sentence in sentences(text):
-        left -= await models.large.count_tokens(sentence, RunContext()) + 1
+        left -= await tokens_of(models.large, sentence, RunContext()) + 1
         if left < 0:
             break
         kept.append(sentence)
@@ -299,7 +300,7 @@ async def _last_turns(models: Models, item: Item, ask: Plain) -> Answer:
 async def _recent(models: Models, said: Sequence[Message]) -> list[Message]:
     kept, left = list[Message](), READ + SUMMED
     for message in reversed(said):
-        left -= await models.large.count_tokens(message.content, RunContext()) + 4
+        left -= await tokens_of(models.large, message.content, RunContext()) + 4
         if left < 0 and kept:
             break
         kept.append(message)

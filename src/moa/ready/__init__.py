@@ -11,25 +11,12 @@ from pydantic import BaseModel
 from moa.config import checked, nearest
 from moa.errors import ConfigError
 from moa.guards.guarded import Guarded, Guards, apart
-from moa.ready import (
-    agents,
-    reasoning,
-    sampling,
-    writing,
-)
+from moa.ready.entries import READY
 from moa.ready.entry import AnyNode, Ready, beside, named_by, read_by
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
 
 __all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
-
-READY: dict[str, Ready[Any]] = {
-    **agents.READY,
-    **reasoning.READY,
-    **sampling.READY,
-    **writing.READY,
-}
-"""The ready agents and graphs, by name."""
 
 
 def node_of(
