@@ -220,11 +220,6 @@ class Measurement(BaseModel):
             measured=True,
         )
 
-    def is_less_than(self, before: Measurement) -> bool:
-        """Whether it was stopped, and the one before was not, of the same model and machine."""
-        stopped = self.stopped and not before.stopped
-        return stopped and (self.model, self.machine) == (before.model, before.machine)
-
     def _dollars(self, seconds: float | None, count: Decimal) -> Decimal | None:
         if seconds is None or self.hourly_usd is None:
             return None
@@ -281,8 +276,10 @@ def keep(measurement: Measurement, config_path: str | Path | None = None) -> Mea
     path = file_beside(find(config_path))
     kept = _read(path)
     before = kept.endpoints.get(measurement.endpoint)
-    if before is not None and measurement.is_less_than(before):
-        return before
+    if before is not None and measurement.stopped and not before.stopped:
+        same = (before.model, before.machine) == (measurement.model, measurement.machine)
+        if same:
+            return before
     kept.endpoints[measurement.endpoint] = measurement
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,9 @@ from moa.cli import options, screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.advisor.candidates import Member
-    from moa.advisor.choice import Plan, Ranking
+    from moa.advisor.choice import Ranking
+    from moa.advisor.estimate import Member
+    from moa.advisor.plans import Plan
     from moa.advisor.task import Read
 
 EXAMPLES = """
@@ -280,7 +281,7 @@ def _plan(plan: Plan) -> dict[str, object]:
 
 
 def _member(member: Member) -> dict[str, object]:
-    from moa.advisor.performance import LocalModel
+    from moa.advisor.hardware import LocalModel
 
     here = isinstance(member, LocalModel)
     return {
