@@ -71,7 +71,7 @@ from moa.decisions.regression import folds, split
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import identity_of, known
 from moa.errors import CalibrationError, InputError
-from moa.questions import NONE_OF_THESE, Question
+from moa.questions import Question
 
 LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
@@ -263,11 +263,6 @@ class _Task:
         options = len(self.names)
         return fit_part(reading, rows, self.labels, self.folds, options, penalty=penalty)
 
-    @property
-    def none(self) -> int:
-        """Place of "none of these" among the options; below 0 where it is none of them."""
-        return list(self.names).index(NONE_OF_THESE) if NONE_OF_THESE in self.names else -1
-
 
 async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
     """Read with all features there are, the cheap ones first."""
@@ -364,7 +359,7 @@ def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) ->
     readings = [readings[place] for place in best.places]
     parts = [parts[place] for place in best.places]
     p, features = best.probabilities, [reading.feature for reading in readings]
-    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.none)
+    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.names)
     kept = uncertainty_of(p, signs, labels, dealt)
     uncertainty, sure = (None, p.max(1)) if kept is None else kept
     rehearsed = Judged(p, sure, mass_of(signs))
@@ -396,7 +391,7 @@ def _rehearsed(task: _Task, made: _Made, accepting: Blend) -> tuple[Judged, list
         return made.rehearsed.of(task.tested), []
     read = [reading.values[task.tested] for reading in made.readings]
     features = [reading.feature for reading in made.readings]
-    found = judged(accepting, made.uncertainty, read, features, task.none)
+    found = judged(accepting, made.uncertainty, read, features, task.names)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
     return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
