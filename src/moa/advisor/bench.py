@@ -50,7 +50,7 @@ _LONG, _SHORT = 320, 40
 _TAIL = 24
 """Words that are new in a prompt of which the most has been seen."""
 _WRITTEN = 128
-"""Most tokens of a long answer."""
+"""Maximum tokens of a long answer."""
 _TOPIC = Question(
     "topic",
     "choice",
@@ -363,7 +363,7 @@ class Bench:
         concurrencies: Requests in flight, one step of each kind for each.
         seconds: After which no request of a step is begun.
         budget: Limits on all of it.
-        rounds: Most requests of a slot in a step; `None`: as many as the time allows.
+        rounds: Maximum requests of a slot in a step; `None`: as many as the time allows.
         listener: Told of each answer: the work, the requests in flight, and how many answers the
             step has had.
     """

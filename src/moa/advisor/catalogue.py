@@ -92,7 +92,7 @@ class Model(BaseModel):
     embeddings: Annotated[int, Field(ge=0)] = 0
     """Those of `parameters` that vLLM's quantisations leave in `bf16`: embeddings and output."""
     context: PositiveInt | None = None
-    """Most tokens of a prompt and its answer together; `None`: not known."""
+    """Maximum tokens of a prompt and its answer together; `None`: not known."""
     licence: str
     licence_url: HttpUrl | None = None
     gated: bool = False

@@ -81,7 +81,7 @@ STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (10
 """Longest prompt and answer together, and how many such sequences at once: as much as fits, where
 nothing else is asked for."""
 CPU_CONCURRENCY = 4
-"""Most sequences at once on a processor: more would only share its cores."""
+"""Maximum sequences at once on a processor: more would only share its cores."""
 _GOOD = 3
 """So many of `STEPS` are room enough to keep weights that lose next to nothing."""
 _NEAR_LOSSLESS: tuple[Quantisation, ...] = ("bf16", "fp8")
@@ -118,9 +118,9 @@ class Card(NamedTuple):
     gib: float
     """Memory."""
     gb_per_s: float
-    """Most that its memory gives in a second."""
+    """Peak bandwidth of its memory, GB/s."""
     tflops: float
-    """Most dense 16-bit operations in a second."""
+    """Peak of dense 16-bit arithmetic, TFLOPS."""
     capability: tuple[int, int] | None
     """CUDA compute capability; `None`: no CUDA."""
     watts: float

@@ -80,7 +80,7 @@ class Task(BaseModel):
     concurrency: Annotated[int, Field(gt=0)] | None = None
     """Items in flight at once; `None`: from `per_day`, by Little's law."""
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
-    """Most US dollars for a thousand items; `None`: no matter."""
+    """Maximum US dollars for a thousand items; `None`: no matter."""
     private: bool = False
     """Whether the items may not leave the house, so that no vendor is asked."""
     offline: bool = False

@@ -51,12 +51,12 @@ class Guarantee:
 
     @property
     def failure(self) -> float:
-        """Most probability that the promise is broken, at this look."""
+        """Largest probability that the promise is broken, at this look."""
         spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
         return (1.0 - self.confidence) * spent
 
     def needed(self, errors: int = 0) -> int:
-        """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
+        """Minimum of decisions accepted, with `errors` wrong ones, that shows the risk."""
         return fewest(errors, risk=self.risk, failure=self.failure)
 
     def looser(self) -> tuple[Guarantee, ...]:

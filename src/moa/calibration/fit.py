@@ -304,7 +304,9 @@ def _labels(
     shown = tuple(tuple(prompt) for prompt in prompts)
     read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
     layout = layout_of(reader.question, read_as)
-    return LabelFeature(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
+    return LabelFeature(
+        name=name, prompt_variants=shown, turned=turned, read_as=read_as, layout=layout
+    )
 
 
 def _examples(reader: FeatureReader, task: _Task) -> Sequence[Sequence[Example]]:

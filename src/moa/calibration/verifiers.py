@@ -48,7 +48,7 @@ class Arithmetic(Policy):
     The score is the share of sums that hold, and 0.5 where there are none.
 
     Args:
-        least: Fewest sums that a reply must state to be accepted.
+        least: Minimum of sums that a reply must state to be accepted.
     """
 
     least: int = 0
@@ -107,8 +107,8 @@ class Length(Policy):
     The score of one that is, is how near it comes, as a share.
 
     Args:
-        least: Fewest units.
-        most: Most units; `None` is no limit.
+        least: Minimum of units.
+        most: Maximum of units; `None` is no limit.
         unit: What is counted.
 
     Raises:

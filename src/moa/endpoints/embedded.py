@@ -138,14 +138,14 @@ class EmbeddedEndpoint(Closing):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Answer typed questions about `state` by the log-probabilities of their labels.
+        """Answer typed questions about `text` by the log-probabilities of their labels.
 
         Raises:
             MoaError: as `Endpoint.decide`; `EndpointRejected` where the text, with question and
@@ -153,7 +153,7 @@ class EmbeddedEndpoint(Closing):
                 question can't be told apart.
         """
         async with self._running(context) as served:
-            return await served.decide(state, questions, context, examples=examples)
+            return await served.decide(text, questions, context, examples=examples)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """Turn texts into vectors of length 1: the mean of the model's last hidden states.

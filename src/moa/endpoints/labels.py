@@ -147,7 +147,7 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 
 def label_prompt(
     question: Question,
-    state: str,
+    text: str,
     examples: Sequence[Example],
     *,
     layout: Layout = "completion",
@@ -166,7 +166,7 @@ def label_prompt(
     shown = [(text, by_name[name]) for text, name in labels if name in by_name]
     if layout == "chat":
         before = [turn for text, word in shown for turn in (_turn(question, text, words), word)]
-        turn = _turn(question, state, words)
+        turn = _turn(question, text, words)
         return LabelPrompt(turn, tuple(f"{word}\n" for word in words), "chat", tuple(before))
     task = one_line(question.text)
     blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
@@ -176,7 +176,7 @@ def label_prompt(
             for word, option in zip(words, question.options, strict=True)
         ]
     blocks += [_block(task, text, word) for text, word in shown]
-    blocks.append(f"Task: {task}\nText: {one_line(state)}\nLabel:")
+    blocks.append(f"Task: {task}\nText: {one_line(text)}\nLabel:")
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
 
 
@@ -230,19 +230,19 @@ class LabelBackend:
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`."""
+        """Answer typed questions about `text`; see `Backend.decide`."""
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
             layout = question.layout or known(self._model).layout_of(question.kind)
-            prompt = label_prompt(question, state, examples, layout=layout)
+            prompt = label_prompt(question, text, examples, layout=layout)
             reading = await self._reader.read_labels(prompt, context)
             amount += reading.amount
             answers.append(

@@ -19,7 +19,7 @@ from moa.usage import NOTHING, Amount, Tier
 _TOKENS_AN_ANSWER = 2
 
 Send = Callable[[str, Sequence[Question], RunContext], Awaitable[Decision]]
-"""Sends questions about a state in one go."""
+"""Sends questions about a text in one go."""
 Estimate = Callable[[str, Sequence[Question]], Amount]
 """What that is expected to take."""
 
@@ -27,7 +27,7 @@ Estimate = Callable[[str, Sequence[Question]], Amount]
 class Native:
     """Decides by a route of the server itself.
 
-    Questions about one state that come in one tick share a request where the server answers them
+    Questions about one text that come in one tick share a request where the server answers them
     independently of each other.
 
     Args:
@@ -45,37 +45,37 @@ class Native:
             client.name, client.tier, send=self._send, estimate=self._estimate
         )
 
-    def can_join(self, state: str) -> bool:
-        """Whether questions about `state` would go out with a request that is being gathered."""
-        return self._dialect.together and self._coalescer.is_open(state)
+    def can_join(self, text: str) -> bool:
+        """Whether questions about `text` would go out with a request that is being gathered."""
+        return self._dialect.together and self._coalescer.is_open(text)
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`."""
-        self._dialect.check(state, questions)
+        """Answer typed questions about `text`; see `Backend.decide`."""
+        self._dialect.check(text, questions)
         ask = self._coalescer.decide if self._dialect.together else self._send
-        decision = await ask(state, questions, context)
+        decision = await ask(text, questions, context)
         if examples:
-            text = f"{len(examples)} examples: this server decides by itself and takes none"
-            context.note("dropped", text, endpoint=self._client.name)
+            said = f"{len(examples)} examples: this server decides by itself and takes none"
+            context.note("dropped", said, endpoint=self._client.name)
         return decision
 
     async def _send(
-        self, state: str, questions: Sequence[Question], context: RunContext
+        self, text: str, questions: Sequence[Question], context: RunContext
     ) -> Decision:
         requests = self._dialect.requests(questions)
         if len(requests) == 1:
-            return await self._ask(state, requests[0], context)
+            return await self._ask(text, requests[0], context)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(state, few, context)) for few in requests]
+                tasks = [group.create_task(self._ask(text, few, context)) for few in requests]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
         parts = [task.result() for task in tasks]
@@ -85,12 +85,10 @@ class Native:
             amount=sum((part.amount for part in parts), NOTHING),
         )
 
-    async def _ask(
-        self, state: str, questions: Sequence[Question], context: RunContext
-    ) -> Decision:
+    async def _ask(self, text: str, questions: Sequence[Question], context: RunContext) -> Decision:
         client = self._client
-        body = self._wire.body(client.model, state, questions)
-        estimate = self._estimate(state, questions)
+        body = self._wire.body(client.model, text, questions)
+        estimate = self._estimate(text, questions)
         try:
             reply, amount = await client.post(self._wire.path, body, context, estimate=estimate)
         except EndpointRejected as error:
@@ -108,14 +106,14 @@ class Native:
         context.note("answered", served, endpoint=client.name)
         return Decision(answers=tuple(answers), endpoint=client.name, model=served, amount=amount)
 
-    def _estimate(self, state: str, questions: Sequence[Question]) -> Amount:
+    def _estimate(self, text: str, questions: Sequence[Question]) -> Amount:
         texts = [
             text
             for question in questions
             for text in (question.text, *(option.name for option in question.options))
         ]
         estimate = estimate_of(
-            state,
+            text,
             *texts,
             max_tokens=_TOKENS_AN_ANSWER * len(questions),
             price=self._client.price,
@@ -138,7 +136,7 @@ class _Batch:
 
 
 class Coalescer:
-    """Gathers the questions that several callers ask about one state (as GraphQL's DataLoader).
+    """Gathers the questions that several callers ask about one text (as GraphQL's DataLoader).
 
     Each caller reserves and is charged its share: the first the call itself, a later one only
     where its questions take another request, and all of them the tokens and the cost of their part
@@ -159,21 +157,21 @@ class Coalescer:
         self._estimate = estimate
         self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Batch] = {}
 
-    def is_open(self, state: str) -> bool:
-        """Whether questions about `state` are being gathered."""
-        return (asyncio.get_running_loop(), state) in self._open
+    def is_open(self, text: str) -> bool:
+        """Whether questions about `text` are being gathered."""
+        return (asyncio.get_running_loop(), text) in self._open
 
     async def decide(
-        self, state: str, questions: Sequence[Question], context: RunContext
+        self, text: str, questions: Sequence[Question], context: RunContext
     ) -> Decision:
-        """Answer `questions`, together with those that others ask about `state` in this tick.
+        """Answer `questions`, together with those that others ask about `text` in this tick.
 
         Raises:
             EndpointError: the request failed; every caller gets it.
             BudgetExceeded: a limit of this caller would be passed; the others are not concerned.
             DeadlineExceeded: the time of this caller's run is up.
         """
-        key = (asyncio.get_running_loop(), state)
+        key = (asyncio.get_running_loop(), text)
         call = await self._reserved(key, questions, context)
         with call:
             left_s = context.remaining_s()
@@ -209,10 +207,10 @@ class Coalescer:
                 return call
             call.settle(NOTHING)
 
-    def _share(self, state: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
-        """Estimate what questions add to a batch: the state is read once, for the first."""
+    def _share(self, text: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
+        """Estimate what questions add to a batch: the text is read once, for the first."""
         if batch is None:
-            return self._estimate(state, questions)
+            return self._estimate(text, questions)
         before = self._estimate("", batch.questions).calls
         after = self._estimate("", [*batch.questions, *questions]).calls
         return replace(self._estimate("", questions), calls=after - before)

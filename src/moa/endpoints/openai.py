@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
@@ -22,6 +22,7 @@ from moa.endpoints import (
     Example,
     Message,
     Prompt,
+    need,
 )
 from moa.endpoints.client import JSON, Client, Posted
 from moa.endpoints.control_tokens import neutralise
@@ -30,7 +31,6 @@ from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
 from moa.errors import (
-    CapabilityError,
     EndpointError,
     EndpointRejected,
     InvalidResponse,
@@ -57,6 +57,20 @@ _TAGS = {
 """What closes a thought, by what opens it."""
 _CLOSE = "</think>"
 """What closes a thought that the chat template opened."""
+
+
+class Settings(TypedDict, total=False):
+    """What an `OpenAIEndpoint` can be told besides which model is where; it says what each is."""
+
+    api_key: SecretStr | str | None
+    price: Price
+    context_window: int | None
+    concurrency: int
+    connect_timeout_s: float
+    timeout_s: float
+    capabilities: Collection[Capability]
+    decides: Decides
+    http_client: httpx2.AsyncClient | None
 
 
 class OpenAIEndpoint(Closing):
@@ -145,7 +159,7 @@ class OpenAIEndpoint(Closing):
             EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
-        self._need("complete")
+        need(self, "complete")
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         choice = self._first_choice(answer)
@@ -170,7 +184,7 @@ class OpenAIEndpoint(Closing):
         A thought whose opening tag the server leaves out is known as one only at its end: it is
         in the pieces, and not in the text of the `Completion`.
         """
-        self._need("stream")
+        need(self, "stream")
         self._check_length(prompt)
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
@@ -209,7 +223,7 @@ class OpenAIEndpoint(Closing):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -223,13 +237,13 @@ class OpenAIEndpoint(Closing):
             ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
                 of a server whose log-probabilities can't be read; no question was sent.
         """
-        self._need("decide")
+        need(self, "decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._decider.decide(neutralise(state), questions, context, examples=shown)
+        return await self._decider.decide(neutralise(text), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
-        self._need("embed")
+        need(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = estimate_of(*texts, max_tokens=0, price=self.price)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
@@ -399,13 +413,6 @@ class OpenAIEndpoint(Closing):
         if finish_reason == "length":
             return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
         return InvalidResponse(message, endpoint=self.name)
-
-    def _need(self, capability: Capability) -> None:
-        if capability not in self.capabilities:
-            raise CapabilityError(
-                f"endpoint {self.name!r} can't {capability}: it can "
-                f"{', '.join(sorted(self.capabilities)) or 'nothing'}"
-            )
 
 
 def _text(value: object) -> str:

@@ -176,7 +176,7 @@ class Replicas(Wrapping):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -186,7 +186,7 @@ class Replicas(Wrapping):
         """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
 
         def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(state, questions, context, examples=examples)
+            return one.decide(text, questions, context, examples=examples)
 
         return await self._send(send, _asked(questions, examples), context)
 

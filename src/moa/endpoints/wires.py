@@ -34,7 +34,7 @@ class Wire(ABC):
     """The route, such as `/systemone`."""
 
     @abstractmethod
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
 
     @abstractmethod
@@ -56,10 +56,10 @@ class SystemOneWire(Wire):
     title = "System One"
     path = "/systemone"
 
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
         asked = {question.name: self._asked(question) for question in questions}
-        return {"model": model, "state": state, "questions": asked}
+        return {"model": model, "state": text, "questions": asked}
 
     def read(self, reply: JSON, questions: Sequence[Question], endpoint: str) -> list[Answer]:
         """Read the answers."""
@@ -128,9 +128,9 @@ class DecisionsWire(Wire):
     title = "OpenAI Decisions"
     path = "/decisions"
 
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
-        return {"model": model, "input": state, "questions": list(map(self._asked, questions))}
+        return {"model": model, "input": text, "questions": list(map(self._asked, questions))}
 
     def read(self, reply: JSON, questions: Sequence[Question], endpoint: str) -> list[Answer]:
         """Read the answers; those that are left out at the end are missing."""

@@ -131,7 +131,7 @@ class Wrapping(Closing):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -141,7 +141,7 @@ class Wrapping(Closing):
         """See `Endpoint.decide`."""
 
         def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(state, questions, context, examples=examples)
+            return one.decide(text, questions, context, examples=examples)
 
         return await self.ask(send, context)
 
@@ -319,7 +319,7 @@ class Cached(Wrapping):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -332,10 +332,10 @@ class Cached(Wrapping):
             for q in questions
         ]
         shown = [(example.text, dict(example.labels)) for example in examples]
-        key = self._key("decide", [state, asked, shown])
+        key = self._key("decide", [text, asked, shown])
 
         def ask() -> Awaitable[Decision]:
-            return self.endpoint.decide(state, questions, context, examples=examples)
+            return self.endpoint.decide(text, questions, context, examples=examples)
 
         decision = await self._once(key, ask, context)
         pairs = zip(decision.answers, questions, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
@@ -14,7 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import gather
+from moa._async import map_async
 from moa._files import Existing, LineFile
 from moa.calibration.acceptance import confidence_of, text_of
 from moa.context import RunContext
@@ -144,11 +143,11 @@ class Answer(BaseModel):
             probabilities=_probabilities(output),
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
-            **taken(result.usage, result.seconds),
+            **_taken(result.usage, result.seconds),
         )
 
 
-def taken(usage: Usage, seconds: float) -> dict[str, Any]:
+def _taken(usage: Usage, seconds: float) -> dict[str, Any]:
     """Give what an answer took, as the fields of `Answer`."""
     total, by_tier = usage.total, usage.by_tier()
     return {
@@ -275,15 +274,13 @@ async def answers_of(
     Raises:
         ConfigError: the design can't work at all, such as with a calibration of another model.
     """
-    free = asyncio.Semaphore(concurrency)
     done = 0
 
     async def one(case: Case) -> Answer:
         nonlocal done
         answer = cache.get(name, case.request)
         if answer is None:
-            async with free:
-                answer = await _asked(node, case, context)
+            answer = await _asked(node, case, context)
             if answer.error is None:
                 cache.put(name, case.request, answer)
         done += 1
@@ -291,7 +288,7 @@ async def answers_of(
             progress(name, done, len(cases))
         return answer
 
-    return await gather(one(case) for case in cases)
+    return await map_async(one, cases, max_concurrency=concurrency)
 
 
 async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:
@@ -302,11 +299,8 @@ async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> An
     except ConfigError:
         raise
     except MoaError as error:
-        return _failed(error, own, start)
+        failed = error
     except Exception as error:  # noqa: BLE001  a bug in a user's node is that design's failure
-        return _failed(NodeError(node.name, error), own, start)
-
-
-def _failed(error: MoaError, own: RunContext, start: float) -> Answer:
-    said = f"{type(error).__name__}: {error}"
-    return Answer(text=None, error=said, **taken(own.usage, time.perf_counter() - start))
+        failed = NodeError(node.name, error)
+    said = f"{type(failed).__name__}: {failed}"
+    return Answer(text=None, error=said, **_taken(own.usage, time.perf_counter() - start))
