@@ -96,7 +96,7 @@ class Model(BaseModel):
     licence: str
     licence_url: HttpUrl | None = None
     gated: bool = False
-    """Whether the hub gives it only to who has accepted the licence."""
+    """Whether its licence has to be accepted on the hub first."""
     no_float16: bool = False
     """Whether it goes wrong in `float16`, which cards before Ampere compute in."""
     attention: Attention | None = None

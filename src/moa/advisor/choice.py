@@ -194,7 +194,7 @@ class Chooser:
         if not task.outside:
             plan = self._good(api=True, private=False, offline=False, vendors=())
             barred = {
-                "the items may leave the house": task.private,
+                "the items may leave this machine": task.private,
                 "there is a network": task.offline,
                 "a vendor may be asked": not task.api,
             }
@@ -436,7 +436,7 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     if isinstance(member, VendorModel):
         yield (
             f"{model.name} is asked at {vendor_name(member.vendor)} (its key in "
-            f"${member.vendor.api_key_env}): the items leave the house, and need a network"
+            f"${member.vendor.api_key_env}): the items leave this machine, and need a network"
         )
         return
     times = [times for stage, times in plan.stages if stage.member is member][-1]

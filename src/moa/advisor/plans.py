@@ -39,7 +39,7 @@ Cause = Literal[
     "too long",
     "too risky",
     "over budget",
-    "leaves the house",
+    "local only",
     "needs a network",
     "no API",
     "no disk",
@@ -234,7 +234,7 @@ def vendor_models(task: Task) -> Iterator[VendorModel | Rejected]:
     sold = [one for one in offered if not any(_outdone(one, other) for other in offered)]
     what = f"{len(sold)} models of vendors"
     if task.private:
-        yield Rejected(what, "leaves the house", "the items would leave the house")
+        yield Rejected(what, "local only", "the items would leave this machine")
     elif task.offline:
         yield Rejected(what, "needs a network", "there is none while it runs")
     elif not task.api:

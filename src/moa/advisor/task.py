@@ -82,7 +82,7 @@ class Task(BaseModel):
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
     """Maximum US dollars for a thousand items; `None`: no matter."""
     private: bool = False
-    """Whether the items may not leave the house, so that no vendor is asked."""
+    """Whether the items may not leave this machine, so that no vendor is asked."""
     offline: bool = False
     """Whether there is no network while it runs."""
     api: bool = False

@@ -21,7 +21,7 @@ class Guarantee:
     The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
     most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
 
-    Whoever labels more rows and looks again, until something is accepted, has several chances to be
+    Labelling more rows and looking again until something is accepted gives several chances to be
     wrong. So look `k` at growing rows spends `1 / (1.202 k**3)` of the probability of failure: 83 %
     at the first, 10 % at the second, and all of it over all looks there may ever be (alpha
     spending; Lan and DeMets 1983, Biometrika 70).

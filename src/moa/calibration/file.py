@@ -183,8 +183,8 @@ class Calibration(_Record):
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
     looser: tuple[Bound, ...] = ()
-    """What looser promises would have accepted, as was seen on the same labels: whoever takes the
-    one that looks best has looked more than once, so it is for the next calibration."""
+    """What looser promises would have accepted, as was seen on the same labels. To take the best of
+    them is to look more than once, so they are for the next calibration."""
     accepting: FitRecord
     uncertainty: Uncertainty | None = Field(
         default=None, validation_alias="doubt", serialization_alias="doubt"

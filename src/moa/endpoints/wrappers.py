@@ -532,8 +532,8 @@ class Metered(Around):
 class WaitForReady(Around):
     """Fails with a lost server's error only when the server is back, or will not come back.
 
-    So whoever asks again, such as `Retried` around it, asks a server that is there, however long
-    its start takes. The wait ends with the run's deadline at the latest.
+    So a further try, such as that of `Retried` around it, reaches a server that is there, however
+    long its start takes. The wait ends with the run's deadline at the latest.
 
     Args:
         endpoint: What is asked.
