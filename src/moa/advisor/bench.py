@@ -5,7 +5,6 @@ A measurement is kept in `moa.bench.json` beside the configuration, where budget
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 import statistics
@@ -21,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
+from moa._async import gather
 from moa._files import replace_text
 from moa.config import Config, find
 from moa.context import RunContext
@@ -458,9 +458,7 @@ class Bench:
                 if self.listener is not None:
                     self.listener(work, concurrency, len(latencies))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(slot())
+        await gather(slot() for _ in range(concurrency))
         if failures and not latencies:
             raise failures[-1]
         spent = step_context.usage.total

@@ -140,7 +140,6 @@ def choose(
         usd_per_kwh: What electricity costs; taken where `hourly_usd` is not given.
 
     Raises:
-        MissingDependency: psutil is needed to read this machine, and not installed.
         ConfigError: what was measured can't be read.
     """
     there = on_machine or machine()

@@ -37,11 +37,10 @@ from moa.advisor import Quantisation
 from moa.advisor.bench import Measurement
 from moa.advisor.catalogue import GGUF, Model, models
 from moa.config import Config, EndpointConfig
-from moa.endpoints.cores import usable_cores
-from moa.errors import ConfigError, MissingDependency
+from moa.endpoints.cores import usable_cores, usable_memory
+from moa.errors import ConfigError
 
 GIB = 2**30
-_CGROUP = Path("/sys/fs/cgroup")
 _BOARD = Path("/proc/device-tree/model")
 _SYSTEM_SHARE = 0.75
 """Part of memory shared with the processor that macOS and Jetson leave to a GPU: Metal's
@@ -270,23 +269,16 @@ def machine() -> Machine:
 
     A container's limits hold. A machine without NVIDIA's driver has no NVIDIA GPU; that is no
     error.
-
-    Raises:
-        MissingDependency: psutil is not installed.
     """
-    try:
-        import psutil
-    except ImportError as error:
-        purpose = "to read the memory of this machine"
-        raise MissingDependency("psutil", extra="local", purpose=purpose) from error
-    memory = psutil.virtual_memory()
-    ram, free = _contained(memory.total, memory.available, _CGROUP)
+    import psutil
+
+    memory = usable_memory()
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return Machine(
         cores=usable_cores(),
-        ram=ram,
-        ram_free=free,
-        gpus=_nvidia() or _on_chip(ram, free),
+        ram=memory.total,
+        ram_free=memory.free,
+        gpus=_nvidia() or _on_chip(*memory),
         on_battery=battery is not None and battery.power_plugged is False,
         disk_free=shutil.disk_usage(Path.cwd()).free,
     )
@@ -341,16 +333,6 @@ def _size(text: str) -> int:
     if hit is None or not float(hit[1]):
         raise ConfigError(f"{text!r} is no size of memory: write it as 16GB")
     return int(float(hit[1]) * _UNITS[(hit[2] or "g")[0].lower()])
-
-
-def _contained(total: int, available: int, cgroup: Path) -> tuple[int, int]:
-    """Hold the machine's memory against the limit of this process's container."""
-    try:
-        most = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # not in a container, or without a limit
-        return total, available
-    return (most, max(0, min(available, most - used))) if most < total else (total, available)
 
 
 def _nvidia() -> tuple[GPU, ...]:

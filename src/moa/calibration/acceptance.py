@@ -242,9 +242,15 @@ def confidence_of(reply: Any) -> float | None:
 def answers_in(reply: Any) -> list[Any]:
     """Give the typed answers that a reply is made of; itself, where it is no model of several."""
     if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
-        fields: list[Any] = [getattr(reply, name) for name in type(reply).model_fields]
-        return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
+        return decisions_in(reply)
     return [reply]
+
+
+def decisions_in(output: Any) -> list[Any]:
+    """Give the typed answers in the fields of a model; none for anything else."""
+    names = type(output).model_fields if isinstance(output, BaseModel) else ()
+    fields: list[Any] = [getattr(output, name) for name in names]
+    return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
 
 
 def text_of(value: Any) -> str:

@@ -548,12 +548,18 @@ def _is_stream(response: httpx2.Response) -> bool:
 
 def _is_cut(answer: JSON) -> bool:
     """Tell whether an answer, or an event of a stream, says that its limit cut it."""
-    choices: object = answer.get("choices")
-    if not isinstance(choices, list):
-        return False
-    return any(
-        isinstance(choice, dict) and cast("JSON", choice).get("finish_reason") == "length"
-        for choice in cast("list[object]", choices)
+    return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))
+
+
+def object_of(value: object) -> JSON:
+    """Give a JSON object that a server sent; an empty one for anything else."""
+    return cast("JSON", value) if isinstance(value, dict) else {}
+
+
+def objects_of(value: object) -> list[JSON]:
+    """Give the JSON objects of a list; none for anything else."""
+    return (
+        [object_of(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
     )
 
 

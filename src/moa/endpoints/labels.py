@@ -6,7 +6,6 @@ The fields of vLLM are those of 0.32:
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, cast
 
+from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.client import JSON, Client
@@ -360,24 +360,13 @@ class VLLMLabelReader:
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
-            rest = await self._all(texts, context)
+            rest = await gather(self._tokenized(text, context, special=False) for text in texts)
             first = rest.pop(0) if line else []
             for label, whole in zip(missing, rest, strict=True):
                 if whole[: len(first)] != first or len(whole) == len(first):
                     whole = [*first, *await self._tokenized(label, context, special=False)]
                 self._tokens[line, label] = tuple(whole[len(first) :])
         return [self._tokens[line, label] for label in labels]
-
-    async def _all(self, texts: Sequence[str], context: RunContext) -> list[list[int]]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._tokenized(text, context, special=False))
-                    for text in texts
-                ]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        return [task.result() for task in tasks]
 
     async def _tokenized(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}

@@ -24,7 +24,7 @@ from moa.endpoints import (
     Prompt,
     need,
 )
-from moa.endpoints.client import JSON, Client, Posted
+from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.decide import Decider, Decides, MakeReader
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
@@ -163,7 +163,7 @@ class OpenAIEndpoint(Closing):
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         choice = self._first_choice(answer)
-        message = _object(choice.get("message"))
+        message = object_of(choice.get("message"))
         content, thought = _content(message)
         text, inline = split_thinking(content)
         return self._finished(
@@ -195,8 +195,8 @@ class OpenAIEndpoint(Closing):
                     amount = event
                     continue
                 model = _text(event.get("model")) or model
-                for choice in _objects(event.get("choices"))[:1]:
-                    delta = _object(choice.get("delta"))
+                for choice in objects_of(event.get("choices"))[:1]:
+                    delta = object_of(choice.get("delta"))
                     content, more = _content(delta)
                     thought += more
                     refusal += _text(delta.get("refusal"))
@@ -247,7 +247,7 @@ class OpenAIEndpoint(Closing):
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = estimate_of(*texts, max_tokens=0, price=self.price)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
-        rows = _objects(answer.get("data"))
+        rows = objects_of(answer.get("data"))
         try:
             rows.sort(key=lambda row: row["index"])
             vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
@@ -368,7 +368,7 @@ class OpenAIEndpoint(Closing):
             )
 
     def _first_choice(self, answer: JSON) -> JSON:
-        choices = _objects(answer.get("choices"))
+        choices = objects_of(answer.get("choices"))
         if not choices:
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
         return choices[0]
@@ -419,24 +419,14 @@ def _text(value: object) -> str:
     return paired(value) if isinstance(value, str) else ""
 
 
-def _object(value: object) -> JSON:
-    return cast("JSON", value) if isinstance(value, dict) else {}
-
-
-def _objects(value: object) -> list[JSON]:
-    if not isinstance(value, list):
-        return []
-    return [_object(item) for item in cast("list[object]", value)]
-
-
 def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     """Read what a message says and what was thought before it; Mistral sends both in parts."""
     content: object = message.get("content")
     thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     if not isinstance(content, list):
         return _text(content), thought
-    parts = _objects(cast("list[object]", content))
-    inner = [part for whole in parts for part in _objects(whole.get("thinking"))]
+    parts = objects_of(cast("list[object]", content))
+    inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
 

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from moa.endpoints.client import JSON
+from moa.endpoints.client import JSON, object_of, objects_of
 from moa.endpoints.control_tokens import neutralise
 from moa.errors import EndpointRejected, InvalidResponse
 from moa.questions import Answer, Option, Question
@@ -114,12 +114,8 @@ class SystemOneWire(Wire):
 
     def _label_mass(self, question: Question, given: Mapping[str, Any], reply: JSON) -> object:
         """Find it in vLLM's `diagnostics`, or beside the answer, where SGLang has it."""
-        diagnostics: object = reply.get("diagnostics")
-        if isinstance(diagnostics, dict):
-            own = cast("dict[str, object]", diagnostics).get(question.name)
-            if isinstance(own, dict):
-                return cast("dict[str, object]", own).get("label_mass")
-        return given.get("label_mass")
+        own = object_of(object_of(reply.get("diagnostics")).get(question.name))
+        return own.get("label_mass", given.get("label_mass"))
 
 
 class DecisionsWire(Wire):
@@ -182,11 +178,8 @@ class DecisionsWire(Wire):
             return Answer(question=question, status="refused")
         if question.kind == "predicate":
             return _answered(question, _with_complement(given.get("probability")), endpoint)
-        rows = given.get("probabilities")
-        named: dict[str, Any] = {}
-        for row in cast("list[object]", rows) if isinstance(rows, list) else []:
-            entry = cast("dict[str, Any]", row) if isinstance(row, dict) else {}
-            named[str(entry.get("value"))] = entry.get("probability")
+        rows = objects_of(given.get("probabilities"))
+        named = {str(row.get("value")): row.get("probability") for row in rows}
         return _answered(question, _in_order(question, named, endpoint), endpoint)
 
 

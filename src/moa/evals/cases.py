@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa._async import map_async
 from moa._files import Existing, LineFile
-from moa.calibration.acceptance import confidence_of, text_of
+from moa.calibration.acceptance import confidence_of, decisions_in, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError, NodeError
 from moa.node import Node, Result
@@ -176,7 +176,7 @@ def answer_text(output: object) -> str:
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"
-    decided = _decisions(output)
+    decided = decisions_in(output)
     if len(decided) > 1:
         raise InputError(
             f"{type(output).__name__} holds {len(decided)} decisions: compare them one at a time"
@@ -184,18 +184,11 @@ def answer_text(output: object) -> str:
     return answer_text(decided[0]) if decided else text_of(output)
 
 
-def _decisions(output: object) -> list[object]:
-    if not isinstance(output, BaseModel):
-        return []
-    values = (cast("object", getattr(output, name)) for name in type(output).model_fields)
-    return [value for value in values if isinstance(value, Predicate | Choice | Score)]
-
-
 def _probabilities(output: object) -> dict[str, float]:
     found = getattr(output, "probabilities", None)
     if isinstance(found, Mapping):
         return dict(cast("Mapping[str, float]", found))
-    decided = _decisions(output)
+    decided = decisions_in(output)
     return _probabilities(decided[0]) if len(decided) == 1 else {}
 
 
