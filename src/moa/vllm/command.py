@@ -83,7 +83,7 @@ class ServerSpec(BaseModel):
     grace_s: float = 15.0
     """Seconds that it has to end by itself, once it is told to."""
     log_bytes: int = 5_000_000
-    """Most bytes of its log, before it goes on in a new file."""
+    """Maximum bytes of its log, before it goes on in a new file."""
     log_parts: int = 3
     """Older files of its log that are kept."""
 
