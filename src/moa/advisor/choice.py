@@ -351,7 +351,7 @@ def _too_slow(plan: Plan) -> Iterator[Rejected]:
     if found > task.latency_s:
         what = "the first token comes" if task.streamed else "the answer is there"
         allowed = shown_seconds(task.latency_s)
-        why = f"{what} within {shown_seconds(found)} for 95 of 100, where {allowed} are allowed"
+        why = f"{what} within {shown_seconds(found)} at p95, where {allowed} are allowed"
         yield Rejected(str(plan), "too slow", why, found / task.latency_s)
     stage, times = plan.stages[-1]
     if task.streamed and not task.decides and times is not None:
@@ -478,7 +478,7 @@ def _of_load(plan: Plan) -> Iterator[str]:
     if plan.latency is not None:
         yield (
             f"an item takes {shown_seconds(plan.latency.mean_s)} on the mean, "
-            f"{shown_seconds(plan.latency.p95_s)} for 95 of 100; the first token comes after "
+            f"{shown_seconds(plan.latency.p95_s)} at p95; the first token comes after "
             f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.measured)})"
         )
 

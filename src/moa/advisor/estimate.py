@@ -22,8 +22,7 @@ Member = LocalModel | VendorModel
 """A model of a plan."""
 
 _LONG = 1.8
-"""How much longer than the mean 95 of 100 written answers are at most: lengths spread by about half
-their mean."""
+"""p95 of written answers, as a multiple of the mean: lengths spread by about half their mean."""
 _SHORT = 1.15
 _TEXT = 20
 """Tokens from which on an answer is a text, whose length differs."""
@@ -31,7 +30,7 @@ _ROUNDS = 30
 _BUSIEST = 0.95
 """Share of its time beyond which a server's waits are not worked out: the plan is refused."""
 _RARE = 0.05
-"""Share of the items below which a stage doesn't show in the slowest 5 of 100."""
+"""Share of the items below which a stage doesn't show in the p95."""
 _VENDOR_FIRST_S: dict[Tier, float] = {"slm": 0.5, "llm": 0.8}
 _VENDOR_TOKEN_S: dict[Tier, float] = {"slm": 1 / 120, "llm": 1 / 70}
 _VENDOR_TAIL = 2.0
@@ -49,9 +48,9 @@ class Latency:
     mean_s: float
     """Until the whole answer, on the mean."""
     p95_s: float
-    """Until the whole answer, of 95 in 100."""
+    """Until the whole answer, p95."""
     first_p95_s: float
-    """Until the first token, of 95 in 100."""
+    """Until the first token, p95."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ class Stage:
 
 
 def _waits(served: float, busy: float, *, spread: float) -> tuple[float, float]:
-    """Mean wait, and the wait of 95 in 100, of a queue with one server.
+    """Mean wait, and p95 of the wait, of a queue with one server.
 
     Args:
         served: Seconds of one item.
@@ -191,7 +190,7 @@ Timed = tuple[Stage, Times | None]
 
 
 def latency_of(stages: Sequence[Timed]) -> Latency | None:
-    """Add up the stages; those that few items reach don't show in the slowest 5 of 100."""
+    """Add up the stages; those that few items reach don't show in the p95."""
     known = [(stage.share, times) for stage, times in stages if times is not None]
     if len(known) < len(stages):
         return None

@@ -70,7 +70,7 @@ class Task(BaseModel):
     labels: int = Field(default=0, ge=0)
     """How many items there are whose right answer is known."""
     latency_s: Annotated[float, Field(gt=0)] | None = None
-    """Seconds within which 95 of 100 answers have to be there; `None`: no matter."""
+    """p95 latency that is allowed, in seconds; `None`: no matter."""
     streamed: bool = False
     """Whether `latency_s` is of an answer's first token, since a person reads along."""
     per_day: Annotated[int, Field(gt=0)] | None = None

@@ -32,7 +32,7 @@ What was read from the text is shown first, and each field has an option that co
 is started, fetched or sent. Figures are estimates; those of endpoints that moa bench has measured
 are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task can't be read.
 """
-_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "95 of 100", "figures")
+_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95", "figures")
 
 
 def choose(
@@ -42,7 +42,7 @@ def choose(
     job: Annotated[Job | None, typer.Option(help="What is done with each item.")] = None,
     per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
     latency_s: Annotated[
-        float | None, typer.Option("--latency", help="Seconds in which 95 of 100 are answered.")
+        float | None, typer.Option("--latency", help="p95 latency that is allowed, in seconds.")
     ] = None,
     streamed: Annotated[
         bool | None,
