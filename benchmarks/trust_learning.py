@@ -173,7 +173,9 @@ async def _make(scores: Path, data: Path, *, done: int) -> None:
         with scores.open("a", encoding="utf-8") as file:
             for place, row in enumerate(map(json.loads, lines[done:]), start=done + 1):
                 context = RunContext(keep_notes=False)
-                logs = await member.read(row["text"], QUESTION, {member.source: endpoint}, context)
+                (logs,) = await member.read(
+                    [row["text"]], QUESTION, {member.source: endpoint}, context
+                )
                 kept = {"text": row["text"], "label": row["label"], "logs": logs.tolist()}
                 file.write(f"{json.dumps(kept)}\n")
                 file.flush()
