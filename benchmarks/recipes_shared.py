@@ -170,7 +170,8 @@ def spent(context: RunContext, seconds: float) -> Answer:
     }
 
 
-def _endpoint(name: str, tier: Tier, model: str) -> Endpoint:
+def endpoint_of(name: str, tier: Tier, model: str) -> Endpoint:
+    """Make the endpoint of a GGUF file, or of `NAME@URL`, which vLLM serves."""
     served, at, url = model.partition("@")
     if at:
         return VLLMEndpoint(
@@ -201,8 +202,8 @@ class Models(Endpoints):
         super().__init__(Config())
         self.data = data
         self.kept = kept
-        self.large = Shared(_endpoint("large", "llm", model), samples)
-        small = Shared(_endpoint("small", "slm", model), samples)
+        self.large = Shared(endpoint_of("large", "llm", model), samples)
+        small = Shared(endpoint_of("small", "slm", model), samples)
         self._built = {"large": self.large, "small": small, EMBEDDED: EmbeddedEndpoint(EMBEDDED)}
         self._folder = tempfile.TemporaryDirectory(prefix="recipes-")
         self.folder = Path(self._folder.name)
