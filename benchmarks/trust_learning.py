@@ -105,7 +105,8 @@ def run(scores: Path | None, data: Path | None) -> None:
             order = rng.permutation(len(scored.labels))
             return scored.some(order[:LABELS]), scored.some(order[LABELS:])
 
-        rows += _measured("film reviews", shuffled, few=True)
+        model = json.loads(_lines(scores)[0])["model"]
+        rows += _measured(f"film reviews, {model}", shuffled, few=True)
     command = "python benchmarks/trust.py --steps learning"
     if scores is not None:
         command += " --data DIR --scores FILE"
@@ -188,7 +189,7 @@ async def _make(scores: Path, data: Path, *, done: int) -> None:
                 )
                 for row, logs in zip(some, found, strict=True):
                     kept = {"text": row["text"], "label": row["label"], "logs": logs.tolist()}
-                    file.write(f"{json.dumps(kept)}\n")
+                    file.write(f"{json.dumps({**kept, 'model': endpoint.model})}\n")
                 file.flush()
                 said(member.name, done + start + len(some), len(lines))
 
