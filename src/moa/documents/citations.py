@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +16,9 @@ from moa.documents.sentences import sentences
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
-_SHARED = 0.6
-"""Share of the words of a sentence, rare ones counting more, that a passage must hold to be cited
-for it unasked."""
+MOST_WORDS = 0.6
+"""Share of the words of a sentence, rare ones counting more, from which on a text that holds them
+is taken for what the sentence rests on."""
 _BETTER = 0.3
 """By how much a passage must share more of a sentence than those that it cites, to be cited
 instead."""
@@ -115,16 +115,26 @@ def attributed(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
         end = begin + len(sentence)
         cited_by = {n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])}
         bare = _CITATION.sub("", sentence).rstrip()
-        said = set(words(bare))
-        weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
-        whole = sum(weights.values()) or 1.0
-        shares = [sum(weights[word] for word in said & one) / whole for one in held]
+        shares = word_shares(bare, held)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
-        now = max((shares[n - 1] for n in cited_by), default=_SHARED - _BETTER)
-        if shares and shares[best] >= max(_SHARED, now + _BETTER):
+        now = max((shares[n - 1] for n in cited_by), default=MOST_WORDS - _BETTER)
+        if shares and shares[best] >= max(MOST_WORDS, now + _BETTER):
             sentence, changed = f"{bare} [{best + 1}]", changed + 1
         parts.append(sentence)
     return "".join((*parts, answer[end:])), changed
+
+
+def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
+    """Give the share of a sentence's words that each of several texts holds; rare ones count more.
+
+    Args:
+        sentence: Without citations.
+        held: The words of each text, by `words`.
+    """
+    said = set(words(sentence))
+    weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
+    whole = sum(weights.values()) or 1.0
+    return [sum(weights[word] for word in said & one) / whole for one in held]
 
 
 def _rarity(holding: int, passages: int) -> float:

@@ -20,7 +20,9 @@ from moa.agents.generator import Generator
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
 from moa.context import RunContext, quiet
+from moa.documents.citations import MOST_WORDS, word_shares
 from moa.documents.lengths import Length
+from moa.documents.retrieval import words
 from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
@@ -38,6 +40,8 @@ from moa.trace import Piece
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
+_MAX_NOTES = 3
+"""Maximum number of notes that a sentence rests on."""
 _CONDENSE = (
     "Summarize this part of a longer text in a few short sentences. Keep names, numbers and "
     "results "
@@ -229,14 +233,19 @@ class Extracts(TypedNode[Notes, Notes]):
             return request
         share = max(self.keep, min(1.0, self._needed / total))
         salience = await ranking(self.endpoint, request, context)
+        placed = sentences_in(request.notes)
         kept = [
-            note
-            for whole in request.notes
-            for note in _extract(salience, [whole], most=share * approximate_tokens(whole.text))
+            sentence
+            for n, note in enumerate(request.notes)
+            for sentence in _best(
+                salience,
+                [each for each in placed if each[0] == n],
+                most=share * approximate_tokens(note.text),
+            )
         ]
-        notes = request.keeping(kept)
-        if notes.tokens > self.read_tokens:
-            notes = notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
+        if sum(approximate_tokens(text) for _, text in kept) > self.read_tokens:
+            kept = _best(salience, kept, most=self.read_tokens)
+        notes = request.keeping(_joined(request.notes, kept))
         context.note("changed", f"kept {notes.tokens} of about {total} tokens, as they stand")
         centroid = () if salience is None else salience.centroid
         return notes.model_copy(update={"centroid": centroid})
@@ -345,17 +354,25 @@ def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
 
 def _extract(salience: Salience | None, notes: Sequence[Note], *, most: float) -> list[Note]:
     """Keep the best sentences of notes, up to so many tokens; one at least."""
-    placed = sentences_in(notes)
+    return _joined(notes, _best(salience, sentences_in(notes), most=most))
+
+
+def _best(
+    salience: Salience | None, placed: Sequence[tuple[int, str]], *, most: float
+) -> list[tuple[int, str]]:
     costs = [approximate_tokens(text) for _, text in placed]
     taken = picked(
         salience,
         [text for _, text in placed],
         full=lambda places: sum(costs[place] for place in places) > most,
     )
+    return [placed[place] for place in taken]
+
+
+def _joined(notes: Sequence[Note], placed: Sequence[tuple[int, str]]) -> list[Note]:
+    """Make notes of the sentences that were kept of each, by its place."""
     return [
-        note.model_copy(
-            update={"text": " ".join(placed[place][1] for place in taken if placed[place][0] == n)}
-        )
+        note.model_copy(update={"text": " ".join(text for place, text in placed if place == n)})
         for n, note in enumerate(notes)
     ]
 
@@ -391,15 +408,6 @@ def sentences_in(notes: Sequence[Note]) -> list[tuple[int, str]]:
     return [(n, text) for n, note in enumerate(notes) for _, text in sentences(note.text)]
 
 
-class _Sentence(BaseModel):
-    text: str = Field(min_length=1)
-    parts: list[int] = Field(min_length=1)
-
-
-class _Draft(BaseModel):
-    sentences: list[_Sentence] = Field(min_length=1)
-
-
 class _Brief(BaseModel):
     notes: Notes
     draft: str | None = None
@@ -407,36 +415,16 @@ class _Brief(BaseModel):
     """What is wrong with the draft."""
 
 
-class _Writing:
-    """What the two writers share: the words of their prompt."""
-
+class _Writer(Agent[_Brief, Reply]):
     def prompt(self, request: _Brief) -> str:
-        notes = request.notes.notes
-        numbered = len(notes) > 1
-        lines = [f"[{n}] {note.text}" if numbered else note.text for n, note in enumerate(notes, 1)]
         original = request.notes.original
         title = [f"Title: {original.title}"] if original.title else []
-        parts = [block("\n".join([*title, *lines]))]
+        parts = [block("\n\n".join([*title, *(note.text for note in request.notes.notes)]))]
         if original.focus:
             parts.append(block(original.focus, "The reader looks for"))
         if request.draft is not None:
             parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         return "\n\n".join(parts)
-
-
-class _Plain(_Writing, Agent[_Brief, Reply]):
-    """Summarises one note: every sentence rests on it."""
-
-
-class _Numbered(_Writing, Agent[_Brief, _Draft]):
-    """Summarises several notes, and says of each sentence on which it rests."""
-
-    def check(self, request: _Brief, output: _Draft) -> None:
-        """Refuse numbers that no part has."""
-        last = len(request.notes.notes)
-        wrong = sorted({n for each in output.sentences for n in each.parts if not 1 <= n <= last})
-        if wrong:
-            raise ValueError(f"there are no parts {wrong}, only 1 to {last}")
 
 
 class Summarizer(TypedNode[Notes, Summary]):
@@ -461,13 +449,12 @@ class Summarizer(TypedNode[Notes, Summary]):
         self.length = length
         self.encoder = require(encoder, "embed", agent=self.name)
         self.writes = can_write(llm.model)
-        self.plain = _Plain(llm, name="writer", max_tokens=max_tokens)
-        self.numbered = _Numbered(llm, name="writer", max_tokens=max_tokens)
         self.endpoint = llm
-        task = f"Summarize the text in {length}, in its language. Add nothing to it."
-        self.plain.instructions = task
-        self.numbered.instructions = (
-            f"{task} Its parts are numbered: with each sentence give those that it rests on."
+        self.writer = _Writer(
+            llm,
+            instructions=f"Summarize the text in {length}, in its language. Add nothing to it.",
+            name="writer",
+            max_tokens=max_tokens,
         )
 
     async def answer(self, request: Notes, context: RunContext) -> Summary:
@@ -522,18 +509,17 @@ class Summarizer(TypedNode[Notes, Summary]):
         return anew
 
     async def _draft(self, brief: _Brief, context: RunContext) -> list[Cited]:
+        text = (await self.writer.run(brief, context)).output.text
         notes = brief.notes.notes
-        if len(notes) == 1:
-            text = (await self.plain.run(brief, context)).output.text
-            return [Cited(text=each, chunks=notes[0].chunks) for _, each in sentences(text)]
-        draft = (await self.numbered.run(brief, context)).output
-        return [
-            Cited(
-                text=each.text.strip(),
-                chunks=tuple(sorted({c for n in each.parts for c in notes[n - 1].chunks})),
-            )
-            for each in draft.sentences
-        ]
+        held = [set(words(note.text)) for note in notes]
+        found: list[Cited] = []
+        for _, sentence in sentences(text):
+            shares = word_shares(sentence, held)
+            best = sorted(range(len(notes)), key=lambda n: -shares[n])[:_MAX_NOTES]
+            enough = min(MOST_WORDS, shares[best[0]])
+            rests_on = {c for n in best if shares[n] >= enough for c in notes[n].chunks}
+            found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
+        return found
 
     async def _extracted(self, request: Notes, context: RunContext) -> Summary:
         placed = sentences_in(request.notes)
