@@ -8,37 +8,6 @@ import typer
 
 from moa.cli import options
 
-EXAMPLES = """
-
-    moa chat                                 goes on where you left off
-    moa chat --thread holidays               a conversation of its own, by name
-    moa chat --persona "You are a pirate."   who answers
-
-What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
-file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut off,
-by a crash or a reboot, is written anew at the next start.
-
-Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
-
-    /help      what there is            /usage          what the thread has cost
-    /new       begin another thread     /export FILE    write the thread as JSON
-    /threads   list them                /delete NAME    delete one
-    /thread X  go to one                /quit           end
-
-Lines from a pipe are said one after another, and the answers go to standard output:
-
-    printf 'I am Ann.\\nWho am I?\\n' | moa chat --thread script
-
-The built-in model, which answers alone at first, is tiny and writes badly. These lines in moa.toml
-name a large one; with a small one of yours beside it, that one answers small talk:
-
-    [endpoints.large]
-    tier = "llm"
-    model = "gpt-5-mini"
-
-Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
-"""
-
 
 def chat(
     *,
@@ -54,11 +23,40 @@ def chat(
     ] = None,
     config: options.ConfigFile = None,
 ) -> None:
-    """Talk with a small and a large model, over many turns, restarts and threads."""
+    r"""Talk with a small and a large model, over many turns.
+
+    What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
+    file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut
+    off, by a crash or a reboot, is written anew at the next start.
+
+    Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
+
+        /help      what there is            /usage          what the thread has cost
+        /new       begin another thread     /export FILE    write the thread as JSON
+        /threads   list them                /delete NAME    delete one
+        /thread X  go to one                /quit           end
+
+    Lines from a pipe are said one after another, and the answers go to standard output:
+
+        printf 'I am Ann.\nWho am I?\n' | moa chat --thread script
+
+    The built-in model, which answers alone at first, is tiny and writes badly. These lines in
+    moa.toml name a large one; with a small one of yours beside it, that one answers small talk:
+
+        [endpoints.large]
+        tier = "llm"
+        model = "gpt-5-mini"
+
+    Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
+
+        moa chat                                 goes on where you left off
+        moa chat --thread holidays               a conversation of its own, by name
+        moa chat --persona "You are a pirate."   who answers
+    """
     from pathlib import Path
 
     from moa.chat.messages import is_file
-    from moa.cli.conversing import held
+    from moa.cli.talk import held
     from moa.errors import ConfigError
 
     if not thread:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa.config import Config
@@ -16,43 +16,15 @@ if TYPE_CHECKING:
     from moa.vllm.servers import Report
     from moa.vllm.state import ServerFolder
 
-UP_EXAMPLES = """
 
-    moa up                                every endpoint of ./moa.toml with serve = "vllm"
-    moa up small --timeout-s 300
-    moa up --detach && moa status
-
-The servers stay up when this command has ended, are started again after a crash, listen on
-127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One that
-fails, or takes longer than its time, keeps none of the others from being started.
-
-Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
-"""
-DOWN_EXAMPLES = """
-
-    moa down                              every server of ./moa.toml
-    moa down small
-    moa down --all                        also those of other configurations
-"""
-STATUS_EXAMPLES = """
-
-    moa status
-    moa status --json | jq .state
-
-It takes a second, in which generated tokens are counted. Figures since the server started:
-restarts, and prefix hits, the share of prompt tokens that were in its cache.
-"""
-DOCTOR_EXAMPLES = """
-
-    moa doctor
-    moa doctor --config other.toml
-
-Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
-"""
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
+]
 
 
 def up(
-    names: options.Names = None,
+    names: Names = None,
     *,
     config: options.ConfigFile = None,
     timeout_s: Annotated[
@@ -66,45 +38,61 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once, and don't wait until they are ready.")
     ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Start the vLLM servers of the configuration, and wait until they are ready."""
+    """Start the vLLM servers of the configuration.
+
+    The servers stay up when this command has ended, are started again after a crash, listen on
+    127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One
+    that fails, or takes longer than its time, keeps none of the others from being started.
+
+    Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
+
+        moa up                                every endpoint of ./moa.toml with serve = "vllm"
+        moa up small --timeout-s 300
+        moa up --detach && moa status
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli.configuration import configured
-    from moa.cli.screen import out, waiting
+    from moa.cli.session import configured
     from moa.vllm.servers import bring_up
 
     specs = planned(configured(config), names or ())
-    console = out()
+    console = screen.details()
 
     def say(sentence: str) -> None:
         console.print(Text(sentence))
 
-    with waiting() as show:
+    with screen.waiting() as show:
         limit = None if detach else timeout_s
         asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
 
 
 def down(
-    names: options.Names = None,
+    names: Names = None,
     *,
     config: options.ConfigFile = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every server that moa started on this machine.")
     ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Stop the servers that `moa up` started, and wait until nothing is left of them."""
+    """Stop the servers that `moa up` started.
+
+    moa down                              every server of ./moa.toml
+    moa down small
+    moa down --all                        also those of other configurations
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli.configuration import configured
-    from moa.cli.screen import out
+    from moa.cli.session import configured
     from moa.vllm.servers import stop
 
-    console = out()
+    console = screen.details()
     meant = _meant(configured(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
@@ -117,15 +105,19 @@ def down(
 
 
 def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
-    """Show the vLLM servers: state, port, restarts, requests, caches, tokens per second."""
+    """Show the vLLM servers: state, load, caches and speed.
+
+    It takes a second, in which generated tokens are counted. Figures since the server started:
+    restarts, and prefix hits, the share of prompt tokens that were in its cache.
+
+        moa status
+        moa status --json | jq .state
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli import screen
-    from moa.cli.configuration import configured
-    from moa.cli.screen import json_line
-    from moa.cli.tables import listed
+    from moa.cli.session import configured
     from moa.vllm.servers import Report, reports
 
     wanted = [
@@ -136,7 +128,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     found = asyncio.run(reports(wanted))
     if as_json:
         for report in found:
-            json_line(report.line())
+            screen.json_line(report.line())
         return
     console = screen.out()
     if not found:
@@ -144,24 +136,30 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         return
     columns = ("name", "model", "state", "port", "pid", "up", "restarts")
     figures = ("running", "waiting", "KV cache", "prefix hits", "tokens/s")
-    console.print(listed((*columns, *figures), [_row(report) for report in found]))
+    console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
     for report in found:
         if report.cause:
             console.print(Text(f"{report.name} on port {report.port}: {report.cause}"))
 
 
 def doctor(*, config: options.ConfigFile = None) -> None:
-    """Check what moa needs on this machine, and say what mends it."""
+    """Check what moa needs on this machine, and say what mends it.
+
+    Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
+
+        moa doctor
+        moa doctor --config other.toml
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli import screen
-    from moa.cli.doctor import checks
+    from moa.cli.session import configured
+    from moa.doctor import checks
 
     console = screen.out()
     missing = 0
-    for check in asyncio.run(checks(config)):
+    for check in asyncio.run(checks(configured(config))):
         missing += not check.passed
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
