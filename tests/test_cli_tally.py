@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from moa.batch import Item
 from moa.cli import main
-from moa.cli.report import Worth
 from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Text
 from moa.node import Result
 from moa.questions import Answer, Choice, Option, Question
+from moa.tally import Worth
 
 BLIND = """
 from moa.agents.filter import Filter

@@ -35,7 +35,7 @@ LAYERS = [
     {"guards", "chat"},
     {"graphs"},
     {"ready"},
-    {"doctor"},
+    {"doctor", "servers", "tally"},
     {"cli"},
     {"__init__", "__main__"},
 ]

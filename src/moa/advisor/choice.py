@@ -137,6 +137,27 @@ class Plan:
     score: float = 0.0
     """By which plans are ranked; higher is better, and it means nothing by itself."""
 
+    def values(self) -> dict[str, object]:
+        """Give it as JSON can write it; `null` is unknown."""
+        latency, total = self.latency, self.cost.total
+        return {
+            "pattern": self.pattern,
+            "exists": self.exists,
+            "members": [_values(member) for member in self.members],
+            "quality": round(self.quality, 2),
+            "needed_quality": self.needed_quality,
+            "usd_per_thousand": None if total is None else float(total),
+            "known_usd_per_thousand": float(self.cost.known),
+            "mean_s": latency.mean_s if latency else None,
+            "p95_s": latency.p95_s if latency else None,
+            "first_token_s": latency.first_s if latency else None,
+            "measured": self.measured,
+            "concurrency": self.concurrency,
+            "needs_network": self.needs_network,
+            "score": round(self.score, 3),
+            "reasons": list(self.reasons),
+        }
+
     @property
     def members(self) -> tuple[Member, ...]:
         """The models, the small one first."""
@@ -172,6 +193,16 @@ class Plan:
         return named(self.pattern, self.members)
 
 
+def _values(member: Member) -> dict[str, object]:
+    here = isinstance(member, LocalModel)
+    return {
+        "model": member.model.name,
+        "place": str(member.place) if here else None,
+        "quantisation": member.quantisation if here else None,
+        "vendor_model": None if here else member.model.vendor_model,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """Plans for a task on a machine, best first; empty where nothing fits."""
@@ -188,6 +219,18 @@ class Ranking:
     def best(self) -> Plan | None:
         """The first; `None`: nothing fits."""
         return self.plans[0] if self.plans else None
+
+    def values(self) -> dict[str, object]:
+        """Give plans and what was rejected as JSON can write them; `null` is unknown."""
+        return {
+            "machine": str(self.machine),
+            "plans": [plan.values() for plan in self.plans],
+            "suggestions": list(self.suggestions),
+            "rejected": [
+                {"what": r.what, "cause": r.cause, "why": r.why, "also": r.also}
+                for r in self.rejected
+            ],
+        }
 
     def __str__(self) -> str:
         lines = [f"{place}. {plan}" for place, plan in enumerate(self.plans, 1)]

@@ -16,7 +16,6 @@ from moa.cli import options, screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.advisor.candidates import Member
     from moa.advisor.choice import Plan, Ranking
     from moa.advisor.task import Read
 
@@ -112,6 +111,7 @@ def choose(
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, task_of
     from moa.cli.session import configured
+    from moa.rows import plain
 
     given = {
         field: value
@@ -127,7 +127,9 @@ def choose(
         usd_per_kwh=_decimal(usd_per_kwh),
     )
     if as_json:
-        screen.json_line(_line(ranking, understood))
+        read = [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood]
+        task = ranking.task.model_dump(mode="json")
+        screen.json_line({"task": task, "read": read} | ranking.values())
     else:
         for part in _shown(context, ranking, understood):
             screen.out().print(part)
@@ -235,53 +237,3 @@ def _row(place: int, plan: Plan) -> tuple[str, ...]:
         shown_seconds(latency.p95_s) if latency else "unknown",
         "measured" if plan.measured else "estimate",
     )
-
-
-def _line(ranking: Ranking, understood: list[Read]) -> dict[str, object]:
-    """Write a ranking as what `json` can write; `null` is unknown."""
-    from moa.rows import plain
-
-    return {
-        "task": ranking.task.model_dump(mode="json"),
-        "read": [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood],
-        "machine": str(ranking.machine),
-        "plans": [_plan(plan) for plan in ranking.plans],
-        "suggestions": list(ranking.suggestions),
-        "rejected": [
-            {"what": r.what, "cause": r.cause, "why": r.why, "also": r.also}
-            for r in ranking.rejected
-        ],
-    }
-
-
-def _plan(plan: Plan) -> dict[str, object]:
-    latency, total = plan.latency, plan.cost.total
-    return {
-        "pattern": plan.pattern,
-        "exists": plan.exists,
-        "members": [_member(member) for member in plan.members],
-        "quality": round(plan.quality, 2),
-        "needed_quality": plan.needed_quality,
-        "usd_per_thousand": None if total is None else float(total),
-        "known_usd_per_thousand": float(plan.cost.known),
-        "mean_s": latency.mean_s if latency else None,
-        "p95_s": latency.p95_s if latency else None,
-        "first_token_s": latency.first_s if latency else None,
-        "measured": plan.measured,
-        "concurrency": plan.concurrency,
-        "needs_network": plan.needs_network,
-        "score": round(plan.score, 3),
-        "reasons": list(plan.reasons),
-    }
-
-
-def _member(member: Member) -> dict[str, object]:
-    from moa.advisor.performance import LocalModel
-
-    here = isinstance(member, LocalModel)
-    return {
-        "model": member.model.name,
-        "place": str(member.place) if here else None,
-        "quantisation": member.quantisation if here else None,
-        "vendor_model": None if here else member.model.vendor_model,
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -101,7 +100,7 @@ def list_models(
     ]
     if as_json:
         for known in found:
-            screen.json_line(_line(known))
+            screen.json_line(known.values())
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
     rows = [_row(known) for known in found]
@@ -145,22 +144,6 @@ def _weights(model: Model, quantisation: Quantisation) -> str:
 def _price(model: Model) -> str:
     price = model.price
     return f"{price.input:f}, {price.output:f}" if price.known else "-"
-
-
-def _line(model: Model) -> dict[str, object]:
-    """Write all that is known, computed figures included."""
-    price = model.price
-    weights = {
-        name: kept._asdict() | {"file": model.files.get(name)}
-        for name, kept in model.weights.items()
-    }
-    return {
-        **model.model_dump(mode="json", exclude={"published", "repositories", "files"}),
-        "weights": weights,
-        "kv_bytes_per_token": model.kv_bytes_per_token,
-        "input_price": None if price.input is None else float(price.input),
-        "output_price": None if price.output is None else float(price.output),
-    }
 
 
 def add(
@@ -248,8 +231,9 @@ def fetch_model(
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
     from moa.cli.session import configured
+    from moa.tiers import weights_named
 
-    weights = _meant(configured(config), name)
+    weights = weights_named(configured(config), name)
     try:
         lines = _fetched(weights)
     except KeyboardInterrupt:
@@ -258,34 +242,6 @@ def fetch_model(
     console = screen.out()
     for line in lines:
         console.print(Text(line))
-
-
-def _meant(config: Config, name: str) -> Local:
-    """Find the weights that are asked for.
-
-    Raises:
-        ConfigError: there are none of this name, or somebody else serves them.
-    """
-    from moa.advisor.catalogue import BUILT_IN, local, models
-    from moa.config import EMBEDDED, nearest
-    from moa.tiers import weights_of
-
-    if name == EMBEDDED:
-        return local(BUILT_IN, folder=Path())
-    if name in config.endpoints:
-        if config.embeds(name):
-            return weights_of(config, name)
-        raise ConfigError(
-            f"[endpoints.{name}] is asked over the network, and what serves it has weights of its "
-            'own. Only those with serve = "llama.cpp" take a file of this machine'
-        )
-    if name.startswith("hf:") or name in models():
-        return local(name, folder=Path())
-    known = [*config.endpoints, *(it.name for it in models().values() if it.gguf)]
-    raise ConfigError(
-        f"{name!r} is no endpoint, no model of the catalogue, and no file of the hub, which is "
-        f"written as hf:OWNER/REPOSITORY/FILE.gguf{nearest(name, known)}"
-    )
 
 
 def _fetched(weights: Local) -> list[str]:

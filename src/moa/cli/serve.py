@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +9,7 @@ import typer
 from moa.cli import options, screen
 
 if TYPE_CHECKING:
-    from moa.config import Config
-    from moa.vllm.command import ServerSpec
     from moa.vllm.servers import Report
-    from moa.vllm.state import ServerFolder
 
 
 Names = Annotated[
@@ -57,6 +52,7 @@ def up(
     from rich.text import Text
 
     from moa.cli.session import configured
+    from moa.servers import planned
     from moa.vllm.servers import bring_up
 
     specs = planned(configured(config), names or ())
@@ -90,10 +86,11 @@ def down(
     from rich.text import Text
 
     from moa.cli.session import configured
+    from moa.servers import running
     from moa.vllm.servers import stop
 
     console = screen.details()
-    meant = _meant(configured(config), names or (), everything=everything)
+    meant = running(configured(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
         return await asyncio.gather(*map(stop, meant.values()))
@@ -166,89 +163,6 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         if check.mend:
             console.print(Text(f"     {check.mend}"))
     raise typer.Exit(1 if missing else 0)
-
-
-def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
-    """Say how the servers of endpoints are started.
-
-    Args:
-        config: What is configured.
-        names: Of endpoints; none: all that vLLM serves here.
-
-    Raises:
-        MissingDependency: vLLM is not installed.
-        ConfigError: there is no such endpoint, or its server can't be started as configured.
-    """
-    from moa.vllm.command import specs_of
-
-    base = config.file.parent.absolute() if config.file else Path.cwd()
-    entries = {name: config.endpoints[name] for name in _chosen(config, names)}
-    return [
-        spec
-        for name, entry in entries.items()
-        for spec in specs_of(name, entry.model, entry.vllm, base=base)
-    ]
-
-
-def _chosen(config: Config, names: Iterable[str]) -> list[str]:
-    """Name the endpoints that are meant: those named, or all that vLLM serves here."""
-    from moa.config import nearest
-    from moa.errors import ConfigError
-
-    served = config.served
-    for name in names:
-        if name not in config.endpoints and served:
-            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(served))}")
-    known = [config.server_of(name) for name in names if name in config.endpoints]
-    found = list(dict.fromkeys(known)) or list(served)
-    for name in found:
-        if config.embeds(name):
-            raise ConfigError(
-                f"there is nothing to start or to stop for [endpoints.{name}]: it runs in an "
-                "engine of moa's own, which starts at its first call and ends with its process"
-            )
-        if name not in served:
-            raise ConfigError(
-                f'[endpoints.{name}] has no serve = "vllm", so its server is not moa\'s to start'
-            )
-    if not found:
-        where = config.file or "moa.toml"
-        embedded = [name for name in config.endpoints if config.embeds(name)]
-        of_own = f" ({', '.join(embedded)}: started at the first call)" if embedded else ""
-        raise ConfigError(
-            f'{where} names no endpoint with serve = "vllm", so there is no server to start'
-            f'{of_own}. Add three lines: [endpoints.small], tier = "slm", '
-            'model = "Qwen/Qwen3-0.6B", and serve = "vllm"'
-        )
-    return found
-
-
-def _meant(config: Config, names: Sequence[str], *, everything: bool) -> dict[str, ServerFolder]:
-    """Give the folders of the servers that are to be stopped, also of ones no longer configured."""
-    from moa.config import nearest
-    from moa.errors import ConfigError
-    from moa.vllm.state import ServerFolder
-
-    kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
-    if everything:
-        return {state.label: folder for folder, state in kept.items()}
-    gone = [name for name in names if name not in config.endpoints]
-    for name in gone:
-        if all(name != state.name for state in kept.values()):
-            raise ConfigError(f"there is no server {name!r}{nearest(name, [*config.served])}")
-    found = {
-        state.label: folder
-        for folder, state in kept.items()
-        if state.name in gone or (not config.served and not names)
-    }
-    still = [name for name in names if name not in gone]
-    for name in _chosen(config, still) if still or (not names and config.served) else ():
-        for port in config.endpoints[name].vllm.ports:
-            folder = ServerFolder.of(port)
-            state = folder.read()
-            if state is None or state.name == name:  # else it is another's
-                found[f"{name} on port {port}"] = folder
-    return found
 
 
 def _row(report: Report) -> tuple[str, ...]:
