@@ -285,7 +285,7 @@ class Report:
             nodes.append(node)
             if tabular and reader_of(node) is text_of:
                 left = with_text(left, "text")
-                left = left if live else _begun(left) or left
+                left = left if live else chain((next(left),), left)
             if endpoints.stood_in:
                 self.say(NO_LLM)
             await endpoints.warm(asked)
