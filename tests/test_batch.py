@@ -188,6 +188,15 @@ async def test_leaving_the_loop_early_cancels_what_runs() -> None:
     assert sorted(cancelled) == [1, 2]
 
 
+async def test_what_is_raised_in_the_loop_is_raised_as_it_is() -> None:
+    async def write() -> None:
+        async for _ in map_rows(Node(), [1]):
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        await write()
+
+
 async def test_rows_that_somebody_types_are_worked_on_as_they_come() -> None:
     given = (Row(number=n, id=n, value=str(n)) for n in range(200))
     found = [item.id async for item in map_rows(Node(), rows.aside(given), max_concurrency=2)]
