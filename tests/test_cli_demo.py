@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moa.cli import main
-from moa.cli.demo import DEMOS, demo_of
+from moa.cli.run import DEMOS, demo_of
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 
@@ -75,7 +75,7 @@ def test_a_built_wheel_brings_the_demo(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "installed")
-    code = "from moa.cli.demo import demo_of; print(demo_of('support'))"
+    code = "from moa.cli.run import demo_of; print(demo_of('support'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},

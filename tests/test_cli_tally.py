@@ -8,12 +8,13 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel
 
+from moa.batch import Item
 from moa.cli import main
-from moa.cli.tally import Worth
 from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Text
+from moa.node import Result
 from moa.questions import Answer, Choice, Option, Question
-from moa.rows import Item, Row
+from moa.tally import Worth
 
 BLIND = """
 from moa.agents.filter import Filter
@@ -49,8 +50,8 @@ def routed(queue: str) -> Outcome:
 def rows_of(*outputs: BaseModel) -> dict[str, str]:
     worth = Worth()
     for output in outputs:
-        row = Row(number=1, id=1, value="hello")
-        worth.add(Item(row=row, status="answered", output=output))
+        result = Result(output=output)
+        worth.add(Item(number=1, id=1, input="hello", status="answered", result=result))
     return dict(worth.rows())
 
 

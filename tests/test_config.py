@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from moa.cli.configuration import configured
+from moa.cli.session import configured
 from moa.config import EndpointConfig, checked, find, load, misspelt_variables
 from moa.errors import ConfigError
 from moa.usage import Price

@@ -59,13 +59,13 @@ def test_every_line_and_comment_stays_as_it_was(file: Path) -> None:
 
 
 def test_an_endpoint_is_not_overwritten_unasked(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'large' already.*--name.*--force"):
+    with pytest.raises(ConfigError, match=r"'large' already.*--name.*--overwrite"):
         write_endpoint(file, "large", TABLE)
     assert file.read_text() == WRITTEN
 
 
 def test_an_overwritten_endpoint_stays_in_its_place(file: Path) -> None:
-    write_endpoint(file, "large", TABLE, force=True)
+    write_endpoint(file, "large", TABLE, overwrite=True)
     written = file.read_text()
     assert load(file).endpoints["large"].model == "org/model"
     assert written.startswith("# mine\n[endpoints.large]")
@@ -104,7 +104,7 @@ def test_a_file_that_is_nested_too_deep_to_be_added_to_is_left_alone(file: Path)
     text = f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n"
     file.write_text(text)
     with pytest.raises(ConfigError, match="can't be added to by moa"):
-        write_endpoint(file, "large", TABLE, force=True)
+        write_endpoint(file, "large", TABLE, overwrite=True)
     assert file.read_text() == text
 
 
@@ -171,7 +171,9 @@ def test_any_endpoints_are_read_back_as_they_were_written(
     path.unlink(missing_ok=True)
     for number, name in enumerate(names):
         write_endpoint(path, name, {**TABLE, "model": model, "vllm": {"port": 8000 + number}})
-    write_endpoint(path, names[0], {**TABLE, "model": again, "vllm": {"port": 9000}}, force=True)
+    write_endpoint(
+        path, names[0], {**TABLE, "model": again, "vllm": {"port": 9000}}, overwrite=True
+    )
     found = load(path).endpoints
     assert list(found) == names
     assert [found[name].model for name in names] == [again, *[model] * (len(names) - 1)]

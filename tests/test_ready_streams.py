@@ -10,16 +10,14 @@ import pytest
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
-from moa.cli.batch import run_one, through
-from moa.cli.inputs import reader_of
+from moa.batch import Row
 from moa.config import load
-from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.code import Code
 from moa.graphs.monitor import Monitor
 from moa.graphs.solve import Solve
 from moa.ready import AnyNode, node_of
-from moa.rows import Item, Row, line
+from moa.rows import line
 from moa.testing import SimulatedEndpoint
 from moa.tiers import Endpoints
 
@@ -102,15 +100,10 @@ async def test_lines_carry_the_report_however_many_items_run_at_once(
     large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
     topic = Classifier(small, ["card", "app"], none=False, name="topic")
     node = Monitor(decider=topic, writer=large, window=10, state=tmp_path / "kept.json")
-    read, context, done = reader_of(node), RunContext(keep_notes=False), list[Item]()
-
-    async def work(row: Row) -> Item:
-        return await run_one(node, row, read, context)
-
     texts = ["card", "card", "card", "app"] * 10 + ["app"] * 20
-    rows = iter([Row(number=i, id=i, value={"text": t}) for i, t in enumerate(texts, start=1)])
-    await through(rows, work, done.append, concurrency=concurrency)
-    done.sort(key=lambda item: item.row.number)
+    rows = [Row(number=i, id=i, value={"text": t}) for i, t in enumerate(texts, start=1)]
+    done = [item async for item in node.map(rows, max_concurrency=concurrency)]
+    done.sort(key=lambda item: item.number)
     lines = [json.loads(json.dumps(line(item))) for item in done]
     assert [found["id"] for found in lines if found["output"]["report"]] == [50]
     assert lines[49]["output"]["report"]["text"] == "Told."

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moa.cli.inputs import reader_of
+from moa.batch import reader_of
 from moa.config import load
 from moa.errors import ConfigError
 from moa.graphs.drawing import Drawable

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from moa import rows
 from moa._files import Existing, dumped
+from moa.batch import Malformed, Row
 from moa.errors import ConfigError
-from moa.rows import Malformed, Row, RowFile
+from moa.rows import RowFile
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:

@@ -11,7 +11,7 @@ import pytest
 from disks import room
 
 from moa.cli import main
-from moa.cli.targets import check_target, write_text
+from moa.cli.screen import check_target, write_text
 from moa.errors import ConfigError
 from moa.graphs.keeping import keep
 from moa.handoffs import Reply

@@ -28,7 +28,7 @@ def write_endpoint(
     table: Mapping[str, object],
     *,
     tiers: Mapping[Tier, str] | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
 
@@ -40,7 +40,7 @@ def write_endpoint(
         name: Of the endpoint.
         table: Its keys; a mapping in it becomes a table of its own.
         tiers: Endpoints that become the defaults of their tiers.
-        force: Whether an endpoint of this name is overwritten, where it stands.
+        overwrite: Whether an endpoint of this name is overwritten, where it stands.
 
     Returns:
         The file.
@@ -54,10 +54,10 @@ def write_endpoint(
     before = _read(file)
     known = parsed(before, file)
     there = name in known.get("endpoints", {})
-    if there and not force:
+    if there and not overwrite:
         raise ConfigError(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
-            "overwrite it with --force"
+            "replace it with --overwrite"
         )
     after = (_replaced if there else _appended)(before, "endpoints", name, table)
     after = _defaulted(after, tiers) if tiers else after

@@ -9,6 +9,7 @@
     + ModelNotFound             the weights of a local model could not be had, or not be loaded
     + CalibrationError          a calibration belongs to another model or question, or is broken
   x InputError                  a value does not fit the node, or the file, it was given to
+    + MalformedRow              a line of a file is no row
   x StoreError                  what is kept from one run to the next can't be read or written
   x EndpointError               a request to an endpoint failed
     + EndpointTimeout           retryable: no complete answer in time
@@ -93,6 +94,10 @@ class CalibrationError(ConfigError):
 
 class InputError(MoaError):
     """A value does not fit the node, or the file, that it was given to."""
+
+
+class MalformedRow(InputError):
+    """A line of a file or a pipe is no row: half an object, too many cells, or not UTF-8."""
 
 
 class StoreError(MoaError):

@@ -7,14 +7,18 @@ left to do.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import io
 import json
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
@@ -22,78 +26,16 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, cast
 
 from moa._files import Existing, LineFile, dumped, replacing
-from moa.agents.filter import Verdict
-from moa.errors import ConfigError, InputError
-from moa.handoffs import Dropped
-from moa.node import Result
-from moa.trace import Note
-from moa.usage import Amount, CostEstimate, Usage
+from moa.batch import Item, Malformed, Row
+from moa.errors import ConfigError, InputError, MoaError
+from moa.usage import Amount, Usage
 
 Format = Literal["jsonl", "csv", "txt"]
 """How rows stand in a file: an object a line, a table with a header, a text a line."""
-Status = Literal["answered", "dropped", "failed"]
-Value = str | dict[str, object]
-"""A text, or the row's fields."""
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 2**24
 """Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One item of input."""
-
-    number: int
-    """Number of its line, from 1."""
-    id: str | int
-    """The row's own, else its line number."""
-    value: Value
-
-    @property
-    def input(self) -> Value:
-        """What is written down of it."""
-        return self.value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Malformed:
-    """A line that is no item."""
-
-    number: int
-    error: str
-    raw: str
-    """The line, as far as it can be shown."""
-
-    @property
-    def id(self) -> int:
-        """Its line number."""
-        return self.number
-
-    @property
-    def input(self) -> Value:
-        """What is written down of it."""
-        return self.raw
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """What became of a row."""
-
-    row: Row | Malformed
-    status: Status
-    output: object = None
-    error: str | None = None
-    seconds: float = 0.0
-    """Wall time of its run, start-up excluded."""
-    usage: Usage = field(default_factory=Usage)
-    trace: tuple[Note, ...] = ()
-    llm_alone: CostEstimate | None = None
-
-    @property
-    def needed_llm(self) -> bool:
-        """Whether a large model was asked, or would have been, had there been one."""
-        return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
 
 Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
@@ -190,6 +132,35 @@ def _found(source: str, format: Format | None, else_do: str) -> Iterator[Row | M
     return _of_file(path, _READERS[kind])
 
 
+async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malformed]:
+    """Read rows that somebody may be waited for, as on a pipe, in a thread.
+
+    Nobody waits for the thread when the reading is given up.
+
+    Raises:
+        Exception: whatever reading them raises.
+    """
+    loop = asyncio.get_running_loop()
+    read: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
+
+    def hand_over(one: Row | Malformed | Exception | None) -> None:
+        asyncio.run_coroutine_threadsafe(read.put(one), loop).result()
+
+    def keep_reading() -> None:
+        with suppress(RuntimeError, CancelledError):  # the run has ended before the rows did
+            try:
+                for row in chain(found, (None,)):
+                    hand_over(row)
+            except (MoaError, OSError, ValueError) as error:
+                hand_over(error)
+
+    threading.Thread(target=keep_reading, daemon=True, name="moa-rows").start()
+    while (row := await read.get()) is not None:
+        if isinstance(row, Exception):
+            raise row
+        yield row
+
+
 def format_of(source: str, format: Format | None = None) -> Format | None:
     """Say how rows stand in a file: as `format` says, else by its name; `None`: it doesn't tell."""
     kind = Path(source).suffix.lower().removeprefix(".")
@@ -219,21 +190,6 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 row = Malformed(number=row.number, error=problem, raw=dumped(row.value))
             first = False
         yield row
-
-
-def text_of(value: Value) -> str:
-    """Give the text of a row.
-
-    Raises:
-        InputError: it has none.
-    """
-    if isinstance(value, str):
-        return value
-    text = value.get("text")
-    if isinstance(text, str):
-        return text
-    has = ", ".join(repr(key) for key in value) or "nothing"
-    raise InputError(f"a row needs a 'text', and this one has {has}")
 
 
 def count(source: str, limit: int | None, format: Format | None = None) -> int | None:
@@ -420,41 +376,26 @@ def _encodable(text: str) -> bool:
 _READERS: dict[Format, Reader] = {"jsonl": jsonl, "csv": _csv, "txt": _txt}
 
 
-def finished(row: Row, result: Result[object]) -> Item:
-    """Make the item of a row that was answered or dropped."""
-    output = result.output
-    dropped = isinstance(output, Dropped) or (isinstance(output, Verdict) and not output.kept)
-    return Item(
-        row=row,
-        status="dropped" if dropped else "answered",
-        output=output,
-        seconds=result.seconds,
-        usage=result.usage,
-        trace=result.trace,
-        llm_alone=result.llm_alone,
-    )
-
-
-def line(item: Item) -> dict[str, object]:
+def line(item: Item[object]) -> dict[str, object]:
     """Write an item as what `json` can write."""
     written: dict[str, object] = {
-        "id": item.row.id,
-        "input": item.row.input,
+        "id": item.id,
+        "input": plain(item.input),
         "output": plain(item.output),
         "status": item.status,
     }
-    if item.error is not None:
-        written["error"] = item.error
+    if item.problem is not None:
+        written["error"] = item.problem
     return written | taken(item)
 
 
-def taken(item: Item) -> dict[str, object]:
+def taken(item: Item[object]) -> dict[str, object]:
     """Write what an item took: `seconds`, `usage` and `trace`.
 
     Usage is by tier, node and endpoint; a cost of `null` is unknown.
     """
     usage = item.usage
-    estimate = item.llm_alone
+    estimate = item.result.llm_alone if item.result else None
     return {
         "seconds": round(item.seconds, 4),
         "usage": {

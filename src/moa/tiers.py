@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from moa.advisor.bench import measured_price, price_of
-from moa.advisor.catalogue import Local, local
+from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
@@ -311,6 +311,30 @@ def weights_of(config: Config, name: str) -> Local:
         return local(config.endpoints[name].model, folder=folder.absolute())
     except ConfigError as error:
         raise ConfigError(f"[endpoints.{name}] model: {error}") from error
+
+
+def weights_named(config: Config, name: str) -> Local:
+    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub.
+
+    Raises:
+        ConfigError: there are none of this name, or somebody else serves them.
+    """
+    if name == EMBEDDED:
+        return local(BUILT_IN, folder=Path())
+    if name in config.endpoints:
+        if config.embeds(name):
+            return weights_of(config, name)
+        raise ConfigError(
+            f"[endpoints.{name}] is asked over the network, and what serves it has weights of its "
+            'own. Only those with serve = "llama.cpp" take a file of this machine'
+        )
+    if name.startswith("hf:") or name in models():
+        return local(name, folder=Path())
+    known = [*config.endpoints, *(it.name for it in models().values() if it.gguf)]
+    raise ConfigError(
+        f"{name!r} is no endpoint, no model of the catalogue, and no file of the hub, which is "
+        f"written as hf:OWNER/REPOSITORY/FILE.gguf{nearest(name, known)}"
+    )
 
 
 def _check_there(config: Config, name: str, weights: Local) -> None:

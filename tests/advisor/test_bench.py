@@ -184,7 +184,7 @@ def test_watts_and_rent_become_an_hourly_price() -> None:
 def test_concurrencies_are_read_from_a_list() -> None:
     assert counts("1, 8,32") == (1, 8, 32)
     for wrong in ("", "0", "1,x", "1,,2", "-1"):
-        with pytest.raises(ConfigError, match="--concurrency"):
+        with pytest.raises(ConfigError, match="--steps"):
             counts(wrong)
 
 
@@ -216,7 +216,7 @@ def test_the_command_keeps_what_it_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configured_as(simulated(model="m"), monkeypatch)
-    assert called("small", "--concurrency", "2", "--seconds", "0.1", "--hourly-usd", "1") == 0
+    assert called("small", "--steps", "2", "--seconds", "0.1", "--hourly-usd", "1") == 0
     assert "decisions" in capsys.readouterr().out
     kept = measured("small")
     assert kept is not None
@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_what_was_measured_until_then(
 
     endpoint = SimulatedEndpoint(rule=impatient, model="m")
     configured_as(endpoint, monkeypatch)
-    assert called("small", "--concurrency", "1", "--seconds", "0.1") == 130
+    assert called("small", "--steps", "1", "--seconds", "0.1") == 130
     kept = measured("small")
     assert kept is not None
     assert kept.stopped

@@ -44,7 +44,7 @@ def test_a_plan_on_a_gpu_is_written_for_vllm() -> None:
 
 
 def test_the_best_plan_that_is_ready_is_written_where_the_best_is_not() -> None:
-    words = ["choose", "--job", "classify", "--risk", "high", "--labels", "600", "--gpu", "L4"]
+    words = ["choose", "--job", "classify", "--stakes", "high", "--labelled", "600", "--gpu", "L4"]
     words += ["--per-day", "200000", "--api", "--write"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
@@ -69,7 +69,7 @@ def test_what_an_option_can_t_be_is_said(words: list[str], said: str) -> None:
     assert "moa.toml" not in str(done.exception)
 
 
-@pytest.mark.parametrize("words", [["--job", "sing"], ["--risk", "huge"], ["--per-day", "-3"]])
+@pytest.mark.parametrize("words", [["--job", "sing"], ["--stakes", "huge"], ["--per-day", "-3"]])
 def test_an_impossible_value_names_its_option(words: list[str]) -> None:
     done = CliRunner().invoke(app, ["choose", "--job", "classify", *words])
     assert done.exit_code == 2

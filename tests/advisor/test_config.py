@@ -83,7 +83,7 @@ def test_where_nothing_fits_that_is_said() -> None:
 
 
 def test_a_model_that_does_not_fit_is_added_all_the_same_where_that_is_wished() -> None:
-    made = add("llama-3-70b", machine=SMALL, force=True)
+    made = add("llama-3-70b", machine=SMALL, anyway=True)
     assert made.table["model"] == "RedHatAI/Meta-Llama-3-70B-Instruct-quantized.w4a16"
     assert "does not fit this machine" in made.notes[0]
 
@@ -95,7 +95,7 @@ def test_what_is_asked_for_and_does_not_fit_is_said_as_it_was_asked() -> None:
 
 def test_a_gpu_that_is_given_away_is_not_written_as_a_share_of_nothing() -> None:
     there = {"a": EndpointConfig(tier="llm", model="m", serve="vllm")}
-    made = add("smollm2-135m", config=Config(endpoints=there), force=True)
+    made = add("smollm2-135m", config=Config(endpoints=there), anyway=True)
     assert EndpointConfig.model_validate(made.table).vllm.gpu_memory_utilization == 0.92
     assert "beside what is configured" in made.notes[0]
 
@@ -103,7 +103,7 @@ def test_a_gpu_that_is_given_away_is_not_written_as_a_share_of_nothing() -> None
 def test_a_retired_model_is_not_added_unasked() -> None:
     with pytest.raises(ConfigError, match="retired by its vendor"):
         add("gemini-1.5-pro")
-    assert add("gemini-1.5-pro", force=True).table["model"] == "gemini-1.5-pro"
+    assert add("gemini-1.5-pro", anyway=True).table["model"] == "gemini-1.5-pro"
 
 
 def test_a_port_is_given_that_nobody_else_has() -> None:

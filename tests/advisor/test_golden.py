@@ -43,7 +43,7 @@ TASKS: dict[str, list[str]] = {
         *("--job", "create", "--per-day", "20", "--api", "--vendor", "openai", *NO_GPU[:-1]),
     ],
     "risky labels at volume": [
-        *("--job", "classify", "--risk", "high", "--labels", "600", "--per-day", "200000"),
+        *("--job", "classify", "--stakes", "high", "--labelled", "600", "--per-day", "200000"),
         *("--api", *L4),
     ],
     "reasoning on eight H100s": [

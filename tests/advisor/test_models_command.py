@@ -119,14 +119,14 @@ def test_a_name_with_a_dot_becomes_one_without(folder: Path) -> None:
     assert list(load(folder / "moa.toml").endpoints) == ["qwen3-0-6b"]
 
 
-def test_an_endpoint_is_overwritten_only_by_force(
+def test_an_endpoint_is_overwritten_only_where_that_is_asked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moa("add", "gpt-4o", "--name", "large")
     assert moa("add", "gpt-5-mini", "--name", "large") == 2
-    assert "--force" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert load(folder / "moa.toml").endpoints["large"].model == "gpt-4o"
-    assert moa("add", "gpt-5-mini", "--name", "large", "--force") == 0
+    assert moa("add", "gpt-5-mini", "--name", "large", "--overwrite") == 0
     assert load(folder / "moa.toml").endpoints["large"].model == "gpt-5-mini"
 
 

@@ -58,7 +58,7 @@ def test_where_another_endpoint_is_the_default_that_is_said() -> None:
 
 def test_the_command_does_not_claim_to_have_written() -> None:
     words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "8"]
-    done = CliRunner().invoke(app, [*words, "--risk", "low", "--no-api", "--write"])
+    done = CliRunner().invoke(app, [*words, "--stakes", "low", "--no-api", "--write"])
     assert done.exit_code == 0, done.output
     assert "Nothing to write for slm: " in done.stdout
     assert "Wrote" not in done.stdout
@@ -103,10 +103,10 @@ def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None
 def test_of_a_plan_all_endpoints_are_written_or_none() -> None:
     text = '# mine\n[endpoints.large]\ntier = "llm"\nmodel = "gpt-5"\n'
     Path("moa.toml").write_text(text)
-    with pytest.raises(ConfigError, match=r"\[endpoints\.large\] already.*--force overwrites"):
+    with pytest.raises(ConfigError, match=r"\[endpoints\.large\] already.*--overwrite replaces"):
         write_plan(plan_of(TALK, DESK, "hybrid"), DESK)
     assert Path("moa.toml").read_text() == text
-    write_plan(plan_of(TALK, DESK, "hybrid"), DESK, force=True)
+    write_plan(plan_of(TALK, DESK, "hybrid"), DESK, overwrite=True)
     assert Path("moa.toml").read_text().startswith("# mine\n")
     assert set(load().served) == {"small", "large"}
 

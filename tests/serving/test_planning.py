@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from moa.cli.serve import planned
 from moa.config import load
 from moa.endpoints.cores import Memory
 from moa.errors import ConfigError, MissingDependency
+from moa.servers import planned
 from moa.vllm.command import (
     Environment,
     command,

@@ -184,6 +184,21 @@ class Model(BaseModel):
         """Who sells it by the token; `None`: nobody."""
         return self._at_vendor.vendor if self._at_vendor else None
 
+    def values(self) -> dict[str, object]:
+        """Give all that is known, computed figures included, as JSON can write it."""
+        price = self.price
+        weights = {
+            name: kept._asdict() | {"file": self.files.get(name)}
+            for name, kept in self.weights.items()
+        }
+        return {
+            **self.model_dump(mode="json", exclude={"published", "repositories", "files"}),
+            "weights": weights,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "input_price": None if price.input is None else float(price.input),
+            "output_price": None if price.output is None else float(price.output),
+        }
+
     @cached_property
     def _at_vendor(self) -> EndpointConfig | None:
         if self.vendor_model is None:

@@ -110,6 +110,18 @@ class Ranking:
         """The first; `None`: nothing fits."""
         return self.plans[0] if self.plans else None
 
+    def values(self) -> dict[str, object]:
+        """Give plans and what was rejected as JSON can write them; `null` is unknown."""
+        return {
+            "machine": str(self.machine),
+            "plans": [plan.values() for plan in self.plans],
+            "suggestions": list(self.suggestions),
+            "rejected": [
+                {"what": r.what, "cause": r.cause, "why": r.why, "also": r.also}
+                for r in self.rejected
+            ],
+        }
+
     def __str__(self) -> str:
         lines = [f"{place}. {plan}" for place, plan in enumerate(self.plans, 1)]
         lines = lines or ["Nothing fits.", *self.suggestions]

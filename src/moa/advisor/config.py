@@ -60,7 +60,7 @@ def setup(
     concurrency: int | None = None,
     quantisation: Quantisation | None = None,
     replicas: int = 1,
-    force: bool = False,
+    anyway: bool = False,
 ) -> Setup:
     """Make the endpoint of a known model: served by vLLM here, by its vendor, or by its user.
 
@@ -74,15 +74,15 @@ def setup(
         concurrency: Sequences of that length at once; `None`: as many as fit.
         quantisation: How weights are kept; `None`: as exact as fits.
         replicas: Servers of it, each on GPUs of its own.
-        force: Whether it is made though it does not fit, or is retired.
+        anyway: Whether it is made though it does not fit, or is retired.
 
     Raises:
         ConfigError: the model does not fit the machine, or its vendor has retired it.
     """
-    if model.retired and not force:
+    if model.retired and not anyway:
         raise ConfigError(
             f"{model.title} is retired by its vendor. Look for its successor: moa models list. "
-            "--force writes it all the same"
+            "--anyway writes it all the same"
         )
     if "vllm" not in model.servers:
         made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
@@ -97,8 +97,8 @@ def setup(
         config=others,
     )
     lacking = () if served.fits else (f"{_too_big(served, machine, others)}.",)
-    if lacking and not force:
-        raise ConfigError(f"{lacking[0]} Nothing was written; --force writes it all the same")
+    if lacking and not anyway:
+        raise ConfigError(f"{lacking[0]} Nothing was written; --anyway writes it all the same")
     made = Setup(
         table=vllm_table(served, tier=tier, port=_free_port(others), replicas=replicas),
         notes=(*lacking, *_sizes(served), *_cautions(model)),
@@ -252,7 +252,7 @@ def _gb(size: int) -> str:
 
 
 def write_plan(
-    plan: Plan, machine: Machine, *, path: str | Path | None = None, force: bool = False
+    plan: Plan, machine: Machine, *, path: str | Path | None = None, overwrite: bool = False
 ) -> tuple[Path, dict[str, Setup]]:
     """Write the endpoints of a plan: all of them, or none.
 
@@ -260,7 +260,7 @@ def write_plan(
         plan: Of a pattern that can be written.
         machine: Where its models are served.
         path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
-        force: Whether endpoints of the same names are overwritten.
+        overwrite: Whether endpoints of the same names are overwritten.
 
     Returns:
         The file, and by name what each model became; some need no endpoint.
@@ -281,15 +281,15 @@ def write_plan(
             others = beside.endpoints | {name: EndpointConfig.model_validate(found.table)}
             beside = beside.model_copy(update={"endpoints": others})
     taken = [name for name, it in made.items() if it.table and name in config.endpoints]
-    if taken and not force:
+    if taken and not overwrite:
         there = " and ".join(f"[endpoints.{name}]" for name in taken)
         raise ConfigError(
-            f"{file} has {there} already, so nothing was written. --force overwrites; --config "
-            "names another file"
+            f"{file} has {there} already, so nothing was written. --overwrite replaces it; "
+            "--config names another file"
         )
     for name, it in made.items():
         if it.table:
-            write_endpoint(file, name, it.table, tiers=it.tiers, force=force)
+            write_endpoint(file, name, it.table, tiers=it.tiers, overwrite=overwrite)
     return file, made
 
 

@@ -201,6 +201,37 @@ class Plan:
     def __str__(self) -> str:
         return f"{self.pattern}: {' + '.join(map(str, self.members))}"
 
+    def values(self) -> dict[str, object]:
+        """Give it as JSON can write it; `null` is unknown."""
+        latency, total = self.latency, self.cost.total
+        return {
+            "pattern": self.pattern,
+            "exists": self.exists,
+            "members": [_values(member) for member in self.members],
+            "quality": round(self.quality, 2),
+            "needed_quality": self.needed_quality,
+            "usd_per_thousand": None if total is None else float(total),
+            "known_usd_per_thousand": float(self.cost.known),
+            "mean_s": latency.mean_s if latency else None,
+            "p95_s": latency.p95_s if latency else None,
+            "first_token_s": latency.first_s if latency else None,
+            "measured": self.measured,
+            "concurrency": self.concurrency,
+            "needs_network": self.needs_network,
+            "score": round(self.score, 3),
+            "reasons": list(self.reasons),
+        }
+
+
+def _values(member: Member) -> dict[str, object]:
+    here = isinstance(member, LocalModel)
+    return {
+        "model": member.model.name,
+        "place": str(member.place) if here else None,
+        "quantisation": member.quantisation if here else None,
+        "vendor_model": None if here else member.model.vendor_model,
+    }
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

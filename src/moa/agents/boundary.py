@@ -6,12 +6,13 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import UnionType
 from typing import Any, Generic, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
@@ -112,6 +113,26 @@ class TypedNode(ABC, Generic[In, Out]):
         )
         output = await self.answer(self._admitted(request), context)
         return finish(output, context, seconds=time.perf_counter() - started)
+
+    def map(
+        self,
+        inputs: Iterable[In | Row | Malformed] | AsyncIterable[In | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        ordered: bool = False,
+    ) -> AsyncGenerator[Item[Out]]:
+        """Answer many requests, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        return map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+        )
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:

@@ -1,11 +1,13 @@
-"""The commands of `moa`, and what its help teaches."""
+"""The commands of `moa`, under headings, and what their help teaches."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from moa.cli import (
     bench,
@@ -14,8 +16,6 @@ from moa.cli import (
     choose,
     compare,
     decide,
-    draw,
-    graphs,
     index,
     label,
     models,
@@ -24,22 +24,38 @@ from moa.cli import (
     serve,
 )
 
-app = typer.Typer(
+
+class Headed(TyperGroup):
+    """Lists its commands under their headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a list under each heading, in the order in which they were added."""
+        wide = max(map(len, self.commands))
+        under: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            said = command.get_short_help_str(formatter.width - 6 - wide)
+            under.setdefault(heading, []).append((f"{name:<{wide}}", said))
+        for heading, rows in under.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(
+        cls=Headed,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        **options,
+    )
+
+
+app = _typer(
     name="moa",
+    no_args_is_help=True,
     help="Mixtures of agents: small models decide, large ones write.",
     epilog="Start with: moa run support --demo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-catalogue = typer.Typer(rich_markup_mode=None)
-routing = typer.Typer(
-    help="Routers: which of two models a request goes to, by what the strong one gains.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
 )
 
 
@@ -62,46 +78,55 @@ def _about(
     del version
 
 
-def _add(command: Callable[..., None], examples: str) -> None:
-    app.command(command.__name__, help=_shown(command, examples))(command)
+def _add(
+    to: typer.Typer,
+    command: Callable[..., None],
+    name: str | None = None,
+    heading: str | None = None,
+) -> None:
+    to.command(name or command.__name__, rich_help_panel=heading, **_taught(command))(command)
 
 
-def _shown(command: Callable[..., None], examples: str) -> str:
-    """Put the examples below the description, as they are written."""
-    return (command.__doc__ or "").strip() + examples.replace("\n\n", "\n\n\b\n")
+def _taught(command: Callable[..., None]) -> dict[str, Any]:
+    """Split a docstring: what a command does, and what its options are followed by.
+
+    Indented examples stay as they are written; prose is wrapped.
+    """
+    does, *below = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    epilog = "\n\n".join(f"\b\n{part}" if part.startswith(" ") else part for part in below)
+    return {"help": does, "epilog": epilog}
 
 
-_add(run.run, run.EXAMPLES)
-_add(chat.chat, chat.EXAMPLES)
-_add(decide.decide, decide.EXAMPLES)
-_add(calibrate.calibrate, calibrate.CALIBRATE)
-app.command("eval", help=_shown(calibrate.evaluate, calibrate.EVAL))(calibrate.evaluate)
-_add(label.label, label.EXAMPLES)
-_add(graphs.graphs, graphs.EXAMPLES)
-_add(draw.draw, draw.EXAMPLES)
-_add(index.index, index.EXAMPLES)
-_add(choose.choose, choose.EXAMPLES)
-_add(compare.compare, compare.EXAMPLES)
-_add(calibrate.promote, calibrate.PROMOTE)
-app.add_typer(routing, name="route")
-app.add_typer(catalogue, name="models")
-_add(serve.up, serve.UP_EXAMPLES)
-_add(serve.down, serve.DOWN_EXAMPLES)
-_add(serve.status, serve.STATUS_EXAMPLES)
-_add(bench.bench, bench.EXAMPLES)
-_add(serve.doctor, serve.DOCTOR_EXAMPLES)
+for heading, commands in {
+    "Ask": (run.run, chat.chat, run.draw, run.graphs, index.index),
+    "Decide with guarantees": (
+        decide.decide,
+        calibrate.calibrate,
+        calibrate.evaluate,
+        label.label,
+        calibrate.promote,
+        compare.compare,
+    ),
+    "Choose and serve models": (choose.choose, serve.up, serve.down, serve.status, bench.bench),
+    "Set up": (serve.doctor,),
+}.items():
+    for command in commands:
+        _add(app, command, "eval" if command is calibrate.evaluate else "", heading)
 
-catalogue.callback(invoke_without_command=True, help=_shown(models.models, models.EXAMPLES))(
-    models.models
+catalogue = _typer()
+app.add_typer(catalogue, name="models", rich_help_panel="Set up")
+catalogue.callback(invoke_without_command=True, **_taught(models.models))(models.models)
+_add(catalogue, models.list_models, "list")
+_add(catalogue, models.add)
+_add(catalogue, models.fetch_model, "fetch")
+_add(catalogue, models.probe_model, "probe")
+
+routing = _typer(
+    no_args_is_help=True,
+    help="Send each request to the weaker or the stronger of two models.",
+    epilog="Start with: moa route fit log.jsonl --out router.json",
 )
-catalogue.command("list", help=_shown(models.list_models, models.LIST_EXAMPLES))(models.list_models)
-catalogue.command("add", help=_shown(models.add, models.ADD_EXAMPLES))(models.add)
-catalogue.command("fetch", help=_shown(models.fetch_model, models.FETCH_EXAMPLES))(
-    models.fetch_model
-)
-catalogue.command("probe", help=_shown(models.probe_model, models.PROBE_EXAMPLES))(
-    models.probe_model
-)
-routing.command("fit", help=_shown(route.fit, route.FIT))(route.fit)
-routing.command("score", help=_shown(route.score, route.SCORE))(route.score)
-routing.command("eval", help=_shown(route.evaluate, route.EVAL))(route.evaluate)
+app.add_typer(routing, name="route", rich_help_panel="Decide with guarantees")
+_add(routing, route.fit)
+_add(routing, route.score)
+_add(routing, route.evaluate, "eval")

@@ -22,26 +22,6 @@ if TYPE_CHECKING:
     from moa.advisor.bench import Bench, Measurement, Step
     from moa.config import Config
 
-EXAMPLES = """
-
-The small model in this machine, with nothing configured:
-
-    moa bench embedded
-    moa bench embedded --concurrency 1,4 --seconds 10
-
-A server of your own, rented by the hour, or on your own power:
-
-    moa bench small --hourly-usd 0.80
-    moa bench small --watts 350 --usd-per-kwh 0.30
-
-A vendor's endpoint costs money: it says how much at most, and waits for --yes:
-
-    moa bench large --concurrency 1,8 --yes
-
-What is measured is kept in moa.bench.json beside moa.toml, where budgets take the price from, if
-moa.toml gives none. Exit codes: 0 measured, 2 usage or configuration, 130 stopped (what was
-measured until then is kept, unless there is a complete measurement).
-"""
 _DOES = {
     "read": "reads new text",
     "reread": "reads known text",
@@ -65,43 +45,53 @@ _COLUMNS = (
 def bench(
     endpoint: Annotated[str, typer.Argument(help="Name of a configured endpoint, or embedded.")],
     *,
-    concurrency: Annotated[
+    steps: Annotated[
         str,
-        typer.Option(
-            "--concurrency", help="Concurrent requests, one step for each number.", metavar="N,…"
-        ),
+        typer.Option("--steps", help="Requests in flight, a step for each number.", metavar="N,…"),
     ] = "1,8,32",
     seconds: Annotated[
         float,
         typer.Option("--seconds", min=0.1, help="Seconds for which each step begins requests."),
     ] = 5.0,
-    hourly_usd: Annotated[
-        float | None,
-        typer.Option("--hourly-usd", min=0, help="US dollars that the hardware costs an hour."),
-    ] = None,
+    hourly_usd: options.HourlyUsd = None,
     watts: Annotated[
         float | None,
         typer.Option("--watts", min=0, help="Watts that the hardware draws under load."),
     ] = None,
-    usd_per_kwh: Annotated[
-        float | None,
-        typer.Option("--usd-per-kwh", min=0, help="US dollars a kilowatt-hour of electricity."),
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
-    ] = False,
+    usd_per_kwh: options.UsdPerKwh = None,
+    yes: options.MayCost = False,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Measure tokens and decisions per second, and what they cost."""
+    """Measure tokens and decisions per second, and what they cost.
+
+    What is measured is kept in moa.bench.json beside moa.toml, where budgets take the price from,
+    if moa.toml gives none. Exit codes: 0 measured, 2 usage or configuration, 130 stopped (what was
+    measured until then is kept, unless there is a complete measurement).
+
+    A server of your own, rented by the hour, or on your own power:
+
+        moa bench small --hourly-usd 0.80
+        moa bench small --watts 350 --usd-per-kwh 0.30
+
+    A vendor's endpoint costs money: it says how much at most, and waits for --yes:
+
+        moa bench large --steps 1,8 --yes
+
+    The small model in this machine, with nothing configured:
+
+        moa bench embedded
+        moa bench embedded --steps 1,4 --seconds 10
+    """
     from moa.advisor.bench import file_beside, keep
-    from moa.cli.configuration import configured
+    from moa.cli.session import configured
 
     there = configured(config)
     found = _measured(
         there,
         endpoint,
-        concurrencies=counts(concurrency),
+        concurrencies=counts(steps),
         seconds=seconds,
         hourly_usd=hourly(hourly_usd, watts, usd_per_kwh),
         may_cost=yes,
@@ -117,7 +107,7 @@ def bench(
             f"not kept: {file} has a complete measurement of {kept.date:%Y-%m-%d %H:%M} UTC, and "
             "this one was stopped"
         )
-    screen.err().print(Text(said))
+    screen.notes().print(Text(said))
     raise typer.Exit(130 if found.stopped else 0)
 
 
@@ -174,7 +164,7 @@ def _measured(
 
 
 async def _steps(bench: Bench, found: list[Step]) -> None:
-    with screen.err().bars() as progress:
+    with screen.notes().bars() as progress:
         bar = progress.add_task("asking once", total=len(bench.planned))
 
         def tell(work: str, concurrency: int, count: int) -> None:
@@ -195,7 +185,6 @@ def agree(bench: Bench, config: Config, name: str, *, may_cost: bool) -> None:
         ConfigError: it may cost money, and nobody agreed to that.
     """
     from moa.advisor.bench import PAID_ROUNDS
-    from moa.cli.tables import dollars
     from moa.endpoints.client import is_near
 
     if config.embeds(name) or config.serves(name):
@@ -207,7 +196,7 @@ def agree(bench: Bench, config: Config, name: str, *, may_cost: bool) -> None:
     most = bench.estimate(bench.endpoint.price)
     bench.budget = UNLIMITED if most is None else Budget(cost=most)
     if not may_cost:
-        said = "unknown: it has no price" if most is None else f"at most {dollars(most)}"
+        said = "unknown: it has no price" if most is None else f"at most {screen.dollars(most)}"
         raise ConfigError(
             f"{name} may be billed, and nothing was sent. Estimated cost of "
             f"{bench.most_requests} requests: {said}. Run it again with --yes to go on"
@@ -222,7 +211,7 @@ def counts(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise ConfigError(f"--concurrency {text!r} is no list of positive numbers, such as 1,8,32")
+        raise ConfigError(f"--steps {text!r} is no list of positive numbers, such as 1,8,32")
     return tuple(map(int, parts))
 
 
@@ -244,11 +233,13 @@ def hourly(
 
 def _shown(found: Measurement) -> Group:
     """Show what was measured: the steps, and what they come to."""
-    from moa.cli.tables import listed
-
     title = f"{found.endpoint} ({found.model}), measured by: {found.machine}"
     steps = [_figures(step) for step in found.steps]
-    return Group(Text(title), listed(_COLUMNS, steps), listed(("in all", ""), [*_totals(found)]))
+    return Group(
+        Text(title),
+        screen.listed(_COLUMNS, steps),
+        screen.listed(("in all", ""), [*_totals(found)]),
+    )
 
 
 def _figures(step: Step) -> tuple[str, ...]:
@@ -267,7 +258,6 @@ def _figures(step: Step) -> tuple[str, ...]:
 
 
 def _totals(found: Measurement) -> Iterator[tuple[str, str]]:
-    from moa.cli.tables import dollars
 
     seconds, rate = found.token_seconds, found.decisions_per_s
     if seconds is not None:
@@ -284,4 +274,7 @@ def _totals(found: Measurement) -> Iterator[tuple[str, str]]:
         ("output", found.usd_per_million_output, "million tokens"),
         ("decisions", found.usd_per_thousand_decisions, "thousand"),
     ):
-        yield what, f"{dollars(price)} a {count}" if price is not None else "unknown: not measured"
+        yield (
+            what,
+            f"{screen.dollars(price)} a {count}" if price is not None else "unknown: not measured",
+        )

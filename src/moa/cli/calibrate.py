@@ -1,4 +1,4 @@
-"""moa calibrate, eval and promote: calibrations made, tested again, measured and put to use."""
+"""moa calibrate, eval and promote: decisions that are accepted at a promised risk."""
 
 from __future__ import annotations
 
@@ -9,90 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from moa.cli import options
-from moa.cli.calibrations import run, warn
-from moa.cli.targets import FiguresAsJson, ReportFile
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.calibration.calibrated import Evaluation
-    from moa.calibration.features import Progress
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
-    from moa.cli.calibrations import Job
+    from moa.cli.session import Job
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
     from moa.questions import Question
     from moa.tiers import Endpoints
-
-CALIBRATE = """
-
-Rows with text and label, from which the labels are read too:
-
-    moa calibrate labelled.jsonl --task "What does the customer want?" --out intents.json
-
-    moa calibrate labelled.jsonl --task "Is this message spam?" --labels ham,spam \\
-        --risk 0.02 --confidence 0.99 --out spam.json
-
-What it accepts is wrong at most that often, with that confidence; a table shows the ways to score
-that were tried. With few labels it accepts nothing yet, and says how many more it takes. Then:
-
-    moa decide new.jsonl --calibration intents.json --out decided.jsonl
-    moa eval intents.json other-labelled.jsonl --report report.json
-
-On another server, or for another language, test the promise on labelled rows from there, of which
-those count that were drawn at random:
-
-    moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
-
-By default it learns from a part of the rows and holds the others out. A model that is good at the
-task as it is need not learn: --learn nothing holds all rows out, so that more is accepted. Choose
-before you have seen what either accepts.
-
-Rows may grow: label more, and calibrate again on all of them with the same --out. The file counts
-the looks, and each spends a part of the probability of failure, so that the promise holds over all
-of them. Rows that no look has seen start anew with another --out.
-
-With --per-class the risk holds of each label's decisions by itself, which takes more rows.
-
-Rows of one case, such as the messages of one thread, are held out together where they have a
-"case". --latency-penalty says how much lower the log loss must be for a second a decision: 0 takes
-the best way, 1 nearly always the quickest.
-
-Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
-"""
-
-EVAL = """
-
-    moa eval intents.json labelled.jsonl
-    moa eval intents.json labelled.jsonl --report report.json
-
-FILE is what moa calibrate wrote. The rows have text and label, and must be others than those it
-was made from. Coverage is the share of decisions that are accepted; risk is the share of wrong
-ones among the accepted, null where none is.
-
-Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
-"""
-
-PROMOTE = """
-
-A log of what the LLM decided, rows with text and label:
-
-    moa promote log.jsonl --task "Which team does this mail belong to?" --out teams.json
-
-It calibrates the small model on a part of the log, looks at the rest, says what share could move
-at which risk and what that saves, and writes [graphs.cascade] into moa.toml, with the LLM as the
-audit of a share of what is accepted. Other settings of the table stay; without an LLM nothing is
-written there. Then:
-
-    moa run cascade inbox.jsonl
-
-Only look, and write nothing into moa.toml:
-
-    moa promote log.jsonl --task "…" --risk 0.02 --out teams.json --no-write
-
-Exit codes: 0 looked into, whatever was found; 2 usage, data or configuration, 130 stopped.
-"""
 
 _OF_ITS_OWN = (
     "task",
@@ -109,13 +37,10 @@ _OF_ITS_OWN = (
 
 def calibrate(
     said: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
+    source: options.LabelledRows,
     *,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
-    ] = None,
-    labels: options.LabelNames = None,
+    task: options.Task = None,
+    labels: options.Labels = None,
     risk: options.Risk = 0.05,
     confidence: options.Confidence = 0.95,
     per_class: Annotated[
@@ -131,7 +56,7 @@ def calibrate(
         ),
     ] = "split",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.json", help="The file to write.")
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Write the calibration.")
     ] = None,
     latency_penalty: Annotated[
         float,
@@ -161,19 +86,56 @@ def calibrate(
     text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Find out on labelled rows which decisions can be accepted, at a promised risk."""
+    r"""Find out on labelled rows which decisions can be accepted.
+
+    What it accepts is wrong at most as often as --risk says, with that --confidence; a table shows
+    the ways to score that were tried. With few labels it accepts nothing yet, and says how many
+    more it takes. Then:
+
+        moa decide new.jsonl --calibration intents.json --out decided.jsonl
+        moa eval intents.json other-labelled.jsonl --report report.json
+
+    On another server, or for another language, test the promise on labelled rows from there, of
+    which those count that were drawn at random:
+
+        moa calibrate --recheck intents.json rows-from-there.jsonl --out intents-there.json
+
+    By default it learns from a part of the rows and holds the others out. A model that is good at
+    the task as it is need not learn: --learn nothing holds all rows out, so that more is accepted.
+    Choose before you have seen what either accepts.
+
+    Rows may grow: label more, and calibrate again on all of them with the same --out. The file
+    counts the looks, and each spends a part of the probability of failure, so that the promise
+    holds over all of them. Rows that no look has seen start anew with another --out.
+
+    With --per-class the risk holds of each label's decisions by itself, which takes more rows.
+
+    Rows of one case, such as the messages of one thread, are held out together where they have a
+    "case". --latency-penalty says how much lower the log loss must be for a second a decision: 0
+    takes the best way, 1 nearly always the quickest.
+
+    Exit codes: 0 calibrated or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped.
+
+    Rows with text and label, from which the labels are read too:
+
+        moa calibrate labelled.jsonl --task "What does the customer want?" --out intents.json
+
+        moa calibrate labelled.jsonl --task "Is this message spam?" --labels ham,spam \
+            --risk 0.02 --confidence 0.99 --out spam.json
+    """
     from moa.calibration import Guarantee
-    from moa.cli.targets import check_target
+    from moa.cli import session
     from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelled import read_labelled
 
-    check_target("--out", out)
+    screen.check_target("--out", out)
     if recheck is not None:
         _refuse(said)
         rows = read_labelled(source, format=format, text_column=text_column)
-        raise typer.Exit(run(_recheck(recheck, rows, out), config, budget_usd))
+        raise typer.Exit(session.run(_recheck(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
@@ -181,29 +143,29 @@ def calibrate(
     question = _question(task, labels, rows)
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
-    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+    async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.fit import calibrate as calibrated
-        from moa.cli import screen
 
-        made = await calibrated(
-            endpoints.slm,
-            question,
-            rows,
-            guarantee=guarantee,
-            by_label=per_class,
-            learn=learn,
-            latency_penalty=latency_penalty,
-            language=detector(),
-            limit_s=None if minutes is None else 60 * minutes,
-            context=context,
-            progress=progress,
-        )
+        with screen.progress("reading") as progress:
+            made = await calibrated(
+                endpoints.slm,
+                question,
+                rows,
+                guarantee=guarantee,
+                by_label=per_class,
+                learn=learn,
+                latency_penalty=latency_penalty,
+                language=detector(),
+                limit_s=None if minutes is None else 60 * minutes,
+                context=context,
+                progress=progress,
+            )
         made.save(out)
-        _show_calibration(screen.out(), made)
-        screen.out().print(f"written to {out}")
+        _show_calibration(made)
+        screen.details().print(f"written to {out}")
         return 0
 
-    raise typer.Exit(run(job, config, budget_usd))
+    raise typer.Exit(session.run(job, config, budget_usd))
 
 
 def _refuse(said: typer.Context) -> None:
@@ -223,10 +185,9 @@ def _refuse(said: typer.Context) -> None:
 
 def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
     from moa.calibration.labelled import sort_out
-    from moa.cli.decide import label_names
     from moa.evals.labelled import question_of
 
-    names = label_names(labels) if labels else None
+    names = options.label_names(labels) if labels else None
     sort_out(rows, names)  # says what is wrong with the labels before a model is asked
     return question_of(task, names or sorted({row.label for row in rows}))
 
@@ -234,24 +195,24 @@ def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
 def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
-    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+    async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import recheck
         from moa.calibration.file import Calibration
-        from moa.cli import screen
         from moa.evals.calibrations import connected, detector
 
         ready = connected(Calibration.load(file), endpoints.slm)
-        warn(screen.err(), await ready.check(context))
-        made, notes = await recheck(
-            ready, rows, context=context, language=detector(), progress=progress
-        )
-        warn(screen.err(), list(notes))
+        screen.warn(await ready.check(context))
+        with screen.progress("reading") as progress:
+            made, notes = await recheck(
+                ready, rows, context=context, language=detector(), progress=progress
+            )
+        screen.warn(list(notes))
         confirmed = made.bound.threshold is not None
-        console = screen.out()
-        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {made.bound.summary}")
+        said = "confirmed" if confirmed else "withdrawn"
+        screen.out().print(f"{said}: {made.bound.summary}")
         if out is not None:
             made.save(out)
-            console.print(f"written to {out}")
+            screen.details().print(f"written to {out}")
         return 0 if confirmed else 1
 
     return job
@@ -259,55 +220,62 @@ def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
 
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A calibration.")],
-    source: Annotated[str, typer.Argument(metavar="DATA", help="Rows with text and label.")],
+    source: options.LabelledRows,
     *,
-    as_json: FiguresAsJson = False,
-    report: ReportFile = None,
+    as_json: options.AsJson = False,
+    report: options.Report = None,
     format: options.Format = None,
     text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Measure the decisions of a calibration on labelled rows."""
-    from moa.cli.targets import check_target, write_report
+    """Measure the decisions of a calibration on labelled rows.
+
+    FILE is what moa calibrate wrote. The rows have text and label, and must be others than those it
+    was made from. Coverage is the share of decisions that are accepted; risk is the share of wrong
+    ones among the accepted, null where none is.
+
+    Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
+
+        moa eval intents.json labelled.jsonl
+        moa eval intents.json labelled.jsonl --report report.json
+    """
+    from moa.cli import session
     from moa.evals.labelled import read_labelled
 
-    check_target("--report", report)
+    screen.check_target("--report", report)
     rows = read_labelled(source, format=format, text_column=text_column)
 
-    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+    async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import evaluate as measured
         from moa.calibration.file import Calibration
-        from moa.cli import screen
         from moa.evals.calibrations import connected, odd_rows
 
         calibration = Calibration.load(file)
         ready = connected(calibration, endpoints.slm)
         warnings = await ready.check(context)
-        warn(screen.err(), [*warnings, *odd_rows(calibration, rows)])
-        found = await measured(ready, rows, context=context, progress=progress)
-        _show_evaluation(screen.err() if as_json else screen.out(), found)
-        (screen.err() if as_json else screen.out()).print(f"promise: {calibration.bound.summary}")
+        screen.warn([*warnings, *odd_rows(calibration, rows)])
+        with screen.progress("reading") as progress:
+            found = await measured(ready, rows, context=context, progress=progress)
+        console = screen.out(as_json=as_json)
+        _show_evaluation(console, found)
+        console.print(f"promise: {calibration.bound.summary}")
         figures = found.model_dump(mode="json")
-        write_report(figures, report)
+        screen.write_report(figures, report)
         if as_json:
             screen.json_line(figures)
         return 0
 
-    raise typer.Exit(run(job, config, budget_usd))
+    raise typer.Exit(session.run(job, config, budget_usd))
 
 
 def promote(
-    source: Annotated[str, typer.Argument(metavar="LOG", help="Rows with text and label.")],
+    source: options.LabelledRows,
     *,
-    task: Annotated[
-        str,
-        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")
-    ],
-    labels: options.LabelNames = None,
+    task: options.NeededTask,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Write the calibration.")],
+    labels: options.Labels = None,
     risk: options.Risk = 0.05,
     confidence: options.Confidence = 0.95,
     use: Annotated[
@@ -319,61 +287,77 @@ def promote(
             "--audit", min=0, max=1, help="Share of accepted decisions that the LLM checks, 0 to 1."
         ),
     ] = 0.02,
-    write: Annotated[
-        bool, typer.Option("--write/--no-write", help="Write [graphs.cascade] into moa.toml.")
-    ] = True,
-    as_json: FiguresAsJson = False,
-    report: ReportFile = None,
+    write: options.Write = True,
+    as_json: options.AsJson = False,
+    report: options.Report = None,
     format: options.Format = None,
     text_column: options.TextColumn = None,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Find out what a small model can take over of an LLM's decisions."""
+    """Find out which decisions of an LLM a small model can take over.
+
+    It calibrates the small model on a part of the log, looks at the rest, says what share could
+    move at which risk and what that saves, and writes [graphs.cascade] into moa.toml, with the LLM
+    as the audit of a share of what is accepted. Other settings of the table stay; without an LLM
+    nothing is written there. Then:
+
+        moa run cascade inbox.jsonl
+
+    Only look, and write nothing into moa.toml:
+
+        moa promote log.jsonl --task "…" --risk 0.02 --out teams.json --no-write
+
+    Exit codes: 0 looked into, whatever was found; 2 usage, data or configuration, 130 stopped.
+
+    A log of what the LLM decided, rows with text and label:
+
+        moa promote log.jsonl --task "Which team does this mail belong to?" --out teams.json
+    """
     from moa.calibration import Guarantee
-    from moa.cli.decide import label_names
-    from moa.cli.targets import check_target, write_report
+    from moa.cli import session
     from moa.config_file import target
     from moa.evals.labelled import read_labelled
 
-    check_target("--out", out)
-    check_target("--report", report)
+    screen.check_target("--out", out)
+    screen.check_target("--report", report)
     if write:
-        check_target("--config", target(config).resolve())
-    names = label_names(labels) if labels else None
+        screen.check_target("--config", target(config).resolve())
+    names = options.label_names(labels) if labels else None
     guarantee = Guarantee(risk, confidence)
     rows = read_labelled(source, format=format, text_column=text_column)
 
-    async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-        from moa.cli import screen
+    async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.evals.promotion import promote as promoted
 
-        made, found = await promoted(
-            endpoints.slm,
-            rows,
-            task=task,
-            labels=names,
-            guarantee=guarantee,
-            use=use,
-            audit=audit,
-            llm=endpoints.llm if endpoints.has_llm else None,
-            context=context,
-            progress=progress,
-        )
+        with screen.progress("reading") as progress:
+            made, found = await promoted(
+                endpoints.slm,
+                rows,
+                task=task,
+                labels=names,
+                guarantee=guarantee,
+                use=use,
+                audit=audit,
+                llm=endpoints.llm if endpoints.has_llm else None,
+                context=context,
+                progress=progress,
+            )
         made.save(out)
-        _show_promotion(screen.err() if as_json else screen.out(), found)
+        _show_promotion(found, as_json=as_json)
         figures = found.model_dump(mode="json")
-        write_report(figures, report)
+        screen.write_report(figures, report)
         if as_json:
             screen.json_line(figures)
         if write:
-            _configure(screen.err(), found, config, out, audit, has_llm=endpoints.has_llm)
+            _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0
 
-    raise typer.Exit(run(job, config, budget_usd))
+    raise typer.Exit(session.run(job, config, budget_usd))
 
 
-def _show_calibration(console: Console, made: Calibration) -> None:
+def _show_calibration(made: Calibration) -> None:
     """Print what a calibration tried, chose and promises."""
     from dataclasses import replace
 
@@ -381,6 +365,7 @@ def _show_calibration(console: Console, made: Calibration) -> None:
 
     from moa.calibration import percent
 
+    console = screen.details()
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
     table.add_column("scorer", no_wrap=True)
     figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
@@ -411,7 +396,7 @@ def _show_calibration(console: Console, made: Calibration) -> None:
         )
     for label, bound in made.bounds.items():
         console.print(f"{label}: {bound.summary}")
-    console.print(f"promise: {made.bound.summary}")
+    screen.out().print(f"promise: {made.bound.summary}")
     for other in made.looser:
         accepts = percent(other.coverage) if other.threshold is not None else "nothing"
         guarantee = replace(other.guarantee, look=None)
@@ -435,15 +420,15 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
     )
 
 
-def _show_promotion(console: Console, found: Promotion) -> None:
+def _show_promotion(found: Promotion, *, as_json: bool) -> None:
     from moa.calibration import percent
-    from moa.cli.tables import listed
 
+    console, result = screen.details(as_json=as_json), screen.out(as_json=as_json)
     rows = [(percent(seen.risk), percent(seen.coverage)) for seen in found.seen]
     console.print(f"What would have moved on {found.checked_on} rows; seen, not promised:")
-    console.print(listed(("at most wrong", "share moved"), rows))
-    console.print(found.verdict)
-    console.print(f"promise: {found.bound.summary}")
+    console.print(screen.listed(("at most wrong", "share moved"), rows))
+    result.print(found.verdict)
+    result.print(f"promise: {found.bound.summary}")
     saving = found.saving
     console.print(f"Of 1000 messages the LLM is asked about {saving.llm_calls:.0f}")
     if saving.llm_alone is None or saving.after is None:

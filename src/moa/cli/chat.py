@@ -1,43 +1,53 @@
-"""moa chat: a conversation in the terminal."""
+"""moa chat: a conversation in the terminal.
+
+It reads lines, has them answered, shows the answers as they are written, and obeys commands.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
 
 import typer
 
-from moa.cli import options
+from moa._files import replace_text
+from moa._terminal import escaped
+from moa.cli import options, screen
+from moa.cli.screen import by_node, cost_of, listed
+from moa.context import RunContext
+from moa.errors import MoaError, StoreError
+from moa.trace import Event, Piece
 
-EXAMPLES = """
+if TYPE_CHECKING:
+    import asyncio
 
-    moa chat                                 goes on where you left off
-    moa chat --thread holidays               a conversation of its own, by name
-    moa chat --persona "You are a pirate."   who answers
+    from moa.chat.graph import Chat
+    from moa.chat.messages import ChatReply, Said
+    from moa.node import Result
 
-What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
-file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut off,
-by a crash or a reboot, is written anew at the next start.
+T = TypeVar("T")
 
-Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
+_TOLD = ("truncated", "degraded", "failed", "retried")
+"""Kinds of notes that whoever talks should know of."""
+_ALONE = (
+    "No large model is configured, so a small one answers everything, as well as it can. "
+    "`moa chat --help` says how to name one."
+)
 
-    /help      what there is            /usage          what the thread has cost
-    /new       begin another thread     /export FILE    write the thread as JSON
-    /threads   list them                /delete NAME    delete one
-    /thread X  go to one                /quit           end
 
-Lines from a pipe are said one after another, and the answers go to standard output:
+class Ended(Exception):
+    """Whoever talks wants to end."""
 
-    printf 'I am Ann.\\nWho am I?\\n' | moa chat --thread script
 
-The built-in model, which answers alone at first, is tiny and writes badly. These lines in moa.toml
-name a large one; with a small one of yours beside it, that one answers small talk:
+class Command(NamedTuple):
+    """One of them."""
 
-    [endpoints.large]
-    tier = "llm"
-    model = "gpt-5-mini"
-
-Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
-"""
+    takes: str
+    does: str
+    obey: Callable[[Talk, str], None]
 
 
 def chat(
@@ -54,12 +64,43 @@ def chat(
     ] = None,
     config: options.ConfigFile = None,
 ) -> None:
-    """Talk with a small and a large model, over many turns, restarts and threads."""
-    from pathlib import Path
+    r"""Talk with a small and a large model, over many turns.
+
+    What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
+    file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut
+    off, by a crash or a reboot, is written anew at the next start.
+
+    Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
+
+        /help      what there is            /usage          what the thread has cost
+        /new       begin another thread     /export FILE    write the thread as JSON
+        /threads   list them                /delete NAME    delete one
+        /thread X  go to one                /quit           end
+
+    Lines from a pipe are said one after another, and the answers go to standard output:
+
+        printf 'I am Ann.\nWho am I?\n' | moa chat --thread script
+
+    The built-in model, which answers alone at first, is tiny and writes badly. These lines in
+    moa.toml name a large one; with a small one of yours beside it, that one answers small talk:
+
+        [endpoints.large]
+        tier = "llm"
+        model = "gpt-5-mini"
+
+    Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
+
+        moa chat                                 goes on where you left off
+        moa chat --thread holidays               a conversation of its own, by name
+        moa chat --persona "You are a pirate."   who answers
+    """
+    import asyncio
 
     from moa.chat.messages import is_file
-    from moa.cli.conversing import held
+    from moa.cli.session import STOPPED, configured
     from moa.errors import ConfigError
+    from moa.ready import node_of
+    from moa.tiers import Endpoints
 
     if not thread:
         raise ConfigError("a conversation has a name: give --thread one, or leave it out")
@@ -67,4 +108,260 @@ def chat(
         store = str(Path(store).absolute())  # what is given here stands in this folder
     given = {"store": store, "persona": persona}
     settings = {name: value for name, value in given.items() if value is not None}
-    raise typer.Exit(held(config, settings, thread=thread))
+    with asyncio.Runner() as runner:
+        endpoints = Endpoints(configured(config))
+        try:
+            node = node_of("chat", endpoints, given=settings)
+            talk = Talk(cast("Chat", node), runner, thread=thread)
+            if endpoints.stood_in:
+                talk.tell(_ALONE)
+                runner.run(endpoints.warm())
+            raise typer.Exit(talk.hold())
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+        finally:
+            runner.run(endpoints.close())
+
+
+class Talk:
+    """A conversation with whoever sits at the terminal, or with a pipe.
+
+    Args:
+        chat: Answers.
+        runner: Runs each answer; Ctrl-C cancels the one it runs.
+        thread: Name of the thread.
+    """
+
+    def __init__(self, chat: Chat, runner: asyncio.Runner, *, thread: str) -> None:
+        self.chat = chat
+        self.thread = thread
+        self._runner = runner
+        self._live = sys.stdin.isatty()
+        self._failed = False
+        self._shown = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for something."""
+        return self._runner.run(work)
+
+    def hold(self) -> int:
+        """Talk until the end of the lines, or of the patience; give the exit code.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        lines = self._lines()
+        first = None if self._live else next(lines, None)
+        self.enter(said=first)
+        try:
+            while True:
+                line = next(lines, None) if first is None else first
+                first = None
+                if line is None:
+                    break
+                self._take(line)
+        except Ended:
+            pass
+        return int(self._failed)
+
+    def enter(self, *, said: str | None = None) -> None:
+        """Go on with the thread: tell what was said last, and finish what was cut off.
+
+        Args:
+            said: What will be said next, where that is known; it may be said again.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        last = self.run(self.chat.threads.load(self.thread)).last
+        if self._live:
+            was = "begins" if last is None else f"goes on after {last.number} turns"
+            self.tell(f"Thread {self.thread!r} in {self.chat.threads.store.shown} {was}. /help")
+        if last is None:
+            return
+        if not last.unfinished:
+            if self._live:
+                self.tell(f"> {last.text}")
+                self.show(f"{last.reply}\n")
+        elif said is None or said.strip() != last.text:
+            self.tell(
+                f"The answer to your last message is unfinished, and is written anew: {last.text}"
+            )
+            self._say(last.text, id=last.id)
+
+    def tell(self, text: str) -> None:
+        """Say something beside the conversation, on standard error."""
+        screen.err().print(text, style="dim")
+
+    def show(self, text: str) -> None:
+        """Write to standard output, at once."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def _lines(self) -> Iterator[str]:
+        if not self._live:
+            reconfigure = getattr(sys.stdin, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="replace")
+            yield from (line.strip() for line in sys.stdin if line.strip())
+            return
+        with suppress(ImportError):
+            import readline as readline  # the arrows work in `input` from here on
+        while True:
+            try:
+                line = input("\n> ").strip()
+            except EOFError:
+                return
+            if line:
+                yield line
+
+    def _take(self, line: str) -> None:
+        """Obey a command, or say a message; `//` at its beginning stands for `/`."""
+        if not line.startswith("/") or line.startswith("//"):
+            self._say(line.removeprefix("/"))
+            return
+        name, _, rest = line[1:].partition(" ")
+        command = COMMANDS.get(name)
+        if command is None:
+            self._wrong(
+                f"There is no command /{name}. /help lists them; // begins a message with /"
+            )
+            return
+        try:
+            command.obey(self, rest.strip())
+        except (MoaError, OSError) as error:
+            self._wrong(str(error))
+
+    def _say(self, text: str, *, id: str | None = None) -> None:
+        """Have a message answered, and show the answer while it is written."""
+        from moa.chat.messages import Said
+
+        said = Said(text=text, thread=self.thread, id=id)
+        self._shown = False
+        context = RunContext(listener=self._heard)
+        try:
+            result = self.run(self.chat.run(said, context))
+        except KeyboardInterrupt:
+            self.show("\n")
+            self.tell("Stopped; what was written is kept.")
+            if not self._live:
+                raise
+        except MoaError as error:
+            self.show("\n" if self._shown else "")
+            again = "Your message is kept: say it again to have it answered"
+            self._wrong(f"{error}. {again}" if self._is_kept(said) else str(error))
+        else:
+            self._finish(result)
+
+    def _is_kept(self, said: Said) -> bool:
+        try:
+            last = self.run(self.chat.threads.load(said.thread)).last
+        except StoreError:
+            return False
+        return last is not None and last.text == said.text and last.status != "answered"
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Piece):
+            self._shown = True
+            self.show(event.text)
+
+    def _finish(self, result: Result[ChatReply]) -> None:
+        reply = result.output
+        self.show("\n" if self._shown else f"{reply.text}\n")
+        for note in result.trace:
+            if note.kind in _TOLD:
+                self.tell(f"({note.kind}: {note.text})")
+        if self._live:
+            usage = result.usage
+            tokens = usage.input_tokens + usage.output_tokens
+            why = f", as {reply.reason}" if reply.reason else ""
+            self.tell(f"— {reply.endpoint}{why} · {tokens} tokens · {cost_of(usage)}")
+
+    def _wrong(self, text: str) -> None:
+        self._failed = True
+        self.tell(f"moa: {text}")
+
+
+def _help(talk: Talk, rest: str) -> None:
+    del talk, rest
+    rows = [(f"/{name} {c.takes}".strip(), c.does) for name, c in COMMANDS.items()]
+    screen.out().print(listed(["command", "does"], rows))
+
+
+def _new(talk: Talk, rest: str) -> None:
+    names = {thread.name for thread in talk.run(talk.chat.threads.list())}
+    number = 2
+    while f"{talk.thread}-{number}" in names:
+        number += 1
+    talk.thread = rest or f"{talk.thread}-{number}"
+    talk.enter()
+
+
+def _threads(talk: Talk, rest: str) -> None:
+    del rest
+    rows = [
+        (
+            f"{'*' if thread.name == talk.thread else ' '} {thread.name}",
+            f"{thread.last_at.astimezone():%Y-%m-%d %H:%M}",
+            f"{thread.turns}",
+            cost_of(thread.usage),
+            f"{thread.opening}{' (unfinished)' if thread.unfinished else ''}",
+        )
+        for thread in talk.run(talk.chat.threads.list())
+    ]
+    screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
+
+
+def _thread(talk: Talk, rest: str) -> None:
+    if not rest:
+        talk.tell(f"This is thread {talk.thread!r}. /thread NAME goes to another one")
+        return
+    talk.thread = rest
+    talk.enter()
+
+
+def _usage(talk: Talk, rest: str) -> None:
+    del rest
+    kept = talk.run(talk.chat.threads.load(talk.thread))
+    screen.out().print(by_node(kept.usage))
+    talk.tell(f"Thread {talk.thread!r}, over all restarts: {cost_of(kept.usage)}")
+    if kept.cut_off:
+        talk.tell(f"{kept.cut_off} answers were cut off; what those took is not known")
+    if kept.summary is not None:
+        talk.tell(f"Turns 1 to {kept.summary.turns} are read as a summary:\n{kept.summary.text}")
+
+
+def _export(talk: Talk, rest: str) -> None:
+    whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
+    if not rest:
+        talk.show(f"{escaped(whole)}\n")
+        return
+    replace_text(Path(rest), f"{whole}\n")
+    talk.tell(f"Written to {rest}")
+
+
+def _delete(talk: Talk, rest: str) -> None:
+    if not rest:
+        talk.tell("Say which: /delete NAME")
+    elif talk.run(talk.chat.threads.delete(rest)):
+        talk.tell(f"Thread {rest!r} is deleted")
+    else:
+        talk.tell(f"There is no thread {rest!r}. /threads lists them")
+
+
+def _quit(talk: Talk, rest: str) -> None:
+    del talk, rest
+    raise Ended
+
+
+COMMANDS = {
+    "help": Command("", "lists the commands", _help),
+    "new": Command("[NAME]", "begins another thread", _new),
+    "threads": Command("", "lists the threads", _threads),
+    "thread": Command("NAME", "goes to a thread", _thread),
+    "usage": Command("", "says what the thread has cost, and what is read of it", _usage),
+    "export": Command("[FILE]", "writes the thread as JSON", _export),
+    "delete": Command("NAME", "deletes a thread", _delete),
+    "quit": Command("", "ends; so does Ctrl-D", _quit),
+}
+"""By name, without the slash."""

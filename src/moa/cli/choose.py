@@ -17,21 +17,9 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.advisor.choice import Ranking
-    from moa.advisor.estimate import Member
     from moa.advisor.plans import Plan
     from moa.advisor.task import Read
 
-EXAMPLES = """
-
-    moa choose "classify support tickets in German, 10k a day, at most 300 ms"
-    moa choose "answer questions about our manuals, private" --gpu L4:1 --hourly-usd 0.8
-    moa choose --job create --api --per-day 20
-    moa choose "a support bot, 5k a day" --gpu "RTX 4090" --ram 64GB --write
-
-What was read from the text is shown first, and each field has an option that corrects it. Nothing
-is started, fetched or sent. Figures are estimates; those of endpoints that moa bench has measured
-are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task can't be read.
-"""
 _COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95", "figures")
 
 
@@ -56,14 +44,19 @@ def choose(
         list[str] | None,
         typer.Option("--language", help="Language of the items, such as de; repeat for several."),
     ] = None,
-    risk: Annotated[Risk | None, typer.Option(help="How bad a wrong answer is.")] = None,
-    labels: Annotated[
-        int | None, typer.Option(min=0, help="Number of labelled items that there are.")
+    risk: Annotated[
+        Risk | None, typer.Option("--stakes", help="How bad a wrong answer is.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Items in flight at once.")] = None,
+    labels: Annotated[
+        int | None,
+        typer.Option("--labelled", min=0, help="Number of labelled items that there are."),
+    ] = None,
+    concurrency: options.Concurrency = None,
     max_usd_per_thousand: Annotated[
         float | None,
-        typer.Option("--max-usd", min=0, help="Most US dollars for a thousand items."),
+        typer.Option(
+            "--max-usd-per-thousand", min=0, help="Maximum US dollars for a thousand items."
+        ),
     ] = None,
     private: Annotated[
         bool | None,
@@ -96,27 +89,30 @@ def choose(
     cores: Annotated[
         int | None, typer.Option(min=1, help="CPU cores to plan for instead of this machine's.")
     ] = None,
-    hourly_usd: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that the machine costs an hour.")
-    ] = None,
-    usd_per_kwh: Annotated[
-        float | None, typer.Option(min=0, help="US dollars a kilowatt-hour of electricity.")
-    ] = None,
+    hourly_usd: options.HourlyUsd = None,
+    usd_per_kwh: options.UsdPerKwh = None,
     config: options.ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
-    write: Annotated[
-        bool,
-        typer.Option("--write", help="Write the endpoints of the best plan that is ready to run."),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --write: overwrite endpoints.")
-    ] = False,
+    as_json: options.AsJson = False,
+    write: options.Write = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Choose models and a pattern for a task, with reasons and numbers."""
+    """Choose models and a pattern for a task, with reasons.
+
+    What was read from the text is shown first, and each field has an option that corrects it.
+    Nothing is started, fetched or sent. Figures are estimates; those of endpoints that moa bench
+    has measured are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task
+    can't be read.
+
+        moa choose "classify support tickets in German, 10k a day, at most 300 ms"
+        moa choose "answer questions about our manuals, private" --gpu L4:1 --hourly-usd 0.8
+        moa choose --job create --api --per-day 20
+        moa choose "a support bot, 5k a day" --gpu "RTX 4090" --ram 64GB --write
+    """
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, task_of
-    from moa.cli.configuration import configured
+    from moa.cli.session import configured
+    from moa.rows import plain
 
     given = {
         field: value
@@ -132,12 +128,14 @@ def choose(
         usd_per_kwh=_decimal(usd_per_kwh),
     )
     if as_json:
-        screen.json_line(_line(ranking, understood))
+        read = [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood]
+        task = ranking.task.model_dump(mode="json")
+        screen.json_line({"task": task, "read": read} | ranking.values())
     else:
         for part in _shown(context, ranking, understood):
             screen.out().print(part)
     if write:
-        _write(ranking, config, force=force, as_json=as_json)
+        _write(ranking, config, overwrite=overwrite, as_json=as_json)
     if not ranking.plans:
         raise typer.Exit(1)
 
@@ -147,7 +145,7 @@ def _decimal(value: float | None) -> Decimal | None:
     return None if value is None else Decimal(repr(value))
 
 
-def _write(ranking: Ranking, config: Path | None, *, force: bool, as_json: bool) -> None:
+def _write(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: bool) -> None:
     """Write the best plan that can be written, and say so where that is not the best.
 
     Raises:
@@ -161,8 +159,8 @@ def _write(ranking: Ranking, config: Path | None, *, force: bool, as_json: bool)
             "no plan can be written, so nothing is. "
             + "; ".join(ranking.suggestions or map(str, ranking.plans))
         )
-    file, made = write_plan(plan, ranking.machine, path=config, force=force)
-    console = screen.err() if as_json else screen.out()
+    file, made = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
+    console = screen.out(as_json=as_json)
     if plan is not ranking.best:
         best = f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
         console.print(Text(best))
@@ -179,15 +177,15 @@ def _shown(
     context: typer.Context, ranking: Ranking, understood: list[Read]
 ) -> Iterator[RenderableType]:
     """Show a ranking, part by part."""
-    from moa.cli.tables import listed
-
     yield Text(_told(context, ranking, understood))
     yield Text(f"On: {ranking.machine}")
     best = ranking.best
     if best is None:
         yield Text("Nothing fits. What would:", "bold red")
     else:
-        yield listed(_COLUMNS, [_row(place, it) for place, it in enumerate(ranking.plans, 1)])
+        yield screen.listed(
+            _COLUMNS, [_row(place, it) for place, it in enumerate(ranking.plans, 1)]
+        )
         yield Text(f"Why {best}", "bold")
         yield from (Text(f"  - {reason}") for reason in best.reasons)
         if not best.good_enough:
@@ -240,53 +238,3 @@ def _row(place: int, plan: Plan) -> tuple[str, ...]:
         shown_seconds(latency.p95_s) if latency else "unknown",
         "measured" if plan.measured else "estimate",
     )
-
-
-def _line(ranking: Ranking, understood: list[Read]) -> dict[str, object]:
-    """Write a ranking as what `json` can write; `null` is unknown."""
-    from moa.rows import plain
-
-    return {
-        "task": ranking.task.model_dump(mode="json"),
-        "read": [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood],
-        "machine": str(ranking.machine),
-        "plans": [_plan(plan) for plan in ranking.plans],
-        "suggestions": list(ranking.suggestions),
-        "rejected": [
-            {"what": r.what, "cause": r.cause, "why": r.why, "also": r.also}
-            for r in ranking.rejected
-        ],
-    }
-
-
-def _plan(plan: Plan) -> dict[str, object]:
-    latency, total = plan.latency, plan.cost.total
-    return {
-        "pattern": plan.pattern,
-        "exists": plan.exists,
-        "members": [_member(member) for member in plan.members],
-        "quality": round(plan.quality, 2),
-        "needed_quality": plan.needed_quality,
-        "usd_per_thousand": None if total is None else float(total),
-        "known_usd_per_thousand": float(plan.cost.known),
-        "mean_s": latency.mean_s if latency else None,
-        "p95_s": latency.p95_s if latency else None,
-        "first_token_s": latency.first_s if latency else None,
-        "measured": plan.measured,
-        "concurrency": plan.concurrency,
-        "needs_network": plan.needs_network,
-        "score": round(plan.score, 3),
-        "reasons": list(plan.reasons),
-    }
-
-
-def _member(member: Member) -> dict[str, object]:
-    from moa.advisor.hardware import LocalModel
-
-    here = isinstance(member, LocalModel)
-    return {
-        "model": member.model.name,
-        "place": str(member.place) if here else None,
-        "quantisation": member.quantisation if here else None,
-        "vendor_model": None if here else member.model.vendor_model,
-    }

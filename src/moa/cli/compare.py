@@ -2,68 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa.cli import options
-from moa.cli.targets import FiguresAsJson
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from moa.context import RunContext
     from moa.evals.cases import Data
     from moa.evals.report import Comparison
     from moa.node import Node
     from moa.tiers import Endpoints
 
-EXAMPLES = """
-
-The small model, the large one, and the small one first with the large one in doubt:
-
-    moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
-
-Without a calibration, by the labels of the rows; one of your own designs beside them:
-
-    moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
-
-Texts against a reference, at the same budget, kept as it goes, and as a table and pictures; with
---resume it goes on where it stopped:
-
-    moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \\
-        --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
-
-Rows have text (or prompt) and label, or text and reference. A design is any ready graph or agent
-by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the budget; a
-case that it has no answer for counts as wrong.
-
-Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
-"""
-
 
 def compare(
-    source: Annotated[
-        str, typer.Argument(metavar="DATA", help=".jsonl or .csv: text and label, or reference.")
-    ],
+    source: options.LabelledRows,
     *,
     designs: Annotated[
         str, typer.Option("--designs", metavar="A,B,C", help="Ready names, or file.py:object.")
     ] = "slm,llm",
-    task: Annotated[
-        str | None, typer.Option("--task", help="The question, or what to do with each text.")
-    ] = None,
-    labels: options.LabelNames = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration", metavar="FILE", help="What moa calibrate wrote for the small model."
-        ),
-    ] = None,
+    task: options.Task = None,
+    labels: options.Labels = None,
+    calibration: options.CalibrationFile = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", help="Design that the others are compared with; default: llm."),
@@ -74,91 +39,94 @@ def compare(
             "--metric", help="How answers in words are scored: exact, numeric, rouge-l or judge."
         ),
     ] = None,
-    risk: Annotated[
-        float, typer.Option("--risk", min=0, max=1, help="Risk that coverage is shown at.")
-    ] = 0.05,
-    as_json: FiguresAsJson = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE.json|FILE.md",
-            help="Write all figures as JSON, or the table as Markdown.",
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw into FILE-cost.png, …"),
-    ] = None,
+    risk: options.Risk = 0.05,
+    as_json: options.AsJson = False,
+    report: options.Report = None,
+    plot: options.Plot = None,
     out: options.OutFile = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     format: options.Format = None,
     text_column: options.TextColumn = None,
     limit: options.Limit = None,
-    concurrency: options.Concurrency = 8,
+    concurrency: options.DefaultConcurrency = 8,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Compare designs on labelled rows: what they reach, what they take, and what pays."""
+    r"""Compare designs on labelled rows, and say which pays.
+
+    Rows have text (or prompt) and label, or text and reference. A design is any ready graph or
+    agent by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the
+    budget; a case that it has no answer for counts as wrong.
+
+    Without a calibration, by the labels of the rows; one of your own designs beside them:
+
+        moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
+
+    Texts against a reference, at the same budget, kept as it goes, and as a table and pictures;
+    with --resume it goes on where it stopped:
+
+        moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \
+            --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
+
+    Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
+
+    The small model, the large one, and the small one first with the large one in doubt:
+
+        moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
+    """
     from moa._files import check_lines
-    from moa.cli import screen
-    from moa.cli.configuration import configured
-    from moa.cli.decide import label_names
-    from moa.cli.targets import check_target
-    from moa.evals import compare as compared
+    from moa.cli import session
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
-    from moa.tiers import NO_LLM, Endpoints
 
     for option, file in (("--report", report), ("--plot", plot), ("--out", out)):
-        check_target(option, file)
+        screen.check_target(option, file)
     existing = options.existing(out, resume=resume, overwrite=overwrite)
     if out is not None:
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
     data = read_cases(source, format=format, text_column=text_column, limit=limit)
-    named = None if labels is None else label_names(labels)
+    named = None if labels is None else options.label_names(labels)
     given = _given(source, data, task=task, labels=named, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]
 
-    async def run() -> Comparison:
-        async with Endpoints(configured(config)) as endpoints:
-            nodes = _nodes(names, endpoints, given)
-            judge = endpoints.llm if metric == "judge" else None
-            if endpoints.stood_in:
-                screen.err().print(NO_LLM)
-            await endpoints.warm()
-            with screen.err().bars() as bar:
-                tasks = {name: bar.add_task(name, total=len(data.cases)) for name in names}
-                return await compared(
-                    data,
-                    nodes,
-                    metric=metric,
-                    judge=judge,
-                    reference=reference,
-                    risk=risk,
-                    budget_usd=budget_usd,
-                    cache=out,
-                    existing=existing,
-                    setup=None if out is None else _setup(names, endpoints, given),
-                    concurrency=concurrency,
-                    progress=lambda name, done, total: bar.update(
-                        tasks[name], completed=done, total=total
-                    ),
-                )
+    async def job(endpoints: Endpoints, context: RunContext) -> int:
+        from moa.evals import compare as compared
+        from moa.ready import fingerprints
+        from moa.tiers import NO_LLM
 
-    try:
-        found = asyncio.run(run())
-    except KeyboardInterrupt:
-        screen.err().print(f"Stopped with some of the answers: {options.how_to_go_on(out)}.")
-        raise
-    (screen.err() if as_json else screen.out()).print(_shown(found))
-    if as_json:
-        screen.json_line(found.model_dump(mode="json"))
-    _write(found, report, plot)
-    raise typer.Exit(0 if all(design.answered for design in found.designs) else 1)
+        del context  # each design has a part of the budget
+        nodes = _nodes(names, endpoints, given)
+        judge = endpoints.llm if metric == "judge" else None
+        if endpoints.stood_in:
+            screen.notes().print(NO_LLM)
+        await endpoints.warm()
+        with screen.progress() as progress:
+            found = await compared(
+                data,
+                nodes,
+                metric=metric,
+                judge=judge,
+                reference=reference,
+                risk=risk,
+                budget_usd=budget_usd,
+                cache=out,
+                existing=existing,
+                setup=None if out is None else fingerprints(names, endpoints, given=given),
+                concurrency=concurrency,
+                progress=progress,
+            )
+        screen.out(as_json=as_json).print(_shown(found))
+        if as_json:
+            screen.json_line(found.model_dump(mode="json"))
+        _write(found, report, plot)
+        return 0 if all(design.answered for design in found.designs) else 1
+
+    stopped = f"Stopped with some of the answers: {options.how_to_go_on(out)}."
+    raise typer.Exit(session.run(job, config, None, stopped=stopped))
 
 
 def _given(
@@ -224,34 +192,6 @@ def _nodes(
     return {name: node_of(name, endpoints, given=given) for name in names}
 
 
-def _setup(
-    names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
-) -> dict[str, str]:
-    """What the answers of each design depend on: models and graphs of the configuration, the
-    settings given, and whatever stands in the files that it is made of.
-    """
-    from moa.ready import files_of
-
-    config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
-    asked = sorted([one.name, one.model] for one in endpoints.used)
-    said = [config, asked, {name: str(value) for name, value in given.items()}]
-    return {
-        name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
-        for name in names
-    }
-
-
-def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Tell what stands in files, and in all files of folders."""
-    files = [
-        file
-        for path in paths
-        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if file.is_file()
-    ]
-    return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-
-
 def _shown(found: Comparison) -> Group:
     """Show a comparison: its table, its verdicts, and why cases have no answer."""
     from rich import box
@@ -277,17 +217,15 @@ def _shown(found: Comparison) -> Group:
 
 
 def _write(found: Comparison, report: Path | None, plot: Path | None) -> None:
-    from moa.cli import screen
-    from moa.cli.targets import write_text
     from moa.evals.plots import plot_comparison
 
     files: list[Path] = []
     if report is not None:
         markdown = report.suffix.lower() == ".md"
         text = found.markdown() if markdown else found.model_dump_json(indent=1) + "\n"
-        write_text("--report", report, text)
+        screen.write_text("--report", report, text)
         files.append(report)
     if plot is not None:
         files += plot_comparison(found, plot)
     for file in files:
-        screen.err().print(f"written: {file}")
+        screen.notes().print(f"written: {file}")

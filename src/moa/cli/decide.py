@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import typer
 
-from moa.cli import options
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
-    from moa._terminal import Console
     from moa.agents.classifier import Classifier
+    from moa.batch import Item, Malformed, Row
     from moa.calibration.file import Calibration
-    from moa.cli.batch import Rows
+    from moa.cli.report import Asked, Rows
     from moa.context import RunContext
     from moa.endpoints import Example
-    from moa.rows import Item, Malformed, Row
     from moa.tiers import Endpoints
 
 SAMPLE = 256
@@ -28,58 +27,13 @@ SAMPLE = 256
 _HEARD = (32, SAMPLE)
 """After how many texts of standard input it is looked at which language they are in."""
 
-EXAMPLES = """
-
-Labels alone, and a file of rows with id and text:
-
-    moa decide mails.jsonl --task "Which team does this mail belong to?" \\
-        --labels billing,delivery,technical --out decided.jsonl
-
-With a few labelled rows ({"text": …, "label": …}), which help a small model most:
-
-    moa decide mails.jsonl --task "…" --labels billing,delivery,technical \\
-        --examples labelled.jsonl --out decided.jsonl
-
-"None of these" as an answer, and decisions that don't depend on the other rows of the file:
-
-    moa decide mails.jsonl --task "…" --labels billing,delivery --none \\
-        --unlabelled last-month.jsonl --out decided.jsonl
-
-As texts come in on a pipe. Without --unlabelled nothing is decided before 256 of them are there:
-
-    tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \\
-        --unlabelled last-month.jsonl --json
-
-With what moa calibrate wrote, which knows task and labels; each line then also has accepted, true
-where the promise of the calibration covers it:
-
-    moa decide mails.jsonl --calibration teams.json --out decided.jsonl
-
-Each line has id, input, label, confidence (the label's probability) and scores (one a label, adding
-up to 1), and is written as its row is done. In the line of a row that failed they are null, null
-and {}, and error says why.
-
-Exit codes: 0 all decided, 1 some failed, 2 usage or configuration, 130 stopped.
-"""
-
 
 def decide(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
-    ],
+    source: options.Source,
     *,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help='The question that the labels answer: "Which team is it for?"'),
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", metavar="A,B,C", help="The labels.")
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", metavar="FILE", help="What moa calibrate wrote."),
-    ] = None,
+    task: options.Task = None,
+    labels: options.Labels = None,
+    calibration: options.CalibrationFile = None,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -103,16 +57,48 @@ def decide(
     format: options.Format = None,
     text_column: options.TextColumn = None,
     limit: options.Limit = None,
-    concurrency: options.Concurrency = 8,
+    concurrency: options.DefaultConcurrency = 8,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Decide on a label for every text of a file."""
+    r"""Decide on a label for every text of a file.
+
+    Each line has id, input, label, confidence (the label's probability) and scores (one a label,
+    adding up to 1), and is written as its row is done. In the line of a row that failed they are
+    null, null and {}, and error says why.
+
+    With a few labelled rows ({"text": …, "label": …}), which help a small model most:
+
+        moa decide mails.jsonl --task "…" --labels billing,delivery,technical \
+            --examples labelled.jsonl --out decided.jsonl
+
+    "None of these" as an answer, and decisions that don't depend on the other rows of the file:
+
+        moa decide mails.jsonl --task "…" --labels billing,delivery --none \
+            --unlabelled last-month.jsonl --out decided.jsonl
+
+    As texts come in on a pipe. Without --unlabelled nothing is decided before 256 of them are
+    there:
+
+        tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \
+            --unlabelled last-month.jsonl --json
+
+    With what moa calibrate wrote, which knows task and labels; each line then also has accepted,
+    true where the promise of the calibration covers it:
+
+        moa decide mails.jsonl --calibration teams.json --out decided.jsonl
+
+    Exit codes: 0 all decided, 1 some failed, 2 usage or configuration, 130 stopped.
+
+    Labels alone, and a file of rows with id and text:
+
+        moa decide mails.jsonl --task "Which team does this mail belong to?" \
+            --labels billing,delivery,technical --out decided.jsonl
+    """
     from moa import rows
     from moa.cli.report import Report
-    from moa.cli.session import Prepared, Session
-    from moa.rows import text_of
 
     way: _Way
     if calibration is None:
@@ -125,16 +111,9 @@ def decide(
     given = rows.read(source, format=format, text_column=text_column)
     texts, found = way.look(islice(given, limit), live=live)
 
-    async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
-        agent = await way.agent(endpoints, texts, context, report.errors)
-        return Prepared(agent, text_of, warm=calibration is not None)
+    async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[str], Asked]:
+        return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    session = Session(
-        config=config,
-        concurrency=concurrency,
-        budget_usd=budget_usd,
-        live=live,
-    )
     with Report(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
@@ -145,18 +124,26 @@ def decide(
         limited=limit is not None,
         counts_dollars=budget_usd is not None,
     ) as report:
-        raise typer.Exit(session.run(prepare, found, report))
+        code = report.run(
+            prepare,
+            found,
+            config=config,
+            budget_usd=budget_usd,
+            concurrency=concurrency,
+            live=live,
+        )
+        raise typer.Exit(code)
 
 
-def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
+def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     """Write a decision as a line of JSON, with whether it is accepted if `calibrated`."""
     from moa.questions import Choice
     from moa.rows import taken
 
     output = item.output
     written: dict[str, object] = {
-        "id": item.row.id,
-        "input": item.row.input,
+        "id": item.id,
+        "input": item.input,
         "label": None,
         "confidence": None,
         "scores": {},
@@ -172,8 +159,8 @@ def line(item: Item, *, calibrated: bool = False) -> dict[str, object]:
         }
         if calibrated:
             written["accepted"] = bool(decided.accepted)
-    if item.error is not None:
-        written["error"] = item.error
+    if item.problem is not None:
+        written["error"] = item.problem
     return written | taken(item)
 
 
@@ -211,31 +198,21 @@ def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
             f"moa decide needs {missing}, or a --calibration, which knows its own. "
             "moa decide --help shows examples"
         )
-    return task, label_names(labels)
-
-
-class _Looked(NamedTuple):
-    """What was looked at before the first decision."""
-
-    texts: Sequence[str]
-    rows: Rows
-    """All of the input, what was looked at included."""
+    return task, options.label_names(labels)
 
 
 class _Way(Protocol):
     """How decisions are made."""
 
-    def look(self, found: Rows, /, *, live: bool) -> _Looked:
-        """Take the texts that it needs before the first decision; `live` ones can take long."""
+    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
+        """Take the texts that it needs before the first decision; `live` ones can take long.
+
+        All of the input comes back with them, what was looked at included.
+        """
         ...
 
     async def agent(
-        self,
-        endpoints: Endpoints,
-        texts: Sequence[str],
-        context: RunContext,
-        console: Console,
-        /,
+        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
     ) -> Classifier[str]:
         """Give the agent that makes them, fitted to the texts where it has to be."""
         ...
@@ -249,20 +226,18 @@ class _Calibrated:
     task: str | None
     labels: str | None
 
-    def look(self, found: Rows, /, *, live: bool) -> _Looked:
+    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the first ones for their language, or hear it as they pass."""
-        return _Looked((), self._heard(found)) if live else _first(found)
+        return ((), self._heard(found)) if live else _first(found)
 
     def _heard(self, found: Rows) -> Rows:
-        from moa.cli import screen
-        from moa.cli.calibrations import warn
         from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
         def said() -> bool:
             other = other_language(self.made.data.languages, texts)
-            warn(screen.err(), [other] if other else [])
+            screen.warn([other] if other else [])
             return other is not None
 
         looking = True
@@ -276,21 +251,15 @@ class _Calibrated:
             said()
 
     async def agent(
-        self,
-        endpoints: Endpoints,
-        texts: Sequence[str],
-        context: RunContext,
-        console: Console,
-        /,
+        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
     ) -> Classifier[str]:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
-        from moa.cli.calibrations import warn
         from moa.context import RunContext
         from moa.evals.calibrations import connected, other_language
 
         made = self.made
-        names = label_names(self.labels) if self.labels else list(made.labels)
+        names = options.label_names(self.labels) if self.labels else list(made.labels)
         if sorted(names) == sorted(made.labels):
             names = list(made.labels)  # in whatever order they were given
         agent = Classifier(
@@ -306,8 +275,8 @@ class _Calibrated:
         warnings = await ready.check(context)
         await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(made.data.languages, texts)
-        warn(console, warnings + ([other] if other else []))
-        console.print(f"promise: {made.bound.summary}")
+        screen.warn([*warnings, *([other] if other else [])])
+        screen.notes().print(f"promise: {made.bound.summary}")
         return agent
 
 
@@ -321,15 +290,14 @@ class _Adapted:
     labelled: Sequence[Example]
     unlabelled: Path | None
 
-    def look(self, found: Rows, /, *, live: bool) -> _Looked:
+    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the texts to remove bias on, of a file or of the input itself."""
         from moa import rows
-        from moa.cli import screen
 
         if self.unlabelled is not None:
-            return _Looked(tuple(_texts(rows.read(str(self.unlabelled)))), found)
+            return tuple(_texts(rows.read(str(self.unlabelled)))), found
         if live:
-            screen.err().print(
+            screen.notes().print(
                 f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
                 "comes",
@@ -337,53 +305,31 @@ class _Adapted:
         return _first(found)
 
     async def agent(
-        self,
-        endpoints: Endpoints,
-        texts: Sequence[str],
-        context: RunContext,
-        console: Console,
-        /,
+        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
     ) -> Classifier[str]:
         """Fit it before the first decision, and show how far that is."""
         from moa.agents.classifier import Classifier
 
         agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")
-        with console.bars() as bar:
-            reading = bar.add_task("fitting to the task", total=None)
+        with screen.progress() as tell:
             fitted = await agent.adapt(
                 labelled=self.labelled,
                 unlabelled=texts,
                 context=context,
-                progress=lambda done, total: bar.update(reading, completed=done, total=total),
+                progress=partial(tell, "fitting to the task"),
             )
         if fitted.adaptation is not None:
-            console.print(f"fitted to the task: {fitted.adaptation.origin}")
+            screen.notes().print(f"fitted to the task: {fitted.adaptation.origin}")
         return fitted
-
-
-def label_names(given: str) -> list[str]:
-    """Read the labels of the command line.
-
-    Raises:
-        ConfigError: there are fewer than two, or one comes twice or is empty.
-    """
-    from moa.errors import ConfigError
-
-    names = [name.strip() for name in given.split(",")]
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
-        raise ConfigError(
-            f"--labels takes at least two different labels between commas, got {given!r}"
-        )
-    return names
 
 
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
+    from moa.batch import Malformed, text_of
     from moa.config import nearest
     from moa.endpoints import Example
     from moa.errors import ConfigError
     from moa.questions import NONE_OF_THESE
-    from moa.rows import Malformed, text_of
 
     allowed = [*labels, NONE_OF_THESE] if none else labels
     for row in rows.read(str(path)):
@@ -396,14 +342,14 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
         yield Example(text_of(row.value), {"label": label})
 
 
-def _first(found: Rows) -> _Looked:
+def _first(found: Rows) -> tuple[Sequence[str], Rows]:
     first = list(islice(found, SAMPLE))
-    return _Looked(tuple(_texts(iter(first))), chain(first, found))
+    return tuple(_texts(iter(first))), chain(first, found)
 
 
 def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
+    from moa.batch import Row, text_of
     from moa.errors import InputError
-    from moa.rows import Row, text_of
 
     for row in found:
         if isinstance(row, Row):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,35 +15,11 @@ if TYPE_CHECKING:
     from moa.documents.files import Step
     from moa.documents.index import Changes, Index
 
-EXAMPLES = """
-
-Read a folder of text, Markdown, HTML and PDF files, and keep what was read:
-
-    moa index manuals --out manuals.index
-
-The same again reads only what was added or changed, and forgets what was removed:
-
-    moa index manuals --out manuals.index
-
-Ask it: put two lines into moa.toml, and `moa run rag` brings the index up to date by itself:
-
-    [graphs.rag]
-    documents = "manuals"
-    index = "manuals.index"
-
-    moa run rag --text "How do I change the filter?"
-
-Files that can't be read are named, with the reason, and the others go on.
-
-Exit codes: 0 all read, 1 some files could not be read, 2 usage or configuration, 130 stopped; what
-was read by then is kept.
-"""
-
 
 def index(
     sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE…", help="What to read.")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the index is kept.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Write the index there.")],
     embedder: Annotated[
         str | None,
         typer.Option(
@@ -60,11 +36,33 @@ def index(
         int | None, typer.Option("--passage-tokens", min=1, help="Maximum tokens of a passage.")
     ] = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Read documents into an index, or bring one up to date."""
+    """Read documents into an index, or bring one up to date.
+
+    The same again reads only what was added or changed, and forgets what was removed:
+
+        moa index manuals --out manuals.index
+
+    Ask it: put two lines into moa.toml, and `moa run rag` brings the index up to date by itself:
+
+        [graphs.rag]
+        documents = "manuals"
+        index = "manuals.index"
+
+        moa run rag --text "How do I change the filter?"
+
+    Files that can't be read are named, with the reason, and the others go on.
+
+    Exit codes: 0 all read, 1 some files could not be read, 2 usage or configuration, 130 stopped;
+    what was read by then is kept.
+
+    Read a folder of text, Markdown, HTML and PDF files, and keep what was read:
+
+        moa index manuals --out manuals.index
+    """
     import asyncio
 
-    from moa.cli import screen
     from moa.documents.index import MAX_TOKENS, Index
 
     made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
@@ -79,7 +77,7 @@ def index(
 async def _embed(
     index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
 ) -> None:
-    from moa.cli.configuration import configured
+    from moa.cli.session import configured
     from moa.endpoints.encoders import sentence_encoder
     from moa.tiers import Endpoints
 
@@ -99,9 +97,8 @@ def _said(step: Step) -> str:
 
 
 def _report(changes: Changes, index: Index) -> None:
-    from moa.cli import screen
 
-    errors, console = screen.err(), screen.out()
+    errors, console = screen.err(), screen.details()
     for unread in changes.unread:
         errors.print(f"not read: {unread}")
     for note in changes.notes:

@@ -4,63 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
-from moa.cli.calibrations import STOPPED, run
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.calibration.active_learning import Pick
-    from moa.calibration.features import Progress
     from moa.calibration.file import Calibration
     from moa.context import RunContext
     from moa.evals.labelled import LabelFile, Unlabelled
     from moa.tiers import Endpoints
 
 PERSON = "person"
-DONE, NOTHING = 0, 1
+DONE, NOTHING, _STOPPED = 0, 1, 130
 KEYS = "123456789abcdefghijklmnopqrstuvwxyz0ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&()*+,-./:;<=>?@[]_{|}"
 """One for each label, in their order: enough for 87."""
 _SKIP, _BACK, _END, _STOP = " ", "\x7f\b", "\r\n", "\x03"
 
-EXAMPLES = """
-
-The texts of a file that help most, one key a label; what is labelled is kept at once, and --resume
-goes on where it stopped:
-
-    moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
-    moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
-
-By the large model instead, at no more than one dollar:
-
-    moa label inbox.jsonl --calibration teams.json --by-llm --budget-usd 1 --out labelled.jsonl
-
-Half of the texts are drawn at random, since a promise can only be found on such; the others are
-those that the calibration is in doubt of. Each line says which by chosen, and who labelled it by
-labelled_by. Then calibrate again, on the rows of before and these:
-
-    cat before.jsonl labelled.jsonl > all.jsonl
-    moa calibrate all.jsonl --task "Which team does this mail belong to?" --out teams.json
-
-Keys: those shown before the labels; space passes over a text, backspace takes the last label back,
-return or Ctrl-C ends.
-
-Exit codes: 0 done or ended by a key, 1 nothing was labelled, 2 usage or configuration, 130 stopped.
-"""
-
 
 def label(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file of texts.")
-    ],
+    source: options.Source,
     *,
-    calibration: Annotated[
-        Path, typer.Option("--calibration", metavar="FILE", help="What moa calibrate wrote.")
-    ],
+    calibration: options.NeededCalibration,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line."),
@@ -72,16 +42,42 @@ def label(
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Texts to label.")] = 100,
+    limit: options.DefaultLimit = 100,
     read: Annotated[
         int, typer.Option("--read", min=2, help="Texts that are read to choose among.")
     ] = 500,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Label the texts that help a calibration most."""
+    """Label the texts that help a calibration most.
+
+    By the large model instead, at no more than one dollar:
+
+        moa label inbox.jsonl --calibration teams.json --by-llm --budget-usd 1 --out labelled.jsonl
+
+    Half of the texts are drawn at random, since a promise can only be found on such; the others are
+    those that the calibration is in doubt of. Each line says which by chosen, and who labelled it
+    by labelled_by. Then calibrate again, on the rows of before and these:
+
+        cat before.jsonl labelled.jsonl > all.jsonl
+        moa calibrate all.jsonl --task "Which team does this mail belong to?" --out teams.json
+
+    Keys: those shown before the labels; space passes over a text, backspace takes the last label
+    back, return or Ctrl-C ends.
+
+    Exit codes: 0 done or ended by a key, 1 nothing was labelled, 2 usage or configuration, 130
+    stopped.
+
+    The texts of a file that help most, one key a label; what is labelled is kept at once, and
+    --resume goes on where it stopped:
+
+        moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
+        moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
+    """
     from moa.calibration.active_learning import picked
     from moa.calibration.file import Calibration
+    from moa.cli import session
     from moa.evals.calibrations import connected
     from moa.evals.labelled import LabelFile, read_unlabelled
 
@@ -91,24 +87,25 @@ def label(
     with LabelFile(out, existing=existing, source=source) as file:
         rows = read_unlabelled(source, format=format, text_column=text_column)
 
-        async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
-            picks.extend(
-                await picked(
-                    connected(made, endpoints.slm),
-                    [row.text for row in rows],
-                    most=limit,
-                    known=file.texts,
-                    most_read=read,
-                    context=context,
-                    progress=progress,
+        async def job(endpoints: Endpoints, context: RunContext) -> int:
+            with screen.progress("reading") as progress:
+                picks.extend(
+                    await picked(
+                        connected(made, endpoints.slm),
+                        [row.text for row in rows],
+                        most=limit,
+                        known=file.texts,
+                        most_read=read,
+                        context=context,
+                        progress=progress,
+                    )
                 )
-            )
             if not by_llm:
                 return DONE
-            return await _by_llm(made, endpoints, rows, picks, file, context, progress)
+            return await _by_llm(made, endpoints, rows, picks, file, context)
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
-        code = run(job, config, budget_usd, stopped=stopped)
+        code = session.run(job, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
         raise typer.Exit(_by_keys(made, rows, picks, file))
@@ -121,10 +118,8 @@ async def _by_llm(
     picks: Sequence[Pick],
     file: LabelFile,
     context: RunContext,
-    progress: Progress,
 ) -> int:
     """Let the large model label each text; the exit code."""
-    from moa.cli import screen
     from moa.errors import ConfigError
     from moa.evals.labelled import label_by_model
     from moa.graphs.single_model import labeller
@@ -135,19 +130,20 @@ async def _by_llm(
             'what it believes already. Add one to moa.toml, with tier = "llm"'
         )
     llm = endpoints.llm
-    found = await label_by_model(
-        labeller(llm, calibration=made, calibrated=False),
-        rows,
-        picks,
-        file,
-        by=f"{llm.name}: {llm.model}",
-        labels=made.labels,
-        context=context,
-        progress=lambda done, total: progress(f"labels by {llm.name}", done, total),
-    )
+    with screen.progress() as progress:
+        found = await label_by_model(
+            labeller(llm, calibration=made, calibrated=False),
+            rows,
+            picks,
+            file,
+            by=f"{llm.name}: {llm.model}",
+            labels=made.labels,
+            context=context,
+            progress=partial(progress, f"labels by {llm.name}"),
+        )
     for line in found.problems:
         screen.err().print(line)
-    screen.err().print(f"{file.added} of {len(picks)} labelled into {file.path}")
+    screen.notes().print(f"{file.added} of {len(picks)} labelled into {file.path}")
     return DONE if file.added or not picks else NOTHING
 
 
@@ -159,7 +155,6 @@ def _by_keys(
     Raises:
         ConfigError: there are more labels than keys, or the file can't be written.
     """
-    from moa.cli import screen
     from moa.errors import ConfigError
 
     console = screen.err()
@@ -175,7 +170,7 @@ def _by_keys(
     console.print(made.question.text, style="bold")
     code = _labelled(console, keys, rows, picks, file)
     console.print(f"\n{file.added} labelled into {file.path}")
-    return code if file.added or code == STOPPED else NOTHING
+    return code if file.added or code == _STOPPED else NOTHING
 
 
 def _labelled(
@@ -193,7 +188,7 @@ def _labelled(
         if not key or key in _END:
             return DONE
         if key == _STOP:
-            return STOPPED
+            return _STOPPED
         if key in _BACK:
             if labelled:
                 place = labelled.pop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,7 @@ from rich.text import Text
 from moa.advisor import Kind, Skill
 from moa.cli import options, screen
 from moa.errors import ConfigError
-from moa.usage import Budget, Tier
+from moa.usage import Budget, Price
 
 if TYPE_CHECKING:
     from moa.advisor import Quantisation
@@ -21,73 +21,29 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.decisions.probe import Probe
 
-EXAMPLES = """
-
-    moa models                            what ./moa.toml, or nothing, configures
-    moa models --config other.toml
-    moa models --json | jq .state
-
-Every server is asked for its list of models, which costs nothing; nothing is started. Whether one
-can decide natively shows at its first decision, so "can" says what it does otherwise, too.
-The models that moa knows: moa models list. One of them as an endpoint: moa models add NAME
-The file of one that runs in this machine: moa models fetch NAME
-How one is asked best: moa models probe NAME
-"""
-LIST_EXAMPLES = """
-
-    moa models list
-    moa models list --tier slm --for classify     small ones that classify
-    moa models list --kind decision               those made to decide
-    moa models list --json | jq .sources          all that is known, and where from
-
-Weights in GB, the KV cache in kB a token, prices in US dollars per million tokens. ~ marks what was
-computed and not published, * an entry with fields that were not compared with a source. What a
-model is good for is an estimate.
-"""
-ADD_EXAMPLES = """
-
-    moa models add mistral-7b --name small        served here by vLLM: moa up small
-    moa models add qwen3-8b --concurrency 64 --context 2048
-    moa models add gpt-5-mini --name large        served by its vendor
-    moa models add laya                           a decision model, with the command that starts it
-
-How an open model is served (its quantisation, length and share of the GPU's memory) is worked out
-from the memory of this machine, and is an estimate. Comments and order of the file are kept.
-"""
-FETCH_EXAMPLES = """
-
-    moa models fetch medium               the model of [endpoints.medium], with serve = "llama.cpp"
-    moa models fetch qwen3-4b             a model of: moa models list
-    moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
-
-It comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names; $HF_TOKEN is sent to
-it where it is set. After Ctrl-C or a broken connection the same command goes on from where it was.
-The file is kept in $MOA_CACHE, or the user's cache folder. Without a network, put a GGUF file
-anywhere on this machine, and give its path: model = "FOLDER/FILE.gguf".
-"""
-PROBE_EXAMPLES = """
-
-    moa models probe embedded             the built-in model, or that of $MOA_MODEL
-    moa models probe small                the model of [endpoints.small]
-
-About two hundred texts with known labels, of many tasks and in thirteen languages, are read as a
-text to be continued and as a turn of a chat. For each kind of question the layout with the lower
-log loss is kept in the cache, with how much the model counts beside the encoder, and is used from
-then on. A model that costs nothing is probed by itself when it is first needed, for a minute at
-most; this command reads all the texts. An endpoint that may cost money waits for --yes.
-"""
-
 
 def models(
     context: typer.Context, *, config: options.ConfigFile = None, as_json: options.AsJson = False
 ) -> None:
-    """Show the endpoints: tier, model, price, what they can do, and whether they answer."""
+    """Show the configured endpoints, and whether they answer.
+
+    Every server is asked for its list of models, which costs nothing; nothing is started. Whether
+    one can decide natively shows at its first decision, so "can" says what it does otherwise, too.
+
+        moa models list           the models that moa knows
+        moa models add NAME       one of them as an endpoint
+        moa models fetch NAME     the file of one that runs in this machine
+        moa models probe NAME     how one is asked best
+
+        moa models                            what ./moa.toml, or nothing, configures
+        moa models --config other.toml
+        moa models --json | jq .state
+    """
     if context.invoked_subcommand is not None:
         return
 
-    from moa.cli.configuration import configured
-    from moa.cli.doctor import survey
-    from moa.cli.tables import listed
+    from moa.cli.session import configured
+    from moa.doctor import survey
 
     found = asyncio.run(survey(configured(config)))
     if as_json:
@@ -96,16 +52,23 @@ def models(
         return
     columns = ("name", "tier", "default of", "model", "price per million tokens", "can", "state")
     rows = [
-        (e.name, e.tier, ", ".join(e.default_of), e.model, e.priced, e.able, e.state) for e in found
+        (e.name, e.tier, ", ".join(e.default_of), e.model, _priced(e.price), e.able, e.state)
+        for e in found
     ]
-    screen.out().print(listed(columns, rows))
+    screen.out().print(screen.listed(columns, rows))
+
+
+def _priced(price: Price) -> str:
+    """Say a price per million tokens."""
+    if not price.known:
+        return "unknown"
+    measured = ", as measured" if price.measured else ""
+    return f"{screen.dollars(price.input)} in, {screen.dollars(price.output)} out{measured}"
 
 
 def list_models(
     *,
-    tier: Annotated[
-        Tier | None, typer.Option("--tier", help="Only those of a tier.", show_default=False)
-    ] = None,
+    tier: options.Tier = None,
     kind: Annotated[
         Kind | None,
         typer.Option("--kind", help="Only open weights, vendors' models, or decision models."),
@@ -113,12 +76,20 @@ def list_models(
     job: Annotated[Skill | None, typer.Option("--for", help="Only those good for it.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the models that moa knows, small to large: what they take, and what they are good for.
+    """List the models that moa knows, small to large.
 
     One of them becomes an endpoint by: moa models add NAME
+
+    Weights in GB, the KV cache in kB a token, prices in US dollars per million tokens. ~ marks what
+    was computed and not published, * an entry with fields that were not compared with a source.
+    What a model is good for is an estimate.
+
+        moa models list
+        moa models list --tier slm --for classify     small ones that classify
+        moa models list --kind decision               those made to decide
+        moa models list --json | jq .sources          all that is known, and where from
     """
     from moa.advisor import catalogue
-    from moa.cli.tables import listed
 
     found = [
         known
@@ -129,11 +100,11 @@ def list_models(
     ]
     if as_json:
         for known in found:
-            screen.json_line(_line(known))
+            screen.json_line(known.values())
         return
     columns = ("name", "tier", "parameters", "context", "licence", "bf16", "int4", "KV")
     rows = [_row(known) for known in found]
-    screen.out().print(listed((*columns, "price in, out", "good for"), rows))
+    screen.out().print(screen.listed((*columns, "price in, out", "good for"), rows))
 
 
 def _row(model: Model) -> tuple[str, ...]:
@@ -175,22 +146,6 @@ def _price(model: Model) -> str:
     return f"{price.input:f}, {price.output:f}" if price.known else "-"
 
 
-def _line(model: Model) -> dict[str, object]:
-    """Write all that is known, computed figures included."""
-    price = model.price
-    weights = {
-        name: kept._asdict() | {"file": model.files.get(name)}
-        for name, kept in model.weights.items()
-    }
-    return {
-        **model.model_dump(mode="json", exclude={"published", "repositories", "files"}),
-        "weights": weights,
-        "kv_bytes_per_token": model.kv_bytes_per_token,
-        "input_price": None if price.input is None else float(price.input),
-        "output_price": None if price.output is None else float(price.output),
-    }
-
-
 def add(
     model: Annotated[str, typer.Argument(help="A name from: moa models list", metavar="MODEL")],
     *,
@@ -198,32 +153,34 @@ def add(
         str | None,
         typer.Option("--name", help="Of the endpoint; else the model's.", show_default=False),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="File to write; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"
-        ),
-    ] = None,
-    tier: Annotated[
-        Tier | None, typer.Option("--tier", help="Of the endpoint; else the model's.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", min=1, help="Requests at once to have room for.")
-    ] = None,
+    config: options.ConfigFile = None,
+    tier: options.Tier = None,
+    concurrency: options.Concurrency = None,
     context: Annotated[
         int | None,
         typer.Option("--context", min=1, help="Tokens of the longest prompt and its answer."),
     ] = None,
-    force: Annotated[
+    overwrite: options.Overwrite = False,
+    anyway: Annotated[
         bool,
-        typer.Option("--force", help="Overwrite an endpoint; write a model that does not fit."),
+        typer.Option("--anyway", help="Write a model that doesn't fit here, or is retired."),
     ] = False,
 ) -> None:
-    """Write a known model into moa.toml as an endpoint, with what serving it here takes."""
+    """Write a known model into moa.toml as an endpoint.
+
+    How an open model is served (its quantisation, length and share of the GPU's memory) is worked
+    out from the memory of this machine, and is an estimate. Comments and order of the file are
+    kept.
+
+        moa models add mistral-7b --name small        served here by vLLM: moa up small
+        moa models add qwen3-8b --concurrency 64 --context 2048
+        moa models add gpt-5-mini --name large        served by its vendor
+        moa models add laya                           a decision model, and how it is started
+    """
     from moa.advisor import catalogue
     from moa.advisor.config import setup
     from moa.advisor.hardware import machine
-    from moa.cli.configuration import configured
+    from moa.cli.session import configured
     from moa.config import Config
     from moa.config_file import target, write_endpoint
 
@@ -238,9 +195,9 @@ def add(
         tier=tier,
         tokens=context,
         concurrency=concurrency,
-        force=force,
+        anyway=anyway,
     )
-    write_endpoint(file, endpoint, made.table, tiers=made.tiers, force=force)
+    write_endpoint(file, endpoint, made.table, tiers=made.tiers, overwrite=overwrite)
     console = screen.out()
     console.print(Text(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}"))
     for line in made.notes:
@@ -260,10 +217,23 @@ def fetch_model(
     *,
     config: options.ConfigFile = None,
 ) -> None:
-    """Fetch the GGUF file of a model that runs in this machine, and check it by its SHA-256."""
-    from moa.cli.configuration import configured
+    """Fetch the GGUF file of a model that runs in this machine.
 
-    weights = _meant(configured(config), name)
+    It is checked by its SHA-256.
+
+    It comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names; $HF_TOKEN is
+    sent to it where it is set. After Ctrl-C or a broken connection the same command goes on from
+    where it was. The file is kept in $MOA_CACHE, or the user's cache folder. Without a network, put
+    a GGUF file anywhere on this machine, and give its path: model = "FOLDER/FILE.gguf".
+
+        moa models fetch medium               the model of [endpoints.medium]
+        moa models fetch qwen3-4b             a model of: moa models list
+        moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
+    """
+    from moa.cli.session import configured
+    from moa.tiers import weights_named
+
+    weights = weights_named(configured(config), name)
     try:
         lines = _fetched(weights)
     except KeyboardInterrupt:
@@ -272,34 +242,6 @@ def fetch_model(
     console = screen.out()
     for line in lines:
         console.print(Text(line))
-
-
-def _meant(config: Config, name: str) -> Local:
-    """Find the weights that are asked for.
-
-    Raises:
-        ConfigError: there are none of this name, or somebody else serves them.
-    """
-    from moa.advisor.catalogue import BUILT_IN, local, models
-    from moa.config import EMBEDDED, nearest
-    from moa.tiers import weights_of
-
-    if name == EMBEDDED:
-        return local(BUILT_IN, folder=Path())
-    if name in config.endpoints:
-        if config.embeds(name):
-            return weights_of(config, name)
-        raise ConfigError(
-            f"[endpoints.{name}] is asked over the network, and what serves it has weights of its "
-            'own. Only those with serve = "llama.cpp" take a file of this machine'
-        )
-    if name.startswith("hf:") or name in models():
-        return local(name, folder=Path())
-    known = [*config.endpoints, *(it.name for it in models().values() if it.gguf)]
-    raise ConfigError(
-        f"{name!r} is no endpoint, no model of the catalogue, and no file of the hub, which is "
-        f"written as hf:OWNER/REPOSITORY/FILE.gguf{nearest(name, known)}"
-    )
 
 
 def _fetched(weights: Local) -> list[str]:
@@ -327,15 +269,24 @@ def _fetched(weights: Local) -> list[str]:
 def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
-    ] = False,
+    yes: options.MayCost = False,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Find out in which layout of the prompt a model decides best, and keep it."""
-    from moa.cli.configuration import configured
-    from moa.cli.tables import listed
+    """Find out in which layout of the prompt a model decides best.
+
+    About two hundred texts with known labels, of many tasks and in thirteen languages, are read as
+    a text to be continued and as a turn of a chat. For each kind of question the layout with the
+    lower log loss is kept in the cache, with how much the model counts beside the encoder, and is
+    used from then on. A model that costs nothing is probed by itself when it is first needed, for a
+    minute at most; this command reads all the texts. An endpoint that may cost money waits for
+    --yes.
+
+        moa models probe embedded             the built-in model, or that of $MOA_MODEL
+        moa models probe small                the model of [endpoints.small]
+    """
+    from moa.cli.session import configured
     from moa.context import RunContext
     from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
@@ -353,7 +304,7 @@ def probe_model(
     ]
     columns = ("question", *(f"log loss, {it}" for it in LAYOUTS), "kept", "weight")
     console = screen.out()
-    console.print(listed(columns, rows))
+    console.print(screen.listed(columns, rows))
     used = context.usage.total
     console.print(
         f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
@@ -382,11 +333,10 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
                 f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
                 "requests of about 100 tokens. Run it again with --yes to go on"
             )
-        with screen.err().bars() as bar:
-            reading = bar.add_task(f"asking {endpoint.model}", total=None)
+        with screen.progress() as progress:
             return await probe(
                 endpoint,
                 encoder=encoder_beside(endpoint),
                 context=context,
-                progress=lambda done, total: bar.update(reading, completed=done, total=total),
+                progress=partial(progress, f"asking {endpoint.model}"),
             )

@@ -1,4 +1,4 @@
-"""Options: what several commands take, said once."""
+"""Options: what several commands take, said once, so that a flag means one thing everywhere."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from moa.cli import screen
+
 if TYPE_CHECKING:
     from moa._files import Existing
 
+
+def _hushed(quiet: bool) -> bool:
+    screen.quiet.set(quiet)
+    return quiet
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input.")
+]
+LabelledRows = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="Rows with text and label: .jsonl or .csv, - for stdin."),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config", help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"
     ),
-]
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
 ]
 OutFile = Annotated[
     Path | None,
@@ -34,7 +45,7 @@ Resume = Annotated[
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what --out has, instead of refusing to.")
+    bool, typer.Option("--overwrite", help="Replace what is there, instead of refusing to.")
 ]
 Format = Annotated[
     Literal["jsonl", "csv", "txt"] | None,
@@ -50,34 +61,90 @@ TextColumn = Annotated[
         help="Column or key that holds the text; default: text.",
     ),
 ]
-LabelNames = Annotated[
+_TASK = typer.Option(
+    "--task", help='The question, or what to do with each text: "Which team is it for?"'
+)
+Task = Annotated[str | None, _TASK]
+NeededTask = Annotated[str, _TASK]
+Labels = Annotated[
     str | None,
-    typer.Option("--labels", metavar="A,B,C", help="The labels; else those of the rows."),
+    typer.Option(
+        "--labels", metavar="A,B,C", help="Names of the labels; of labelled rows, else theirs."
+    ),
 ]
+_CALIBRATION_FILE = typer.Option(
+    "--calibration", metavar="FILE.json", help="What moa calibrate wrote."
+)
+CalibrationFile = Annotated[Path | None, _CALIBRATION_FILE]
+NeededCalibration = Annotated[Path, _CALIBRATION_FILE]
 Risk = Annotated[
     float,
-    typer.Option("--risk", help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."),
+    typer.Option(
+        "--risk",
+        min=0,
+        max=1,
+        help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %.",
+    ),
 ]
 Confidence = Annotated[
     float,
     typer.Option("--confidence", help="Confidence in that rate, 0 to 1: 0.95 fails once in 20."),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many items.")]
-Concurrency = Annotated[
-    int, typer.Option("--concurrency", min=1, help="Most items worked on at once.")
-]
+_LIMIT = typer.Option("--limit", min=1, help="Stop after so many items.")
+Limit = Annotated[int | None, _LIMIT]
+DefaultLimit = Annotated[int, _LIMIT]
+_CONCURRENCY = typer.Option("--concurrency", min=1, help="Maximum items in flight at once.")
+Concurrency = Annotated[int | None, _CONCURRENCY]
+DefaultConcurrency = Annotated[int, _CONCURRENCY]
 BudgetUsd = Annotated[
     float | None,
     typer.Option(
         "--budget-usd",
         min=0,
-        help="Most US dollars for the whole run; items that no longer fit fail. Calls to "
+        help="Maximum US dollars for the whole run; items that no longer fit fail. Calls to "
         "endpoints without a price don't count.",
     ),
 ]
+HourlyUsd = Annotated[
+    float | None,
+    typer.Option("--hourly-usd", min=0, help="US dollars that the machine costs an hour."),
+]
+UsdPerKwh = Annotated[
+    float | None,
+    typer.Option("--usd-per-kwh", min=0, help="US dollars a kilowatt-hour of electricity."),
+]
+Tier = Annotated[
+    Literal["slm", "llm"] | None,
+    typer.Option("--tier", help="Small or large model; default: both, or as the model is."),
+]
+Write = Annotated[
+    bool, typer.Option("--write/--no-write", help="Write what was found into moa.toml.")
+]
+MayCost = Annotated[
+    bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
+]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print one line of JSON an item, everything else on stderr."),
+    typer.Option(
+        "--json", help="Print JSON, a line for each item or for all, everything else on stderr."
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.json", help="Write a report with all figures."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        callback=_hushed,
+        help="Print results and errors alone: no progress, no remarks, no closing tables.",
+    ),
 ]
 
 
@@ -99,3 +166,19 @@ def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
     if out is None and (resume or overwrite):
         raise ConfigError(f"{'--resume' if resume else '--overwrite'} is about a file: give --out")
     return "resume" if resume else "overwrite" if overwrite else "refuse"
+
+
+def label_names(given: str) -> list[str]:
+    """Read `--labels`.
+
+    Raises:
+        ConfigError: there are fewer than two, or one comes twice or is empty.
+    """
+    from moa.errors import ConfigError
+
+    names = [name.strip() for name in given.split(",")]
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ConfigError(
+            f"--labels takes at least two different labels between commas, got {given!r}"
+        )
+    return names

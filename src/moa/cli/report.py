@@ -1,12 +1,18 @@
-"""Report: where finished items go: a file, standard output, a progress bar, closing tables."""
+"""Report: rows run through a node, and where they go: a file, lines of JSON, a bar, tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol, cast, runtime_checkable
 
+from pydantic import BaseModel
+from rich import box
+from rich.console import Group
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,22 +20,159 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from moa._files import Existing
-from moa.cli import screen
+from moa.batch import Item, Malformed, Row, map_rows, reader_of, text_of
+from moa.cli import screen, session
 from moa.cli.options import how_to_go_on
-from moa.cli.tables import cost_of, results, summary
-from moa.cli.tally import Tally
-from moa.cli.targets import check_target
-from moa.context import Reference
-from moa.rows import Item, Malformed, Row, RowFile
+from moa.cli.screen import by_node, check_target, cost_of, dollars
+from moa.context import Reference, RunContext
+from moa.node import Node
+from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.rows import RowFile, aside, with_text
+from moa.tally import Tally
+from moa.tiers import NO_LLM, Endpoints
 from moa.usage import Usage
 
-SHOWN = 100
-"""Most items in the table of results."""
+OUTCOME = "outcome"
+_SHOWN = ("language", "kind")
+"""Fields of text that are short and worth a column."""
 
-Line = Callable[[Item], dict[str, object]]
+
+def cells(item: Item[object]) -> dict[str, str]:
+    """Name the cells of an item's row, left to right; `outcome` is the last."""
+    if item.error is not None:
+        return {"id": str(item.id), OUTCOME: f"failed: {item.problem}"}
+    shown = dict(_decided("", item.output))
+    outcome = _said(item.output) or _input(item)
+    return {"id": str(item.id), **shown, OUTCOME: outcome}
+
+
+def answer(item: Item[object]) -> str:
+    """Say what came out in words alone: the text, or what was decided."""
+    decided = (value for name, value in _decided("", item.output) if name != "confidence")
+    return _said(item.output) or ", ".join(decided)
+
+
+def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Find the decisions in an output, however deep, and the language."""
+    if isinstance(value, Choice | Score | Predicate):
+        typed = cast("Choice[object] | Score | Predicate", value)
+        yield name or "decision", _answer(typed)
+        if not name and typed.confidence is not None:
+            yield "confidence", f"{typed.confidence:.2f}"
+    elif isinstance(value, BaseModel):
+        for key in type(value).model_fields:
+            inner = getattr(value, key)
+            if isinstance(inner, BaseModel):
+                yield from _decided(key, inner)
+            elif isinstance(inner, bool) and not name:
+                yield key, "yes" if inner else "no"
+            elif key in _SHOWN and isinstance(inner, str):
+                yield key, inner
+
+
+def _answer(value: Choice[object] | Score | Predicate) -> str:
+    if value.status != "answered":
+        return value.status
+    if isinstance(value, Score):
+        return value.level
+    if isinstance(value, Predicate):
+        return "yes" if value.value else "no"
+    label = value.label
+    return NONE_OF_THESE if label is None else str(getattr(label, "value", label))
+
+
+def _said(output: object) -> str:
+    """The text of an output, where it says what that is."""
+    if isinstance(output, Choice | Score | Predicate):
+        return ""
+    if isinstance(output, BaseModel) and type(output).__str__ is BaseModel.__str__:
+        return str(getattr(output, "reason", "") or getattr(output, "answer", ""))
+    return str(output)
+
+
+def _input(item: Item[object]) -> str:
+    given = item.input
+    if isinstance(given, dict):
+        given = cast("dict[str, object]", given).get("text", cast("object", given))
+    return str(given)
+
+
+_STYLES = {"failed": "red", "dropped": "yellow", "answered": ""}
+
+
+def results(items: Sequence[Item[object]]) -> Table:
+    """Show one row an item."""
+    rows = [cells(item) for item in items]
+    columns = dict.fromkeys(name for row in rows for name in row if name != OUTCOME)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for name in columns:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    table.add_column("status", no_wrap=True)
+    table.add_column(OUTCOME, no_wrap=True, overflow="ellipsis", ratio=1)
+    for item, row in zip(items, rows, strict=True):
+        shown = [Text(row.get(name, "")) for name in columns]
+        outcome = Text(" ".join(row[OUTCOME].split()))
+        style = _STYLES[item.status]
+        table.add_row(*shown, Text(item.status), outcome, style=style)
+    return table
+
+
+def summary(tally: Tally, reference: Reference | None) -> Group:
+    """Show what all items came to, and by node."""
+    return Group(_totals(tally, reference), by_node(tally.spent))
+
+
+def _totals(tally: Tally, reference: Reference | None) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
+    table.add_row("items", f"{tally.items}: {counts}" if counts else "none")
+    table.add_row("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})")
+    for name, words in tally.worth.rows():
+        table.add_row(name, Text(words))
+    table.add_row("cost", Text(cost_of(tally.spent)))
+    table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
+    table.add_row(
+        "seconds an item",
+        f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
+        f"{tally.percentile(0.95):.2f} at the 95th percentile",
+    )
+    table.add_row("speed", f"{tally.items_per_second:.1f} items/s")
+    return table
+
+
+def _alone(usage: Usage, reference: Reference | None) -> str:
+    if reference is None:
+        return "unknown: no LLM is configured to compare with"
+    estimate = usage.on(reference.price, endpoint=reference.endpoint)
+    return f"{dollars(estimate.cost)} ({estimate.how})"
+
+
+SHOWN = 100
+"""Maximum items in the table of results."""
+
+Line = Callable[[Item[object]], dict[str, object]]
+"""Writes an item as a line of JSON."""
+Prepare = Callable[[Endpoints, RunContext], Awaitable[tuple[Node[Any, object], "Asked"]]]
+"""Builds what is run, and says which endpoints are to be started first; it may ask some already."""
+Asked = frozenset[str] | None
+"""Names of endpoints; `None`: it may be all."""
+Rows = Iterator[Row | Malformed]
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A node that has something to say once all rows are through."""
+
+    @property
+    def summary(self) -> str:
+        """What it saw, in words."""
+        ...
 
 
 class Report:
@@ -64,14 +207,14 @@ class Report:
         counts_dollars: bool,
     ) -> None:
         self.tally = Tally()
-        self.errors = screen.err()
         self._line = line
         self._file = RowFile(out, existing=existing, source=source) if out else None
         self._as_json = as_json
         self._limited = limited
         self._counts_dollars = counts_dollars
-        self._first: list[Item] = []
+        self._first: list[Item[object]] = []
         self._reference: Reference | None = None
+        self.errors = screen.err()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -80,7 +223,7 @@ class Report:
             TimeElapsedColumn(),
             console=self.errors,
             transient=True,
-            disable=not self.errors.is_terminal,
+            disable=not self.errors.is_terminal or screen.quiet.get(),
             redirect_stdout=sys.stdout.isatty(),  # else lines for a pipe went to the bar's terminal
         )
         self._task = self._progress.add_task("moa", total=total, state="")
@@ -89,7 +232,6 @@ class Report:
         if self._file:
             check_target("--out", self._file.path)
             self._file.__enter__()
-        self._progress.start()
         return self
 
     def __exit__(
@@ -104,32 +246,78 @@ class Report:
 
     def say(self, words: str) -> None:
         """Say something beside the results."""
-        self.errors.print(words)
+        if not screen.quiet.get():
+            self.errors.print(words)
 
-    def left(self, rows: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
-        """Give the rows that are to be done: all, but for those that a resumed file has."""
-        return self._file.left(rows, all_rows=not self._limited) if self._file else rows
-
-    def begin(self, reference: Reference | None, *, before: Usage) -> None:
-        """Start the clock.
+    def run(
+        self,
+        prepare: Prepare,
+        rows: Rows,
+        *,
+        config: Path | None,
+        budget_usd: float | None,
+        concurrency: int,
+        live: bool,
+        tabular: bool = False,
+    ) -> int:
+        """Run rows, and give the exit code.
 
         Args:
-            reference: The large model to compare the cost with.
-            before: What was used already.
-        """
-        self._reference = reference
-        self.tally.before = before
-        self.tally.start()
+            prepare: Gives the node.
+            rows: Those that a resumed file has are passed over.
+            config: The configuration; `None` finds it.
+            budget_usd: Maximum US dollars for all items together; `None` is no limit.
+            concurrency: Maximum items at once.
+            live: Whether rows come from standard input.
+            tabular: Whether all rows are of no use where the first has no text, and the node
+                takes one.
 
-    def add(self, item: Item) -> None:
+        Raises:
+            ConfigError: the configuration, or what is to be run, is wrong; nothing was run.
+        """
+        nodes: list[Node[Any, object]] = []
+
+        async def job(endpoints: Endpoints, context: RunContext) -> int:
+            left = self._file.left(rows, all_rows=not self._limited) if self._file else rows
+            if not live and (left := _begun(left)) is None:  # what is to be resumed is complete
+                return session.ANSWERED
+            node, asked = await prepare(endpoints, context)
+            nodes.append(node)
+            if tabular and reader_of(node) is text_of:
+                left = with_text(left, "text")
+                left = left if live else chain((next(left),), left)
+            if endpoints.stood_in:
+                self.say(NO_LLM)
+            await endpoints.warm(asked)
+            self._reference, self.tally.before = context.reference, context.usage
+            self.tally.start()
+            self._progress.start()
+            found = aside(left) if live else left
+            async with aclosing(
+                map_rows(node, found, context, max_concurrency=concurrency)
+            ) as items:
+                async for item in items:
+                    self.add(item)
+            return session.FAILED if self.tally.failed else session.ANSWERED
+
+        code = session.run(job, config, budget_usd, stopped="")
+        self.close(stopped=code == session.STOPPED)
+        for node in nodes:
+            if isinstance(node, Watching):
+                self.say(node.summary)
+        return code
+
+    def add(self, item: Item[object]) -> None:
         """Take an item: it is on disk when this returns."""
         if self._file:
             self._file.write(self._line(item))
         if self._as_json:
             screen.json_line(self._line(item))
+        elif screen.quiet.get() and not self._file and item.error is None:
+            screen.out().print(answer(item))
         self.tally.add(item)
-        if item.status == "failed":
-            self.errors.print(Text("failed", "red"), Text(f"{item.row.id}: {item.error}"))
+        if item.error is not None:
+            self.errors.print(Text("failed", "red"), Text(f"{item.id}: {item.problem}"))
         self._warn_of_unpriced(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
@@ -143,25 +331,23 @@ class Report:
             stopped: Whether somebody stopped the run before all items were done.
         """
         self._progress.stop()
-        console = self.errors if self._as_json else screen.out()
+        details, file = screen.details(as_json=self._as_json), self._file
         if not self._as_json and self._first:
-            console.print(results(sorted(self._first, key=lambda item: item.row.number)))
-            hidden = self.tally.items - len(self._first)
-            if hidden:
-                where = self._file.path if self._file else "--out FILE.jsonl"
-                console.print(f"… and {hidden} more: {where} has them all")
-        console.print(summary(self.tally, self._reference))
-        file = self._file
+            details.print(results(sorted(self._first, key=lambda item: item.number)))
+            if hidden := self.tally.items - len(self._first):
+                where = file.path if file else "--out FILE.jsonl"
+                details.print(f"… and {hidden} more: {where} has them all")
+        details.print(summary(self.tally, self._reference))
         if file:
-            console.print(f"{self.tally.items} lines in {file.path}")
+            details.print(f"{self.tally.items} lines in {file.path}")
         if file and (file.there or file.failed or file.changed):
-            console.print(
+            details.print(
                 f"{file.there} more were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
         if stopped:
             go_on = how_to_go_on(file and file.path)
-            console.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
+            details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
 
     def _state(self) -> str:
         tally = self.tally
@@ -170,7 +356,7 @@ class Report:
             f"LLM {tally.llm_share:.0%}"
         )
 
-    def _warn_of_unpriced(self, item: Item) -> None:
+    def _warn_of_unpriced(self, item: Item[object]) -> None:
         if not self._counts_dollars or item.usage.cost is not None:
             return
         self._counts_dollars = False
@@ -180,3 +366,9 @@ class Report:
             "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
             "endpoint is made in Python, to count them.",
         )
+
+
+def _begun(rows: Rows) -> Rows | None:
+    """Read the first row, so that what is wrong with it is said early; `None`: there is none."""
+    first = next(rows, None)
+    return None if first is None else chain((first,), rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
-from moa.cli.targets import FiguresAsJson, ReportFile
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -22,63 +22,11 @@ Rows = Annotated[
     str, typer.Argument(metavar="DATA.jsonl", help=".jsonl or .csv file, - for standard input.")
 ]
 
-FIT = """
-
-A row has prompt, weak_correct and strong_correct (true or false, or 1 or 0), and where the weak
-model is asked first also its answer, weak_response:
-
-    {"prompt": "…", "weak_correct": false, "strong_correct": true}
-
-    moa route fit log.jsonl --out router.json                    to recover 80 % of the quality gap
-    moa route fit log.jsonl --out router.json --share 0.3        30 % of requests to the strong one
-    moa route fit log.jsonl --out router.json --quality 0.95
-
-With weak_response in all rows it is a cascade, which looks at the answer too: it re-computes its
-sums, follows them from the question to the result, and looks for doubt. Else it is a router, which
-looks at the prompt alone. Other short texts in a row, such as a subject, group the rows where their
-values come often enough; leave out what tells the answer, or what won't be known later.
-
-What is predicted is the gain of the strong model. Candidates are compared by cross-validation; the
-file says what each reached, and what was chosen. Take some hundreds of rows at least, and report
-moa route eval on rows that took no part in fitting.
-
-Exit codes: 0 fitted, 2 usage, or rows from which nothing can be learnt.
-"""
-
-SCORE = """
-
-    moa route score router.json rows.jsonl --out scores.jsonl
-
-A row has prompt, and for a cascade weak_response; whether the answers are right needn't be known,
-and isn't looked at. Each line has id (the row's own, else its line number), input, score (the
-predicted gain of the strong model: the higher, the rather it) and model (weak or strong, by the
-router's threshold), in the order of the rows.
-
-Exit codes: 0 all scored, 2 usage, or rows that the router wasn't made for.
-"""
-
-EVAL = """
-
-    moa route eval router.json fresh.jsonl
-    moa route eval router.json fresh.jsonl --report report.json --plot curve.png
-
-Rows as for moa route fit, and none that it was fitted on. The report has apgr (average performance
-gap recovered: 0.5 is chance), cpt50 and cpt80 (share of strong calls that recovers 50 % and 80 % of
-the gap: less is better) as RouteLLM defines them, curve (pairs of the share of strong calls and
-quality), and the same of chance and of an oracle that knows both answers. Tied scores count as the
-mean over their orders. Where the strong model is no better, the figures are null; where it isn't
-shown to be (gap, at 95 % confidence), apgr_interval is.
-
-Exit codes: 0 evaluated, 2 usage, or rows that the router wasn't made for.
-"""
-
 
 def fit(
     data: Rows,
     *,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="ROUTER.json", help="Where the router is written.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="ROUTER.json", help="Write the router.")],
     share: Annotated[
         float | None,
         typer.Option("--share", min=0, max=1, help="Share of requests for the strong model."),
@@ -88,31 +36,49 @@ def fit(
         typer.Option("--quality", min=0, max=1, help="Part of the quality gap to recover."),
     ] = None,
     format: options.Format = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Fit a router, or a cascade, from recorded answers of a weak and a strong model."""
-    from moa.cli import screen
-    from moa.cli.targets import check_target
+    """Fit a router, or a cascade, from recorded answers of two models.
+
+    A row has prompt, weak_correct and strong_correct (true or false, or 1 or 0), and where the weak
+    model is asked first also its answer, weak_response:
+
+        {"prompt": "…", "weak_correct": false, "strong_correct": true}
+
+    With weak_response in all rows it is a cascade, which looks at the answer too: it re-computes
+    its sums, follows them from the question to the result, and looks for doubt. Else it is a
+    router, which looks at the prompt alone. Other short texts in a row, such as a subject, group
+    the rows where their values come often enough; leave out what tells the answer, or what won't be
+    known later.
+
+    What is predicted is the gain of the strong model. Candidates are compared by cross-validation;
+    the file says what each reached, and what was chosen. Take some hundreds of rows at least, and
+    report moa route eval on rows that took no part in fitting.
+
+    Exit codes: 0 fitted, 2 usage, or rows from which nothing can be learnt.
+
+        moa route fit log.jsonl --out router.json                  to recover 80 % of the gap
+        moa route fit log.jsonl --out router.json --share 0.3      30 % to the strong model
+        moa route fit log.jsonl --out router.json --quality 0.95
+    """
     from moa.errors import ConfigError
     from moa.routing.fitting import fit_router
     from moa.routing.recorded import read_recorded
 
     if share is not None and quality is not None:
         raise ConfigError("give --share or --quality, not both: each chooses the threshold")
-    check_target("--out", out)
+    screen.check_target("--out", out)
     recorded = read_recorded(data, format=format)
-    with screen.err().bars() as bar:
-        task = bar.add_task("fitting", total=None)
-        router = fit_router(
-            recorded, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with screen.progress() as progress:
+        router = fit_router(recorded, progress=partial(progress, "fitting"))
     if share is not None:
         router = router.at_share(share)
     if quality is not None:
         router = router.at_quality(quality)
     router.save(out)
-    _show_router(screen.out(), router)
-    screen.out().print(f"try it on other rows: moa route eval {out} DATA.jsonl")
-    screen.err().print(f"wrote {out}")
+    _show_router(router)
+    screen.details().print(f"try it on other rows: moa route eval {out} DATA.jsonl")
+    screen.notes().print(f"wrote {out}")
 
 
 def score(
@@ -121,20 +87,29 @@ def score(
     *,
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="SCORES.jsonl", help="One line of JSON a row is written."),
+        typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row."),
     ],
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     format: options.Format = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Score requests: the higher, the rather the strong model."""
+    """Score requests: the higher, the rather the strong model.
+
+    A row has prompt, and for a cascade weak_response; whether the answers are right needn't be
+    known, and isn't looked at. Each line has id (the row's own, else its line number), input, score
+    (the predicted gain of the strong model: the higher, the rather it) and model (weak or strong,
+    by the router's threshold), in the order of the rows.
+
+    Exit codes: 0 all scored, 2 usage, or rows that the router wasn't made for.
+
+        moa route score router.json rows.jsonl --out scores.jsonl
+    """
     from moa import rows
-    from moa.cli import screen
-    from moa.cli.targets import check_target
     from moa.routing import Router
     from moa.routing.recorded import read_requests
 
-    check_target("--out", out)
+    screen.check_target("--out", out)
     with rows.RowFile(
         out,
         existing=options.existing(out, resume=resume, overwrite=overwrite),
@@ -151,31 +126,40 @@ def score(
             scored = {"id": row.id, "input": row.input, "score": gain}
             file.write({**scored, "model": fitted.choose(gain)})
     strong = sum(fitted.choose(gain) == "strong" for gain in gains)
-    screen.err().print(f"{len(gains)} rows scored, {strong} for the strong model: {out}")
+    screen.notes().print(f"{len(gains)} rows scored, {strong} for the strong model: {out}")
 
 
 def evaluate(
     router: RouterFile,
     data: Rows,
     *,
-    as_json: FiguresAsJson = False,
-    report: ReportFile = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE.png", help="Draw the curve: .png or .svg."),
-    ] = None,
+    as_json: options.AsJson = False,
+    report: options.Report = None,
+    plot: options.Plot = None,
     format: options.Format = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Evaluate a router on recorded answers: APGR, CPT(50 %), CPT(80 %), and the curve."""
-    from moa.cli import screen
-    from moa.cli.targets import check_target, write_report
+    """Evaluate a router on recorded answers: APGR, CPT and the curve.
+
+    Rows as for moa route fit, and none that it was fitted on. The report has apgr (average
+    performance gap recovered: 0.5 is chance), cpt50 and cpt80 (share of strong calls that recovers
+    50 % and 80 % of the gap: less is better) as RouteLLM defines them, curve (pairs of the share of
+    strong calls and quality), and the same of chance and of an oracle that knows both answers. Tied
+    scores count as the mean over their orders. Where the strong model is no better, the figures are
+    null; where it isn't shown to be (gap, at 95 % confidence), apgr_interval is.
+
+    Exit codes: 0 evaluated, 2 usage, or rows that the router wasn't made for.
+
+        moa route eval router.json fresh.jsonl
+        moa route eval router.json fresh.jsonl --report report.json --plot curve.png
+    """
     from moa.evals.plots import check_picture, plot_routing
     from moa.routing import Router
     from moa.routing.evaluation import evaluate_router
     from moa.routing.recorded import read_recorded
 
-    check_target("--report", report)
-    check_target("--plot", plot)
+    screen.check_target("--report", report)
+    screen.check_target("--plot", plot)
     if plot is not None:
         check_picture(plot)
     fitted = Router.load(router)
@@ -183,25 +167,22 @@ def evaluate(
         fitted, read_recorded(data, format=format, replied=fitted.kind == "cascade")
     )
     _warn(found.missing)
-    write_report(found.values(), report)
+    screen.write_report(found.values(), report)
     if plot is not None:
         plot_routing(found.ranking, plot, title=f"{fitted.kind}, {found.ranking.n} requests")
-    _show_report(screen.err() if as_json else screen.out(), found)
+    _show_report(screen.out(as_json=as_json), found)
     if as_json:
         screen.json_line(found.values())
 
 
 def _warn(missing: str | None) -> None:
-    from moa.cli import screen
 
     if missing is not None:
         screen.err().print(f"moa: {missing}", style="yellow")
 
 
-def _show_router(console: Console, router: Router) -> None:
-    from moa.cli.tables import listed
-
-    origin = router.origin
+def _show_router(router: Router) -> None:
+    origin, console = router.origin, screen.details()
     looks = "the prompt and the weak model's answer" if router.kind == "cascade" else "the prompt"
     also = f", and {', '.join(router.fields)} where it is there" if router.fields else ""
     left_out = f" ({origin.left_out} that stood there twice left out)" if origin.left_out else ""
@@ -213,13 +194,12 @@ def _show_router(console: Console, router: Router) -> None:
     rows = [
         (c.name, f"{c.apgr:.3f}", f"{c.weight:.2f}" if c.weight else "-") for c in router.candidates
     ]
-    console.print(listed(("candidate", "APGR, held out", "weight"), rows))
+    console.print(screen.listed(("candidate", "APGR, held out", "weight"), rows))
     console.print(f"{origin.why}. Chance is 0.500.")
-    console.print(f"threshold: {router.target}")
+    screen.out().print(f"threshold: {router.target}")
 
 
 def _show_report(console: Console, found: RouterReport) -> None:
-    from moa.cli.tables import listed
     from moa.evals.report import figure
     from moa.routing.evaluation import RANDOM
 
@@ -236,7 +216,7 @@ def _show_report(console: Console, found: RouterReport) -> None:
             ("oracle", ranking.oracle),
         )
     ]
-    console.print(listed(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
+    console.print(screen.listed(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
     console.print(ranking.verdict)
     console.print(
         f"at its threshold ({router.target}): {found.strong_share:.0%} strong calls here, quality "

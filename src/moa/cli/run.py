@@ -1,66 +1,33 @@
-"""moa run: many items through an agent or a graph."""
+"""moa run, draw and graphs: the ready graphs and agents, run on many items, drawn and listed."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
+    from moa.cli.report import Asked
     from moa.context import RunContext
+    from moa.ready import AnyNode
     from moa.tiers import Endpoints
 
-EXAMPLES = """
+DEMOS = {"support": "support/inbox.jsonl"}
+"""Files below `examples`, by the ready graph that they are for."""
+_PACKAGE = Path(__file__).parents[1]
 
-Try it on the shipped inbox, on a small model in this machine, without a key:
-
-    moa run support --demo
-
-One text, and a line of JSON for other programs:
-
-    moa run sentiment --text "What a lovely day"
-    moa run support inbox.jsonl --json | jq .status
-
-A big file, kept on disk as it goes, at no more than two dollars; and on from where that stopped:
-
-    moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
-    moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
-
-A table from a pipe, whose texts stand in the column body:
-
-    zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
-
-Lines are written as rows are done, each with the id of its row, or else its line number.
-
-Your own graph, from a file:
-
-    moa run examples/custom_graph.py:graph reviews.txt
-
-Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 130 stopped.
-"""
-
-
-_ELSE_TEXT = "Give --text to run on the words themselves"
-
-
-@runtime_checkable
-class Watching(Protocol):
-    """A node that has something to say once all rows are through."""
-
-    @property
-    def summary(self) -> str:
-        """What it saw, in words."""
-        ...
+GraphName = Annotated[
+    str,
+    typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
+]
 
 
 def run(
-    graph: Annotated[
-        str,
-        typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
-    ],
+    graph: GraphName,
     source: Annotated[
         str | None,
         typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
@@ -78,45 +45,60 @@ def run(
     format: options.Format = None,
     text_column: options.TextColumn = None,
     limit: options.Limit = None,
-    concurrency: options.Concurrency = 8,
+    concurrency: options.DefaultConcurrency = 8,
     budget_usd: options.BudgetUsd = None,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Run a graph or an agent on every item of a file."""
+    """Run a graph or an agent on every item of a file.
+
+    Try it on the shipped inbox, on a small model in this machine, without a key:
+
+        moa run support --demo
+
+    One text, its answer alone, and a line of JSON for other programs:
+
+        moa run sentiment --text "What a lovely day" --quiet
+        moa run support inbox.jsonl --json | jq .status
+
+    A table from a pipe, whose texts stand in the column body:
+
+        zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
+
+    Lines are written as rows are done, each with the id of its row, or else its line number.
+
+    Your own graph, from a file:
+
+        moa run examples/custom_graph.py:graph reviews.txt
+
+    Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 130 stopped.
+
+    A big file, kept on disk as it goes, at no more than two dollars; and on from where that
+    stopped:
+
+        moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
+        moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
+    """
     from moa import rows
-    from moa.cli.asking import asked_by
-    from moa.cli.inputs import reader_of
     from moa.cli.report import Report
-    from moa.cli.session import Prepared, Session
+    from moa.graphs.asking import asked_by
     from moa.ready import node_of
 
-    said: list[Watching] = []
-
-    async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
-        del context
-        node = node_of(graph, endpoints)
-        if isinstance(node, Watching):
-            said.append(node)
-        read = reader_of(node)
-        return Prepared(
-            node, read, asked=asked_by(node), needs_text=tabular and read is rows.text_of
-        )
-
     source = _given(graph, source, text=text, demo=demo)
-    tabular = not text and rows.format_of(source, format) == "csv"
+    hint = "Give --text to run on the words themselves"
     found = (
         rows.literal(source)
         if text
-        else rows.read(source, format=format, text_column=text_column, else_do=_ELSE_TEXT)
+        else rows.read(source, format=format, text_column=text_column, else_do=hint)
     )
     piped = source == rows.STDIN and not text
-    session = Session(
-        config=config,
-        concurrency=concurrency,
-        budget_usd=budget_usd,
-        live=piped,
-    )
+
+    async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
+        del context
+        node = node_of(graph, endpoints)
+        return node, asked_by(node)
+
     with Report(
         rows.line,
         source=None if text or piped else source,
@@ -127,9 +109,15 @@ def run(
         limited=limit is not None,
         counts_dollars=budget_usd is not None,
     ) as report:
-        code = session.run(prepare, islice(found, limit), report)
-        for node in said:
-            report.say(node.summary)
+        code = report.run(
+            prepare,
+            islice(found, limit),
+            config=config,
+            budget_usd=budget_usd,
+            concurrency=concurrency,
+            live=piped,
+            tabular=not text and rows.format_of(source, format) == "csv",
+        )
         raise typer.Exit(code)
 
 
@@ -139,7 +127,6 @@ def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
     Raises:
         ConfigError: neither is given, or both, or the graph has no demo.
     """
-    from moa.cli.demo import DEMOS, demo_of
     from moa.errors import ConfigError
 
     if demo and (text or source is not None):
@@ -152,3 +139,82 @@ def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
             f"what is {graph!r} to run on? Give INPUT, a .jsonl, .csv or .txt file{hint}"
         )
     return source
+
+
+def demo_of(graph: str) -> str:
+    """Find the inputs that ship with a ready graph: in the package, or beside the source tree.
+
+    Raises:
+        ConfigError: none ship with it, or they are not where they should be.
+    """
+    from moa.errors import ConfigError
+
+    if graph not in DEMOS:
+        tried = " or ".join(f"moa run {name} --demo" for name in DEMOS)
+        raise ConfigError(f"{graph!r} has no demo. Try: {tried}")
+    inside = Path(DEMOS[graph])
+    places = (_PACKAGE / "data" / inside.name, _PACKAGE.parents[1] / "examples" / inside)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f"the demo of {graph!r} is not there: install mixture-of-agents again, or give INPUT"
+        )
+    return str(found)
+
+
+def draw(
+    graph: GraphName,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.svg|FILE.png",
+            help="Write a picture; default: Mermaid text on standard output.",
+        ),
+    ] = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Draw a graph.
+
+    Nothing is started, asked or sent for it, and no key is needed.
+
+        moa draw support                                Mermaid, for GitHub or https://mermaid.live
+        moa draw support --out support.svg              a picture; .png works too
+        moa draw examples/custom_graph.py:graph         your own
+    """
+    from moa.cli.session import configured
+    from moa.errors import ConfigError
+    from moa.graphs.drawing import Drawable
+    from moa.ready import node_of
+    from moa.tiers import Endpoints
+
+    node = node_of(graph, Endpoints(configured(config), read_keys=False))
+    if not isinstance(node, Drawable):
+        raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
+    drawing = node.draw()
+    if out is None:
+        print(drawing.mermaid, end="")  # noqa: T201
+    else:
+        drawing.save(out)
+
+
+def graphs(*, as_json: options.AsJson = False) -> None:
+    """List the ready graphs and agents, and what each does.
+
+    Then moa run NAME INPUT runs one, and moa draw NAME draws it. One of your own is given as
+    file.py:object.
+
+        moa graphs
+        moa graphs --json | jq .settings      what the table of each in moa.toml may say
+    """
+    from moa.ready import READY
+
+    found = sorted(READY.items())
+    if as_json:
+        for name, ready in found:
+            known = [*ready.settings.model_fields]
+            screen.json_line({"name": name, "does": ready.does, "settings": known})
+        return
+    rows = [(name, ready.does) for name, ready in found]
+    screen.out().print(screen.listed(("name", "what it does"), rows))

@@ -1,32 +1,59 @@
-"""Screen: the consoles that commands print on."""
+"""Screen: the consoles that commands print on, their tables, and the files that they write."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO, cast
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, cast
 
+from rich import box
+from rich.table import Table
 from rich.text import Text
 
-from moa._files import dumped
+from moa._files import dumped, replace_text
 from moa._terminal import Console, PlainStream, escaped
 from moa.errors import ConfigError
 
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from rich.progress import TaskID
+
+    from moa.usage import Amount, Usage
+
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
+quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+"""Whether only results and errors are printed, as `--quiet` says."""
 
 
-def out() -> Console:
-    """Standard output."""
-    wide = None if sys.stdout.isatty() else WIDE
-    return Console(sys.stdout, width=wide)
+def out(*, as_json: bool = False) -> Console:
+    """For results: standard output, where JSON doesn't take it for them."""
+    return notes() if as_json else _console(sys.stdout)
+
+
+def details(*, as_json: bool = False) -> Console:
+    """For what explains results, beside them."""
+    return _console(sys.stderr if as_json else sys.stdout, silent=quiet.get())
+
+
+def notes() -> Console:
+    """For progress and remarks: standard error."""
+    return _console(sys.stderr, silent=quiet.get())
 
 
 def err() -> Console:
-    """Standard error."""
-    wide = None if sys.stderr.isatty() else WIDE
-    return Console(sys.stderr, width=wide)
+    """For errors and warnings: standard error."""
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO, *, silent: bool = False) -> Console:
+    return Console(stream, width=None if stream.isatty() else WIDE, quiet=silent)
 
 
 @contextmanager
@@ -63,8 +90,8 @@ def json_line(values: Mapping[str, object]) -> None:
 @contextmanager
 def waiting() -> Generator[Callable[[str], None], None, None]:
     """Show one line that changes, on a terminal; elsewhere nothing."""
-    console = err()
-    if not console.is_terminal:
+    console = notes()
+    if not console.is_terminal or console.quiet:
         yield lambda line: None
         return
     with console.status("") as status:
@@ -75,3 +102,136 @@ def _one_line(line: str, width: int) -> Text:
     text = Text(" ".join(line.split()))
     text.truncate(width, overflow="ellipsis")
     return text
+
+
+@contextmanager
+def progress(verb: str = "") -> Generator[Callable[[str, int, int], None], None, None]:
+    """Show a bar, on a terminal, for each thing told: its name, how much is done, of how much.
+
+    Args:
+        verb: Stands before each name.
+    """
+    console = notes()
+    if not console.is_terminal or console.quiet:
+        yield lambda name, done, total: None
+        return
+    with console.bars() as bars:
+        shown: dict[str, TaskID] = {}
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = bars.add_task(f"{verb} {name}".strip(), total=total)
+            bars.update(shown[name], completed=done, total=total)
+
+        yield tell
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Show warnings, one a line."""
+    for warning in warnings:
+        err().print(f"warning: {warning}", style="yellow")
+
+
+def listed(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Make a table of words; the first of a row, its name, stays on one line."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def dollars(cost: Decimal | None) -> str:
+    """Write US dollars with as many places as they need."""
+    if cost is None:
+        return "unknown"
+    return f"US$ {cost:.2f}" if cost >= 1 or not cost else f"US$ {cost:.6f}".rstrip("0")
+
+
+def cost_of(usage: Usage) -> str:
+    """Say a cost in words: what is known, and how much is not; never 0 for unknown."""
+    total = usage.total
+    if total.cost is not None:
+        return dollars(total.cost)
+    unpriced = [name for name, u in usage.by_endpoint().items() if u.cost is None]
+    unknown = f"unknown (of {total.unpriced_calls} calls to {', '.join(unpriced)})"
+    return f"{dollars(total.priced_cost)} + {unknown}" if total.priced_cost else unknown
+
+
+def by_node(usage: Usage) -> Table:
+    """Show what each node used."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("node", "tier", "endpoint"):
+        table.add_column(name)
+    for name in ("calls", "tokens in", "out", "seconds", "cost"):
+        table.add_column(name, justify="right")
+    for part, amount in sorted(usage.parts.items(), key=lambda entry: entry[0].node):
+        names = (part.node or "-", part.tier, part.endpoint)
+        table.add_row(*map(Text, (*names, *_figures(amount))))
+    return table
+
+
+def _figures(amount: Amount) -> tuple[str, ...]:
+    return (
+        f"{amount.calls}",
+        f"{amount.input_tokens}",
+        f"{amount.output_tokens}",
+        f"{amount.seconds:.1f}",
+        dollars(amount.cost),
+    )
+
+
+def check_target(option: str, path: Path | None) -> None:
+    """Make sure that a file can be written, and leave it as it is.
+
+    Args:
+        option: Of the command line, which names it.
+        path: The file; `None`: none was asked for.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if path is None:
+        return
+    try:
+        why = _hindered(path.resolve() if path.is_symlink() else path)
+    except OSError as error:  # such as a name that is too long
+        why = error.strerror
+    if why is not None:
+        raise ConfigError(f"{option} {path} can't be written: {why}")
+
+
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write a file that the command line names.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    try:
+        replace_text(path, text, private=False)
+    except OSError as error:
+        raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
+
+
+def write_report(figures: Mapping[str, object], path: Path | None) -> None:
+    """Write the figures of a command as JSON, where `--report` names a file.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if path is not None:
+        write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+def _hindered(path: Path) -> str | None:
+    folder, there = path.parent, path.exists()
+    if path.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    if there and not os.access(path, os.W_OK):
+        return "it is read-only"
+    if (path.is_file() or not there) and not os.access(folder, os.W_OK):  # written beside it
+        return f"the folder {folder} is read-only"
+    return None

@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.cli import options
+from moa.cli import options, screen
 
 if TYPE_CHECKING:
-    from moa.config import Config
-    from moa.vllm.command import ServerSpec
     from moa.vllm.servers import Report
-    from moa.vllm.state import ServerFolder
 
-UP_EXAMPLES = """
 
-    moa up                                every endpoint of ./moa.toml with serve = "vllm"
-    moa up small --timeout-s 300
-    moa up --detach && moa status
-
-The servers stay up when this command has ended, are started again after a crash, listen on
-127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One that
-fails, or takes longer than its time, keeps none of the others from being started.
-
-Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
-"""
-DOWN_EXAMPLES = """
-
-    moa down                              every server of ./moa.toml
-    moa down small
-    moa down --all                        also those of other configurations
-"""
-STATUS_EXAMPLES = """
-
-    moa status
-    moa status --json | jq .state
-
-It takes a second, in which generated tokens are counted. Figures since the server started:
-restarts, and prefix hits, the share of prompt tokens that were in its cache.
-"""
-DOCTOR_EXAMPLES = """
-
-    moa doctor
-    moa doctor --config other.toml
-
-Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
-"""
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
+]
 
 
 def up(
-    names: options.Names = None,
+    names: Names = None,
     *,
     config: options.ConfigFile = None,
     timeout_s: Annotated[
@@ -66,46 +33,64 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return at once, and don't wait until they are ready.")
     ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Start the vLLM servers of the configuration, and wait until they are ready."""
+    """Start the vLLM servers of the configuration.
+
+    The servers stay up when this command has ended, are started again after a crash, listen on
+    127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One
+    that fails, or takes longer than its time, keeps none of the others from being started.
+
+    Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
+
+        moa up                                every endpoint of ./moa.toml with serve = "vllm"
+        moa up small --timeout-s 300
+        moa up --detach && moa status
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli.configuration import configured
-    from moa.cli.screen import out, waiting
+    from moa.cli.session import configured
+    from moa.servers import planned
     from moa.vllm.servers import bring_up
 
     specs = planned(configured(config), names or ())
-    console = out()
+    console = screen.details()
 
     def say(sentence: str) -> None:
         console.print(Text(sentence))
 
-    with waiting() as show:
+    with screen.waiting() as show:
         limit = None if detach else timeout_s
         asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
 
 
 def down(
-    names: options.Names = None,
+    names: Names = None,
     *,
     config: options.ConfigFile = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every server that moa started on this machine.")
     ] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Stop the servers that `moa up` started, and wait until nothing is left of them."""
+    """Stop the servers that `moa up` started.
+
+    moa down                              every server of ./moa.toml
+    moa down small
+    moa down --all                        also those of other configurations
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli.configuration import configured
-    from moa.cli.screen import out
+    from moa.cli.session import configured
+    from moa.servers import running
     from moa.vllm.servers import stop
 
-    console = out()
-    meant = _meant(configured(config), names or (), everything=everything)
+    console = screen.details()
+    meant = running(configured(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
         return await asyncio.gather(*map(stop, meant.values()))
@@ -117,15 +102,19 @@ def down(
 
 
 def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
-    """Show the vLLM servers: state, port, restarts, requests, caches, tokens per second."""
+    """Show the vLLM servers: state, load, caches and speed.
+
+    It takes a second, in which generated tokens are counted. Figures since the server started:
+    restarts, and prefix hits, the share of prompt tokens that were in its cache.
+
+        moa status
+        moa status --json | jq .state
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli import screen
-    from moa.cli.configuration import configured
-    from moa.cli.screen import json_line
-    from moa.cli.tables import listed
+    from moa.cli.session import configured
     from moa.vllm.servers import Report, reports
 
     wanted = [
@@ -136,7 +125,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     found = asyncio.run(reports(wanted))
     if as_json:
         for report in found:
-            json_line(report.line())
+            screen.json_line(report.line())
         return
     console = screen.out()
     if not found:
@@ -144,113 +133,36 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         return
     columns = ("name", "model", "state", "port", "pid", "up", "restarts")
     figures = ("running", "waiting", "KV cache", "prefix hits", "tokens/s")
-    console.print(listed((*columns, *figures), [_row(report) for report in found]))
+    console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
     for report in found:
         if report.cause:
             console.print(Text(f"{report.name} on port {report.port}: {report.cause}"))
 
 
 def doctor(*, config: options.ConfigFile = None) -> None:
-    """Check what moa needs on this machine, and say what mends it."""
+    """Check what moa needs on this machine, and say what mends it.
+
+    Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
+
+        moa doctor
+        moa doctor --config other.toml
+    """
     import asyncio
 
     from rich.text import Text
 
-    from moa.cli import screen
-    from moa.cli.doctor import checks
+    from moa.cli.session import configured
+    from moa.doctor import checks
 
     console = screen.out()
     missing = 0
-    for check in asyncio.run(checks(config)):
+    for check in asyncio.run(checks(configured(config))):
         missing += not check.passed
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
         if check.mend:
             console.print(Text(f"     {check.mend}"))
     raise typer.Exit(1 if missing else 0)
-
-
-def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
-    """Say how the servers of endpoints are started.
-
-    Args:
-        config: What is configured.
-        names: Of endpoints; none: all that vLLM serves here.
-
-    Raises:
-        MissingDependency: vLLM is not installed.
-        ConfigError: there is no such endpoint, or its server can't be started as configured.
-    """
-    from moa.vllm.command import specs_of
-
-    base = config.file.parent.absolute() if config.file else Path.cwd()
-    entries = {name: config.endpoints[name] for name in _chosen(config, names)}
-    return [
-        spec
-        for name, entry in entries.items()
-        for spec in specs_of(name, entry.model, entry.vllm, base=base)
-    ]
-
-
-def _chosen(config: Config, names: Iterable[str]) -> list[str]:
-    """Name the endpoints that are meant: those named, or all that vLLM serves here."""
-    from moa.config import nearest
-    from moa.errors import ConfigError
-
-    served = config.served
-    for name in names:
-        if name not in config.endpoints and served:
-            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(served))}")
-    known = [config.server_of(name) for name in names if name in config.endpoints]
-    found = list(dict.fromkeys(known)) or list(served)
-    for name in found:
-        if config.embeds(name):
-            raise ConfigError(
-                f"there is nothing to start or to stop for [endpoints.{name}]: it runs in an "
-                "engine of moa's own, which starts at its first call and ends with its process"
-            )
-        if name not in served:
-            raise ConfigError(
-                f'[endpoints.{name}] has no serve = "vllm", so its server is not moa\'s to start'
-            )
-    if not found:
-        where = config.file or "moa.toml"
-        embedded = [name for name in config.endpoints if config.embeds(name)]
-        of_own = f" ({', '.join(embedded)}: started at the first call)" if embedded else ""
-        raise ConfigError(
-            f'{where} names no endpoint with serve = "vllm", so there is no server to start'
-            f'{of_own}. Add three lines: [endpoints.small], tier = "slm", '
-            'model = "Qwen/Qwen3-0.6B", and serve = "vllm"'
-        )
-    return found
-
-
-def _meant(config: Config, names: Sequence[str], *, everything: bool) -> dict[str, ServerFolder]:
-    """Give the folders of the servers that are to be stopped, also of ones no longer configured."""
-    from moa.config import nearest
-    from moa.errors import ConfigError
-    from moa.vllm.state import ServerFolder
-
-    kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
-    if everything:
-        return {state.label: folder for folder, state in kept.items()}
-    gone = [name for name in names if name not in config.endpoints]
-    for name in gone:
-        if all(name != state.name for state in kept.values()):
-            raise ConfigError(f"there is no server {name!r}{nearest(name, [*config.served])}")
-    found = {
-        state.label: folder
-        for folder, state in kept.items()
-        if state.name in gone or (not config.served and not names)
-    }
-    still = [name for name in names if name not in gone]
-    for name in _chosen(config, still) if still or (not names and config.served) else ():
-        for port in config.endpoints[name].vllm.ports:
-            folder = ServerFolder.of(port)
-            state = folder.read()
-            if state is None or state.name == name:  # else it is another's
-                found[f"{name} on port {port}"] = folder
-    return found
 
 
 def _row(report: Report) -> tuple[str, ...]:

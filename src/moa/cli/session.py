@@ -1,91 +1,65 @@
-"""Session: from a configuration to a report, with everything opened on the way closed again."""
+"""Session: from a configuration to an exit code, with everything opened on the way closed again."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from moa.cli.batch import Rows, run_one, through
-from moa.cli.configuration import configured
-from moa.cli.inputs import Reader
-from moa.cli.report import Report
+from moa.cli import screen
+from moa.config import Config, load, misspelt_variables
 from moa.context import RunContext
-from moa.node import Node
-from moa.rows import Item, Row, with_text
-from moa.tiers import NO_LLM, Endpoints
+from moa.tiers import Endpoints
 from moa.usage import Budget
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""
 
-
-class Prepared(NamedTuple):
-    """What is run on each row."""
-
-    node: Node[Any, object]
-    read: Reader
-    warm: bool = False
-    """Whether all that it asks was asked already, so that no item waits for it."""
-    asked: frozenset[str] | None = None
-    """Names of the endpoints that it asks; `None`: it may be all."""
-    needs_text: bool = False
-    """Whether all rows are of no use where the first has no text."""
+Job = Callable[[Endpoints, RunContext], Awaitable[int]]
+"""Does something with the configured endpoints, and gives the exit code."""
 
 
-Prepare = Callable[[Endpoints, RunContext], Awaitable[Prepared]]
-"""Builds what is run, and may ask endpoints something first."""
+def configured(path: Path | None) -> Config:
+    """Read the configuration, and warn on standard error of variables that nothing reads.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
+    """
+    for wrong, right in misspelt_variables().items():
+        warning = f"moa: nothing reads the variable {wrong}. Did you mean {right}?"
+        print(warning, file=sys.stderr)  # noqa: T201
+    return load(path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """How a batch is run."""
+def run(
+    job: Job,
+    config: Path | None,
+    budget_usd: float | None,
+    *,
+    stopped: str = "stopped; nothing was written",
+) -> int:
+    """Run a job with the endpoints of the configuration, and give its exit code.
 
-    config: Path | None
-    concurrency: int
-    budget_usd: float | None = None
-    """Most US dollars for all items together."""
-    live: bool = False
-    """Whether rows come from standard input."""
+    Args:
+        job: What is done.
+        config: The file; `None` finds it.
+        budget_usd: Maximum US dollars for all of it; `None` is no limit.
+        stopped: What is said after Ctrl-C; empty says nothing.
 
-    def run(self, prepare: Prepare, rows: Rows, report: Report) -> int:
-        """Run the batch, and give the exit code.
+    Raises:
+        MoaError: the job failed.
+    """
 
-        Raises:
-            ConfigError: the configuration, or what is to be run, is wrong; nothing was run.
-        """
-        try:
-            asyncio.run(self._run(prepare, rows, report))
-        except KeyboardInterrupt:
-            report.close(stopped=True)
-            return STOPPED
-        report.close()
-        return FAILED if report.tally.failed else ANSWERED
-
-    async def _run(self, prepare: Prepare, rows: Rows, report: Report) -> None:
-        rows = report.left(rows)
-        if not self.live:
-            if (first := next(rows, None)) is None:  # what is to be resumed is complete
-                return
-            rows = chain((first,), rows)
-        async with Endpoints(configured(self.config)) as endpoints:
-            budget = Budget(cost=self.budget_usd)
+    async def work() -> int:
+        async with Endpoints(configured(config)) as endpoints:
+            budget = Budget(cost=budget_usd)
             context = RunContext(budget=budget, reference=endpoints.reference, keep_notes=False)
-            prepared = await prepare(endpoints, context)
-            if prepared.needs_text:
-                rows = with_text(rows, "text")
-                if not self.live:
-                    rows = chain((next(rows),), rows)
-            if endpoints.stood_in:
-                report.say(NO_LLM)
-            if not prepared.warm:
-                await endpoints.warm(prepared.asked)
+            return await job(endpoints, context)
 
-            async def work(row: Row) -> Item:
-                return await run_one(prepared.node, row, prepared.read, context)
-
-            report.begin(context.reference, before=context.usage)
-            await through(rows, work, report.add, concurrency=self.concurrency, live=self.live)
+    try:
+        return asyncio.run(work())
+    except KeyboardInterrupt:
+        if stopped:
+            screen.err().print(stopped)
+        return STOPPED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import map_async
 from moa._files import Existing, LineFile
+from moa.batch import Item, map_rows
 from moa.calibration.acceptance import confidence_of, decisions_in, text_of
 from moa.context import RunContext
-from moa.errors import ConfigError, InputError, MoaError, NodeError
-from moa.node import Node, Result
+from moa.errors import ConfigError, InputError, MoaError
+from moa.node import Node
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
 from moa.rows import Format, checked
 from moa.usage import Usage
@@ -134,20 +134,28 @@ class Answer(BaseModel):
     """US dollars; `None` is unknown."""
 
     @classmethod
-    def of(cls, result: Result[object]) -> Answer:
-        """Read the result of a run."""
-        output: Any = result.output
-        accepted = getattr(result, "accepted", getattr(output, "accepted", None))
+    def of(cls, item: Item[object]) -> Answer:
+        """Read what a design made of a case."""
+        error, output, text = item.error, item.output, None
+        if error is None:
+            try:
+                text = answer_text(output)
+            except MoaError as problem:
+                error = problem
+        spent = taken(item.usage, item.seconds)
+        if error is not None:
+            return cls(text=None, error=f"{type(error).__name__}: {error}", **spent)
+        accepted = getattr(item.result, "accepted", getattr(output, "accepted", None))
         return cls(
-            text=answer_text(output),
+            text=text,
             probabilities=_probabilities(output),
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
-            **_taken(result.usage, result.seconds),
+            **spent,
         )
 
 
-def _taken(usage: Usage, seconds: float) -> dict[str, Any]:
+def taken(usage: Usage, seconds: float) -> dict[str, Any]:
     """Give what an answer took, as the fields of `Answer`."""
     total, by_tier = usage.total, usage.by_tier()
     return {
@@ -267,33 +275,19 @@ async def answers_of(
     Raises:
         ConfigError: the design can't work at all, such as with a calibration of another model.
     """
-    done = 0
-
-    async def one(case: Case) -> Answer:
-        nonlocal done
-        answer = cache.get(name, case.request)
-        if answer is None:
-            answer = await _asked(node, case, context)
+    answers = {place: cache.get(name, case.request) for place, case in enumerate(cases)}
+    asked = [place for place, answer in answers.items() if answer is None]
+    done = len(cases) - len(asked)
+    texts = (cases[place].request for place in asked)
+    async with aclosing(map_rows(node, texts, context, max_concurrency=concurrency)) as items:
+        async for item in items:
+            if isinstance(item.error, ConfigError):
+                raise item.error
+            place = asked[item.number - 1]
+            answers[place] = answer = Answer.of(item)
             if answer.error is None:
-                cache.put(name, case.request, answer)
-        done += 1
-        if progress is not None:
-            progress(name, done, len(cases))
-        return answer
-
-    return await map_async(one, cases, max_concurrency=concurrency)
-
-
-async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:
-    own = context.nested()
-    start = time.perf_counter()
-    try:
-        return Answer.of(await node.run(case.request, own))
-    except ConfigError:
-        raise
-    except MoaError as error:
-        failed = error
-    except Exception as error:  # noqa: BLE001  a bug in a user's node is that design's failure
-        failed = NodeError(node.name, error)
-    said = f"{type(failed).__name__}: {failed}"
-    return Answer(text=None, error=said, **_taken(own.usage, time.perf_counter() - start))
+                cache.put(name, cases[place].request, answer)
+            done += 1
+            if progress is not None:
+                progress(name, done, len(cases))
+    return [answer for _, answer in sorted(answers.items()) if answer is not None]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from moa._async import gather
 from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
+from moa.batch import Malformed, map_rows, text_of
 from moa.calibration.active_learning import Pick
 from moa.calibration.labelled import Labelled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
 from moa.questions import NONE_OF_THESE, Option, Question
-from moa.rows import Format, Malformed, checked, read, text_of
+from moa.rows import Format, checked, read
 
 
 def read_labelled(
@@ -198,25 +199,25 @@ async def label_by_model(
     Raises:
         ConfigError: the file can't be written.
     """
-    found, left = Labelling(), iter(picks)
+    found = Labelling()
 
-    async def worker() -> None:
-        for pick in left:
-            try:
-                answer = (await agent.run(rows[pick.place].text, context)).output
-            except BudgetExceeded as error:
-                found.spent = error
-                return
-            except MoaError as error:
-                found.failed.append(error)
+    def texts() -> Iterator[str]:
+        for pick in picks:
+            if found.spent is None:
+                yield rows[pick.place].text
+
+    async with aclosing(map_rows(agent, texts(), context, max_concurrency=concurrency)) as items:
+        async for item in items:
+            pick, answer = picks[item.number - 1], item.output
+            label = None if answer is None else answer.label or NONE_OF_THESE
+            if isinstance(item.error, BudgetExceeded):
+                found.spent = item.error
+            elif item.error is not None:
+                found.failed.append(item.error)
+            elif answer and answer.status == "answered" and label in labels:
+                file.label(rows[pick.place], str(label), by=by, chosen=pick.chosen)
             else:
-                label = NONE_OF_THESE if answer.label is None else answer.label
-                if answer.status == "answered" and label in labels:
-                    file.label(rows[pick.place], label, by=by, chosen=pick.chosen)
-                else:
-                    found.unlabelled += 1
+                found.unlabelled += 1
             if progress is not None:
                 progress(file.added, len(picks))
-
-    await gather(worker() for _ in range(min(concurrency, len(picks))))
     return found

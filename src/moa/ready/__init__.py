@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from moa.ready.entry import AnyNode, Ready, beside, named_by, read_by
 from moa.ready.loading import loaded
 from moa.tiers import Endpoints
 
-__all__ = ["READY", "AnyNode", "Ready", "files_of", "node_of"]
+__all__ = ["READY", "AnyNode", "Ready", "files_of", "fingerprints", "node_of"]
 
 
 def node_of(
@@ -75,6 +77,42 @@ def files_of(
         *(beside(endpoints, path) for path in read_by(settings)),
         *(file for other in inner for file in files_of(other, endpoints)),
     )
+
+
+def fingerprints(
+    names: Iterable[str], endpoints: Endpoints, *, given: Mapping[str, object] | None = None
+) -> dict[str, str]:
+    """Say what the answers of each of some nodes depend on, so that another setup is told apart.
+
+    That is the endpoints and graphs of the configuration, the settings given, and whatever stands
+    in the files that the node is made of.
+
+    Args:
+        names: See `node_of`, as for the others. The nodes have been built.
+        endpoints: Who is asked.
+        given: Settings that come before those of its table.
+
+    Raises:
+        ConfigError: there is no such name, or its settings are wrong.
+    """
+    config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    asked = sorted([one.name, one.model] for one in endpoints.used)
+    said = [config, asked, {name: str(value) for name, value in (given or {}).items()}]
+    return {
+        name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
+        for name in names
+    }
+
+
+def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """Tell what stands in files, and in all files of folders."""
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
 def _own(name: str) -> tuple[Path, str] | None:

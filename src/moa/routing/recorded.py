@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moa.batch import Row
 from moa.errors import InputError
-from moa.rows import Format, Row, checked
+from moa.rows import Format, checked
 
 PROMPT, REPLY = "prompt", "weak_response"
 WEAK, STRONG = "weak_correct", "strong_correct"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.building.plan import Plan
@@ -70,6 +71,26 @@ class BuiltGraph(Generic[In_contra, Out_co]):
             MoaError: as `run`.
         """
         return streamed(self, request, context)
+
+    def map(
+        self,
+        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        ordered: bool = False,
+    ) -> AsyncGenerator[Item[Out_co]]:
+        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        return map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+        )
 
     def compile(
         self,

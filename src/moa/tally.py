@@ -12,7 +12,7 @@ from typing import cast
 from pydantic import BaseModel
 
 from moa.advisor.bench import percentile
-from moa.rows import Item
+from moa.batch import Item
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -67,7 +67,7 @@ class Tally:
         """Items a second of wall time."""
         return self.items / max(time.monotonic() - self.started, 1e-9)
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item[object]) -> None:
         """Count an item in."""
         self.statuses[item.status] += 1
         self.needed_llm += item.needed_llm
@@ -108,7 +108,7 @@ class Worth:
         self.why: dict[str, str] = {}
         """Why a question is doubtful, by its name."""
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item[object]) -> None:
         """Count an item in."""
         self.items += 1
         if (fate := _fate(item.output)) is not None:
@@ -167,7 +167,7 @@ def _fate(output: object) -> str | None:
     return kind if kind in ("draft", "drop") else None
 
 
-def _noted(item: Item) -> Iterator[tuple[str, str]]:
+def _noted(item: Item[object]) -> Iterator[tuple[str, str]]:
     """Find the questions that the trace calls doubtful, and why."""
     for note in item.trace:
         found = _DOUBTFUL.fullmatch(note.text) if note.kind == "degraded" else None

