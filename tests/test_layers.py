@@ -39,7 +39,7 @@ LAYERS = [
 ]
 
 
-ENGINE = {"__init__", "building", "checkpoints", "drawing", "recipe", "streaming"}
+ENGINE = {"__init__", "checkpoints", "engine", "recipe"}
 """What all graphs are made of; the recipes in the same room import it, and so do the guards."""
 
 

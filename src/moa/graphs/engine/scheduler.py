@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
-from moa.graphs.building.plan import Plan, Task
-from moa.graphs.building.skipped import Skipped
-from moa.trace import NodeFinished, NodeSkipped, NodeStarted
+from moa.graphs.engine.plan import Plan, Task
+from moa.graphs.engine.types import Skipped
+from moa.node import Node, Result
+from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 PENDING: Any = object()
 """Stands where nothing has been worked out yet."""
@@ -337,3 +341,38 @@ class Run:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def streamed(
+    node: Node[In, Out], request: In, context: RunContext | None = None, /
+) -> AsyncIterator[Event | Result[Out]]:
+    """Run, and tell what happens while it happens. The result comes last.
+
+    Leaving the loop early cancels the run.
+
+    Args:
+        node: What runs.
+        request: The input.
+        context: Budget, deadline and ledger; `None` starts one without limits.
+
+    Raises:
+        MoaError: as `node.run`.
+    """
+    seen: asyncio.Queue[Event | None] = asyncio.Queue()
+    outer = context or RunContext()
+    inner = outer.nested()
+
+    def listen(event: Event) -> None:
+        seen.put_nowait(event)
+        outer.emit(event)
+
+    inner.listener = listen
+    running = asyncio.ensure_future(node.run(request, inner))
+    running.add_done_callback(lambda _: seen.put_nowait(None))
+    try:
+        while (event := await seen.get()) is not None:
+            yield event
+        yield await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
