@@ -14,6 +14,7 @@ LAYERS = [
     {"usage", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},
+    {"journal"},
     {"node", "questions"},
     {"handoffs"},
     {"endpoints"},
@@ -39,7 +40,7 @@ LAYERS = [
 ]
 
 
-ENGINE = {"__init__", "checkpoints", "engine", "recipe"}
+ENGINE = {"__init__", "engine", "recipe"}
 """What all graphs are made of; the recipes in the same room import it, and so do the guards."""
 
 

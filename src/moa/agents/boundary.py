@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
+from moa.journal import explained
 from moa.node import Result, finish
 from moa.usage import UNLIMITED, Budget
 
@@ -110,7 +111,15 @@ class TypedNode(ABC, Generic[In, Out]):
         context = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        output = await self.answer(self._admitted(request), context)
+        request = self._admitted(request)
+        try:
+            if context.journal is None:
+                output = await self.answer(request, context)
+            else:
+                with context.journal.inside(context.node, request) as context.journal:
+                    output = await self.answer(request, context)
+        except (RuntimeError, KeyError) as error:
+            raise explained(error, context.node) from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     @abstractmethod

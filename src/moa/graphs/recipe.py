@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -46,11 +46,10 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.plan import Plan
-from moa.graphs.engine.scheduler import Run, streamed
+from moa.graphs.engine.scheduler import Run, Runs
 from moa.graphs.engine.types import is_node
-from moa.node import Node, Result
+from moa.node import Node
 from moa.tiers import Endpoints
-from moa.trace import Event
 from moa.usage import UNLIMITED, Budget, Tier
 
 if TYPE_CHECKING:
@@ -415,7 +414,7 @@ class _Validated:
     """Tells type checkers that the fields of what derives from it are its keywords."""
 
 
-class Recipe(_Validated, TypedNode[In, Out]):
+class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
@@ -549,22 +548,6 @@ class Recipe(_Validated, TypedNode[In, Out]):
         from moa.graphs.engine.drawing import Drawing
 
         return Drawing(self)
-
-    def stream(
-        self, request: In, context: RunContext | None = None, /
-    ) -> AsyncIterator[Event | Result[Out]]:
-        """Run, and tell what happens while it happens. The result comes last.
-
-        Leaving the loop early cancels the run.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            MoaError: as `run`.
-        """
-        return streamed(self, request, context)
 
 
 class WiredRecipe(Recipe[In, Out]):

@@ -8,10 +8,10 @@ longest of those that others agree with are cut in the middle, and one that stan
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -86,9 +86,15 @@ async def pack(
     Raises:
         InputError: the request alone is longer than there is room for.
     """
-    order = list(range(len(answers)))
-    random.Random(f"{seed}\n{request}").shuffle(order)
-    packing = _Packing(request, list(answers), write, count)
+    decides = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
+
+    def drawn(place: int) -> bytes:
+        lot = decides.copy()
+        lot.update(place.to_bytes(4))
+        return lot.digest()
+
+    order = sorted(range(len(answers)), key=drawn)
+    packing = _Packing(request, list(answers), write, count, limited=room is not None)
     packed = await packing.whole(order)
     if room is None or packed.tokens <= room:
         return packed
@@ -109,6 +115,8 @@ class _Packing:
     answers: list[str]
     write: Callable[[Consulted], str]
     count: Count
+    limited: bool
+    """Whether there is a limit, so that it counts what is written."""
     shown: dict[int, str] = field(default_factory=dict[int, str])
     """Each answer as it stands now."""
     sizes: dict[int, int] = field(default_factory=dict[int, int])
@@ -119,8 +127,8 @@ class _Packing:
     async def whole(self, order: Sequence[int]) -> Packed:
         """Show every answer as it is."""
         self.shown = dict(enumerate(self.answers))
-        nothing = Consulted(request=self.request, answers=())
-        return await self._written(Packed(consulted=nothing, order=tuple(order), tokens=0))
+        consulted, tokens = await self._shown(order)
+        return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
 
     async def merged(self, packed: Packed) -> Packed:
         """Let one of several near duplicates stand for all: the one that was given first."""
@@ -190,9 +198,13 @@ class _Packing:
         return {p for p in packed.order if groups[said[p]] == 1 and p not in self.twins}
 
     async def _written(self, packed: Packed) -> Packed:
-        shown = tuple(self.shown[place] for place in packed.order)
-        consulted = Consulted(request=self.request, answers=shown)
-        return replace(packed, consulted=consulted, tokens=await self.count(self.write(consulted)))
+        consulted, tokens = await self._shown(packed.order)
+        return replace(packed, consulted=consulted, tokens=tokens)
+
+    async def _shown(self, order: Sequence[int]) -> tuple[Consulted, int]:
+        answers = tuple(self.shown[place] for place in order)
+        consulted = Consulted(request=self.request, answers=answers)
+        return consulted, await self.count(self.write(consulted)) if self.limited else 0
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
@@ -335,8 +347,8 @@ def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader
 def _tell(packed: Packed, names: Sequence[str], room: int | None, context: RunContext) -> None:
     """Say in the trace what is read: whose answers, in which order, and what was cut."""
     order = ", ".join(repr(names[place]) for place in packed.order)
-    of = "" if room is None else f" of {room}"
-    context.note("packed", f"reads the answers of {order}, {packed.tokens}{of} tokens in all")
+    size = "" if room is None else f", {packed.tokens} of {room} tokens in all"
+    context.note("packed", f"reads the answers of {order}{size}")
     for place, twin in sorted(packed.merged.items()):
         context.note("packed", f"{names[place]!r} is nearly the same as {names[twin]!r}: left out")
     for place, tokens in sorted(packed.cut.items()):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from moa.context import RunContext
@@ -22,17 +21,12 @@ from moa.graphs.engine.handles import (
     step_of,
 )
 from moa.graphs.engine.plan import Plan, check, plan_of
-from moa.graphs.engine.scheduler import Run, streamed
+from moa.graphs.engine.scheduler import Run, Runs
 from moa.graphs.engine.types import Skipped, is_node, shown, signature_of, union
 from moa.node import Node, Result, finish
 from moa.questions import Choice
-from moa.trace import Event
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
-    from langgraph.types import RetryPolicy
-
-    from moa.graphs.engine.compiled import Compiled
     from moa.graphs.engine.drawing import Drawing
 
 In = TypeVar("In")
@@ -356,7 +350,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
-class BuiltGraph(Generic[In_contra, Out_co]):
+class BuiltGraph(Runs[In_contra, Out_co]):
     """What `Graph.build` makes. It holds no state: any number of runs can go on at once."""
 
     def __init__(self, plan: Plan) -> None:
@@ -383,50 +377,6 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         self._admit(request)
         output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
-
-    def stream(
-        self, request: In_contra, context: RunContext | None = None, /
-    ) -> AsyncIterator[Event | Result[Out_co]]:
-        """Run, and tell what happens while it happens. The result comes last.
-
-        Leaving the loop early cancels the run.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            MoaError: as `run`.
-        """
-        return streamed(self, request, context)
-
-    def compile(
-        self,
-        *,
-        checkpointer: BaseCheckpointSaver[Any] | None = None,
-        retry: RetryPolicy | Sequence[RetryPolicy] = (),
-    ) -> Compiled:
-        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
-
-        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
-        `context=RunContext(…)`; events and pieces of text go to the stream mode `custom`. Of an
-        interrupted run that is resumed, no finished node runs again. Checkpoints hold JSON.
-
-        Args:
-            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
-            retry: When to run a node again; see `retry_on`.
-
-        Raises:
-            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
-        """
-        from moa.graphs.engine.compiled import compiled
-
-        return compiled(self, checkpointer=checkpointer, retry=retry)
-
-    @cached_property
-    def compiled(self) -> Compiled:
-        """The graph as LangGraph's own kind, without a checkpointer of its own."""
-        return self.compile()
 
     def draw(self) -> Drawing:
         """Draw the graph: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""

@@ -38,6 +38,8 @@ class Task:
     quick: bool
     """Whether nobody has to wait for it."""
     takes_skipped: bool
+    output: object
+    """Type of what a node gives, without `Skipped`."""
     sources: tuple[int, ...]
     when: int | None
     otherwise: int | None
@@ -164,6 +166,7 @@ def _task(
         renamed=isinstance(step, NodeStep) and is_a_node and step.name != step.node.name,
         quick=quick,
         takes_skipped=takes_skipped,
+        output=step.signature.output if isinstance(step, NodeStep) else UNKNOWN,
         sources=tuple(places[source] for source in sources),
         when=when,
         otherwise=otherwise,

@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import (
     Annotated,
@@ -21,6 +21,11 @@ from typing import (
     get_type_hints,
 )
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from moa.agents.boundary import said
+from moa.errors import InputError, OutputError, StoreError
+from moa.journal import Form
 from moa.node import Node, Result
 
 
@@ -294,3 +299,88 @@ def _has_type_variables(annotation: object) -> bool:
     return isinstance(annotation, TypeVar) or any(
         _has_type_variables(inner) for inner in get_args(annotation)
     )
+
+
+class JsonForm:
+    """Turns values of one type into JSON and back.
+
+    A union keeps the place of the member beside the value, since two models can look alike. Of
+    a subclass only the fields of the declared class are kept.
+
+    Args:
+        kind: Type of the values.
+        owner: Name of the node whose output they are, or `input`.
+    """
+
+    def __init__(self, kind: Any, *, owner: str) -> None:
+        self.kind = kind
+        self._owner = owner
+        members: list[Any] = [one for one in _members(kind) if one is not BaseModel]
+        self._adapters = [TypeAdapter[Any](member) for member in (*members, Skipped)]
+        self._whole = TypeAdapter[Any](kind)
+
+    def dump(self, value: object) -> list[Any]:
+        """Write a value as JSON, with its place among the members.
+
+        Raises:
+            OutputError: it is of another type.
+        """
+        for place, adapter in enumerate(self._adapters):
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError:
+                continue
+            return [place, adapter.dump_python(value, mode="json")]
+        given = type(value).__name__
+        if isinstance(value, BaseModel) and BaseModel in _members(self.kind):
+            raise InputError(
+                f"{self._owner}: a checkpoint can't keep {given}, since {shown(self.kind)} doesn't "
+                f"name it. Put the node into a graph that does, as Graph('name', {given})"
+            )
+        raise OutputError(
+            f"gave {given}, but says that it gives {shown(self.kind)}",
+            node=self._owner,
+            text=repr(value),
+        )
+
+    def load(self, written: Sequence[Any]) -> Any:
+        """Read a value back.
+
+        Raises:
+            StoreError: a checkpoint holds something else.
+        """
+        try:
+            place, value = written
+            return self._adapters[int(place)].validate_python(value)
+        except (TypeError, ValueError, IndexError) as error:
+            raise StoreError(
+                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: {said(error)}. "
+                "Was another graph kept in this thread? Take another one"
+            ) from error
+
+    def admit(self, value: object) -> list[Any]:
+        """Take a value as it is, or as the JSON of it."""
+        request: object = self._whole.validate_python(value)
+        return self.dump(request)
+
+
+def is_known(kind: object) -> bool:
+    """Whether values of a type can be told from their JSON."""
+    return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
+
+
+def kept_form(kind: object, *, owner: str) -> Form[Any] | None:
+    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
+    if not is_known(kind):
+        return None
+    form = _form(kind, owner)
+    return Form(form.dump, form.load)
+
+
+def _members(kind: object) -> tuple[object, ...]:
+    return get_args(kind) if is_union(kind) else (kind,)
+
+
+@functools.cache
+def _form(kind: object, owner: str) -> JsonForm:
+    return JsonForm(kind, owner=owner)

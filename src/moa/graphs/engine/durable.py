@@ -1,0 +1,348 @@
+"""Durable: a node as LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+
+The same code runs in it as without it. With a checkpointer, what `moa.journal` keeps is written
+beside what LangGraph writes of a run that isn't finished: under the thread, and the checkpoint that
+the run began with. So a run that goes on finds it, and a new run of the thread doesn't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeVar, cast, get_args
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.channels.last_value import LastValue
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.config import get_config
+from langgraph.constants import END, START
+from langgraph.func import entrypoint
+from langgraph.pregel import Pregel
+from langgraph.runtime import Runtime
+from langgraph.types import (
+    RetryPolicy,
+    _interrupt_id,  # pyright: ignore[reportPrivateUsage]
+)
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.errors import WiringError
+from moa.graphs.engine.bridges import Told, context_in
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.types import JsonForm, is_known
+from moa.journal import Journal
+from moa.node import Node
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Compiled = Pregel[Any, Any, Any, Any]
+"""LangGraph's own kind of graph. Its `context=` is a `RunContext`."""
+Retries = RetryPolicy | Sequence[RetryPolicy]
+
+_SAVER, _PAD, _SEND, _MAP = (
+    "__pregel_checkpointer",
+    "__pregel_scratchpad",
+    "__pregel_send",
+    "__pregel_resume_map",
+)
+"""What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
+_CHANNEL, _ANSWER = "__moa__", "answer/"
+
+
+def compiled(
+    node: Node[Any, Any],
+    *,
+    takes: object,
+    gives: object,
+    checkpointer: BaseCheckpointSaver[Any] | None,
+    retry: Retries,
+) -> Compiled:
+    """Make LangGraph's own kind of graph.
+
+    Args:
+        node: What runs.
+        takes: Type of its input.
+        gives: Type of its output.
+        checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
+        retry: When to run a node in it again.
+
+    Raises:
+        WiringError: a type is not known, so no checkpoint could keep it.
+    """
+    kept = checkpointer is not None
+    if kept:
+        _check(getattr(node, "plan", None))
+    given = _form(takes, owner="input", kept=kept)
+    answer = _form(gives, owner=node.name, kept=kept)
+
+    async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
+        context = context_in(runtime.context) or RunContext()
+        own = context.nested()
+        told = Told(get_config(), context.listener, runtime.stream_writer)
+        own.listener = told
+        try:
+            async with Keeping(runtime, context, retry=retry, now=now) as keeping:
+                own.journal = keeping.journal.root
+                result = await node.run(request, own)
+        finally:
+            told.end()
+        return answer.dump(result.output)
+
+    def entry_now(request: Any, runtime: Runtime[Any]) -> Any:
+        return asyncio.run(entry(request, runtime, now=True))  # LangGraph calls it in a thread
+
+    entry.__name__ = node.name
+    schema: Any = RunContext
+    made = cast("Compiled", entrypoint(checkpointer=checkpointer, context_schema=schema)(entry))
+    runs: Any = made.nodes[node.name].bound
+    runs.func = entry_now
+    channels = cast("dict[str, Any]", made.channels)  # pyright: ignore[reportUnknownMemberType]
+    channels[START] = JsonInput(given)
+    channels[END] = JsonOutput(answer, END)
+    return made
+
+
+def _check(plan: Plan | None) -> None:
+    for step in () if plan is None else plan.steps:
+        if isinstance(step, NodeStep):
+            _form(step.signature.output, owner=step.name, kept=True)
+            _check(getattr(step.node, "plan", None))
+
+
+class Keeping:
+    """What is kept of one run, in the saver of the graph that runs it.
+
+    Args:
+        runtime: LangGraph's, of what runs.
+        context: What the run is given. It may have been charged before, with what is found now.
+        retry: When to run a node in it again.
+        now: Whether the graph was invoked without an event loop, so that its saver is synchronous.
+    """
+
+    def __init__(
+        self, runtime: Runtime[Any], context: RunContext, *, retry: Retries = (), now: bool = False
+    ) -> None:
+        self._config = get_config()
+        self._set = cast("Mapping[str, Any]", self._config.get("configurable", {}))
+        self._context = context
+        self._now = now
+        self._policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry)
+        self._answers: dict[str, list[Any]] = {}
+        self._unwritten: list[tuple[str, Any]] = []
+        self._pending: set[str] = set()
+        saver, info = self._set.get(_SAVER), runtime.execution_info
+        self._saver: BaseCheckpointSaver[Any] | None = None
+        self._at: RunnableConfig = {}
+        if isinstance(saver, BaseCheckpointSaver) and info and info.thread_id:
+            self._saver = cast("BaseCheckpointSaver[Any]", saver)
+            around = info.checkpoint_ns.rpartition("|")[0]
+            at = {"checkpoint_ns": around, "checkpoint_id": info.checkpoint_id}
+            self._at = {"configurable": {"thread_id": info.thread_id, **at}}
+        self._task = info.task_id if info else ""
+
+    async def __aenter__(self) -> Keeping:
+        kept: dict[str, str] = {}
+        for key, channel, value in await self._read():
+            if channel == _CHANNEL and key.startswith(_ANSWER):
+                self._answers.setdefault(key.split("/")[1], []).append(value)
+            elif channel == _CHANNEL:
+                kept[key] = value
+            elif channel == "__interrupt__" and key == self._task:
+                self._pending |= {asked.id for asked in value}
+        where = "/".join(str(value) for value in self._at.get("configurable", {}).values())
+        self.journal = Journal(
+            f"{where}/{self._task}",
+            kept,
+            write=self._write if self._saver else None,
+            inside=self._inside,
+            retry=self._retry,
+        )
+        self._before = {
+            key: usage
+            for key, usage in self._context.charged.items()
+            if key.startswith(f"{self.journal.name}/")
+        }
+        for usage in self._before.values():
+            self._context.charge(usage, back=True)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        journal, context = self.journal, self._context
+        paid = {f"{journal.name}/{key}": usage for key, usage in journal.paid.items()}
+        for key, usage in self._before.items():
+            if key not in paid:
+                context.charge(usage)
+        context.charged = {**context.charged, **self._before, **paid}
+        if journal.found:
+            context.note("resumed", f"{journal.found} calls were found, and not paid again")
+        if isinstance(error, Exception):
+            await journal.fail()
+        await self._flush()
+
+    async def _read(self) -> Sequence[tuple[str, str, Any]]:
+        if self._saver is None:
+            return ()
+        if self._now:
+            found = await asyncio.to_thread(self._saver.get_tuple, self._at)
+        else:
+            found = await self._saver.aget_tuple(self._at)
+        return sorted(found.pending_writes or ()) if found else ()
+
+    async def _write(self, key: str, value: Any) -> None:
+        assert self._saver is not None, "nothing is written without a saver"
+        await self._flush()
+        writes = [(_CHANNEL, value)]
+        if self._now:
+            await asyncio.to_thread(self._saver.put_writes, self._at, writes, key)
+        else:
+            await self._saver.aput_writes(self._at, writes, key)
+
+    async def _flush(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for key, value in unwritten:
+            await self._write(key, value)
+
+    @contextmanager
+    def _inside(self, place: str) -> Generator[None]:
+        """Have LangGraph's `interrupt` number questions in each place on its own.
+
+        It counts those of a task, and the nodes of a run are no tasks: they ask in any order.
+        """
+        outer = self._set.get(_PAD)
+        if outer is None:
+            yield
+            return
+        answers = self._answers.setdefault(place, [])
+        where = f"{self._set['checkpoint_ns']}|{place}"
+        told = list(answers)
+
+        def answer(consume: bool = False) -> Any:
+            asked = _interrupt_id(where, len(told))
+            if asked in (self._set.get(_MAP) or ()):
+                return self._set[_MAP][asked]
+            return outer.get_null_resume(consume) if asked in self._pending else None
+
+        def keep(writes: Sequence[tuple[str, list[Any]]]) -> None:
+            for number in range(len(answers), len(told)):
+                answers.append(told[number])
+                if self._saver is not None:
+                    self._unwritten.append((f"{_ANSWER}{place}/{number:04}", told[number]))
+
+        pad = replace(
+            outer,
+            interrupt_counter=count().__next__,
+            resume=told,
+            get_null_resume=answer,
+        )
+        inner = {**self._set, "checkpoint_ns": where, _PAD: pad, _SEND: keep}
+        token = var_child_runnable_config.set({**self._config, "configurable": inner})
+        try:
+            yield
+        finally:
+            var_child_runnable_config.reset(token)
+
+    async def _retry(self, once: Callable[[], Awaitable[Out]]) -> Out:
+        for attempt in count():
+            try:
+                return await once()
+            except Exception as error:
+                policy = next((one for one in self._policies if _applies(one, error)), None)
+                if policy is None or attempt + 1 >= policy.max_attempts:
+                    raise
+                wait_s = policy.initial_interval * policy.backoff_factor**attempt
+                jitter_s = random.random() if policy.jitter else 0.0
+                await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
+        raise AssertionError("counting does not end")
+
+
+def _applies(policy: RetryPolicy, error: Exception) -> bool:
+    when: Any = policy.retry_on
+    if type(error).__module__.startswith("langgraph."):
+        return False  # a question, and no failure
+    if isinstance(when, type):
+        return isinstance(error, when)
+    return bool(when(error)) if callable(when) else isinstance(error, tuple(when))
+
+
+class AsItIs(JsonForm):
+    """Passes values of an unknown type on, where no checkpoint keeps them."""
+
+    def dump(self, value: object) -> list[Any]:
+        """Pass a value on."""
+        return [0, value]
+
+    def load(self, written: Sequence[Any]) -> Any:
+        """Pass a value on."""
+        return written[1]
+
+
+def _form(kind: object, *, owner: str, kept: bool) -> JsonForm:
+    """Choose how values of a type are passed on.
+
+    Args:
+        kind: Their type.
+        owner: Name of the node whose output they are, or `input`.
+        kept: Whether a checkpoint keeps them.
+
+    Raises:
+        WiringError: the type is not known, so their JSON could not be turned back.
+    """
+    known = is_known(kind) and (kept or BaseModel not in get_args(kind))
+    if kept and not known:
+        raise WiringError(
+            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
+            "annotate what its function returns"
+        )
+    return JsonForm(kind, owner=owner) if known else AsItIs(Any, owner=owner)
+
+
+class JsonInput(EphemeralValue[Any]):
+    """The channel of the request: JSON inside, a value for who reads it."""
+
+    typ: JsonForm
+
+    @property
+    def ValueType(self) -> type[Any]:
+        """Type of the request, for LangGraph's own schemas."""
+        return self.typ.kind
+
+    @property
+    def UpdateType(self) -> type[Any]:
+        """Type of what is written to it."""
+        return self.typ.kind
+
+    def update(self, values: Sequence[Any]) -> bool:
+        """Keep the JSON of a request."""
+        return super().update([self.typ.admit(value) for value in values])
+
+    def get(self) -> Any:
+        """Read the request."""
+        return self.typ.load(super().get())
+
+
+class JsonOutput(LastValue[Any]):
+    """The channel of the output: JSON inside, a value for who reads it."""
+
+    typ: JsonForm
+
+    @property
+    def ValueType(self) -> type[Any]:
+        """Type of the output, for LangGraph's own schemas."""
+        return self.typ.kind
+
+    @property
+    def UpdateType(self) -> type[Any]:
+        """Type of what is written to it."""
+        return self.typ.kind
+
+    def get(self) -> Any:
+        """Read the output."""
+        return self.typ.load(super().get())
