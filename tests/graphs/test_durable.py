@@ -18,6 +18,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from pydantic import BaseModel
 
+from moa._async import gather
+from moa.agents.boundary import TypedNode
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Prompt
@@ -25,6 +27,7 @@ from moa.errors import (
     BudgetExceeded,
     EndpointUnavailable,
     InputError,
+    NodeError,
     NotResumable,
     OutputError,
 )
@@ -33,7 +36,7 @@ from moa.graphs.mixture import Mixture
 from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
-from moa.node import Result, finish
+from moa.node import Result, finish, in_place
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget, Price
 
@@ -263,6 +266,40 @@ async def test_people_are_asked_inside_a_recipe_in_a_graph_in_a_graph() -> None:
     assert [len(one.prompts) for one in (slow, quick, other, last)] == [1, 1, 1, 1]
 
 
+class Sides(TypedNode[str, Reply]):
+    """A recipe that has a node look at several things side by side."""
+
+    def __init__(self, person: Person) -> None:
+        super().__init__()
+        self.person = person
+
+    async def answer(self, request: str, context: RunContext) -> Reply:
+        calls = [in_place(self.person, part, context) for part in request.split()]
+        return Reply(text=", ".join(one.output.text for one in await gather(calls)))
+
+
+async def test_a_node_that_stands_beside_itself_is_given_the_answer_to_its_own_question() -> None:
+    slow = "a"
+
+    class Each(Person):
+        async def run(
+            self, request: str | BaseModel, context: RunContext | None = None, /
+        ) -> Result[Reply]:
+            await asyncio.sleep(0.02 if request == slow else 0.0)
+            return Result(output=Reply(text=f"{request}={interrupt(request)}"))
+
+    g = Graph("g", str)
+    graph = g.build(g.add(Sides(Each("each", large())), g.input))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    paused = await compiled.ainvoke("a b", THREAD)
+    assert [one.value for one in paused["__interrupt__"]] == ["b"]
+    slow = "b"
+    paused = await compiled.ainvoke(Command(resume="for b"), THREAD)
+    assert [one.value for one in paused["__interrupt__"]] == ["a"]
+    done = await compiled.ainvoke(Command(resume="for a"), THREAD)
+    assert done.text == "a=for a, b=for b"
+
+
 async def test_one_of_several_questions_can_be_answered_first() -> None:
     people: Any = [Person("a", large()), Person("b", large())]
     compiled: Any = Mixture(proposers=people, aggregator=large("z")).compile(
@@ -287,6 +324,22 @@ async def test_a_person_is_asked_twice_in_a_row_by_one_node() -> None:
     paused = await compiled.ainvoke(Command(resume="Ada"), THREAD)
     assert paused["__interrupt__"][0].value == "age?"
     assert await compiled.ainvoke(Command(resume="36"), THREAD) == "Ada 36"
+
+
+async def test_an_answer_that_is_not_valid_can_be_given_again() -> None:
+    async def asks(text: str) -> str:
+        return f"{interrupt('age?', response_schema=Age).years} years"
+
+    g = Graph("g", str)
+    compiled: Any = g.build(g.add(asks, g.input)).compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke("x", THREAD)
+    with pytest.raises(NodeError, match="years"):
+        await compiled.ainvoke(Command(resume={"years": "many"}), THREAD)
+    assert await compiled.ainvoke(Command(resume={"years": 36}), THREAD) == "36 years"
+
+
+class Age(BaseModel):
+    years: int
 
 
 def in_a_function() -> Any:

@@ -23,7 +23,7 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import PLAIN, explained, interrupts_of, together
-from moa.node import Node, Result, unique_names
+from moa.node import Node, Result, in_place, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -128,7 +128,7 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     return any(
         sum(other is endpoint for other in endpoints) > most
         for endpoint in endpoints
-        if (most := concurrency_of(endpoint)) is not None
+        if (most := concurrency_of(endpoint)) is not None and most < len(endpoints)
     )
 
 
@@ -141,12 +141,6 @@ async def _within(seconds: float, answer: Coroutine[Any, Any, Out], name: str) -
         if not limit.expired():
             raise
         raise DeadlineExceeded(f"{name}: no answer within {seconds:.2f} s") from error
-
-
-async def _kept(member: Node[In, Out], request: In, context: RunContext) -> Result[Out]:
-    assert context.journal is not None, "only a run that can be resumed keeps anything"
-    with context.journal.inside(context.node, request) as context.journal:
-        return await member.run(request, context)
 
 
 class _Fan(Generic[Out]):
@@ -223,7 +217,8 @@ class _Fan(Generic[Out]):
         if heard:
             self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
-        answer = member.run(request, own) if own.journal is None else _kept(member, request, own)
+        alone = own.journal is None
+        answer = member.run(request, own) if alone else in_place(member, request, own)
         result = await (answer if left is None else _within(left, answer, name))
         seconds = time.perf_counter() - start
         if heard:

@@ -94,7 +94,7 @@ async def pack(
         return lot.digest()
 
     order = sorted(range(len(answers)), key=drawn)
-    packing = _Packing(request, list(answers), write, count, limited=room is not None)
+    packing = _Packing(request, list(answers), write, count)
     packed = await packing.whole(order)
     if room is None or packed.tokens <= room:
         return packed
@@ -115,8 +115,6 @@ class _Packing:
     answers: list[str]
     write: Callable[[Consulted], str]
     count: Count
-    limited: bool
-    """Whether there is a limit, so that it counts what is written."""
     shown: dict[int, str] = field(default_factory=dict[int, str])
     """Each answer as it stands now."""
     sizes: dict[int, int] = field(default_factory=dict[int, int])
@@ -204,7 +202,7 @@ class _Packing:
     async def _shown(self, order: Sequence[int]) -> tuple[Consulted, int]:
         answers = tuple(self.shown[place] for place in order)
         consulted = Consulted(request=self.request, answers=answers)
-        return consulted, await self.count(self.write(consulted)) if self.limited else 0
+        return consulted, await self.count(self.write(consulted))
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
@@ -347,8 +345,8 @@ def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader
 def _tell(packed: Packed, names: Sequence[str], room: int | None, context: RunContext) -> None:
     """Say in the trace what is read: whose answers, in which order, and what was cut."""
     order = ", ".join(repr(names[place]) for place in packed.order)
-    size = "" if room is None else f", {packed.tokens} of {room} tokens in all"
-    context.note("packed", f"reads the answers of {order}{size}")
+    of = "" if room is None else f" of {room}"
+    context.note("packed", f"reads the answers of {order}, {packed.tokens}{of} tokens in all")
     for place, twin in sorted(packed.merged.items()):
         context.note("packed", f"{names[place]!r} is nearly the same as {names[twin]!r}: left out")
     for place, tokens in sorted(packed.cut.items()):

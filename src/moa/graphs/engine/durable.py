@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from operator import itemgetter
 from typing import Any, TypeVar, cast, get_args
+from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
@@ -54,7 +57,7 @@ _SAVER, _PAD, _SEND, _MAP = (
     "__pregel_resume_map",
 )
 """What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
-_CHANNEL, _ANSWER = "__moa__", "answer/"
+_CHANNEL, _ANSWER, _NO_TASK = "__moa__", "answer/", str(UUID(int=0))
 
 
 def compiled(
@@ -135,9 +138,10 @@ class Keeping:
         self._context = context
         self._now = now
         self._policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry)
-        self._answers: dict[str, list[Any]] = {}
-        self._unwritten: list[tuple[str, Any]] = []
-        self._pending: set[str] = set()
+        self._answers: dict[str, Any] = {}
+        """What people answered, by the id of the question."""
+        self._given: Counter[str] = Counter()
+        """How often, where the last answer was not valid."""
         saver, info = self._set.get(_SAVER), runtime.execution_info
         self._saver: BaseCheckpointSaver[Any] | None = None
         self._at: RunnableConfig = {}
@@ -150,13 +154,17 @@ class Keeping:
 
     async def __aenter__(self) -> Keeping:
         kept: dict[str, str] = {}
+        asked: set[str] = set()
         for key, channel, value in await self._read():
             if channel == _CHANNEL and key.startswith(_ANSWER):
-                self._answers.setdefault(key.split("/")[1], []).append(value)
+                question = key.split("/")[1]
+                self._answers[question] = value
+                self._given[question] += 1
             elif channel == _CHANNEL:
                 kept[key] = value
             elif channel == "__interrupt__" and key == self._task:
-                self._pending |= {asked.id for asked in value}
+                asked |= {question.id for question in value}
+        await self._take_answers(asked)
         where = "/".join(str(value) for value in self._at.get("configurable", {}).values())
         self.journal = Journal(
             f"{where}/{self._task}",
@@ -185,7 +193,6 @@ class Keeping:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")
         if isinstance(error, Exception):
             await journal.fail()
-        await self._flush()
 
     async def _read(self) -> Sequence[tuple[str, str, Any]]:
         if self._saver is None:
@@ -194,21 +201,33 @@ class Keeping:
             found = await asyncio.to_thread(self._saver.get_tuple, self._at)
         else:
             found = await self._saver.aget_tuple(self._at)
-        return sorted(found.pending_writes or ()) if found else ()
+        return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
 
-    async def _write(self, key: str, value: Any) -> None:
+    async def _write(self, key: str, value: Any, channel: str = _CHANNEL) -> None:
         assert self._saver is not None, "nothing is written without a saver"
-        await self._flush()
-        writes = [(_CHANNEL, value)]
         if self._now:
-            await asyncio.to_thread(self._saver.put_writes, self._at, writes, key)
+            await asyncio.to_thread(self._saver.put_writes, self._at, [(channel, value)], key)
         else:
-            await self._saver.aput_writes(self._at, writes, key)
+            await self._saver.aput_writes(self._at, [(channel, value)], key)
 
-    async def _flush(self) -> None:
-        unwritten, self._unwritten = self._unwritten, []
-        for key, value in unwritten:
-            await self._write(key, value)
+    async def _take_answers(self, asked: Set[str]) -> None:
+        """Keep what people answer before anything runs, or it is lost where the run stops sooner.
+
+        Args:
+            asked: Ids of the questions that the run stopped at.
+        """
+        answers = {**(self._set.get(_MAP) or {})}
+        if self._saver is None:
+            return
+        if len(asked) == 1 and not answers:
+            answer = self._set[_PAD].get_null_resume(True)
+            if answer is not None:
+                (question,) = asked
+                answers[question] = answer
+                await self._write(_NO_TASK, None, channel="__resume__")  # it was given once
+        for question, answer in answers.items():
+            self._answers[question] = answer
+            await self._write(f"{_ANSWER}{question}/{self._given[question]:04}", answer)
 
     @contextmanager
     def _inside(self, place: str) -> Generator[None]:
@@ -220,29 +239,22 @@ class Keeping:
         if outer is None:
             yield
             return
-        answers = self._answers.setdefault(place, [])
         where = f"{self._set['checkpoint_ns']}|{place}"
-        told = list(answers)
+        given: list[Any] = []
 
         def answer(consume: bool = False) -> Any:
-            asked = _interrupt_id(where, len(told))
-            if asked in (self._set.get(_MAP) or ()):
-                return self._set[_MAP][asked]
-            return outer.get_null_resume(consume) if asked in self._pending else None
+            return self._answers.get(_interrupt_id(where, len(given)))
 
-        def keep(writes: Sequence[tuple[str, list[Any]]]) -> None:
-            for number in range(len(answers), len(told)):
-                answers.append(told[number])
-                if self._saver is not None:
-                    self._unwritten.append((f"{_ANSWER}{place}/{number:04}", told[number]))
+        def ignore(writes: object) -> None:
+            """Take an answer that LangGraph would keep for the whole task."""
 
         pad = replace(
             outer,
             interrupt_counter=count().__next__,
-            resume=told,
+            resume=given,
             get_null_resume=answer,
         )
-        inner = {**self._set, "checkpoint_ns": where, _PAD: pad, _SEND: keep}
+        inner = {**self._set, "checkpoint_ns": where, _PAD: pad, _SEND: ignore}
         token = var_child_runnable_config.set({**self._config, "configurable": inner})
         try:
             yield
