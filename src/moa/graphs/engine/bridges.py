@@ -64,7 +64,7 @@ def as_langgraph(
         own.listener = told if told.is_heard else None
         try:
             async with Keeping(runtime, context) as keeping:
-                own.journal = keeping.journal.root
+                own.journal = keeping.place
                 output = (await node.run(read(state), own)).output
         finally:
             told.end()

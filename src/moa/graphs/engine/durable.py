@@ -40,7 +40,7 @@ from moa.graphs.engine.bridges import Told, context_in
 from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.types import JsonForm, is_known
-from moa.journal import Journal
+from moa.journal import Journal, Place, interrupts_of
 from moa.node import Node
 
 In = TypeVar("In")
@@ -82,7 +82,7 @@ def compiled(
     """
     kept = checkpointer is not None
     if kept:
-        _check(getattr(node, "plan", None))
+        _check(node)
     given = _form(takes, owner="input", kept=kept)
     answer = _form(gives, owner=node.name, kept=kept)
 
@@ -93,7 +93,7 @@ def compiled(
         own.listener = told
         try:
             async with Keeping(runtime, context, retry=retry, now=now) as keeping:
-                own.journal = keeping.journal.root
+                own.journal = keeping.place
                 result = await node.run(request, own)
         finally:
             told.end()
@@ -113,11 +113,13 @@ def compiled(
     return made
 
 
-def _check(plan: Plan | None) -> None:
-    for step in () if plan is None else plan.steps:
+def _check(node: object) -> None:
+    """See that a checkpoint can keep what the nodes of a graph give."""
+    plan = getattr(node, "plan", None)
+    for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
             _form(step.signature.output, owner=step.name, kept=True)
-            _check(getattr(step.node, "plan", None))
+            _check(step.node)
 
 
 class Keeping:
@@ -160,8 +162,8 @@ class Keeping:
                 question = key.split("/")[1]
                 self._answers[question] = value
                 self._given[question] += 1
-            elif channel == _CHANNEL:
-                kept[key] = value
+            elif channel == _CHANNEL and key.startswith(f"{self._task}/"):
+                kept[key.partition("/")[2]] = value
             elif channel == "__interrupt__" and key == self._task:
                 asked |= {question.id for question in value}
         await self._take_answers(asked)
@@ -169,7 +171,7 @@ class Keeping:
         self.journal = Journal(
             f"{where}/{self._task}",
             kept,
-            write=self._write if self._saver else None,
+            write=self._keep if self._saver else None,
             inside=self._inside,
             retry=self._retry,
         )
@@ -188,11 +190,20 @@ class Keeping:
         for key, usage in self._before.items():
             if key not in paid:
                 context.charge(usage)
-        context.charged = {**context.charged, **self._before, **paid}
+        if error is not None or self._before:  # a run that has ended is not charged again
+            others = {
+                key: usage for key, usage in context.charged.items() if key not in self._before
+            }
+            context.charged = {**others, **({} if error is None else {**self._before, **paid})}
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not interrupts_of(error):
             await journal.fail()
+
+    @property
+    def place(self) -> Place | None:
+        """What the run's context is given; `None` where nothing outlasts the run."""
+        return self.journal.root if self._saver or self._policies else None
 
     async def _read(self) -> Sequence[tuple[str, str, Any]]:
         if self._saver is None:
@@ -202,6 +213,9 @@ class Keeping:
         else:
             found = await self._saver.aget_tuple(self._at)
         return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
+
+    async def _keep(self, key: str, record: str) -> None:
+        await self._write(f"{self._task}/{key}", record)
 
     async def _write(self, key: str, value: Any, channel: str = _CHANNEL) -> None:
         assert self._saver is not None, "nothing is written without a saver"
