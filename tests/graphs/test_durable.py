@@ -98,7 +98,7 @@ async def test_what_was_answered_before_a_process_was_killed_is_not_asked_again(
 
 
 STATEFUL = {"best_of_n", "debate", "solve"}
-"""Whose scripted models answer by how often they were asked, so that another process's differ."""
+"""Whose models answer by how often they were asked, so that those of a new process differ."""
 
 
 @pytest.mark.long
@@ -109,6 +109,20 @@ async def test_no_ready_graph_asks_again_what_was_answered(
     make, request = RECIPES[name]
     first = cast("list[object]", request)[0] if isinstance(request, list) else request
     await every_death(make, first, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(STATEFUL))
+async def test_no_ready_graph_asks_models_again_that_answer_differently_each_time(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, request = RECIPES[name]
+    _, calls = await whole(make, request, monkeypatch)
+    for lives in range(len(calls.answered)):
+        recipe = make()  # its models outlast the process
+        disk = await killed(lambda recipe=recipe: recipe, request, monkeypatch, lives=lives)
+        _, further = await resumed(lambda recipe=recipe: recipe, disk, monkeypatch)
+        assert lives + len(further.answered) == len(calls.answered), f"killed after {lives}"
 
 
 async def test_who_was_late_before_is_not_asked_when_the_run_goes_on() -> None:

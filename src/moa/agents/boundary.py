@@ -119,7 +119,10 @@ class TypedNode(ABC, Generic[In, Out]):
                 with context.journal.inside(context.node, request) as context.journal:
                     output = await self.answer(request, context)
         except (RuntimeError, KeyError) as error:
-            raise explained(error, context.node) from error
+            found = explained(error, context.node)
+            if found is error:
+                raise
+            raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     @abstractmethod
