@@ -52,7 +52,11 @@ def begun(journal: Journal) -> RunContext:
     return context
 
 
-@pytest.mark.parametrize("around", [lambda e: e, wrapped], ids=["bare", "wrapped"])
+def itself(endpoint: Endpoint) -> Endpoint:
+    return endpoint
+
+
+@pytest.mark.parametrize("around", [itself, wrapped])
 @pytest.mark.parametrize("name", CALLS)
 async def test_an_answer_is_found_as_it_was(name: str, around: Any) -> None:
     before = Journal()

@@ -10,7 +10,7 @@ import json
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -38,7 +38,7 @@ async def main(name: str, file: str, url: str, *on: str) -> None:
 
     double._answer = asked
     make, request = RECIPES[name]
-    first: Any = request[0] if isinstance(request, list) else request
+    first = cast("list[object]", request)[0] if isinstance(request, list) else request
     async with AsyncSqliteSaver.from_conn_string(file) as saver:
         compiled: Any = make().compile(checkpointer=saver)
         output = await compiled.ainvoke(None if on else first, THREAD)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,22 +42,15 @@ class Models:
             return True
 
     @contextmanager
-    def serving(self) -> Iterator[str]:
+    def serving(self) -> Generator[str]:
         """Answer requests, and give the address."""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler: Any) -> None:
-                handler.rfile.read(int(handler.headers["content-length"]))
-                if not self.take():
-                    time.sleep(LONGEST_S)  # until the process is killed
-                with suppress(ConnectionError):
-                    handler.send_response(200)
-                    handler.end_headers()
+        models = self
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+        class Serving(Handler):
+            of = models
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -66,6 +59,23 @@ class Models:
         finally:
             server.shutdown()
             server.socket.close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers, as long as the models do."""
+
+    of: Models
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if not self.of.take():
+            time.sleep(LONGEST_S)  # until the process is killed
+        with suppress(ConnectionError):
+            self.send_response(200)
+            self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def whole(name: str, file: Path, *on: str) -> tuple[str, int]:

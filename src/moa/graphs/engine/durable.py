@@ -230,7 +230,7 @@ class Keeping:
         Args:
             asked: Ids of the questions that the run stopped at.
         """
-        answers = {**(self._set.get(_MAP) or {})}
+        answers: dict[str, Any] = {**(self._set.get(_MAP) or {})}
         if self._saver is None:
             return
         if len(asked) == 1 and not answers:
