@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -47,8 +48,15 @@ class Form(Generic[T]):
 
 def form_of(kind: type[T]) -> Form[T]:
     """Write and read values of a type as pydantic does."""
-    adapter = TypeAdapter(kind)
-    return Form(lambda value: adapter.dump_python(value, mode="json"), adapter.validate_python)
+
+    @cache  # few runs keep anything, and building it takes longer than importing this
+    def adapter() -> TypeAdapter[T]:
+        return TypeAdapter(kind)
+
+    return Form(
+        lambda value: adapter().dump_python(value, mode="json"),
+        lambda written: adapter().validate_python(written),
+    )
 
 
 PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
