@@ -138,8 +138,10 @@ class Place:
     `RunContext.journal` is the place that a node runs in.
     """
 
-    def __init__(self, journal: Journal, around: Place | None = None) -> None:
+    def __init__(self, journal: Journal, what: str = "", around: Place | None = None) -> None:
         self.journal = journal
+        self.what = what
+        """Digest of the node and what it is given."""
         self.around = around
         self.calls: list[str] = []
         """Keys of the calls that were made or found in it, at any depth."""
@@ -147,17 +149,19 @@ class Place:
         """Keys of those that were made or found in no place within."""
 
     def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
-        """Enter a place in this one.
+        """Enter a place in this one, unless it is the same.
 
         Args:
             path: Of the node that runs there.
             request: What it is given.
         """
-        return self._entered(self.journal.numbered(path, request))
+        what = digest(path, request)
+        return nullcontext(self) if what == self.what else self._entered(what)
 
     @contextmanager
-    def _entered(self, key: str) -> Generator[Place]:
-        journal, place = self.journal, Place(self.journal, self)
+    def _entered(self, what: str, key: str = "") -> Generator[Place]:
+        journal, place = self.journal, Place(self.journal, what, self)
+        key = key or journal.numbered(what)
         try:
             with journal.inside(key):
                 yield place
@@ -225,10 +229,11 @@ class Place:
         call = self.call(context, path, request)
         if form and call.is_kept:
             return call.found(form)
-        key, calls = self.journal.numbered(path, request), list[str]()
+        what, calls = digest(path, request), list[str]()
+        key = self.journal.numbered(what)  # of each attempt, so that people are asked once
 
         async def once() -> T:
-            with self._entered(key) as call.inner.journal:
+            with self._entered(what, key) as call.inner.journal:
                 try:
                     return await node(call.inner)
                 finally:

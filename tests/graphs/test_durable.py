@@ -201,6 +201,24 @@ async def test_a_node_that_is_run_again_asks_again() -> None:
     assert await compiled.ainvoke("x", THREAD) == "yes"
 
 
+async def test_people_are_asked_once_by_a_node_that_is_run_again() -> None:
+    failures = iter((True, False))
+
+    class Approves(TypedNode[str, Reply]):
+        async def answer(self, request: str, context: RunContext) -> Reply:
+            said = interrupt("well?")
+            if next(failures):
+                raise EndpointUnavailable("down", endpoint="e")
+            return Reply(text=said)
+
+    g = Graph("g", str)
+    policy = RetryPolicy(retry_on=EndpointUnavailable, initial_interval=0.0, jitter=False)
+    graph = g.build(g.add(Approves(), g.input))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver(), retry=policy)
+    await compiled.ainvoke("x", THREAD)
+    assert (await compiled.ainvoke(Command(resume="yes"), THREAD)).text == "yes"
+
+
 PRICE = Price(input=Decimal(1), output=Decimal(1))
 
 
