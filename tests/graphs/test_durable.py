@@ -409,6 +409,14 @@ async def test_texts_are_streamed_as_messages_from_inside() -> None:
     assert len({chunk.id for chunk, _ in parts}) == len(texts)
 
 
+async def test_studio_is_shown_what_is_drawn() -> None:
+    compiled: Any = own_graph().compiled
+    drawn = (await compiled.aget_graph()).draw_mermaid()
+    assert all(name in drawn for name in ("plain", "last", "aggregator"))
+    assert compiled.get_input_jsonschema()["type"] == "string"
+    assert compiled.get_context_jsonschema() is None
+
+
 class State(TypedDict, total=False):
     text: str
     reply: str

@@ -20,6 +20,8 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.graph import Edge, Graph
+from langchain_core.runnables.graph import Node as GraphNode
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.last_value import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -110,7 +112,38 @@ def compiled(
     channels = cast("dict[str, Any]", made.channels)  # pyright: ignore[reportUnknownMemberType]
     channels[START] = JsonInput(given)
     channels[END] = JsonOutput(answer, END)
+
+    def get_graph(config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        return _drawn(node)
+
+    async def aget_graph(
+        config: RunnableConfig | None = None, *, xray: int | bool = False
+    ) -> Graph:
+        return _drawn(node)
+
+    def get_context_jsonschema() -> None:
+        """Tell of none: a `RunContext` comes from Python alone."""
+
+    made.get_graph, made.aget_graph = get_graph, aget_graph
+    made.get_context_jsonschema = get_context_jsonschema
     return made
+
+
+def _drawn(node: object) -> Graph:
+    """Draw what is in a node as LangChain does, which is what LangGraph's Studio shows."""
+    from moa.graphs.engine.drawing import diagram_of
+
+    drawn, plan = Graph(), getattr(node, "plan", None)
+    diagrams = [diagram_of(plan if isinstance(plan, Plan) else cast("Any", node))]
+    for diagram in diagrams:
+        diagrams.extend(diagram.inner)
+        for box in diagram.boxes:
+            drawn.nodes[box.key] = GraphNode(box.key, box.label, data=None, metadata=None)
+    for diagram in diagrams:
+        for arrow in diagram.arrows.values():
+            label = ", ".join(arrow.labels) or None
+            drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
+    return drawn
 
 
 def _check(node: object) -> None:
