@@ -11,7 +11,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried
 from moa.errors import EndpointUnavailable, MoaError, OutputError, StoreError
-from moa.journal import Journal
+from moa.journal import Journal, digest
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Budget
@@ -75,6 +75,11 @@ async def test_a_text_that_came_in_pieces_is_found_when_it_is_asked_whole() -> N
     before = Journal()
     answer = await streamed(bare(), begun(before))
     assert await CALLS["complete"](bare(), begun(Journal(kept=before.kept))) == answer
+
+
+def test_what_is_asked_is_told_apart_whatever_it_is() -> None:
+    asked = ["a", "b", b"\xff", "\ud800", "\udc00", {"a": 1}, object(), YES_OR_NO]
+    assert len({digest(one) for one in asked}) == len(asked)
 
 
 async def test_equal_calls_have_an_answer_each() -> None:

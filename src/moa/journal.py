@@ -329,9 +329,11 @@ class Call:
 
 def digest(*what: object) -> str:
     """Tell apart what is asked, in every process alike."""
-    return hashlib.blake2b(
-        to_json(what, fallback=lambda one: type(one).__qualname__), digest_size=16
-    ).hexdigest()
+    try:
+        written = to_json(what, fallback=lambda one: type(one).__qualname__, bytes_mode="base64")
+    except ValueError:  # half a character, which no JSON holds
+        written = repr(what).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
