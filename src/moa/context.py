@@ -190,6 +190,10 @@ class RunContext:
             if level.keep_notes and key not in level.charged:
                 level._notes.extend(notes)
 
+    def is_within(self, other: RunContext) -> bool:
+        """Whether what is spent here is spent there too."""
+        return any(level is other for level in self._lineage())
+
     def emit(self, event: Event) -> None:
         """Tell whoever listens to this run."""
         if self.listener is not None:

@@ -72,6 +72,7 @@ class Journal:
         write: Keeps a record under a key. One that is there already may stay.
         inside: Entered with the key of each place, while what stands there runs.
         retry: Runs a node of a graph, again where it fails.
+        context: What is spent in it is counted; `None`: all that is kept.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Journal:
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
         retry: Retry = lambda once: once(),
+        context: RunContext | None = None,
     ) -> None:
         self.name = name
         self.kept = dict(kept or {})
         self.inside = inside
         self.retry = retry
+        self.context = context
         self.root = Place(self)
         self.paid: dict[str, Usage] = {}
         """What the calls took that this run has made or found, by key."""
@@ -273,6 +276,11 @@ class Call:
         """Whether it was made before."""
         return self.key in self.place.journal.kept
 
+    @property
+    def _is_counted(self) -> bool:
+        run = self.place.journal.context
+        return run is None or self.inner.is_within(run)
+
     def found(self, form: Form[T]) -> T:
         """Give its answer, and count what it took.
 
@@ -288,10 +296,11 @@ class Call:
         except (ValueError, TypeError) as fault:
             raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
         self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes)
-        for key in record.calls:
-            journal.paid[key] = record.spent if key == self.key else _spent(journal.kept[key])
         journal.found += len(record.calls)
-        self.place.count(record.calls)
+        if self._is_counted:
+            for key in record.calls:
+                journal.paid[key] = record.spent if key == self.key else _spent(journal.kept[key])
+            self.place.count(record.calls)
         if error:
             raise error
         return cast("T", value)
@@ -321,8 +330,9 @@ class Call:
         journal, usage = self.place.journal, self.inner.usage
         if calls is None:
             calls = [self.key]
-            journal.paid[self.key] = usage
-            self.place.count(calls)
+            if self._is_counted:
+                journal.paid[self.key] = usage
+                self.place.count(calls)
         record = _Record(value, error, [*usage.parts.items()], self.inner.trace, calls)
         await journal.keep(self.key, _RECORD.dump_json(record).decode())
 

@@ -207,6 +207,7 @@ class Keeping:
             write=self._keep if self._saver else None,
             inside=self._inside,
             retry=self._retry,
+            context=self._context,
         )
         self._before = {
             key: usage
