@@ -13,7 +13,7 @@ from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.asking import asked_by
-from moa.graphs.building.builder import Graph
+from moa.graphs.engine.builder import Graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Text

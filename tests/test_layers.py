@@ -14,6 +14,7 @@ LAYERS = [
     {"usage", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},
+    {"journal"},
     {"node", "questions"},
     {"handoffs"},
     {"batch"},
@@ -41,7 +42,7 @@ LAYERS = [
 ]
 
 
-ENGINE = {"__init__", "building", "checkpoints", "drawing", "recipe", "streaming"}
+ENGINE = {"__init__", "engine", "recipe"}
 """What all graphs are made of; the recipes in the same room import it, and so do the guards."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from moa.batch import reader_of
 from moa.config import load
 from moa.errors import ConfigError
-from moa.graphs.drawing import Drawable
+from moa.graphs.engine.drawing import Drawable
 from moa.ready import node_of
 from moa.tiers import Endpoints
 

@@ -21,8 +21,8 @@ from moa.endpoints.replicas import Replicas
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.engine.handles import NodeStep
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply

@@ -21,6 +21,7 @@ NoteKind = Literal[
     "refused",
     "failed",
     "degraded",
+    "resumed",
 ]
 
 

@@ -24,11 +24,11 @@ from moa.documents.retrieval import BM25
 from moa.errors import EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
+from moa.graphs.engine.handles import NodeStep
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Change, Monitor, State, Window
 from moa.graphs.monitor import Item as Post

@@ -16,6 +16,7 @@ from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
+from moa.journal import explained
 from moa.node import Result, finish
 from moa.usage import UNLIMITED, Budget
 
@@ -111,7 +112,18 @@ class TypedNode(ABC, Generic[In, Out]):
         context = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        output = await self.answer(self._admitted(request), context)
+        request = self._admitted(request)
+        try:
+            if context.journal is None:
+                output = await self.answer(request, context)
+            else:
+                with context.journal.inside(context.node, request) as context.journal:
+                    output = await self.answer(request, context)
+        except (RuntimeError, KeyError) as error:
+            found = explained(error, context.node)
+            if found is error:
+                raise
+            raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def map(

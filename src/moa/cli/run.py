@@ -185,7 +185,7 @@ def draw(
     """
     from moa.cli.session import configured
     from moa.errors import ConfigError
-    from moa.graphs.drawing import Drawable
+    from moa.graphs.engine.drawing import Drawable
     from moa.ready import node_of
     from moa.tiers import Endpoints
 

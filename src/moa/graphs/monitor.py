@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
@@ -21,8 +21,8 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.building.handles import NodeStep
-from moa.graphs.building.plan import Plan
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan
 from moa.graphs.keeping import keep, read_kept
 from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
 from moa.graphs.single_model import Labels
@@ -87,12 +87,21 @@ class Report(Reply):
     """Whether the large model wrote `text`; otherwise it holds the figures alone."""
 
 
+class _Read(BaseModel):
+    """A decision that was read from JSON, which doesn't name its class."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
 class Observation(BaseModel):
     """What an item was found to be, and the report where it ended a window with a change."""
 
     model_config = ConfigDict(frozen=True)
 
-    decision: SerializeAsAny[BaseModel]
+    decision: Annotated[
+        SerializeAsAny[BaseModel],
+        BeforeValidator(lambda one: _Read(**one) if isinstance(one, dict) else one),
+    ]
     report: Report | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -44,18 +44,16 @@ from moa.config import keys_at, nearest
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.plan import Plan
-from moa.graphs.building.scheduler import Run
-from moa.graphs.building.signatures import is_node
-from moa.graphs.streaming import streamed
-from moa.node import Node, Result
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.scheduler import Run, Runs
+from moa.graphs.engine.types import is_node
+from moa.node import Node
 from moa.tiers import Endpoints
-from moa.trace import Event
 from moa.usage import UNLIMITED, Budget, Tier
 
 if TYPE_CHECKING:
-    from moa.graphs.drawing import Drawing
+    from moa.graphs.engine.drawing import Drawing
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
@@ -416,7 +414,7 @@ class _Validated:
     """Tells type checkers that the fields of what derives from it are its keywords."""
 
 
-class Recipe(_Validated, TypedNode[In, Out]):
+class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
@@ -547,25 +545,9 @@ class Recipe(_Validated, TypedNode[In, Out]):
 
     def draw(self) -> Drawing:
         """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        from moa.graphs.drawing import Drawing
+        from moa.graphs.engine.drawing import Drawing
 
         return Drawing(self)
-
-    def stream(
-        self, request: In, context: RunContext | None = None, /
-    ) -> AsyncIterator[Event | Result[Out]]:
-        """Run, and tell what happens while it happens. The result comes last.
-
-        Leaving the loop early cancels the run.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            MoaError: as `run`.
-        """
-        return streamed(self, request, context)
 
 
 class WiredRecipe(Recipe[In, Out]):

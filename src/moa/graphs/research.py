@@ -26,7 +26,7 @@ from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
 from moa.handoffs import Reply, Text
-from moa.node import Node
+from moa.node import Node, in_place
 from moa.trace import Piece
 
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -282,7 +282,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         async def look_up(question: str) -> RagOutcome | str:
             async with gate:
                 try:
-                    return (await self.answerer.run(question, context)).output
+                    return (await in_place(self.answerer, question, context)).output
                 except (ConfigError, DeadlineExceeded):
                     raise
                 except MoaError as error:
