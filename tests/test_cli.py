@@ -16,7 +16,7 @@ from moa.cli import main
 GRAPH = """
 from pydantic import BaseModel
 from moa import Reply
-from moa.graphs.building.builder import Graph
+from moa.graphs.engine.builder import Graph
 from moa.handoffs import Dropped
 from moa.testing import SimulatedEndpoint
 from moa.agents.generator import Generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from moa.graphs.engine.builder import Graph
 
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
@@ -13,7 +14,6 @@ from moa.cli.asking import asked_by
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.graphs.building.builder import Graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Text

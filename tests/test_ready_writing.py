@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.graphs.engine.drawing import Drawable
 
 from moa.cli.inputs import reader_of
 from moa.config import load
 from moa.errors import ConfigError
-from moa.graphs.drawing import Drawable
 from moa.ready import node_of
 from moa.tiers import Endpoints
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moa.graphs.engine.handles import NodeStep
 
 from moa.advisor.bench import Measurement, Step, keep
 from moa.agents.filter import Filter
@@ -21,7 +22,6 @@ from moa.endpoints.replicas import Replicas
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
 from moa.graphs.support import Support
 from moa.guards.injection import Injection

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
+from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.scheduler import streamed
 from pydantic import BaseModel
 
 from moa.agents.classifier import Classifier
@@ -32,10 +34,8 @@ from moa.errors import (
     InputError,
     OutputError,
 )
-from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade
 from moa.graphs.oversight import Oversight, same_answer
-from moa.graphs.streaming import streamed
 from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate

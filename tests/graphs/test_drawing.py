@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moa.graphs.engine.drawing import Drawing
 
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
-from moa.graphs.drawing import Drawing
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint
 

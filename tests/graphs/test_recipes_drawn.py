@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, cast
 
 import pytest
+from moa.graphs.engine.handles import NodeStep
 from routing import router
 
 from moa.agents.classifier import Classifier
@@ -24,7 +25,6 @@ from moa.documents.retrieval import BM25
 from moa.errors import EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review

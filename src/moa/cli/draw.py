@@ -38,7 +38,7 @@ def draw(
     """Draw a graph."""
     from moa.cli.configuration import configured
     from moa.errors import ConfigError
-    from moa.graphs.drawing import Drawable
+    from moa.graphs.engine.drawing import Drawable
     from moa.ready import node_of
     from moa.tiers import Endpoints
 

@@ -16,7 +16,7 @@ from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled, text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
-from moa.graphs.building.signatures import signature_of
+from moa.graphs.engine.types import signature_of
 from moa.graphs.recipe import FromEndpoint, Recipe, Sketch, Table
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written

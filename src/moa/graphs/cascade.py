@@ -21,8 +21,7 @@ from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
 from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import UNKNOWN
+from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.oversight import Oversight, questions_in
 from moa.graphs.recipe import (
     FromEndpoint,

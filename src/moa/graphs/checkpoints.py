@@ -14,8 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa.agents.boundary import said
 from moa.errors import OutputError, StoreError, WiringError
-from moa.graphs.building.skipped import Skipped
-from moa.graphs.building.types import UNKNOWN, is_union, shown
+from moa.graphs.engine.types import UNKNOWN, Skipped, is_union, shown
 
 
 class JsonForm:

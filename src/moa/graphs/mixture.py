@@ -24,8 +24,7 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import fits, shown
+from moa.graphs.engine.types import fits, shown, signature_of
 from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
 from moa.handoffs import Consulted, Reply
 from moa.mixing.fan_out import fan_out

@@ -21,8 +21,8 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.building.handles import NodeStep
-from moa.graphs.building.plan import Plan
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan
 from moa.graphs.keeping import keep, read_kept
 from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
 from moa.graphs.single_model import Labels

@@ -37,7 +37,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.building.signatures import is_node
+from moa.graphs.engine.types import is_node
 from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
 from moa.handoffs import Dropped, Reply, Text
 from moa.node import Node

@@ -44,18 +44,17 @@ from moa.config import keys_at, nearest
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.plan import Plan
-from moa.graphs.building.scheduler import Run
-from moa.graphs.building.signatures import is_node
-from moa.graphs.streaming import streamed
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.scheduler import Run, streamed
+from moa.graphs.engine.types import is_node
 from moa.node import Node, Result
 from moa.tiers import Endpoints
 from moa.trace import Event
 from moa.usage import UNLIMITED, Budget, Tier
 
 if TYPE_CHECKING:
-    from moa.graphs.drawing import Drawing
+    from moa.graphs.engine.drawing import Drawing
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
@@ -547,7 +546,7 @@ class Recipe(_Validated, TypedNode[In, Out]):
 
     def draw(self) -> Drawing:
         """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        from moa.graphs.drawing import Drawing
+        from moa.graphs.engine.drawing import Drawing
 
         return Drawing(self)
 

@@ -29,8 +29,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
+from moa.graphs.engine.builder import BuiltGraph, Graph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.recipe import Named, WiredRecipe, beside_config
 from moa.handoffs import Reply

@@ -20,7 +20,7 @@ from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.signatures import signature_of
+from moa.graphs.engine.types import signature_of
 from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.signatures import signature_of
 from moa.graphs.cascade import Cascade
+from moa.graphs.engine.types import signature_of
 from moa.graphs.recipe import FromEndpoints, FromFile, Recipe, Sketch, Table
 from moa.graphs.single_model import single_model
 from moa.node import Node, Result, unique_names

@@ -13,7 +13,7 @@ from pydantic import Field
 from moa.agents.boundary import In, Out
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError
-from moa.graphs.building.signatures import signature_of
+from moa.graphs.engine.types import signature_of
 from moa.graphs.oversight import same_answer
 from moa.graphs.recipe import FromGraph, Recipe, Sketch
 from moa.node import Node, Result

@@ -30,8 +30,7 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
+from moa.graphs.engine.builder import BuiltGraph, Graph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.recipe import Named, WiredRecipe
 from moa.handoffs import Reply

@@ -27,9 +27,8 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.known import can_write
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.skipped import Skipped
+from moa.graphs.engine.builder import BuiltGraph, Graph
+from moa.graphs.engine.types import Skipped
 from moa.graphs.recipe import Named, WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text

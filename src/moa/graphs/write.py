@@ -23,8 +23,7 @@ from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
+from moa.graphs.engine.builder import BuiltGraph, Graph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
 from moa.graphs.recipe import Named, WiredRecipe
 from moa.handoffs import Reply

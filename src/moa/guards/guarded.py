@@ -15,8 +15,7 @@ from moa.agents.filter import Verdict
 from moa.config import checked
 from moa.context import RunContext
 from moa.errors import WiringError
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import UNKNOWN, fits, union
+from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
 from moa.graphs.recipe import FromGraph, Recipe, Sketch
 from moa.guards import Blocked, Exchange, Place
 from moa.guards.pii import Pii, PiiSession, counted

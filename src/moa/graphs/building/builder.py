@@ -6,22 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from moa.errors import WiringError
-from moa.graphs.building.branches import Branch, apart, path
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.handles import (
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.handles import (
+    Branch,
     Handle,
     InputStep,
     MatchStep,
     NodeStep,
+    apart,
     function_step,
+    labels_of,
+    path,
     step_of,
 )
-from moa.graphs.building.labels import labels_of
-from moa.graphs.building.plan import plan_of
-from moa.graphs.building.signatures import is_node, signature_of
-from moa.graphs.building.skipped import Skipped
-from moa.graphs.building.types import union
-from moa.graphs.building.wiring import check
+from moa.graphs.engine.plan import check, plan_of
+from moa.graphs.engine.types import Skipped, is_node, signature_of, union
 from moa.node import Node
 from moa.questions import Choice
 

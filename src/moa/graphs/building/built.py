@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from moa.context import RunContext
 from moa.errors import InputError
-from moa.graphs.building.plan import Plan
-from moa.graphs.building.scheduler import Run
-from moa.graphs.building.types import shown
-from moa.graphs.streaming import streamed
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.scheduler import Run, streamed
+from moa.graphs.engine.types import shown
 from moa.node import Result, finish
 from moa.trace import Event
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.types import RetryPolicy
 
-    from moa.graphs.building.compiled import Compiled
-    from moa.graphs.drawing import Drawing
+    from moa.graphs.engine.drawing import Drawing
+    from moa.graphs.engine.durable import Compiled
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
@@ -90,7 +89,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
         Raises:
             WiringError: the type of a node's output is not known, so no checkpoint could keep it.
         """
-        from moa.graphs.building.compiled import compiled
+        from moa.graphs.engine.durable import compiled
 
         return compiled(self, checkpointer=checkpointer, retry=retry)
 
@@ -101,7 +100,7 @@ class BuiltGraph(Generic[In_contra, Out_co]):
 
     def draw(self) -> Drawing:
         """Draw the graph: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        from moa.graphs.drawing import Drawing
+        from moa.graphs.engine.drawing import Drawing
 
         return Drawing(self.plan)
 

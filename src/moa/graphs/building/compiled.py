@@ -18,11 +18,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 
 from moa.context import RunContext
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.handles import NodeStep
-from moa.graphs.building.plan import Plan, Task
-from moa.graphs.building.scheduler import Run, call
 from moa.graphs.checkpoints import JsonForm, JsonInput, JsonOutput, form_of
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan, Task
+from moa.graphs.engine.scheduler import Run, call
 from moa.graphs.recipe import WiredRecipe
 
 Compiled = Pregel[Any, Any, Any, Any]

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Generic, TypeVar
 
-from moa.graphs.building.branches import Branch, innermost, shared
-from moa.graphs.building.signatures import Signature, field_type, picked, signature_of
-from moa.graphs.building.types import UNKNOWN
+from moa.graphs.engine.handles import Branch, innermost, shared
+from moa.graphs.engine.types import UNKNOWN, Signature, field_type, picked, signature_of
 from moa.usage import Tier
 
 T_co = TypeVar("T_co", covariant=True)

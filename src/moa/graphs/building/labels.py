@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
-from moa.graphs.building.handles import NodeStep, Step
+from moa.graphs.engine.handles import NodeStep, Step
 from moa.questions import Choice, Question
 
 

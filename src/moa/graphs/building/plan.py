@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from moa.graphs.building.branches import Branch, label_name
-from moa.graphs.building.handles import FunctionStep, MatchStep, NodeStep, Step
-from moa.graphs.building.signatures import is_node
-from moa.graphs.building.wiring import reachable
+from moa.graphs.engine.handles import Branch, FunctionStep, MatchStep, NodeStep, Step, label_name
+from moa.graphs.engine.plan import reachable
+from moa.graphs.engine.types import is_node
 
 Kind = Literal["input", "node", "function", "match"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
-from moa.graphs.building.plan import Plan, Task
-from moa.graphs.building.skipped import Skipped
+from moa.graphs.engine.plan import Plan, Task
+from moa.graphs.engine.types import Skipped
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 PENDING: Any = object()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from moa.graphs.building.types import UNKNOWN, split_skipped
+from moa.graphs.engine.types import UNKNOWN, split_skipped
 from moa.node import Node, Result
 
 _PLAIN_READS = frozenset(("RESUME", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_ATTR", "RETURN_VALUE"))

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from moa.graphs.building.skipped import Skipped
+from moa.graphs.engine.types import Skipped
 
 
 class _Unknown:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from moa.graphs.building.handles import FunctionStep, MatchStep, NodeStep, Step
-from moa.graphs.building.types import UNKNOWN, fits, shown
+from moa.graphs.engine.handles import FunctionStep, MatchStep, NodeStep, Step
+from moa.graphs.engine.types import UNKNOWN, fits, shown
 from moa.questions import Choice
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from moa.errors import ConfigError, MissingDependency
-from moa.graphs.building.plan import Plan
-from moa.graphs.drawing.diagram import diagram_of
-from moa.graphs.drawing.mermaid import mermaid_of
+from moa.graphs.engine.drawing import diagram_of, mermaid_of
+from moa.graphs.engine.plan import Plan
 from moa.graphs.recipe import Recipe
 
 

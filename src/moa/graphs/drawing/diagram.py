@@ -7,11 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from moa.graphs.building.branches import Branch, label_name
-from moa.graphs.building.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
-from moa.graphs.building.plan import Plan
-from moa.graphs.building.signatures import picked
-from moa.graphs.building.types import UNKNOWN, shown
+from moa.graphs.engine.handles import (
+    Branch,
+    FunctionStep,
+    InputStep,
+    MatchStep,
+    NodeStep,
+    Step,
+    label_name,
+)
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.types import UNKNOWN, picked, shown
 from moa.graphs.recipe import Recipe, Sketch
 from moa.usage import Tier
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from moa.graphs.drawing.diagram import Arrow, Box, Diagram
+from moa.graphs.engine.drawing import Arrow, Box, Diagram
 
 _HEAD = """\
 ---
