@@ -13,15 +13,15 @@ from moa.agents.sentiment import Sentiment
 from moa.cli.batch import run_one, through
 from moa.cli.inputs import reader_of
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.code import Code
+from moa.graphs.loading import AnyNode, load_graph
 from moa.graphs.monitor import Monitor
 from moa.graphs.solve import Solve
-from moa.ready import AnyNode, node_of
 from moa.rows import Item, Row, line
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 
 ENDPOINTS = """
 [endpoints.small]
@@ -44,7 +44,7 @@ llm = "large"
 def built(name: str, table: str, folder: Path) -> AnyNode:
     file = folder / "moa.toml"
     file.write_text(f"{ENDPOINTS}\n[graphs.{name}]\n{table}")
-    return node_of(name, Endpoints(load(file), read_keys=False))
+    return load_graph(name, Endpoints(load(file), read_keys=False))
 
 
 def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_table_that_can_not_work_is_refused(table: str, tmp_path: Path) -> Non
 def test_the_built_in_model_writes_no_reports(tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
     file.write_text("")
-    node = node_of("monitor", Endpoints(load(file), read_keys=False))
+    node = load_graph("monitor", Endpoints(load(file), read_keys=False))
     assert isinstance(node, Monitor)
     assert node.writer is None
 

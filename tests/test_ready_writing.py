@@ -7,10 +7,10 @@ import pytest
 
 from moa.cli.inputs import reader_of
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError
 from moa.graphs.drawing import Drawable
-from moa.ready import node_of
-from moa.tiers import Endpoints
+from moa.graphs.loading import load_graph
 
 NAMES = ("summarize", "brainstorm", "write", "research", "recommend")
 TWO = """
@@ -37,14 +37,14 @@ def configured(folder: Path, tables: str) -> Endpoints:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_it_draws_without_settings(name: str, tmp_path: Path) -> None:
-    node = node_of(name, configured(tmp_path, ""))
+    node = load_graph(name, configured(tmp_path, ""))
     assert isinstance(node, Drawable)
     assert "LLM · big" in node.draw().mermaid
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_text_alone_is_an_input(name: str, tmp_path: Path) -> None:
-    node = node_of(name, configured(tmp_path, ""))
+    node = load_graph(name, configured(tmp_path, ""))
     read = reader_of(node)("Some text.")
     assert str(read) == "Some text."
     assert reader_of(node)({"text": "Some text."}) == read
@@ -63,18 +63,20 @@ async def test_a_text_alone_is_an_input(name: str, tmp_path: Path) -> None:
 async def test_another_endpoint_is_named_in_its_table(
     name: str, settings: str, tmp_path: Path
 ) -> None:
-    node: Any = node_of(name, configured(tmp_path, f"[graphs.{name}]\n{settings}\n"))
+    node: Any = load_graph(name, configured(tmp_path, f"[graphs.{name}]\n{settings}\n"))
     assert "LLM · other" in node.draw().mermaid
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_misspelt_setting_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"graphs.{name}"):
-        node_of(name, configured(tmp_path, f"[graphs.{name}]\nlenght = 3\n"))
+        load_graph(name, configured(tmp_path, f"[graphs.{name}]\nlenght = 3\n"))
 
 
 async def test_a_catalogue_stands_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("id,text\n1,Shoes\n", encoding="utf-8")
-    node_of("recommend", configured(tmp_path, '[graphs.recommend]\ncatalogue = "items.csv"\n'))
+    load_graph("recommend", configured(tmp_path, '[graphs.recommend]\ncatalogue = "items.csv"\n'))
     with pytest.raises(ConfigError, match=r"none\.csv can't be read"):
-        node_of("recommend", configured(tmp_path, '[graphs.recommend]\ncatalogue = "none.csv"\n'))
+        load_graph(
+            "recommend", configured(tmp_path, '[graphs.recommend]\ncatalogue = "none.csv"\n')
+        )

@@ -13,6 +13,7 @@ import pytest
 from moa.advisor.bench import Measurement, Step, keep
 from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
+from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -23,12 +24,11 @@ from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.loading import READY, load_graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Reply
-from moa.ready import READY, node_of
 from moa.testing import SimulatedEndpoint
-from moa.tiers import NO_LLM, Endpoints
 
 SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
 LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
@@ -156,13 +156,13 @@ def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path)
     if name == "shadow":  # its candidate is the cascade
         graphs["cascade"] = needed["cascade"]
     takes_a_file = name == "routed"  # one of your own; it can be drawn without
-    node = node_of(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
+    node = load_graph(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
     assert node.name
 
 
 @pytest.mark.parametrize("name", ["spam", "injection"])
 def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
-    ready = node_of(name, endpoints())
+    ready = load_graph(name, endpoints())
     slm = endpoints().slm
     steps = Support(slm=slm, llm=slm).plan.steps
     inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
@@ -175,31 +175,31 @@ def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
 
 def test_a_table_of_no_ready_graph_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
-        node_of("sentiment", Endpoints(Config(graphs={"suport": {}})))
+        load_graph("sentiment", Endpoints(Config(graphs={"suport": {}})))
 
 
 def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
     config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
     with pytest.raises(
-        ConfigError, match=r"\[graphs.support\] intents.a.meens: .*Did you mean 'means'"
+        ConfigError, match=r"\[graphs.support.intents.a\] has no key 'meens'. Did you mean 'means'"
     ):
-        node_of("support", Endpoints(config))
+        load_graph("support", Endpoints(config))
 
 
 async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() -> None:
     table: dict[str, Any] = {"labels": ["a", "b"], "confidence": 0.9}
-    ready = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})))
+    ready = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})))
     assert isinstance(ready, Cascade)
     assert (await ready.run("x")).tier == 1
     given = {"confidence": 0.5, "threshold": 0.1}  # what it has no setting for is for others
-    lenient = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
+    lenient = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
     assert isinstance(lenient, Cascade)
     assert (await lenient.run("x")).tier == 0
 
 
 def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
     with pytest.raises(ConfigError, match="needs calibration"):
-        node_of("cascade", Endpoints(Config()))
+        load_graph("cascade", Endpoints(Config()))
 
 
 class Scripted(Endpoints):
@@ -228,7 +228,7 @@ async def test_the_example_graph_asks_the_llm_only_for_complaints(
     happy: float, tiers: set[str]
 ) -> None:
     file = Path(__file__).parent.parent / "examples" / "custom_graph.py"
-    node = node_of(f"{file}:graph", Scripted(happy))
+    node = load_graph(f"{file}:graph", Scripted(happy))
     module = importlib.import_module("_moa_file_custom_graph")
     result = await node.run(module.Review(text="It came on time."))
     assert isinstance(result.output, Reply)
@@ -306,8 +306,10 @@ def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
 def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
-    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] proposer: there is"):
-        node_of("mixture", Endpoints(file))
+    with pytest.raises(
+        ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key 'proposer'"
+    ):
+        load_graph("mixture", Endpoints(file))
 
 
 def written(folder: Path, model: str, *lines: str, name: str = "moa.toml") -> Path:

@@ -11,13 +11,13 @@ from routing import router
 
 from moa import Generator, RunContext
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
 from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 from moa.trace import Event, Piece
 from moa.usage import Tier
 

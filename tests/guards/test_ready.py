@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, WiringError
-from moa.guards.guarded import Guarded, Guards, apart
+from moa.graphs.loading import load_graph
+from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
-from moa.ready import node_of
-from moa.tiers import Endpoints
 
 
 def endpoints(tmp_path: Path, text: str) -> Endpoints:
@@ -21,16 +21,10 @@ def endpoints(tmp_path: Path, text: str) -> Endpoints:
     return Endpoints(load(file))
 
 
-def test_a_list_puts_the_mask_before_and_the_rest_beside() -> None:
-    guards, rest = apart({"guards": ["pii", "injection"], "sure": 0.6}, name="support")
-    assert guards == Guards(before=["pii"], beside=["injection"])
-    assert rest == {"sure": 0.6}
-
-
 async def test_a_ready_graph_is_guarded_as_its_table_says(tmp_path: Path) -> None:
     text = '[graphs.generator]\nguards = ["pii", "injection"]\n[graphs.pii]\ndeny = ["Falcon"]\n'
     async with endpoints(tmp_path, text) as configured:
-        node = node_of("generator", configured)
+        node = load_graph("generator", configured)
     assert isinstance(node, Guarded)
     assert node.name == "generator"
     (mask,) = node.before
@@ -43,7 +37,7 @@ async def test_a_ready_graph_is_guarded_as_its_table_says(tmp_path: Path) -> Non
 async def test_places_can_be_chosen(tmp_path: Path) -> None:
     text = '[graphs.generator]\nguards = { before = ["injection"], after = ["pii"] }\n'
     async with endpoints(tmp_path, text) as configured:
-        node = node_of("generator", configured)
+        node = load_graph("generator", configured)
     assert isinstance(node, Guarded)
     assert [guard.name for guard in (*node.before, *node.after)] == ["injection", "pii"]
 
@@ -62,4 +56,4 @@ async def test_what_is_no_guard_is_refused(
 ) -> None:
     async with endpoints(tmp_path, f"[graphs.generator]\nguards = {given}\n") as configured:
         with pytest.raises(error, match=said):
-            node_of("generator", configured)
+            load_graph("generator", configured)

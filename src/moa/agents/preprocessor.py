@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Unpack
 
 from moa.agents import cleaning
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
@@ -26,6 +26,7 @@ _REWRITTEN_TOKENS = 600
 """Longer texts are not rewritten: a small model loses the thread."""
 
 
+@ready("preprocessor", "Repairs and unwraps a text")
 class Preprocessor(TypedNode[Text | str, Text]):
     """Repairs and unwraps a text, tells its language, and keeps it within a length.
 

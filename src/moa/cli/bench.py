@@ -138,7 +138,7 @@ def _measured(
         KeyboardInterrupt: nothing was measured yet.
     """
     from moa.advisor.bench import Bench, Measurement
-    from moa.tiers import Endpoints
+    from moa.config.endpoints import Endpoints
 
     model = Endpoints(config, read_keys=False).named(name).model
     found: list[Step] = []

@@ -15,11 +15,11 @@ from moa.cli.configuration import configured
 from moa.cli.conversing_commands import COMMANDS, Ended
 from moa.cli.session import ANSWERED, FAILED, STOPPED
 from moa.cli.tables import cost_of
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import MoaError, StoreError
+from moa.graphs.loading import load_graph
 from moa.node import Result
-from moa.ready import node_of
-from moa.tiers import Endpoints
 from moa.trace import Event, Piece
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def held(config: Path | None, settings: Mapping[str, object], *, thread: str) ->
     with asyncio.Runner() as runner:
         endpoints = Endpoints(configured(config))
         try:
-            node = node_of("chat", endpoints, given=settings)
+            node = load_graph("chat", endpoints, given=settings)
             talk = Talk(cast("Chat", node), runner, thread=thread)
             if endpoints.stood_in:
                 talk.tell(_ALONE)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from moa.calibration.active_learning import Pick
     from moa.calibration.features import Progress
     from moa.calibration.file import Calibration
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.labelled import LabelFile, Unlabelled
-    from moa.tiers import Endpoints
 
 PERSON = "person"
 DONE, NOTHING = 0, 1

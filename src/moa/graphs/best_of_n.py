@@ -17,7 +17,8 @@ from moa.calibration.acceptance import sampled, text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch, Table
+from moa.graphs.fields import FromEndpoint, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out

@@ -26,7 +26,8 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
@@ -89,13 +90,13 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Scores the ideas."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Names the themes, and proposes where no others do."""
     personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
     """What each persona looks for, by its name."""
-    proposers: Sequence[Annotated[Endpoint, Named()]] = ()
+    proposers: Sequence[Large] = ()
     """Who proposes, the personas in turn; none: the large model for all of them."""
     ideas: int = Field(default=5, ge=1)
     """How many each persona proposes."""
@@ -105,7 +106,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     """Cosine of the encoder's vectors from which on two ideas are one."""
     temperatures: Sequence[float | None] = Field(default=(1.0,), min_length=1)
     """For the personas in turn; `None` leaves it to the server."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns ideas into vectors; `None`: the built-in one."""
 
     def prepare(self) -> None:

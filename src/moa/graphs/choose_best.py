@@ -16,7 +16,8 @@ from moa.agents.proposer import sampler
 from moa.context import RunContext
 from moa.errors import ConfigError, OutputError
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoints, Recipe, Sketch, Table
+from moa.graphs.fields import FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
 from moa.mixing.voting import Tally, Voted

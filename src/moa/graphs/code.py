@@ -15,16 +15,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.trace import Piece
 
@@ -194,9 +194,9 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         CapabilityError: an endpoint can't complete.
     """
 
-    writer: Annotated[Endpoint, Named()]
+    writer: Large
     """Writes."""
-    reviewer: Annotated[Endpoint, Named()] | None = None
+    reviewer: Large | None = None
     """Reviews; another model than the writer, which sees little of its own faults. `None`: nobody
     does."""
     sandbox: Sandbox | None = None

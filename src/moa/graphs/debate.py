@@ -19,7 +19,8 @@ from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
-from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated
 from moa.mixing.fan_out import fan_out

@@ -26,7 +26,8 @@ from moa.errors import (
 )
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import fits, shown
-from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Consulted, Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of

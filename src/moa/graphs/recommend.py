@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moa._async import gather
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode, require, said
 from moa.agents.decider import Decider
 from moa.agents.prompts import block
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.index import BATCH
@@ -32,10 +33,10 @@ from moa.errors import ConfigError, Unanswered
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
-from moa.graphs.recipe import Named, WiredRecipe, beside_config
+from moa.graphs.fields import FromFile, Large, Small
+from moa.graphs.recipe import WiredRecipe
 from moa.handoffs import Reply
 from moa.questions import Score, score
-from moa.tiers import Endpoints
 
 _LEVELS = ["not at all", "a little", "well", "very well"]
 _RECENT = 5
@@ -116,15 +117,15 @@ class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
             there are candidates.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Scores the candidates."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes the reasons."""
-    catalogue: Sequence[Item] | Annotated[str | Path, AfterValidator(beside_config)]
+    catalogue: Sequence[Item] | Annotated[str | Path, FromFile()]
     """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
     beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
     columns."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
     words alone, in a table by the built-in one, where it is installed."""
     candidates: int = Field(default=20, ge=1)
@@ -135,13 +136,12 @@ class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
     """Score under which an item is left out."""
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the built-in encoder; a catalogue is needed to run."""
         if "catalogue" not in table and endpoints.to_be_asked:
             raise ConfigError(
-                f'{where} it needs catalogue = "ITEMS.jsonl", a file of items with id and text'
+                f'graphs.{cls.name}: it needs catalogue = "ITEMS.jsonl", a file of items with id '
+                "and text"
             )
         return {"catalogue": (), "encoder": sentence_encoder(), **table}
 

@@ -21,7 +21,8 @@ from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.graphs.fields import FromEndpoint
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.trace import Piece

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from moa._async import gather
 from moa.agents import Agent
@@ -23,8 +23,9 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
-from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply, Text
 from moa.node import Node
 from moa.trace import Piece
@@ -212,7 +213,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         CapabilityError: `llm` can't complete.
     """
 
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Divides the question, compares the findings, and writes the report. One that is too small to
     write isn't asked: the question is looked up as it is."""
     answerer: Annotated[Node[Text | str, RagOutcome], FromTable(Rag)]
@@ -221,7 +222,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Maximum number of parts of a question."""
     report_tokens: int = Field(default=2048, ge=1)
     """Maximum number of tokens of the report, reasoning included."""
-    support: Annotated[Node[Text | str, Grade], PlainValidator(as_node)] | None = None
+    support: Annotated[Node[Text | str, Grade], IN_PYTHON] | None = None
     """Says of each sentence of the report whether the passages it cites say so; `None`: what a
     `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
     answerer found unsupported does not get into the report. Given in Python alone."""

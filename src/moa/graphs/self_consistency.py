@@ -17,7 +17,8 @@ from moa.calibration.acceptance import sampled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
 from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.graphs.fields import FromEndpoint
+from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
 from moa.mixing.voting import Tally, Voted

@@ -15,6 +15,7 @@ from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.mixture import (
     MAX_TOKENS,
     BaseMixture,
@@ -23,7 +24,7 @@ from moa.graphs.mixture import (
     Member,
     aggregator_of,
 )
-from moa.graphs.recipe import FromEndpoint, Sketch
+from moa.graphs.recipe import Sketch
 from moa.mixing.packing import Asked
 
 

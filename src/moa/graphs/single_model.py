@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from moa.agents.boundary import ready
 from moa.agents.classifier import Classifier
-from moa.agents.generator import Generator
+from moa.agents.generator import REPLY, Generator
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.recipe import FromFile
+from moa.graphs.fields import FromFile
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 
@@ -33,6 +35,7 @@ def load_calibration(file: Path) -> Calibration:
     return Calibration.load(file)
 
 
+@ready("slm", "The small model alone", "slm")
 def single_model(
     endpoint: Endpoint,
     *,
@@ -41,7 +44,7 @@ def single_model(
     none: bool = False,
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None,
     calibrated: bool = True,
-    instructions: str = "Answer the message, in its language.",
+    instructions: str = REPLY,
     max_tokens: Annotated[int, Field(gt=0)] = 512,
 ) -> Node[Any, Any]:
     """Build the agent of one model.
@@ -67,6 +70,10 @@ def single_model(
             calibrated=calibrated,
         )
     return Generator(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
+
+
+LARGE = ready("llm", "The large model alone", "llm")(partial(single_model, calibrated=False))
+"""Makes the agent of a large model, beside a small one that was calibrated."""
 
 
 def labeller(

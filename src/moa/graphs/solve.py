@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Literal, NamedTuple, Self, Unpack
+from typing import Literal, NamedTuple, Self, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,7 +39,8 @@ from moa.context import RunContext, quiet
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
@@ -234,10 +235,10 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         CapabilityError: an endpoint can't complete, or `slm` can't decide.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Works out the steps that a plan calls easy. Where it is another model that can write, it says
     whether the answer is plausible."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Works the problem out, plans it, works out the other steps, and writes the answer."""
     accept: Policy | None = None
     """What the answer must pass beside the sums; `None`: it is plausible to `slm`. Given in Python

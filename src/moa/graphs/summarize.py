@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,7 +31,8 @@ from moa.errors import MissingDependency
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
-from moa.graphs.recipe import Named, WiredRecipe
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import WiredRecipe
 from moa.handoffs import Reply
 from moa.trace import Piece
 
@@ -133,9 +134,9 @@ class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
             embed.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Condenses the chunks, where that is asked for; else it isn't asked."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes the summary."""
     sentences: int | None = Field(default=None, ge=1)
     """Maximum number of sentences of the summary; `None`: 3, unless `words` are given."""
@@ -151,7 +152,7 @@ class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
     condense: bool = False
     """Whether `slm` writes down what matters in each chunk; otherwise, or where it is too small to
     write, the best sentences are kept as they stand."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns sentences into vectors; `None`: the built-in one."""
 
     def wire(self) -> BuiltGraph[Original, Summary]:

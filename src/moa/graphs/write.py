@@ -26,7 +26,8 @@ from moa.errors import MoaError
 from moa.graphs.building.builder import Graph
 from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
-from moa.graphs.recipe import Named, WiredRecipe
+from moa.graphs.fields import Large
+from moa.graphs.recipe import WiredRecipe
 from moa.handoffs import Reply
 from moa.trace import Piece
 
@@ -480,14 +481,14 @@ class Write(WiredRecipe[Assignment, Article], recipe="write"):
         CapabilityError: an endpoint can't complete.
     """
 
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes a short text; else makes the outline, and the edits at the end."""
     words: int = Field(default=600, ge=1)
     """Of the whole text, about."""
     sections: int | None = Field(default=None, ge=1)
     """Maximum number of sections, each written by a call of its own; `None`: one for each 100
     words, from 2 to 8."""
-    writers: Sequence[Annotated[Endpoint, Named()]] = ()
+    writers: Sequence[Large] = ()
     """Who writes the sections, in turn; none: `llm`."""
 
     def wire(self) -> BuiltGraph[Assignment, Article]:

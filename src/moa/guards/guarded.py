@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Any, Generic, cast
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents.boundary import In, Out
 from moa.agents.filter import Verdict
-from moa.config import checked
 from moa.context import RunContext
 from moa.errors import WiringError
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import UNKNOWN, fits, union
-from moa.graphs.recipe import FromGraph, Recipe, Sketch
+from moa.graphs.fields import FromGraph
+from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Place
 from moa.guards.pii import Pii, PiiSession, counted
 from moa.guards.stream_buffer import StreamBuffer
@@ -25,8 +22,6 @@ from moa.guards.walking import texts_of
 from moa.handoffs import Text
 from moa.node import Node, unique_names
 
-KEY = "guards"
-"""The key of a graph's table that names its guards."""
 Check = Node[Any, Verdict]
 """A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
 Guard = Check | Pii
@@ -212,34 +207,3 @@ async def _stopped(running: Sequence[asyncio.Future[Any]]) -> None:
 def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
     if session.found:
         context.note("changed", f"{guard.name!r} masked {counted(session.found)}")
-
-
-class Guards(BaseModel):
-    """`guards` in the table of a ready graph: names of ready guards, by place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    before: list[str] = Field(default_factory=list[str])
-    beside: list[str] = Field(default_factory=list[str])
-    after: list[str] = Field(default_factory=list[str])
-
-
-def apart(
-    table: Mapping[str, Any], *, name: str, file: Path | None = None
-) -> tuple[Guards | None, dict[str, Any]]:
-    """Part what a graph's table says of guards from the rest of it.
-
-    A plain list puts `pii` before the graph, and whatever else beside it.
-
-    Raises:
-        ConfigError: it is neither such a list nor a table of places.
-    """
-    rest = {key: value for key, value in table.items() if key != KEY}
-    given: Any = table.get(KEY)
-    if given is None:
-        return None, rest
-    if isinstance(given, list):
-        names = cast("list[object]", given)
-        masks = [guard for guard in names if guard == "pii"]
-        given = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
-    return checked(Guards, given, table=f"graphs.{name}.{KEY}", file=file), rest

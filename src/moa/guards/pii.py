@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 
 from pydantic import Field
 
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
@@ -36,6 +36,7 @@ class Redacted(Text):
     """How often each kind was found."""
 
 
+@ready("pii", "Masks personal data in a text")
 class Pii(TypedNode[Text | str, Redacted]):
     """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
 
