@@ -202,7 +202,7 @@ async def test_only_the_answer_that_won_is_streamed() -> None:
 
 
 def test_nothing_to_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="samples: Input should be greater"):
+    with pytest.raises(ConfigError, match="samples: input should be greater"):
         SelfConsistency(node=writer(says()), samples=0)
 
 

@@ -25,11 +25,9 @@ from moa.graphs.building.signatures import signature_of
 from moa.graphs.building.types import UNKNOWN
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
 from moa.graphs.oversight import Oversight, questions_in
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
-from moa.handoffs import Reply
 from moa.node import Node, Result, finish, unique_names
-from moa.trace import Piece
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
@@ -234,8 +232,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         else:
             own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
             standing = await self._by_the_last(request, heard, shown)
-        if isinstance(standing.output, Reply) and not shown():
-            own.emit(Piece(own.node, standing.output.text))
+        show(standing.output, own, shown())
         return standing
 
     async def _settle(

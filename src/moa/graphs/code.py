@@ -26,7 +26,6 @@ from moa.errors import ConfigError, MoaError, NodeError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
-from moa.trace import Piece
 
 Parser = Literal["python", "json", "toml"]
 
@@ -240,7 +239,6 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         # that was bent to wrong tests is worse than the first.
         best = first if last.faults else last
         source = best.source
-        context.emit(Piece(context.node, source.code))
         return Program(
             text=source.code,
             language=source.language,

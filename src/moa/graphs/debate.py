@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent, Settings
 from moa.agents.prompts import block, escaped
@@ -22,12 +22,11 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputErro
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.answer_extraction import Key, as_key, fitting, stated
+from moa.mixing.answer_extraction import Key, fitting, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally, Voted
 from moa.node import Node, Result, unique_names
-from moa.trace import Piece
 
 _DEBATERS = 3
 """Debaters where one model debates with itself."""
@@ -152,7 +151,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     many as debaters, times `rounds` and one."""
     judge: Annotated[Node[Candidates, Picked] | None, FromEndpoint(judge_of)] = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
-    key: Annotated[Key, PlainValidator(as_key)] = stated
+    key: Key = stated
     """Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
     `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function."""
 
@@ -183,7 +182,6 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 break
             taken += 1
         debated = await self._decided(text, replies, taken, context)
-        context.emit(Piece(context.node, debated.text))
         return debated
 
     def sketch(self, sketch: Sketch) -> None:

@@ -33,7 +33,6 @@ from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
 from moa.mixing.voting import agree, most_agreed
 from moa.node import Node
-from moa.trace import Piece
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
@@ -145,7 +144,6 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
-        run.context.emit(Piece(run.context.node, text))
         return run.mixed(text, by)
 
     def _require_fit(self, node: Node[Any, Any], given: object) -> None:

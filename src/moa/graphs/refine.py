@@ -25,7 +25,6 @@ from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
-from moa.trace import Piece
 
 
 class Draft(BaseModel):
@@ -183,7 +182,6 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
         best = max(drafts, key=lambda draft: draft.score)  # a revision must be better to replace
         if cause is not None:
             context.note("degraded", f"draft {best.place + 1} of {len(drafts)} is kept: {cause}")
-        context.emit(Piece(context.node, best.text))
         return Refined(
             text=best.text,
             draft=best.place,

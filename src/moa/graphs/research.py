@@ -28,7 +28,6 @@ from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply, Text
 from moa.node import Node
-from moa.trace import Piece
 
 _Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -315,7 +314,6 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-            context.emit(Piece(context.node, text))
         checked = cited(text, found.passages)
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:

@@ -44,7 +44,7 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
-from moa.trace import NodeFinished, NodeStarted, Piece
+from moa.trace import NodeFinished, NodeStarted
 from moa.usage import Tier
 
 Solver = Literal["slm", "llm", "arithmetic"]
@@ -291,7 +291,6 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
                     raise
                 context.note("degraded", f"the answer stands unverified, with no other: {error}")
                 break
-        context.emit(Piece(context.node, best.attempt.answer))
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
