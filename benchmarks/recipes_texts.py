@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.chat.messages import Said
+from moa.chat.messages import UserMessage
 from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
@@ -270,7 +270,7 @@ async def _chat(models: Models) -> Run:
     async def run(item: Item, context: RunContext) -> Answer:
         replies: list[str] = []
         for text in item["turns"]:
-            said = Said(text=text, thread=item["id"])
+            said = UserMessage(text=text, thread=item["id"])
             replies.append((await node.run(said, context)).output.text)
         return _talked(item, replies)
 

@@ -23,7 +23,7 @@ from moa.graphs.loading import load_graph
 from moa.graphs.mixture import BaseMixture, Mixed
 from moa.graphs.self_mixture import SelfMixture
 from moa.mixing.packing import pack
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 ENDPOINTS = """
 [endpoints.small]
@@ -247,7 +247,7 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
     long = "The weather in the mountains changes quickly, so take a coat. " * 90
 
     def listen(event: Event) -> None:
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             pieces.append(event.text)
 
     async with Endpoints(load(file)) as endpoints:

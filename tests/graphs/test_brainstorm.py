@@ -15,7 +15,7 @@ from moa.errors import (
 from moa.graphs.brainstorm import Brainstorm, Ideas
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
@@ -165,7 +165,7 @@ async def test_a_budget_without_calls_for_scores_and_themes_still_gives_ideas() 
 async def test_what_personas_write_is_not_streamed_but_the_list_is() -> None:
     made = storm(proposing(["A bus."], ["Coffee."]), sorting(("all", [1, 2])))
     seen = [event async for event in made.stream(ASKED)]
-    assert [e.text for e in seen if isinstance(e, Piece)] == ["all:\n- Coffee.\n- A bus."]
+    assert [e.text for e in seen if isinstance(e, TextDelta)] == ["all:\n- Coffee.\n- A bus."]
 
 
 def test_it_draws_its_personas() -> None:

@@ -25,7 +25,7 @@ from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 
 from . import clock
 
@@ -291,7 +291,7 @@ async def test_the_report_is_streamed_while_it_is_written() -> None:
     watched = watching(reporter())
     await reports(watched, CALM)
     events = [e for text in CHANGED async for e in watched.stream(Item(text=text))]
-    pieces = [event.text for event in events if isinstance(event, Piece)]
+    pieces = [event.text for event in events if isinstance(event, TextDelta)]
     assert "".join(pieces) == "Apps crash."
 
 

@@ -33,7 +33,7 @@ from moa.graphs.rag import (
     Sourced,
 )
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
@@ -199,7 +199,7 @@ async def test_an_answer_that_begins_as_if_there_were_none_streams_in_the_end() 
 async def streamed(graph: Rag) -> list[str]:
     """The pieces of text that a run streams."""
     events = [event async for event in graph.stream("How high is the tower?")]
-    return [event.text for event in events if isinstance(event, Piece)]
+    return [event.text for event in events if isinstance(event, TextDelta)]
 
 
 async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word() -> None:

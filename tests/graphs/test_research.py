@@ -16,7 +16,7 @@ from moa.graphs.research import Report, Research
 from moa.handoffs import Text
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 
 ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
@@ -45,7 +45,7 @@ class Library(TypedNode[Text | str, Outcome]):
         self.answers = answers
 
     async def answer(self, request: Text | str, context: RunContext) -> Outcome:
-        context.emit(Piece(context.node, "secret"))
+        context.emit(TextDelta(context.node, "secret"))
         found = self.answers[str(request)]
         if isinstance(found, Exception):
             raise found
@@ -212,7 +212,7 @@ async def test_a_model_too_small_to_write_is_not_asked() -> None:
 async def test_the_report_alone_streams() -> None:
     llm = large(divided(OLD, LONG), conflicts(), "80 years [1].")
     seen = [event async for event in Research(llm=llm, answerer=Library(ANSWERS)).stream(ASKED)]
-    assert "".join(e.text for e in seen if isinstance(e, Piece)) == "80 years [1]."
+    assert "".join(e.text for e in seen if isinstance(e, TextDelta)) == "80 years [1]."
 
 
 async def test_an_empty_question_is_refused() -> None:

@@ -35,7 +35,7 @@ from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
@@ -197,7 +197,7 @@ async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
 
 async def test_only_the_answer_that_won_is_streamed() -> None:
     node = SelfConsistency(node=writer(says("It is 8", "so 7", "7")), samples=3, max_concurrency=3)
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
+    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
     assert [piece.text for piece in pieces] == ["so 7"]
 
 

@@ -14,7 +14,7 @@ from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaE
 from moa.graphs.summarize import Original, Summarize, Summary
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
@@ -219,7 +219,7 @@ async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentence
 async def test_the_summary_streams_when_its_length_is_checked() -> None:
     made = graph(large("One. Two. Three.", "One sentence. And two."), length=Length(sentences=2))
     seen = [event async for event in made.stream(Original(text=TEXT))]
-    pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, Piece)]
+    pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, TextDelta)]
     assert pieces == ["One sentence. And two."]
 
 

@@ -9,7 +9,7 @@ from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.write import Article, Assignment, Write, article_of
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 TASK = Assignment(text="Tell how whales sing.")
@@ -216,7 +216,7 @@ async def test_writers_take_the_sections_in_turn() -> None:
 async def test_the_text_streams_when_its_sections_agree() -> None:
     edits = json.dumps({"edits": [{"find": "Maya", "replace": "Mia"}]})
     seen = [event async for event in outlined(model(edits=edits)).stream(TASK)]
-    text = "".join(event.text for event in seen if isinstance(event, Piece))
+    text = "".join(event.text for event in seen if isinstance(event, TextDelta))
     assert text.startswith("# Whales\n\n## Sound\n\n")
     assert "Maya" not in text
 

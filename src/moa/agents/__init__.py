@@ -22,7 +22,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt, closed_after
 from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import UNLIMITED, Budget
 
 __all__ = ["Agent", "Settings"]
@@ -36,7 +36,7 @@ class Settings(Limits, total=False):
     repairs: int
     """Times to ask again, saying what was wrong, after an answer that is not valid."""
     max_tokens: int
-    """Most tokens to generate for an answer, reasoning included."""
+    """Maximum number of tokens to generate for an answer, reasoning included."""
     temperature: float | None
     """0 unless answers are to differ; `None` leaves it to the server."""
     tag: str | None
@@ -59,7 +59,7 @@ class Agent(TypedNode[In, Out]):
         instructions: What to do, in words; `None`: as the class says.
         name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
         repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
-        max_tokens: Most tokens to generate for an answer, reasoning included.
+        max_tokens: Maximum number of tokens to generate for an answer, reasoning included.
         temperature: 0 unless answers are to differ; `None` leaves it to the server.
         tag: Name of the tags around the input, which is data; empty where it is the request itself,
             to be followed. `None`: as the class says.
@@ -217,7 +217,7 @@ class Agent(TypedNode[In, Out]):
                 if isinstance(piece, Completion):
                     completion = piece
                 else:
-                    context.emit(Piece(context.node, piece))
+                    context.emit(TextDelta(context.node, piece))
         if completion is None:
             raise InvalidResponse("the stream broke off", endpoint=self.endpoint.name)
         return completion

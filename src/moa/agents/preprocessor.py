@@ -39,7 +39,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         history: Whether the mails quoted below a reply stay, with or without a `>` at each line;
             those that begin in the first 20,000 characters are looked for.
         language: Whether the language is looked for, where the input does not say it.
-        max_tokens: Most tokens to keep, counted by `approximate_tokens`; `None` keeps all.
+        max_tokens: Maximum number of tokens, by `approximate_tokens`; `None` keeps all.
         rewrite: Corrects spelling and grammar in a text of up to 600 tokens; `None`: nobody.
         limits: See `Limits`.
 

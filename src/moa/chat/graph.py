@@ -15,7 +15,7 @@ from moa.agents.filter import Verdict
 from moa.calibration.acceptance import Policy
 from moa.chat.conversation import Conversation, Turn
 from moa.chat.memory import Memory
-from moa.chat.messages import FILE, THREAD, ChatReply, Said, is_file
+from moa.chat.messages import FILE, THREAD, ChatReply, UserMessage, is_file
 from moa.chat.routing import ChatRouter, Spoken, is_refusal, small_talk
 from moa.chat.speaker import PERSONA, Speaker
 from moa.chat.summaries import Extract, Passage, Summariser
@@ -28,7 +28,7 @@ from moa.graphs.fields import IN_PYTHON, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def beside_config_file(store: Any, info: ValidationInfo) -> Any:
     return beside_config(text, info) if is_file(text) else SecretStr(text)
 
 
-class Chat(Recipe[Said, ChatReply], recipe="chat"):
+class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """A conversation over many turns.
 
     A message goes in, the reply comes out, in as many threads as there are names; what was said is
@@ -159,7 +159,7 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
             max_tokens=self.reply_tokens,
         )
 
-    async def unfinished(self, thread: str = THREAD) -> Said | None:
+    async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
         """Give the last message of a thread if its answer was cut off or failed.
 
         Run it to have the answer written anew; the message is not said twice by that.
@@ -170,9 +170,9 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
         last = (await self.threads.load(thread)).last
         if last is None or not last.unfinished:
             return None
-        return Said(text=last.text, thread=thread, id=last.id)
+        return UserMessage(text=last.text, thread=thread, id=last.id)
 
-    async def answer(self, request: Said, context: RunContext) -> ChatReply:
+    async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
         """Keep the message, sum up what no longer fits, have it answered, and keep the reply.
 
         Raises:
@@ -191,7 +191,7 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
             answered = await self._answered(thread, context)
             return _reply(thread, answered, unfinished_before=again)
 
-    async def _kept(self, request: Said, thread: Held) -> Turn | None:
+    async def _kept(self, request: UserMessage, thread: Held) -> Turn | None:
         """Find the reply to a message that was said before, with the same id."""
         if request.id is None:
             return None
@@ -239,11 +239,11 @@ def _sums_up(slm: Endpoint, tokens: int) -> Node[Passage, Reply]:
     return Summariser(slm, name="summary", max_tokens=tokens)
 
 
-def _same(turn: Turn, request: Said) -> bool:
+def _same(turn: Turn, request: UserMessage) -> bool:
     return turn.id == request.id if request.id is not None else turn.text == request.text
 
 
-def _opened(request: Said, conversation: Conversation, context: RunContext) -> Conversation:
+def _opened(request: UserMessage, conversation: Conversation, context: RunContext) -> Conversation:
     """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
     last = conversation.last
     if last is not None and last.status != "answered" and _same(last, request):
@@ -277,7 +277,7 @@ def _written(context: RunContext) -> Callable[[], str]:
     if heard is not None:
 
         def listen(event: Event) -> None:
-            if isinstance(event, Piece):
+            if isinstance(event, TextDelta):
                 pieces.append(event.text)
             heard(event)
 

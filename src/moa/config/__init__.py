@@ -80,11 +80,11 @@ class EndpointConfig(BaseModel):
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, where the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Most tokens of a prompt and its answer together; a prompt with at least as many words is
-    refused before it is sent. `None`: whatever the server takes."""
+    """Maximum number of tokens of a prompt and its answer together; a prompt with at least as many
+    words is refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
-    """Most requests in flight at once; further ones wait. With `serve = "llama.cpp"` it is said to
-    the engine, which else works on as many as this machine allows."""
+    """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
+    said to the engine, which else works on as many as this machine allows."""
     decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
     """How it is asked to decide; `auto` finds out at first use."""
     timeout_s: float = Field(default=120.0, gt=0)

@@ -161,7 +161,7 @@ class FromEndpoint(Mark):
         before: dict[str, object] = {name: info.data[name] for name in self.given}
         shared = {name: one for name, one in {**before, **table.shared}.items() if name in takes}
         settings = {**shared, **cast("Mapping[str, Any]", said)}
-        asked = [] if self.tier is None else [self.tier]
+        asked: list[Tier] = [] if self.tier is None else [self.tier]
         endpoint = [table.endpoint(settings.pop("endpoint", None), tier) for tier in asked]
         read = settings_of(self.make).model_validate(settings, context=table)
         return self.make(*endpoint, **{key: getattr(read, key) for key in read.model_fields_set})

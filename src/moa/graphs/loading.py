@@ -113,7 +113,8 @@ def load_graph(
     if around is None:
         return node
     context = Table(f"{name}.{_GUARDS}", endpoints, other)
-    return Guarded.from_table({**around, "node": node, "name": node.name}, context)
+    guarded: type[Guarded[Any, Any]] = Guarded
+    return guarded.from_table({**around, "node": node, "name": node.name}, context)
 
 
 def files_of(

@@ -43,7 +43,7 @@ from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Dropped, Reply, Text
 from moa.node import Node
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 ABSENT = "NOT IN THE DOCUMENTS"
 """What a writer answers where the passages don't."""
@@ -457,7 +457,7 @@ class _Held:
             self._emit(event)
             return
         self._events.append(event)
-        self._text += event.text if isinstance(event, Piece) else ""
+        self._text += event.text if isinstance(event, TextDelta) else ""
         if not may_be_absent(self._text):
             self.release()
 

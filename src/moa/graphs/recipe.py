@@ -25,7 +25,7 @@ from moa.graphs.fields import FromEndpoints, Table, keys_in, settings_in
 from moa.graphs.streaming import streamed
 from moa.handoffs import Reply
 from moa.node import Node, Result
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Recipe(_Validated, TypedNode[In, Out]):
 def show(output: object, context: RunContext, shown: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
     if isinstance(output, Reply) and not shown:
-        context.emit(Piece(context.node, output.text))
+        context.emit(TextDelta(context.node, output.text))
 
 
 class WiredRecipe(Recipe[In, Out]):

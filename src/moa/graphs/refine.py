@@ -125,12 +125,12 @@ def writer_of(
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:
-    """Make the critic of an endpoint, with at most so many tokens for a critique."""
+    """Make the critic of an endpoint, with its maximum number of tokens of a critique."""
     return Critic(endpoint, max_tokens=max_tokens)
 
 
 def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Reviser:
-    """Make the reviser of an endpoint, with at most so many tokens for a revision."""
+    """Make the reviser of an endpoint, with its maximum number of tokens of a revision."""
     return Reviser(endpoint, max_tokens=max_tokens)
 
 

@@ -127,7 +127,7 @@ class Excerpt(TypedNode[Text, Text]):
     """Gives the opening and the end of a text that is too long to be decided on as a whole.
 
     Args:
-        max_tokens: Most tokens, counted by `approximate_tokens`.
+        max_tokens: Maximum number of tokens, counted by `approximate_tokens`.
     """
 
     def __init__(self, max_tokens: int) -> None:

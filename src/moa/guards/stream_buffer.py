@@ -9,7 +9,7 @@ from typing import Any
 from moa.context import RunContext
 from moa.guards.pii import Restoring
 from moa.guards.walking import changed
-from moa.trace import Event, NodeFinished, Piece
+from moa.trace import Event, NodeFinished, TextDelta
 
 
 class StreamBuffer:
@@ -36,14 +36,14 @@ class StreamBuffer:
         """Change the texts that are held, each node's as a whole."""
         texts: dict[str, str] = {}
         for event in self._held:
-            if isinstance(event, Piece):
+            if isinstance(event, TextDelta):
                 texts[event.node] = texts.get(event.node, "") + event.text
         held: list[Event] = []
         for event in self._held:
-            if not isinstance(event, Piece):
+            if not isinstance(event, TextDelta):
                 held.append(_changed(event, change))
             elif event.node in texts:
-                held.append(Piece(event.node, change(texts.pop(event.node))))
+                held.append(TextDelta(event.node, change(texts.pop(event.node))))
         self._held = held
 
     def release(self) -> None:
@@ -63,7 +63,7 @@ class StreamBuffer:
         for stage in self._streams.pop(node, ()):
             text = stage.feed(text) + stage.close()
         if text:
-            self._outer.emit(Piece(node, text))
+            self._outer.emit(TextDelta(node, text))
 
     def _take(self, event: Event) -> None:
         if self._released:
@@ -72,7 +72,7 @@ class StreamBuffer:
             self._held.append(event)
 
     def _tell(self, event: Event) -> None:
-        if not isinstance(event, Piece):
+        if not isinstance(event, TextDelta):
             if isinstance(event, NodeFinished):
                 self._end(event.node)
             self._outer.emit(_changed(event, self._restored))
@@ -83,7 +83,7 @@ class StreamBuffer:
         for stage in self._streams[event.node]:
             text = stage.feed(text)
         if text:
-            self._outer.emit(Piece(event.node, text))
+            self._outer.emit(TextDelta(event.node, text))
 
     def _restored(self, text: str) -> str:
         for open_one in self._open:
