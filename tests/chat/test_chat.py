@@ -28,7 +28,7 @@ from moa.errors import (
 )
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Event, TextDelta
+from moa.trace import TextDelta
 from moa.usage import Budget, Price
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
