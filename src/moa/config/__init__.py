@@ -286,8 +286,21 @@ def load(path: str | Path | None = None) -> Config:
     """
     file = find(path)
     named = bool(path or os.environ.get(VARIABLE))
+    return config_of(_tables(file) if file else {}, file, named=named)
+
+
+def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Config:
+    """Read and check the tables of a configuration.
+
+    Args:
+        tables: What the file says.
+        file: Where they stand; `None`: there is no file.
+        named: Whether somebody named the file, who then trusts it.
+
+    Raises:
+        ConfigError: see `load`.
+    """
     where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
-    tables = _tables(file) if file else {}
     try:
         config = Config(**tables)
     except ValidationError as error:
