@@ -32,8 +32,8 @@ from moa.graphs import Graph
 from moa.guards import Blocked, Exchange
 from moa.guards.findings import Finding
 from moa.guards.guarded import Guarded
-from moa.guards.patterns import Pattern
 from moa.guards.pii import Pii
+from moa.guards.recognizers import Pattern
 from moa.guards.vault import Vault
 from moa.handoffs import Reply
 from moa.node import Result

@@ -15,8 +15,13 @@ from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
-from moa.guards.patterns import Pattern, denied, looks_like_a_placeholder
-from moa.guards.presidio import PresidioNumbers, presidio_recognizers
+from moa.guards.recognizers import (
+    Pattern,
+    PresidioNumbers,
+    denied,
+    looks_like_a_placeholder,
+    presidio_recognizers,
+)
 from moa.guards.vault import QUOTED, Vault
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
