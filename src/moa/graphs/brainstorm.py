@@ -208,19 +208,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
 
 class Persona(Agent[str | BaseModel, Proposed]):
-    """Proposes ideas from one point of view.
-
-    Args:
-        endpoint: Who writes.
-        name: Of the persona.
-        view: What it looks for, in words.
-        ideas: How many it proposes.
-        temperature: `None` leaves it to the server.
-        max_tokens: Maximum number of tokens to generate, reasoning included.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
+    """Proposes ideas from one point of view."""
 
     tag = ""
 
@@ -231,15 +219,14 @@ class Persona(Agent[str | BaseModel, Proposed]):
         view: str,
         *,
         ideas: int,
-        temperature: float | None = None,
-        max_tokens: int = 1024,
+        temperature: float | None,
     ) -> None:
         self.output_type = at_most(Proposed, "ideas", ideas)
         self.instructions = (
             f"{view}\nPropose {ideas} ideas, as different from each other as possible, each in one "
             "complete sentence. Use the language of the request."
         )
-        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=max_tokens)
+        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=1024)
 
 
 class Worth(BaseModel):

@@ -6,15 +6,14 @@ language models", arXiv:2210.03350, with the parts side by side.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import gather
+from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.prompts import at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents import Passage
 from moa.documents.citations import Citation, cited, statements
@@ -28,8 +27,6 @@ from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply, Text
 from moa.node import Node
-
-_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Finding(BaseModel):
@@ -53,7 +50,7 @@ class Finding(BaseModel):
 class Disagreement(BaseModel):
     """What findings contradict each other about."""
 
-    about: _Words
+    about: Words
     findings: list[int] = Field(min_length=1, description="numbers of the findings")
 
 
@@ -129,19 +126,11 @@ class Report(Reply):
 class SubQuestions(BaseModel):
     """Questions that together answer another."""
 
-    questions: list[_Words] = Field(min_length=1)
+    questions: list[Words] = Field(min_length=1)
 
 
 class Divider(Agent[Text | str, SubQuestions]):
-    """Divides a question into some that can be answered one by one.
-
-    Args:
-        llm: Writes.
-        max_parts: How many there are, at most.
-
-    Raises:
-        CapabilityError: it can't complete.
-    """
+    """Divides a question into some that can be answered one by one."""
 
     tag = ""
 
@@ -276,21 +265,19 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         self, asked: list[str], context: RunContext
     ) -> list[tuple[str, RagOutcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
         failures: list[MoaError] = []
 
         async def look_up(question: str) -> RagOutcome | str:
-            async with gate:
-                try:
-                    return (await self.answerer.run(question, context)).output
-                except (ConfigError, DeadlineExceeded):
-                    raise
-                except MoaError as error:
-                    context.note("failed", f"{question!r} was not looked up: {error}")
-                    failures.append(error)
-                    return f"it could not be looked up: {error}"
+            try:
+                return (await self.answerer.run(question, context)).output
+            except (ConfigError, DeadlineExceeded):
+                raise
+            except MoaError as error:
+                context.note("failed", f"{question!r} was not looked up: {error}")
+                failures.append(error)
+                return f"it could not be looked up: {error}"
 
-        outcomes = await gather(look_up(question) for question in asked)
+        outcomes = await map_async(look_up, asked, max_concurrency=MAX_CONCURRENCY)
         if len(failures) == len(asked):
             raise failures[0]
         return list(zip(asked, outcomes, strict=True))

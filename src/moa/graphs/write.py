@@ -255,13 +255,7 @@ class _Attempt(BaseModel):
 
 
 class Writer(Agent[_Attempt, Reply]):
-    """Writes a whole text in Markdown, in sections.
-
-    Args:
-        llm: Writes.
-        length: Of the text.
-        sections: How many it has.
-    """
+    """Writes a whole text in Markdown, in sections."""
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
         words = length.words or 0
@@ -297,13 +291,7 @@ class Drafted(BaseModel):
 
 
 class Outliner(Agent[Assignment, Outline]):
-    """Plans the sections of a text.
-
-    Args:
-        llm: Plans.
-        length: Of the whole text.
-        sections: How many it has, at most.
-    """
+    """Plans the sections of a text."""
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
         self.output_type = at_most(Outline, "sections", sections)
