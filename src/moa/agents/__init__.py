@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from pydantic import Field
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
 from moa.agents.prompts import (
@@ -28,6 +30,14 @@ from moa.usage import UNLIMITED, Budget
 __all__ = ["Agent", "Settings"]
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+Instructions = Annotated[str, Field(min_length=1)]
+MaxTokens = Annotated[int, Field(gt=0)]
+"""Maximum number of tokens to generate, reasoning included."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+WarmTemperature = Annotated[float, Field(gt=0, le=2)]
+"""Of what is sampled: at 0 all samples would be the same."""
 
 
 class Settings(Limits, total=False):
@@ -57,14 +67,7 @@ class Agent(TypedNode[In, Out]):
     Args:
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
-        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
-        max_tokens: Maximum number of tokens to generate for an answer, reasoning included.
-        temperature: 0 unless answers are to differ; `None` leaves it to the server.
-        tag: Name of the tags around the input, which is data; empty where it is the request itself,
-            to be followed. `None`: as the class says.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+        name, repairs, max_tokens, temperature, tag, budget, timeout_s: See `Settings`.
 
     Raises:
         CapabilityError: the endpoint can't complete.

@@ -77,9 +77,7 @@ class TypedNode(ABC, Generic[In, Out]):
     can check their wiring; a class that is generic itself sets them where it is built.
 
     Args:
-        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+        name, budget, timeout_s: See `Limits`.
 
     Raises:
         ConfigError: the class does not say what it takes or gives.

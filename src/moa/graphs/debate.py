@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent, Instructions, MaxTokens, Settings, Temperature
 from moa.agents.prompts import block, escaped
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
@@ -53,29 +53,16 @@ class Exchange(BaseModel):
 class Debater(Agent[Exchange, Reply]):
     """Answers a request in view of what others answer.
 
-    Source: Du et al. 2023, "Improving factuality and reasoning in language models through
-    multiagent debate", arXiv:2305.14325.
-
-    Args:
-        endpoint: Who answers.
-        instructions: What to do, in words; `None`: as the class says.
-        settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
+    See `Agent` for its arguments; the temperature is 0.7, so that two of one model differ.
     """
 
+    instructions = ANSWER
+
     def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        instructions: str | None = None,
-        **settings: Unpack[Settings],
+        self, endpoint: Endpoint, *, instructions: str | None = None, **settings: Unpack[Settings]
     ) -> None:
         settings.setdefault("temperature", 0.7)
         super().__init__(endpoint, instructions=instructions, **settings)
-
-    instructions = ANSWER
 
     def prompt(self, request: Exchange) -> str:
         """Write the answers as data, and then the request."""
@@ -99,18 +86,11 @@ class Debated(Voted):
 def debater_of(
     endpoint: Endpoint,
     *,
-    instructions: Annotated[str | None, Field(min_length=1)] = None,
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
+    instructions: Instructions | None = None,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 512,
 ) -> Debater:
-    """Make a debater of an endpoint.
-
-    Args:
-        endpoint: Who answers.
-        instructions: What to do with the request; `None`: to answer it.
-        temperature: From 0 to 2.
-        max_tokens: Maximum number of tokens of an answer.
-    """
+    """Make a debater of an endpoint; without instructions it answers the request."""
     return Debater(
         endpoint,
         instructions=instructions,

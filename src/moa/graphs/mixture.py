@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field
 
+from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, counted
 from moa.endpoints import Endpoint
@@ -36,9 +37,6 @@ from moa.node import Node
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
-
-Instructions = Annotated[str, Field(min_length=1)]
-MaxTokens = Annotated[int, Field(gt=0)]
 
 MAX_TOKENS = 1024
 """Of an answer, unless a table says otherwise."""
@@ -159,18 +157,10 @@ def proposer_of(
     *,
     instructions: Instructions = ANSWER,
     role: str = "",
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
+    temperature: Temperature = 0.0,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
-    """Make a proposer of an endpoint.
-
-    Args:
-        endpoint: Who is asked.
-        instructions: What to do with the request.
-        role: A point of view of its own; empty: none.
-        temperature: From 0 to 2.
-        max_tokens: Maximum number of tokens of its answer.
-    """
+    """Make a proposer of an endpoint; `role` is a point of view of its own."""
     return Proposer(
         endpoint, instructions, role=role, temperature=temperature, max_tokens=max_tokens
     )
@@ -179,13 +169,7 @@ def proposer_of(
 def aggregator_of(
     endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = MAX_TOKENS
 ) -> Proposer:
-    """Make the aggregator of an endpoint.
-
-    Args:
-        endpoint: Who writes the answer.
-        instructions: What to do with the request.
-        max_tokens: Maximum number of tokens of the answer.
-    """
+    """Make the aggregator of an endpoint."""
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from moa.agents import MaxTokens
 from moa.agents.boundary import ready
 from moa.agents.classifier import Classifier
 from moa.agents.generator import REPLY, Generator
@@ -45,7 +46,7 @@ def single_model(
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None,
     calibrated: bool = True,
     instructions: str = REPLY,
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
+    max_tokens: MaxTokens = 512,
 ) -> Node[Any, Any]:
     """Build the agent of one model.
 
