@@ -21,15 +21,13 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 from moa.usage import Budget
 
+from .nodes import large
+
 DOWN = EndpointUnavailable("refused", endpoint="small")
 
 
 def small(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="small", steps=steps)
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def likes(word: str) -> SimulatedEndpoint:

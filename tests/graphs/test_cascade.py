@@ -43,6 +43,8 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 from moa.usage import Budget
 
+from .nodes import large
+
 DOWN = EndpointUnavailable("refused", endpoint="small")
 LABELS = ["card", "app"]
 
@@ -53,10 +55,6 @@ def sure(label: str, probability: float) -> Mapping[str, Mapping[str, float]]:
 
 def small(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="small", steps=steps)
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def labelled(

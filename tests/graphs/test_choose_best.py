@@ -84,7 +84,7 @@ async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
 async def test_samples_without_an_answer_are_an_error() -> None:
     silent = SimulatedEndpoint(rule=lambda _: "Hm.")
     node = ChooseBest(nodes=[Generator(silent, "Work it out.")], key=last_number)
-    with pytest.raises(OutputError, match="none of 3 samples"):
+    with pytest.raises(OutputError, match="none of 3 answers"):
         await node.run("3 + 4?")
 
 

@@ -15,17 +15,14 @@ from hypothesis import strategies as st
 
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.graphs.code import Code, Review, SandboxResult, source_of
-from moa.testing import ScriptedEndpoint, Step
 from moa.trace import TextDelta
 from moa.usage import Budget
+
+from .nodes import large
 
 FINE = Review(faults=())
 GOOD = "```python\ndef add(a, b):\n    return a + b\n```\n\n```python\nassert add(1, 2) == 3\n```"
 BAD = "```python\ndef add(a, b)\n    return a + b\n```"
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 @dataclass

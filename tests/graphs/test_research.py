@@ -15,8 +15,10 @@ from moa.graphs.rag import NotInDocuments, Sourced
 from moa.graphs.research import Report, Research
 from moa.handoffs import Text
 from moa.node import Result
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import TextDelta
+
+from .nodes import large, notes
 
 ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
@@ -60,10 +62,6 @@ def conflicts(*found: tuple[str, list[int]]) -> str:
     return json.dumps({"disagreements": [{"about": a, "findings": f} for a, f in found]})
 
 
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
-
-
 async def ran(
     llm: ScriptedEndpoint | SimulatedEndpoint,
     answers: Mapping[str, Outcome | Exception] = ANSWERS,
@@ -75,10 +73,6 @@ async def ran(
 def report_of(result: Result[Report | NotInDocuments]) -> Report:
     assert isinstance(result.output, Report)
     return result.output
-
-
-def notes(result: Result[Report | NotInDocuments], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_parts_are_answered_from_sources_and_cited_by_one_numbering() -> None:

@@ -155,7 +155,7 @@ async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
 
 async def test_samples_that_answer_nothing_are_no_majority() -> None:
     node = SelfConsistency(node=writer(SimulatedEndpoint(rule=lambda _: "Hm.")), key=last_number)
-    with pytest.raises(OutputError, match="none of 5 samples"):
+    with pytest.raises(OutputError, match="none of 5 answers"):
         await node.run("3 + 4?")
 
 

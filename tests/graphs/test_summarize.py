@@ -11,13 +11,13 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
-from moa.graphs.summarize import Original, Summarize, Summary
-from moa.node import Result
+from moa.graphs.summarize import Original, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Event, TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
+from .nodes import large, notes
 
 WORDS = ("whales", "sing", "ships", "weather")
 SENTENCES = (
@@ -34,10 +34,6 @@ LONG = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(40))
 
 def drafted(*sentences: tuple[str, list[int]]) -> str:
     return json.dumps({"sentences": [{"text": t, "parts": p} for t, p in sentences]})
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def graph(
@@ -57,10 +53,6 @@ def graph(
         encoder=encoder or WordEncoder(name="words", words=WORDS),
         **settings,
     )
-
-
-def notes(result: Result[Summary], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None:

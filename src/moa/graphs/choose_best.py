@@ -14,13 +14,13 @@ from pydantic import Field
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
 from moa.context import RunContext
-from moa.errors import ConfigError, OutputError
+from moa.errors import ConfigError
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.fields import FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
 
 
@@ -114,12 +114,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         """Give the place of the best model, and those of the others that nothing tells from it."""
         read = [place for place, tally in enumerate(tallies) if tally.leaders]
         if not read:
-            raise OutputError(
-                f"in none of {len(drawn)} samples an answer was found that could be counted. "
-                "Ask for a form that the key reads",
-                node=self.name,
-                text=written(drawn[0].output, None),
-            )
+            raise unreadable(len(drawn), self.name, written(drawn[0].output, None))
 
         def rank(place: int) -> tuple[float, float]:
             known = self.accuracy.get(self.nodes[place].name, 0.0)

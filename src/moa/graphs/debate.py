@@ -18,14 +18,14 @@ from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, fitting, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node, Result, unique_names
 
 _DEBATERS = 3
@@ -194,7 +194,6 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         self, request: str, replies: Mapping[int, str], rounds: int, context: RunContext
     ) -> Debated:
         tally = self._tally(replies)
-        places = sorted(replies)
         chosen, by = None, "agreement" if tally.share == 1.0 else "majority"
         if by == "majority" and self.judge is not None:
             chosen = await self._judged(self.judge, request, replies, context)
@@ -203,12 +202,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         elif tally.leaders:
             chosen = tally.place_of(tally.leaders[0])
         else:
-            raise OutputError(
-                f"in none of {len(replies)} answers something was found that could be compared. "
-                "Ask for a form that the key reads, or give a judge",
-                node=self.name,
-                text=replies[places[0]],
-            )
+            text, judge = replies[min(replies)], ", or give a judge"
+            raise unreadable(len(replies), self.name, text, else_do=judge)
         answer = self.key(Reply(text=replies[chosen]))
         voted = tally.voted(replies[chosen], answer)
         return Debated(**voted.model_dump(), by=by, rounds=rounds)

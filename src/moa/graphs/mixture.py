@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import BaseModel, Field
 
@@ -355,7 +355,7 @@ class _Run:
             read, further = (), sum(member.max_tokens for member in layer)
         ending = self.mixture.top.expected(self.request, read, further)
         share = affordable(calls, [ending] * self.mixture.aggregations, self.context)
-        if share.thinned and share.layers != self._affordable:
+        if share.limit and share.layers != self._affordable:
             whole = tuple(len(layer) for layer in calls)
             self.context.note(
                 "degraded",
@@ -381,19 +381,13 @@ def _sizes(layers: Sequence[int], depth: int) -> str:
     return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'} of {sizes}"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The part of a mixture that is run: all, unless `limit` says what stands against that."""
+class Share(NamedTuple):
+    """The part of a mixture that is run."""
 
     layers: tuple[int, ...]
     """How many proposers of each layer, the first ones. Without a layer, one model is alone."""
     limit: str = ""
-    """The limit that the whole would pass, such as `calls=9 of 8`."""
-
-    @property
-    def thinned(self) -> bool:
-        """Whether it is less than was asked for."""
-        return bool(self.limit)
+    """The limit that the whole would pass, such as `calls=9 of 8`; empty: it is the whole."""
 
 
 def affordable(

@@ -15,13 +15,13 @@ from moa.agents.boundary import In, Out
 from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
+from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.building.signatures import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
 
 
@@ -114,12 +114,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
 
     def _voted(self, tally: Tally, outputs: dict[int, Any], context: RunContext) -> Voted:
         if not tally.leaders:
-            raise OutputError(
-                f"in none of {len(outputs)} samples an answer was found that could be counted. "
-                "Ask for a form that the key reads",
-                node=self.name,
-                text=written(next(iter(outputs.values())), None),
-            )
+            raise unreadable(len(outputs), self.name, written(next(iter(outputs.values())), None))
         winner = tally.leaders[0]
         voted = tally.voted(written(outputs[tally.place_of(winner)], winner), winner)
         if voted.partial:
