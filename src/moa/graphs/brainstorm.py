@@ -25,7 +25,7 @@ from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
@@ -133,9 +133,10 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             for each in drawn
             for text in each.output.ideas
         ]
-        merged = await self._merged(proposed, context)
-        ranked = await self._ranked(text_of(request), merged, context)
-        return _listed(await self._grouped(Pool(ideas=tuple(ranked)), context))
+        merged = await told("merge", self._merged(proposed, context), context)
+        ranked = self._ranked(text_of(request), merged, context)
+        pool = Pool(ideas=tuple(await told("rank", ranked, context)))
+        return _listed(await told("group", self._grouped(pool, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
         """The personas side by side, and what becomes of their ideas."""

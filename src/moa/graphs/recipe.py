@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
@@ -25,12 +26,13 @@ from moa.graphs.fields import FromEndpoints, Table, keys_in, settings_in
 from moa.graphs.streaming import streamed
 from moa.handoffs import Reply
 from moa.node import Node, Result
-from moa.trace import Event, TextDelta
+from moa.trace import Event, NodeFinished, NodeStarted, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
     from moa.graphs.drawing import Drawing
 
+T = TypeVar("T")
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
@@ -241,6 +243,15 @@ def show(output: object, context: RunContext, shown: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
     if isinstance(output, Reply) and not shown:
         context.emit(TextDelta(context.node, output.text))
+
+
+async def told(step: str, work: Awaitable[T], context: RunContext) -> T:
+    """Do a step of a recipe, and tell who listens that it begins and ends."""
+    path, start = f"{context.node}/{step}", time.perf_counter()
+    context.emit(NodeStarted(path))
+    output = await work
+    context.emit(NodeFinished(path, output, time.perf_counter() - start))
+    return output
 
 
 class WiredRecipe(Recipe[In, Out]):

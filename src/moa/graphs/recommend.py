@@ -31,7 +31,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.fields import FromFile, Large, Small
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.questions import Score, score
 
@@ -179,8 +179,9 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """
         if not self.items:
             raise ConfigError("the catalogue is empty: name a file of items")
-        shelf = await self._candidates(request, context)
-        return _listed(await self._with_reasons(await self._scored(shelf, context), context))
+        shelf = await told("candidates", self._candidates(request, context), context)
+        shelf = await told("scores", self._scored(shelf, context), context)
+        return _listed(await told("reasons", self._with_reasons(shelf, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
         """The search, the scores, and the reasons."""

@@ -11,7 +11,6 @@ arXiv:2303.11366.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -41,11 +40,10 @@ from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
-from moa.trace import NodeFinished, NodeStarted
 from moa.usage import Tier
 
 Solver = Literal["slm", "llm", "arithmetic"]
@@ -463,12 +461,7 @@ class CarriedOut:
         missing = [name for name, result in needed.items() if not self._usable(result)]
         if missing:
             return _result(step, step.tier, fault=f"it needs {', '.join(missing)}, which failed")
-        path = f"{self.context.node}/{step.id}"
-        self.context.emit(NodeStarted(path))
-        started = time.perf_counter()
-        result = await self._worked_out(step, needed)
-        self.context.emit(NodeFinished(path, result, time.perf_counter() - started))
-        return result
+        return await told(step.id, self._worked_out(step, needed), self.context)
 
     def _usable(self, result: StepResult) -> bool:
         return bool(result.answer) and (self.hurried or result.fault is None)

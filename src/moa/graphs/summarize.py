@@ -29,7 +29,7 @@ from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
@@ -183,12 +183,14 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         if not self.length.too_long(request.text):
             own = [Cited(text=text, chunks=whole[n].chunks) for n, text in sentences_in(whole)]
             return _summary(own, notes, "extract")
-        keep = self._extracts if self.condenser is None else self._condensed
-        kept = await keep(notes, context)
+        if self.condenser is None:
+            kept = await told("extracts", self._extracts(notes, context), context)
+        else:
+            kept = await told("condense", self._condensed(notes, self.condenser, context), context)
         if not can_write(self.llm.model):
             context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             return await self._extracted(kept, context)
-        return await self._written(kept, context)
+        return await told("summary", self._written(kept, context), context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The chunks, what is kept of each, and who writes."""
@@ -219,25 +221,30 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         centroid = () if salience is None else salience.centroid
         return notes.model_copy(update={"centroid": centroid})
 
-    async def _condensed(self, whole: Notes, context: RunContext) -> Notes:
+    async def _condensed(
+        self, whole: Notes, condenser: Generator[Reply], context: RunContext
+    ) -> Notes:
         """Have each note condensed, then neighbours together until they can be read at once."""
-        notes = whole.keeping(await self._condensed_each(whole, whole.notes, context))
+        notes = whole.keeping(await self._condensed_each(whole, whole.notes, condenser, context))
         while notes.tokens > self.read_tokens:
             grouped = _grouped(notes.notes, self.chunk_tokens)
             if len(grouped) == len(notes.notes):
                 break
-            notes = whole.keeping(await self._condensed_each(whole, grouped, context))
+            notes = whole.keeping(await self._condensed_each(whole, grouped, condenser, context))
         if notes.tokens > self.read_tokens:
             notes = self._fitting(notes, await self._salience(notes, context))
         context.note("changed", f"condensed about {whole.tokens} tokens to {notes.tokens}")
         return notes
 
     async def _condensed_each(
-        self, whole: Notes, notes: Sequence[Note], context: RunContext
+        self,
+        whole: Notes,
+        notes: Sequence[Note],
+        condenser: Generator[Reply],
+        context: RunContext,
     ) -> list[Note]:
         """Condense notes side by side; one that fails is cut to its best sentences."""
-        condenser, silent = self.condenser, quiet(context)  # notes are no part of the answer
-        assert condenser is not None, "it is asked where there is one"
+        silent = quiet(context)  # notes are no part of the answer
 
         async def condensed(note: Note) -> Note:
             try:

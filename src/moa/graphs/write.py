@@ -22,7 +22,7 @@ from moa.endpoints import Endpoint
 from moa.errors import MoaError
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.node import unique_names
 
@@ -139,11 +139,12 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         """
         silent = quiet(context)  # nothing is shown before its length is checked
         if self.in_one:
-            return await self._in_one(request, context, silent)
-        outline = (await self.outliner.run(request, silent)).output
+            return await told("whole", self._in_one(request, context, silent), context)
+        outline = (await told("outline", self.outliner.run(request, silent), context)).output
         planned = Planned(assignment=request, outline=outline)
-        sections = await self._sections(planned, context, silent)
-        return _put_together(outline.title, await self._agreeing(planned, sections, context))
+        sections = await told("sections", self._sections(planned, context, silent), context)
+        agreeing = self._agreeing(planned, sections, context)
+        return _put_together(outline.title, await told("consistency", agreeing, context))
 
     def sketch(self, sketch: Sketch) -> None:
         """One writer; or the outline, the sections, and what makes them agree."""
