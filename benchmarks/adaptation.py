@@ -13,16 +13,19 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from encoder import SETS
 from heads import read
 from moa import Classifier, Endpoint, RunContext
+from moa._async import map_async
 from moa.endpoints import Example
 from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question
 from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share
+from recipes_shared import endpoint_of
 from report import table, write
 from support_reading import Alone
 
@@ -49,19 +52,18 @@ Choice = Callable[[int], Sequence[Example]]
 
 
 async def shown_share(
-    slm: Endpoint, question: Question, rows: Rows, chosen: Choice
+    slm: Endpoint, question: Question, rows: Rows, chosen: Choice, concurrency: int
 ) -> tuple[float, int]:
     """Share right where each text is read behind its examples, and the tokens that it took."""
-    context, right, left = RunContext(keep_notes=False), 0, iter(enumerate(rows))
+    context = RunContext(keep_notes=False)
 
-    async def work() -> None:
-        nonlocal right
-        for place, row in left:
-            decision = await slm.decide(row["text"], [question], context, examples=chosen(place))
-            right += question.options[decision.answers[0].best].name == row["label"]
+    async def read_right(place: int) -> bool:
+        text = rows[place]["text"]
+        decision = await slm.decide(text, [question], context, examples=chosen(place))
+        return question.options[decision.answers[0].best].name == rows[place]["label"]
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return right / len(rows), context.usage.input_tokens
+    right = await map_async(read_right, range(len(rows)), max_concurrency=concurrency)
+    return fmean(right), context.usage.input_tokens
 
 
 def spread(examples: Sequence[Example]) -> list[Example]:
@@ -80,7 +82,7 @@ async def vectors(texts: Sequence[str]) -> np.ndarray:
     return np.asarray((await ENCODER.embed(texts, RunContext())).vectors)
 
 
-async def measured(file: str, name: str, data: Path, count: int) -> list[float]:
+async def measured(name: str, served: str, data: Path, count: int, concurrency: int) -> list[float]:
     folder, task, words = SETS[name]
     rows = read(next((data / folder).glob("*.jsonl")))
     held = rows[CHOSEN_ON : CHOSEN_ON + count]
@@ -101,12 +103,13 @@ async def measured(file: str, name: str, data: Path, count: int) -> list[float]:
         return [examples[n] for n in np.argsort(near[place])[-SHOWN:]]
 
     found: list[float] = []
-    async with Alone(model_path=file) as model:
+    model = endpoint_of("slm", "slm", served) if "@" in served else Alone(model_path=served)
+    async with model:
         slm = Cached(model, size=100_000)
         ways: list[Choice] = [lambda _: (), lambda _: fixed, nearest]
         took: list[int] = []
         for chosen in ways:
-            right, tokens = await shown_share(slm, question, held, chosen)
+            right, tokens = await shown_share(slm, question, held, chosen, concurrency)
             found.append(right)
             took.append(tokens)
         agent = Classifier(
@@ -127,11 +130,12 @@ async def run(args: argparse.Namespace) -> None:
     kept: dict[str, list[float]] = {}
     if args.resume and args.resume.exists():
         kept = json.loads(args.resume.read_text())
-    for file in args.models:
+    for served in args.models:
         for name in NAMES:
-            key = f"{Path(file).stem}: {name}"
+            model = served.partition("@")[0] if "@" in served else Path(served).stem
+            key = f"{model}: {name}"
             if key not in kept:
-                kept[key] = await measured(file, name, args.data, args.rows)
+                kept[key] = await measured(name, served, args.data, args.rows, args.concurrency)
                 print(key, kept[key], flush=True)
                 if args.resume:
                     args.resume.write_text(json.dumps(kept))
@@ -154,7 +158,8 @@ async def run(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
-    parser.add_argument("--models", nargs="+", required=True, help="GGUF files")
+    parser.add_argument("--models", nargs="+", required=True, help="GGUF files, or NAME@URL")
+    parser.add_argument("--concurrency", type=int, default=AT_ONCE, help="rows at a time")
     parser.add_argument("--rows", type=int, default=60, help="rows of each set")
     parser.add_argument("--resume", type=Path, help="file that keeps what was measured")
     args = parser.parse_args()

@@ -11,19 +11,23 @@ class Kept:
     """Findings by name.
 
     Args:
-        file: Holds them, and is read again; `None` keeps them in memory alone.
+        file: Holds them, a line each, and is read again; `None` keeps them in memory alone.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self.found: dict[str, Any] = {}
         if file is not None and file.exists():
-            self.found = json.loads(file.read_text())
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    name, value = json.loads(line)
+                except ValueError:  # the end of a run that was killed
+                    continue
+                self.found[name] = value
 
     def keep(self, name: str, value: Any) -> None:
-        """Add a finding, and write all of them in one step."""
+        """Add a finding to the file."""
         self.found[name] = value
         if self._file is not None:
-            part = self._file.with_name(f".{self._file.name}.part")
-            part.write_text(json.dumps(self.found, indent=2))
-            part.replace(self._file)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps([name, value])}\n")

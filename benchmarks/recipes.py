@@ -1,9 +1,9 @@
 """Every ready graph that writes, beside one good call: `python benchmarks/recipes.py --model FILE`.
 
-Each graph and a plain call to the same model answer the same items, one at a time. Prompts are
-chosen on one half of the items and reported on the other. Every answer is kept as soon as it is
-there, so that a run can be stopped and gone on with by the same command; after a change of a graph
-take another `--json`, and the same `--plain` and `--samples`. With `--items` it prints, and writes
+Each graph and a plain call to the same model answer the same items. Prompts are chosen on one half
+of the items and reported on the other. Every answer is kept as soon as it is there, so that a run
+can be stopped and gone on with by the same command; after a change of a graph take another
+`--json`, and the same `--plain` and `--samples`. With `--items` it prints, and writes
 no page; `--page` writes the page of all that is kept.
 
 `--check` asks each graph once, about small items of its own, and fails where one gives no answer.
@@ -25,6 +25,7 @@ import recipes_documents
 import recipes_texts
 from kept import Kept
 from moa import MoaError, RunContext
+from moa._async import map_async
 from moa.errors import ConfigError
 from moa.evals.comparison import MARGIN
 from moa.evals.metrics import Interval, difference
@@ -75,7 +76,8 @@ with the interval that holds it at 95 % (each for itself; of so many, one may be
 {margin} worse; it **doesn't pay** where it is shown to be worse, or where it takes more and is
 shown to be less than {margin} better; else it **can't be told** from these items. What it takes
 are the tokens of the model, where one that is written counts as {weight} that are read. Seconds
-are for an item, beside whatever else ran on the machine. What an agent finds out once about its
+are for an item, beside the other items that were asked at the same time and whatever else ran on
+the machine. What an agent finds out once about its
 model, before its first decision, is not counted.
 
 {results}
@@ -130,23 +132,36 @@ def key_of(model: str, recipe: str, way: str, item: Item) -> str:
 
 
 async def measured(
-    recipe: Recipe, models: Models, items: Sequence[Item], plain: Kept, warm: Item | None = None
+    recipe: Recipe,
+    models: Models,
+    items: Sequence[Item],
+    plain: Kept,
+    warm: Item | None = None,
+    *,
+    concurrency: int = 1,
 ) -> None:
     """Ask both ways about each item that isn't kept yet; about `warm` first, without a record."""
-    kept, run, model = models.kept, None, models.llm.model
-    for number, item in enumerate(items, 1):
-        kept.keep(
-            key_of(model, recipe.name, "plain", item), await plainly(recipe, models, item, plain)
-        )
-        key = key_of(model, recipe.name, "graph", item)
+    kept, model, said = models.kept, models.llm.model, f"{models.llm.model}: {recipe.name}"
+
+    async def one_plain(item: Item) -> None:
+        key = key_of(model, recipe.name, "plain", item)
         if key not in kept.found:
-            if run is None:
-                run = await recipe.graph(models)
-                if warm is not None:
-                    await asked(run, warm)
-            kept.keep(key, await asked(run, item))
-        said = kept.found[key].get("error", f"{kept.found[key]['seconds']:.0f} s")
-        print(f"{model}: {recipe.name}, {number} of {len(items)}: {said}", flush=True)
+            kept.keep(key, await plainly(recipe, models, item, plain))
+
+    left = [i for i in items if key_of(model, recipe.name, "graph", i) not in kept.found]
+    run = await recipe.graph(models) if left else None
+    if run is not None and warm is not None:
+        await asked(run, warm)
+
+    async def one_graph(item: Item) -> None:
+        assert run is not None, "something is left"
+        answer = await asked(run, item)
+        kept.keep(key_of(model, recipe.name, "graph", item), answer)
+        seconds = f"{answer['seconds']:.0f} s"
+        print(f"{said}, {item['id']}: {answer.get('error', seconds)}", flush=True)
+
+    await map_async(one_plain, items, max_concurrency=concurrency)
+    await map_async(one_graph, left, max_concurrency=concurrency)
 
 
 def scored(recipe: Recipe, item: Item, answer: Answer) -> Mapping[str, float]:
@@ -282,10 +297,10 @@ def texts_of(found: Sequence[Found]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-async def check(file: Path) -> int:
+async def check(model: str) -> int:
     """Ask each graph about one item, without the plain call; give how many gave no answer."""
     failures = 0
-    async with Models(file, CHECK, Kept(None), Kept(None)) as models:
+    async with Models(model, CHECK, Kept(None), Kept(None)) as models:
         for name, recipe in RECIPES.items():
             if name in UNCHECKED:
                 continue
@@ -305,12 +320,19 @@ async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
     every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
     items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
     (other,) = set(HALVES) - {args.half}
-    for file in args.model:
-        async with Models(file, args.data, kept, samples) as models:
+    for served in args.model:
+        async with Models(served, args.data, kept, samples) as models:
             for name in () if args.page else args.recipes:
                 warm = half_of(every[name], other, 1)[0] if RECIPES[name].warms else None
                 try:
-                    await measured(RECIPES[name], models, items[name], plain, warm)
+                    await measured(
+                        RECIPES[name],
+                        models,
+                        items[name],
+                        plain,
+                        warm,
+                        concurrency=args.concurrency,
+                    )
                 except MoaError as error:
                     print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
             model = models.llm.model
@@ -325,7 +347,10 @@ async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="GGUF files")
+    parser.add_argument(
+        "--model", nargs="+", required=True, help="GGUF files, or NAME@URL of what vLLM serves"
+    )
+    parser.add_argument("--concurrency", type=int, default=1, help="items at a time")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--half", choices=HALVES, default="reported")
     parser.add_argument(
@@ -339,7 +364,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
     if args.check:
-        raise SystemExit(min(1, sum(asyncio.run(check(file)) for file in args.model)))
+        raise SystemExit(min(1, sum(asyncio.run(check(model)) for model in args.model)))
     if args.data is None:
         parser.error("give the folder of the data sets, by --data or $MOA_DATA")
     args.data = Path(args.data)

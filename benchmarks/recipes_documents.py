@@ -103,7 +103,9 @@ def _sourced(outcome: Any) -> Answer:
     if isinstance(outcome, NotInDocuments):
         return {"text": ABSENT, "sources": {}}
     sources = {str(one.number): Path(one.passage.document).stem for one in outcome.citations}
-    return {"text": outcome.text, "sources": sources}
+    verdicts = [claim.verdict for claim in outcome.claims]
+    doubted = bool(verdicts) and all(each == "unsupported" for each in verdicts)
+    return {"text": outcome.text, "sources": sources, "doubted": doubted}
 
 
 def _from_documents(name: str) -> Any:
@@ -129,9 +131,13 @@ async def _from_passages(models: Models, item: Item, ask: Plain) -> Answer:
 
 def answered(item: Item, answer: Answer) -> Scores:
     """Whether the answer is there and cited; of a hidden passage, whether there is none."""
-    refused = is_absent(answer["text"])
+    refused, doubted = is_absent(answer["text"]), answer.get("doubted", False)
     if not item["holding"]:
-        return {"right": float(refused), "refused where it should": float(refused)}
+        return {
+            "right": float(refused),
+            "refused where it should": float(refused),
+            "refused or doubted where it should": float(refused or doubted),
+        }
     right = not refused and holds(answer["text"], item["answers"])
     cited = right and cites(answer["text"], answer["sources"], item["holding"])
     return {
@@ -139,6 +145,7 @@ def answered(item: Item, answer: Answer) -> Scores:
         "holds the answer": float(right),
         "cites it": float(cited),
         "answers where it can": float(not refused),
+        **({"doubted though right": float(doubted)} if right else {}),
     }
 
 
@@ -162,6 +169,8 @@ RECIPES = (
             "cites it",
             "answers where it can",
             "refused where it should",
+            "refused or doubted where it should",
+            "doubted though right",
         ),
         items=_questions,
         graph=_from_documents("rag"),

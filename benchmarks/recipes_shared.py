@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kept import Kept
-from moa import EmbeddedEndpoint, Endpoint, Endpoints
+from moa import EmbeddedEndpoint, Endpoint, Endpoints, VLLMEndpoint
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
 from moa.documents.citations import statements
@@ -30,7 +30,7 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Wrapping
 from moa.graphs.code import SandboxResult, source_of
-from moa.usage import Amount
+from moa.usage import Amount, Tier
 
 Item = dict[str, Any]
 """A row with an `id`, what is asked, and what is right."""
@@ -41,6 +41,10 @@ Scores = dict[str, float]
 Run = Callable[[Item, RunContext], Awaitable[Answer]]
 
 HALVES = ("chosen", "reported")
+WINDOW = 4096
+"""Tokens of a model's window, where vLLM serves it."""
+TIMEOUT_S = 600.0
+"""Seconds that one call may take."""
 LIMIT_S = 5.0
 """Seconds that a program and its tests may run."""
 _LIMITED = """
@@ -166,23 +170,40 @@ def spent(context: RunContext, seconds: float) -> Answer:
     }
 
 
+def endpoint_of(name: str, tier: Tier, model: str) -> Endpoint:
+    """Make the endpoint of a GGUF file, or of `NAME@URL`, which vLLM serves."""
+    served, at, url = model.partition("@")
+    if at:
+        return VLLMEndpoint(
+            name,
+            model=served,
+            base_url=url,
+            api_key=os.environ.get("VLLM_API_KEY"),
+            tier=tier,
+            context_window=WINDOW,
+            connect_timeout_s=60,
+            timeout_s=TIMEOUT_S,
+        )
+    return EmbeddedEndpoint(name, tier=tier, model_path=Path(model), timeout_s=TIMEOUT_S)
+
+
 class Models(Endpoints):
     """One model under two names, so that every part of a graph is asked of it; and the built-in.
 
     Args:
-        file: The model's GGUF file.
+        model: A GGUF file, or `NAME@URL` of a model that vLLM serves, with the key in
+            `VLLM_API_KEY`.
         data: Folder of the data sets.
         kept: For what a recipe finds out before its first item.
         samples: For what the model wrote, shared by the recipes.
     """
 
-    def __init__(self, file: Path, data: Path, kept: Kept, samples: Kept) -> None:
+    def __init__(self, model: str, data: Path, kept: Kept, samples: Kept) -> None:
         super().__init__(Config())
         self.data = data
         self.kept = kept
-        large = EmbeddedEndpoint("large", tier="llm", model_path=file, timeout_s=600)
-        self.large = Shared(large, samples)
-        small = Shared(EmbeddedEndpoint("small", model_path=file, timeout_s=600), samples)
+        self.large = Shared(endpoint_of("large", "llm", model), samples)
+        small = Shared(endpoint_of("small", "slm", model), samples)
         self._built = {"large": self.large, "small": small, EMBEDDED: EmbeddedEndpoint(EMBEDDED)}
         self._folder = tempfile.TemporaryDirectory(prefix="recipes-")
         self.folder = Path(self._folder.name)

@@ -2,13 +2,14 @@
 
 On simulated scores it runs for a minute or two. On film reviews it takes the scores that a model
 gave, from a file: `--scores FILE` reads it, and with `--data DIR` it is made before, or gone on
-with, by the GGUF model that MOA_MODEL names.
+with, by the model that MOA_MODEL names: a GGUF file, or NAME@URL where vLLM serves it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -27,10 +28,13 @@ from moa.endpoints.known import known
 from moa.errors import CapabilityError
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
+from recipes_shared import endpoint_of
 from report import table, write
 from saying import Said
 
 SECTION = "learning"
+SOME = 24
+"""Texts that are read together, and kept."""
 LABELS, SHUFFLES, POPULATION, RISK = 512, 100, 20_000, 0.05
 AUC = 0.94
 FILMS = "sentiment2_movie"
@@ -101,7 +105,8 @@ def run(scores: Path | None, data: Path | None) -> None:
             order = rng.permutation(len(scored.labels))
             return scored.some(order[:LABELS]), scored.some(order[LABELS:])
 
-        rows += _measured("film reviews", shuffled, few=True)
+        model = json.loads(_lines(scores)[0])["model"]
+        rows += _measured(f"film reviews, {model}", shuffled, few=True)
     command = "python benchmarks/trust.py --steps learning"
     if scores is not None:
         command += " --data DIR --scores FILE"
@@ -166,18 +171,27 @@ async def _make(scores: Path, data: Path, *, done: int) -> None:
     """Ask the model that MOA_MODEL names for the scores of the film reviews that have none."""
     lines = _lines(data / FILMS / "dev.jsonl")
     said = Said(FILMS)
-    async with EmbeddedEndpoint() as endpoint:
+    model = os.environ.get("MOA_MODEL", "")
+    made = endpoint_of("model", "slm", model) if "@" in model else EmbeddedEndpoint()
+    async with made as endpoint:
         read_as = known(endpoint.model).layout_of(QUESTION.kind)
         layout = layout_of(QUESTION, read_as)
         member = LabelFeature(name="labels", read_as=read_as, layout=layout)
+        rows = list(map(json.loads, lines[done:]))
         with scores.open("a", encoding="utf-8") as file:
-            for place, row in enumerate(map(json.loads, lines[done:]), start=done + 1):
-                context = RunContext(keep_notes=False)
-                logs = await member.read(row["text"], QUESTION, {member.source: endpoint}, context)
-                kept = {"text": row["text"], "label": row["label"], "logs": logs.tolist()}
-                file.write(f"{json.dumps(kept)}\n")
+            for start in range(0, len(rows), SOME):
+                some = rows[start : start + SOME]
+                found = await member.read(
+                    [row["text"] for row in some],
+                    QUESTION,
+                    {member.source: endpoint},
+                    RunContext(keep_notes=False),
+                )
+                for row, logs in zip(some, found, strict=True):
+                    kept = {"text": row["text"], "label": row["label"], "logs": logs.tolist()}
+                    file.write(f"{json.dumps({**kept, 'model': endpoint.model})}\n")
                 file.flush()
-                said(member.name, place, len(lines))
+                said(member.name, done + start + len(some), len(lines))
 
 
 def _lines(file: Path) -> list[str]:

@@ -245,11 +245,11 @@ async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_othe
 ) -> None:
     strict = made.bound.model_copy(update={"threshold": 0.9})
     made = made.model_copy(update={"bound": strict}).sealed()
-    confirmed = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
+    confirmed, _ = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
     assert confirmed.bound.threshold == 0.9
-    assert confirmed.languages == {"en": 1.0}
+    assert confirmed.data.languages == {"en": 1.0}
     assert confirmed.drift is not None
-    withdrawn = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
+    withdrawn, _ = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
     assert withdrawn.bound.threshold is None
     with pytest.raises(InputError, match="rows that the calibration was made from"):
         await recheck(ready(made), rows(400))
@@ -260,8 +260,8 @@ async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> 
     chosen = [replace(row, chosen=True) for row in rows(300, sharp=0.5, seed=4)]
     found = await recheck(ready(made), [*drawn, *chosen])
     alone = await recheck(ready(made), drawn)
-    assert found.bound == alone.bound
-    assert found.drift == alone.drift
+    assert found.calibration.bound == alone.calibration.bound
+    assert found.calibration.drift == alone.calibration.drift
     assert "300 rows were chosen to be labelled and are left out" in found.notes[0]
     with pytest.raises(InputError, match="all 300 rows were chosen"):
         await recheck(ready(made), chosen)
@@ -396,7 +396,7 @@ async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -
     kept = ready(Calibration.load(tmp_path / "c.json"))
     assert (await kept.answer("it is 0.999", context())).accepted
     assert not (await kept.answer("it is 0.001", context())).accepted
-    there = await recheck(kept, rows(600, seed=3))
+    there, _ = await recheck(kept, rows(600, seed=3))
     assert there.bounds["b"].threshold is None
     assert there.bounds["a"].threshold == made.bounds["a"].threshold
 

@@ -121,7 +121,9 @@ def check(name: str, found: object) -> None:
 
 def assert_same(found: Any, known: Any, where: str) -> None:
     if isinstance(known, float):
-        near = 1e-2 if where.endswith(" ece") else 1e-3  # a case may cross the edge of a bin
+        # A case may cross the edge of a bin; and the encoder, which alone decides without labels,
+        # computes a little otherwise on another processor.
+        near = 1e-2 if where.endswith(" ece") or where.startswith("heads of 0 ") else 1e-3
         assert found == pytest.approx(known, abs=near), where
     elif isinstance(known, dict | list):
         assert len(found) == len(cast("list[Any]", known)), where

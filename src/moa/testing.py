@@ -19,8 +19,8 @@ from moa.endpoints import (
     Endpoint,
     Example,
     Prompt,
+    need,
 )
-from moa.errors import CapabilityError
 from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -29,7 +29,7 @@ Probabilities = Mapping[str, float]
 Step = str | BaseModel | Mapping[str, Probabilities] | Exception
 """One answer: a text, a model to be written as JSON, probabilities by question, or an error."""
 Rule = Callable[[str], Step]
-"""Works out an answer from the last user message, or from the state of a decision."""
+"""Works out an answer from the last user message, or from the text of a decision."""
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 T = TypeVar("T")
@@ -53,14 +53,14 @@ class _Double(Closing):
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every prompt it was given."""
     states: list[str] = field(default_factory=list[str])
-    """Every state it decided on."""
+    """Every text it decided on."""
     closed: bool = False
 
     def next_step(self, text: str) -> Step:
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        self._need("complete")
+        need(self, "complete")
         self.prompts.append(prompt)
         step, amount = await self._answer(prompt.messages[-1].content, context)
         assert isinstance(step, str | BaseModel), f"{self.name}: {step!r} is no text"
@@ -70,7 +70,7 @@ class _Double(Closing):
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        self._need("stream")
+        need(self, "stream")
         whole = await self.complete(prompt, context)
         for i, word in enumerate(whole.text.split(" ")):
             yield f" {word}" if i else word
@@ -78,7 +78,7 @@ class _Double(Closing):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -86,16 +86,16 @@ class _Double(Closing):
         examples: Sequence[Example] = (),
     ) -> Decision:
         del examples
-        self._need("decide")
-        self.states.append(state)
-        step, amount = await self._answer(state, context)
+        need(self, "decide")
+        self.states.append(text)
+        step, amount = await self._answer(text, context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
         answers = tuple(_decided(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
         return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        self._need("embed")
+        need(self, "embed")
         estimate = Amount(calls=1, input_tokens=self.tokens[0])
         with await context.reserve(self.name, self.tier, estimate) as call:
             await asyncio.sleep(self.latency_s)
@@ -121,10 +121,6 @@ class _Double(Closing):
     def _completion(self, step: str | BaseModel, amount: Amount) -> Completion:
         text = step if isinstance(step, str) else step.model_dump_json()
         return Completion(text=text, endpoint=self.name, model=self.model, amount=amount)
-
-    def _need(self, capability: Capability) -> None:
-        if capability not in self.capabilities:
-            raise CapabilityError(f"endpoint {self.name!r} can't {capability}")
 
 
 @dataclass
@@ -155,7 +151,7 @@ class SimulatedEndpoint(_Double):
     """Answers by a rule, as often as it is asked.
 
     Args:
-        rule: Works out the answer from the last user message, or from the state of a decision.
+        rule: Works out the answer from the last user message, or from the text of a decision.
     """
 
     rule: Rule = lambda text: text

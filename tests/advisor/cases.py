@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from moa.advisor.choice import Plan, Ranking
+from moa.advisor.choice import Ranking
 from moa.advisor.hardware import GPU, Machine
+from moa.advisor.plans import Plan
 from moa.advisor.task import Task
 
 GIB = 2**30
@@ -104,7 +105,7 @@ CASES = (
         task=Task(job="converse", latency_s=2, streamed=True, per_day=500, api=True),
         machine=LAPTOP,
         best=("llm", "hybrid"),
-        says=("the first token comes after", "the items leave the house"),
+        says=("the first token comes after", "the items leave this machine"),
         holds=lambda r: at_vendor(r) and _first_within(2)(r),
     ),
     Case(
@@ -164,20 +165,20 @@ CASES = (
         holds=at_home,
     ),
     Case(
-        name="data that may not leave the house, on a desk",
+        name="data that may not leave this machine, on a desk",
         task=Task(job="extract", private=True, api=True, per_day=5000),
         machine=DESK,
         best=("slm", "llm"),
         sizes=(3, 40),
-        rejected=("leaves the house",),
+        rejected=("local only",),
         holds=lambda r: at_home(r) and good_enough(r),
     ),
     Case(
         name="private and risky reasoning on a laptop: nothing fits",
         task=Task(job="reason", private=True, risk="high"),
         machine=LAPTOP,
-        says=("if the items may leave the house", "with a GPU such as", "low risk"),
-        rejected=("leaves the house", "too risky", "too big"),
+        says=("if the items may leave this machine", "with a GPU such as", "low risk"),
+        rejected=("local only", "too risky", "too big"),
     ),
     Case(
         name="German tickets on a processor, where two seconds do",

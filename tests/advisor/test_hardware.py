@@ -1,16 +1,14 @@
-"""What is read of a machine: GPUs by NVML, a container's memory, and what users describe."""
+"""What is read of a machine: GPUs by NVML, and what users describe."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 
-from moa.advisor import hardware
 from moa.advisor.hardware import CARDS, GPU, Machine, card, described, machine
 from moa.errors import ConfigError
 
@@ -116,15 +114,6 @@ def test_a_driver_that_knows_little_is_no_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pynvml", OldDriver("pynvml"))
     gpu, _ = machine().gpus
     assert (gpu.name, gpu.capability, gpu.bandwidth) == ("Old", None, None)
-
-
-def test_a_containers_limit_holds(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("4000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    contained = hardware._contained  # pyright: ignore[reportPrivateUsage]
-    assert contained(9000, 8000, tmp_path) == (4000, 3000)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert contained(9000, 8000, tmp_path) == (9000, 8000)
 
 
 def test_this_machine_is_read() -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from moa.advisor.bench import Measurement, Step, keep
-from moa.advisor.candidates import local_models
 from moa.advisor.choice import choose
-from moa.advisor.hardware import Machine
-from moa.advisor.performance import LocalModel
+from moa.advisor.hardware import LocalModel, Machine
+from moa.advisor.plans import local_models
 from moa.advisor.task import Task
 from moa.config import Config, load
 

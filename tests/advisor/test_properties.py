@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from moa.advisor import Job
 from moa.advisor.catalogue import models
-from moa.advisor.choice import Chooser, Plan, Ranking
-from moa.advisor.hardware import GPU, Machine
-from moa.advisor.performance import LocalModel, places, quantisations
+from moa.advisor.choice import Chooser, Ranking
+from moa.advisor.hardware import GPU, LocalModel, Machine, places, quantisations
+from moa.advisor.plans import Plan
 from moa.advisor.task import Task
 
 from .cases import DESK, GIB, L4, LAPTOP, computer

@@ -8,8 +8,7 @@ import pytest
 
 from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import vllm_table
-from moa.advisor.hardware import GPU, Machine
-from moa.advisor.performance import STEPS, LocalModel, largest_that_fits, vllm_fit
+from moa.advisor.hardware import GPU, STEPS, LocalModel, Machine, largest_that_fits, vllm_fit
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from moa.advisor.choice import Plan, choose
+from moa.advisor.choice import choose
 from moa.advisor.config import Setup, write_plan
-from moa.advisor.hardware import Machine
-from moa.advisor.patterns import Pattern
-from moa.advisor.performance import LocalModel
+from moa.advisor.hardware import LocalModel, Machine
+from moa.advisor.plans import Pattern, Plan
 from moa.advisor.task import Task
 from moa.cli.app import app
 from moa.config import load

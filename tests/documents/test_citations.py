@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.documents import Passage
-from moa.documents.citations import Statement, attributed, cited, listed, statements
+from moa.documents.citations import Statement, cited, listed, statements
 
 PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n in range(1, 4)]
 
@@ -85,6 +85,6 @@ SEVERAL = (
     ],
 )  # fmt: skip
 def test_a_sentence_cites_the_passage_that_has_its_words(answer: str, becomes: str) -> None:
-    text, changed = attributed(answer, SEVERAL)
-    assert text == becomes
-    assert changed == (answer != becomes)
+    checked = cited(answer, SEVERAL)
+    assert checked.text == becomes
+    assert checked.added == (answer != becomes)

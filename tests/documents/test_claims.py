@@ -8,8 +8,9 @@ import pytest
 
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
+from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.claims import RELEVANT, Grader, asked
+from moa.documents.claims import RELEVANT, Grader, asked, checked_claims
 from moa.errors import CalibrationError
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -72,3 +73,24 @@ async def test_a_calibration_with_other_labels_is_refused() -> None:
     found = await calibrate(endpoint("a"), question, rows(("a", "b")))
     with pytest.raises(CalibrationError, match="labels a, b, and here"):
         Grader(endpoint(), RELEVANT, calibration=found, name="filter")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("The museum opens at nine. [1]", "unchecked"),
+        ("The tower was painted blue by sailors. [1]", "unsupported"),
+        ("The tower was painted blue by sailors.", "unsupported"),
+        ("Yes. [1]", "unchecked"),
+        ("Das Haus wurde von einem berühmten Baumeister errichtet. [1]", "unchecked"),
+    ],
+)
+async def test_without_a_grader_a_sentence_without_the_passages_words_is_unsupported(
+    answer: str, verdict: str
+) -> None:
+    passages = (
+        Passage(document="m", title="M", text="The museum opens at nine and closes at six."),
+        Passage(document="r", title="R", text="Rice grows in water and needs warm summers."),
+    )
+    (claim,) = await checked_claims(answer, passages, None, RunContext())
+    assert claim.verdict == verdict

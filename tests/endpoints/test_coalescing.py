@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -14,13 +13,11 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Decision
 from moa.endpoints.dialects import UNKNOWN
-from moa.endpoints.native import Coalescer
 from moa.errors import (
     BudgetExceeded,
     EndpointUnavailable,
 )
-from moa.questions import Answer, Question
-from moa.usage import Amount, Budget, Price
+from moa.usage import Budget, Price
 
 from .conftest import Served
 from .decider import ALL, ANSWERS, REFUND, TOPIC, URGENCY, endpoint, reply
@@ -172,23 +169,14 @@ async def test_calls_without_a_price_count_once_and_nobody_s_cost_is_known(
     assert [c.usage.cost for c in nested] == [None] * 3
 
 
-async def test_one_who_waited_until_the_request_was_out_reserves_another() -> None:
-    taken = Amount(calls=1, input_tokens=10)
-
-    async def send(state: str, questions: Sequence[Question], ledger: RunContext) -> Decision:
-        del state, ledger
-        answers = tuple(
-            Answer(question=question, probabilities=(0.9, 0.1)) for question in questions
-        )
-        return Decision(answers=answers, endpoint="e", model="m", amount=taken)
-
-    def estimate(state: str, questions: Sequence[Question]) -> Amount:
-        del state, questions
-        return Amount(calls=1, input_tokens=100)
-
-    coalescer = Coalescer("e", "slm", send=send, estimate=estimate)
-    run = RunContext(budget=Budget(tokens=150, calls=1))
-    asked = (coalescer.decide("text", [REFUND], run) for _ in range(2))
+async def test_one_who_waited_until_the_request_was_out_reserves_another(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(reply({"refund": ANSWERS["refund"]}))
+    decider = endpoint(transport)
+    long = replace(REFUND, text="Is it about a refund? " * 20)  # two don't fit into the budget
+    run = RunContext(budget=Budget(tokens=200, calls=1))
+    asked = (decider.decide("text", [long], run) for _ in range(2))
     first, second = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(first, Decision)
     assert isinstance(second, BudgetExceeded)

@@ -58,9 +58,9 @@ def test_without_topology_every_processor_counts(cpus: Path) -> None:
     assert usable_cores(cpus=cpus / "none", quota=cpus / "none") == 8
 
 
-def test_free_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> None:
+def test_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("4000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert usable_memory(cgroup=tmp_path) == 3000
+    assert usable_memory(cgroup=tmp_path) == (4000, 3000)
     (tmp_path / "memory.max").write_text("max\n")
-    assert usable_memory(cgroup=tmp_path) > 4000
+    assert usable_memory(cgroup=tmp_path).free > 4000

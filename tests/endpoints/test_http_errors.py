@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -14,6 +14,7 @@ import httpx2
 import openai
 import pytest
 from aiohttp import client_exceptions
+from aiohttp.http_writer import StreamWriter
 from pydantic import SecretStr
 
 from moa.context import RunContext
@@ -358,6 +359,31 @@ async def test_a_request_on_a_connection_that_was_let_go_is_sent_once_more(lost:
         await endpoint.close()
     assert asked == [0, 1, 0]
     assert run.usage.calls == 2
+
+
+async def test_a_request_that_meets_only_ended_connections_is_sent_on_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = StreamWriter._writelines  # pyright: ignore[reportPrivateUsage]
+    failures = 3
+
+    def write(self: StreamWriter, chunks: Sequence[bytes]) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+        written(self, chunks)
+
+    monkeypatch.setattr(StreamWriter, "_writelines", write)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await say(writer, f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}")
+
+    run = RunContext()
+    async with served_by(speak) as endpoint:
+        assert (await endpoint.complete(Prompt.of("Hi"), run)).text == "Good"
+    assert (failures, run.usage.calls) == (0, 1)
 
 
 async def test_a_new_connection_that_is_lost_is_not_tried_again() -> None:

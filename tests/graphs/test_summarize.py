@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any, cast
 
 import pytest
@@ -30,10 +29,6 @@ SENTENCES = (
 )
 TEXT = " ".join(SENTENCES)
 LONG = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(40))
-
-
-def drafted(*sentences: tuple[str, list[int]]) -> str:
-    return json.dumps({"sentences": [{"text": t, "parts": p} for t, p in sentences]})
 
 
 def graph(
@@ -83,24 +78,26 @@ async def test_a_title_says_which_sentences_matter() -> None:
     assert SENTENCES[5] in llm.prompts[0].messages[-1].content
 
 
-async def test_each_sentence_names_the_chunks_it_rests_on() -> None:
-    llm = large(drafted(("Whales sing.", [1, 3]), ("Ships are loud.", [2])))
-    result = await graph(llm, length=Length(sentences=2), chunk_tokens=200).run(Original(text=LONG))
-    first, second = result.output.sentences
-    assert (first.chunks, second.chunks) == ((1, 3), (2,))
-    start, end = result.output.spans[second.chunks[0] - 1]
-    assert LONG[start:end].startswith("The weather was fine")
+async def test_each_sentence_names_the_chunks_that_hold_its_words() -> None:
+    chapters = ("Rice grows in water.", "Ships drown out whales.", "The museum opens at nine.")
+    text = "\n\n".join(f"{each} {' '.join([SENTENCES[2]] * 20)}" for each in chapters)
+    llm = large("The museum opens at nine. Whales are drowned out.")
+    result = await graph(llm, length=Length(sentences=2), chunk_tokens=150).run(Original(text=text))
+    for sentence, chapter in zip(result.output.sentences, (chapters[2], chapters[1]), strict=True):
+        (chunk,) = sentence.chunks
+        start, end = result.output.spans[chunk - 1]
+        assert chapter in text[start:end]
 
 
-async def test_a_chunk_that_is_not_there_is_asked_for_again() -> None:
-    llm = large(drafted(("Whales sing.", [99])), drafted(("Whales sing.", [1])))
-    result = await graph(llm, chunk_tokens=200, read_tokens=300).run(Original(text=LONG))
-    assert [s.chunks for s in result.output.sentences] == [(1,)]
-    assert "there are no parts [99]" in notes(result, "repaired")[0]
+async def test_kept_sentences_are_not_split_anew() -> None:
+    text = "\n\n".join(f'"Whales sing {n}. "\n\nThe whales sing on, {n}.' for n in range(40))
+    llm = large("Whales sing.")
+    result = await graph(llm, chunk_tokens=60, read_tokens=200).run(Original(text=text))
+    assert result.output.text == "Whales sing."
 
 
 async def test_a_long_text_is_read_up_to_the_limit_alone() -> None:
-    llm = large(drafted(("Whales sing.", [1])))
+    llm = large("Whales sing.")
     await graph(llm, chunk_tokens=200, read_tokens=400).run(Original(text=LONG))
     assert approximate_tokens(llm.prompts[0].messages[-1].content) < 600
     assert approximate_tokens(LONG) > 3000
@@ -172,7 +169,7 @@ async def test_without_its_encoder_the_first_sentences_are_kept(failure: MoaErro
 
 async def test_a_small_model_condenses_chunks_and_neighbours_until_they_can_be_read() -> None:
     small = SimulatedEndpoint(name="small", rule=lambda _: "Whales sing and ships are loud. " * 4)
-    llm = large(drafted(("Whales sing.", [1])))
+    llm = large("Whales sing.")
     made = graph(llm, slm=small, condense=True, chunk_tokens=300, read_tokens=150)
     result = await made.run(Original(text=LONG))
     assert len(small.prompts) > len(result.output.spans)
@@ -198,13 +195,13 @@ async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentence
     def rule(text: str) -> Step:
         return EndpointUnavailable("down", endpoint="small") if "part 0" in text else "Whales sing."
 
-    llm = large(drafted(("Whales sing.", [1])))
+    llm = large("Whales sing.")
     small = SimulatedEndpoint(name="small", rule=rule)
     made = graph(llm, slm=small, condense=True, chunk_tokens=300)
     result = await made.run(Original(text=LONG))
     read = llm.prompts[0].messages[-1].content
-    assert "[1] The weather" in read
-    assert approximate_tokens(read.partition("[2]")[0]) < 0.4 * 300
+    assert "The weather was fine" in read
+    assert approximate_tokens(read.partition("\n\n")[0]) < 0.4 * 300
     assert "no note of chunks (1,)" in notes(result, "failed")[0]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa.advisor.task import Task as Task
 
 Kind = Literal["open", "api", "decision"]
-"""Weights one can serve; a vendor's model; a model made to decide, whoever serves it."""
+"""Open weights; a vendor's model; a model made to decide, open or a vendor's."""
 Skill = Literal[
     "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
 ]

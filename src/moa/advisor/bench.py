@@ -5,7 +5,6 @@ A measurement is kept in `moa.bench.json` beside the configuration, where budget
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 import statistics
@@ -21,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
+from moa._async import gather
 from moa._files import replace_text
 from moa.config import Config, find
 from moa.context import RunContext
@@ -50,7 +50,7 @@ _LONG, _SHORT = 320, 40
 _TAIL = 24
 """Words that are new in a prompt of which the most has been seen."""
 _WRITTEN = 128
-"""Most tokens of a long answer."""
+"""Maximum tokens of a long answer."""
 _TOPIC = Question(
     "topic",
     "choice",
@@ -220,11 +220,6 @@ class Measurement(BaseModel):
             measured=True,
         )
 
-    def is_less_than(self, before: Measurement) -> bool:
-        """Whether it was stopped, and the one before was not, of the same model and machine."""
-        stopped = self.stopped and not before.stopped
-        return stopped and (self.model, self.machine) == (before.model, before.machine)
-
     def _dollars(self, seconds: float | None, count: Decimal) -> Decimal | None:
         if seconds is None or self.hourly_usd is None:
             return None
@@ -281,8 +276,10 @@ def keep(measurement: Measurement, config_path: str | Path | None = None) -> Mea
     path = file_beside(find(config_path))
     kept = _read(path)
     before = kept.endpoints.get(measurement.endpoint)
-    if before is not None and measurement.is_less_than(before):
-        return before
+    if before is not None and measurement.stopped and not before.stopped:
+        same = (before.model, before.machine) == (measurement.model, measurement.machine)
+        if same:
+            return before
     kept.endpoints[measurement.endpoint] = measurement
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,7 +363,7 @@ class Bench:
         concurrencies: Requests in flight, one step of each kind for each.
         seconds: After which no request of a step is begun.
         budget: Limits on all of it.
-        rounds: Most requests of a slot in a step; `None`: as many as the time allows.
+        rounds: Maximum requests of a slot in a step; `None`: as many as the time allows.
         listener: Told of each answer: the work, the requests in flight, and how many answers the
             step has had.
     """
@@ -461,9 +458,7 @@ class Bench:
                 if self.listener is not None:
                     self.listener(work, concurrency, len(latencies))
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(slot())
+        await gather(slot() for _ in range(concurrency))
         if failures and not latencies:
             raise failures[-1]
         spent = step_context.usage.total

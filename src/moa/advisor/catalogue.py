@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
 from importlib.resources import files
@@ -91,11 +92,11 @@ class Model(BaseModel):
     embeddings: Annotated[int, Field(ge=0)] = 0
     """Those of `parameters` that vLLM's quantisations leave in `bf16`: embeddings and output."""
     context: PositiveInt | None = None
-    """Most tokens of a prompt and its answer together; `None`: not known."""
+    """Maximum tokens of a prompt and its answer together; `None`: not known."""
     licence: str
     licence_url: HttpUrl | None = None
     gated: bool = False
-    """Whether the hub gives it only to who has accepted the licence."""
+    """Whether its licence has to be accepted on the hub first."""
     no_float16: bool = False
     """Whether it goes wrong in `float16`, which cards before Ampere compute in."""
     attention: Attention | None = None
@@ -197,6 +198,17 @@ class Model(BaseModel):
         kept = 0 if quantisation in GGUF else self.embeddings
         quantised = (self.parameters or 0) - kept
         return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VendorModel:
+    """A model at the vendor that sells it by the token."""
+
+    model: Model
+    vendor: Dialect
+
+    def __str__(self) -> str:
+        return f"{self.model.name} (API)"
 
 
 class Local(NamedTuple):

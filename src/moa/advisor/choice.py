@@ -11,47 +11,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
-from itertools import chain
-from math import ceil, log10, sqrt
+from math import log10, sqrt
 
 from moa.advisor import Risk
-from moa.advisor.candidates import (
+from moa.advisor.catalogue import BUILT_IN, VendorModel, models
+from moa.advisor.estimate import Member, cost_of, shown_seconds
+from moa.advisor.hardware import GIB, GPU, LocalModel, Machine, machine
+from moa.advisor.plans import (
+    LABELS_FOR_A_BOUND,
     LABELS_FOR_A_HEAD,
     Cause,
-    Member,
+    Pattern,
+    Plan,
     Rejected,
-    VendorModel,
     local_models,
     measured_hourly_usd,
+    plans_for,
     quality,
     vendor_models,
 )
-from moa.advisor.catalogue import BUILT_IN, models
-from moa.advisor.estimate import (
-    Cost,
-    Latency,
-    Timed,
-    cost_of,
-    latency_of,
-    shown_seconds,
-    timed,
-)
-from moa.advisor.hardware import GIB, GPU, Machine, machine
-from moa.advisor.patterns import (
-    BUILT,
-    LABELS_FOR_A_BOUND,
-    Draft,
-    Pattern,
-    drafts,
-    members_of,
-    named,
-)
-from moa.advisor.performance import LocalModel
 from moa.advisor.task import Task, vendor_name
 from moa.config import Config
 
-_NEEDED: dict[Risk, float] = {"low": 2.0, "medium": 3.0, "high": 4.0}
-"""What a wrong answer's price asks for, on the catalogue's scale."""
 _SLACK = 0.5
 """How much less is still shown, as weaker than wanted."""
 _LABELS_AT_HIGH_RISK = 256
@@ -60,8 +41,6 @@ _MOST_BUSY = 0.85
 """Share of its time that a server may be busy at the peak; beyond it, waits explode."""
 _READING_PER_S = 6.0
 """Tokens a second that a person reads along with, about 250 words a minute."""
-_IDLE = 0.1
-"""Share of the busiest time up to which one server is enough, and a second saves no wait."""
 _SHOWN = 6
 
 _SHORT_OF = 4.0
@@ -115,64 +94,6 @@ _SLOWER = (1.5, 2, 4, 10, 100, 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One way to do a task."""
-
-    pattern: Pattern
-    stages: tuple[Timed, ...]
-    """Who is asked for what, one after the other, and how long each takes."""
-    quality: float
-    """1 (poor) to 5 (as good as the best), for this task: a judgement, to be measured."""
-    needed_quality: float
-    """What the task's risk asks for."""
-    latency: Latency | None
-    """`None`: nothing is known of the hardware's speed."""
-    cost: Cost
-    concurrency: int
-    """Items in flight at the busiest time, for which memory is reserved."""
-    servers: tuple[int, ...]
-    """Of each member on the machine, those that its figures take; 0 at a vendor."""
-    reasons: tuple[str, ...]
-    """Why, with numbers."""
-    score: float = 0.0
-    """By which plans are ranked; higher is better, and it means nothing by itself."""
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """The models, the small one first."""
-        return members_of(stage for stage, _ in self.stages)
-
-    @property
-    def good_enough(self) -> bool:
-        """Whether it is as good as the task's risk asks for; else it is weaker than wanted."""
-        return self.quality >= self.needed_quality
-
-    @property
-    def exists(self) -> bool:
-        """Whether it can be written into `moa.toml`."""
-        return self.pattern in BUILT
-
-    @property
-    def needs_network(self) -> bool:
-        """Whether it asks a vendor while it runs."""
-        return any(isinstance(member, VendorModel) for member in self.members)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether one of its models runs on a GPU of the machine."""
-        return any(isinstance(it, LocalModel) and it.place.gpu for it in self.members)
-
-    @property
-    def measured(self) -> bool:
-        """Whether its speed was measured; else it is an estimate."""
-        measured = all(isinstance(it, LocalModel) and it.measured for it in self.members)
-        return self.latency is not None and measured
-
-    def __str__(self) -> str:
-        return named(self.pattern, self.members)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """Plans for a task on a machine, best first; empty where nothing fits."""
 
@@ -219,7 +140,6 @@ def choose(
         usd_per_kwh: What electricity costs; taken where `hourly_usd` is not given.
 
     Raises:
-        MissingDependency: psutil is needed to read this machine, and not installed.
         ConfigError: what was measured can't be read.
     """
     there = on_machine or machine()
@@ -253,16 +173,17 @@ class Chooser:
             else:
                 members.append(one)
         plans: list[Plan] = []
-        for plan in map(self._plan, drafts(self.task, members)):
-            broken = next(_broken_limits(plan, self.task, self.machine), None)
+        for plan in plans_for(self.task, members):
+            priced = self._priced(plan)
+            broken = next(_broken_limits(priced, self.machine), None)
             if broken is None:
-                plans.append(plan)
+                plans.append(priced)
             else:
                 rejected.append(broken)
         return Ranking(
             task=self.task,
             machine=self.machine,
-            plans=tuple(_argued(plan, self.task) for plan in _best(plans)),
+            plans=tuple(_argued(plan) for plan in _best(plans)),
             rejected=_nearest_misses(rejected),
         )
 
@@ -272,7 +193,7 @@ class Chooser:
         if not task.outside:
             plan = self._good(api=True, private=False, offline=False, vendors=())
             barred = {
-                "the items may leave the house": task.private,
+                "the items may leave this machine": task.private,
                 "there is a network": task.offline,
                 "a vendor may be asked": not task.api,
             }
@@ -314,32 +235,12 @@ class Chooser:
         best = replace(self, task=self.task.model_copy(update=changes)).ranking().best
         return best if best is not None and best.good_enough else None
 
-    def _plan(self, draft: Draft) -> Plan:
-        task = self.task
-        stages = tuple(timed(stage, task) for stage in draft.stages)
-        latency = latency_of(stages)
-        in_flight = ceil(task.rate * latency.mean_s) if latency else 1
-        plan = Plan(
-            pattern=draft.pattern,
-            stages=stages,
-            quality=draft.quality,
-            needed_quality=_NEEDED[task.risk],
-            latency=latency,
-            cost=cost_of(stages, task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh),
-            concurrency=task.concurrency or max(1, in_flight),
-            servers=tuple(_servers(member, stages, task) for member in draft.members),
-            reasons=(draft.why,),
+    def _priced(self, plan: Plan) -> Plan:
+        cost = cost_of(
+            plan.stages, self.task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh
         )
-        return replace(plan, score=_score(plan, task, self.machine))
-
-
-def _servers(member: Member, stages: Iterable[Timed], task: Task) -> int:
-    """Count the servers of a member: all that there is room for, or one where that is idle."""
-    if isinstance(member, VendorModel):
-        return 0
-    most = member.place.replicas
-    busy = sum(times.busy for stage, times in stages if stage.member is member and times)
-    return 1 if busy * most < _IDLE and (task.concurrency or 1) == 1 else most
+        priced = replace(plan, cost=cost)
+        return replace(priced, score=_score(priced, self.machine))
 
 
 def _best(plans: Iterable[Plan]) -> list[Plan]:
@@ -370,57 +271,52 @@ def _nearest_misses(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
     )
 
 
-def _broken_limits(plan: Plan, task: Task, machine: Machine) -> Iterator[Rejected]:
+def _broken_limits(plan: Plan, machine: Machine) -> Iterator[Rejected]:
     """Check a plan against the task's limits: risk, length, memory, time, dollars."""
-    limits = (
-        _quality_and_risk(plan, task),
-        _room(plan, machine),
-        _too_busy(plan),
-        _too_late(plan, task),
-        _dollars(plan, task),
-    )
-    for cause, why, miss in chain.from_iterable(limits):
-        yield Rejected(str(plan), cause, why, miss)
+    yield from _quality_and_risk(plan)
+    yield from _room(plan, machine)
+    yield from _too_slow(plan)
+    limit, known = plan.task.max_usd_per_thousand, plan.cost.known
+    if limit is not None and known > limit:
+        why = f"US$ {known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be paid"
+        miss = float(known / limit) if limit else float(known) * 1e6
+        yield Rejected(str(plan), "over budget", why, miss)
 
 
-_Broken = tuple[Cause, str, float]
-"""The cause, a sentence, and how many times the limit."""
-
-
-def _quality_and_risk(plan: Plan, task: Task) -> Iterator[_Broken]:
-    needed, found, labels = plan.needed_quality, plan.quality, task.labels
+def _quality_and_risk(plan: Plan) -> Iterator[Rejected]:
+    task, needed, found, labels = plan.task, plan.needed_quality, plan.quality, plan.task.labels
     if found < needed - _SLACK:
         why = f"about {found:.1f} of 5 at this job, where {task.risk} risk wants {needed:g}"
-        yield "too weak", why, needed / max(found, 0.1)
+        yield Rejected(str(plan), "too weak", why, needed / max(found, 0.1))
     if task.risk != "high":
         return
     written_by_small = not task.decides and plan.members[-1].model.tier == "slm"
     if written_by_small and plan.pattern != "mixture":
         why = "what a small model writes carries no probability, so nothing says when it is wrong"
-        yield "too risky", why, needed / found
+        yield Rejected(str(plan), "too risky", why, needed / found)
     elif plan.pattern == "slm" and labels < _LABELS_AT_HIGH_RISK:
         why = (
             f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
             f"risk that takes {_LABELS_AT_HIGH_RISK}"
         )
-        yield "too risky", why, needed / found
+        yield Rejected(str(plan), "too risky", why, needed / found)
     if plan.pattern == "cascade" and task.decides and labels < LABELS_FOR_A_BOUND:
         why = f"a threshold with a bound takes {LABELS_FOR_A_BOUND} labels, and there are {labels}"
-        yield "too risky", why, 1.0
+        yield Rejected(str(plan), "too risky", why)
 
 
-def _room(plan: Plan, machine: Machine) -> Iterator[_Broken]:
+def _room(plan: Plan, machine: Machine) -> Iterator[Rejected]:
     """Check what doesn't fit: into a context, on the disk, or into memory, all at once."""
     for stage, _ in plan.stages:
         model, tokens = stage.member.model, stage.prompt + stage.writes
         if model.context is not None and tokens > model.context:
             why = f"{tokens} tokens are more than the {model.context} of {model.name}"
-            yield "too long", why, tokens / model.context
+            yield Rejected(str(plan), "too long", why, tokens / model.context)
     weights = sum(it.weights for it in plan.members if isinstance(it, LocalModel))
     free = machine.disk_free
     if free is not None and weights > free:
         why = f"the weights take {weights / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free"
-        yield "no disk", why, weights / max(free, 1)
+        yield Rejected(str(plan), "no disk", why, weights / max(free, 1))
     for stage, times in plan.stages:
         if isinstance(stage.member, LocalModel):
             there = replace(stage.member, concurrency=times.in_flight if times else 1)
@@ -430,10 +326,12 @@ def _room(plan: Plan, machine: Machine) -> Iterator[_Broken]:
                     f"with {there.concurrency} sequences of {there.tokens} tokens, and "
                     f"{there.place} has {there.budget / 1e9:.1f} GB left"
                 )
-                yield "too big", why, there.needed / max(there.budget, 1)
+                yield Rejected(str(plan), "too big", why, there.needed / max(there.budget, 1))
 
 
-def _too_busy(plan: Plan) -> Iterator[_Broken]:
+def _too_slow(plan: Plan) -> Iterator[Rejected]:
+    """Check how busy each place is, how late an answer comes, and how fast it is written."""
+    task = plan.task
     busy: dict[str, float] = {}
     for stage, times in plan.stages:
         if times is None or isinstance(stage.member, VendorModel):
@@ -446,35 +344,26 @@ def _too_busy(plan: Plan) -> Iterator[_Broken]:
                 f"{place} would be busy for {busy[where]:.1%} of the busiest time, and "
                 f"{_MOST_BUSY:.0%} is the most that leaves short waits"
             )
-            yield "too slow", why, busy[where] / _MOST_BUSY
-
-
-def _too_late(plan: Plan, task: Task) -> Iterator[_Broken]:
+            yield Rejected(str(plan), "too slow", why, busy[where] / _MOST_BUSY)
     if plan.latency is None or task.latency_s is None:
         return
     found = plan.latency.first_p95_s if task.streamed else plan.latency.p95_s
     if found > task.latency_s:
         what = "the first token comes" if task.streamed else "the answer is there"
         allowed = shown_seconds(task.latency_s)
-        why = f"{what} within {shown_seconds(found)} for 95 of 100, where {allowed} are allowed"
-        yield "too slow", why, found / task.latency_s
+        why = f"{what} within {shown_seconds(found)} at p95, where {allowed} are allowed"
+        yield Rejected(str(plan), "too slow", why, found / task.latency_s)
     stage, times = plan.stages[-1]
     if task.streamed and not task.decides and times is not None:
         pace = stage.writes / max(times.mean_s - times.first_s, 1e-9)
         if pace < _READING_PER_S:
             why = f"it writes {pace:.1f} tokens a second, where a person reads {_READING_PER_S:g}"
-            yield "too slow", why, _READING_PER_S / pace
+            yield Rejected(str(plan), "too slow", why, _READING_PER_S / pace)
 
 
-def _dollars(plan: Plan, task: Task) -> Iterator[_Broken]:
-    limit, known = task.max_usd_per_thousand, plan.cost.known
-    if limit is not None and known > limit:
-        why = f"US$ {known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be paid"
-        yield "over budget", why, float(known / limit) if limit else float(known) * 1e6
-
-
-def _score(plan: Plan, task: Task, machine: Machine) -> float:
+def _score(plan: Plan, machine: Machine) -> float:
     """Weigh a plan; higher is better."""
+    task = plan.task
     beyond = plan.quality - plan.needed_quality
     more = _MORE[task.risk] + (0.0 if task.decides else _MORE_TEXT)
     worth = beyond * (_SHORT_OF if beyond < 0 else more)
@@ -516,20 +405,21 @@ def _years(released: str) -> float:
     return int(year) + int(month) / 12
 
 
-def _argued(plan: Plan, task: Task) -> Plan:
+def _argued(plan: Plan) -> Plan:
     """Argue for a plan, and against it where something speaks against it."""
     reasons = (
         *plan.reasons,
-        *_of_quality(plan, task),
-        *(line for member in plan.members for line in _of_member(member, plan, task)),
-        *_of_load(plan, task),
-        *_of_cost(plan, task),
-        *_advice(plan, task),
+        *_of_quality(plan),
+        *(line for member in plan.members for line in _of_member(member, plan)),
+        *_of_load(plan),
+        *_of_cost(plan),
+        *_advice(plan),
     )
     return replace(plan, reasons=reasons)
 
 
-def _of_quality(plan: Plan, task: Task) -> Iterator[str]:
+def _of_quality(plan: Plan) -> Iterator[str]:
+    task = plan.task
     verdict = "enough" if plan.good_enough else "weaker than wanted"
     yield (
         f"quality about {plan.quality:.1f} of 5 for {task.job}, {verdict} where {task.risk} risk "
@@ -540,12 +430,12 @@ def _of_quality(plan: Plan, task: Task) -> Iterator[str]:
         yield from (f"{member.model.name}: {why}" for why in quality(member, task)[1])
 
 
-def _of_member(member: Member, plan: Plan, task: Task) -> Iterator[str]:
+def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     model = member.model
     if isinstance(member, VendorModel):
         yield (
             f"{model.name} is asked at {vendor_name(member.vendor)} (its key in "
-            f"${member.vendor.api_key_env}): the items leave the house, and need a network"
+            f"${member.vendor.api_key_env}): the items leave this machine, and need a network"
         )
         return
     times = [times for stage, times in plan.stages if stage.member is member][-1]
@@ -565,11 +455,12 @@ def _of_member(member: Member, plan: Plan, task: Task) -> Iterator[str]:
         )
     if model.gated:
         yield f"the weights of {model.name} are given to who accepts {model.licence} on the hub"
-    if task.offline and model.name != BUILT_IN:
+    if plan.task.offline and model.name != BUILT_IN:
         yield f"fetch {model.name} while there is a network; at run time it needs none"
 
 
-def _of_load(plan: Plan, task: Task) -> Iterator[str]:
+def _of_load(plan: Plan) -> Iterator[str]:
+    task = plan.task
     if task.per_day is not None:
         yield (
             f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time "
@@ -587,12 +478,13 @@ def _of_load(plan: Plan, task: Task) -> Iterator[str]:
     if plan.latency is not None:
         yield (
             f"an item takes {shown_seconds(plan.latency.mean_s)} on the mean, "
-            f"{shown_seconds(plan.latency.p95_s)} for 95 of 100; the first token comes after "
+            f"{shown_seconds(plan.latency.p95_s)} at p95; the first token comes after "
             f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.measured)})"
         )
 
 
-def _of_cost(plan: Plan, task: Task) -> Iterator[str]:
+def _of_cost(plan: Plan) -> Iterator[str]:
+    task = plan.task
     cost = plan.cost
     if cost.known or cost.total is not None:
         yield f"a thousand items cost {cost} (estimate)"
@@ -604,7 +496,8 @@ def _of_cost(plan: Plan, task: Task) -> Iterator[str]:
         yield f"that is US$ {float(cost.known) * task.per_day / 1000:.3g} a day"
 
 
-def _advice(plan: Plan, task: Task) -> Iterator[str]:
+def _advice(plan: Plan) -> Iterator[str]:
+    task = plan.task
     if plan.pattern == "cascade" and task.decides:
         yield "moa promote or moa calibrate makes it of labelled rows, and moa run cascade runs it"
     elif not plan.exists:

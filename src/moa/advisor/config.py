@@ -13,15 +13,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from moa.advisor import Quantisation
-from moa.advisor.candidates import Member, VendorModel
 from moa.advisor.catalogue import BUILT_IN, Model
 from moa.advisor.choice import Plan
-from moa.advisor.hardware import GIB, Machine
-from moa.advisor.performance import (
+from moa.advisor.estimate import Member, VendorModel
+from moa.advisor.hardware import (
     CPU_CONCURRENCY,
+    GIB,
     SPARE,
     UTILISATION,
     LocalModel,
+    Machine,
     largest_that_fits,
     vllm_fit,
 )
@@ -273,9 +274,9 @@ def write_plan(
     tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
     beside = _without(config, *(_NAMES[tier] for tier in tiers))
     made: dict[str, Setup] = {}
-    for member, tier, servers in zip(plan.members, tiers, plan.servers, strict=True):
+    for member, tier in zip(plan.members, tiers, strict=True):
         name = _NAMES[tier]
-        made[name] = found = _setup_in(plan, member, tier, servers, machine, beside)
+        made[name] = found = _setup_in(plan, member, tier, machine, beside)
         if found.table:
             others = beside.endpoints | {name: EndpointConfig.model_validate(found.table)}
             beside = beside.model_copy(update={"endpoints": others})
@@ -292,13 +293,12 @@ def write_plan(
     return file, made
 
 
-def _setup_in(
-    plan: Plan, member: Member, tier: Tier, servers: int, machine: Machine, config: Config
-) -> Setup:
+def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: Config) -> Setup:
     name, model = _NAMES[tier], member.model
     if isinstance(member, VendorModel):
         return _with_default(_sold(model, tier), name, config)
     if member.place.engine == "vllm":
+        servers = plan.servers(member)
         return setup(
             model,
             name,

@@ -13,28 +13,56 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, log
 
-from moa.advisor.candidates import Member, VendorModel
-from moa.advisor.hardware import card
-from moa.advisor.performance import LocalModel
+from moa.advisor.catalogue import VendorModel
+from moa.advisor.hardware import LocalModel, card
 from moa.advisor.task import Task
 from moa.usage import Tier
 
+Member = LocalModel | VendorModel
+"""A model of a plan."""
+
 _LONG = 1.8
-"""How much longer than the mean 95 of 100 written answers are at most: lengths spread by about half
-their mean."""
+"""p95 of written answers, as a multiple of the mean: lengths spread by about half their mean."""
 _SHORT = 1.15
 _TEXT = 20
 """Tokens from which on an answer is a text, whose length differs."""
 _ROUNDS = 30
+_BUSIEST = 0.95
+"""Share of its time beyond which a server's waits are not worked out: the plan is refused."""
 _RARE = 0.05
-"""Share of the items below which a stage doesn't show in the slowest 5 of 100."""
+"""Share of the items below which a stage doesn't show in the p95."""
 _VENDOR_FIRST_S: dict[Tier, float] = {"slm": 0.5, "llm": 0.8}
 _VENDOR_TOKEN_S: dict[Tier, float] = {"slm": 1 / 120, "llm": 1 / 70}
 _VENDOR_TAIL = 2.0
 """Vendors publish no latency. These stand for what users see; they differ by model, by hour and by
 place, so measure: `moa bench`."""
 _JOULES_A_KWH = 3_600_000
-_DAY_H = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Seconds that an item takes at the busiest time."""
+
+    first_s: float
+    """Until the first token, on the mean."""
+    mean_s: float
+    """Until the whole answer, on the mean."""
+    p95_s: float
+    """Until the whole answer, p95."""
+    first_p95_s: float
+    """Until the first token, p95."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times(Latency):
+    """What an item takes at one stage."""
+
+    in_flight: int = 1
+    """Sequences at once, in each server."""
+    busy: float = 0.0
+    """Share of its time at the peak; close to 1 it doesn't keep up."""
+    busy_s: float = 0.0
+    """Seconds of one server that an item takes for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,35 +81,126 @@ class Stage:
     writes: int
     """Tokens of an answer."""
 
+    def times(self, task: Task) -> Times | None:
+        """Work out how long it takes at the task's busiest time; `None`: of an unknown GPU."""
+        member = self.member
+        if isinstance(member, VendorModel):
+            first = _VENDOR_FIRST_S[member.model.tier]
+            mean = first + self.writes * _VENDOR_TOKEN_S[member.model.tier]
+            return Times(
+                first_s=first,
+                mean_s=mean,
+                p95_s=mean * _VENDOR_TAIL,
+                first_p95_s=first * _VENDOR_TAIL,
+            )
+        if member.place.reached is None:
+            return None
+        servers = member.place.replicas
+        coming = task.rate * self.share * self.calls / servers
+        if task.concurrency is not None:
+            return self._closed(member, ceil(task.concurrency * self.calls / servers), coming)
+        if member.place.engine == "vllm":
+            return self._batched(member, coming)
+        return self._one_by_one(member, coming)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Seconds that an item takes at the busiest time."""
+    def _batched(self, member: LocalModel, coming: float) -> Times:
+        """Times of a server that writes many sequences together, and reads prompts between."""
+        slots, read, writes = member.slots, self._read_s(member), self.writes
+        busy_s = max(member.request_s, read + writes * member.write_s(slots) / slots)
+        reading = min(coming * read, _BUSIEST)
+        batch = 1.0
+        for _ in range(_ROUNDS):  # of in flight and seconds each follows from the other
+            alone = read + writes * member.write_s(batch)
+            before, batch = batch, min(float(slots), max(1.0, coming * alone / (1 - reading)))
+            if batch <= before * 1.01:
+                break
+        step = member.write_s(batch)
+        served = (read + writes * step) / (1 - reading) + member.request_s
+        wait, tail = _waits(read, max(coming * busy_s, reading), spread=0.0)
+        first = read + step + member.request_s
+        return self._made(first, served, wait, tail, ceil(batch), coming, busy_s)
 
-    first_s: float
-    """Until the first token, on the mean."""
-    mean_s: float
-    """Until the whole answer, on the mean."""
-    p95_s: float
-    """Until the whole answer, of 95 in 100."""
-    first_p95_s: float
-    """Until the first token, of 95 in 100."""
+    def _one_by_one(self, member: LocalModel, coming: float) -> Times:
+        """Times of an engine whose few slots share one processor."""
+        read = self._read_s(member) + member.request_s
+        served = read + self.writes * member.write_s(1)
+        spread = 0.25 if self.writes > _TEXT else 0.0
+        wait, tail = _waits(served, coming * served, spread=spread)
+        in_flight = min(member.slots, ceil(max(1.0, coming * (served + wait))))
+        return self._made(
+            read + member.write_s(1), served, wait, tail, in_flight, coming, busy_s=served
+        )
+
+    def _closed(self, member: LocalModel, together: int, coming: float) -> Times:
+        """Times where so many are always in flight, and the next comes when one is done."""
+        batch = min(together, member.slots)
+        rounds = ceil(together / member.slots)
+        read = self._read_s(member) + member.request_s
+        writing = self.writes * member.write_s(batch)
+        served = (read * (batch + 1) / 2 + writing) * rounds
+        tail = (read * batch + writing) * rounds - served
+        first = read * (batch + 1) / 2 + member.write_s(batch) + (rounds - 1) * served / rounds
+        return self._made(first, served, 0.0, tail, batch, coming, busy_s=served / together)
+
+    def _read_s(self, member: LocalModel) -> float:
+        """Seconds for a prompt; a decision that was measured is taken as it was."""
+        rate = member.measured.decisions_per_s if member.measured else None
+        return member.read_s(self.fresh) if rate is None or self.writes != 1 else 1 / rate
+
+    def _made(
+        self,
+        first: float,
+        served: float,
+        wait: float,
+        tail: float,
+        in_flight: int,
+        coming: float,
+        busy_s: float,
+    ) -> Times:
+        longer = _LONG if self.writes > _TEXT else _SHORT
+        first = min(first, served)
+        return Times(
+            first_s=first + wait,
+            mean_s=served + wait,
+            p95_s=served * longer + tail,
+            first_p95_s=first * _SHORT + tail,
+            in_flight=in_flight,
+            busy=coming * busy_s,
+            busy_s=busy_s,
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times(Latency):
-    """What an item takes at one stage."""
+def _waits(served: float, busy: float, *, spread: float) -> tuple[float, float]:
+    """Mean wait, and p95 of the wait, of a queue with one server.
 
-    in_flight: int
-    """Sequences at once, in each server."""
-    busy: float
-    """Share of its time at the peak; close to 1 it doesn't keep up."""
-    busy_s: float
-    """Seconds of one server that an item takes for itself."""
+    Args:
+        served: Seconds of one item.
+        busy: Share of the time that the server is busy.
+        spread: Squared coefficient of variation of `served`.
+    """
+    busy = min(busy, _BUSIEST)
+    mean = busy * served * (1 + spread) / (2 * (1 - busy))
+    if busy <= 0.05:
+        return mean, 0.0
+    return mean, max(mean, mean / busy * log(busy / 0.05))
 
 
 Timed = tuple[Stage, Times | None]
 """A stage, and how long it takes; `None`: nothing is known of its speed."""
+
+
+def latency_of(stages: Sequence[Timed]) -> Latency | None:
+    """Add up the stages; those that few items reach don't show in the p95."""
+    known = [(stage.share, times) for stage, times in stages if times is not None]
+    if len(known) < len(stages):
+        return None
+    *before, (_, last) = known
+    return Latency(
+        first_s=sum(times.mean_s for _, times in before) + last.first_s,
+        mean_s=sum(share * times.mean_s for share, times in known),
+        p95_s=sum(times.p95_s for share, times in known if share > _RARE),
+        first_p95_s=sum(times.p95_s for _, times in before) + last.first_p95_s,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +215,7 @@ class Cost:
     @property
     def total(self) -> Decimal | None:
         """All of it; `None`: not known."""
-        if self.own is None or self.vendors is None:
-            return None
-        return self.vendors + self.own
+        return None if self.own is None or self.vendors is None else self.known
 
     @property
     def known(self) -> Decimal:
@@ -113,33 +230,7 @@ class Cost:
         return f"US$ {self.known:.3g} + {'own machine' if self.own is None else 'a vendor'}"
 
 
-def timed(stage: Stage, task: Task) -> Timed:
-    """Work out the times of one stage, at the task's busiest time."""
-    member = stage.member
-    if isinstance(member, VendorModel):
-        return stage, _at_vendor(stage, member.model.tier)
-    if member.place.reached is None:
-        return stage, None
-    coming = task.rate * stage.share * stage.calls / member.place.replicas
-    if task.concurrency is not None:
-        each = ceil(task.concurrency * stage.calls / member.place.replicas)
-        return stage, _closed(member, stage, each, coming)
-    queued = _batched if member.place.engine == "vllm" else _one_by_one
-    return stage, queued(member, stage, coming)
-
-
-def latency_of(stages: Sequence[Timed]) -> Latency | None:
-    """Add up the stages; those that few items reach don't show in the slowest 5 of 100."""
-    known = [(stage.share, times) for stage, times in stages if times is not None]
-    if len(known) < len(stages):
-        return None
-    *before, (_, last) = known
-    return Latency(
-        first_s=sum(times.mean_s for _, times in before) + last.first_s,
-        mean_s=sum(share * times.mean_s for share, times in known),
-        p95_s=sum(times.p95_s for share, times in known if share > _RARE),
-        first_p95_s=sum(times.p95_s for _, times in before) + last.first_p95_s,
-    )
+NO_COST = Cost()
 
 
 def cost_of(
@@ -158,11 +249,16 @@ def cost_of(
             all day, where the task says how many items a day has.
         usd_per_kwh: What electricity costs, for what a GPU draws while it works.
     """
-    vendors = _sum([_paid(stage) for stage, _ in stages if isinstance(stage.member, VendorModel)])
-    own = [timed for timed in stages if isinstance(timed[0].member, LocalModel)]
+    vendors: list[Decimal | None] = []
+    own: list[Decimal | None] = []
+    for stage, times in stages:
+        if isinstance(stage.member, VendorModel):
+            vendors.append(_tokens_usd(stage))
+        else:
+            own.append(_work_usd(stage, stage.member, times, hourly_usd, usd_per_kwh))
     if own and hourly_usd is not None and task.per_day:
-        return Cost(vendors=vendors, own=hourly_usd * _DAY_H / task.per_day * 1000)
-    return Cost(vendors=vendors, own=_sum([_worked(*it, hourly_usd, usd_per_kwh) for it in own]))
+        own = [hourly_usd * 24 / task.per_day * 1000]
+    return Cost(vendors=_sum(vendors), own=_sum(own))
 
 
 def _sum(parts: Sequence[Decimal | None]) -> Decimal | None:
@@ -170,7 +266,7 @@ def _sum(parts: Sequence[Decimal | None]) -> Decimal | None:
     return sum(known, Decimal(0)) if len(known) == len(parts) else None
 
 
-def _paid(stage: Stage) -> Decimal | None:
+def _tokens_usd(stage: Stage) -> Decimal | None:
     """By the token; nothing is taken as cached, since vendors cache long prompts alone."""
     price = stage.member.model.price
     if price.input is None or price.output is None:
@@ -179,8 +275,12 @@ def _paid(stage: Stage) -> Decimal | None:
     return Decimal(repr(stage.share)) * stage.calls * tokens * Decimal("0.001")
 
 
-def _worked(
-    stage: Stage, times: Times | None, hourly_usd: Decimal | None, usd_per_kwh: Decimal | None
+def _work_usd(
+    stage: Stage,
+    member: LocalModel,
+    times: Times | None,
+    hourly_usd: Decimal | None,
+    usd_per_kwh: Decimal | None,
 ) -> Decimal | None:
     """For the seconds in which a server works for a thousand items."""
     if times is None:
@@ -188,116 +288,11 @@ def _worked(
     seconds = Decimal(repr(times.busy_s * stage.share * stage.calls)) * 1000
     if hourly_usd is not None:
         return seconds * hourly_usd / 3600
-    place = stage.member.place if isinstance(stage.member, LocalModel) else None
-    known = card(place.gpu.name) if place and place.gpu else None
-    if usd_per_kwh is None or place is None or known is None:
+    place = member.place
+    known = card(place.gpu.name) if place.gpu else None
+    if usd_per_kwh is None or known is None:
         return None
     return seconds * Decimal(repr(known.watts)) * place.count / _JOULES_A_KWH * usd_per_kwh
-
-
-def _at_vendor(stage: Stage, tier: Tier) -> Times:
-    first = _VENDOR_FIRST_S[tier]
-    mean = first + stage.writes * _VENDOR_TOKEN_S[tier]
-    return Times(
-        first_s=first,
-        mean_s=mean,
-        p95_s=mean * _VENDOR_TAIL,
-        first_p95_s=first * _VENDOR_TAIL,
-        in_flight=1,
-        busy=0.0,
-        busy_s=0.0,
-    )
-
-
-def _batched(member: LocalModel, stage: Stage, coming: float) -> Times:
-    """Times of a server that writes many sequences together, and reads prompts between."""
-    slots, read, writes = member.slots, _read_s(member, stage), stage.writes
-    busy_s = max(member.request_s, read + writes * member.write_s(slots) / slots)
-    busy = coming * busy_s
-    reading = min(coming * read, 0.95)
-    batch = 1.0
-    for _ in range(_ROUNDS):  # of in flight and seconds each follows from the other
-        alone = read + writes * member.write_s(batch)
-        before, batch = batch, min(float(slots), max(1.0, coming * alone / (1 - reading)))
-        if batch <= before * 1.01:
-            break
-    step = member.write_s(batch)
-    served = (read + writes * step) / (1 - reading) + member.request_s
-    wait, tail = _waits(read, min(max(busy, reading), 0.95), spread=0.0)
-    first = read + step + member.request_s
-    return _times(
-        stage, first, served, wait, tail, in_flight=ceil(batch), coming=coming, busy_s=busy_s
-    )
-
-
-def _one_by_one(member: LocalModel, stage: Stage, coming: float) -> Times:
-    """Times of an engine whose few slots share one processor."""
-    read = _read_s(member, stage) + member.request_s
-    served = read + stage.writes * member.write_s(1)
-    busy = coming * served
-    wait, tail = _waits(served, min(busy, 0.95), spread=0.25 if stage.writes > _TEXT else 0.0)
-    in_flight = min(member.slots, ceil(max(1.0, coming * (served + wait))))
-    first = read + member.write_s(1)
-    return _times(
-        stage, first, served, wait, tail, in_flight=in_flight, coming=coming, busy_s=served
-    )
-
-
-def _closed(member: LocalModel, stage: Stage, together: int, coming: float) -> Times:
-    """Times where so many are always in flight, and the next comes when one is done."""
-    slots = member.slots
-    batch, rounds = min(together, slots), ceil(together / slots)
-    read = _read_s(member, stage) + member.request_s
-    writing = stage.writes * member.write_s(batch)
-    served = (read * (batch + 1) / 2 + writing) * rounds
-    tail = (read * batch + writing) * rounds - served
-    first = read * (batch + 1) / 2 + member.write_s(batch) + (rounds - 1) * served / rounds
-    busy_s = served / together
-    return _times(stage, first, served, 0.0, tail, in_flight=batch, coming=coming, busy_s=busy_s)
-
-
-def _read_s(member: LocalModel, stage: Stage) -> float:
-    """Seconds for a prompt; a decision that was measured is taken as it was."""
-    decided = member.decision_s if stage.writes == 1 else None
-    return member.read_s(stage.fresh) if decided is None else decided
-
-
-def _times(
-    stage: Stage,
-    first: float,
-    served: float,
-    wait: float,
-    tail: float,
-    *,
-    in_flight: int,
-    coming: float,
-    busy_s: float,
-) -> Times:
-    longer = _LONG if stage.writes > _TEXT else _SHORT
-    first = min(first, served)
-    return Times(
-        first_s=first + wait,
-        mean_s=served + wait,
-        p95_s=served * longer + tail,
-        first_p95_s=first * _SHORT + tail,
-        in_flight=in_flight,
-        busy=coming * busy_s,
-        busy_s=busy_s,
-    )
-
-
-def _waits(served: float, busy: float, *, spread: float) -> tuple[float, float]:
-    """Mean wait, and the wait of 95 in 100, of a queue with one server.
-
-    Args:
-        served: Seconds of one item.
-        busy: Share of the time that the server is busy, below 1.
-        spread: Squared coefficient of variation of `served`.
-    """
-    mean = busy * served * (1 + spread) / (2 * (1 - busy))
-    if busy <= 0.05:
-        return mean, 0.0
-    return mean, max(mean, mean / busy * log(busy / 0.05))
 
 
 def shown_seconds(value: float) -> str:

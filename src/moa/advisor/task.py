@@ -70,7 +70,7 @@ class Task(BaseModel):
     labels: int = Field(default=0, ge=0)
     """How many items there are whose right answer is known."""
     latency_s: Annotated[float, Field(gt=0)] | None = None
-    """Seconds within which 95 of 100 answers have to be there; `None`: no matter."""
+    """p95 latency that is allowed, in seconds; `None`: no matter."""
     streamed: bool = False
     """Whether `latency_s` is of an answer's first token, since a person reads along."""
     per_day: Annotated[int, Field(gt=0)] | None = None
@@ -80,9 +80,9 @@ class Task(BaseModel):
     concurrency: Annotated[int, Field(gt=0)] | None = None
     """Items in flight at once; `None`: from `per_day`, by Little's law."""
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
-    """Most US dollars for a thousand items; `None`: no matter."""
+    """Maximum US dollars for a thousand items; `None`: no matter."""
     private: bool = False
-    """Whether the items may not leave the house, so that no vendor is asked."""
+    """Whether the items may not leave this machine, so that no vendor is asked."""
     offline: bool = False
     """Whether there is no network while it runs."""
     api: bool = False

@@ -14,8 +14,8 @@ from moa.handoffs import Consulted, Reply
 from moa.node import Node
 
 ANSWER = (
-    "Answer the request, in its language. Where it takes thought, think step by step first. Where "
-    "the answer is short, end with a line that says 'Answer:' and the answer alone."
+    "Answer the request, in its language. Work problems out step by step, and end them with a "
+    "sentence such as 'The answer is 12.'"
 )
 """How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
 _READ = (

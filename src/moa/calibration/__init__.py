@@ -21,7 +21,7 @@ class Guarantee:
     The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
     most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
 
-    Whoever labels more rows and looks again, until something is accepted, has several chances to be
+    Labelling more rows and looking again until something is accepted gives several chances to be
     wrong. So look `k` at growing rows spends `1 / (1.202 k**3)` of the probability of failure: 83 %
     at the first, 10 % at the second, and all of it over all looks there may ever be (alpha
     spending; Lan and DeMets 1983, Biometrika 70).
@@ -51,12 +51,12 @@ class Guarantee:
 
     @property
     def failure(self) -> float:
-        """Most probability that the promise is broken, at this look."""
+        """Largest probability that the promise is broken, at this look."""
         spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
         return (1.0 - self.confidence) * spent
 
     def needed(self, errors: int = 0) -> int:
-        """Fewest decisions that must be accepted, with `errors` wrong ones, to show the risk."""
+        """Minimum of decisions accepted, with `errors` wrong ones, that shows the risk."""
         return fewest(errors, risk=self.risk, failure=self.failure)
 
     def looser(self) -> tuple[Guarantee, ...]:

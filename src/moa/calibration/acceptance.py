@@ -129,21 +129,23 @@ class Policy(ABC):
         )
 
     def __and__(self, other: Policy) -> Policy:
-        return Both(self, other)
+        return _Pair(self, other, both=True)
 
     def __or__(self, other: Policy) -> Policy:
-        return Either(self, other)
+        return _Pair(self, other, both=False)
 
     def __invert__(self) -> Policy:
-        return Not(self)
+        return _Not(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Both(Policy):
-    """Accepts what both accept; the lower score counts. Written `first & second`."""
+class _Pair(Policy):
+    """`first & second`, or `first | second`; lazy, as `and` and `or` are."""
 
     first: Policy
     second: Policy
+    both: bool
+    """Whether both must accept: the lower score counts then, else the higher."""
 
     @property
     def parts(self) -> tuple[Policy, ...]:
@@ -151,39 +153,17 @@ class Both(Policy):
         return (*self.first.parts, *self.second.parts)
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Ask the second only where the first accepts."""
+        """Ask the second only where the first accepts, or of two alternatives doesn't."""
         first = await self.first.judge(request, reply, context)
-        if not first.accepted:
+        if first.accepted != self.both:
             return first
         second = await self.second.judge(request, reply, context)
-        reasons = (*first.reasons, *second.reasons)
-        return Judgement(min(first.score, second.score), second.accepted, reasons)
+        score = (min if self.both else max)(first.score, second.score)
+        return Judgement(score, second.accepted, (*first.reasons, *second.reasons))
 
 
 @dataclass(frozen=True, slots=True)
-class Either(Policy):
-    """Accepts what one of them accepts; the higher score counts. Written `first | second`."""
-
-    first: Policy
-    second: Policy
-
-    @property
-    def parts(self) -> tuple[Policy, ...]:
-        """Those of both."""
-        return (*self.first.parts, *self.second.parts)
-
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Ask the second only where the first doesn't accept."""
-        first = await self.first.judge(request, reply, context)
-        if first.accepted:
-            return first
-        second = await self.second.judge(request, reply, context)
-        reasons = (*first.reasons, *second.reasons)
-        return Judgement(max(first.score, second.score), second.accepted, reasons)
-
-
-@dataclass(frozen=True, slots=True)
-class Not(Policy):
+class _Not(Policy):
     """Accepts what the policy doesn't. Written `~policy`."""
 
     policy: Policy
@@ -262,9 +242,15 @@ def confidence_of(reply: Any) -> float | None:
 def answers_in(reply: Any) -> list[Any]:
     """Give the typed answers that a reply is made of; itself, where it is no model of several."""
     if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
-        fields: list[Any] = [getattr(reply, name) for name in type(reply).model_fields]
-        return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
+        return decisions_in(reply)
     return [reply]
+
+
+def decisions_in(output: Any) -> list[Any]:
+    """Give the typed answers in the fields of a model; none for anything else."""
+    names = type(output).model_fields if isinstance(output, BaseModel) else ()
+    fields: list[Any] = [getattr(output, name) for name in names]
+    return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
 
 
 def text_of(value: Any) -> str:

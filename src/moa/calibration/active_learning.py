@@ -72,7 +72,7 @@ async def picked(
         context = context or RunContext(keep_notes=False)
         await calibrated.check(context)
         read = await read_texts(calibrated, [texts[place] for place in others], context, progress)
-        found = helpful(calibrated, read.values, most=most)
+        found = helpful(calibrated, [reading.values for reading in read], most=most)
     chosen = [Pick(others[place], chosen=True) for place in found]
     mixed = chain.from_iterable(zip_longest(chosen, drawn))
     return [pick for pick in mixed if pick is not None][:most]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from moa.errors import InputError
 
 LONGEST = 200
-"""Most characters of an expression: a longer one is a text."""
+"""Maximum characters of an expression: a longer one is a text."""
 _LONGEST_NUMBER = 60
 _MOST_SUMS = 200
 _BIGGEST = 10**30
@@ -107,7 +107,7 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
 
     Args:
         expression: The sum.
-        longest: Most characters of it.
+        longest: Maximum characters of it.
 
     Raises:
         InputError: it is no such sum, too long, too large, or divides by zero.

@@ -95,7 +95,7 @@ class Audit(BaseModel):
     risk: float = Field(gt=0, lt=1)
     """Largest share of wrong ones among the accepted decisions that was promised."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Most probability of ever withdrawing a promise that holds."""
+    """Largest probability of ever withdrawing a promise that holds."""
     share: float = Field(default=0.02, ge=0, le=1)
     """Share of the accepted decisions that is checked."""
     seed: int = 0
@@ -118,7 +118,7 @@ class Audit(BaseModel):
         Args:
             bound: Whose risk is audited.
             share: Share of the accepted decisions that is checked.
-            alpha: Most probability of ever withdrawing a promise that holds.
+            alpha: Largest probability of ever withdrawing a promise that holds.
             seed: Makes the picks repeatable. Draw one where each process starts anew, so that not
                 the same ones are picked in each.
         """

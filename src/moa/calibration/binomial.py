@@ -59,7 +59,7 @@ def fewest(errors: int, *, risk: float, failure: float) -> int:
     Args:
         errors: Wrong ones among them.
         risk: The error rate to be shown.
-        failure: Most probability of showing it where it isn't so.
+        failure: Largest probability of showing it where it isn't so.
     """
     high = max(1, errors)
     while tail(errors, high, risk) > failure:
@@ -81,7 +81,7 @@ def allowed_errors(most: int, *, risk: float, failure: float) -> tuple[int, ...]
     Args:
         most: The largest number of decisions.
         risk: The error rate to be shown.
-        failure: Most probability of showing it where it isn't so.
+        failure: Largest probability of showing it where it isn't so.
     """
     allowed: list[int] = []
     errors = -1

@@ -39,7 +39,7 @@ _LIKELY = 0.8
 _ERRORS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
 _STEPS = 20
 _FEWEST = 5
-"""Fewest surest decisions whose error rate says something."""
+"""Minimum of the surest decisions whose error rate says something."""
 _SURE = 0.9
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from moa._async import gather
-from moa.calibration import Bound
 from moa.calibration.bounds import Outcome, bound_along, together
-from moa.calibration.drift import Detect, Drift, language_shares
+from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import FeatureReader, Progress, Reading, Sources
-from moa.calibration.file import Calibration
+from moa.calibration.file import Calibration, now
 from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
 from moa.calibration.measures import Measured, measure
 from moa.context import RunContext
@@ -131,28 +130,25 @@ async def evaluate(
     labels = _indices(calibrated.calibration, rows)
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
-    read = await read_texts(calibrated, [row.text for row in rows], context, progress)
-    probabilities, accepted, _ = calibrated.calibration.decide(read.values)
+    readings = await read_texts(calibrated, [row.text for row in rows], context, progress)
+    values = [reading.values for reading in readings]
+    probabilities, accepted, _ = calibrated.calibration.decide(values)
     wrong = probabilities.argmax(1) != labels
     return Evaluation(
         **measure(probabilities, labels).model_dump(),
         n=len(rows),
         coverage=float(accepted.mean()),
         risk=float(wrong[accepted].mean()) if accepted.any() else None,
-        tokens_per_decision=read.tokens,
-        seconds_per_decision=read.seconds,
+        tokens_per_decision=sum(reading.tokens for reading in readings),
+        seconds_per_decision=sum(reading.seconds for reading in readings),
     )
 
 
 class Rechecked(NamedTuple):
-    """What a calibration is worth somewhere else."""
+    """A calibration as it stands where it was tested again."""
 
-    bound: Bound
-    bounds: dict[str, Bound]
-    """By label, where the promise is of each."""
-    languages: dict[str, float]
-    """Shares of the texts by language."""
-    drift: Drift | None
+    calibration: Calibration
+    """With the promise of here: its bound has no threshold where it isn't kept."""
     notes: tuple[str, ...]
     """What was left out, and what is odd about the rows."""
 
@@ -177,10 +173,6 @@ async def recheck(
         language: Tells the language of a text; `None` looks at none.
         progress: Told how far each feature is.
 
-    Returns:
-        The promise as it stands here, without a threshold where it isn't kept; and what new inputs
-        are compared with here.
-
     Raises:
         InputError: a label is none of the calibration's, the rows are those it was made from, or
             all of them were chosen to be labelled.
@@ -199,18 +191,24 @@ async def recheck(
             "anything: give others"
         )
     data = _drawn(rows, calibration.labels)
-    labels = _indices(calibration, data.rows)
+    labels, texts = _indices(calibration, data.rows), [row.text for row in data.rows]
     context = context or RunContext(keep_notes=False)
     await calibrated.check(context)
-    read = await read_texts(calibrated, [row.text for row in data.rows], context, progress)
-    found = calibration.judge(read.values)
+    readings = await read_texts(calibrated, texts, context, progress)
+    found = calibration.judge([reading.values for reading in readings])
     cases = [row.case for row in data.rows]
-    outcomes = found.outcomes(labels, calibration.labels, cases)
-    here = _rechecked(calibration, outcomes)
-    texts = [row.text for row in data.rows]
+    bounds = _bounds_here(calibration, found.outcomes(labels, calibration.labels, cases))
     spoken = [] if language is None else [language(text) for text in texts]
+    here = calibration.model_copy(
+        update={
+            **bounds,
+            "models": await calibrated.identities(context),
+            "data": calibration.data.model_copy(update={"languages": language_shares(spoken)}),
+            "made": now(),
+        }
+    )
     watched = here.watched(texts, spoken, found)
-    return Rechecked(here.bound, here.bounds, language_shares(spoken), watched, data.notes)
+    return Rechecked(here.model_copy(update={"drift": watched}).sealed(), data.notes)
 
 
 def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
@@ -232,13 +230,13 @@ def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
     return replace(data, notes=tuple(notes))
 
 
-def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibration:
-    """Copy a calibration with the promise as it stands where the outcomes come from."""
+def _bounds_here(calibration: Calibration, outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Test the thresholds of a calibration on outcomes of here: its `bound` and its `bounds`."""
     guarantee, threshold = calibration.bound.guarantee, calibration.bound.threshold
     tested = {n: b.threshold for n, b in calibration.bounds.items() if b.threshold is not None}
     if not tested:
         along = () if threshold is None else (threshold,)
-        return calibration.model_copy(update={"bound": bound_along(along, outcomes, guarantee)})
+        return {"bound": bound_along(along, outcomes, guarantee)}
     each = guarantee.shared(len(tested))
     bounds = {
         name: bound_along((tested[name],), [o for o in outcomes if o.label == name], each)
@@ -246,7 +244,7 @@ def _rechecked(calibration: Calibration, outcomes: Sequence[Outcome]) -> Calibra
         else was
         for name, was in calibration.bounds.items()
     }
-    return calibration.model_copy(update={"bounds": bounds, "bound": together(bounds, guarantee)})
+    return {"bounds": bounds, "bound": together(bounds, guarantee)}
 
 
 def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
@@ -261,24 +259,13 @@ def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
     return np.array([names.index(row.label) for row in rows], dtype=np.intp)
 
 
-class ReadTexts(NamedTuple):
-    """What the features of a calibration read of some texts."""
-
-    values: list[Floats]
-    """By feature: texts, options or parts of a vector."""
-    seconds: float
-    """Wall time of a text, several being read at once."""
-    tokens: float
-    """Tokens of a text that no cache had, answers included."""
-
-
 async def read_texts(
     calibrated: Calibrated,
     texts: Sequence[str],
     context: RunContext,
     progress: Progress | None = None,
-) -> ReadTexts:
-    """Read texts with all features of a calibration.
+) -> list[Reading]:
+    """Read texts with all features of a calibration, in their order.
 
     Raises:
         CalibrationError: a feature can't be read here.
@@ -298,8 +285,4 @@ async def read_texts(
         if reading is None:
             raise CalibrationError(reader.dropped[-1])
         found.append(reading)
-    return ReadTexts(
-        [reading.values for reading in found],
-        sum(reading.seconds for reading in found),
-        sum(reading.tokens for reading in found),
-    )
+    return found

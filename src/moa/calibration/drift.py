@@ -164,7 +164,7 @@ class Drift(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     alpha: float = Field(default=0.01, gt=0, lt=1)
-    """Most probability of any alarm in the whole run, where nothing has changed."""
+    """Largest probability of any alarm in the whole run, where nothing has changed."""
     seed: int = 0
     """Makes the lots that decide among equal values repeatable."""
     seen: int = 0
@@ -182,7 +182,7 @@ class Drift(BaseModel):
         Args:
             reference: Values on the inputs of the calibration, by the name of what is watched.
                 They must not be those that the scorer was fitted on, on which it is surer.
-            alpha: Most probability of any alarm in the whole run, where nothing has changed.
+            alpha: Largest probability of any alarm in the whole run, where nothing has changed.
             seed: Makes the lots that decide among equal values repeatable.
 
         Raises:

@@ -71,13 +71,15 @@ def sources_of(
 class LabelFeature(BaseModel):
     """The probabilities of the labels, averaged over prompt variants."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     kind: Literal["labels"] = "labels"
     name: str
     source: str = DECIDES
-    views: tuple[tuple[Example, ...], ...] = ((),)
-    """Prompt variants: labelled texts that are shown; an empty one is the endpoint's own way."""
+    prompt_variants: tuple[tuple[Example, ...], ...] = Field(
+        default=((),), validation_alias="views", serialization_alias="views"
+    )
+    """Labelled texts that are shown; an empty one is the endpoint's own way."""
     turned: bool = False
     """Whether the options are asked for in the opposite order."""
     read_as: Layout = "completion"
@@ -88,7 +90,7 @@ class LabelFeature(BaseModel):
     @property
     def reads(self) -> int:
         """How often it reads a text."""
-        return len(self.views)
+        return len(self.prompt_variants)
 
     async def read(
         self,
@@ -110,9 +112,10 @@ class LabelFeature(BaseModel):
         options = question.options[::-1] if self.turned else question.options
         asked = replace(question, name=ASKED_AS, options=options, layout=self.read_as)
         found: list[list[Floats]] = []
-        for view in self.views:  # one by one: a server keeps one beginning of a prompt at a time
+        # One by one, since a server keeps one beginning of a prompt at a time.
+        for variant in self.prompt_variants:
 
-            async def one(text: str, shown: Sequence[Example] = view) -> Floats:
+            async def one(text: str, shown: Sequence[Example] = variant) -> Floats:
                 logs = await _logs(text, asked, sources[self.source], context, shown)
                 if told is not None:
                     told()
@@ -126,7 +129,9 @@ class LabelFeature(BaseModel):
 
     def _mean(self, text: str, found: Sequence[Floats]) -> Floats:
         """Average the variants but those that show the very text, where there are others."""
-        shown = [any(example.text == text for example in view) for view in self.views]
+        shown = [
+            any(example.text == text for example in variant) for variant in self.prompt_variants
+        ]
         fair = [logs for logs, is_shown in zip(found, shown, strict=True) if not is_shown]
         mean: Floats = np.mean(fair or found, 0)
         return mean

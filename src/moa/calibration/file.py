@@ -26,7 +26,7 @@ from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
-from moa.questions import NONE_OF_THESE, Kind, Option, Question
+from moa.questions import Kind, Option, Question
 
 Learn = Literal["split", "nothing", "approximate"]
 """What is learnt from labelled rows; see `moa.calibration.fit.calibrate`."""
@@ -183,8 +183,8 @@ class Calibration(_Record):
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
     looser: tuple[Bound, ...] = ()
-    """What looser promises would have accepted, as was seen on the same labels: whoever takes the
-    one that looks best has looked more than once, so it is for the next calibration."""
+    """What looser promises would have accepted, as was seen on the same labels. To take the best of
+    them is to look more than once, so they are for the next calibration."""
     accepting: FitRecord
     uncertainty: Uncertainty | None = Field(
         default=None, validation_alias="doubt", serialization_alias="doubt"
@@ -283,13 +283,10 @@ class Calibration(_Record):
         Raises:
             CalibrationError: question, options or the layout of the prompt are others.
         """
-        asked = QuestionRecord.of(question)
-        mine = self.question
-        if asked.kind != mine.kind:
-            raise _other(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
-        if asked.text != mine.text:
-            raise _other(repr(mine.text), repr(asked.text), "question")
-        names, now = [o.name for o in mine.options], [o.name for o in asked.options]
+        asked, mine = QuestionRecord.of(question), self.question
+        _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
+        _same(repr(mine.text), repr(asked.text), "question")
+        names, now = self.labels, [option.name for option in asked.options]
         if new := [name for name in now if name not in names]:
             raise CalibrationError(
                 f"the calibration knows nothing of the label {new[0]!r}: it was made for "
@@ -300,12 +297,10 @@ class Calibration(_Record):
                 f"the calibration was made with the label {gone[0]!r} too, which is not among "
                 f"{', '.join(now)}. Calibrate again without it"
             )
-        if names != now:
-            raise _other(", ".join(names), ", ".join(now), "order of the labels")
+        _same(", ".join(names), ", ".join(now), "order of the labels")
         for was, is_now in zip(mine.options, asked.options, strict=True):
-            if was.description != is_now.description:
-                what = f"description of {was.name!r}"
-                raise _other(repr(was.description), repr(is_now.description), what)
+            what = f"description of {was.name!r}"
+            _same(repr(was.description), repr(is_now.description), what)
         for feature in self.features:
             if isinstance(feature, LabelFeature) and (
                 feature.layout != layout_of(question, feature.read_as)
@@ -359,8 +354,7 @@ class Calibration(_Record):
 
     def judge(self, readings: Sequence[Floats]) -> Judged:
         """Apply the accepting fit to what the features read of some texts, in their order."""
-        none = self.labels.index(NONE_OF_THESE) if NONE_OF_THESE in self.labels else -1
-        return judged(self._blends[0], self.uncertainty, readings, self.features, none)
+        return judged(self._blends[0], self.uncertainty, readings, self.features, self.labels)
 
     def accepted(self, found: Judged) -> list[bool]:
         """Whether each decision of the accepting fit is accepted."""
@@ -394,11 +388,12 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _other(was: str, is_now: str, what: str) -> CalibrationError:
-    return CalibrationError(
-        f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
-        "Calibrate again, or ask what was asked then"
-    )
+def _same(was: str, is_now: str, what: str) -> None:
+    if was != is_now:
+        raise CalibrationError(
+            f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
+            "Calibrate again, or ask what was asked then"
+        )
 
 
 def _served(identity: Identity) -> str:

@@ -11,7 +11,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from moa.calibration import Bound, Guarantee
@@ -48,12 +48,12 @@ from moa.calibration.scorer import (
     Tried,
     around_average,
     blend,
+    candidate,
     chosen,
     fit_part,
     held_out,
     plain,
     tried,
-    unlearnt,
 )
 from moa.calibration.uncertainty import (
     Judged,
@@ -69,9 +69,9 @@ from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import folds, split
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import Identity, identity_of, known
+from moa.endpoints.known import identity_of, known
 from moa.errors import CalibrationError, InputError
-from moa.questions import NONE_OF_THESE, Question
+from moa.questions import Question
 
 LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
@@ -143,38 +143,26 @@ async def calibrate(
         limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
         progress=progress,
     )
-    task = _Task.of(data, names, guarantee, by_label=by_label, learn=learn)
+    task = _Task(data, names, guarantee, by_label=by_label, learn=learn)
     readings = await _readings(reader, task, list(sources))
     if not readings:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    learnt = _learnt if learn != "nothing" else _unlearnt
-    made = learnt(task, readings, latency_penalty)
+    made = (_unlearnt if learn == "nothing" else _learnt)(task, readings, latency_penalty)
     used = {reading.feature.source for reading in made.readings}
     models = {role: await identity_of(sources[role], context) for role in sorted(used)}
-    return _written(task, made, question, models, language=language, dropped=reader.dropped)
 
-
-def _written(
-    task: _Task,
-    made: _Made,
-    question: Question,
-    models: dict[str, Identity],
-    *,
-    language: Detect | None,
-    dropped: Sequence[str],
-) -> Calibration:
-    """Find what can be promised of a scorer, fit it again to all texts, and write both down."""
     # Through the record, since what is applied has the weights as they are written.
     accepting = FitRecord.of(made.blend)
-    promise = _promise(task, made, accepting.blend())
+    said, fitting = _rehearsed(task, made, accepting.blend())
+    tested = task.outcomes(said, task.tested)
+    bound, bounds = task.promised(guarantee, fitting, tested)
     everything = np.ones(len(task.labels), bool)
     parts = [
         task.part(reading, everything, part.penalty)
         for reading, part in zip(made.readings, made.parts, strict=True)
     ]
-    data = task.data
     drawn = [row.text for row in data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
     calibration = Calibration(
@@ -182,68 +170,68 @@ def _written(
         question=QuestionRecord.of(question),
         models=models,
         features=tuple(reading.feature for reading in made.readings),
-        bound=promise.bound,
-        bounds=promise.bounds,
-        looser=promise.looser,
+        bound=bound,
+        bounds=bounds,
+        looser=tuple(task.promised(it, fitting, tested)[0] for it in guarantee.looser()),
         accepting=accepting,
         uncertainty=made.uncertainty,
         full=FitRecord.of(blend(parts, task.labels)),
-        data=_data(task, language_shares(spoken)),
-        reached=_reached(task, made.best, parts, promise),
+        data=DataRecord(
+            rows=len(data.rows),
+            duplicates=data.duplicates,
+            fitted=int((~task.held).sum()),
+            held_out=len(task.tested),
+            labels=data.counts,
+            chosen=int((~task.drawn).sum()),
+            labelled_by=data.by,
+            learn=learn,
+            sha256=data.fingerprint,
+            languages=language_shares(spoken),
+        ),
+        reached=_reached(task, made.best, parts, said, bound),
         chosen=made.why,
         candidates=tuple(one.candidate for one in made.tried),
-        notes=(*data.notes, *near_copies_of(data.rows), *dropped, *_kept(made.uncertainty)),
+        notes=(*data.notes, *near_copies_of(data.rows), *reader.dropped, *_kept(made.uncertainty)),
     )
-    watched = calibration.watched(drawn, spoken, promise.judged)
+    watched = calibration.watched(drawn, spoken, said)
     return calibration.model_copy(update={"drift": watched}).sealed()
 
 
-@dataclass(frozen=True, slots=True)
 class _Task:
     """Labelled texts, and which of them are held out."""
 
-    data: Sorted
-    names: Sequence[str]
-    guarantee: Guarantee
-    by_label: bool
-    learn: Learn
-    labels: Ints
-    drawn: Bools
-    """Whether a text was drawn at random, so that figures on it are those of texts to come."""
-    held: Bools
-    folds: Ints
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         data: Sorted,
         names: Sequence[str],
         guarantee: Guarantee,
         *,
         by_label: bool,
         learn: Learn,
-    ) -> _Task:
-        labels = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
-        drawn = np.array([not row.chosen for row in data.rows])
-        cases = np.array(data.cases)
+    ) -> None:
         if len(set(data.cases)) < 2:
             raise InputError(
                 "all rows are about one case, so none can be looked at that nothing was learnt "
                 "from: give rows of other cases too"
             )
+        self.data, self.names, self.guarantee = data, names, guarantee
+        self.by_label, self.learn = by_label, learn
+        self.labels: Ints = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
+        self.drawn: Bools = np.array([not row.chosen for row in data.rows])
+        """Drawn at random, so that figures on them are those of texts to come."""
+        cases, drawn = np.array(data.cases), self.drawn
         share = _HELD_OUT_OF_MANY if drawn.sum() >= _MANY * len(names) else _HELD_OUT
         if learn != "split" or drawn.sum() * share < guarantee.needed():
             share = float(learn == "nothing")
-        held = np.zeros(len(labels), bool)
-        held[drawn] = split(cases[drawn].tolist(), share)
-        if learn == "split" and len(set(cases[~held])) < 2:
-            held[:] = False  # too few cases to fit to some and hold others out
-        dealt = np.zeros(len(labels), np.intp)
-        for side in (held, ~held):  # apart, so that no fit depends on a held-out label
+        self.held: Bools = np.zeros(len(drawn), bool)
+        self.held[drawn] = split(cases[drawn].tolist(), share)
+        if learn == "split" and len(set(cases[~self.held])) < 2:
+            self.held[:] = False  # too few cases to fit to some and hold others out
+        self.folds: Ints = np.zeros(len(drawn), np.intp)
+        for side in (self.held, ~self.held):  # apart, so that no fit depends on a held-out label
             if side.any():
                 parts = min(_FOLDS, len(set(cases[side])))
-                dealt[side] = folds(cases[side].tolist(), labels[side], parts, seed=1)
-        return cls(data, names, guarantee, by_label, learn, labels, drawn, held, dealt)
+                self.folds[side] = folds(cases[side].tolist(), self.labels[side], parts, seed=1)
 
     @property
     def tested(self) -> Ints:
@@ -274,11 +262,6 @@ class _Task:
         """Fit a feature to some of the texts."""
         options = len(self.names)
         return fit_part(reading, rows, self.labels, self.folds, options, penalty=penalty)
-
-    @property
-    def none(self) -> int:
-        """Place of "none of these" among the options; below 0 where it is none of them."""
-        return list(self.names).index(NONE_OF_THESE) if NONE_OF_THESE in self.names else -1
 
 
 async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
@@ -321,7 +304,9 @@ def _labels(
     shown = tuple(tuple(prompt) for prompt in prompts)
     read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
     layout = layout_of(reader.question, read_as)
-    return LabelFeature(name=name, views=shown, turned=turned, read_as=read_as, layout=layout)
+    return LabelFeature(
+        name=name, prompt_variants=shown, turned=turned, read_as=read_as, layout=layout
+    )
 
 
 def _examples(reader: FeatureReader, task: _Task) -> Sequence[Sequence[Example]]:
@@ -376,7 +361,7 @@ def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) ->
     readings = [readings[place] for place in best.places]
     parts = [parts[place] for place in best.places]
     p, features = best.probabilities, [reading.feature for reading in readings]
-    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.none)
+    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.names)
     kept = uncertainty_of(p, signs, labels, dealt)
     uncertainty, sure = (None, p.max(1)) if kept is None else kept
     rehearsed = Judged(p, sure, mass_of(signs))
@@ -390,51 +375,28 @@ def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) 
     scorer = plain(len(parts), len(task.names))
     p = np.exp(scorer.logs(np.stack([part.logs for part in parts], 1)))
     risk = task.guarantee.risk
-    best = unlearnt(readings, p, task.labels, risk=risk, latency_penalty=latency_penalty)
-    why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
+    measured = candidate(readings, p, task.labels, risk=risk, latency_penalty=latency_penalty)
+    best = Tried(measured, tuple(range(len(readings))), p)
+    why = f"{measured.name}: as the endpoint gives them, since nothing was to be learnt"
     nothing = Judged(p[:0], p[:0].max(1), None)
     return _Made([best], best, why, readings, parts, scorer, nothing, None)
 
 
-class _Promise(NamedTuple):
-    judged: Judged
-    """Of the texts that it was found on, by the accepting fit, or by fits without them."""
-    bound: Bound
-    bounds: dict[str, Bound]
-    looser: tuple[Bound, ...]
+def _rehearsed(task: _Task, made: _Made, accepting: Blend) -> tuple[Judged, list[Outcome]]:
+    """Judge the texts that the promise is found on.
 
-
-def _promise(task: _Task, made: _Made, accepting: Blend) -> _Promise:
-    """Look at the held-out labels, and find what can be promised."""
-    fitting: list[Outcome] = []
+    Returns:
+        What is said of them by the accepting fit, or by fits without them; and the outcomes on the
+        fitting part.
+    """
     if task.learn == "approximate":
-        found = made.rehearsed.of(task.tested)
-    else:
-        read = [reading.values[task.tested] for reading in made.readings]
-        features = [reading.feature for reading in made.readings]
-        found = judged(accepting, made.uncertainty, read, features, task.none)
-        if task.learn == "split":  # else nothing was fitted to the rows that aren't held out
-            fitting = task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
-    tested = task.outcomes(found, task.tested)
-    bound, bounds = task.promised(task.guarantee, fitting, tested)
-    looser = [task.promised(other, fitting, tested)[0] for other in task.guarantee.looser()]
-    return _Promise(found, bound, bounds, tuple(looser))
-
-
-def _data(task: _Task, languages: dict[str, float]) -> DataRecord:
-    data = task.data
-    return DataRecord(
-        rows=len(data.rows),
-        duplicates=data.duplicates,
-        fitted=int((~task.held).sum()),
-        held_out=len(task.tested),
-        labels=data.counts,
-        chosen=int((~task.drawn).sum()),
-        labelled_by=data.by,
-        learn=task.learn,
-        sha256=data.fingerprint,
-        languages=languages,
-    )
+        return made.rehearsed.of(task.tested), []
+    read = [reading.values[task.tested] for reading in made.readings]
+    features = [reading.feature for reading in made.readings]
+    found = judged(accepting, made.uncertainty, read, features, task.names)
+    if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
+        return found, []
+    return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
 
 
 def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
@@ -446,14 +408,16 @@ def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
         )
 
 
-def _reached(task: _Task, best: Tried, parts: Sequence[Part], promise: _Promise) -> Reached:
+def _reached(
+    task: _Task, best: Tried, parts: Sequence[Part], tested: Judged, bound: Bound
+) -> Reached:
     fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
     guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
-    right = promise.judged.probabilities.argmax(1) == task.labels[task.tested]
+    right = tested.probabilities.argmax(1) == task.labels[task.tested]
     return Reached(
         **guesses.model_dump(),
         held_out_accuracy=float(right.mean()) if len(right) else None,
-        coverage=promise.bound.coverage,
+        coverage=bound.coverage,
         seconds=best.candidate.seconds,
         tokens=best.candidate.tokens,
     )

@@ -165,13 +165,14 @@ def tried(
 
     def of(places: tuple[int, ...]) -> Tried:
         probabilities = held_out([parts[place] for place in places], labels, folds)
-        return Tried(
-            _candidate(
-                [readings[place] for place in places], probabilities, labels, risk, latency_penalty
-            ),
-            places,
+        found = candidate(
+            [readings[place] for place in places],
             probabilities,
+            labels,
+            risk=risk,
+            latency_penalty=latency_penalty,
         )
+        return Tried(found, places, probabilities)
 
     # The options in the opposite order are the same feature once more, and stand beside it.
     alone = [p for p, r in enumerate(readings) if not getattr(r.feature, "turned", False)]
@@ -189,19 +190,6 @@ def tried(
         found.append(better)
         best = better
     return found
-
-
-def unlearnt(
-    readings: Sequence[Reading],
-    probabilities: Floats,
-    labels: Ints,
-    *,
-    risk: float,
-    latency_penalty: float,
-) -> Tried:
-    """Measure all features together, as they are; the arguments are those of `tried`."""
-    candidate = _candidate(readings, probabilities, labels, risk, latency_penalty)
-    return Tried(candidate, tuple(range(len(readings))), probabilities)
 
 
 def chosen(found: Sequence[Tried], *, latency_penalty: float) -> tuple[Tried, str]:
@@ -225,13 +213,15 @@ def _figures(one: Candidate) -> str:
     return f"log loss {one.log_loss:.3f}, {one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
 
 
-def _candidate(
+def candidate(
     readings: Sequence[Reading],
     probabilities: Floats,
     labels: Ints,
+    *,
     risk: float,
     latency_penalty: float,
 ) -> Candidate:
+    """Measure what some features reach together; the arguments are those of `tried`."""
     right = probabilities.argmax(1) == labels
     coverage = coverage_at_risk(probabilities.max(1), right, risk)
     loss = log_loss(np.log(np.maximum(probabilities, 1e-12)), labels)

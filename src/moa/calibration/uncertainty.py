@@ -18,6 +18,7 @@ from moa.calibration.features import Feature, LabelFeature
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import cross_validated, fit_blend
+from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
 _GAIN = 0.005
@@ -117,7 +118,7 @@ def judged(
     uncertainty: Uncertainty | None,
     readings: Sequence[Floats],
     features: Sequence[Feature],
-    none: int,
+    labels: Sequence[str],
 ) -> Judged:
     """Apply a scorer, and the signs of uncertainty where there are some.
 
@@ -126,11 +127,11 @@ def judged(
         uncertainty: Made for it; `None` uses no signs.
         readings: What each feature read of the texts.
         features: Those of the scorer.
-        none: Place of "none of these" among the options; below 0 where it is none of them.
+        labels: Names of the options.
     """
     logs = scorer.stacked(readings)
     p = np.exp(scorer.logs(logs))
-    signs = signs_of(logs, p, features, none)
+    signs = signs_of(logs, p, features, labels)
     sure = p.max(1) if uncertainty is None else uncertainty.sure(p, signs)
     return Judged(p, sure, mass_of(signs))
 
@@ -140,14 +141,16 @@ def mass_of(signs: Mapping[str, Floats]) -> Floats | None:
     return np.exp(signs[MASS]) if MASS in signs else None
 
 
-def signs_of(logs: Floats, p: Floats, features: Sequence[Feature], none: int) -> dict[str, Floats]:
+def signs_of(
+    logs: Floats, p: Floats, features: Sequence[Feature], labels: Sequence[str]
+) -> dict[str, Floats]:
     """Give all signs there are, by name.
 
     Args:
         logs: Texts, features, options; of one that reads labels they add up to the label mass.
         p: Probabilities made of them.
         features: Those of the scorer.
-        none: Place of "none of these" among the options; below 0 where it is none of them.
+        labels: Names of the options.
     """
     found: dict[str, Floats] = {}
     read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
@@ -157,8 +160,8 @@ def signs_of(logs: Floats, p: Floats, features: Sequence[Feature], none: int) ->
         given = p.argmax(1)
         own = np.exp(log_softmax(logs))[np.arange(len(p)), :, given]
         found[DISAGREEMENT] = 1 - own.mean(1)
-    if none >= 0:
-        found[NONE] = p[:, none]
+    if NONE_OF_THESE in labels:
+        found[NONE] = p[:, labels.index(NONE_OF_THESE)]
     return found
 
 

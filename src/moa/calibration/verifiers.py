@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from moa._async import gather
 from moa._text import word_count
-from moa.calibration.acceptance import Judgement, Policy, sampled, share, text_of
+from moa.calibration.acceptance import Judgement, Policy, decisions_in, sampled, share, text_of
 from moa.calibration.arithmetic import NUMBER, check, numbers
 from moa.calibration.reply_signs import final_answer, reply_features
 from moa.context import RunContext
@@ -48,7 +48,7 @@ class Arithmetic(Policy):
     The score is the share of sums that hold, and 0.5 where there are none.
 
     Args:
-        least: Fewest sums that a reply must state to be accepted.
+        least: Minimum of sums that a reply must state to be accepted.
     """
 
     least: int = 0
@@ -107,8 +107,8 @@ class Length(Policy):
     The score of one that is, is how near it comes, as a share.
 
     Args:
-        least: Fewest units.
-        most: Most units; `None` is no limit.
+        least: Minimum of units.
+        most: Maximum of units; `None` is no limit.
         unit: What is counted.
 
     Raises:
@@ -230,7 +230,8 @@ class Plausible(Policy):
         """
         text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
         output: Any = (await self.node.run(text, context)).output
-        answers = _predicates(output)
+        inside = (output, *decisions_in(output))
+        answers = [one for one in inside if isinstance(one, Predicate)]
         if not answers:
             raise ConfigError(
                 f"{self.node.name} gives {type(output).__name__}, in which there is no Predicate: "
@@ -316,15 +317,6 @@ def _number_of(clause: str) -> Fraction | None:
     if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):
         return None
     return found.pop()
-
-
-def _predicates(output: Any) -> list[Predicate]:
-    if isinstance(output, Predicate):
-        return [output]
-    if not isinstance(output, BaseModel):
-        return []
-    fields = (getattr(output, name) for name in type(output).model_fields)
-    return [value for value in fields if isinstance(value, Predicate)]
 
 
 def _yes(answer: Predicate) -> float:

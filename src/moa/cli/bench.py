@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.text import Text
 
 from moa.cli import options, screen
-from moa.errors import ConfigError, MissingDependency
+from moa.errors import ConfigError
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _measured(
         KeyboardInterrupt: nothing was measured yet.
     """
     from moa.advisor.bench import Bench, Measurement
+    from moa.advisor.hardware import machine as this_machine
     from moa.config.endpoints import Endpoints
 
     model = Endpoints(config, read_keys=False).named(name).model
@@ -163,7 +164,7 @@ def _measured(
     return Measurement(
         endpoint=name,
         model=model,
-        machine=_this_machine(),
+        machine=this_machine().hardware,
         date=datetime.now(UTC).replace(microsecond=0),
         moa_version=version("mixture-of-agents"),
         hourly_usd=hourly_usd,
@@ -239,15 +240,6 @@ def hourly(
     if watts is not None and usd_per_kwh is not None:
         given.append(Decimal(str(watts)) / 1000 * Decimal(str(usd_per_kwh)))
     return sum(given, Decimal(0)) if given else None
-
-
-def _this_machine() -> str:
-    from moa.advisor.hardware import machine
-
-    try:
-        return machine().hardware
-    except MissingDependency:
-        return "not known: psutil is not installed"
 
 
 def _shown(found: Measurement) -> Group:

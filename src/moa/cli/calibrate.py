@@ -235,17 +235,20 @@ def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
     """Test it, say what was found, and write it down where `out` says."""
 
     async def job(endpoints: Endpoints, context: RunContext, progress: Progress) -> int:
+        from moa.calibration.calibrated import recheck
         from moa.calibration.file import Calibration
         from moa.cli import screen
-        from moa.evals.calibrations import connected, retest
+        from moa.evals.calibrations import connected, detector
 
         ready = connected(Calibration.load(file), endpoints.slm)
         warn(screen.err(), await ready.check(context))
-        made, found = await retest(ready, rows, context=context, progress=progress)
-        warn(screen.err(), list(found.notes))
-        confirmed = found.bound.threshold is not None
+        made, notes = await recheck(
+            ready, rows, context=context, language=detector(), progress=progress
+        )
+        warn(screen.err(), list(notes))
+        confirmed = made.bound.threshold is not None
         console = screen.out()
-        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {found.bound.summary}")
+        console.print(f"{'confirmed' if confirmed else 'withdrawn'}: {made.bound.summary}")
         if out is not None:
             made.save(out)
             console.print(f"written to {out}")

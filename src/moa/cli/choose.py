@@ -16,8 +16,9 @@ from moa.cli import options, screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.advisor.candidates import Member
-    from moa.advisor.choice import Plan, Ranking
+    from moa.advisor.choice import Ranking
+    from moa.advisor.estimate import Member
+    from moa.advisor.plans import Plan
     from moa.advisor.task import Read
 
 EXAMPLES = """
@@ -31,7 +32,7 @@ What was read from the text is shown first, and each field has an option that co
 is started, fetched or sent. Figures are estimates; those of endpoints that moa bench has measured
 are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task can't be read.
 """
-_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "95 of 100", "figures")
+_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95", "figures")
 
 
 def choose(
@@ -41,7 +42,7 @@ def choose(
     job: Annotated[Job | None, typer.Option(help="What is done with each item.")] = None,
     per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
     latency_s: Annotated[
-        float | None, typer.Option("--latency", help="Seconds in which 95 of 100 are answered.")
+        float | None, typer.Option("--latency", help="p95 latency that is allowed, in seconds.")
     ] = None,
     streamed: Annotated[
         bool | None,
@@ -280,7 +281,7 @@ def _plan(plan: Plan) -> dict[str, object]:
 
 
 def _member(member: Member) -> dict[str, object]:
-    from moa.advisor.performance import LocalModel
+    from moa.advisor.hardware import LocalModel
 
     here = isinstance(member, LocalModel)
     return {

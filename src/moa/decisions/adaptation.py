@@ -281,60 +281,63 @@ class _Fitting:
         read = texts[question.name]
         if len(set(labels.tolist())) < 2:
             return _unbiased(read), _without_bias(read)
-        readings = _Readings(
-            texts=read,
-            labelled=labelled[question.name][rows],
-            labels=labels,
-            shown=self.variants.show(self.texts),
-            labelled_shown=self.variants.show([self.labelled[row].text for row in rows]),
+        return _stacked(
+            read,
+            self.variants.show(self.texts),
+            labelled[question.name][rows],
+            self.variants.show([self.labelled[row].text for row in rows]),
+            labels,
+            self.variants.choices,
         )
-        return readings.stacked(self.variants.choices)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Readings:
-    """What the texts of one question read as: texts, prompt variants, options."""
+def _stacked(
+    texts: Floats,
+    shown: Bools,
+    labelled: Floats,
+    labelled_shown: Bools,
+    labels: Ints,
+    choices: Sequence[tuple[Group, ...]],
+) -> tuple[Correction, Floats]:
+    """Fit each choice of groups, and keep the first unless a later one's loss is lower.
 
-    texts: Floats
-    """Unlabelled ones, whose means are the model's bias."""
-    labelled: Floats
-    labels: Ints
-    """Index of the right option of each labelled text."""
-    shown: Bools
-    """Whether an unlabelled text is shown in a prompt, which says little then: texts, variants."""
-    labelled_shown: Bools
-    """The same of the labelled texts."""
+    Few labels tell little: where held-out losses are close, the earlier choice stays.
 
-    def stacked(self, choices: Sequence[tuple[Group, ...]]) -> tuple[Correction, Floats]:
-        """Fit each choice of groups, and keep the first unless a later one's loss is lower.
+    Args:
+        texts: What unlabelled ones read as: texts, prompt variants, options. Their means are the
+            model's bias.
+        shown: Whether an unlabelled text is shown in a prompt, which says little then: texts,
+            variants.
+        labelled: What the labelled ones read as.
+        labelled_shown: The same of the labelled ones.
+        labels: Index of the right option of each labelled text.
+        choices: Groups of prompt variants that can be used together.
 
-        Few labels tell little: where held-out losses are close, the earlier choice stays.
-
-        Returns:
-            The correction, and the log-probabilities of the unlabelled texts without bias. Without
-            the fitted bias too, a rare option has its most probable texts.
-        """
-        read = np.where(self.shown, 0.0, 1.0)
-        means = np.einsum("tv,tvo->vo", read / read.sum(0), self.texts)
-        prior = class_prior(self.labels, self.texts.shape[2])
-        best: tuple[float, Correction, Floats] | None = None
-        for groups in choices:
-            start = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
-            texts = _averaged(self.texts - means, self.shown, groups)
-            labelled = _averaged(self.labelled - means, self.labelled_shown, groups)
-            bias = matching_bias(texts, start, prior)
-            loss = held_out_loss(labelled, self.labels, weights=start, bias=bias)
-            if best is not None and loss >= best[0] - _GAIN:
-                continue
-            found = fit_blend(labelled, self.labels, weights=start, bias=bias)
-            by_variant = np.zeros(len(means))
-            for weight, group in zip(found.weights, groups, strict=True):
-                by_variant[list(group)] = weight / len(group)
-            offsets = found.bias - np.einsum("v,vo->o", by_variant, means)
-            correction = Correction.of(offsets - offsets.mean(), by_variant)
-            best = (loss, correction, np.einsum("v,tvo->to", found.weights, texts))
-        assert best is not None, "there is a choice"
-        return best[1:]
+    Returns:
+        The correction, and the log-probabilities of the unlabelled texts without bias. Without
+        the fitted bias too, a rare option has its most probable texts.
+    """
+    counted = np.where(shown, 0.0, 1.0)
+    means = np.einsum("tv,tvo->vo", counted / counted.sum(0), texts)
+    prior = class_prior(labels, texts.shape[2])
+    best: tuple[float, Correction, Floats] | None = None
+    for groups in choices:
+        start = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
+        fair = _averaged(texts - means, shown, groups)
+        read = _averaged(labelled - means, labelled_shown, groups)
+        bias = matching_bias(fair, start, prior)
+        loss = held_out_loss(read, labels, weights=start, bias=bias)
+        if best is not None and loss >= best[0] - _GAIN:
+            continue
+        found = fit_blend(read, labels, weights=start, bias=bias)
+        by_variant = np.zeros(len(means))
+        for weight, group in zip(found.weights, groups, strict=True):
+            by_variant[list(group)] = weight / len(group)
+        offsets = found.bias - np.einsum("v,vo->o", by_variant, means)
+        correction = Correction.of(offsets - offsets.mean(), by_variant)
+        best = (loss, correction, np.einsum("v,tvo->to", found.weights, fair))
+    assert best is not None, "there is a choice"
+    return best[1:]
 
 
 def _averaged(readings: Floats, shown: Bools, groups: Sequence[Group]) -> Floats:

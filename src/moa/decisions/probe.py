@@ -40,7 +40,7 @@ ENOUGH = 12
 GAIN = 0.01
 """Least fall of the log loss for which a model is asked beside the encoder at all."""
 LIMIT_S = 60.0
-"""Most seconds that a model is probed for unasked, where it costs nothing."""
+"""Maximum seconds that a model is probed for unasked, where it costs nothing."""
 _AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
 _logger = logging.getLogger(__name__)

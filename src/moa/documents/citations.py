@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +16,9 @@ from moa.documents.sentences import sentences
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
-_SHARED = 0.6
-"""Share of the words of a sentence, rare ones counting more, that a passage must hold to be cited
-for it unasked."""
+MOST_WORDS = 0.6
+"""Share of the words of a sentence, rare ones counting more, from which on a text that holds them
+is taken for what the sentence rests on."""
 _BETTER = 0.3
 """By how much a passage must share more of a sentence than those that it cites, to be cited
 instead."""
@@ -47,11 +47,24 @@ class Cited(NamedTuple):
     """An answer whose citations were checked."""
 
     text: str
-    """The answer, without citations of what was not given."""
+    """The answer, without citations of what was not given, and with those that its words have."""
     citations: tuple[Citation, ...]
     """Each passage that it cites, once, in the order of their numbers."""
     unknown: tuple[int, ...]
     """Numbers that no passage has."""
+    added: int
+    """How many sentences were given the citation that their words have."""
+
+    @property
+    def changes(self) -> list[str]:
+        """What was changed, in words."""
+        found: list[str] = []
+        if self.unknown:
+            numbers = ", ".join(map(str, self.unknown))
+            found.append(f"citations of passages that were not given: {numbers}")
+        if self.added:
+            found.append(f"{self.added} sentences are given the citation that their words have")
+        return found
 
 
 def listed(passages: Sequence[Passage]) -> str:
@@ -70,7 +83,12 @@ def unbracketed(text: str) -> str:
 
 
 def cited(answer: str, passages: Sequence[Passage]) -> Cited:
-    """Check the citations of an answer: those of passages that were not given are taken out.
+    """Check the citations of an answer, and cite by words where a writer didn't.
+
+    Those of passages that were not given are taken out. Small models forget citations, or write
+    `[1]` whatever they read: a sentence that cites nothing is given the passage that holds most of
+    its words, if it holds enough of them; one whose passages hold far fewer than another cites
+    that one instead.
 
     Args:
         answer: Cites by `[1]`, `[1, 2]` or `[1-3]`.
@@ -85,29 +103,17 @@ def cited(answer: str, passages: Sequence[Passage]) -> Cited:
         blank = " " if match[0][0].isspace() else ""
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
-    text = _CITATION.sub(kept, answer)
-    known = sorted(number for number in found if 0 < number <= len(passages))
+    text, added = _by_words(_CITATION.sub(kept, answer), passages)
+    used = {n for match in _CITATION.finditer(text) for n in _numbers(match[1])}
     return Cited(
         text=text,
-        citations=tuple(Citation(number=n, passage=passages[n - 1]) for n in known),
-        unknown=tuple(sorted(found.difference(known))),
+        citations=tuple(Citation(number=n, passage=passages[n - 1]) for n in sorted(used)),
+        unknown=tuple(sorted(n for n in found if not 0 < n <= len(passages))),
+        added=added,
     )
 
 
-def attributed(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
-    """Cite by words where a writer didn't, or cited a passage that says something else.
-
-    Small models forget citations, or write `[1]` whatever they read. A sentence that cites nothing
-    is given the passage that holds most of its words, if it holds enough of them; one whose
-    passages hold far fewer than another cites that one instead.
-
-    Args:
-        answer: Cites passages that were given.
-        passages: Those that were given, in the order of their numbers.
-
-    Returns:
-        The answer, and how many of its sentences were changed.
-    """
+def _by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
     held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
     parts, changed, end = list[str](), 0, 0
     for begin, sentence in sentences(answer):
@@ -115,16 +121,26 @@ def attributed(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
         end = begin + len(sentence)
         cited_by = {n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])}
         bare = _CITATION.sub("", sentence).rstrip()
-        said = set(words(bare))
-        weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
-        whole = sum(weights.values()) or 1.0
-        shares = [sum(weights[word] for word in said & one) / whole for one in held]
+        shares = word_shares(bare, held)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
-        now = max((shares[n - 1] for n in cited_by), default=_SHARED - _BETTER)
-        if shares and shares[best] >= max(_SHARED, now + _BETTER):
+        now = max((shares[n - 1] for n in cited_by), default=MOST_WORDS - _BETTER)
+        if shares and shares[best] >= max(MOST_WORDS, now + _BETTER):
             sentence, changed = f"{bare} [{best + 1}]", changed + 1
         parts.append(sentence)
     return "".join((*parts, answer[end:])), changed
+
+
+def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
+    """Give the share of a sentence's words that each of several texts holds; rare ones count more.
+
+    Args:
+        sentence: Without citations.
+        held: The words of each text, by `words`.
+    """
+    said = set(words(sentence))
+    weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
+    whole = sum(weights.values()) or 1.0
+    return [sum(weights[word] for word in said & one) / whole for one in held]
 
 
 def _rarity(holding: int, passages: int) -> float:

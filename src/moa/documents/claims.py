@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from moa._async import gather
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
+from moa.agents.language import can_detect, language_of
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.citations import Statement, statements
-from moa.documents.retrieval import searched
+from moa.documents.citations import Statement, statements, word_shares
+from moa.documents.retrieval import searched, words
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError, ConfigError, DeadlineExceeded, MoaError
 from moa.handoffs import Text
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 RELEVANT = "Does the passage help to answer the question?"
 SUPPORTED = "Does the passage say what is claimed?"
 Verdict = Literal["supported", "unsupported", "uncited", "unchecked"]
+_FEW_WORDS = 0.45
+"""Share of the words of a sentence, rare ones counting more, of which some passage must hold more,
+or nothing in the passages says it. Of 40 answers about XQuAD that a 1.5B model wrote it told 7 of
+the 9 to questions that the passages don't answer, and none of the 22 that were right."""
+_FEWEST_WORDS = 3
+"""A shorter sentence, such as a yes, tells too little by its words."""
 
 
 class Claim(BaseModel):
@@ -38,7 +45,8 @@ class Claim(BaseModel):
     numbers: tuple[int, ...]
     """The passages that it cites."""
     verdict: Verdict
-    """`uncited` where it cites none, `unchecked` where nobody could say."""
+    """`uncited` where it cites none, `unsupported` where a model says that the passages don't say
+    it, or none has its words, `unchecked` where nobody could say."""
     probability: float | None = None
     """That the passages say it; `None` where no model gave one."""
 
@@ -132,7 +140,8 @@ async def checked_claims(
     Args:
         answer: Cites passages by their numbers; `cited` has checked that they exist.
         passages: Those that the numbers stand for.
-        support: Who is asked; `None`: no more is checked than that each sentence cites one.
+        support: Who is asked; `None`: a sentence of whose words no passage holds enough is
+            unsupported, unless it is in another language or hardly has words.
         context: Budget, deadline and ledger.
 
     Raises:
@@ -140,14 +149,28 @@ async def checked_claims(
         ConfigError: see `graded`.
     """
     said = statements(answer)
+    if support is None:
+        return _by_words(said, passages)
     citing = [each for each in said if each.numbers]
     texts = [claimed(each.text, [passages[n - 1] for n in each.numbers]) for each in citing]
-    if support is None:
-        grades = [Grade(met=None)] * len(texts)
-    else:
-        grades = await graded(support, texts, context)
-    left = iter(grades)
+    left = iter(await graded(support, texts, context))
     return tuple(_claim(each, next(left)) if each.numbers else _uncited(each) for each in said)
+
+
+def _by_words(said: Sequence[Statement], passages: Sequence[Passage]) -> tuple[Claim, ...]:
+    """Tell sentences that no passage has the words of; whether the others hold nobody says."""
+    held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
+    spoken = language_of(" ".join(passage.text for passage in passages)) if can_detect() else None
+    found: list[Claim] = []
+    for each in said:
+        claim = _uncited(each) if not each.numbers else _claim(each, Grade(met=None))
+        written = language_of(each.text) if spoken else None
+        same = written is None or written == spoken
+        bare = set(words(each.text))
+        if same and len(bare) >= _FEWEST_WORDS and max(word_shares(each.text, held)) < _FEW_WORDS:
+            claim = claim.model_copy(update={"verdict": "unsupported"})
+        found.append(claim)
+    return tuple(found)
 
 
 def copied(extract: str) -> tuple[Claim, ...]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from moa.context import RunContext
+from moa.errors import CapabilityError
 from moa.questions import Answer, Question
 from moa.usage import Amount, Price, Tier
 
@@ -89,7 +90,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Answers to typed questions about one state, in the order of the questions."""
+    """Answers to typed questions about one text, in the order of the questions."""
 
     answers: tuple[Answer, ...]
     endpoint: str
@@ -164,17 +165,17 @@ class Endpoint(Protocol):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Answer typed questions about `state`.
+        """Answer typed questions about `text`.
 
         Args:
-            state: The text that the questions are about. It is data: nothing in it is obeyed.
+            text: The text that the questions are about. It is data: nothing in it is obeyed.
             questions: Asked together where the server can, else one after another.
             context: Budget, deadline and ledger.
             examples: Shown to a model whose label log-probabilities are read; a server that
@@ -203,6 +204,22 @@ class Endpoint(Protocol):
     async def close(self) -> None:
         """Let go of connections and processes. Closing twice does nothing."""
         ...
+
+
+def need(endpoint: Endpoint, capability: Capability) -> None:
+    """Make sure that an endpoint can do what it is asked for.
+
+    Raises:
+        CapabilityError: it can't.
+    """
+    if capability not in endpoint.capabilities:
+        raise unable(endpoint, capability)
+
+
+def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
+    """Say that an endpoint can't do what it is asked for, and what it can."""
+    able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
+    return CapabilityError(f"endpoint {endpoint.name!r} can't {capability}: it can {able}")
 
 
 class Closing(ABC):

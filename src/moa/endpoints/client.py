@@ -27,6 +27,7 @@ from moa.endpoints.http_errors import (
     masked,
     text_of,
     was_lost,
+    was_not_sent,
     without_key,
 )
 from moa.endpoints.tokens import amount_of
@@ -428,18 +429,24 @@ class Client:
             await sent.aclose()
 
     async def _sent(self, line: _Line, request: httpx2.Request) -> httpx2.Response:
-        """Send a request, and once more where the server had let go of a kept connection.
+        """Send a request, and again where the server had let go of a kept connection.
 
-        It did so without an answer, since it was idle, so waiting or charging has no reason.
+        It did so without an answer, since it was idle, so waiting or charging has no reason. Where
+        nothing could be written, several connections may have ended, and each attempt meets one;
+        where an end was seen only afterwards, it is sent once more.
         """
-        start = time.monotonic()
-        try:
-            return await line.http.send(request, stream=True, follow_redirects=False)
-        except foreign_errors() as error:
-            at_once = time.monotonic() - start < _STALE_S
-            if not (start < line.kept_until and at_once and was_lost(error)):
-                raise
-            return await line.http.send(request, stream=True, follow_redirects=False)
+        start, lost = time.monotonic(), False
+        for _ in range(self._concurrency):
+            try:
+                return await line.http.send(request, stream=True, follow_redirects=False)
+            except foreign_errors() as error:
+                if was_not_sent(error):
+                    continue
+                at_once = time.monotonic() - start < _STALE_S
+                if lost or not (start < line.kept_until and at_once and was_lost(error)):
+                    raise
+                lost = True
+        return await line.http.send(request, stream=True, follow_redirects=False)
 
     async def _pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
         """Read an answer decompressed, and no more of it than there may be."""
@@ -548,12 +555,18 @@ def _is_stream(response: httpx2.Response) -> bool:
 
 def _is_cut(answer: JSON) -> bool:
     """Tell whether an answer, or an event of a stream, says that its limit cut it."""
-    choices: object = answer.get("choices")
-    if not isinstance(choices, list):
-        return False
-    return any(
-        isinstance(choice, dict) and cast("JSON", choice).get("finish_reason") == "length"
-        for choice in cast("list[object]", choices)
+    return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))
+
+
+def object_of(value: object) -> JSON:
+    """Give a JSON object that a server sent; an empty one for anything else."""
+    return cast("JSON", value) if isinstance(value, dict) else {}
+
+
+def objects_of(value: object) -> list[JSON]:
+    """Give the JSON objects of a list; none for anything else."""
+    return (
+        [object_of(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -24,21 +25,29 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
     return max(1, min(len(cores), _limit(quota)))
 
 
-def usable_memory(*, cgroup: Path = _CGROUP) -> int:
-    """Count the bytes of memory that are free for this process, in its container's limit."""
+class Memory(NamedTuple):
+    """Bytes of RAM that this process may use."""
+
+    total: int
+    free: int
+
+
+def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
+    """Read this machine's memory, and hold it against the limit of this process's container."""
     import psutil
 
-    free = psutil.virtual_memory().available
+    found = psutil.virtual_memory()
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+            most = int((cgroup / limit).read_text())
+            left = most - int((cgroup / used).read_text())
         except (OSError, ValueError):  # not in a container, or without a limit
             continue
-        return max(0, min(free, left))
-    return free
+        return Memory(min(found.total, most), max(0, min(found.available, left)))
+    return Memory(found.total, found.available)
 
 
 def _siblings(cpus: Path, cpu: int) -> str:

@@ -47,14 +47,14 @@ class Backend(Protocol):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`, from which control tokens are gone.
+        """Answer typed questions about `text`, from which control tokens are gone.
 
         Raises:
             EndpointUnsupported: the server cannot decide in this way.
@@ -106,17 +106,17 @@ class Decider:
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`."""
+        """Answer typed questions about `text`; see `Backend.decide`."""
         told = 0
         while True:
-            if not self._proven and self._gate.shut and not self._joins(state):
+            if not self._proven and self._gate.shut and not self._joins(text):
                 await self._gate.passed()
                 continue
             if not self._backends:
@@ -130,9 +130,9 @@ class Decider:
             backend, proven = self._backends[told], self._proven
             try:
                 if proven or self._gate.shut:
-                    return await backend.decide(state, questions, context, examples=examples)
+                    return await backend.decide(text, questions, context, examples=examples)
                 with self._gate:
-                    decision = await backend.decide(state, questions, context, examples=examples)
+                    decision = await backend.decide(text, questions, context, examples=examples)
                 self._proven = True
                 return decision
             except EndpointUnsupported as error:
@@ -140,10 +140,10 @@ class Decider:
                     raise
                 self._pass(backend, error)
 
-    def _joins(self, state: str) -> bool:
-        """Whether questions about a state go out with a trial that is being gathered."""
+    def _joins(self, text: str) -> bool:
+        """Whether questions about a text go out with a trial that is being gathered."""
         backend = self._backends[len(self._reasons)] if self._backends else None
-        return isinstance(backend, Native) and backend.can_join(state)
+        return isinstance(backend, Native) and backend.can_join(text)
 
     def _tell(self, told: int, context: RunContext) -> int:
         """Say in the trace why the first backends are not taken; `told` is what was said before."""
@@ -253,14 +253,14 @@ class WrittenLabels:
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`.
+        """Answer typed questions about `text`; see `Backend.decide`.
 
         Raises:
             OutputError: what the model wrote is no JSON object.
@@ -270,7 +270,7 @@ class WrittenLabels:
             messages=(
                 Message("system", f"{_INSTRUCTIONS}\n\n{_listed(named)}"),
                 *_shown(named, examples),
-                Message("user", _text(state)),
+                Message("user", _text(text)),
             ),
             json_schema=_schema(named),
             max_tokens=_TOKENS_A_LABEL * (len(named) + 1),
@@ -309,8 +309,8 @@ def _option(option: Option) -> str:
     return f"- {option.name}" + (f": {option.description}" if option.description else "")
 
 
-def _text(state: str) -> str:
-    return f"Text: {json.dumps(state, ensure_ascii=False)}"
+def _text(text: str) -> str:
+    return f"Text: {json.dumps(text, ensure_ascii=False)}"
 
 
 def _shown(questions: Sequence[Question], examples: Sequence[Example]) -> list[Message]:

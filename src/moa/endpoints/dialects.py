@@ -47,7 +47,7 @@ class Dialect:
     """Maximum questions in one request; more are spread over several."""
     together: bool = True
     """Whether questions in one request leave each other's answers alone."""
-    empty_state: bool = True
+    empty_text: bool = True
     """Whether it decides about an empty text."""
 
     def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,13 +63,13 @@ class Dialect:
             return strict
         return self.enforces == "all"
 
-    def check(self, state: str, questions: Sequence[Question]) -> None:
+    def check(self, text: str, questions: Sequence[Question]) -> None:
         """Refuse what this server would refuse, or cut.
 
         Raises:
-            ConfigError: a question has too many options or levels, or the state is empty.
+            ConfigError: a question has too many options or levels, or the text is empty.
         """
-        if not state.strip() and not self.empty_state:
+        if not text.strip() and not self.empty_text:
             raise ConfigError(f"{self.name} decides about no empty text: leave it out")
         for question in questions:
             score = question.kind == "score"
@@ -111,7 +111,7 @@ LLAMACPP = Dialect(
     "llama.cpp", owner="llamacpp", enforces="all", labels="llama.cpp", together=False
 )
 OLLAMA = Dialect(
-    "Ollama", owner="library", most_options=26, most_levels=26, together=False, empty_state=False
+    "Ollama", owner="library", most_options=26, most_levels=26, together=False, empty_text=False
 )
 DIALECTS = (
     OPENAI,
@@ -136,7 +136,7 @@ DIALECTS = (
     VLLM,
     LLAMACPP,
     OLLAMA,
-    Dialect("SGLang", owner="sglang", empty_state=False),
+    Dialect("SGLang", owner="sglang", empty_text=False),
 )
 VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)
 """Those whose models are known by their names."""

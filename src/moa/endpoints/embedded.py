@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +13,7 @@ from pathlib import Path
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
-    Closing,
-    Completion,
-    Decision,
-    Embeddings,
-    Example,
-    Prompt,
     close_all,
-    closed_after,
 )
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import LLAMACPP
@@ -29,6 +22,7 @@ from moa.endpoints.known import Identity, installed
 from moa.endpoints.labels import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
+from moa.endpoints.wrappers import Within
 from moa.errors import (
     DeadlineExceeded,
     EndpointError,
@@ -36,7 +30,6 @@ from moa.errors import (
     EndpointUnavailable,
     InvalidResponse,
 )
-from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
@@ -44,7 +37,7 @@ _DEATH_SEEN_WITHIN_S = 2.0
 _TOO_LONG = re.compile(r"\((\d+) tokens\) is too large to process.*size: (\d+)\)")
 
 
-class EmbeddedEndpoint(Closing):
+class EmbeddedEndpoint(Within):
     """A model that runs on this machine, in a process of its own.
 
     The default is SmolLM2-135M-Instruct, fetched on first use (98 MB). The engine starts at the
@@ -53,6 +46,11 @@ class EmbeddedEndpoint(Closing):
     `EndpointUnavailable`, and the next one starts it again, at most three times a minute. Each
     call raises `ModelNotFound` where there are no weights, or llama.cpp can't load them, and
     `MissingDependency` where xllamacpp is not installed.
+
+    It decides by the log-probabilities of the labels; `ConfigError` says where they can't be told
+    apart. `embed` gives vectors of length 1: the mean of the model's last hidden states, or with
+    `EngineSettings(pooling="last")` that of the last token. What doesn't fit the context window,
+    or of a text to embed has over 2048 tokens, is refused with `EndpointRejected`.
 
     Args:
         name: Shown in traces, errors and usage.
@@ -120,59 +118,13 @@ class EmbeddedEndpoint(Closing):
         """
         await self._started(context)
 
-    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """See `Endpoint.complete`; raises `EndpointRejected` where the prompt is too long."""
-        async with self._running(context) as served:
-            return await served.complete(prompt, context)
-
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
-        """See `Endpoint.stream`."""
-        async with (
-            self._running(context) as served,
-            closed_after(served.stream(prompt, context)) as pieces,
-        ):
-            async for piece in pieces:
-                yield piece
-
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        """Answer typed questions about `state` by the log-probabilities of their labels.
-
-        Raises:
-            MoaError: as `Endpoint.decide`; `EndpointRejected` where the text, with question and
-                examples, doesn't fit the context window, `ConfigError` where the labels of a
-                question can't be told apart.
-        """
-        async with self._running(context) as served:
-            return await served.decide(state, questions, context, examples=examples)
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """Turn texts into vectors of length 1: the mean of the model's last hidden states.
-
-        With `EngineSettings(pooling="last")` it is the hidden state of the last token.
-
-        Raises:
-            MoaError: as `Endpoint.embed`; `EndpointRejected` where a text is over 2048 tokens.
-        """
-        async with self._running(context) as served:
-            return await served.embed(texts, context)
-
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer.
 
         Raises:
             MoaError: as `complete`.
         """
-        async with self._running(context) as served:
+        async with self.within(context) as served:
             reader = LlamaCppReader(served.client)
             return len(await reader.tokens(neutralise(text), context, whole=False))
 
@@ -199,7 +151,8 @@ class EmbeddedEndpoint(Closing):
             await asyncio.to_thread(release, self.model_path, self.settings)
 
     @asynccontextmanager
-    async def _running(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
+    async def within(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
+        """Have the engine run, and tell where it died meanwhile."""
         engine = await self._started(context)
         try:
             yield self._served[engine]

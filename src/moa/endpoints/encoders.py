@@ -29,11 +29,12 @@ from moa.endpoints import (
     Endpoint,
     Example,
     Prompt,
+    unable,
 )
 from moa.endpoints.cores import usable_cores
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.wrappers import unwrapped
-from moa.errors import CapabilityError, MissingDependency
+from moa.errors import MissingDependency
 from moa.questions import Question
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -127,45 +128,30 @@ class Encoder(Closing):
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """It can't.
-
-        Raises:
-            CapabilityError: always.
-        """
-        raise self._cannot("complete")
+        """It can't: raises `CapabilityError`."""
+        raise unable(self, "complete")
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        """It can't.
-
-        Raises:
-            CapabilityError: always.
-        """
-        raise self._cannot("stream")
+        """It can't: raises `CapabilityError`."""
+        raise unable(self, "stream")
         yield  # what makes it a generator
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """It can't.
-
-        Raises:
-            CapabilityError: always.
-        """
-        raise self._cannot("decide")
+        """It can't: raises `CapabilityError`."""
+        raise unable(self, "decide")
 
     async def close(self) -> None:
         """It holds nothing open: the model stays loaded for the process."""
-
-    def _cannot(self, what: str) -> CapabilityError:
-        return CapabilityError(f"endpoint {self.name!r} can't {what}: it turns texts into vectors")
 
 
 class MultilingualEncoder(Encoder):

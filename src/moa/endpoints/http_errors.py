@@ -148,6 +148,13 @@ def was_lost(error: BaseException) -> bool:
     return _any(chain, *lost) and not _any(chain, aiohttp.ClientConnectorError)
 
 
+def was_not_sent(error: BaseException) -> bool:
+    """Tell whether a connection had ended before a request was written to it."""
+    import aiohttp
+
+    return _any(tuple(_chain(error)), aiohttp.ClientConnectionResetError)
+
+
 def error_of_response(
     response: httpx2.Response, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:

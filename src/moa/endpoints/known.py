@@ -26,12 +26,6 @@ from moa.questions import Kind, Layout, Question
 
 UNMEASURED: Mapping[Kind, float] = {"predicate": 0.0, "choice": 1.0, "score": 1.0}
 """How much a model counts beside the encoder where nothing was measured."""
-USUAL_LAYOUT: Mapping[Kind, Layout] = {
-    "predicate": "completion",
-    "choice": "completion",
-    "score": "completion",
-}
-"""How a prompt is laid out where nothing was measured."""
 MOST_OPTIONS = 24
 """Options among which a small model is asked to choose where there is an encoder beside it."""
 
@@ -52,8 +46,8 @@ class Known(BaseModel):
     """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
 
     def layout_of(self, kind: Kind) -> Layout:
-        """How a prompt is laid out for a kind of question."""
-        return self.layout.get(kind, USUAL_LAYOUT[kind])
+        """How a prompt is laid out for a kind of question; a completion, unless measured."""
+        return self.layout.get(kind, "completion")
 
     def weight_of(self, question: Question, *, free: bool = True) -> float:
         """How much its answer counts beside the encoder's.

@@ -6,7 +6,6 @@ The fields of vLLM are those of 0.32:
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, cast
 
+from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.client import JSON, Client
@@ -147,7 +147,7 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 
 def label_prompt(
     question: Question,
-    state: str,
+    text: str,
     examples: Sequence[Example],
     *,
     layout: Layout = "completion",
@@ -166,7 +166,7 @@ def label_prompt(
     shown = [(text, by_name[name]) for text, name in labels if name in by_name]
     if layout == "chat":
         before = [turn for text, word in shown for turn in (_turn(question, text, words), word)]
-        turn = _turn(question, state, words)
+        turn = _turn(question, text, words)
         return LabelPrompt(turn, tuple(f"{word}\n" for word in words), "chat", tuple(before))
     task = one_line(question.text)
     blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
@@ -176,7 +176,7 @@ def label_prompt(
             for word, option in zip(words, question.options, strict=True)
         ]
     blocks += [_block(task, text, word) for text, word in shown]
-    blocks.append(f"Task: {task}\nText: {one_line(state)}\nLabel:")
+    blocks.append(f"Task: {task}\nText: {one_line(text)}\nLabel:")
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
 
 
@@ -230,19 +230,19 @@ class LabelBackend:
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`."""
+        """Answer typed questions about `text`; see `Backend.decide`."""
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
             layout = question.layout or known(self._model).layout_of(question.kind)
-            prompt = label_prompt(question, state, examples, layout=layout)
+            prompt = label_prompt(question, text, examples, layout=layout)
             reading = await self._reader.read_labels(prompt, context)
             amount += reading.amount
             answers.append(
@@ -360,24 +360,13 @@ class VLLMLabelReader:
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
-            rest = await self._all(texts, context)
+            rest = await gather(self._tokenized(text, context, special=False) for text in texts)
             first = rest.pop(0) if line else []
             for label, whole in zip(missing, rest, strict=True):
                 if whole[: len(first)] != first or len(whole) == len(first):
                     whole = [*first, *await self._tokenized(label, context, special=False)]
                 self._tokens[line, label] = tuple(whole[len(first) :])
         return [self._tokens[line, label] for label in labels]
-
-    async def _all(self, texts: Sequence[str], context: RunContext) -> list[list[int]]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._tokenized(text, context, special=False))
-                    for text in texts
-                ]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        return [task.result() for task in tasks]
 
     async def _tokenized(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}

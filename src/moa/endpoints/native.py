@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from moa._async import gather
 from moa.context import Reservation, RunContext
 from moa.endpoints import Decision, Example
 from moa.endpoints.client import Client
@@ -14,21 +15,37 @@ from moa.endpoints.tokens import estimate_of
 from moa.endpoints.wires import Wire
 from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnsupported
 from moa.questions import Question
-from moa.usage import NOTHING, Amount, Tier
+from moa.usage import NOTHING, Amount
 
 _TOKENS_AN_ANSWER = 2
 
-Send = Callable[[str, Sequence[Question], RunContext], Awaitable[Decision]]
-"""Sends questions about a state in one go."""
-Estimate = Callable[[str, Sequence[Question]], Amount]
-"""What that is expected to take."""
+
+@dataclass(slots=True)
+class _Batch:
+    """Questions that are being gathered, and those that wait for their answers."""
+
+    request: asyncio.Task[tuple[Decision, RunContext]] | None = None
+    questions: list[Question] = field(default_factory=list[Question])
+    contexts: list[RunContext] = field(default_factory=list[RunContext])
+    sizes: list[int] = field(default_factory=list[int])
+    """How many questions each asks."""
+    calls: list[int] = field(default_factory=list[int])
+    """How many requests each has reserved: those that its questions add."""
+    waiting: int = 0
+
+
+_Key = tuple[asyncio.AbstractEventLoop, str]
+"""Where questions are gathered, and the text that they are about."""
 
 
 class Native:
     """Decides by a route of the server itself.
 
-    Questions about one state that come in one tick share a request where the server answers them
-    independently of each other.
+    Questions about one text that come in one tick share a request where the server answers them
+    independently of each other (as GraphQL's DataLoader gathers loads). Each caller reserves and is
+    charged its share: the first the call itself, a later one only where its questions take another
+    request, and all of them the tokens and the cost of their part of the questions. One that is
+    cancelled leaves the request to the others; the last one takes it along.
 
     Args:
         client: The connection to the server.
@@ -41,56 +58,47 @@ class Native:
         self._client = client
         self._dialect = dialect
         self._wire = wire
-        self._coalescer = Coalescer(
-            client.name, client.tier, send=self._send, estimate=self._estimate
-        )
+        self._open: dict[_Key, _Batch] = {}
 
-    def can_join(self, state: str) -> bool:
-        """Whether questions about `state` would go out with a request that is being gathered."""
-        return self._dialect.together and self._coalescer.is_open(state)
+    def can_join(self, text: str) -> bool:
+        """Whether questions about `text` would go out with a request that is being gathered."""
+        return self._dialect.together and (asyncio.get_running_loop(), text) in self._open
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
         *,
         examples: Sequence[Example],
     ) -> Decision:
-        """Answer typed questions about `state`; see `Backend.decide`."""
-        self._dialect.check(state, questions)
-        ask = self._coalescer.decide if self._dialect.together else self._send
-        decision = await ask(state, questions, context)
+        """Answer typed questions about `text`; see `Backend.decide`."""
+        self._dialect.check(text, questions)
+        ask = self._gathered if self._dialect.together else self._send
+        decision = await ask(text, questions, context)
         if examples:
-            text = f"{len(examples)} examples: this server decides by itself and takes none"
-            context.note("dropped", text, endpoint=self._client.name)
+            said = f"{len(examples)} examples: this server decides by itself and takes none"
+            context.note("dropped", said, endpoint=self._client.name)
         return decision
 
     async def _send(
-        self, state: str, questions: Sequence[Question], context: RunContext
+        self, text: str, questions: Sequence[Question], context: RunContext
     ) -> Decision:
         requests = self._dialect.requests(questions)
         if len(requests) == 1:
-            return await self._ask(state, requests[0], context)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(state, few, context)) for few in requests]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        parts = [task.result() for task in tasks]
+            return await self._ask(text, requests[0], context)
+        parts = await gather(self._ask(text, few, context) for few in requests)
         return replace(
             parts[0],
             answers=tuple(answer for part in parts for answer in part.answers),
             amount=sum((part.amount for part in parts), NOTHING),
         )
 
-    async def _ask(
-        self, state: str, questions: Sequence[Question], context: RunContext
-    ) -> Decision:
+    async def _ask(self, text: str, questions: Sequence[Question], context: RunContext) -> Decision:
         client = self._client
-        body = self._wire.body(client.model, state, questions)
-        estimate = self._estimate(state, questions)
+        body = self._wire.body(client.model, text, questions)
+        estimate = self._estimate(text, questions)
         try:
             reply, amount = await client.post(self._wire.path, body, context, estimate=estimate)
         except EndpointRejected as error:
@@ -108,72 +116,21 @@ class Native:
         context.note("answered", served, endpoint=client.name)
         return Decision(answers=tuple(answers), endpoint=client.name, model=served, amount=amount)
 
-    def _estimate(self, state: str, questions: Sequence[Question]) -> Amount:
-        texts = [
-            text
+    def _estimate(self, text: str, questions: Sequence[Question]) -> Amount:
+        asked = [
+            words
             for question in questions
-            for text in (question.text, *(option.name for option in question.options))
+            for words in (question.text, *(option.name for option in question.options))
         ]
-        estimate = estimate_of(
-            state,
-            *texts,
-            max_tokens=_TOKENS_AN_ANSWER * len(questions),
-            price=self._client.price,
-        )
+        tokens = _TOKENS_AN_ANSWER * len(questions)
+        estimate = estimate_of(text, *asked, max_tokens=tokens, price=self._client.price)
         return replace(estimate, calls=len(self._dialect.requests(questions)))
 
-
-@dataclass(slots=True)
-class _Batch:
-    """Questions that are being gathered, and those that wait for their answers."""
-
-    request: asyncio.Task[tuple[Decision, RunContext]] | None = None
-    questions: list[Question] = field(default_factory=list[Question])
-    contexts: list[RunContext] = field(default_factory=list[RunContext])
-    sizes: list[int] = field(default_factory=list[int])
-    """How many questions each asks."""
-    calls: list[int] = field(default_factory=list[int])
-    """How many requests each has reserved: those that its questions add."""
-    waiting: int = 0
-
-
-class Coalescer:
-    """Gathers the questions that several callers ask about one state (as GraphQL's DataLoader).
-
-    Each caller reserves and is charged its share: the first the call itself, a later one only
-    where its questions take another request, and all of them the tokens and the cost of their part
-    of the questions. One that is cancelled leaves the request to the others; the last one takes it
-    along.
-
-    Args:
-        endpoint: Name of the endpoint, for reservations.
-        tier: Its tier.
-        send: Sends the gathered questions; it charges a context of its own.
-        estimate: What they are expected to take.
-    """
-
-    def __init__(self, endpoint: str, tier: Tier, *, send: Send, estimate: Estimate) -> None:
-        self._endpoint = endpoint
-        self._tier: Tier = tier
-        self._send = send
-        self._estimate = estimate
-        self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Batch] = {}
-
-    def is_open(self, state: str) -> bool:
-        """Whether questions about `state` are being gathered."""
-        return (asyncio.get_running_loop(), state) in self._open
-
-    async def decide(
-        self, state: str, questions: Sequence[Question], context: RunContext
+    async def _gathered(
+        self, text: str, questions: Sequence[Question], context: RunContext
     ) -> Decision:
-        """Answer `questions`, together with those that others ask about `state` in this tick.
-
-        Raises:
-            EndpointError: the request failed; every caller gets it.
-            BudgetExceeded: a limit of this caller would be passed; the others are not concerned.
-            DeadlineExceeded: the time of this caller's run is up.
-        """
-        key = (asyncio.get_running_loop(), state)
+        """Answer `questions`, together with those that others ask about `text` in this tick."""
+        key = (asyncio.get_running_loop(), text)
         call = await self._reserved(key, questions, context)
         with call:
             left_s = context.remaining_s()
@@ -193,39 +150,34 @@ class Coalescer:
         return replace(decision, answers=answers, amount=share)
 
     async def _reserved(
-        self,
-        key: tuple[asyncio.AbstractEventLoop, str],
-        questions: Sequence[Question],
-        context: RunContext,
+        self, key: _Key, questions: Sequence[Question], context: RunContext
     ) -> Reservation:
         """Set aside a share of what is being gathered, which may go out while it waits for that."""
         while True:
             batch = self._open.get(key)
             before = len(batch.sizes) if batch else 0
             estimate = self._share(key[1], questions, batch)
-            call = await context.reserve(self._endpoint, self._tier, estimate)
+            call = await context.reserve(self._client.name, self._client.tier, estimate)
             now = self._open.get(key)
             if now is batch and (len(now.sizes) if now else 0) == before:
                 return call
             call.settle(NOTHING)
 
-    def _share(self, state: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
-        """Estimate what questions add to a batch: the state is read once, for the first."""
+    def _share(self, text: str, questions: Sequence[Question], batch: _Batch | None) -> Amount:
+        """Estimate what questions add to a batch: the text is read once, for the first."""
         if batch is None:
-            return self._estimate(state, questions)
-        before = self._estimate("", batch.questions).calls
-        after = self._estimate("", [*batch.questions, *questions]).calls
+            return self._estimate(text, questions)
+        before = len(self._dialect.requests(batch.questions))
+        after = len(self._dialect.requests([*batch.questions, *questions]))
         return replace(self._estimate("", questions), calls=after - before)
 
-    def _start(self, key: tuple[asyncio.AbstractEventLoop, str]) -> _Batch:
+    def _start(self, key: _Key) -> _Batch:
         batch = self._open[key] = _Batch()
         # Any caller may be cancelled, so none of them can own the request: the batch does.
         batch.request = key[0].create_task(self._flush(key, batch))
         return batch
 
-    async def _flush(
-        self, key: tuple[asyncio.AbstractEventLoop, str], batch: _Batch
-    ) -> tuple[Decision, RunContext]:
+    async def _flush(self, key: _Key, batch: _Batch) -> tuple[Decision, RunContext]:
         try:
             await asyncio.sleep(0)
         finally:
@@ -242,7 +194,7 @@ class Coalescer:
                 return await asyncio.shield(batch.request)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"{self._endpoint}: the run's time was up before the decision was there"
+                f"{self._client.name}: the run's time was up before the decision was there"
             ) from error
         finally:
             batch.waiting -= 1

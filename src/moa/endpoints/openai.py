@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
@@ -22,15 +22,15 @@ from moa.endpoints import (
     Example,
     Message,
     Prompt,
+    need,
 )
-from moa.endpoints.client import JSON, Client, Posted
+from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.decide import Decider, Decides, MakeReader
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
 from moa.errors import (
-    CapabilityError,
     EndpointError,
     EndpointRejected,
     InvalidResponse,
@@ -57,6 +57,20 @@ _TAGS = {
 """What closes a thought, by what opens it."""
 _CLOSE = "</think>"
 """What closes a thought that the chat template opened."""
+
+
+class Settings(TypedDict, total=False):
+    """What an `OpenAIEndpoint` can be told besides which model is where; it says what each is."""
+
+    api_key: SecretStr | str | None
+    price: Price
+    context_window: int | None
+    concurrency: int
+    connect_timeout_s: float
+    timeout_s: float
+    capabilities: Collection[Capability]
+    decides: Decides
+    http_client: httpx2.AsyncClient | None
 
 
 class OpenAIEndpoint(Closing):
@@ -145,11 +159,11 @@ class OpenAIEndpoint(Closing):
             EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
-        self._need("complete")
+        need(self, "complete")
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         choice = self._first_choice(answer)
-        message = _object(choice.get("message"))
+        message = object_of(choice.get("message"))
         content, thought = _content(message)
         text, inline = split_thinking(content)
         return self._finished(
@@ -170,7 +184,7 @@ class OpenAIEndpoint(Closing):
         A thought whose opening tag the server leaves out is known as one only at its end: it is
         in the pieces, and not in the text of the `Completion`.
         """
-        self._need("stream")
+        need(self, "stream")
         self._check_length(prompt)
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
@@ -181,8 +195,8 @@ class OpenAIEndpoint(Closing):
                     amount = event
                     continue
                 model = _text(event.get("model")) or model
-                for choice in _objects(event.get("choices"))[:1]:
-                    delta = _object(choice.get("delta"))
+                for choice in objects_of(event.get("choices"))[:1]:
+                    delta = object_of(choice.get("delta"))
                     content, more = _content(delta)
                     thought += more
                     refusal += _text(delta.get("refusal"))
@@ -209,7 +223,7 @@ class OpenAIEndpoint(Closing):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -223,17 +237,17 @@ class OpenAIEndpoint(Closing):
             ConfigError: a question is over a limit of this server, or `decides="labels"` is asked
                 of a server whose log-probabilities can't be read; no question was sent.
         """
-        self._need("decide")
+        need(self, "decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._decider.decide(neutralise(state), questions, context, examples=shown)
+        return await self._decider.decide(neutralise(text), questions, context, examples=shown)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
-        self._need("embed")
+        need(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
         estimate = estimate_of(*texts, max_tokens=0, price=self.price)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
-        rows = _objects(answer.get("data"))
+        rows = objects_of(answer.get("data"))
         try:
             rows.sort(key=lambda row: row["index"])
             vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
@@ -354,7 +368,7 @@ class OpenAIEndpoint(Closing):
             )
 
     def _first_choice(self, answer: JSON) -> JSON:
-        choices = _objects(answer.get("choices"))
+        choices = objects_of(answer.get("choices"))
         if not choices:
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
         return choices[0]
@@ -400,26 +414,9 @@ class OpenAIEndpoint(Closing):
             return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
         return InvalidResponse(message, endpoint=self.name)
 
-    def _need(self, capability: Capability) -> None:
-        if capability not in self.capabilities:
-            raise CapabilityError(
-                f"endpoint {self.name!r} can't {capability}: it can "
-                f"{', '.join(sorted(self.capabilities)) or 'nothing'}"
-            )
-
 
 def _text(value: object) -> str:
     return paired(value) if isinstance(value, str) else ""
-
-
-def _object(value: object) -> JSON:
-    return cast("JSON", value) if isinstance(value, dict) else {}
-
-
-def _objects(value: object) -> list[JSON]:
-    if not isinstance(value, list):
-        return []
-    return [_object(item) for item in cast("list[object]", value)]
 
 
 def _content(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -428,8 +425,8 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
     if not isinstance(content, list):
         return _text(content), thought
-    parts = _objects(cast("list[object]", content))
-    inner = [part for whole in parts for part in _objects(whole.get("thinking"))]
+    parts = objects_of(cast("list[object]", content))
+    inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
 

@@ -112,15 +112,11 @@ class Replicas(Wrapping):
         if slack < 0 or min(first_wait_s, longest_wait_s, probe_timeout_s) <= 0:
             raise ConfigError(f"{name}: slack must not be negative, and waits must be positive")
         super().__init__(replicas[0])
-        probing = Probing(
-            first_wait_s=first_wait_s,
-            longest_wait_s=longest_wait_s,
-            timeout_s=probe_timeout_s,
-            probe=probe,
-            clock=clock,
-        )
         self._name = name
-        self._replicas = tuple(Replica(endpoint, probing) for endpoint in replicas)
+        self._replicas = tuple(
+            Replica(endpoint, first_wait_s, longest_wait_s, probe_timeout_s, probe, clock)
+            for endpoint in replicas
+        )
         self._slack = slack
         self._turn = 0
 
@@ -176,7 +172,7 @@ class Replicas(Wrapping):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -186,7 +182,7 @@ class Replicas(Wrapping):
         """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
 
         def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(state, questions, context, examples=examples)
+            return one.decide(text, questions, context, examples=examples)
 
         return await self._send(send, _asked(questions, examples), context)
 
@@ -290,23 +286,17 @@ def _weight(prefix: str, name: str) -> bytes:
     return blake2b(text, digest_size=8).digest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probing:
-    """How it is found out whether a server that is out is there again."""
-
-    first_wait_s: float
-    longest_wait_s: float
-    timeout_s: float
-    probe: Probe
-    clock: Callable[[], float]
-
-
 @dataclass(slots=True, eq=False)
 class Replica:
     """One server, how busy it is, and what is known of its health."""
 
     endpoint: Endpoint
-    probing: Probing
+    first_wait_s: float
+    longest_wait_s: float
+    timeout_s: float
+    """Of a probe."""
+    ask: Probe
+    clock: Callable[[], float]
     outstanding: int = 0
     """Requests that it has not answered yet."""
     back_at: float | None = None
@@ -331,7 +321,7 @@ class Replica:
     @property
     def is_due(self) -> bool:
         """Whether it is out, has been for long enough, and nobody is probing it."""
-        over = self.back_at is not None and self.back_at <= self.probing.clock()
+        over = self.back_at is not None and self.back_at <= self.clock()
         return over and not self._probing
 
     @contextmanager
@@ -361,11 +351,10 @@ class Replica:
             DeadlineExceeded: the run's time is up.
         """
         left_s = context.remaining_s()
-        timeout_s = self.probing.timeout_s
-        timeout_s = timeout_s if left_s is None else min(timeout_s, left_s / 2)
+        timeout_s = self.timeout_s if left_s is None else min(self.timeout_s, left_s / 2)
         self._probing = True
         try:
-            await self.probing.probe(self.endpoint, RunContext(timeout_s=timeout_s))
+            await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
         except EndpointRejected:
             self.back_at = None  # it said no, so it is there
         except (EndpointError, DeadlineExceeded) as error:
@@ -376,9 +365,9 @@ class Replica:
             self._probing = False
 
     def _go_out(self, error: MoaError) -> None:
-        wait_s = self.probing.first_wait_s * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
+        wait_s = self.first_wait_s * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        wait_s = min(self.probing.longest_wait_s, max(wait_s, asked_s))
+        wait_s = min(self.longest_wait_s, max(wait_s, asked_s))
         self._deaths += 1
-        self.back_at = self.probing.clock() + wait_s
+        self.back_at = self.clock() + wait_s
         self.reason = str(error)

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import socket
 from collections import defaultdict
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Prompt
+from moa.endpoints import Prompt
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.decide import Decides
 from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.labels import VLLMLabelReader
-from moa.endpoints.openai import CHAT, OpenAIEndpoint
+from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.errors import EndpointUnavailable, InvalidResponse
-from moa.usage import NOTHING, UNKNOWN_PRICE, Price, Tier
+from moa.usage import NOTHING, Tier
 
 if TYPE_CHECKING:
     import aiohttp
-    import httpx2
 
 LOOPBACK = "127.0.0.1"
 _TIMEOUT_S = 5.0
@@ -39,18 +36,10 @@ class VLLMEndpoint(OpenAIEndpoint):
         model: Name of the model, or of a LoRA adapter, as the server knows it.
         base_url: Address up to `/v1`.
         priority: Lower is served earlier; other than 0 needs `--scheduling-policy priority`.
-        api_key: What the server was started with; `None` sends none.
         tier: `slm` or `llm`.
-        price: What it charges, such as per hour of the GPU.
-        context_window: Tokens that fit into one request (`--max-model-len`).
-        concurrency: Maximum requests at once; vLLM batches them.
-        connect_timeout_s: Seconds to wait for a connection.
-        timeout_s: Seconds that a whole request may take.
-        capabilities: What can be asked of it.
-        decides: How it decides. `auto` takes `/v1/systemone` where vLLM decides on the model's
-            architecture (Qwen3), else label log-probabilities.
         dialect: What the server does in its own way.
-        http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
+        settings: The others of an `OpenAIEndpoint`. `decides="auto"` takes `/v1/systemone` where
+            vLLM decides on the model's architecture (Qwen3), else label log-probabilities.
 
     Raises:
         ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
@@ -64,34 +53,18 @@ class VLLMEndpoint(OpenAIEndpoint):
         model: str,
         base_url: str = "http://127.0.0.1:8000/v1",
         priority: int = 0,
-        api_key: SecretStr | str | None = None,
         tier: Tier = "slm",
-        price: Price = UNKNOWN_PRICE,
-        context_window: int | None = None,
-        concurrency: int = 64,
-        connect_timeout_s: float = 5.0,
-        timeout_s: float = 120.0,
-        capabilities: Collection[Capability] = CHAT,
-        decides: Decides = "auto",
         dialect: Dialect = VLLM,
-        http_client: httpx2.AsyncClient | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         super().__init__(
             name,
             model=model,
             base_url=base_url,
-            api_key=api_key,
             tier=tier,
-            price=price,
-            context_window=context_window,
-            concurrency=concurrency,
-            connect_timeout_s=connect_timeout_s,
-            timeout_s=timeout_s,
-            capabilities=capabilities,
-            decides=decides,
-            label_reader=lambda client: VLLMLabelReader(client, priority=priority),
             dialect=dialect,
-            http_client=http_client,
+            label_reader=lambda client: VLLMLabelReader(client, priority=priority),
+            **settings,
         )
         self._priority = priority
 

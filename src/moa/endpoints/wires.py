@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-from moa.endpoints.client import JSON
+from moa.endpoints.client import JSON, object_of, objects_of
 from moa.endpoints.control_tokens import neutralise
 from moa.errors import EndpointRejected, InvalidResponse
 from moa.questions import Answer, Option, Question
@@ -34,7 +34,7 @@ class Wire(ABC):
     """The route, such as `/systemone`."""
 
     @abstractmethod
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
 
     @abstractmethod
@@ -56,10 +56,10 @@ class SystemOneWire(Wire):
     title = "System One"
     path = "/systemone"
 
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
         asked = {question.name: self._asked(question) for question in questions}
-        return {"model": model, "state": state, "questions": asked}
+        return {"model": model, "state": text, "questions": asked}
 
     def read(self, reply: JSON, questions: Sequence[Question], endpoint: str) -> list[Answer]:
         """Read the answers."""
@@ -114,12 +114,8 @@ class SystemOneWire(Wire):
 
     def _label_mass(self, question: Question, given: Mapping[str, Any], reply: JSON) -> object:
         """Find it in vLLM's `diagnostics`, or beside the answer, where SGLang has it."""
-        diagnostics: object = reply.get("diagnostics")
-        if isinstance(diagnostics, dict):
-            own = cast("dict[str, object]", diagnostics).get(question.name)
-            if isinstance(own, dict):
-                return cast("dict[str, object]", own).get("label_mass")
-        return given.get("label_mass")
+        own = object_of(object_of(reply.get("diagnostics")).get(question.name))
+        return own.get("label_mass", given.get("label_mass"))
 
 
 class DecisionsWire(Wire):
@@ -128,9 +124,9 @@ class DecisionsWire(Wire):
     title = "OpenAI Decisions"
     path = "/decisions"
 
-    def body(self, model: str, state: str, questions: Sequence[Question]) -> dict[str, Any]:
+    def body(self, model: str, text: str, questions: Sequence[Question]) -> dict[str, Any]:
         """Write a request."""
-        return {"model": model, "input": state, "questions": list(map(self._asked, questions))}
+        return {"model": model, "input": text, "questions": list(map(self._asked, questions))}
 
     def read(self, reply: JSON, questions: Sequence[Question], endpoint: str) -> list[Answer]:
         """Read the answers; those that are left out at the end are missing."""
@@ -182,11 +178,8 @@ class DecisionsWire(Wire):
             return Answer(question=question, status="refused")
         if question.kind == "predicate":
             return _answered(question, _with_complement(given.get("probability")), endpoint)
-        rows = given.get("probabilities")
-        named: dict[str, Any] = {}
-        for row in cast("list[object]", rows) if isinstance(rows, list) else []:
-            entry = cast("dict[str, Any]", row) if isinstance(row, dict) else {}
-            named[str(entry.get("value"))] = entry.get("probability")
+        rows = objects_of(given.get("probabilities"))
+        named = {str(row.get("value")): row.get("probability") for row in rows}
         return _answered(question, _in_order(question, named, endpoint), endpoint)
 
 

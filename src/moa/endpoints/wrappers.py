@@ -66,7 +66,68 @@ def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
     return first.intersection(*others)
 
 
-class Wrapping(Closing):
+class Asking(Closing):
+    """Sends every request to an endpoint by one method."""
+
+    @abstractmethod
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request.
+
+        Args:
+            send: Sends it to an endpoint, each time that it is called.
+            context: Budget, deadline, ledger and trace of the run.
+        """
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`."""
+        return await self.ask(lambda one: one.complete(prompt, context), context)
+
+    async def decide(
+        self,
+        text: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """See `Endpoint.decide`."""
+
+        def send(one: Endpoint) -> Awaitable[Decision]:
+            return one.decide(text, questions, context, examples=examples)
+
+        return await self.ask(send, context)
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """See `Endpoint.embed`."""
+        return await self.ask(lambda one: one.embed(texts, context), context)
+
+
+class Within(Asking):
+    """Asks an endpoint inside of something; a stream is one request, from its start to its end."""
+
+    @abstractmethod
+    def within(self, context: RunContext) -> AbstractAsyncContextManager[Endpoint]:
+        """What stands around a request of a run; it gives the endpoint that is asked."""
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request."""
+        async with self.within(context) as one:
+            return await send(one)
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`."""
+        async with (
+            self.within(context) as one,
+            closed_after(one.stream(prompt, context)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
+
+
+class Wrapping(Asking):
     """Passes everything on. A wrapper overrides what it changes, and keeps the name.
 
     Args:
@@ -102,17 +163,8 @@ class Wrapping(Closing):
         return self.endpoint.capabilities
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request; what overrides this changes all of them, and the start of every stream.
-
-        Args:
-            send: Sends it to an endpoint, each time that it is called.
-            context: Budget, deadline, ledger and trace of the run.
-        """
+        """Send a request; overridden, it changes all of them, and the start of every stream."""
         return await send(self.endpoint)
-
-    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """See `Endpoint.complete`."""
-        return await self.ask(lambda one: one.complete(prompt, context), context)
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
@@ -129,51 +181,9 @@ class Wrapping(Closing):
             async for piece in pieces:
                 yield piece
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        """See `Endpoint.decide`."""
-
-        def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(state, questions, context, examples=examples)
-
-        return await self.ask(send, context)
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """See `Endpoint.embed`."""
-        return await self.ask(lambda one: one.embed(texts, context), context)
-
     async def close(self) -> None:
         """Close what is wrapped."""
         await self.endpoint.close()
-
-
-class Around(Wrapping):
-    """Does something before and after every request; a stream is one, from its start to its end."""
-
-    @abstractmethod
-    def around(self, context: RunContext) -> AbstractAsyncContextManager[None]:
-        """What stands around a request of a run."""
-
-    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request."""
-        async with self.around(context):
-            return await send(self.endpoint)
-
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
-        """See `Endpoint.stream`."""
-        stream = self.endpoint.stream(prompt, context)
-        async with self.around(context), closed_after(stream) as pieces:
-            async for piece in pieces:
-                yield piece
 
 
 class Retried(Wrapping):
@@ -319,7 +329,7 @@ class Cached(Wrapping):
 
     async def decide(
         self,
-        state: str,
+        text: str,
         questions: Sequence[Question],
         context: RunContext,
         /,
@@ -332,10 +342,10 @@ class Cached(Wrapping):
             for q in questions
         ]
         shown = [(example.text, dict(example.labels)) for example in examples]
-        key = self._key("decide", [state, asked, shown])
+        key = self._key("decide", [text, asked, shown])
 
         def ask() -> Awaitable[Decision]:
-            return self.endpoint.decide(state, questions, context, examples=examples)
+            return self.endpoint.decide(text, questions, context, examples=examples)
 
         decision = await self._once(key, ask, context)
         pairs = zip(decision.answers, questions, strict=True)
@@ -411,7 +421,7 @@ class Cached(Wrapping):
         return replace(answer, amount=NOTHING)
 
 
-class Limited(Around):
+class Limited(Within, Wrapping):
     """Lets requests wait for their turn, and no longer than their run's deadline.
 
     Args:
@@ -441,7 +451,7 @@ class Limited(Around):
         )
 
     @asynccontextmanager
-    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
         """Wait for a slot and for the time to start, and free the slot afterwards."""
         slots = self._of_this_loop()
         try:
@@ -451,7 +461,7 @@ class Limited(Around):
             raise self._late() from error
         try:
             await self._wait_for_start(context)
-            yield
+            yield self.endpoint
         finally:
             slots.release()
 
@@ -481,7 +491,7 @@ class Limited(Around):
         )
 
 
-class Metered(Around):
+class Metered(Within, Wrapping):
     """Adds measured joules to the usage of each call, and their price.
 
     What the machine takes while calls are in flight is shared among them in equal parts, so that
@@ -508,14 +518,14 @@ class Metered(Around):
         self._numbers = count()
 
     @asynccontextmanager
-    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
         """Charge what is measured meanwhile."""
         with await context.reserve(self.name, self.tier, NOTHING) as charge:
             number = next(self._numbers)
             self._share()
             self._open[number] = 0.0
             try:
-                yield
+                yield self.endpoint
             finally:
                 self._share()
                 spent = Amount(joules=self._open.pop(number), seconds=_NO_TIME)
@@ -529,11 +539,11 @@ class Metered(Around):
         self._last = now
 
 
-class WaitForReady(Around):
+class WaitForReady(Within, Wrapping):
     """Fails with a lost server's error only when the server is back, or will not come back.
 
-    So whoever asks again, such as `Retried` around it, asks a server that is there, however long
-    its start takes. The wait ends with the run's deadline at the latest.
+    So a further try, such as that of `Retried` around it, reaches a server that is there, however
+    long its start takes. The wait ends with the run's deadline at the latest.
 
     Args:
         endpoint: What is asked.
@@ -559,10 +569,10 @@ class WaitForReady(Around):
         self._poll_s = poll_s
 
     @asynccontextmanager
-    async def around(self, context: RunContext) -> AsyncGenerator[None, None]:
+    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
         """Hold an error back until the server is there again."""
         try:
-            yield
+            yield self.endpoint
         except EndpointUnavailable as error:
             await self._wait(error, context)
             raise

@@ -1,18 +1,16 @@
-"""Calibrations in use: with the endpoints of here, tested again, and on rows that may be odd."""
+"""Calibrations in use: with the endpoints of here, and on rows that may be odd."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from moa.agents.language import can_detect, language_of
-from moa.calibration.calibrated import Calibrated, Rechecked, recheck
+from moa.calibration.calibrated import Calibrated
 from moa.calibration.drift import Detect, language_shares
-from moa.calibration.features import Progress, sources_of
-from moa.calibration.file import Calibration, now
+from moa.calibration.features import sources_of
+from moa.calibration.file import Calibration
 from moa.calibration.labelled import Labelled, Sorted
-from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError
 
@@ -43,47 +41,6 @@ def next_look(file: Path, task: str) -> int:
     except CalibrationError:
         return 1
     return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
-
-
-class Retested(NamedTuple):
-    """A calibration as it stands where it was tested again."""
-
-    calibration: Calibration
-    found: Rechecked
-    """What the test found; a bound without a threshold is withdrawn."""
-
-
-async def retest(
-    calibrated: Calibrated,
-    rows: Sequence[Labelled],
-    *,
-    context: RunContext | None = None,
-    progress: Progress | None = None,
-) -> Retested:
-    """Test a calibration's promise on other rows, and give it with the promise of here.
-
-    Args:
-        calibrated: A calibration with its endpoints.
-        rows: Labelled texts that it was not made from.
-        context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each member is.
-
-    Raises:
-        MoaError: it can't be tested; see `moa.calibration.calibrated.recheck`.
-    """
-    context = context or RunContext(keep_notes=False)
-    calibration = calibrated.calibration
-    found = await recheck(calibrated, rows, context=context, language=detector(), progress=progress)
-    data = calibration.data.model_copy(update={"languages": found.languages})
-    update = {
-        "bound": found.bound,
-        "bounds": found.bounds,
-        "models": await calibrated.identities(context),
-        "data": data,
-        "drift": found.drift,
-        "made": now(),
-    }
-    return Retested(calibration.model_copy(update=update).sealed(), found)
 
 
 def detector() -> Detect | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
@@ -14,9 +13,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import gather
+from moa._async import map_async
 from moa._files import Existing, LineFile
-from moa.calibration.acceptance import confidence_of, text_of
+from moa.calibration.acceptance import confidence_of, decisions_in, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError, NodeError
 from moa.node import Node, Result
@@ -144,11 +143,11 @@ class Answer(BaseModel):
             probabilities=_probabilities(output),
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
-            **taken(result.usage, result.seconds),
+            **_taken(result.usage, result.seconds),
         )
 
 
-def taken(usage: Usage, seconds: float) -> dict[str, Any]:
+def _taken(usage: Usage, seconds: float) -> dict[str, Any]:
     """Give what an answer took, as the fields of `Answer`."""
     total, by_tier = usage.total, usage.by_tier()
     return {
@@ -177,7 +176,7 @@ def answer_text(output: object) -> str:
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"
-    decided = _decisions(output)
+    decided = decisions_in(output)
     if len(decided) > 1:
         raise InputError(
             f"{type(output).__name__} holds {len(decided)} decisions: compare them one at a time"
@@ -185,18 +184,11 @@ def answer_text(output: object) -> str:
     return answer_text(decided[0]) if decided else text_of(output)
 
 
-def _decisions(output: object) -> list[object]:
-    if not isinstance(output, BaseModel):
-        return []
-    values = (cast("object", getattr(output, name)) for name in type(output).model_fields)
-    return [value for value in values if isinstance(value, Predicate | Choice | Score)]
-
-
 def _probabilities(output: object) -> dict[str, float]:
     found = getattr(output, "probabilities", None)
     if isinstance(found, Mapping):
         return dict(cast("Mapping[str, float]", found))
-    decided = _decisions(output)
+    decided = decisions_in(output)
     return _probabilities(decided[0]) if len(decided) == 1 else {}
 
 
@@ -275,15 +267,13 @@ async def answers_of(
     Raises:
         ConfigError: the design can't work at all, such as with a calibration of another model.
     """
-    free = asyncio.Semaphore(concurrency)
     done = 0
 
     async def one(case: Case) -> Answer:
         nonlocal done
         answer = cache.get(name, case.request)
         if answer is None:
-            async with free:
-                answer = await _asked(node, case, context)
+            answer = await _asked(node, case, context)
             if answer.error is None:
                 cache.put(name, case.request, answer)
         done += 1
@@ -291,7 +281,7 @@ async def answers_of(
             progress(name, done, len(cases))
         return answer
 
-    return await gather(one(case) for case in cases)
+    return await map_async(one, cases, max_concurrency=concurrency)
 
 
 async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> Answer:
@@ -302,11 +292,8 @@ async def _asked(node: Node[Any, object], case: Case, context: RunContext) -> An
     except ConfigError:
         raise
     except MoaError as error:
-        return _failed(error, own, start)
+        failed = error
     except Exception as error:  # noqa: BLE001  a bug in a user's node is that design's failure
-        return _failed(NodeError(node.name, error), own, start)
-
-
-def _failed(error: MoaError, own: RunContext, start: float) -> Answer:
-    said = f"{type(error).__name__}: {error}"
-    return Answer(text=None, error=said, **taken(own.usage, time.perf_counter() - start))
+        failed = NodeError(node.name, error)
+    said = f"{type(failed).__name__}: {failed}"
+    return Answer(text=None, error=said, **_taken(own.usage, time.perf_counter() - start))

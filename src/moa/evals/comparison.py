@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from moa._async import gather
+from moa._async import map_async
 from moa._files import Existing
 from moa.calibration import percent
 from moa.calibration.measures import coverage_line
@@ -171,20 +170,19 @@ async def _judged(
     judge: Endpoint, cases: Sequence[Case], answers: Sequence[Answer], context: RunContext
 ) -> Floats:
     """Score each answer as a judge says; one without a verdict is not a number."""
-    free = asyncio.Semaphore(_JUDGED_AT_ONCE)
 
-    async def one(case: Case, answer: Answer) -> float:
+    async def one(pair: tuple[Case, Answer]) -> float:
+        case, answer = pair
         if answer.text is None:
             return 0.0
         try:
-            async with free:
-                found = await judged(judge, case.request, answer.text, case.expected, context)
+            found = await judged(judge, case.request, answer.text, case.expected, context)
         except BudgetExceeded:
             found = "unreadable"
         return _WORTH[found]
 
     pairs = zip(cases, answers, strict=True)
-    return np.array(await gather(one(case, answer) for case, answer in pairs))
+    return np.array(await map_async(one, pairs, max_concurrency=_JUDGED_AT_ONCE))
 
 
 def _design(

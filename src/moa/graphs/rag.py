@@ -20,7 +20,7 @@ from moa.agents.prompts import escaped
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.citations import Citation, attributed, cited, listed, unbracketed
+from moa.documents.citations import Citation, cited, listed, unbracketed
 from moa.documents.claims import (
     RELEVANT,
     SUPPORTED,
@@ -299,17 +299,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     async def _sourced(
         self, reply: Reply, passages: tuple[Passage, ...], context: RunContext
     ) -> Sourced:
-        checked = cited(reply.text, passages)
-        if checked.unknown:
-            numbers = ", ".join(map(str, checked.unknown))
-            context.note("changed", f"citations of passages that were not given: {numbers}")
         extract = isinstance(reply, Extracted)
-        text, added = (checked.text, 0) if extract else attributed(checked.text, passages)
-        if added:
-            context.note(
-                "changed", f"{added} sentences are given the citation that their words have"
-            )
-            checked = cited(text, passages)
+        checked = cited(reply.text, passages)
+        for change in checked.changes:
+            context.note("changed", change)
         claims = (
             copied(checked.text)
             if extract

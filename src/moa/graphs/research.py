@@ -307,9 +307,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             claims = await checked_claims(checked.text, found.passages, self.support, context)
         if wrong := sum(claim.verdict == "unsupported" for claim in claims):
             context.note("degraded", f"{wrong} of {len(claims)} sentences: no passage says so")
-        if checked.unknown:
-            numbers = ", ".join(map(str, checked.unknown))
-            context.note("changed", f"citations of passages that were not given: {numbers}")
+        for change in checked.changes:
+            context.note("changed", change)
         if written and not checked.citations:
             context.note("degraded", "the report cites nothing")
         return Report(

@@ -20,7 +20,9 @@ from moa.agents.generator import Generator
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
 from moa.context import RunContext, quiet
+from moa.documents.citations import MOST_WORDS, word_shares
 from moa.documents.lengths import Length
+from moa.documents.retrieval import words
 from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
 from moa.endpoints.encoders import SentenceEncoder
@@ -35,6 +37,8 @@ from moa.handoffs import Reply
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
+_MAX_NOTES = 3
+"""Maximum number of notes that a sentence rests on."""
 _MAX_TOKENS = 2048
 """Of a summary that is written, reasoning included."""
 _CONDENSE = (
@@ -163,10 +167,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             room = max(64, round(self.keep * self.chunk_tokens))
             self.condenser = Generator(self.slm, _CONDENSE, name="note", max_tokens=room)
         task = f"Summarize the text in {self.length}, in its language. Add nothing to it."
-        numbered = f"{task} Its parts are numbered: with each sentence give those that it rests on."
-        room = _MAX_TOKENS
-        self.plain = _Plain(self.llm, instructions=task, name="writer", max_tokens=room)
-        self.numbered = _Numbered(self.llm, instructions=numbered, name="writer", max_tokens=room)
+        self.writer = _Writer(self.llm, instructions=task, name="writer", max_tokens=_MAX_TOKENS)
 
     async def answer(self, request: Original, context: RunContext) -> Summary:
         """Split, keep what matters of each chunk, and write.
@@ -197,7 +198,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         kept = sketch.box(self.condenser, "extracts" if self.condenser is None else "note of each")
         boxes = [sketch.box(label="chunks"), kept]
         if can_write(self.llm.model):
-            boxes.append(sketch.box(self.plain, "summary"))
+            boxes.append(sketch.box(self.writer, "summary"))
         sketch.arrow(sketch.input, *boxes, sketch.output)
 
     async def _extracts(self, notes: Notes, context: RunContext) -> Notes:
@@ -211,12 +212,19 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
         share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
         salience = await self._salience(notes, context)
+        placed = sentences_in(notes.notes)
         kept = [
-            note
-            for whole in notes.notes
-            for note in _extract(salience, [whole], most=share * approximate_tokens(whole.text))
+            sentence
+            for n, note in enumerate(notes.notes)
+            for sentence in _best(
+                salience,
+                [each for each in placed if each[0] == n],
+                most=share * approximate_tokens(note.text),
+            )
         ]
-        notes = self._fitting(notes.keeping(kept), salience)
+        if sum(approximate_tokens(text) for _, text in kept) > self.read_tokens:
+            kept = _best(salience, kept, most=self.read_tokens)
+        notes = notes.keeping(_joined(notes.notes, kept))
         context.note("changed", f"kept {notes.tokens} of about {total} tokens, as they stand")
         centroid = () if salience is None else salience.centroid
         return notes.model_copy(update={"centroid": centroid})
@@ -232,7 +240,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
                 break
             notes = whole.keeping(await self._condensed_each(whole, grouped, condenser, context))
         if notes.tokens > self.read_tokens:
-            notes = self._fitting(notes, await self._salience(notes, context))
+            salience = await self._salience(notes, context)
+            notes = notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
         context.note("changed", f"condensed about {whole.tokens} tokens to {notes.tokens}")
         return notes
 
@@ -257,12 +266,6 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             return note.model_copy(update={"text": reply.text, "written": True})
 
         return await map_async(condensed, notes, max_concurrency=MAX_CONCURRENCY)
-
-    def _fitting(self, notes: Notes, salience: Salience | None) -> Notes:
-        """Keep the best sentences of all notes, where they are more than can be read."""
-        if notes.tokens <= self.read_tokens:
-            return notes
-        return notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
 
     async def _salience(self, notes: Notes, context: RunContext) -> Salience | None:
         """Rank the sentences; `None` where the encoder fails, and the first ones are taken."""
@@ -309,18 +312,17 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         return anew
 
     async def _draft(self, brief: _Brief, context: RunContext) -> list[Cited]:
+        text = (await self.writer.run(brief, context)).output.text
         notes = brief.notes.notes
-        if len(notes) == 1:
-            text = (await self.plain.run(brief, context)).output.text
-            return [Cited(text=each, chunks=notes[0].chunks) for _, each in sentences(text)]
-        draft = (await self.numbered.run(brief, context)).output
-        return [
-            Cited(
-                text=each.text.strip(),
-                chunks=tuple(sorted({c for n in each.parts for c in notes[n - 1].chunks})),
-            )
-            for each in draft.sentences
-        ]
+        held = [set(words(note.text)) for note in notes]
+        found: list[Cited] = []
+        for _, sentence in sentences(text):
+            shares = word_shares(sentence, held)
+            best = sorted(range(len(notes)), key=lambda n: -shares[n])[:_MAX_NOTES]
+            enough = min(MOST_WORDS, shares[best[0]])
+            rests_on = {c for n in best if shares[n] >= enough for c in notes[n].chunks}
+            found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
+        return found
 
     async def _extracted(self, notes: Notes, context: RunContext) -> Summary:
         """Make the summary of the sentences that were kept."""
@@ -337,15 +339,6 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         return _summary(found, notes, _kept_by(notes))
 
 
-class _Sentence(BaseModel):
-    text: str = Field(min_length=1)
-    parts: list[int] = Field(min_length=1)
-
-
-class _Draft(BaseModel):
-    sentences: list[_Sentence] = Field(min_length=1)
-
-
 class _Brief(BaseModel):
     notes: Notes
     draft: str | None = None
@@ -353,36 +346,16 @@ class _Brief(BaseModel):
     """What is wrong with the draft."""
 
 
-class _Writing:
-    """What the two writers share: the words of their prompt."""
-
+class _Writer(Agent[_Brief, Reply]):
     def prompt(self, request: _Brief) -> str:
-        notes = request.notes.notes
-        numbered = len(notes) > 1
-        lines = [f"[{n}] {note.text}" if numbered else note.text for n, note in enumerate(notes, 1)]
         original = request.notes.original
         title = [f"Title: {original.title}"] if original.title else []
-        parts = [block("\n".join([*title, *lines]))]
+        parts = [block("\n\n".join([*title, *(note.text for note in request.notes.notes)]))]
         if original.focus:
             parts.append(block(original.focus, "The reader looks for"))
         if request.draft is not None:
             parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         return "\n\n".join(parts)
-
-
-class _Plain(_Writing, Agent[_Brief, Reply]):
-    """Summarises one note: every sentence rests on it."""
-
-
-class _Numbered(_Writing, Agent[_Brief, _Draft]):
-    """Summarises several notes, and says of each sentence on which it rests."""
-
-    def check(self, request: _Brief, output: _Draft) -> None:
-        """Refuse numbers that no part has."""
-        last = len(request.notes.notes)
-        wrong = sorted({n for each in output.sentences for n in each.parts if not 1 <= n <= last})
-        if wrong:
-            raise ValueError(f"there are no parts {wrong}, only 1 to {last}")
 
 
 def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
@@ -407,17 +380,25 @@ def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
 
 def _extract(salience: Salience | None, notes: Sequence[Note], *, most: float) -> list[Note]:
     """Keep the best sentences of notes, up to so many tokens; one at least."""
-    placed = sentences_in(notes)
+    return _joined(notes, _best(salience, sentences_in(notes), most=most))
+
+
+def _best(
+    salience: Salience | None, placed: Sequence[tuple[int, str]], *, most: float
+) -> list[tuple[int, str]]:
     costs = [approximate_tokens(text) for _, text in placed]
     taken = picked(
         salience,
         [text for _, text in placed],
         full=lambda places: sum(costs[place] for place in places) > most,
     )
+    return [placed[place] for place in taken]
+
+
+def _joined(notes: Sequence[Note], placed: Sequence[tuple[int, str]]) -> list[Note]:
+    """Make notes of the sentences that were kept of each, by its place."""
     return [
-        note.model_copy(
-            update={"text": " ".join(placed[place][1] for place in taken if placed[place][0] == n)}
-        )
+        note.model_copy(update={"text": " ".join(text for place, text in placed if place == n)})
         for n, note in enumerate(notes)
     ]
 

@@ -9,15 +9,16 @@ Those of a configuration are started by `moa up`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 if TYPE_CHECKING:
     from moa.endpoints.vllm import VLLMEndpoint
+    from moa.vllm.settings import VLLMSettings
 
 
 @asynccontextmanager
@@ -28,19 +29,8 @@ async def serve(
     tier: Tier = "slm",
     price: Price = UNKNOWN_PRICE,
     concurrency: int = 64,
-    port: int | None = None,
-    dtype: str = "auto",
-    max_model_len: int | None = None,
-    gpu_memory_utilization: float | None = None,
-    quantization: str | None = None,
-    lora: Mapping[str, str] | None = None,
-    block_size: int | None = None,
-    max_num_seqs: int | None = None,
-    priority: bool = False,
-    python: str | None = None,
-    args: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
     start_timeout_s: float = 600.0,
+    **settings: Unpack[VLLMSettings],
 ) -> AsyncGenerator[VLLMEndpoint, None]:
     """Start a vLLM server on this machine, and give its endpoint as soon as it is ready.
 
@@ -52,20 +42,10 @@ async def serve(
         name: Of the endpoint.
         tier: `slm` or `llm`.
         price: What it costs.
-        concurrency: Most requests at once.
-        port: Where it listens; `None`: on a free one.
-        dtype: See `VLLMConfig`, as for all that follow.
-        max_model_len: Most tokens of a prompt and its answer.
-        gpu_memory_utilization: Share of the GPU's memory.
-        quantization: How the weights are quantised.
-        lora: LoRA adapters; each is asked by an endpoint of its own, with its name as `model`.
-        block_size: Tokens a block of the KV cache.
-        max_num_seqs: Most requests worked on at once.
-        priority: Whether requests are served by priority.
-        python: Interpreter, or virtual environment, that has vLLM.
-        args: Further arguments of vLLM.
-        env: Further variables of vLLM.
+        concurrency: Maximum requests at once.
         start_timeout_s: Seconds until it has to be ready, the download of the model included.
+        settings: Those of a `VLLMConfig`, such as `max_model_len`; without a `port`, a free one.
+            Each LoRA adapter is asked by an endpoint of its own, with its name as `model`.
 
     Raises:
         MissingDependency: vLLM is not installed.
@@ -81,20 +61,7 @@ async def serve(
     from moa.vllm.settings import VLLMConfig, local_url
 
     try:
-        config = VLLMConfig(
-            port=port or free_port(),
-            dtype=dtype,
-            max_model_len=max_model_len,
-            gpu_memory_utilization=gpu_memory_utilization,
-            quantization=quantization,
-            lora=dict(lora or {}),
-            block_size=block_size,
-            max_num_seqs=max_num_seqs,
-            priority=priority,
-            python=python,
-            args=tuple(args),
-            env=dict(env or {}),
-        )
+        config = VLLMConfig.model_validate({"port": free_port(), **settings})
     except ValidationError as error:
         wrong = "; ".join(f"{it['loc'][0]}: {it['msg']}" for it in error.errors())
         raise ConfigError(f"moa.vllm.serve({model!r}): {wrong}") from error
@@ -110,7 +77,7 @@ async def serve(
             api_key=launched.folder.key(),
             tier=tier,
             price=price,
-            context_window=max_model_len,
+            context_window=config.max_model_len,
             concurrency=concurrency,
         )
         async with endpoint:

@@ -83,7 +83,7 @@ class ServerSpec(BaseModel):
     grace_s: float = 15.0
     """Seconds that it has to end by itself, once it is told to."""
     log_bytes: int = 5_000_000
-    """Most bytes of its log, before it goes on in a new file."""
+    """Maximum bytes of its log, before it goes on in a new file."""
     log_parts: int = 3
     """Older files of its log that are kept."""
 
@@ -299,7 +299,7 @@ def variables(
     if all(Path(_place_of(name, base)).is_absolute() for name in (model, *config.lora.values())):
         found["HF_HUB_OFFLINE"] = "1"
     if environment.cpu and _CPU_CACHE not in found:
-        free = usable_memory() / _GIB * _KV_SHARE
+        free = usable_memory().free / _GIB * _KV_SHARE
         found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
     if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
         groups = _gpu_count() // config.gpus_each

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +23,8 @@ class VLLMConfig(BaseModel):
     dtype: str = "auto"
     """Type of weights and activations: `auto`, `bfloat16`, `float16`, `float32`."""
     max_model_len: int | None = Field(default=None, gt=0)
-    """Most tokens of a prompt and its answer; `None`: as the model says. Less takes less memory."""
+    """Maximum tokens of a prompt and its answer; `None`: as the model says. Less takes less
+    memory."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     """Share of the GPU's memory that each server may take; `None`: vLLM's default, 0.92 in version
     0.32, which replicas on one GPU divide among them."""
@@ -33,7 +36,7 @@ class VLLMConfig(BaseModel):
     """Tokens a block of the KV cache; a prefix is cached in whole blocks. `None`: 32 without a
     GPU, where vLLM's default of 128 would never cache a short prompt; else vLLM's default."""
     max_num_seqs: int | None = Field(default=None, gt=0)
-    """Most requests worked on at once; `None`: vLLM's default."""
+    """Maximum requests worked on at once; `None`: vLLM's default."""
     priority: bool = False
     """Whether requests are served by priority: see `priority` of an endpoint."""
     python: str | None = None
@@ -55,6 +58,23 @@ class VLLMConfig(BaseModel):
     def ports(self) -> tuple[int, ...]:
         """Where its replicas listen."""
         return tuple(range(self.port, self.port + self.replicas))
+
+
+class VLLMSettings(TypedDict, total=False):
+    """The same as keywords; `VLLMConfig` says what each is."""
+
+    port: int
+    dtype: str
+    max_model_len: int | None
+    gpu_memory_utilization: float | None
+    quantization: str | None
+    lora: Mapping[str, str]
+    block_size: int | None
+    max_num_seqs: int | None
+    priority: bool
+    python: str | None
+    args: Sequence[str]
+    env: Mapping[str, str]
 
 
 def local_url(port: int) -> str:

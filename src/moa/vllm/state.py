@@ -185,7 +185,7 @@ class ServerFolder:
     def make_key(self) -> SecretStr:
         """Read the key of the server, made the first time.
 
-        It stays the same from one start to the next, so that whoever has it can go on.
+        It stays the same from one start to the next, so that clients that have it can go on.
 
         Raises:
             OSError: it can't be written.
