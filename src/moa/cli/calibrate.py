@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
     from moa.cli.calibrations import Job
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
     from moa.questions import Question
-    from moa.tiers import Endpoints
 
 CALIBRATE = """
 
@@ -333,7 +333,7 @@ def promote(
     from moa.calibration import Guarantee
     from moa.cli.decide import label_names
     from moa.cli.targets import check_target, write_report
-    from moa.config_file import target
+    from moa.config.file import target
     from moa.evals.labelled import read_labelled
 
     check_target("--out", out)
@@ -464,7 +464,7 @@ def _configure(
     *,
     has_llm: bool,
 ) -> None:
-    from moa.config_file import set_in_graph, target
+    from moa.config.file import set_in_graph, target
 
     if found.bound.threshold is None or not found.accepted or not found.holds:
         console.print("Nothing was written into moa.toml: the LLM goes on to decide.")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from moa._terminal import Console
     from moa.calibration.features import Progress
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.tiers import Endpoints
 
 Job = Callable[["Endpoints", "RunContext", "Progress"], Awaitable[int]]
 """Does something with the configured endpoints, and gives the exit code."""
@@ -50,8 +50,8 @@ def run(
 async def _run(job: Job, config: Path | None, budget_usd: float | None) -> int:
     from moa.cli import screen
     from moa.cli.configuration import configured
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.tiers import Endpoints
     from moa.usage import Budget
 
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)

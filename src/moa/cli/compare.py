@@ -17,10 +17,10 @@ from moa.cli.targets import FiguresAsJson
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from moa.config.endpoints import Endpoints
     from moa.evals.cases import Data
     from moa.evals.report import Comparison
     from moa.node import Node
-    from moa.tiers import Endpoints
 
 EXAMPLES = """
 
@@ -106,10 +106,10 @@ def compare(
     from moa.cli.configuration import configured
     from moa.cli.decide import label_names
     from moa.cli.targets import check_target
+    from moa.config.endpoints import NO_LLM, Endpoints
     from moa.evals import compare as compared
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
-    from moa.tiers import NO_LLM, Endpoints
 
     for option, file in (("--report", report), ("--plot", plot), ("--out", out)):
         check_target(option, file)
@@ -211,7 +211,7 @@ def _nodes(
 ) -> dict[str, Node[Any, Any]]:
     from moa.config import nearest
     from moa.errors import ConfigError
-    from moa.ready import READY, node_of
+    from moa.graphs.loading import READY, load_graph
 
     for name in names:
         if ":" not in name and name not in READY:
@@ -221,7 +221,7 @@ def _nodes(
             "--designs has llm, and no LLM is configured: the small model would be compared with "
             "itself. Put one into moa.toml (moa models add), or leave llm out"
         )
-    return {name: node_of(name, endpoints, given=given) for name in names}
+    return {name: load_graph(name, endpoints, given=given) for name in names}
 
 
 def _setup(
@@ -230,7 +230,7 @@ def _setup(
     """What the answers of each design depend on: models and graphs of the configuration, the
     settings given, and whatever stands in the files that it is made of.
     """
-    from moa.ready import files_of
+    from moa.graphs.loading import files_of
 
     config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
     asked = sorted([one.name, one.model] for one in endpoints.used)

@@ -9,18 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from moa.chat.messages import ChatReply, Said
+from moa.chat.messages import ChatReply, UserMessage
 from moa.cli import screen
 from moa.cli.configuration import configured
 from moa.cli.conversing_commands import COMMANDS, Ended
 from moa.cli.session import ANSWERED, FAILED, STOPPED
 from moa.cli.tables import cost_of
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import MoaError, StoreError
+from moa.graphs.loading import load_graph
 from moa.node import Result
-from moa.ready import node_of
-from moa.tiers import Endpoints
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.graph import Chat
@@ -49,7 +49,7 @@ def held(config: Path | None, settings: Mapping[str, object], *, thread: str) ->
     with asyncio.Runner() as runner:
         endpoints = Endpoints(configured(config))
         try:
-            node = node_of("chat", endpoints, given=settings)
+            node = load_graph("chat", endpoints, given=settings)
             talk = Talk(cast("Chat", node), runner, thread=thread)
             if endpoints.stood_in:
                 talk.tell(_ALONE)
@@ -125,7 +125,7 @@ class Talk:
             self.tell(
                 f"The answer to your last message is unfinished, and is written anew: {last.text}"
             )
-            self._say(Said(text=last.text, thread=self.thread, id=last.id))
+            self._say(UserMessage(text=last.text, thread=self.thread, id=last.id))
 
     def tell(self, text: str) -> None:
         """Say something beside the conversation, on standard error."""
@@ -156,9 +156,7 @@ class Talk:
     def _take(self, line: str) -> None:
         """Obey a command, or say a message; `//` at its beginning stands for `/`."""
         if not line.startswith("/") or line.startswith("//"):
-            self._say(
-                Said(text=line.removeprefix("/") if line[0] == "/" else line, thread=self.thread)
-            )
+            self._say(UserMessage(text=line.removeprefix("/"), thread=self.thread))
             return
         name, _, rest = line[1:].partition(" ")
         command = COMMANDS.get(name)
@@ -172,7 +170,7 @@ class Talk:
         except (MoaError, OSError) as error:
             self._wrong(str(error))
 
-    def _say(self, said: Said) -> None:
+    def _say(self, said: UserMessage) -> None:
         """Have a message answered, and show the answer while it is written."""
         self._shown = False
         context = RunContext(listener=self._heard)
@@ -190,7 +188,7 @@ class Talk:
         else:
             self._finish(result)
 
-    def _is_kept(self, said: Said) -> bool:
+    def _is_kept(self, said: UserMessage) -> bool:
         try:
             last = self.run(self.chat.threads.load(said.thread)).last
         except StoreError:
@@ -198,7 +196,7 @@ class Talk:
         return last is not None and last.text == said.text and last.status != "answered"
 
     def _heard(self, event: Event) -> None:
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             self._shown = True
             self.show(event.text)
 

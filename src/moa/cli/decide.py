@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.calibration.file import Calibration
     from moa.cli.batch import Rows
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Example
     from moa.rows import Item, Malformed, Row
-    from moa.tiers import Endpoints
 
 SAMPLE = 256
 """Most texts of the input that its bias is removed on; the first ones."""

@@ -18,6 +18,7 @@ from moa.advisor.bench import price_of
 from moa.cli.configuration import configured
 from moa.cli.tables import dollars
 from moa.config import EMBEDDED, Config, find
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of
@@ -26,7 +27,6 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 from moa.vllm.command import find_environment, how_to
 from moa.vllm.settings import local_url

@@ -37,12 +37,12 @@ def draw(
 ) -> None:
     """Draw a graph."""
     from moa.cli.configuration import configured
+    from moa.config.endpoints import Endpoints
     from moa.errors import ConfigError
     from moa.graphs.engine.drawing import Drawable
-    from moa.ready import node_of
-    from moa.tiers import Endpoints
+    from moa.graphs.loading import load_graph
 
-    node = node_of(graph, Endpoints(configured(config), read_keys=False))
+    node = load_graph(graph, Endpoints(configured(config), read_keys=False))
     if not isinstance(node, Drawable):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = node.draw()

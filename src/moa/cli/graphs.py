@@ -19,12 +19,12 @@ def graphs(*, as_json: options.AsJson = False) -> None:
     from moa.cli import screen
     from moa.cli.screen import json_line
     from moa.cli.tables import listed
-    from moa.ready import READY
+    from moa.graphs.loading import READY
 
     if not as_json:
         rows = [(name, ready.does) for name, ready in sorted(READY.items())]
         screen.out().print(listed(("name", "what it does"), rows))
         return
     for name, ready in sorted(READY.items()):
-        known = [*ready.settings.model_fields]
+        known = [*ready.settings]
         json_line({"name": name, "does": ready.does, "settings": known})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,12 +14,13 @@ from moa.cli.calibrations import STOPPED, run
 
 if TYPE_CHECKING:
     from moa._terminal import Console
+    from moa.agents.classifier import Classifier
     from moa.calibration.active_learning import Pick
     from moa.calibration.features import Progress
     from moa.calibration.file import Calibration
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.labelled import LabelFile, Unlabelled
-    from moa.tiers import Endpoints
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
@@ -127,7 +128,7 @@ async def _by_llm(
     from moa.cli import screen
     from moa.errors import ConfigError
     from moa.evals.labelled import label_by_model
-    from moa.graphs.single_model import labeller
+    from moa.graphs.single_model import single_model
 
     if not endpoints.has_llm:
         raise ConfigError(
@@ -136,7 +137,7 @@ async def _by_llm(
         )
     llm = endpoints.llm
     found = await label_by_model(
-        labeller(llm, calibration=made, calibrated=False),
+        cast("Classifier[str]", single_model(llm, calibration=made, calibrated=False)),
         rows,
         picks,
         file,

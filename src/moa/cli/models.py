@@ -225,7 +225,7 @@ def add(
     from moa.advisor.hardware import machine
     from moa.cli.configuration import configured
     from moa.config import Config
-    from moa.config_file import target, write_endpoint
+    from moa.config.file import target, write_endpoint
 
     file = target(config)
     known = catalogue.model(model)
@@ -282,7 +282,7 @@ def _meant(config: Config, name: str) -> Local:
     """
     from moa.advisor.catalogue import BUILT_IN, local, models
     from moa.config import EMBEDDED, nearest
-    from moa.tiers import weights_of
+    from moa.config.endpoints import weights_of
 
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())
@@ -371,9 +371,9 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
         ConfigError: there is no such endpoint, or it may cost money and nobody agreed.
     """
     from moa.agents.deciding import costs_nothing
+    from moa.config.endpoints import Endpoints
     from moa.decisions.probe import probe, shipped_trials
     from moa.endpoints.encoders import encoder_beside
-    from moa.tiers import Endpoints
 
     async with Endpoints(config) as endpoints:
         endpoint = endpoints.named(name)

@@ -10,8 +10,8 @@ import typer
 from moa.cli import options
 
 if TYPE_CHECKING:
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.tiers import Endpoints
 
 EXAMPLES = """
 
@@ -89,13 +89,13 @@ def run(
     from moa.cli.inputs import reader_of
     from moa.cli.report import Report
     from moa.cli.session import Prepared, Session
-    from moa.ready import node_of
+    from moa.graphs.loading import load_graph
 
     said: list[Watching] = []
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> Prepared:
         del context
-        node = node_of(graph, endpoints)
+        node = load_graph(graph, endpoints)
         if isinstance(node, Watching):
             said.append(node)
         read = reader_of(node)

@@ -13,10 +13,10 @@ from moa.cli.batch import Rows, run_one, through
 from moa.cli.configuration import configured
 from moa.cli.inputs import Reader
 from moa.cli.report import Report
+from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.node import Node
 from moa.rows import Item, Row, with_text
-from moa.tiers import NO_LLM, Endpoints
 from moa.usage import Budget
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130
