@@ -22,7 +22,7 @@ from moa.errors import (
     EndpointRejected,
     EndpointUnavailable,
 )
-from moa.trace import Event, Note, NoteKind, Piece
+from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import (
     NOTHING,
     UNKNOWN_PRICE,
@@ -472,7 +472,7 @@ def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
 
     def listen(event: Event) -> None:
         nonlocal pieces
-        pieces += isinstance(event, Piece)
+        pieces += isinstance(event, TextDelta)
         context.emit(event)
 
     if context.listener is not None:

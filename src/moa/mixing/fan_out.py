@@ -180,7 +180,7 @@ class _Fan(Generic[Out]):
 
     @property
     def _waits_no_more(self) -> bool:
-        """Whether who still runs gets nothing but the patience."""
+        """Whether who still runs gets no more than the straggler timeout."""
         here = len(self.there)
         if self.quorum is not None:
             return here >= self.quorum

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
 from moa.node import Node
-from moa.trace import Event, NodeFinished, Piece
+from moa.trace import Event, NodeFinished, TextDelta
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
@@ -131,7 +131,7 @@ class Told:
             other(event)
         if not self._callbacks.handlers:
             return
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             self._write(event.node, event.text)
         elif isinstance(event, NodeFinished):
             self._end(event.node)
