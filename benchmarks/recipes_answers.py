@@ -16,10 +16,10 @@ from moa.evals.metrics import numeric_match
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
+from moa.graphs.loading import load_graph
 from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
-from moa.ready import node_of
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Case, Recorded
 from recipes_shared import (
@@ -98,7 +98,7 @@ def ready(name: str, field: str, **given: object) -> Callable[[Models], Any]:
     """Build a ready graph as `moa run` does, with these settings."""
 
     async def graph(models: Models) -> Run:
-        return reads(node_of(name, models, given=given), field)
+        return reads(load_graph(name, models, given=given), field)
 
     return graph
 

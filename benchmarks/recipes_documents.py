@@ -13,8 +13,8 @@ from moa import RunContext
 from moa.documents.citations import listed
 from moa.documents.retrieval import Retriever
 from moa.endpoints import Prompt
+from moa.graphs.loading import load_graph
 from moa.graphs.rag import ABSENT, NotInDocuments, Rag, is_absent
-from moa.ready import node_of
 from recipes_shared import (
     Answer,
     Item,
@@ -92,7 +92,7 @@ def _documents(models: Models) -> Path:
 @cache
 def _retriever(models: Models) -> Retriever:
     """What the ready graphs search with."""
-    graph = node_of("rag", models, given={"documents": _documents(models)})
+    graph = load_graph("rag", models, given={"documents": _documents(models)})
     assert isinstance(graph, Rag)
     assert isinstance(graph.finder, Retriever)
     return graph.finder
@@ -110,7 +110,7 @@ def _sourced(outcome: Any) -> Answer:
 
 def _from_documents(name: str) -> Any:
     async def graph(models: Models) -> Run:
-        node = node_of(name, models, given={"documents": _documents(models)})
+        node = load_graph(name, models, given={"documents": _documents(models)})
 
         async def run(item: Item, context: RunContext) -> Answer:
             return _sourced((await node.run(item["question"], context)).output)

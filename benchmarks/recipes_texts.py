@@ -9,17 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.chat.messages import Said
+from moa.chat.messages import UserMessage
 from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Message, Prompt
 from moa.endpoints.tokens import tokens_of
 from moa.evals.metrics import rouge_l
+from moa.graphs.loading import load_graph
 from moa.graphs.recommend import Interests
 from moa.graphs.summarize import Original
 from moa.graphs.write import Assignment
-from moa.ready import node_of
 from recipes_shared import (
     Answer,
     Item,
@@ -102,7 +102,7 @@ def _long(data: Path) -> list[Item]:
 
 def _summarize(count: int) -> Any:
     async def graph(models: Models) -> Run:
-        node = node_of("summarize", models, given={"sentences": count})
+        node = load_graph("summarize", models, given={"sentences": count})
 
         async def run(item: Item, context: RunContext) -> Answer:
             original = Original(text=item["source"], title=item.get("title"))
@@ -141,7 +141,7 @@ def _likeness(item: Item, answer: Answer) -> Scores:
 
 
 async def _write(models: Models) -> Run:
-    node = node_of("write", models, given={"words": WORDS})
+    node = load_graph("write", models, given={"words": WORDS})
 
     async def run(item: Item, context: RunContext) -> Answer:
         task = Assignment(text=_task(item))
@@ -174,7 +174,7 @@ def article_form(item: Item, answer: Answer) -> Scores:
 
 
 async def _brainstorm(models: Models) -> Run:
-    node = node_of("brainstorm", models)
+    node = load_graph("brainstorm", models)
 
     async def run(item: Item, context: RunContext) -> Answer:
         return {"text": (await node.run(item["brainstorm"], context)).output.text}
@@ -201,7 +201,7 @@ def ideas_apart(item: Item, answer: Answer) -> Scores:
 
 async def _recommend(models: Models) -> Run:
     file = Path(__file__).parent / "data" / "recipes_catalogue.jsonl"
-    node = node_of("recommend", models, given={"catalogue": file, "shown": SHOWN})
+    node = load_graph("recommend", models, given={"catalogue": file, "shown": SHOWN})
 
     async def run(item: Item, context: RunContext) -> Answer:
         wish = Interests(text=item["text"], history=tuple(item["history"]))
@@ -265,12 +265,12 @@ async def _chat(models: Models) -> Run:
         "summary_tokens": SUMMED,
         "reply_tokens": REPLY,
     }
-    node = node_of("chat", models, given=given)
+    node = load_graph("chat", models, given=given)
 
     async def run(item: Item, context: RunContext) -> Answer:
         replies: list[str] = []
         for text in item["turns"]:
-            said = Said(text=text, thread=item["id"])
+            said = UserMessage(text=text, thread=item["id"])
             replies.append((await node.run(said, context)).output.text)
         return _talked(item, replies)
 

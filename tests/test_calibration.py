@@ -22,15 +22,15 @@ from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
 from moa.calibration.measures import measure
 from moa.config import Config
+from moa.config.endpoints import Endpoints
 from moa.decisions.regression import fit_head, folds, split
 from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
+from moa.graphs.loading import load_graph
 from moa.graphs.oversight import Oversight
 from moa.questions import Option, Question
-from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 
 QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
 
@@ -540,7 +540,7 @@ async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
     for calibration, share in ((made, 0.0), (made, 1.0), (again, 0.5)):
         calibration.save(file)
         table = {"calibration": str(file), "state": str(state), "audit": share}
-        cascade = node_of("cascade", Endpoints(Config(graphs={"cascade": table})))
+        cascade = load_graph("cascade", Endpoints(Config(graphs={"cascade": table})))
         assert isinstance(cascade, Cascade)
         await cascade.run("it is 0.999")
         audit, drift = cascade.oversight.audit, cascade.oversight.drift
@@ -558,7 +558,7 @@ def test_what_a_ready_cascade_audits_is_drawn_anew_in_each_process(
     config = Config(graphs={"cascade": {"calibration": str(tmp_path / "c.json"), "audit": 0.5}})
     picked: set[tuple[bool, ...]] = set()
     for _ in range(3):
-        cascade = node_of("cascade", Endpoints(config))
+        cascade = load_graph("cascade", Endpoints(config))
         assert isinstance(cascade, Cascade)
         picked.add(tuple(cascade.oversight.picks() for _ in range(60)))
     assert len(picked) == 3

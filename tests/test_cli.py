@@ -16,7 +16,7 @@ from moa.cli import main
 GRAPH = """
 from pydantic import BaseModel
 from moa import Reply
-from moa.graphs.building.builder import Graph
+from moa.graphs.engine.builder import Graph
 from moa.handoffs import Dropped
 from moa.testing import SimulatedEndpoint
 from moa.agents.generator import Generator
@@ -386,7 +386,7 @@ def test_a_disk_that_fails_while_it_is_read_is_a_sentence(
             "there is no calibration 'no.json': moa calibrate makes",
         ),
         (("run", "own.py:nothing", "in.jsonl"), "own.py has no 'nothing'. Known: build\n"),
-        (("run", "classifier", "in.jsonl", "--config", "one.toml"), "labels: Value should have at"),
+        (("run", "classifier", "in.jsonl", "--config", "one.toml"), "labels: value should have at"),
         (
             ("compare", "labelled.jsonl", "--designs", "slm,lmm"),
             "--designs: there is no 'lmm'. Did",

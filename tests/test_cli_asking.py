@@ -9,17 +9,17 @@ import pytest
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.asking import asked_by
-from moa.graphs.building.builder import Graph
+from moa.graphs.engine.builder import Graph
+from moa.graphs.loading import load_graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Text
-from moa.ready import node_of
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 
 SMALL, LARGE = SimulatedEndpoint(name="small"), SimulatedEndpoint(name="large", tier="llm")
 needs_encoder = pytest.mark.skipif(
@@ -33,7 +33,7 @@ def test_a_graph_asks_what_its_agents_ask() -> None:
 
 @needs_encoder
 def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
-    assert asked_by(node_of("support", Endpoints())) == frozenset()
+    assert asked_by(load_graph("support", Endpoints())) == frozenset()
 
 
 @needs_encoder

@@ -17,12 +17,12 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.graphs.asking import asked_by
-from moa.ready import node_of
+from moa.graphs.loading import load_graph
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 
 LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
 TASK = ("--task", "Is this message spam?")
@@ -361,7 +361,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("filter", {"embedded"})):
-        assert asked_by(node_of(name, Endpoints())) == names
+        assert asked_by(load_graph(name, Endpoints())) == names
 
     async def complete(*_: object) -> None:
         raise AssertionError("the engine was started")

@@ -14,8 +14,8 @@ import pytest
 
 from moa.cli import main
 from moa.cli.run import DEMOS, demo_of
+from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 
 ROOT = Path(__file__).parent.parent
 CALM = {

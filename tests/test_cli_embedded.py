@@ -20,7 +20,7 @@ FRAGILE = """
 import os, signal, threading
 from moa import Classifier, Text
 from moa.decisions import Adaptation
-from moa.graphs.building.builder import Graph
+from moa.graphs.engine.builder import Graph
 
 def graph(endpoints):
     slm = endpoints.slm

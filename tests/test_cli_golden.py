@@ -15,8 +15,8 @@ from routing import rows as routing_rows
 from test_cli_calibrate import TASK, endpoint, rows
 
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 from moa.usage import Price
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))

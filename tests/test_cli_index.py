@@ -68,12 +68,12 @@ def test_what_was_indexed_is_what_rag_answers_from(
 ) -> None:
     assert moa("index", "manuals", "--out", "kept", "--words") == 0
     (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
+    from moa.config.endpoints import Endpoints
     from moa.documents.index import Indexed
+    from moa.graphs.loading import load_graph
     from moa.graphs.rag import Rag
-    from moa.ready import node_of
-    from moa.tiers import Endpoints
 
-    graph = node_of("rag", Endpoints(folder / "moa.toml"))
+    graph = load_graph("rag", Endpoints(folder / "moa.toml"))
     assert isinstance(graph, Rag)
     assert isinstance(graph.finder, Indexed)
     assert graph.finder.index.passages()[0].title == "Pump"

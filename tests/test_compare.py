@@ -17,21 +17,21 @@ from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.cli import main
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.cases import Answer, Cache
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
+from moa.graphs.loading import files_of
 from moa.node import Node, Result
-from moa.ready import files_of
 from moa.testing import SimulatedEndpoint, Step
-from moa.tiers import Endpoints
 from moa.usage import Price
 
 MINE = """
 from moa.agents.classifier import Classifier
-from moa.ready import files_of
+from moa.graphs.loading import files_of
 from moa.testing import SimulatedEndpoint
 
 def rule(text):

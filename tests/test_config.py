@@ -6,10 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from moa.cli.session import configured
-from moa.config import EndpointConfig, checked, find, load, misspelt_variables
+from moa.config import EndpointConfig, find, load, misspelt_variables
 from moa.errors import ConfigError
 from moa.usage import Price
 
@@ -192,19 +191,6 @@ def test_prices_are_as_configured_else_as_published_else_unknown() -> None:
     half = EndpointConfig(tier="llm", model="gpt-5-mini", output_price=Decimal(4)).price()
     assert (half.input, half.output) == (published.input, Decimal(4))
     assert not EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").price().known
-
-
-def test_the_settings_of_a_graph_are_checked_by_its_own_model() -> None:
-    class Inner(BaseModel, extra="forbid"):
-        tone: str = ""
-
-    class Settings(BaseModel, extra="forbid"):
-        queues: dict[str, Inner] = {}
-
-    with pytest.raises(
-        ConfigError, match=r"\[graphs.mine.queues.a\] has no key 'tune'. Did you mean 'tone'"
-    ):
-        checked(Settings, {"queues": {"a": {"tune": "x"}}}, table="graphs.mine")
 
 
 @pytest.mark.parametrize("key", ["input_price", "output_price", "cached_input_price"])

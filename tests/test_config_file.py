@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moa.config import load
-from moa.config_file import write_endpoint
+from moa.config.file import write_endpoint
 from moa.errors import ConfigError
 
 TABLE = {"tier": "slm", "model": "org/model", "serve": "vllm", "vllm": {"port": 8001}}

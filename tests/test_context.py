@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moa.context import Reservation, RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointUnavailable
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import NOTHING, Amount, Budget, Price, Tier
 
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
@@ -347,5 +347,5 @@ def test_notes_travel_up_with_the_path_of_their_node() -> None:
 
 def test_events_reach_whoever_listens() -> None:
     heard: list[object] = []
-    RunContext(listener=heard.append).nested("agent").emit(Piece("agent", "hello"))
-    assert heard == [Piece("agent", "hello")]
+    RunContext(listener=heard.append).nested("agent").emit(TextDelta("agent", "hello"))
+    assert heard == [TextDelta("agent", "hello")]

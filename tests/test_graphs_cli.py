@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from moa.cli import main
-from moa.ready import READY
+from moa.graphs.loading import READY
 
 
 def moa(*words: str) -> int:

@@ -20,9 +20,9 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 
 QUESTION = Question("label", "choice", "Spam?", (Option("ham", "ham"), Option("spam", "spam")))

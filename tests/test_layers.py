@@ -14,6 +14,7 @@ LAYERS = [
     {"usage", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},
+    {"journal"},
     {"node", "questions"},
     {"handoffs"},
     {"batch"},
@@ -28,20 +29,18 @@ LAYERS = [
     {"routing"},
     {"vllm"},
     {"config"},
-    {"config_file"},
     {"advisor"},
-    {"tiers"},
+    {"config endpoints"},
     {"graphs engine"},
     {"guards", "chat"},
     {"graphs"},
-    {"ready"},
     {"doctor", "servers", "tally"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 
 
-ENGINE = {"__init__", "building", "checkpoints", "drawing", "recipe", "streaming"}
+ENGINE = {"__init__", "engine", "fields", "recipe"}
 """What all graphs are made of; the recipes in the same room import it, and so do the guards."""
 
 
@@ -50,6 +49,8 @@ def room(path: Path) -> str:
 
 
 def room_of(names: list[str]) -> str:
+    if names[:2] == ["config", "endpoints"]:
+        return "config endpoints"  # whose prices the advisor measures
     return "graphs engine" if names[0] == "graphs" and {*names[1:2]} <= ENGINE else names[0]
 
 

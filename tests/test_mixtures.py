@@ -14,16 +14,16 @@ import pytest
 from moa.agents.proposer import Proposer
 from moa.cli import main
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints.tokens import tokens_of
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError
+from moa.graphs.loading import load_graph
 from moa.graphs.mixture import BaseMixture, Mixed
 from moa.graphs.self_mixture import SelfMixture
 from moa.mixing.packing import pack
-from moa.ready import node_of
-from moa.tiers import Endpoints
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 ENDPOINTS = """
 [endpoints.small]
@@ -54,7 +54,7 @@ llm = "large"
 def built(tmp_path: Path, tables: str, name: str = "mixture") -> BaseMixture:
     file = tmp_path / "moa.toml"
     file.write_text(ENDPOINTS.format(host="localhost:1", closed=1) + tables)
-    node = node_of(name, Endpoints(load(file), read_keys=False))
+    node = load_graph(name, Endpoints(load(file), read_keys=False))
     assert isinstance(node, BaseMixture)
     return node
 
@@ -247,11 +247,11 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
     long = "The weather in the mountains changes quickly, so take a coat. " * 90
 
     def listen(event: Event) -> None:
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             pieces.append(event.text)
 
     async with Endpoints(load(file)) as endpoints:
-        graph = node_of("mixture", endpoints)
+        graph = load_graph("mixture", endpoints)
         result = await graph.run("Name a colour.", RunContext(listener=listen))
 
         async def count(text: str) -> int:

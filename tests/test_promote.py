@@ -15,12 +15,12 @@ import pytest
 from moa.calibration import Guarantee
 from moa.calibration.labelled import Labelled
 from moa.cli import main
-from moa.config_file import set_in_graph
+from moa.config.endpoints import Endpoints
+from moa.config.file import set_in_graph
 from moa.errors import ConfigError, InputError
 from moa.evals.cases import Answer
 from moa.evals.promotion import promote, promotion_of
 from moa.testing import Rule, SimulatedEndpoint, Step
-from moa.tiers import Endpoints
 from moa.usage import Price
 
 

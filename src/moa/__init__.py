@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
     from moa.chat.graph import Chat
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from moa.handoffs import Reply, Text
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
-    from moa.tiers import Endpoints
     from moa.usage import Budget, Price
 
 _HOMES = {
@@ -70,7 +70,7 @@ _HOMES = {
     "Decider": "agents.decider",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
-    "Endpoints": "tiers",
+    "Endpoints": "config.endpoints",
     "Example": "endpoints",
     "Extractor": "agents.extractor",
     "Filter": "agents.filter",

@@ -7,13 +7,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from moa.errors import (
     BudgetExceeded,
@@ -22,7 +22,7 @@ from moa.errors import (
     EndpointRejected,
     EndpointUnavailable,
 )
-from moa.trace import Event, Note, NoteKind, Piece
+from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import (
     NOTHING,
     UNKNOWN_PRICE,
@@ -35,6 +35,10 @@ from moa.usage import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from moa.journal import Place
+
+_NOTHING_CHARGED: Mapping[str, Usage] = {}
 _USUAL = 2
 """How many times the mean length of earlier answers a call needs at least."""
 
@@ -70,7 +74,9 @@ class RunContext:
         "_spent",
         "_waiters",
         "budget",
+        "charged",
         "deadline",
+        "journal",
         "keep_notes",
         "listener",
         "node",
@@ -95,15 +101,20 @@ class RunContext:
         self.listener = listener
         self.keep_notes = keep_notes
         self.parent: RunContext | None = None
+        self.journal: Place | None = None
+        """Where finished calls are kept, of a run that can be resumed."""
+        self.charged: Mapping[str, Usage] = _NOTHING_CHARGED
+        """What runs that can be resumed have spent here, by the key of each call."""
         self._limited: tuple[RunContext, ...] = () if budget is UNLIMITED else (self,)
         """The levels with a budget, from this one up: they alone keep what is set aside."""
         self._lock = threading.Lock()
         self._spent: dict[Part, Amount] = {}
-        self._held = NOTHING
-        self._calls: dict[Tier, int] = {}
-        self._flights: set[Reservation] = set()
-        self._waiters: deque[_Waiter] = deque()
         self._notes: list[Note] = []
+        if self._limited:
+            self._held = NOTHING
+            self._calls: dict[Tier, int] = {}
+            self._flights: set[Reservation] = set()
+            self._waiters: deque[_Waiter] = deque()
 
     def nested(
         self, node: str = "", *, budget: Budget = UNLIMITED, timeout_s: float | None = None
@@ -126,6 +137,7 @@ class RunContext:
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
         child.parent = self
+        child.journal = self.journal
         child._limited += self._limited
         child._lock = self._lock
         return child
@@ -152,6 +164,35 @@ class RunContext:
         for level in self._lineage():
             if level.keep_notes:
                 level._notes.append(written)
+
+    def charge(self, usage: Usage, *, back: bool = False) -> None:
+        """Count what was spent before, here and in every parent; with `back`, count it no more."""
+        with self._lock:
+            for part, spent in usage.parts.items():
+                amount = -spent if back else spent
+                for level in self._lineage():
+                    level._spent[part] = level._spent.get(part, NOTHING) + amount
+                    if back and not level._spent[part].calls:
+                        del level._spent[part]
+                for level in self._limited:
+                    level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
+
+    def recall(self, key: str, usage: Usage, notes: Iterable[Note]) -> None:
+        """Count a call that was made before, and keep its notes where they are not kept yet.
+
+        Args:
+            key: Of the call, in `charged`.
+            usage: What it took.
+            notes: Of its trace.
+        """
+        self.charge(usage)
+        for level in self._lineage():
+            if level.keep_notes and key not in level.charged:
+                level._notes.extend(notes)
+
+    def is_within(self, other: RunContext) -> bool:
+        """Whether what is spent here is spent there too."""
+        return any(level is other for level in self._lineage())
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens to this run."""
@@ -330,15 +371,7 @@ class RunContext:
 
     def _give_back(self, reservation: Reservation, *, calls: int) -> None:
         """Free what was set aside where there is a budget; `calls` were made beyond it."""
-        part, estimate = reservation.part, reservation.estimate
-        back = Amount(
-            calls=-estimate.calls,
-            input_tokens=-estimate.input_tokens,
-            output_tokens=-estimate.output_tokens,
-            priced_cost=-estimate.priced_cost,
-            unpriced_calls=-estimate.unpriced_calls,
-            joules=-estimate.joules,
-        )
+        part, back = reservation.part, -reservation.estimate
         for level in self._limited:
             level._held += back
             level._calls[part.tier] = level._calls.get(part.tier, 0) + calls
@@ -439,7 +472,7 @@ def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
 
     def listen(event: Event) -> None:
         nonlocal pieces
-        pieces += isinstance(event, Piece)
+        pieces += isinstance(event, TextDelta)
         context.emit(event)
 
     if context.listener is not None:

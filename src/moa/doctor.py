@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from moa.advisor.bench import price_of
 from moa.config import EMBEDDED, Config
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of
@@ -23,7 +24,6 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.tiers import Endpoints
 from moa.usage import Price, Tier
 from moa.vllm.command import find_environment, how_to
 from moa.vllm.settings import local_url

@@ -7,6 +7,7 @@
     + CapabilityError           an endpoint was given a job that it cannot do
     + MissingDependency         an optional package is not installed
     + ModelNotFound             the weights of a local model could not be had, or not be loaded
+    + NotResumable              a node asks people, in a run of which nothing is kept
     + CalibrationError          a calibration belongs to another model or question, or is broken
   x InputError                  a value does not fit the node, or the file, it was given to
     + MalformedRow              a line of a file is no row
@@ -86,6 +87,10 @@ class MissingDependency(ConfigError):
 
 class ModelNotFound(ConfigError):
     """The weights of a local model could not be found, fetched, trusted or loaded."""
+
+
+class NotResumable(ConfigError):
+    """A node asks people by LangGraph's `interrupt`, in a run of which nothing is kept."""
 
 
 class CalibrationError(ConfigError):

@@ -14,6 +14,7 @@ from moa.usage import CostEstimate, Usage
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 T = TypeVar("T")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,18 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
         seconds=seconds,
         llm_alone=usage.on(reference.price, endpoint=reference.endpoint) if reference else None,
     )
+
+
+async def in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
+    """Run a node that stands beside others in a recipe, which may be itself with other requests.
+
+    Where the run can be resumed, whom it asks is told apart from whom the others do.
+    """
+    if context.journal is None:
+        return await node.run(request, context)
+    own = context.nested()
+    with context.journal.inside(f"{context.node}/{node.name}", request) as own.journal:
+        return await node.run(request, own)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

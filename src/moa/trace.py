@@ -21,6 +21,7 @@ NoteKind = Literal[
     "refused",
     "failed",
     "degraded",
+    "resumed",
 ]
 
 
@@ -45,8 +46,8 @@ class NodeStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of text that a node is writing."""
+class TextDelta:
+    """The next piece of the text that a node is writing."""
 
     node: str
     text: str
@@ -70,5 +71,5 @@ class NodeSkipped:
     reason: str
 
 
-Event = NodeStarted | Piece | NodeFinished | NodeSkipped
+Event = NodeStarted | TextDelta | NodeFinished | NodeSkipped
 """What `graph.stream` yields before the result."""

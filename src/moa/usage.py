@@ -64,6 +64,19 @@ class Amount:
             joules=self.joules + other.joules,
         )
 
+    def __neg__(self) -> Amount:
+        return Amount(
+            calls=-self.calls,
+            input_tokens=-self.input_tokens,
+            cached_input_tokens=-self.cached_input_tokens,
+            output_tokens=-self.output_tokens,
+            priced_cost=-self.priced_cost,
+            unpriced_calls=-self.unpriced_calls,
+            unpriced_shares=-self.unpriced_shares,
+            seconds=-self.seconds,
+            joules=-self.joules,
+        )
+
 
 NOTHING = Amount()
 

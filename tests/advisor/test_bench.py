@@ -14,13 +14,13 @@ from moa.advisor.bench import Bench, Step, measured
 from moa.cli import main
 from moa.cli.bench import agree, counts, hourly
 from moa.config import Config, EndpointConfig
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Wrapping
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Answer
-from moa.tiers import Endpoints
 from moa.usage import Budget, Price
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))
@@ -202,7 +202,7 @@ def configured_as(endpoint: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch) 
         del self, name
         return endpoint
 
-    monkeypatch.setattr("moa.tiers.Endpoints.named", named)
+    monkeypatch.setattr("moa.config.endpoints.Endpoints.named", named)
 
 
 def called(*words: str) -> int:

@@ -11,7 +11,7 @@ from moa.advisor.catalogue import model, models
 from moa.advisor.config import Setup, setup
 from moa.advisor.hardware import GPU, Machine
 from moa.config import Config, EndpointConfig, Tiers, load
-from moa.config_file import write_endpoint
+from moa.config.file import write_endpoint
 from moa.errors import ConfigError
 
 GIB = 2**30

@@ -10,7 +10,7 @@ from moa.agents.prompts import block
 from moa.endpoints import Capability, Completion, Prompt
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError, OutputError
 from moa.testing import ScriptedEndpoint
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import Amount
 
 
@@ -230,7 +230,7 @@ async def test_the_pieces_of_a_reply_join_to_its_text() -> None:
     heard: list[Event] = []
     context = RunContext(listener=heard.append)
     result = await Generator(ScriptedEndpoint(["one two  three"]), "Count.").run("go", context)
-    pieces = [event for event in heard if isinstance(event, Piece)]
+    pieces = [event for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 1
     assert "".join(piece.text for piece in pieces) == result.output.text
     assert {piece.node for piece in pieces} == {"generator"}

@@ -28,7 +28,7 @@ from moa import (
 )
 from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
@@ -137,7 +137,7 @@ async def test_the_pieces_that_a_generator_writes_join_to_its_text(slm: Embedded
     context = RunContext(listener=heard.append)
     writer = Generator(slm, "Reply to the message in one sentence.", max_tokens=60)
     result = await writer.run("Hello, where is my order?", context)
-    pieces = [event.text for event in heard if isinstance(event, Piece)]
+    pieces = [event.text for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 2
     assert "".join(pieces).strip() == result.output.text
 

@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from moa.agents.filter import Verdict
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
-from moa.chat.messages import ChatReply, Said
+from moa.chat.messages import ChatReply, UserMessage
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, closed_after
 from moa.errors import (
@@ -28,7 +28,7 @@ from moa.errors import (
 )
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget, Price
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
@@ -82,8 +82,8 @@ def roles(prompt: Prompt) -> list[tuple[str, str]]:
 async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_large_one() -> None:
     first, second = small(YES, "Hi!", NO), large("Because of Rayleigh scattering.")
     talk = Chat(slm=first, llm=second, store=":memory:")
-    hello = (await talk.run(Said(text="Hello"))).output
-    asked = (await talk.run(Said(text="Why is the sky blue?"))).output
+    hello = (await talk.run(UserMessage(text="Hello"))).output
+    asked = (await talk.run(UserMessage(text="Why is the sky blue?"))).output
     assert (hello.text, hello.by, hello.endpoint) == ("Hi!", "slm", "small")
     assert "it is small talk" in hello.reason
     assert (asked.by, asked.endpoint, asked.turn) == ("llm", "large", 2)
@@ -94,8 +94,8 @@ async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_lar
 async def test_the_large_model_is_told_what_was_said_before() -> None:
     second = large("Because of Rayleigh scattering.")
     talk = Chat(slm=small(YES, "Hi Ann!", NO), llm=second, store=":memory:")
-    await talk.run(Said(text="Hello, I am Ann"))
-    await talk.run(Said(text="Why is the sky blue?"))
+    await talk.run(UserMessage(text="Hello, I am Ann"))
+    await talk.run(UserMessage(text="Why is the sky blue?"))
     assert roles(second.prompts[0]) == [
         ("user", "Hello, I am Ann"),
         ("assistant", "Hi Ann!"),
@@ -111,12 +111,14 @@ async def test_a_policy_hands_over_what_the_small_model_wrote_and_it_is_not_show
         accept=Length(most=2),
     )
     shown: list[str] = []
-    context = RunContext(listener=lambda e: shown.append(e.text) if isinstance(e, Piece) else None)
-    handed = await talk.run(Said(text="one"), context)
+    context = RunContext(
+        listener=lambda e: shown.append(e.text) if isinstance(e, TextDelta) else None
+    )
+    handed = await talk.run(UserMessage(text="one"), context)
     assert (handed.output.by, "".join(shown)) == ("llm", "The large one's.")
     assert any(note.kind == "escalated" for note in handed.trace)
     shown.clear()
-    accepted = await talk.run(Said(text="two"), context)
+    accepted = await talk.run(UserMessage(text="two"), context)
     assert (accepted.output.by, shown) == ("slm", ["Short."])
 
 
@@ -129,20 +131,20 @@ async def test_a_node_of_ones_own_says_what_the_small_model_answers() -> None:
             return Result(output=Verdict(kept=kept, reason="is short", confidence=None, met=kept))
 
     talk = Chat(slm=small("Yes."), llm=large("A long one."), store=":memory:", keeps=Short())
-    assert (await talk.run(Said(text="Really?"))).output.by == "slm"
-    assert (await talk.run(Said(text="And what follows from that?"))).output.by == "llm"
+    assert (await talk.run(UserMessage(text="Really?"))).output.by == "slm"
+    assert (await talk.run(UserMessage(text="And what follows from that?"))).output.by == "llm"
 
 
 async def test_where_it_cant_be_told_the_large_model_is_asked() -> None:
     talk = Chat(slm=small(DOWN), llm=large("Here."), store=":memory:")
-    result = await talk.run(Said(text="Hello"))
+    result = await talk.run(UserMessage(text="Hello"))
     assert result.output.by == "llm"
     assert any(note.kind == "failed" for note in result.trace)
 
 
 async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so() -> None:
     talk = Chat(slm=small(NO, "A guess."), llm=large(DOWN), store=":memory:")
-    result = await talk.run(Said(text="Why?"))
+    result = await talk.run(UserMessage(text="Why?"))
     assert (result.output.by, result.output.reason) == (
         "slm",
         "the large model could not be asked",
@@ -152,19 +154,21 @@ async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so()
 
 async def test_a_model_that_writes_too_badly_answers_only_where_it_is_alone() -> None:
     bad = ScriptedEndpoint(name="embedded", model="SmolLM2-135M-Instruct.Q4_1", steps=["Hm."])
-    reply = (await Chat(slm=bad, llm=large("Hello."), store=":memory:").run(Said(text="Hi"))).output
+    reply = (
+        await Chat(slm=bad, llm=large("Hello."), store=":memory:").run(UserMessage(text="Hi"))
+    ).output
     assert (reply.by, reply.reason) == ("llm", "the small model writes too badly")
-    assert (await alone(bad, ":memory:").run(Said(text="Hi"))).output.by == "slm"
+    assert (await alone(bad, ":memory:").run(UserMessage(text="Hi"))).output.by == "slm"
 
 
 async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file(
     file: Path,
 ) -> None:
     first = alone(echo(), file)
-    await first.run(Said(text="I am Ann", thread="ann"))
-    await first.run(Said(text="I am Bob", thread="bob"))
+    await first.run(UserMessage(text="I am Ann", thread="ann"))
+    await first.run(UserMessage(text="I am Bob", thread="bob"))
     endpoint = echo()
-    reply = (await alone(endpoint, file).run(Said(text="Who am I?", thread="ann"))).output
+    reply = (await alone(endpoint, file).run(UserMessage(text="Who am I?", thread="ann"))).output
     assert (reply.turn, reply.thread) == (2, "ann")
     assert roles(endpoint.prompts[0])[0] == ("user", "I am Ann")
     assert "Bob" not in str(endpoint.prompts)
@@ -173,7 +177,7 @@ async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file
 async def test_threads_are_listed_deleted_and_written_as_json(file: Path) -> None:
     talk = alone(echo(), file)
     for text, thread in (("one", "a"), ("two", "b"), ("three", "a")):
-        await talk.run(Said(text=text, thread=thread))
+        await talk.run(UserMessage(text=text, thread=thread))
     listed = await talk.threads.list()
     assert [(t.name, t.turns, t.opening, t.unfinished) for t in listed] == [
         ("a", 2, "one", False),
@@ -187,13 +191,13 @@ async def test_threads_are_listed_deleted_and_written_as_json(file: Path) -> Non
     assert await talk.threads.delete("a")
     assert not await talk.threads.delete("a")
     assert [thread.name for thread in await talk.threads.list()] == ["b"]
-    assert (await talk.run(Said(text="anew", thread="a"))).output.turn == 1
+    assert (await talk.run(UserMessage(text="anew", thread="a"))).output.turn == 1
 
 
 async def test_usage_of_a_thread_adds_up_over_restarts(file: Path) -> None:
     for text in ("one", "two", "three"):
         talk = alone(echo(tokens=(100, 10), price=Price(input=Decimal(1), output=Decimal(1))), file)
-        result = await talk.run(Said(text=text))
+        result = await talk.run(UserMessage(text=text))
         assert result.usage.calls == 1
     usage = (await alone(echo(), file).threads.load("default")).usage
     assert (usage.calls, usage.input_tokens, usage.output_tokens) == (3, 300, 30)
@@ -202,13 +206,13 @@ async def test_usage_of_a_thread_adds_up_over_restarts(file: Path) -> None:
 
 async def test_a_thread_has_a_budget_over_all_its_turns(file: Path) -> None:
     for _ in range(2):
-        await alone(echo(), file, thread_budget=Budget(calls=2)).run(Said(text="on"))
+        await alone(echo(), file, thread_budget=Budget(calls=2)).run(UserMessage(text="on"))
     talk = alone(echo(), file, thread_budget=Budget(calls=2))
     with pytest.raises(BudgetExceeded):
-        await talk.run(Said(text="and on"))
-    await talk.run(Said(text="another thread", thread="b"))
+        await talk.run(UserMessage(text="and on"))
+    await talk.run(UserMessage(text="another thread", thread="b"))
     with pytest.raises(BudgetExceeded):
-        await alone(echo(), file, budget=Budget(calls=0)).run(Said(text="x", thread="c"))
+        await alone(echo(), file, budget=Budget(calls=0)).run(UserMessage(text="x", thread="c"))
 
 
 async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_as_they_are(
@@ -222,8 +226,8 @@ async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_
         return "Ann talks." if "<data>" in text else NO
 
     talk = Chat(slm=SimulatedEndpoint(name="small", rule=slm), llm=second, store=file, **settings)
-    traces = [(await talk.run(Said(text=f"message {i}"))).trace for i in range(4)]
-    reply = (await talk.run(Said(text="last"))).output
+    traces = [(await talk.run(UserMessage(text=f"message {i}"))).trace for i in range(4)]
+    reply = (await talk.run(UserMessage(text="last"))).output
     kept = await talk.threads.load("default")
     assert kept.summary is not None
     assert (kept.summary.text, kept.summary.by) == ("Ann talks.", "summary")
@@ -248,13 +252,13 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
     first = SimulatedEndpoint(name="small", rule=slm)
     settings: Any = {"history_tokens": 60, "keep_turns": 1}
     talk = Chat(slm=first, llm=second, store=":memory:", **settings)
-    await talk.run(Said(text="message 0"))
-    await talk.run(Said(text="message 1"))
-    result = await talk.run(Said(text="message 2"))
+    await talk.run(UserMessage(text="message 0"))
+    await talk.run(UserMessage(text="message 1"))
+    result = await talk.run(UserMessage(text="message 2"))
     assert any("no summary" in note.text for note in result.trace)
     assert roles(second.prompts[-1])[0] == ("user", "message 0")
-    result = await talk.run(Said(text="message 3"))
-    result = await talk.run(Said(text="message 4"))
+    result = await talk.run(UserMessage(text="message 3"))
+    result = await talk.run(UserMessage(text="message 4"))
     assert any(
         "not read: 0" not in note.text and "not read: 1" in note.text for note in result.trace
     )
@@ -264,16 +268,16 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
 
 async def test_an_answer_that_is_stopped_is_kept_as_far_as_it_was_written(file: Path) -> None:
     talk = alone(hanging(), file)
-    async with closed_after(talk.stream(Said(text="Tell me"))) as events:
+    async with closed_after(talk.stream(UserMessage(text="Tell me"))) as events:
         async for event in events:
-            if isinstance(event, Piece) and event.text == " words":
+            if isinstance(event, TextDelta) and event.text == " words":
                 break
     last = (await talk.threads.load("default")).last
     assert last is not None
     assert (last.status, last.reply) == ("stopped", "two words")
     assert await talk.unfinished() is None
     endpoint = echo()
-    await alone(endpoint, file).run(Said(text="Go on"))
+    await alone(endpoint, file).run(UserMessage(text="Go on"))
     assert roles(endpoint.prompts[0]) == [
         ("user", "Tell me"),
         ("assistant", "two words […]"),
@@ -283,7 +287,7 @@ async def test_an_answer_that_is_stopped_is_kept_as_far_as_it_was_written(file: 
 
 async def test_a_message_whose_answer_failed_is_answered_anew_and_not_doubled(file: Path) -> None:
     with pytest.raises(EndpointUnavailable):
-        await alone(large(DOWN), file).run(Said(text="Why?"))
+        await alone(large(DOWN), file).run(UserMessage(text="Why?"))
     talk = alone(large("So."), file)
     left = await talk.unfinished()
     assert left is not None
@@ -300,8 +304,8 @@ async def test_after_a_failed_answer_another_message_is_answered_together_with_i
     second = large(DOWN, "Both.")
     talk = alone(second, ":memory:")
     with pytest.raises(EndpointUnavailable):
-        await talk.run(Said(text="Why?"))
-    result = await talk.run(Said(text="And how?"))
+        await talk.run(UserMessage(text="Why?"))
+    result = await talk.run(UserMessage(text="And how?"))
     assert result.output.turn == 2
     assert roles(second.prompts[-1]) == [("user", "Why?\n\nAnd how?")]
     assert any("answers both" in note.text for note in result.trace)
@@ -311,9 +315,9 @@ async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> 
     second = large(EndpointRejected("too long", endpoint="large"), "Here.")
     talk = alone(second, ":memory:")
     with pytest.raises(EndpointRejected):
-        await talk.run(Said(text="word " * 100))
+        await talk.run(UserMessage(text="word " * 100))
     assert await talk.unfinished() is None
-    result = await talk.run(Said(text="In short: why?"))
+    result = await talk.run(UserMessage(text="In short: why?"))
     assert roles(second.prompts[-1]) == [("user", "In short: why?")]
     assert any(note.text == "turns that are not read: 1" for note in result.trace)
 
@@ -323,11 +327,11 @@ async def test_what_the_large_model_refuses_the_small_one_does_not_keep_in_the_t
     second = large(refused, "Here.")
     talk = Chat(slm=small(NO, NO), llm=second, store=":memory:")
     with pytest.raises(EndpointRejected):
-        await talk.run(Said(text="something it won't take"))
+        await talk.run(UserMessage(text="something it won't take"))
     last = (await talk.threads.load("default")).last
     assert last is not None
     assert last.status == "rejected"
-    await talk.run(Said(text="Why?"))
+    await talk.run(UserMessage(text="Why?"))
     assert roles(second.prompts[-1]) == [("user", "Why?")]
 
 
@@ -335,36 +339,36 @@ async def test_a_small_model_that_takes_a_message_neither_leaves_it_for_the_larg
     too_long = EndpointRejected("too long", endpoint="small")
     talk = Chat(slm=small(NO, too_long), llm=large(DOWN, "Here."), store=":memory:")
     with pytest.raises(EndpointUnavailable):
-        await talk.run(Said(text="Why?"))
+        await talk.run(UserMessage(text="Why?"))
     assert await talk.unfinished() is not None
 
 
 async def test_a_turn_that_waits_for_another_of_its_thread_has_a_deadline() -> None:
     talk = alone(hanging(), ":memory:")
-    async with closed_after(talk.stream(Said(text="one"))) as events:
+    async with closed_after(talk.stream(UserMessage(text="one"))) as events:
         async for event in events:
-            if isinstance(event, Piece) and event.text == " words":
+            if isinstance(event, TextDelta) and event.text == " words":
                 break
         with pytest.raises(DeadlineExceeded, match="another turn"):
-            await talk.run(Said(text="two"), RunContext(timeout_s=0.05))
+            await talk.run(UserMessage(text="two"), RunContext(timeout_s=0.05))
     last = (await talk.threads.load("default")).last
     assert last is not None
     assert (last.text, last.status) == ("one", "stopped")
 
 
 async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:
-    rows = [Said(text=f"message {i}", id=str(i)) for i in range(3)]
+    rows = [UserMessage(text=f"message {i}", id=str(i)) for i in range(3)]
     first = [(await alone(echo(), file).run(row)).output for row in rows]
     second = [(await alone(echo(), file).run(row)).output for row in rows]
     assert [reply.text for reply in second] == [reply.text for reply in first]
     assert all(reply.kept for reply in second)
     with pytest.raises(InputError, match="another message"):
-        await alone(echo(), file).run(Said(text="something else", id="1"))
+        await alone(echo(), file).run(UserMessage(text="something else", id="1"))
 
 
 async def test_turns_that_come_at_once_are_answered_in_their_order(file: Path) -> None:
     talk = alone(echo(latency_s=0.001), file)
-    said = [Said(text=f"{t}{i}", thread=t) for i in range(5) for t in ("a", "b")]
+    said = [UserMessage(text=f"{t}{i}", thread=t) for i in range(5) for t in ("a", "b")]
     replies = await asyncio.gather(*(talk.run(message) for message in said))
     assert [r.output.turn for r in replies if r.output.thread == "a"] == [1, 2, 3, 4, 5]
     for name in ("a", "b"):
@@ -374,13 +378,13 @@ async def test_turns_that_come_at_once_are_answered_in_their_order(file: Path) -
 
 async def test_an_empty_message_is_refused() -> None:
     with pytest.raises(InputError, match="empty"):
-        await alone(echo(), ":memory:").run(Said(text=" \n"))
+        await alone(echo(), ":memory:").run(UserMessage(text=" \n"))
 
 
 async def test_persona_and_language_are_told() -> None:
     endpoint = echo()
     talk = alone(endpoint, ":memory:", persona="You are a pirate.", language="French")
-    await talk.run(Said(text="Hi"))
+    await talk.run(UserMessage(text="Hi"))
     told = endpoint.prompts[0].messages[0].content
     assert told.startswith("You are a pirate.")
     assert "in French" in told
@@ -388,15 +392,15 @@ async def test_persona_and_language_are_told() -> None:
 
 async def test_a_saver_of_ones_own_keeps_it_too() -> None:
     saver = InMemorySaver()
-    await alone(echo(), saver).run(Said(text="one"))
-    assert (await alone(echo(), saver).run(Said(text="two"))).output.turn == 2
+    await alone(echo(), saver).run(UserMessage(text="one"))
+    assert (await alone(echo(), saver).run(UserMessage(text="two"))).output.turn == 2
 
 
 async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("something else, and long enough to be no database at all" * 20)
     with pytest.raises(StoreError, match=r"notes\.txt"):
-        await alone(echo(), file).run(Said(text="Hi"))
+        await alone(echo(), file).run(UserMessage(text="Hi"))
 
 
 async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
@@ -406,7 +410,7 @@ async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
     other: RunnableConfig = {"configurable": {"thread_id": "default", "checkpoint_ns": ""}}
     saver.put(other, empty_checkpoint(), {"source": "loop"}, {})
     with pytest.raises(StoreError, match="holds no conversation"):
-        await alone(echo(), saver).run(Said(text="Hi"))
+        await alone(echo(), saver).run(UserMessage(text="Hi"))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +431,7 @@ async def test_a_checkpoint_of_other_types_is_told(file: Path, change: str) -> N
     import sqlite3
 
     talk = alone(echo(), file)
-    await talk.run(Said(text="Hi"))
+    await talk.run(UserMessage(text="Hi"))
     with sqlite3.connect(file) as connection:
         connection.execute(f"UPDATE checkpoints SET {change}")
     connection.close()
@@ -435,13 +439,13 @@ async def test_a_checkpoint_of_other_types_is_told(file: Path, change: str) -> N
         with pytest.raises(StoreError, match=r"chat\.sqlite"):
             await ask()
     with pytest.raises(StoreError, match=r"chat\.sqlite"):
-        await talk.run(Said(text="Hi"))
+        await talk.run(UserMessage(text="Hi"))
 
 
 async def test_a_checkpoint_that_names_a_class_revives_nothing(file: Path) -> None:
     import sqlite3
 
-    await alone(echo(), file).run(Said(text="Hi"))
+    await alone(echo(), file).run(UserMessage(text="Hi"))
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE checkpoints SET type = 'msgpack', checkpoint = X'C7'")
     connection.close()
@@ -451,8 +455,8 @@ async def test_a_checkpoint_that_names_a_class_revives_nothing(file: Path) -> No
 
 async def test_a_chat_streams_and_gives_the_result_last() -> None:
     talk = alone(echo(), ":memory:")
-    *pieces, result = [event async for event in talk.stream(Said(text="one two"))]
-    assert "".join(p.text for p in pieces if isinstance(p, Piece)) == "re: one two"
+    *pieces, result = [event async for event in talk.stream(UserMessage(text="one two"))]
+    assert "".join(p.text for p in pieces if isinstance(p, TextDelta)) == "re: one two"
     assert isinstance(result, Result)
     assert isinstance(result.output, ChatReply)
 

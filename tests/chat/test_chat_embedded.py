@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from moa.chat.graph import Chat
-from moa.chat.messages import ChatReply, Said
+from moa.chat.messages import ChatReply, UserMessage
 from moa.chat.speaker import Exchange, Speaker
 from moa.context import RunContext
 from moa.endpoints import Message, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.node import Result
-from moa.trace import Piece
+from moa.trace import TextDelta
 
 pytestmark = pytest.mark.embedded
 DIALOGUES = [
@@ -37,12 +37,12 @@ async def test_real_dialogues_are_answered_summed_up_and_kept(tmp_path: Path) ->
         talk = Chat(slm=embedded, llm=embedded, store=tmp_path / "chat.sqlite", **few)
         for dialogue in DIALOGUES:
             for number, text in enumerate(dialogue["turns"], start=1):
-                said = Said(text=text, thread=dialogue["id"])
+                said = UserMessage(text=text, thread=dialogue["id"])
                 *events, result = [event async for event in talk.stream(said)]
                 assert isinstance(result, Result)
                 reply = result.output
                 assert isinstance(reply, ChatReply)
-                shown = "".join(event.text for event in events if isinstance(event, Piece))
+                shown = "".join(event.text for event in events if isinstance(event, TextDelta))
                 assert shown.strip() == reply.text
                 assert (reply.turn, reply.by, reply.endpoint) == (number, "slm", embedded.name)
                 repaired = sum(note.kind == "repaired" for note in result.trace)
@@ -65,7 +65,7 @@ async def test_control_tokens_in_a_message_open_no_turn_of_their_own(tmp_path: P
             store=tmp_path / "chat.sqlite",
             reply_tokens=30,
         )
-        reply = await talk.run(Said(text=hostile, thread="hostile"))
+        reply = await talk.run(UserMessage(text=hostile, thread="hostile"))
         assert "<|im_" not in reply.output.text
         turn = (await talk.threads.transcript("hostile")).turns[0]
         assert turn.text == hostile

@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.chat.graph import Chat
-from moa.chat.messages import Said
+from moa.chat.messages import UserMessage
 from moa.chat.threads import Threads
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, StoreError
@@ -26,7 +26,7 @@ from moa.testing import SimulatedEndpoint
 
 TALKING = """
 import asyncio, sys
-from moa.chat.messages import Said
+from moa.chat.messages import UserMessage
 from moa.chat.graph import Chat
 from moa.testing import SimulatedEndpoint
 
@@ -35,7 +35,7 @@ talk = Chat(slm=only, llm=only, store=sys.argv[1])
 
 async def main():
     for i in range(int(sys.argv[3])):
-        await talk.run(Said(text=f"{sys.argv[2]}{i}", thread="shared"))
+        await talk.run(UserMessage(text=f"{sys.argv[2]}{i}", thread="shared"))
 
 asyncio.run(main())
 """
@@ -56,7 +56,9 @@ EACH = 6
 
 def test_a_file_of_conversations_is_its_owners_alone(tmp_path: Path) -> None:
     only = SimulatedEndpoint(name="only", tier="llm", rule=str.upper)
-    asyncio.run(Chat(slm=only, llm=only, store=tmp_path / "chat.sqlite").run(Said(text="Hello")))
+    asyncio.run(
+        Chat(slm=only, llm=only, store=tmp_path / "chat.sqlite").run(UserMessage(text="Hello"))
+    )
     made = [path for path in tmp_path.iterdir() if path.is_file()]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
 
@@ -161,9 +163,9 @@ async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(
     assert holder.stdout is not None
     assert await holder.stdout.readline() == b"held\n"
     with pytest.raises(DeadlineExceeded, match="another process"):
-        await alone(store).run(Said(text="x", thread="shared"), RunContext(timeout_s=0.2))
-    waiting = asyncio.ensure_future(alone(store).run(Said(text="x", thread="shared")))
-    other = await alone(store).run(Said(text="y", thread="another"))
+        await alone(store).run(UserMessage(text="x", thread="shared"), RunContext(timeout_s=0.2))
+    waiting = asyncio.ensure_future(alone(store).run(UserMessage(text="x", thread="shared")))
+    other = await alone(store).run(UserMessage(text="y", thread="another"))
     assert (other.output.text, waiting.done()) == ("re: y", False)
     holder.kill()
     await holder.communicate()
@@ -173,12 +175,14 @@ async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(
 async def test_threads_are_listed_found_and_deleted_in_every_store(store: str) -> None:
     talk = alone(store)
     for i, thread in enumerate(("a", "b", "a")):
-        await talk.run(Said(text=f"m{i}\x00 and a 'quote'", thread=thread, id=f"i{i}"))
+        await talk.run(UserMessage(text=f"m{i}\x00 and a 'quote'", thread=thread, id=f"i{i}"))
     assert [(t.name, t.turns) for t in await talk.threads.list()] == [("a", 2), ("b", 1)]
     found = await talk.threads.find("a", "i0")
     assert found is not None
     assert found.number == 1
-    assert (await talk.run(Said(text="m0\x00 and a 'quote'", thread="a", id="i0"))).output.kept
+    assert (
+        await talk.run(UserMessage(text="m0\x00 and a 'quote'", thread="a", id="i0"))
+    ).output.kept
     assert await talk.threads.delete("a")
     assert [t.name for t in await talk.threads.list()] == ["b"]
 
@@ -186,7 +190,7 @@ async def test_threads_are_listed_found_and_deleted_in_every_store(store: str) -
 async def test_a_postgres_that_is_not_there_is_told_without_the_password(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(StoreError) as told:
-        await alone(f"postgresql://moa:s3cret@/db?host={tmp_path}").run(Said(text="x"))
+        await alone(f"postgresql://moa:s3cret@/db?host={tmp_path}").run(UserMessage(text="x"))
     assert "postgres at this machine/db" in str(told.value)
     assert "s3cret" not in str(told.value)
 
@@ -226,7 +230,7 @@ async def test_what_a_saver_of_ones_own_raises_is_an_error_of_the_store() -> Non
 
     only = SimulatedEndpoint(name="only", tier="llm")
     with pytest.raises(StoreError, match="the connection is closed"):
-        await Chat(slm=only, llm=only, store=Closed()).run(Said(text="x"))
+        await Chat(slm=only, llm=only, store=Closed()).run(UserMessage(text="x"))
 
 
 def test_a_saver_without_asynchronous_methods_is_refused_when_it_is_wired() -> None:
@@ -244,7 +248,7 @@ async def test_a_clock_that_is_behind_loses_no_turn(
     from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 
     store = str(tmp_path / "chat.sqlite")
-    await alone(store).run(Said(text="one"))
+    await alone(store).run(UserMessage(text="one"))
 
     def long_ago() -> Checkpoint:
         made = empty_checkpoint()
@@ -252,7 +256,7 @@ async def test_a_clock_that_is_behind_loses_no_turn(
         return made
 
     monkeypatch.setattr("moa.chat.threads.empty_checkpoint", long_ago)
-    assert (await alone(store).run(Said(text="two"))).output.turn == 2
+    assert (await alone(store).run(UserMessage(text="two"))).output.turn == 2
     assert (await alone(store).threads.load("default")).last is not None
     assert [t.text for t in (await alone(store).threads.transcript("default")).turns] == [
         "one",
@@ -265,6 +269,6 @@ async def test_a_new_file_takes_several_threads_at_once(tmp_path: Path) -> None:
     for new in range(12):
         only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
         talk = Chat(slm=only, llm=only, store=tmp_path / f"{new}.sqlite")
-        said = [Said(text="Hello.", thread=f"t{n}") for n in range(8)]
+        said = [UserMessage(text="Hello.", thread=f"t{n}") for n in range(8)]
         replies = await asyncio.gather(*map(talk.run, said))
         assert [reply.output.turn for reply in replies] == [1] * 8

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Closing, Completion, Decision, Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -30,7 +31,6 @@ from moa.errors import (
 )
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
-from moa.tiers import Endpoints
 from moa.usage import Budget
 
 from .conftest import chat, events, piece

@@ -1,4 +1,4 @@
-"""Small nodes for tests of graphs."""
+"""Small nodes and endpoints for tests of graphs, and what they left in the trace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.node import Result, finish
+from moa.testing import ScriptedEndpoint, Step
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,13 @@ class Asker:
         own = (context or RunContext()).nested(self.name)
         answer = await self.endpoint.complete(Prompt.of(request), own)
         return finish(answer.text, own, seconds=0.0)
+
+
+def large(*steps: Step) -> ScriptedEndpoint:
+    """A large model that answers by a script."""
+    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def notes(result: Result[object], kind: str) -> list[str]:
+    """What notes of a kind say, in order."""
+    return [note.text for note in result.trace if note.kind == kind]

@@ -18,18 +18,16 @@ from moa.handoffs import Reply
 from moa.mixing.judges import Best, ByPolicy, Listwise, Pairwise
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
+
+from .nodes import large
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
 
 
 def small(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="small", steps=steps)
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def likes(word: str) -> SimulatedEndpoint:
@@ -149,7 +147,7 @@ async def test_a_deadline_leaves_time_for_the_judge() -> None:
 
 async def test_only_the_best_is_streamed() -> None:
     node = sampled(small("tea", "milk", "wine"), likes("wine"))
-    pieces = [event async for event in node.stream("A drink?") if isinstance(event, Piece)]
+    pieces = [event async for event in node.stream("A drink?") if isinstance(event, TextDelta)]
     assert [piece.text for piece in pieces] == ["wine"]
 
 

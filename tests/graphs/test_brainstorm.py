@@ -12,13 +12,13 @@ from moa.errors import (
     MoaError,
     QuorumNotMet,
 )
-from moa.graphs.brainstorm import Brainstorm, Ideas
-from moa.node import Result
+from moa.graphs.brainstorm import Brainstorm
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
+from .nodes import notes
 
 ASKED = "How can a library have more visitors?"
 PERSONAS = {"pragmatist": "You look for what is easy.", "outsider": "You come from elsewhere."}
@@ -56,10 +56,6 @@ def storm(
         max_ideas=most,
         encoder=encoder or WordEncoder(name="words", words=WORDS),
     )
-
-
-def notes(result: Result[Ideas], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_ideas_come_scored_by_theme_with_the_best_first() -> None:
@@ -165,7 +161,7 @@ async def test_a_budget_without_calls_for_scores_and_themes_still_gives_ideas() 
 async def test_what_personas_write_is_not_streamed_but_the_list_is() -> None:
     made = storm(proposing(["A bus."], ["Coffee."]), sorting(("all", [1, 2])))
     seen = [event async for event in made.stream(ASKED)]
-    assert [e.text for e in seen if isinstance(e, Piece)] == ["all:\n- Coffee.\n- A bus."]
+    assert [e.text for e in seen if isinstance(e, TextDelta)] == ["all:\n- Coffee.\n- A bus."]
 
 
 def test_it_draws_its_personas() -> None:

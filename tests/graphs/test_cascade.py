@@ -32,16 +32,18 @@ from moa.errors import (
     InputError,
     OutputError,
 )
-from moa.graphs.building.builder import Graph
 from moa.graphs.cascade import Cascade
+from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.scheduler import streamed
 from moa.graphs.oversight import Oversight, same_answer
-from moa.graphs.streaming import streamed
 from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.questions import Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
+
+from .nodes import large
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
 LABELS = ["card", "app"]
@@ -53,10 +55,6 @@ def sure(label: str, probability: float) -> Mapping[str, Mapping[str, float]]:
 
 def small(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="small", steps=steps)
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def labelled(
@@ -408,7 +406,7 @@ def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade
 
 async def heard(graph: Cascade[Any, Reply]) -> str:
     told = [event async for event in streamed(graph, "How do I get there?")]
-    return "".join(event.text for event in told if isinstance(event, Piece))
+    return "".join(event.text for event in told if isinstance(event, TextDelta))
 
 
 async def test_a_rejected_text_is_not_shown() -> None:
@@ -436,7 +434,7 @@ class BreaksOff:
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[Reply]:
         del request
         if context is not None:
-            context.emit(Piece("large", "The best way is"))
+            context.emit(TextDelta("large", "The best way is"))
         raise EndpointUnavailable("lost", endpoint="large")
 
 

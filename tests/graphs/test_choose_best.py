@@ -11,7 +11,7 @@ from moa.graphs.choose_best import ChooseBest
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
@@ -84,13 +84,13 @@ async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
 async def test_samples_without_an_answer_are_an_error() -> None:
     silent = SimulatedEndpoint(rule=lambda _: "Hm.")
     node = ChooseBest(nodes=[Generator(silent, "Work it out.")], key=last_number)
-    with pytest.raises(OutputError, match="none of 3 samples"):
+    with pytest.raises(OutputError, match="none of 3 answers"):
         await node.run("3 + 4?")
 
 
 async def test_only_the_chosen_answer_is_streamed() -> None:
     node = ChooseBest(nodes=[model("a", "8", "9"), model("b", "so 7", "7")], samples=2)
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
+    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
     assert [piece.text for piece in pieces] == ["so 7"]
 
 

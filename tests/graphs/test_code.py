@@ -15,17 +15,14 @@ from hypothesis import strategies as st
 
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.graphs.code import Code, Review, SandboxResult, source_of
-from moa.testing import ScriptedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
+
+from .nodes import large
 
 FINE = Review(faults=())
 GOOD = "```python\ndef add(a, b):\n    return a + b\n```\n\n```python\nassert add(1, 2) == 3\n```"
 BAD = "```python\ndef add(a, b)\n    return a + b\n```"
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 @dataclass
@@ -187,7 +184,7 @@ async def test_a_first_try_without_budget_is_an_error() -> None:
 async def test_only_the_program_that_stands_is_shown() -> None:
     model, reviewer = large(GOOD, GOOD), large(Review(faults=("x",)), FINE)
     events = [event async for event in Code(writer=model, reviewer=reviewer).stream("Add.")]
-    assert sum(isinstance(event, Piece) for event in events) == 1
+    assert sum(isinstance(event, TextDelta) for event in events) == 1
 
 
 _watching: list[str] | None = None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
-from moa.graphs.drawing import Drawing
+from moa.graphs.engine.drawing import Drawing
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -249,8 +250,10 @@ async def test_a_checkpoint_that_holds_another_type_is_told(written: object) -> 
     await compiled.ainvoke(Ticket(text="x"), thread())
     for writes in saver.writes.values():
         for key, (task, channel, _, path) in writes.items():
-            if channel == "__return__":
-                writes[key] = (task, channel, saver.serde.dumps_typed(written), path)
+            if channel == "__moa__":
+                record = json.loads(saver.serde.loads_typed(writes[key][2]))
+                changed = saver.serde.dumps_typed(json.dumps({**record, "value": written}))
+                writes[key] = (task, channel, changed, path)
     with pytest.raises(StoreError, match="the checkpoint holds for 'a' no Draft"):
         await compiled.ainvoke(Command(resume="yes"), thread())
 

@@ -30,7 +30,7 @@ from moa.graphs.self_mixture import SelfMixture
 from moa.handoffs import Consulted, Reply, Text
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
-from moa.trace import Event, NodeFinished, Note, Piece
+from moa.trace import Event, NodeFinished, Note, TextDelta
 from moa.usage import Budget, Tier
 
 from . import clock
@@ -233,7 +233,7 @@ def test_an_aggregator_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
         ) -> Result[Reply]:
             del request
             if context is not None:
-                context.emit(Piece("top", "The best way is"))
+                context.emit(TextDelta("top", "The best way is"))
             raise EndpointUnavailable("lost", endpoint="top")
 
     graph = Mixture(proposers=[endpoint("a", "By train.")], aggregator=BreaksOff())
@@ -241,7 +241,7 @@ def test_an_aggregator_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
     events: list[Event] = []
     with pytest.raises(EndpointUnavailable):
         ran(graph, context=RunContext(listener=events.append))
-    assert [event.text for event in events if isinstance(event, Piece)] == ["The best way is"]
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["The best way is"]
 
 
 def test_enough_that_agree_are_the_answer() -> None:
@@ -255,7 +255,7 @@ def test_enough_that_agree_are_the_answer() -> None:
     assert (result.output.text, result.output.by) == ("Paris.", "a")
     assert took == pytest.approx(STEP_S)
     assert not top.prompts
-    assert [event.text for event in events if isinstance(event, Piece)] == ["Paris."]
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["Paris."]
 
 
 def test_a_thin_budget_asks_fewer() -> None:
@@ -335,7 +335,7 @@ def test_only_the_aggregator_is_streamed() -> None:
         proposers=[endpoint("a"), endpoint("b")], aggregator=endpoint("top", "So it is."), layers=2
     )
     ran(graph, context=RunContext(listener=events.append))
-    pieces = [event for event in events if isinstance(event, Piece)]
+    pieces = [event for event in events if isinstance(event, TextDelta)]
     assert "".join(piece.text for piece in pieces) == "So it is."
     assert {piece.node for piece in pieces} == {"mixture/aggregator"}
     finished = [event.node for event in events if isinstance(event, NodeFinished)]
@@ -498,7 +498,7 @@ def test_a_window_reads_a_few_samples_at_a_time() -> None:
     assert [text.count("<data>") for text in read] == [3, 3, 3]
     assert "first" in read[1]
     assert "second" in read[2]
-    assert "".join(e.text for e in events if isinstance(e, Piece)) == "third"
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "third"
 
 
 def test_who_makes_one_answer_of_the_samples_of_a_node_without_an_endpoint_must_be_said() -> None:

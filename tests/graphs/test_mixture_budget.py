@@ -34,7 +34,7 @@ def layers(*sizes: int, call: Call = SMALL) -> list[list[Call]]:
 def test_a_thin_budget_takes_proposers_then_layers(calls: int, expected: tuple[int, ...]) -> None:
     share = affordable(layers(6, 6), [LARGE], RunContext(budget=Budget(calls=calls)))
     assert share.layers == expected
-    assert share.thinned is (calls < 13)
+    assert bool(share.limit) is (calls < 13)
 
 
 def test_it_names_the_limit() -> None:
@@ -84,7 +84,7 @@ def test_what_is_left_fits_and_is_no_smaller_than_it_must_be(
     planned = [*([SMALL] * sum(share.layers)), LARGE]
     if share.layers:
         assert run.limit_ahead(planned) is None
-    if not share.thinned:
+    if not share.limit:
         assert share.layers == tuple(sizes)
     whole = [*([SMALL] * sum(sizes)), LARGE]
-    assert share.thinned is (run.limit_ahead(whole) is not None)
+    assert bool(share.limit) is (run.limit_ahead(whole) is not None)

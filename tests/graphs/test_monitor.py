@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from moa._async import map_async
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
 from moa.agents.generator import Generator
@@ -25,7 +26,7 @@ from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 
 from . import clock
 
@@ -291,7 +292,7 @@ async def test_the_report_is_streamed_while_it_is_written() -> None:
     watched = watching(reporter())
     await reports(watched, CALM)
     events = [e for text in CHANGED async for e in watched.stream(Item(text=text))]
-    pieces = [event.text for event in events if isinstance(event, Piece)]
+    pieces = [event.text for event in events if isinstance(event, TextDelta)]
     assert "".join(pieces) == "Apps crash."
 
 
@@ -407,3 +408,22 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_it_can_be_drawn() -> None:
     drawn = watching(reporter()).draw().mermaid
     assert all(name in drawn for name in ("topic", "windows", "report"))
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_the_report_stands_at_its_window_however_many_items_run_at_once(
+    concurrency: int, tmp_path: Path
+) -> None:
+    small = SimulatedEndpoint(rule=lambda text: {"topic": {text: 0.9}})
+    large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
+    topic = Classifier(small, ["card", "app"], none=False, name="topic")
+    node = Monitor(decider=topic, writer=large, window=10, state=tmp_path / "kept.json")
+    context = RunContext(keep_notes=False)
+
+    async def seen(text: str) -> Observation:
+        return (await node.run(Item(text=text), context)).output
+
+    texts = ["card", "card", "card", "app"] * 10 + ["app"] * 20
+    found = await map_async(seen, texts, max_concurrency=concurrency)
+    reports = {n: one.report.text for n, one in enumerate(found, 1) if one.report}
+    assert reports == {50: "Told."}

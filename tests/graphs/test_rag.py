@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moa.config import Config
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader
@@ -20,6 +21,7 @@ from moa.errors import (
     InputError,
     MissingDependency,
 )
+from moa.graphs.loading import load_graph
 from moa.graphs.rag import (
     ABSENT,
     Answerer,
@@ -30,10 +32,8 @@ from moa.graphs.rag import (
     Sheet,
     Sourced,
 )
-from moa.ready import node_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.tiers import Endpoints
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
@@ -199,7 +199,7 @@ async def test_an_answer_that_begins_as_if_there_were_none_streams_in_the_end() 
 async def streamed(graph: Rag) -> list[str]:
     """The pieces of text that a run streams."""
     events = [event async for event in graph.stream("How high is the tower?")]
-    return [event.text for event in events if isinstance(event, Piece)]
+    return [event.text for event in events if isinstance(event, TextDelta)]
 
 
 async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word() -> None:
@@ -259,7 +259,7 @@ async def test_it_runs_on_a_folder_that_the_configuration_names(tmp_path: Path) 
     table = '[graphs.rag]\ndocuments = "docs"\nindex = "kept"\nsearch = "words"\n'
     (tmp_path / "moa.toml").write_text(table)
     async with Endpoints(tmp_path / "moa.toml") as endpoints:
-        node = node_of("rag", endpoints)
+        node = load_graph("rag", endpoints)
         output = (await node.run("Which city built the tower?")).output
     assert output.citations[0].passage.document == "tower.md"
     assert (tmp_path / "kept" / "documents.sqlite").exists()
@@ -280,7 +280,7 @@ def test_what_a_small_model_does_needs_one(use: str) -> None:
 async def test_without_documents_it_says_what_to_do() -> None:
     async with Endpoints(Config()) as endpoints:
         with pytest.raises(ConfigError, match="name files or folders by documents"):
-            node_of("rag", endpoints)
+            load_graph("rag", endpoints)
 
 
 def test_a_large_model_that_is_configured_writes_in_one_call() -> None:
@@ -292,7 +292,7 @@ def test_a_large_model_that_is_configured_writes_in_one_call() -> None:
             }
         }
     )
-    node = node_of("rag", Endpoints(config, read_keys=False))
+    node = load_graph("rag", Endpoints(config, read_keys=False))
     assert isinstance(node, Rag)
     assert isinstance(node.answerer, Answerer)
     assert (node.rewriter, node.relevance, node.support) == (None, None, None)

@@ -17,18 +17,18 @@ from moa.agents.proposer import Proposer, sampler
 from moa.calibration.drift import Moved
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
-from moa.chat.messages import Said
+from moa.chat.messages import UserMessage
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.retrieval import BM25
 from moa.errors import EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
+from moa.graphs.engine.handles import NodeStep
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Change, Monitor, State, Window
 from moa.graphs.monitor import Item as Post
@@ -199,7 +199,7 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
     "recommend": (recommended, Interests(text="a jacket")),
     "research": (researched, "How many metres?"),
     "guarded": (guarded, "Hm."),
-    "chat": (chatted, [Said(text="Hm 1."), Said(text="Hm 2.")]),
+    "chat": (chatted, [UserMessage(text="Hm 1."), UserMessage(text="Hm 2.")]),
     "support": (supported, Ticket(text="I want my money back.")),
     "monitor": (monitor, Post(text="Hm.")),
     "cascade": (lambda: Cascade(small=labels("slm"), large=labels("llm"), confidence=0.9), "Hm."),

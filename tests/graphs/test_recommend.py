@@ -18,6 +18,7 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.usage import Budget
 
 from .encoder import WordEncoder
+from .nodes import large, notes
 
 CATALOGUE = [
     Item(id="1", title="Parka", text="A warm jacket for cold winters."),
@@ -52,14 +53,6 @@ def shop(
     return Recommend(
         slm=slm, llm=llm, catalogue=catalogue, encoder=encoder, shown=shown, min_score=least
     )
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
-
-
-def notes(result: Result[Recommendations], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 def ids(result: Result[Recommendations]) -> list[str]:

@@ -10,7 +10,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.refine import Critic, Critique, Refine, Reviser
 from moa.testing import ScriptedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
@@ -113,7 +113,7 @@ async def test_without_a_first_draft_its_error_is_raised() -> None:
 
 async def test_only_the_draft_that_is_kept_is_streamed() -> None:
     node, _, _ = refined("one", [finds(8, "a"), finds(3, "b")], ["two"], rounds=1)
-    pieces = [event async for event in node.stream("?") if isinstance(event, Piece)]
+    pieces = [event async for event in node.stream("?") if isinstance(event, TextDelta)]
     assert [piece.text for piece in pieces] == ["one"]
 
 

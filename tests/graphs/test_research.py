@@ -15,8 +15,10 @@ from moa.graphs.rag import NotInDocuments, Sourced
 from moa.graphs.research import Report, Research
 from moa.handoffs import Text
 from moa.node import Result
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.trace import TextDelta
+
+from .nodes import large, notes
 
 ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
@@ -45,7 +47,7 @@ class Library(TypedNode[Text | str, Outcome]):
         self.answers = answers
 
     async def answer(self, request: Text | str, context: RunContext) -> Outcome:
-        context.emit(Piece(context.node, "secret"))
+        context.emit(TextDelta(context.node, "secret"))
         found = self.answers[str(request)]
         if isinstance(found, Exception):
             raise found
@@ -60,10 +62,6 @@ def conflicts(*found: tuple[str, list[int]]) -> str:
     return json.dumps({"disagreements": [{"about": a, "findings": f} for a, f in found]})
 
 
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
-
-
 async def ran(
     llm: ScriptedEndpoint | SimulatedEndpoint,
     answers: Mapping[str, Outcome | Exception] = ANSWERS,
@@ -75,10 +73,6 @@ async def ran(
 def report_of(result: Result[Report | NotInDocuments]) -> Report:
     assert isinstance(result.output, Report)
     return result.output
-
-
-def notes(result: Result[Report | NotInDocuments], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_parts_are_answered_from_sources_and_cited_by_one_numbering() -> None:
@@ -212,7 +206,7 @@ async def test_a_model_too_small_to_write_is_not_asked() -> None:
 async def test_the_report_alone_streams() -> None:
     llm = large(divided(OLD, LONG), conflicts(), "80 years [1].")
     seen = [event async for event in Research(llm=llm, answerer=Library(ANSWERS)).stream(ASKED)]
-    assert "".join(e.text for e in seen if isinstance(e, Piece)) == "80 years [1]."
+    assert "".join(e.text for e in seen if isinstance(e, TextDelta)) == "80 years [1]."
 
 
 async def test_an_empty_question_is_refused() -> None:

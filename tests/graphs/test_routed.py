@@ -11,14 +11,14 @@ from routing import router
 
 from moa import Generator, RunContext
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
 from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint
-from moa.tiers import Endpoints
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import Tier
 
 EASY = "Add 2 and 3. What is the sum?"
@@ -102,7 +102,7 @@ async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
         async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
             del request
             if context is not None:
-                context.emit(Piece("small", "The best way is"))
+                context.emit(TextDelta("small", "The best way is"))
             raise EndpointUnavailable("lost", endpoint="small")
 
     graph: Any = Routed(models=[BreaksOff(), model("large", tier="llm")], router=router())
@@ -110,7 +110,7 @@ async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
     seen: list[Event] = []
     with pytest.raises(EndpointUnavailable):
         await graph.run(EASY, RunContext(listener=seen.append))
-    assert [event.text for event in seen if isinstance(event, Piece)] == ["The best way is"]
+    assert [event.text for event in seen if isinstance(event, TextDelta)] == ["The best way is"]
 
 
 def test_another_number_of_routers_is_refused() -> None:

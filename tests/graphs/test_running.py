@@ -22,7 +22,7 @@ from moa.graphs import BuiltGraph, Graph, Handle, Skipped
 from moa.node import Result
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import NodeFinished, NodeSkipped, NodeStarted, Piece
+from moa.trace import NodeFinished, NodeSkipped, NodeStarted, TextDelta
 from moa.usage import Budget
 
 from . import clock
@@ -496,14 +496,14 @@ async def test_a_stream_passes_pieces_of_nested_graphs_on() -> None:
         async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
             own = (context or RunContext()).nested(self.name)
             for word in request.split():
-                own.emit(Piece(own.node, word))
+                own.emit(TextDelta(own.node, word))
             return Result(output=request)
 
     inner = Graph("inner", str)
     outer = Graph("outer", str)
     written = outer.add(inner.build(inner.add(Writer(), inner.input)), outer.input)
-    pieces = [e async for e in outer.build(written).stream("a b") if isinstance(e, Piece)]
-    assert pieces == [Piece("outer/inner/writer", "a"), Piece("outer/inner/writer", "b")]
+    pieces = [e async for e in outer.build(written).stream("a b") if isinstance(e, TextDelta)]
+    assert pieces == [TextDelta("outer/inner/writer", "a"), TextDelta("outer/inner/writer", "b")]
 
 
 async def test_leaving_a_stream_cancels_the_run() -> None:

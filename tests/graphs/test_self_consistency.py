@@ -35,7 +35,7 @@ from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
@@ -155,7 +155,7 @@ async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
 
 async def test_samples_that_answer_nothing_are_no_majority() -> None:
     node = SelfConsistency(node=writer(SimulatedEndpoint(rule=lambda _: "Hm.")), key=last_number)
-    with pytest.raises(OutputError, match="none of 5 samples"):
+    with pytest.raises(OutputError, match="none of 5 answers"):
         await node.run("3 + 4?")
 
 
@@ -197,12 +197,12 @@ async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
 
 async def test_only_the_answer_that_won_is_streamed() -> None:
     node = SelfConsistency(node=writer(says("It is 8", "so 7", "7")), samples=3, max_concurrency=3)
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, Piece)]
+    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
     assert [piece.text for piece in pieces] == ["so 7"]
 
 
 def test_nothing_to_sample_is_refused() -> None:
-    with pytest.raises(ConfigError, match="samples: Input should be greater"):
+    with pytest.raises(ConfigError, match="samples: input should be greater"):
         SelfConsistency(node=writer(says()), samples=0)
 
 

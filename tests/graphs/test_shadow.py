@@ -10,13 +10,13 @@ import pytest
 
 from moa.agents.classifier import Classifier
 from moa.cli import main
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Cascade
 from moa.graphs.shadow import Shadow
 from moa.node import Result
 from moa.testing import Rule, SimulatedEndpoint, Step
-from moa.tiers import Endpoints
 from moa.usage import Tier
 
 DOWN = EndpointUnavailable("no", endpoint="x")

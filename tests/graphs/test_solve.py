@@ -17,7 +17,7 @@ from moa.graphs.solve import Solution, Solve, Step, Steps, Worked
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
-from moa.trace import NodeFinished, NodeStarted, Piece
+from moa.trace import NodeFinished, NodeStarted, TextDelta
 from moa.usage import Budget, Tier
 
 from . import clock
@@ -339,7 +339,7 @@ async def test_a_rejected_answer_is_not_shown_and_steps_are_told() -> None:
     second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
     graph = Solve(slm=small(NO, YES), llm=second, tries=3)
     events = [event async for event in graph.stream("Go.")]
-    assert [event.text for event in events if isinstance(event, Piece)] == ["y"]
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["y"]
     assert [e.node for e in events if isinstance(e, NodeStarted)] == ["solve/a", "solve/b"]
     assert sum(isinstance(event, NodeFinished) for event in events) == 2
     assert isinstance(events[-1], Result)

@@ -10,13 +10,13 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
-from moa.graphs.summarize import Original, Summarize, Summary
-from moa.node import Result
+from moa.graphs.summarize import Original, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
+from .nodes import large, notes
 
 WORDS = ("whales", "sing", "ships", "weather")
 SENTENCES = (
@@ -29,10 +29,6 @@ SENTENCES = (
 )
 TEXT = " ".join(SENTENCES)
 LONG = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(40))
-
-
-def large(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def graph(
@@ -52,10 +48,6 @@ def graph(
         encoder=encoder or WordEncoder(name="words", words=WORDS),
         **settings,
     )
-
-
-def notes(result: Result[Summary], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None:
@@ -216,8 +208,8 @@ async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentence
 async def test_the_summary_streams_when_its_length_is_checked() -> None:
     made = graph(large("One. Two. Three.", "One sentence. And two."), length=Length(sentences=2))
     seen = [event async for event in made.stream(Original(text=TEXT))]
-    pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, Piece)]
-    assert pieces == ["One sentence.", " And two."]
+    pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, TextDelta)]
+    assert pieces == ["One sentence. And two."]
 
 
 def test_what_cannot_work_is_refused_when_it_is_built() -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
-from moa.graphs.write import Article, Assignment, Write, article_of
-from moa.node import Result
+from moa.graphs.write import Assignment, Write, article_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import Budget
+
+from .nodes import notes
 
 TASK = Assignment(text="Tell how whales sing.")
 OUTLINE = json.dumps(
@@ -23,6 +24,7 @@ OUTLINE = json.dumps(
         ],
     }
 )
+
 FIRST = "Mia makes low sounds that carry far in cold water."
 SECOND = "Maya sings to find others of her kind at night."
 NO_EDITS = '{"edits": []}'
@@ -51,10 +53,6 @@ def model(
 def outlined(llm: SimulatedEndpoint) -> Write:
     """A graph whose sections are written apart, and edited at the end."""
     return Write(llm=llm, words=20, writers=[llm])
-
-
-def notes(result: Result[Article], kind: str) -> list[str]:
-    return [note.text for note in result.trace if note.kind == kind]
 
 
 async def test_a_short_text_takes_one_call() -> None:
@@ -216,7 +214,7 @@ async def test_writers_take_the_sections_in_turn() -> None:
 async def test_the_text_streams_when_its_sections_agree() -> None:
     edits = json.dumps({"edits": [{"find": "Maya", "replace": "Mia"}]})
     seen = [event async for event in outlined(model(edits=edits)).stream(TASK)]
-    text = "".join(event.text for event in seen if isinstance(event, Piece))
+    text = "".join(event.text for event in seen if isinstance(event, TextDelta))
     assert text.startswith("# Whales\n\n## Sound\n\n")
     assert "Maya" not in text
 

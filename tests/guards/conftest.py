@@ -8,7 +8,7 @@ import pytest
 
 from moa.guards.findings import Finding, Recognizer
 from moa.guards.pii import Pii
-from moa.guards.presidio import presidio_recognizers
+from moa.guards.recognizers import presidio_recognizers
 
 
 @dataclass

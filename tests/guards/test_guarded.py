@@ -32,13 +32,13 @@ from moa.graphs import Graph
 from moa.guards import Blocked, Exchange
 from moa.guards.findings import Finding
 from moa.guards.guarded import Guarded
-from moa.guards.patterns import Pattern
 from moa.guards.pii import Pii
+from moa.guards.recognizers import Pattern
 from moa.guards.vault import Vault
 from moa.handoffs import Reply
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.trace import Event, NodeFinished, Piece
+from moa.trace import Event, NodeFinished, TextDelta
 
 SECRET = "4711-0815"
 MASK = Pii(recognizers=[Pattern("ID", r"[0-9]{4}-[0-9]{4}")])
@@ -91,7 +91,7 @@ async def events_of(stream: AsyncIterator[Event | Result[object]]) -> list[Event
 
 
 def pieces_of(events: list[Event | Result[object]]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Piece))
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 async def test_what_a_guard_before_it_stops_never_reaches_the_node() -> None:
@@ -139,7 +139,7 @@ def test_a_guard_beside_a_node_cancels_it_at_once() -> None:
 def test_a_stream_is_held_back_until_the_guard_beside_has_passed() -> None:
     async def main() -> list[float]:
         node = Guarded(node=answering(echo), beside=[Watching(seconds=2.0)])
-        return [now() async for event in node.stream("Hello") if isinstance(event, Piece)]
+        return [now() async for event in node.stream("Hello") if isinstance(event, TextDelta)]
 
     times = run(main())
     assert len(times) == len("You said: Hello")

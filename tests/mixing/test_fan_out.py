@@ -29,7 +29,7 @@ from moa.handoffs import Reply
 from moa.mixing.fan_out import Drawn, fan_out
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
-from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted, Piece
+from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted, TextDelta
 from moa.usage import Budget
 
 
@@ -298,7 +298,7 @@ def test_what_members_write_is_not_streamed() -> None:
     endpoint = SimulatedEndpoint(rule=lambda _: "a few words")
     members = [Generator(endpoint, "Say it.", name="a"), Generator(endpoint, "Say it.", name="b")]
     asyncio.run(fan_out(members, "hello", run))
-    assert not [event for event in events if isinstance(event, Piece)]
+    assert not [event for event in events if isinstance(event, TextDelta)]
     assert [e.node for e in events if isinstance(e, NodeStarted)] == ["mixture/a", "mixture/b"]
     finished = [event for event in events if isinstance(event, NodeFinished)]
     assert [event.output for event in finished] == [Reply(text="a few words")] * 2

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
-from moa.tiers import Endpoints
 from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, wait_until

@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 
 from moa.config import load
+from moa.config.endpoints import Endpoints
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMServer
-from moa.tiers import Endpoints
 from moa.vllm.state import ServerFolder
 
 CONFIG = os.environ.get("MOA_VLLM_CONFIG", "")

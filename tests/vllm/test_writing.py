@@ -12,7 +12,7 @@ from moa import Extractor, Generator, Preprocessor, RunContext, Sentiment
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import EndpointRejected
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import Amount
 
 from .conftest import served, server_of
@@ -69,7 +69,7 @@ async def test_a_stream_comes_in_pieces_and_is_charged(small: OpenAIEndpoint) ->
     context = RunContext(listener=heard.append)
     writer = Generator(small, "Reply to the message in one sentence.", max_tokens=24)
     result = await writer.run("Hello, where is my order?", context)
-    pieces = [event.text for event in heard if isinstance(event, Piece)]
+    pieces = [event.text for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 5
     assert "".join(pieces).strip() == result.output.text
     assert 0 < result.usage.output_tokens <= 24

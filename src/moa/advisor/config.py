@@ -27,7 +27,7 @@ from moa.advisor.hardware import (
     vllm_fit,
 )
 from moa.config import EMBEDDED, Config, EndpointConfig, load
-from moa.config_file import target, write_endpoint
+from moa.config.file import target, write_endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
 from moa.vllm.settings import VLLMConfig

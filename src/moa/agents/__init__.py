@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from pydantic import Field
 
 from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
 from moa.agents.prompts import (
@@ -22,12 +24,20 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Message, Prompt, closed_after
 from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
-from moa.trace import Piece
+from moa.trace import TextDelta
 from moa.usage import UNLIMITED, Budget
 
 __all__ = ["Agent", "Settings"]
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+Instructions = Annotated[str, Field(min_length=1)]
+MaxTokens = Annotated[int, Field(gt=0)]
+"""Maximum number of tokens to generate, reasoning included."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+WarmTemperature = Annotated[float, Field(gt=0, le=2)]
+"""Of what is sampled: at 0 all samples would be the same."""
 
 
 class Settings(Limits, total=False):
@@ -36,7 +46,7 @@ class Settings(Limits, total=False):
     repairs: int
     """Times to ask again, saying what was wrong, after an answer that is not valid."""
     max_tokens: int
-    """Most tokens to generate for an answer, reasoning included."""
+    """Maximum number of tokens to generate for an answer, reasoning included."""
     temperature: float | None
     """0 unless answers are to differ; `None` leaves it to the server."""
     tag: str | None
@@ -57,14 +67,7 @@ class Agent(TypedNode[In, Out]):
     Args:
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
-        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        repairs: Times to ask again, saying what was wrong, after an answer that is not valid.
-        max_tokens: Most tokens to generate for an answer, reasoning included.
-        temperature: 0 unless answers are to differ; `None` leaves it to the server.
-        tag: Name of the tags around the input, which is data; empty where it is the request itself,
-            to be followed. `None`: as the class says.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+        name, repairs, max_tokens, temperature, tag, budget, timeout_s: See `Settings`.
 
     Raises:
         CapabilityError: the endpoint can't complete.
@@ -217,7 +220,7 @@ class Agent(TypedNode[In, Out]):
                 if isinstance(piece, Completion):
                     completion = piece
                 else:
-                    context.emit(Piece(context.node, piece))
+                    context.emit(TextDelta(context.node, piece))
         if completion is None:
             raise InvalidResponse("the stream broke off", endpoint=self.endpoint.name)
         return completion

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import UnionType
-from typing import Any, Generic, TypedDict, TypeVar, get_args, get_origin
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -16,13 +16,15 @@ from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
+from moa.journal import explained
 from moa.node import Result, finish
-from moa.usage import UNLIMITED, Budget
+from moa.usage import UNLIMITED, Budget, Tier
 
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out", bound=BaseModel)
 E = TypeVar("E", bound=Endpoint)
+Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
     "complete": "any OpenAI-compatible server, and the embedded model",
@@ -32,6 +34,31 @@ _WHO_CAN: dict[Capability, str] = {
     ),
     "embed": "a server that serves an embedding model, and the embedded model",
 }
+
+
+class Ready(NamedTuple):
+    """An agent that can be run, drawn and configured by its name."""
+
+    make: Callable[..., Any]
+    """Its class, or a function that makes it; its keywords are its table in moa.toml."""
+    does: str
+    """In words, for whoever looks for one."""
+    tier: Tier | None
+    """Of the endpoint that it asks by default; `None`: it asks none."""
+
+
+READY: dict[str, Ready] = {}
+"""By name."""
+
+
+def ready(name: str, does: str, tier: Tier | None = None) -> Callable[[Make], Make]:
+    """Let an agent be run by its name, as in `moa run NAME`; see `Ready`."""
+
+    def enter(make: Make) -> Make:
+        READY[name] = Ready(make, does, tier)
+        return make
+
+    return enter
 
 
 class Limits(TypedDict, total=False):
@@ -52,9 +79,7 @@ class TypedNode(ABC, Generic[In, Out]):
     can check their wiring; a class that is generic itself sets them where it is built.
 
     Args:
-        name: Shown in traces, errors and drawings; `None`: the class's name, in snake case.
-        budget: Limits on each run, on top of those of the run it is part of.
-        timeout_s: Seconds for each run; `None`: as long as the run it is part of has.
+        name, budget, timeout_s: See `Limits`.
 
     Raises:
         ConfigError: the class does not say what it takes or gives.
@@ -111,7 +136,18 @@ class TypedNode(ABC, Generic[In, Out]):
         context = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        output = await self.answer(self._admitted(request), context)
+        request = self._admitted(request)
+        try:
+            if context.journal is None:
+                output = await self.answer(request, context)
+            else:
+                with context.journal.inside(context.node, request) as context.journal:
+                    output = await self.answer(request, context)
+        except (RuntimeError, KeyError) as error:
+            found = explained(error, context.node)
+            if found is error:
+                raise
+            raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def map(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Unpack, cast
 
 from pydantic import BaseModel, Field, create_model
 
-from moa.agents.boundary import Limits
+from moa.agents.boundary import Limits, ready
 from moa.agents.deciding import DecidingAgent, labelled
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 L = TypeVar("L")
 
 
+@ready("classifier", "One of your labels", "slm")
 class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     """Gives a text one of 2 to hundreds of labels, or says that none of them fits.
 

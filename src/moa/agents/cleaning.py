@@ -37,7 +37,7 @@ _LINES = re.compile(r" ?\n ?")
 _QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _PARTS = 5000
-"""Most parts of a text that are repaired by themselves, about: each takes 20 µs, empty or not."""
+"""Maximum number of parts, about, of a text that is repaired: each takes 20 µs, empty or not."""
 _PART = 100_000
 HISTORY_WITHIN = 20_000
 """Characters of a mail in which the header above the first quoted one is looked for."""

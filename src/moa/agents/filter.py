@@ -7,7 +7,7 @@ from typing import Unpack
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents.boundary import Limits
+from moa.agents.boundary import Limits, ready
 from moa.agents.deciding import DecidingAgent, labelled
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation
@@ -39,6 +39,7 @@ UNSURE = 0.1
 can't tell: of new criteria, just over half of such answers were right (benchmarks/filters.py)."""
 
 
+@ready("filter", "Drops what meets a criterion", "slm")
 class Filter(DecidingAgent[Verdict]):
     """Drops the texts that meet a criterion, or with `keep=True` all others.
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Unpack, overload
 
 from pydantic import BaseModel
 
 from moa.agents import Agent, Settings
-from moa.agents.boundary import Out
+from moa.agents.boundary import Out, ready
 from moa.endpoints import Endpoint
 from moa.handoffs import Reply
+
+REPLY = "Answer the message, in its language."
+"""What to do, where nothing else is said."""
 
 
 class Generator(Agent[str | BaseModel, Out]):
@@ -53,3 +57,6 @@ class Generator(Agent[str | BaseModel, Out]):
     ) -> None:
         self.output_type = output
         super().__init__(endpoint, instructions=instructions, **settings)
+
+
+ready("generator", "Writes by instructions", "llm")(partial(Generator[Reply], instructions=REPLY))

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Unpack
 
 from moa.agents import cleaning
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
@@ -26,6 +26,7 @@ _REWRITTEN_TOKENS = 600
 """Longer texts are not rewritten: a small model loses the thread."""
 
 
+@ready("preprocessor", "Repairs and unwraps a text")
 class Preprocessor(TypedNode[Text | str, Text]):
     """Repairs and unwraps a text, tells its language, and keeps it within a length.
 
@@ -38,7 +39,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         history: Whether the mails quoted below a reply stay, with or without a `>` at each line;
             those that begin in the first 20,000 characters are looked for.
         language: Whether the language is looked for, where the input does not say it.
-        max_tokens: Most tokens to keep, counted by `approximate_tokens`; `None` keeps all.
+        max_tokens: Maximum number of tokens, by `approximate_tokens`; `None` keeps all.
         rewrite: Corrects spelling and grammar in a text of up to 600 tokens; `None`: nobody.
         limits: See `Limits`.
 

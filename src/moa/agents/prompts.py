@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, core_schema
 
@@ -17,6 +17,8 @@ from moa.endpoints.control_tokens import rewritten
 
 M = TypeVar("M", bound=BaseModel)
 
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+"""A text that isn't blank, in what a model writes."""
 _DEEP = 2
 """Levels of fields within fields that are listed; a schema may hold itself."""
 TAG = "data"

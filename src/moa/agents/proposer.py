@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, Field, create_model
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.generator import Generator
 from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
@@ -65,8 +65,8 @@ def sampler(
     *,
     instructions: str | None = None,
     labels: Annotated[dict[str, str] | list[str] | None, Field(min_length=2)] = None,
-    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7,
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
+    temperature: WarmTemperature = 0.7,
+    max_tokens: MaxTokens = 512,
 ) -> Node[Any, Any]:
     """Make an agent whose answers to one request differ, to be asked several times.
 
@@ -75,7 +75,7 @@ def sampler(
         instructions: What to do with the request; `None`: to answer it, or to label it.
         labels: The labels to choose from, or what each means, by label; `None`: any text.
         temperature: Above 0, or all samples would be the same.
-        max_tokens: Maximum number of tokens of an answer.
+        max_tokens: Of an answer.
     """
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Generic, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent, Settings
+from moa.agents.boundary import ready
+from moa.agents.generator import REPLY
 from moa.endpoints import Completion, Endpoint
 
 A = TypeVar("A")
@@ -72,3 +75,6 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
         if completion.reasoning:
             return output.model_copy(update={"reasons": completion.reasoning})
         return output
+
+
+ready("reasoner", "Thinks step by step", "llm")(partial(Reasoner[str], instructions=REPLY))

@@ -7,7 +7,7 @@ from typing import Literal, Unpack
 
 from pydantic import computed_field
 
-from moa.agents.boundary import Limits
+from moa.agents.boundary import Limits, ready
 from moa.agents.deciding import DecidingAgent, labelled
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
@@ -51,6 +51,7 @@ class Mood(Choice[Feeling]):
         return abs(self.probabilities["positive"] - self.probabilities["negative"])
 
 
+@ready("sentiment", "What a writer feels", "slm")
 class Sentiment(DecidingAgent[Mood]):
     """Reads whether the writer of a text is negative, neutral or positive.
 

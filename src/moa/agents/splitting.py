@@ -21,7 +21,7 @@ def split(
 
     Args:
         text: Any text; an empty one has no chunks.
-        max_tokens: Most tokens of a chunk.
+        max_tokens: Maximum number of tokens of a chunk.
         count: Counts the tokens of a text, by the tokenizer of the model that will read it.
 
     Raises:
@@ -40,7 +40,7 @@ def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
 
     Args:
         text: Any text.
-        max_tokens: Most tokens, about, counted by `approximate_tokens`.
+        max_tokens: Maximum number of tokens, about, counted by `approximate_tokens`.
         left_out: Stands for the middle, on a line of its own.
     """
     tokens = approximate_tokens(text)
@@ -63,7 +63,7 @@ def chunks(
 
     Args:
         text: Any text; an empty one has no chunks.
-        max_tokens: Most tokens of a chunk.
+        max_tokens: Maximum number of tokens of a chunk.
         count: Counts the tokens of a text.
         markdown: Whether to split where Markdown's headings and blocks end.
 

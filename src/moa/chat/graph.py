@@ -9,25 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
-from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationInfo
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
 
 from moa.agents.filter import Verdict
 from moa.calibration.acceptance import Policy
 from moa.chat.conversation import Conversation, Turn
 from moa.chat.memory import Memory
-from moa.chat.messages import FILE, THREAD, ChatReply, Said, is_file
+from moa.chat.messages import FILE, THREAD, ChatReply, UserMessage, is_file
 from moa.chat.routing import ChatRouter, Spoken, is_refusal, small_talk
 from moa.chat.speaker import PERSONA, Speaker
 from moa.chat.summaries import Extract, Passage, Summariser
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError
-from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
+from moa.graphs.fields import IN_PYTHON, Large, Small, beside_config
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
-from moa.tiers import Endpoints
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def beside_config_file(store: Any, info: ValidationInfo) -> Any:
     return beside_config(text, info) if is_file(text) else SecretStr(text)
 
 
-class Chat(Recipe[Said, ChatReply], recipe="chat"):
+class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """A conversation over many turns.
 
     A message goes in, the reply comes out, in as many threads as there are names; what was said is
@@ -58,14 +59,12 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
         MissingDependency: the package for the store is not installed.
     """
 
-    slm: Annotated[Endpoint, Named("slm")]
+    slm: Small
     """Sums up, says what is small talk, and answers that. One that writes too badly, as the
     built-in model does, answers only where there is no large one."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Answers the rest, with what was said: the summary and the last turns."""
-    store: Annotated[
-        str | Path | SecretStr | Saver, BeforeValidator(beside_config_file), Mark.WRITTEN
-    ] = FILE
+    store: Annotated[str | Path | SecretStr | Saver, BeforeValidator(beside_config_file)] = FILE
     """Where the threads are kept: a SQLite file, `:memory:`, the URL of a Postgres database, or a
     saver of LangGraph's. In a table a file stands beside moa.toml."""
     persona: str = Field(default=PERSONA, min_length=1)
@@ -82,23 +81,21 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
     """Maximum tokens of a reply."""
     threshold: float = Field(default=0.8, gt=0, lt=1)
     """Probability of small talk from which on the small model answers. It promises nothing."""
-    keeps: Annotated[Node[str, Verdict], PlainValidator(as_node)] | None = None
+    keeps: Annotated[Node[str, Verdict], IN_PYTHON] | None = None
     """Says which messages the small model answers, in place of the filter for small talk."""
     accept: Policy | None = None
     """Judges what the small model wrote. It tries every message then, unless `keeps` says
     otherwise, and what it writes is shown once it is accepted."""
-    sums_up: Annotated[Node[Passage, Reply], PlainValidator(as_node)] | None = None
+    sums_up: Annotated[Node[Passage, Reply], IN_PYTHON] | None = None
     """Makes the summaries; `None`: the small model, or where that writes too badly, the user's last
     sentences."""
     thread_budget: Budget = UNLIMITED
     """Limits on each thread, over all its turns and restarts; `budget` are those on each turn."""
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Keep the threads beside moa.toml."""
-        del endpoints, where
+        del endpoints
         return {"store": FILE, **table}
 
     def prepare(self) -> None:
@@ -162,7 +159,7 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
             max_tokens=self.reply_tokens,
         )
 
-    async def unfinished(self, thread: str = THREAD) -> Said | None:
+    async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
         """Give the last message of a thread if its answer was cut off or failed.
 
         Run it to have the answer written anew; the message is not said twice by that.
@@ -173,9 +170,9 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
         last = (await self.threads.load(thread)).last
         if last is None or not last.unfinished:
             return None
-        return Said(text=last.text, thread=thread, id=last.id)
+        return UserMessage(text=last.text, thread=thread, id=last.id)
 
-    async def answer(self, request: Said, context: RunContext) -> ChatReply:
+    async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
         """Keep the message, sum up what no longer fits, have it answered, and keep the reply.
 
         Raises:
@@ -194,7 +191,7 @@ class Chat(Recipe[Said, ChatReply], recipe="chat"):
             answered = await self._answered(thread, context)
             return _reply(thread, answered, unfinished_before=again)
 
-    async def _kept(self, request: Said, thread: Held) -> Turn | None:
+    async def _kept(self, request: UserMessage, thread: Held) -> Turn | None:
         """Find the reply to a message that was said before, with the same id."""
         if request.id is None:
             return None
@@ -242,11 +239,11 @@ def _sums_up(slm: Endpoint, tokens: int) -> Node[Passage, Reply]:
     return Summariser(slm, name="summary", max_tokens=tokens)
 
 
-def _same(turn: Turn, request: Said) -> bool:
+def _same(turn: Turn, request: UserMessage) -> bool:
     return turn.id == request.id if request.id is not None else turn.text == request.text
 
 
-def _opened(request: Said, conversation: Conversation, context: RunContext) -> Conversation:
+def _opened(request: UserMessage, conversation: Conversation, context: RunContext) -> Conversation:
     """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
     last = conversation.last
     if last is not None and last.status != "answered" and _same(last, request):
@@ -280,7 +277,7 @@ def _written(context: RunContext) -> Callable[[], str]:
     if heard is not None:
 
         def listen(event: Event) -> None:
-            if isinstance(event, Piece):
+            if isinstance(event, TextDelta):
                 pieces.append(event.text)
             heard(event)
 

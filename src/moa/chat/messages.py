@@ -40,7 +40,7 @@ def is_file(store: str) -> bool:
     return False
 
 
-class Said(BaseModel):
+class UserMessage(BaseModel):
     """A message of the user."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)

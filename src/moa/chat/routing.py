@@ -22,7 +22,7 @@ from moa.errors import (
 )
 from moa.handoffs import Reply
 from moa.node import Node
-from moa.trace import Piece
+from moa.trace import TextDelta
 
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
@@ -137,7 +137,7 @@ class ChatRouter:
         why = ", ".join(judged.reasons)
         if not judged.accepted:
             return None, f"the small model's answer was not accepted: {why}"
-        context.emit(Piece(context.node, text))
+        context.emit(TextDelta(context.node, text))
         return Spoken(text, small, f"its answer was accepted: {why}"), ""
 
     async def _by_the_large(

@@ -71,7 +71,7 @@ class Extract(TypedNode[Passage, Reply]):
     marked.
 
     Args:
-        max_tokens: Most tokens to keep, counted by `approximate_tokens`, without the marks.
+        max_tokens: Maximum number of tokens, by `approximate_tokens`, without the marks.
 
     Raises:
         ConfigError: `max_tokens` is less than 1.

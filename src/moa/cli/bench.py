@@ -129,7 +129,7 @@ def _measured(
     """
     from moa.advisor.bench import Bench, Measurement
     from moa.advisor.hardware import machine as this_machine
-    from moa.tiers import Endpoints
+    from moa.config.endpoints import Endpoints
 
     model = Endpoints(config, read_keys=False).named(name).model
     found: list[Step] = []

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
     from moa.cli.session import Job
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
     from moa.questions import Question
-    from moa.tiers import Endpoints
 
 _OF_ITS_OWN = (
     "task",
@@ -317,7 +317,7 @@ def promote(
     """
     from moa.calibration import Guarantee
     from moa.cli import session
-    from moa.config_file import target
+    from moa.config.file import target
     from moa.evals.labelled import read_labelled
 
     screen.check_target("--out", out)
@@ -449,7 +449,7 @@ def _configure(
     *,
     has_llm: bool,
 ) -> None:
-    from moa.config_file import set_in_graph, target
+    from moa.config.file import set_in_graph, target
 
     if found.bound.threshold is None or not found.accepted or not found.holds:
         console.print("Nothing was written into moa.toml: the LLM goes on to decide.")

@@ -19,13 +19,13 @@ from moa.cli import options, screen
 from moa.cli.screen import by_node, cost_of, listed
 from moa.context import RunContext
 from moa.errors import MoaError, StoreError
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     import asyncio
 
     from moa.chat.graph import Chat
-    from moa.chat.messages import ChatReply, Said
+    from moa.chat.messages import ChatReply, UserMessage
     from moa.node import Result
 
 T = TypeVar("T")
@@ -98,9 +98,9 @@ def chat(
 
     from moa.chat.messages import is_file
     from moa.cli.session import STOPPED, configured
+    from moa.config.endpoints import Endpoints
     from moa.errors import ConfigError
-    from moa.ready import node_of
-    from moa.tiers import Endpoints
+    from moa.graphs.loading import load_graph
 
     if not thread:
         raise ConfigError("a conversation has a name: give --thread one, or leave it out")
@@ -111,7 +111,7 @@ def chat(
     with asyncio.Runner() as runner:
         endpoints = Endpoints(configured(config))
         try:
-            node = node_of("chat", endpoints, given=settings)
+            node = load_graph("chat", endpoints, given=settings)
             talk = Talk(cast("Chat", node), runner, thread=thread)
             if endpoints.stood_in:
                 talk.tell(_ALONE)
@@ -234,9 +234,9 @@ class Talk:
 
     def _say(self, text: str, *, id: str | None = None) -> None:
         """Have a message answered, and show the answer while it is written."""
-        from moa.chat.messages import Said
+        from moa.chat.messages import UserMessage
 
-        said = Said(text=text, thread=self.thread, id=id)
+        said = UserMessage(text=text, thread=self.thread, id=id)
         self._shown = False
         context = RunContext(listener=self._heard)
         try:
@@ -253,7 +253,7 @@ class Talk:
         else:
             self._finish(result)
 
-    def _is_kept(self, said: Said) -> bool:
+    def _is_kept(self, said: UserMessage) -> bool:
         try:
             last = self.run(self.chat.threads.load(said.thread)).last
         except StoreError:
@@ -261,7 +261,7 @@ class Talk:
         return last is not None and last.text == said.text and last.status != "answered"
 
     def _heard(self, event: Event) -> None:
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             self._shown = True
             self.show(event.text)
 

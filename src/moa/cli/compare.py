@@ -13,11 +13,11 @@ from moa.cli import options, screen
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.cases import Data
     from moa.evals.report import Comparison
     from moa.node import Node
-    from moa.tiers import Endpoints
 
 
 def compare(
@@ -94,9 +94,9 @@ def compare(
     names = [name.strip() for name in designs.split(",") if name.strip()]
 
     async def job(endpoints: Endpoints, context: RunContext) -> int:
+        from moa.config.endpoints import NO_LLM
         from moa.evals import compare as compared
-        from moa.ready import fingerprints
-        from moa.tiers import NO_LLM
+        from moa.graphs.loading import fingerprints
 
         del context  # each design has a part of the budget
         nodes = _nodes(names, endpoints, given)
@@ -179,7 +179,7 @@ def _nodes(
 ) -> dict[str, Node[Any, Any]]:
     from moa.config import nearest
     from moa.errors import ConfigError
-    from moa.ready import READY, node_of
+    from moa.graphs.loading import READY, load_graph
 
     for name in names:
         if ":" not in name and name not in READY:
@@ -189,7 +189,7 @@ def _nodes(
             "--designs has llm, and no LLM is configured: the small model would be compared with "
             "itself. Put one into moa.toml (moa models add), or leave llm out"
         )
-    return {name: node_of(name, endpoints, given=given) for name in names}
+    return {name: load_graph(name, endpoints, given=given) for name in names}
 
 
 def _shown(found: Comparison) -> Group:

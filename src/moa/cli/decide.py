@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from moa.batch import Item, Malformed, Row
     from moa.calibration.file import Calibration
     from moa.cli.report import Asked, Rows
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Example
-    from moa.tiers import Endpoints
 
 SAMPLE = 256
 """Most texts of the input that its bias is removed on; the first ones."""

@@ -78,8 +78,8 @@ async def _embed(
     index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
 ) -> None:
     from moa.cli.session import configured
+    from moa.config.endpoints import Endpoints
     from moa.endpoints.encoders import sentence_encoder
-    from moa.tiers import Endpoints
 
     async with Endpoints(configured(config)) as endpoints:
         endpoint = endpoints.named(embedder) if embedder else sentence_encoder()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,11 +14,12 @@ from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa._terminal import Console
+    from moa.agents.classifier import Classifier
     from moa.calibration.active_learning import Pick
     from moa.calibration.file import Calibration
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.labelled import LabelFile, Unlabelled
-    from moa.tiers import Endpoints
 
 PERSON = "person"
 DONE, NOTHING, _STOPPED = 0, 1, 130
@@ -122,7 +123,7 @@ async def _by_llm(
     """Let the large model label each text; the exit code."""
     from moa.errors import ConfigError
     from moa.evals.labelled import label_by_model
-    from moa.graphs.single_model import labeller
+    from moa.graphs.single_model import single_model
 
     if not endpoints.has_llm:
         raise ConfigError(
@@ -132,7 +133,7 @@ async def _by_llm(
     llm = endpoints.llm
     with screen.progress() as progress:
         found = await label_by_model(
-            labeller(llm, calibration=made, calibrated=False),
+            cast("Classifier[str]", single_model(llm, calibration=made, calibrated=False)),
             rows,
             picks,
             file,

@@ -182,7 +182,7 @@ def add(
     from moa.advisor.hardware import machine
     from moa.cli.session import configured
     from moa.config import Config
-    from moa.config_file import target, write_endpoint
+    from moa.config.file import target, write_endpoint
 
     file = target(config)
     known = catalogue.model(model)
@@ -231,7 +231,7 @@ def fetch_model(
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
     from moa.cli.session import configured
-    from moa.tiers import weights_named
+    from moa.config.endpoints import weights_named
 
     weights = weights_named(configured(config), name)
     try:
@@ -322,9 +322,9 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
         ConfigError: there is no such endpoint, or it may cost money and nobody agreed.
     """
     from moa.agents.deciding import costs_nothing
+    from moa.config.endpoints import Endpoints
     from moa.decisions.probe import probe, shipped_trials
     from moa.endpoints.encoders import encoder_beside
-    from moa.tiers import Endpoints
 
     async with Endpoints(config) as endpoints:
         endpoint = endpoints.named(name)

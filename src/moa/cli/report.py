@@ -28,12 +28,12 @@ from moa.batch import Item, Malformed, Row, map_rows, reader_of, text_of
 from moa.cli import screen, session
 from moa.cli.options import how_to_go_on
 from moa.cli.screen import by_node, check_target, cost_of, dollars
+from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
 from moa.node import Node
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text
 from moa.tally import Tally
-from moa.tiers import NO_LLM, Endpoints
 from moa.usage import Usage
 
 OUTCOME = "outcome"

@@ -12,9 +12,9 @@ from moa.cli import options, screen
 
 if TYPE_CHECKING:
     from moa.cli.report import Asked
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.ready import AnyNode
-    from moa.tiers import Endpoints
+    from moa.graphs.loading import AnyNode
 
 DEMOS = {"support": "support/inbox.jsonl"}
 """Files below `examples`, by the ready graph that they are for."""
@@ -83,7 +83,7 @@ def run(
     from moa import rows
     from moa.cli.report import Report
     from moa.graphs.asking import asked_by
-    from moa.ready import node_of
+    from moa.graphs.loading import load_graph
 
     source = _given(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
@@ -96,7 +96,7 @@ def run(
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
         del context
-        node = node_of(graph, endpoints)
+        node = load_graph(graph, endpoints)
         return node, asked_by(node)
 
     with Report(
@@ -184,12 +184,12 @@ def draw(
         moa draw examples/custom_graph.py:graph         your own
     """
     from moa.cli.session import configured
+    from moa.config.endpoints import Endpoints
     from moa.errors import ConfigError
-    from moa.graphs.drawing import Drawable
-    from moa.ready import node_of
-    from moa.tiers import Endpoints
+    from moa.graphs.engine.drawing import Drawable
+    from moa.graphs.loading import load_graph
 
-    node = node_of(graph, Endpoints(configured(config), read_keys=False))
+    node = load_graph(graph, Endpoints(configured(config), read_keys=False))
     if not isinstance(node, Drawable):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = node.draw()
@@ -208,12 +208,12 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         moa graphs
         moa graphs --json | jq .settings      what the table of each in moa.toml may say
     """
-    from moa.ready import READY
+    from moa.graphs.loading import READY
 
     found = sorted(READY.items())
     if as_json:
         for name, ready in found:
-            known = [*ready.settings.model_fields]
+            known = [*ready.settings]
             screen.json_line({"name": name, "does": ready.does, "settings": known})
         return
     rows = [(name, ready.does) for name, ready in found]

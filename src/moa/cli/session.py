@@ -9,8 +9,8 @@ from pathlib import Path
 
 from moa.cli import screen
 from moa.config import Config, load, misspelt_variables
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.tiers import Endpoints
 from moa.usage import Budget
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 
+from pydantic import TypeAdapter
+
 from moa.context import RunContext
 from moa.errors import CapabilityError
+from moa.journal import JSON, Call, Form, form_of
 from moa.questions import Answer, Question
-from moa.usage import Amount, Price, Tier
+from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed"]
 Role = Literal["system", "user", "assistant"]
@@ -225,8 +237,17 @@ def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
 class Closing(ABC):
     """Is closed at the end of its `async with`. All endpoints of `moa` derive from it.
 
+    Where a run can be resumed, what it is asked is kept, and not asked again: see `moa.journal`. Of
+    endpoints that wrap each other the outermost keeps it.
+
     It is no part of the `Endpoint` protocol, so that an endpoint of one's own needs only `close`.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, keeping in _KEEPING.items():
+            if name in cls.__dict__:
+                setattr(cls, name, keeping(cls.__dict__[name]))
 
     @abstractmethod
     async def close(self) -> None:
@@ -263,3 +284,122 @@ async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator
     finally:
         if isinstance(pieces, AsyncGenerator):
             await pieces.aclose()
+
+
+def _keeps_completions(ask: Callable[..., Awaitable[Completion]]) -> Callable[..., Any]:
+    @wraps(ask)
+    def complete(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Awaitable[Completion]:
+        if context.journal is None:
+            return ask(self, prompt, context)
+        what, request = _completing(self, prompt)
+        return context.journal.once(
+            context, what, request, _COMPLETION, lambda inner: ask(self, prompt, inner)
+        )
+
+    return complete
+
+
+def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Callable[..., Any]:
+    @wraps(ask)
+    def stream(
+        self: Endpoint, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        if context.journal is None:
+            return ask(self, prompt, context)
+        return _streamed(context.journal.call(context, *_completing(self, prompt)), self, prompt)
+
+    async def _streamed(
+        call: Call, endpoint: Endpoint, prompt: Prompt
+    ) -> AsyncIterator[str | Completion]:
+        if call.is_kept:
+            completion = call.found(_COMPLETION)
+            if completion.text:
+                yield completion.text
+            yield completion
+            return
+        async with call, closed_after(ask(endpoint, prompt, call.inner)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    await call.keep(_COMPLETION.dump(piece))
+                yield piece
+
+    return stream
+
+
+def _completing(endpoint: Endpoint, prompt: Prompt) -> tuple[str, object]:
+    """Say what is asked; a text is the same, whether it comes whole or in pieces."""
+    return f"complete {endpoint.name}", (endpoint.model, prompt)
+
+
+def _keeps_decisions(ask: Callable[..., Awaitable[Decision]]) -> Callable[..., Any]:
+    @wraps(ask)
+    def decide(
+        self: Endpoint,
+        state: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Awaitable[Decision]:
+        if context.journal is None:
+            return ask(self, state, questions, context, examples=examples)
+        return context.journal.once(
+            context,
+            f"decide {self.name}",
+            (self.model, state, [_asked(question) for question in questions], examples),
+            Form(_dump_decision, lambda kept: _load_decision(kept, questions)),
+            lambda inner: ask(self, state, questions, inner, examples=examples),
+        )
+
+    return decide
+
+
+def _asked(question: Question) -> object:
+    options = [(option.name, option.description) for option in question.options]
+    return question.name, question.kind, question.text, options, question.layout
+
+
+def _dump_decision(decision: Decision) -> JSON:
+    answers = [
+        _ANSWER.dump_python(answer, mode="json", exclude={"question"})
+        for answer in decision.answers
+    ]
+    return [answers, decision.endpoint, decision.model, _AMOUNT.dump(decision.amount)]
+
+
+def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
+    written, endpoint, model, amount = kept
+    answers = tuple(
+        _ANSWER.validate_python({**answer, "question": question})
+        for answer, question in zip(written, questions, strict=True)
+    )
+    return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
+
+
+def _keeps_embeddings(ask: Callable[..., Awaitable[Embeddings]]) -> Callable[..., Any]:
+    @wraps(ask)
+    def embed(
+        self: Endpoint, texts: Sequence[str], context: RunContext, /
+    ) -> Awaitable[Embeddings]:
+        if context.journal is None or self.price is FREE:  # sooner worked out than read
+            return ask(self, texts, context)
+        return context.journal.once(
+            context,
+            f"embed {self.name}",
+            (self.model, texts),
+            _EMBEDDINGS,
+            lambda inner: ask(self, texts, inner),
+        )
+
+    return embed
+
+
+_ANSWER = TypeAdapter(Answer)
+_AMOUNT, _COMPLETION, _EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
+_KEEPING: Mapping[str, Callable[..., Any]] = {
+    "complete": _keeps_completions,
+    "stream": _keeps_streams,
+    "decide": _keeps_decisions,
+    "embed": _keeps_embeddings,
+}

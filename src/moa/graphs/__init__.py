@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from moa.graphs.building.bridges import as_langgraph, as_runnable, retry_on
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.handles import Handle
-from moa.graphs.building.skipped import Skipped
+from moa.graphs.engine.bridges import as_langgraph, as_runnable, retry_on
+from moa.graphs.engine.builder import BuiltGraph, Graph
+from moa.graphs.engine.handles import Handle
+from moa.graphs.engine.types import Skipped
 
 __all__ = ["BuiltGraph", "Graph", "Handle", "Skipped", "as_langgraph", "as_runnable", "retry_on"]

@@ -8,9 +8,9 @@ from typing import Any, cast
 from moa.agents import Agent
 from moa.agents.deciding import DecidingAgent
 from moa.agents.preprocessor import Preprocessor
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.handles import NodeStep
 from moa.graphs.cascade import Cascade
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.handles import NodeStep
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.support import Excerpt, Waiting
 from moa.guards.injection import Injection, InjectionRules

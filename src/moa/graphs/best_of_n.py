@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 
 from moa.agents.boundary import In
-from moa.agents.proposer import sampler
-from moa.calibration.acceptance import sampled, text_of
+from moa.calibration.acceptance import text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch, Table
+from moa.graphs.fields import FromEndpoint, Table
+from moa.graphs.recipe import Sketch
+from moa.graphs.self_consistency import Sampling
 from moa.handoffs import Reply
-from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
+from moa.mixing.answer_extraction import written
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import ByPolicy, Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally
 from moa.node import Node
-from moa.trace import Piece
 
 _FOR_SAMPLES = 0.7
 """Share of the time left after which no further sample is waited for; the rest is the judge's."""
@@ -56,35 +55,20 @@ def _arithmetic(value: object, info: ValidationInfo) -> object:
     return value
 
 
-class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
+class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """Several samples, and a judge that picks.
 
     Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
     asked, the answer that most samples give decides, and the result says which it was. A sample
     that fails is left out; a deadline leaves the judge three tenths of the time.
-
-    Raises:
-        ConfigError: the samples would all be the same, or the key is of a field that the node
-            doesn't give.
     """
 
-    node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
-    """Answers the request, differently each time: its temperature is above 0."""
     judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), BeforeValidator(_arithmetic)]
     """Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
     `moa.mixing.judges`, or a node of one's own. In a table, `by = "list"`, `"pairs"` or
     `"arithmetic"` says which."""
     samples: int = Field(default=4, ge=1)
     """Times that the node is asked."""
-    key: Annotated[Key, PlainValidator(as_key)] = stated
-    """Turns what the node gives into what is compared; see `SelfConsistency`."""
-
-    def prepare(self) -> None:
-        """Check that samples can differ, and that the key can read them."""
-        signature = signature_of(self.node)
-        self.input_type = signature.input(0)
-        self.node = sampled(self.node, self.samples)
-        self.key = fitting(self.key, signature.output)
 
     async def answer(self, request: In, context: RunContext) -> BestOf:
         """Sample side by side, and have the best one picked.
@@ -107,7 +91,6 @@ class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
         place, verdict, reason = self._read(picked, places, votes)
         if len(drawn) < self.samples:
             context.note("degraded", f"picked from {len(drawn)} of {self.samples} samples")
-        context.emit(Piece(context.node, texts[place]))
         return BestOf(
             text=texts[place],
             verdict=verdict,
@@ -119,8 +102,7 @@ class BestOfN(Recipe[In, BestOf], Generic[In], recipe="best_of_n"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The node, and the judge."""
-        node = sketch.box(self.node, f"{self.node.name} x {self.samples}")
-        sketch.arrow(sketch.input, node, sketch.box(self.judge), sketch.output)
+        self.sketch_with(sketch, sketch.box(self.judge))
 
     def _votes(self, outputs: Sequence[Any]) -> list[int]:
         """How many samples answer as each does."""

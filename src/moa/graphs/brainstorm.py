@@ -7,17 +7,15 @@ research ideas?", arXiv:2409.04109.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import gather
+from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode, require
+from moa.agents.boundary import require
 from moa.agents.decider import Decider
-from moa.agents.prompts import at_most, block
+from moa.agents.prompts import Words, at_most, block
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.documents.retrieval import normalised, similarities, words
@@ -26,11 +24,11 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
-from moa.trace import Piece
 
 PERSONAS: Mapping[str, str] = {
     "pragmatist": "You look for what can be done at once, with what is there.",
@@ -43,8 +41,6 @@ PERSONAS: Mapping[str, str] = {
 _LEVELS = ["poor", "fair", "good", "excellent"]
 _SAME_THEME = 0.45
 """Cosine from which on ideas are of one theme, where no model names the themes."""
-
-_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Idea(BaseModel):
@@ -62,18 +58,15 @@ class Idea(BaseModel):
 
 
 class Pool(BaseModel):
-    """A request, and the ideas there are for it."""
+    """Ideas to be sorted."""
 
-    model_config = ConfigDict(frozen=True)
-
-    request: str
     ideas: tuple[Idea, ...]
 
 
 class Proposed(BaseModel):
     """What a persona proposes."""
 
-    ideas: list[_Words] = Field(min_length=1)
+    ideas: list[Words] = Field(min_length=1)
 
 
 class Ideas(Reply):
@@ -89,13 +82,13 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Scores the ideas."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Names the themes, and proposes where no others do."""
     personas: Mapping[str, str] = Field(default_factory=lambda: dict(PERSONAS), min_length=1)
     """What each persona looks for, by its name."""
-    proposers: Sequence[Annotated[Endpoint, Named()]] = ()
+    proposers: Sequence[Large] = ()
     """Who proposes, the personas in turn; none: the large model for all of them."""
     ideas: int = Field(default=5, ge=1)
     """How many each persona proposes."""
@@ -105,12 +98,12 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     """Cosine of the encoder's vectors from which on two ideas are one."""
     temperatures: Sequence[float | None] = Field(default=(1.0,), min_length=1)
     """For the personas in turn; `None` leaves it to the server."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns ideas into vectors; `None`: the built-in one."""
 
     def prepare(self) -> None:
         """Make the agents."""
-        encoder = self.encoder or SentenceEncoder()
+        self.likeness = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
         asked = self.proposers or (self.llm,)
         self.views = [
             Persona(
@@ -122,9 +115,8 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             )
             for n, (persona, view) in enumerate(self.personas.items())
         ]
-        self.merge = Merge(encoder, alike=self.alike)
-        self.rank = Rank(self.slm, most=self.max_ideas)
-        self.group = Group(self.llm, encoder)
+        self.scorer = Decider(self.slm, Worth, name="score")
+        self.sorter = Sorter(self.llm, name="sort", max_tokens=1024)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Ideas:
         """Propose side by side, then merge, score and group.
@@ -136,42 +128,88 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         """
         note_drafts(context, [persona.endpoint for persona in self.views])
         drawn = await fan_out(self.views, request, context)
-        pool = Pool(
-            request=text_of(request),
-            ideas=tuple(
-                Idea(text=text, proposed_by=(each.name,))
-                for each in drawn
-                for text in each.output.ideas
-            ),
-        )
-        pool = (await self.merge.run(pool, context)).output
-        pool = (await self.rank.run(pool, context)).output
-        listed = _listed((await self.group.run(pool, context)).output)
-        context.emit(Piece(context.node, listed.text))
-        return listed
+        proposed = [
+            Idea(text=text, proposed_by=(each.name,))
+            for each in drawn
+            for text in each.output.ideas
+        ]
+        merged = await told("merge", self._merged(proposed, context), context)
+        ranked = self._ranked(text_of(request), merged, context)
+        pool = Pool(ideas=tuple(await told("rank", ranked, context)))
+        return _listed(await told("group", self._grouped(pool, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
         """The personas side by side, and what becomes of their ideas."""
-        merge = sketch.box(self.merge)
+        merge, groups = sketch.box(label="merge"), [sketch.output]
         for view in self.views:
             sketch.arrow(sketch.input, sketch.box(view), merge)
-        sketch.arrow(merge, sketch.box(self.rank), sketch.box(self.group), sketch.output)
+        if can_write(self.llm.model):
+            groups.insert(0, sketch.box(self.sorter))
+        sketch.arrow(merge, sketch.box(self.scorer), *groups)
+
+    async def _merged(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
+        """Keep the first of those that say the same; it names all who had it."""
+        near = await _nearness(self.likeness, ideas, context)
+        kept: dict[int, list[str]] = {}
+        for place, idea in enumerate(ideas):
+            twin = next((k for k in kept if near(k, place) >= self.alike), place)
+            names = kept.setdefault(twin, [])
+            names += [name for name in idea.proposed_by if name not in names]
+        gone = len(ideas) - len(kept)
+        if gone:
+            context.note("dropped", f"{gone} of {len(ideas)} ideas say the same as others")
+        return [
+            ideas[place].model_copy(update={"proposed_by": tuple(names)})
+            for place, names in kept.items()
+        ]
+
+    async def _ranked(
+        self, asked: str, ideas: Sequence[Idea], context: RunContext
+    ) -> Sequence[Idea]:
+        """Score all, and put the best first; what can't be scored comes last."""
+
+        async def scored(idea: Idea) -> Idea:
+            score = await self._score(asked, idea, context)
+            return idea.model_copy(update={"score": score})
+
+        ranked = await map_async(scored, ideas, max_concurrency=MAX_CONCURRENCY)
+        ranked.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
+        if self.max_ideas is not None and len(ranked) > self.max_ideas:
+            context.note("dropped", f"{len(ranked) - self.max_ideas} ideas with the lowest scores")
+        return ranked[: self.max_ideas]
+
+    async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
+        text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
+        try:
+            worth = (await self.scorer.run(text, context)).output
+            total = worth.useful.value + worth.original.value
+        except (*RECOVERABLE, Unanswered) as error:
+            context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
+            return None
+        return round(total / (2 * (len(_LEVELS) - 1)), 4)
+
+    async def _grouped(self, pool: Pool, context: RunContext) -> list[Idea]:
+        """Have a large model sort them by theme; else those that are alike are put together."""
+        if not pool.ideas:
+            return []
+        if can_write(self.llm.model):
+            try:
+                themes = (await self.sorter.run(pool, context)).output.themes
+            except RECOVERABLE as error:
+                context.note("failed", f"no model named the themes: {error}")
+            else:
+                return _with(pool, {number: t.theme for t in themes for number in t.ideas})
+        context.note("degraded", "ideas that are alike are grouped, under the best of them")
+        near = await _nearness(self.likeness, pool.ideas, context)
+        heads: dict[int, int] = {}
+        for place in range(len(pool.ideas)):
+            of = [head for head in set(heads.values()) if near(head, place) >= _SAME_THEME]
+            heads[place] = max(of, key=lambda head: near(head, place), default=place)
+        return _with(pool, {n + 1: pool.ideas[head].text for n, head in heads.items()})
 
 
 class Persona(Agent[str | BaseModel, Proposed]):
-    """Proposes ideas from one point of view.
-
-    Args:
-        endpoint: Who writes.
-        name: Of the persona.
-        view: What it looks for, in words.
-        ideas: How many it proposes.
-        temperature: `None` leaves it to the server.
-        max_tokens: Maximum number of tokens to generate, reasoning included.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
+    """Proposes ideas from one point of view."""
 
     tag = ""
 
@@ -182,49 +220,14 @@ class Persona(Agent[str | BaseModel, Proposed]):
         view: str,
         *,
         ideas: int,
-        temperature: float | None = None,
-        max_tokens: int = 1024,
+        temperature: float | None,
     ) -> None:
         self.output_type = at_most(Proposed, "ideas", ideas)
         self.instructions = (
             f"{view}\nPropose {ideas} ideas, as different from each other as possible, each in one "
             "complete sentence. Use the language of the request."
         )
-        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=max_tokens)
-
-
-class Merge(TypedNode[Pool, Pool]):
-    """Merges ideas that say the same: in the same words, or by vectors that are alike.
-
-    Args:
-        encoder: Turns ideas into vectors.
-        alike: Cosine from which on two ideas are one.
-
-    Raises:
-        CapabilityError: the encoder can't embed.
-    """
-
-    def __init__(self, encoder: Endpoint, *, alike: float) -> None:
-        super().__init__(name="merge")
-        self.endpoint = require(encoder, "embed", agent=self.name)
-        self.alike = alike
-
-    async def answer(self, request: Pool, context: RunContext) -> Pool:
-        """Keep the first of those that are alike; it names all who had it."""
-        near = await _nearness(self.endpoint, request.ideas, context)
-        kept: dict[int, list[str]] = {}
-        for place, idea in enumerate(request.ideas):
-            twin = next((k for k in kept if near(k, place) >= self.alike), place)
-            names = kept.setdefault(twin, [])
-            names += [name for name in idea.proposed_by if name not in names]
-        gone = len(request.ideas) - len(kept)
-        if gone:
-            context.note("dropped", f"{gone} of {len(request.ideas)} ideas say the same as others")
-        ideas = tuple(
-            request.ideas[place].model_copy(update={"proposed_by": tuple(names)})
-            for place, names in kept.items()
-        )
-        return request.model_copy(update={"ideas": ideas})
+        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=1024)
 
 
 class Worth(BaseModel):
@@ -234,55 +237,10 @@ class Worth(BaseModel):
     original: Score = score("How fresh and unusual is this idea?", levels=_LEVELS)
 
 
-class Rank(TypedNode[Pool, Pool]):
-    """Scores each idea by a small model, and puts the best first.
-
-    Args:
-        slm: Decides.
-        most: Maximum number of ideas that are kept; `None` keeps all.
-
-    Raises:
-        CapabilityError: `slm` can't decide.
-    """
-
-    def __init__(self, slm: Endpoint, *, most: int | None = None) -> None:
-        super().__init__(name="rank")
-        self.endpoint = slm
-        self.most = most
-        self.decider = Decider(slm, Worth, name="score")
-
-    async def answer(self, request: Pool, context: RunContext) -> Pool:
-        """Score all, some at a time. What can't be scored comes last."""
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
-
-        async def scored(idea: Idea) -> Idea:
-            async with gate:
-                return idea.model_copy(
-                    update={"score": await self._score(request.request, idea, context)}
-                )
-
-        ideas = await gather(scored(idea) for idea in request.ideas)
-        ideas.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
-        if self.most is not None and len(ideas) > self.most:
-            context.note("dropped", f"{len(ideas) - self.most} ideas with the lowest scores")
-            ideas = ideas[: self.most]
-        return request.model_copy(update={"ideas": tuple(ideas)})
-
-    async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
-        text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
-        try:
-            worth = (await self.decider.run(text, context)).output
-            total = worth.useful.value + worth.original.value
-        except (*RECOVERABLE, Unanswered) as error:
-            context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
-            return None
-        return round(total / (2 * (len(_LEVELS) - 1)), 4)
-
-
 class Theme(BaseModel):
     """Ideas that belong together."""
 
-    theme: _Words
+    theme: Words
     ideas: list[int] = Field(min_length=1)
 
 
@@ -318,49 +276,8 @@ class Sorter(Agent[Pool, Themes]):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 
-class Group(TypedNode[Pool, Pool]):
-    """Has a large model sort the ideas by theme; else those that are alike are put together.
-
-    Args:
-        llm: Sorts. One that is too small to write isn't asked.
-        encoder: Turns ideas into vectors, where the model fails.
-
-    Raises:
-        CapabilityError: `llm` can't complete, or the encoder can't embed.
-    """
-
-    def __init__(self, llm: Endpoint, encoder: Endpoint) -> None:
-        super().__init__(name="group")
-        self.endpoint = llm
-        self.encoder = require(encoder, "embed", agent=self.name)
-        self.sorter = Sorter(llm, name="sort", max_tokens=1024)
-
-    async def answer(self, request: Pool, context: RunContext) -> Pool:
-        """Give each idea its theme."""
-        if not request.ideas:
-            return request
-        if can_write(self.endpoint.model):
-            try:
-                themes = (await self.sorter.run(request, context)).output.themes
-            except RECOVERABLE as error:
-                context.note("failed", f"no model named the themes: {error}")
-            else:
-                by_number = {number: theme.theme for theme in themes for number in theme.ideas}
-                return _grouped(request, by_number)
-        context.note("degraded", "ideas that are alike are grouped, under the best of them")
-        near = await _nearness(self.encoder, request.ideas, context)
-        heads: dict[int, int] = {}
-        for place in range(len(request.ideas)):
-            of = [head for head in set(heads.values()) if near(head, place) >= _SAME_THEME]
-            heads[place] = max(of, key=lambda head: near(head, place), default=place)
-        return _grouped(request, {n + 1: request.ideas[head].text for n, head in heads.items()})
-
-
-def _grouped(pool: Pool, themes: Mapping[int, str]) -> Pool:
-    ideas = tuple(
-        idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
-    )
-    return pool.model_copy(update={"ideas": ideas})
+def _with(pool: Pool, themes: Mapping[int, str]) -> list[Idea]:
+    return [idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)]
 
 
 class _Nearness:
@@ -391,10 +308,10 @@ async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContex
         return _Nearness(ideas, ())
 
 
-def _listed(pool: Pool) -> Ideas:
+def _listed(found: Sequence[Idea]) -> Ideas:
     """Put the ideas in the order of their themes, that of the best idea first."""
-    themes = list(dict.fromkeys(idea.group for idea in pool.ideas))
-    ideas = sorted(pool.ideas, key=lambda idea: themes.index(idea.group))
+    themes = list(dict.fromkeys(idea.group for idea in found))
+    ideas = sorted(found, key=lambda idea: themes.index(idea.group))
     lines = [
         line
         for theme in themes

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
@@ -19,33 +18,22 @@ from pydantic import AfterValidator, Field
 from moa.agents.boundary import In, Out
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import UNKNOWN
+from moa.graphs.engine.types import UNKNOWN, signature_of
+from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
 from moa.graphs.oversight import Oversight, questions_in
-from moa.graphs.recipe import (
-    FromEndpoint,
-    FromEndpoints,
-    FromFile,
-    Mark,
-    Recipe,
-    Sketch,
-    beside_config,
-)
-from moa.graphs.single_model import load_calibration, single_model
-from moa.handoffs import Reply
+from moa.graphs.recipe import Recipe, Sketch, show
+from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names
-from moa.tiers import Endpoints
-from moa.trace import Piece
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
     Calibration = Any  # numpy is imported where one is read
 
-_LARGE = partial(single_model, calibrated=False)
-_BETWEEN = FromEndpoints(_LARGE, given=("calibration",), spread=lambda given, _: given or [])
+_BETWEEN = FromEndpoints(LARGE, given=("calibration",), spread=lambda given, _: given or [])
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
@@ -118,7 +106,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """The first tier."""
     between: Annotated[Sequence[Node[In, Out]], _BETWEEN] = ()
     """Tiers between the first and the last, asked in this order."""
-    large: Annotated[Node[In, Out], FromEndpoint(_LARGE, given=("calibration",))]
+    large: Annotated[Node[In, Out], FromEndpoint(LARGE, given=("calibration",))]
     """The last tier, whose answer is always accepted."""
     accept: Policy | Sequence[Policy] | None = None
     """What is accepted: one policy, or one for each tier but the last; `None`: what an answer says
@@ -131,7 +119,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     drift: Literal["escalate", "warn", "off"] = "escalate"
     """What an alarm does, where inputs are no longer like those of the `calibration`: everything
     goes to the last tier, or the trace says so. `off` compares nothing."""
-    state: Annotated[Path, AfterValidator(beside_config), Mark.WRITTEN] | None = None
+    state: Annotated[Path, AfterValidator(beside_config)] | None = None
     """File that keeps audit and drift from one run to the next. With another calibration they start
     anew."""
     oversight: Oversight = Field(default_factory=Oversight)
@@ -155,11 +143,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Say what is accepted, where it is only drawn."""
-        del where
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         if not says and endpoints.to_be_asked:
             raise ConfigError(
@@ -246,8 +231,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         else:
             own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
             standing = await self._by_the_last(request, heard, shown)
-        if isinstance(standing.output, Reply) and not shown():
-            own.emit(Piece(own.node, standing.output.text))
+        show(standing.output, own, shown())
         return standing
 
     async def _settle(

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic
 
-from pydantic import Field, PlainValidator
+from pydantic import Field
 
 from moa.agents.boundary import In
 from moa.agents.proposer import sampler
 from moa.context import RunContext
-from moa.errors import ConfigError, OutputError
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoints, Recipe, Sketch, Table
-from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
+from moa.errors import ConfigError
+from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
-from moa.trace import Piece
 
 
 class Chosen(Voted):
@@ -58,7 +58,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     above 0. In a table: endpoints; missing: every small one that is configured."""
     samples: int = Field(default=3, ge=1)
     """Times that each is asked; the calls are as many for each model."""
-    key: Annotated[Key, PlainValidator(as_key)] = stated
+    key: Key = stated
     """Turns what a node gives into what is compared; see `SelfConsistency`."""
     accuracy: Mapping[str, float] = Field(default_factory=dict[str, float])
     """Share of right answers of each model on one's own labelled rows, by name. It decides where
@@ -102,7 +102,6 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
                 f"{len(drawn)} of {len(members)} samples came, and the others could have changed "
                 "the choice",
             )
-        context.emit(Piece(context.node, chosen.text))
         return chosen
 
     def sketch(self, sketch: Sketch) -> None:
@@ -115,12 +114,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         """Give the place of the best model, and those of the others that nothing tells from it."""
         read = [place for place, tally in enumerate(tallies) if tally.leaders]
         if not read:
-            raise OutputError(
-                f"in none of {len(drawn)} samples an answer was found that could be counted. "
-                "Ask for a form that the key reads",
-                node=self.name,
-                text=written(drawn[0].output, None),
-            )
+            raise unreadable(len(drawn), self.name, written(drawn[0].output, None))
 
         def rank(place: int) -> tuple[float, float]:
             known = self.accuracy.get(self.nodes[place].name, 0.0)

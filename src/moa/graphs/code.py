@@ -15,18 +15,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
-from moa.trace import Piece
 
 Parser = Literal["python", "json", "toml"]
 
@@ -194,9 +193,9 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         CapabilityError: an endpoint can't complete.
     """
 
-    writer: Annotated[Endpoint, Named()]
+    writer: Large
     """Writes."""
-    reviewer: Annotated[Endpoint, Named()] | None = None
+    reviewer: Large | None = None
     """Reviews; another model than the writer, which sees little of its own faults. `None`: nobody
     does."""
     sandbox: Sandbox | None = None
@@ -240,7 +239,6 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         # that was bent to wrong tests is worse than the first.
         best = first if last.faults else last
         source = best.source
-        context.emit(Piece(context.node, source.code))
         return Program(
             text=source.code,
             language=source.language,

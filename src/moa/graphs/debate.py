@@ -10,23 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent, Instructions, MaxTokens, Settings, Temperature
 from moa.agents.prompts import block, escaped
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError, QuorumNotMet
-from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.answer_extraction import Key, as_key, fitting, stated
+from moa.mixing.answer_extraction import Key, fitting, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node, Result, unique_names
-from moa.trace import Piece
 
 _DEBATERS = 3
 """Debaters where one model debates with itself."""
@@ -53,29 +53,16 @@ class Exchange(BaseModel):
 class Debater(Agent[Exchange, Reply]):
     """Answers a request in view of what others answer.
 
-    Source: Du et al. 2023, "Improving factuality and reasoning in language models through
-    multiagent debate", arXiv:2305.14325.
-
-    Args:
-        endpoint: Who answers.
-        instructions: What to do, in words; `None`: as the class says.
-        settings: See `Agent`; the temperature is 0.7, so that two of one model differ.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
+    See `Agent` for its arguments; the temperature is 0.7, so that two of one model differ.
     """
 
+    instructions = ANSWER
+
     def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        instructions: str | None = None,
-        **settings: Unpack[Settings],
+        self, endpoint: Endpoint, *, instructions: str | None = None, **settings: Unpack[Settings]
     ) -> None:
         settings.setdefault("temperature", 0.7)
         super().__init__(endpoint, instructions=instructions, **settings)
-
-    instructions = ANSWER
 
     def prompt(self, request: Exchange) -> str:
         """Write the answers as data, and then the request."""
@@ -99,18 +86,11 @@ class Debated(Voted):
 def debater_of(
     endpoint: Endpoint,
     *,
-    instructions: Annotated[str | None, Field(min_length=1)] = None,
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
+    instructions: Instructions | None = None,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 512,
 ) -> Debater:
-    """Make a debater of an endpoint.
-
-    Args:
-        endpoint: Who answers.
-        instructions: What to do with the request; `None`: to answer it.
-        temperature: From 0 to 2.
-        max_tokens: Maximum number of tokens of an answer.
-    """
+    """Make a debater of an endpoint; without instructions it answers the request."""
     return Debater(
         endpoint,
         instructions=instructions,
@@ -151,7 +131,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     many as debaters, times `rounds` and one."""
     judge: Annotated[Node[Candidates, Picked] | None, FromEndpoint(judge_of)] = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
-    key: Annotated[Key, PlainValidator(as_key)] = stated
+    key: Key = stated
     """Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
     `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function."""
 
@@ -182,7 +162,6 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 break
             taken += 1
         debated = await self._decided(text, replies, taken, context)
-        context.emit(Piece(context.node, debated.text))
         return debated
 
     def sketch(self, sketch: Sketch) -> None:
@@ -215,7 +194,6 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         self, request: str, replies: Mapping[int, str], rounds: int, context: RunContext
     ) -> Debated:
         tally = self._tally(replies)
-        places = sorted(replies)
         chosen, by = None, "agreement" if tally.share == 1.0 else "majority"
         if by == "majority" and self.judge is not None:
             chosen = await self._judged(self.judge, request, replies, context)
@@ -224,12 +202,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         elif tally.leaders:
             chosen = tally.place_of(tally.leaders[0])
         else:
-            raise OutputError(
-                f"in none of {len(replies)} answers something was found that could be compared. "
-                "Ask for a form that the key reads, or give a judge",
-                node=self.name,
-                text=replies[places[0]],
-            )
+            text, judge = replies[min(replies)], ", or give a judge"
+            raise unreadable(len(replies), self.name, text, else_do=judge)
         answer = self.key(Reply(text=replies[chosen]))
         voted = tally.voted(replies[chosen], answer)
         return Debated(**voted.model_dump(), by=by, rounds=rounds)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import BaseModel, Field
 
+from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, counted
 from moa.endpoints import Endpoint
@@ -24,21 +25,17 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import fits, shown
-from moa.graphs.recipe import FromEndpoint, FromEndpoints, Recipe, Sketch, Table
+from moa.graphs.engine.types import fits, shown, signature_of
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Consulted, Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
 from moa.mixing.voting import agree, most_agreed
 from moa.node import Node
-from moa.trace import Piece
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
-
-Instructions = Annotated[str, Field(min_length=1)]
-MaxTokens = Annotated[int, Field(gt=0)]
 
 MAX_TOKENS = 1024
 """Of an answer, unless a table says otherwise."""
@@ -144,7 +141,6 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
-        run.context.emit(Piece(run.context.node, text))
         return run.mixed(text, by)
 
     def _require_fit(self, node: Node[Any, Any], given: object) -> None:
@@ -160,18 +156,10 @@ def proposer_of(
     *,
     instructions: Instructions = ANSWER,
     role: str = "",
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
+    temperature: Temperature = 0.0,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
-    """Make a proposer of an endpoint.
-
-    Args:
-        endpoint: Who is asked.
-        instructions: What to do with the request.
-        role: A point of view of its own; empty: none.
-        temperature: From 0 to 2.
-        max_tokens: Maximum number of tokens of its answer.
-    """
+    """Make a proposer of an endpoint; `role` is a point of view of its own."""
     return Proposer(
         endpoint, instructions, role=role, temperature=temperature, max_tokens=max_tokens
     )
@@ -180,13 +168,7 @@ def proposer_of(
 def aggregator_of(
     endpoint: Endpoint, *, instructions: Instructions = ANSWER, max_tokens: MaxTokens = MAX_TOKENS
 ) -> Proposer:
-    """Make the aggregator of an endpoint.
-
-    Args:
-        endpoint: Who writes the answer.
-        instructions: What to do with the request.
-        max_tokens: Maximum number of tokens of the answer.
-    """
+    """Make the aggregator of an endpoint."""
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
@@ -372,7 +354,7 @@ class _Run:
             read, further = (), sum(member.max_tokens for member in layer)
         ending = self.mixture.top.expected(self.request, read, further)
         share = affordable(calls, [ending] * self.mixture.aggregations, self.context)
-        if share.thinned and share.layers != self._affordable:
+        if share.limit and share.layers != self._affordable:
             whole = tuple(len(layer) for layer in calls)
             self.context.note(
                 "degraded",
@@ -398,19 +380,13 @@ def _sizes(layers: Sequence[int], depth: int) -> str:
     return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'} of {sizes}"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The part of a mixture that is run: all, unless `limit` says what stands against that."""
+class Share(NamedTuple):
+    """The part of a mixture that is run."""
 
     layers: tuple[int, ...]
     """How many proposers of each layer, the first ones. Without a layer, one model is alone."""
     limit: str = ""
-    """The limit that the whole would pass, such as `calls=9 of 8`."""
-
-    @property
-    def thinned(self) -> bool:
-        """Whether it is less than was asked for."""
-        return bool(self.limit)
+    """The limit that the whole would pass, such as `calls=9 of 8`; empty: it is the whole."""
 
 
 def affordable(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
@@ -17,19 +17,20 @@ from moa.agents.generator import Generator
 from moa.agents.sentiment import Sentiment
 from moa.calibration import percent
 from moa.calibration.drift import Counts, Moved, added, moved, share_of
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.building.handles import NodeStep
-from moa.graphs.building.plan import Plan
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan
+from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.keeping import keep, read_kept
-from moa.graphs.recipe import FromEndpoint, Mark, Named, Recipe, Sketch, beside_config
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
 from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score
-from moa.tiers import Endpoints
 
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
@@ -87,12 +88,21 @@ class Report(Reply):
     """Whether the large model wrote `text`; otherwise it holds the figures alone."""
 
 
+class _Read(BaseModel):
+    """A decision that was read from JSON, which doesn't name its class."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
 class Observation(BaseModel):
     """What an item was found to be, and the report where it ended a window with a change."""
 
     model_config = ConfigDict(frozen=True)
 
-    decision: SerializeAsAny[BaseModel]
+    decision: Annotated[
+        SerializeAsAny[BaseModel],
+        BeforeValidator(lambda one: _Read(**one) if isinstance(one, dict) else one),
+    ]
     report: Report | None = None
 
 
@@ -408,7 +418,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     decider: Annotated[Node[Any, BaseModel], FromEndpoint(decider, "slm")]
     """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table
     by labels, by a criterion, or else it is sentiment."""
-    writer: Annotated[Endpoint, Named()] | None = None
+    writer: Large | None = None
     """Writes the reports; `None`: they hold the figures alone. In a table the default large model,
     where it can write."""
     window: int | None = Field(default=None, gt=0)
@@ -422,7 +432,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     seen: Seen = labels_in
     """Reads the labels to watch out of a decision; by default all of its labels, `yes` and `no`,
     levels, and whether a filter kept it, also of the models in it."""
-    state: Annotated[Path, AfterValidator(beside_config), Mark.WRITTEN] | None = None
+    state: Annotated[Path, AfterValidator(beside_config)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
     `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
     the trace says so."""
@@ -430,11 +440,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """Maximum tokens of a report."""
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the large model to write, where it can."""
-        del where
         named = table.get("writer")
         writer = endpoints.named(named) if isinstance(named, str) else endpoints.llm
         return {**table, "writer": writer if can_write(writer.model) else None}

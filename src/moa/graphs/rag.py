@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Unpack, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.boundary import Limits, TypedNode, require
 from moa.agents.prompts import escaped
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.citations import Citation, cited, listed, unbracketed
@@ -37,20 +38,19 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.building.signatures import is_node
-from moa.graphs.recipe import Mark, Named, Recipe, Sketch, as_node, beside_config
+from moa.graphs.engine.types import is_node
+from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Dropped, Reply, Text
 from moa.node import Node
-from moa.tiers import Endpoints
-from moa.trace import Event, Piece
+from moa.trace import Event, TextDelta
 
 ABSENT = "NOT IN THE DOCUMENTS"
 """What a writer answers where the passages don't."""
 _LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
 LEAST = 0.4
 """Cosine of a question with a sentence under which the sentence is no answer to it."""
-_File = Annotated[str | Path, AfterValidator(beside_config)]
-_AS_NODE = PlainValidator(as_node)
+_File = Annotated[str | Path, FromFile()]
 
 
 class Sheet(BaseModel):
@@ -124,34 +124,34 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     documents: _File | Sequence[_File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
     what the index holds already."""
-    index: Annotated[_File | None, Mark.WRITTEN] = None
+    index: Annotated[Path, AfterValidator(beside_config)] | None = None
     """Folder that keeps what was read; `None` reads it anew in each process."""
     search: Literal["words", "meaning", "both"] = "both"
     """How passages are found. Without an endpoint that embeds it is by words."""
-    embedder: Annotated[Endpoint, Named()] | None = None
+    embedder: Large | None = None
     """Turns texts into vectors; `None`: the built-in sentence encoder, where its packages are
     installed."""
     passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Maximum number of tokens of a passage."""
-    retriever: Annotated[Node[Text | str, Passages], _AS_NODE] | None = None
+    retriever: Annotated[Node[Text | str, Passages], IN_PYTHON] | None = None
     """Finds passages, in the place of a search in `documents`: `BM25`, `Dense`, `Hybrid`,
     `Indexed`, or LangChain's by `from_langchain`. Given in Python alone."""
     top_k: int = Field(default=5, ge=1)
     """Maximum number of passages that the writer is given."""
-    writer: Annotated[Endpoint | Node[Sheet, Reply], Named(or_node=True)]
+    writer: Large | Annotated[Node[Sheet, Reply], IN_PYTHON]
     """Writes the answer, which streams: an endpoint, or in Python a node, as `Answerer` is. A model
     that is too small to write gives the nearest sentence instead, as `Extractive` does."""
-    small: Annotated[Endpoint, Named(tier="slm")] | None = None
+    small: Small | None = None
     """Rewrites, filters and checks, where that is asked for; in a table the default small model."""
-    rewrite: bool | Annotated[Node[Text | str, Query], _AS_NODE] = False
+    rewrite: bool | Annotated[Node[Text | str, Query], IN_PYTHON] = False
     """Whether the question is also searched for as the small model rewrites it, a call each, or
     what rewrites it; the passages for both are fused."""
-    filter: bool | _File | Annotated[Node[Text | str, Grade], _AS_NODE] = False
+    filter: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
     """Whether the small model is asked of each passage whether it helps, a call each; or the file
     of a calibration of it for that, or what says so. Else the search ranks them alone."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Probability of helping under which a passage is left out, where there is no calibration."""
-    check: bool | _File | Annotated[Node[Text | str, Grade], _AS_NODE] = False
+    check: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
     """Whether the small model checks each sentence against the passages that it cites, a call
     each; or the file of a calibration of it for that, or what says so. Else it is looked whether
     each sentence cites one."""
@@ -163,11 +163,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Maximum number of tokens of an answer."""
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the default small model; documents are needed to run."""
-        del where
         if not {"documents", "index"} & {*table} and endpoints.to_be_asked:
             raise ConfigError(
                 'there is nothing to search in: name files or folders by documents = ["docs"], or '
@@ -453,7 +450,7 @@ class _Held:
             self._emit(event)
             return
         self._events.append(event)
-        self._text += event.text if isinstance(event, Piece) else ""
+        self._text += event.text if isinstance(event, TextDelta) else ""
         if not may_be_absent(self._text):
             self.release()
 

@@ -14,28 +14,26 @@ from pathlib import Path
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import gather
+from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode, require, said
+from moa.agents.boundary import require, said
 from moa.agents.decider import Decider
 from moa.agents.prompts import block
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.index import BATCH
 from moa.documents.retrieval import BM25, Dense, fused, searched
-from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
-from moa.graphs.recipe import Named, WiredRecipe, beside_config
+from moa.graphs.fields import FromFile, Large, Small
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.questions import Score, score
-from moa.tiers import Endpoints
 
 _LEVELS = ["not at all", "a little", "well", "very well"]
 _RECENT = 5
@@ -105,7 +103,7 @@ class Recommendations(Reply):
     items: tuple[Recommended, ...]
 
 
-class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
+class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     """Finds what of a catalogue may suit somebody, scores it, and says why for the few it shows.
 
     What it gives is in the catalogue, and not in the history.
@@ -116,15 +114,15 @@ class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
             there are candidates.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Scores the candidates."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes the reasons."""
-    catalogue: Sequence[Item] | Annotated[str | Path, AfterValidator(beside_config)]
+    catalogue: Sequence[Item] | Annotated[str | Path, FromFile()]
     """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
     beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
     columns."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
     words alone, in a table by the built-in one, where it is installed."""
     candidates: int = Field(default=20, ge=1)
@@ -135,58 +133,35 @@ class Recommend(WiredRecipe[Interests, Recommendations], recipe="recommend"):
     """Score under which an item is left out."""
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the built-in encoder; a catalogue is needed to run."""
         if "catalogue" not in table and endpoints.to_be_asked:
             raise ConfigError(
-                f'{where} it needs catalogue = "ITEMS.jsonl", a file of items with id and text'
+                f'graphs.{cls.name}: it needs catalogue = "ITEMS.jsonl", a file of items with id '
+                "and text"
             )
         return {"catalogue": (), "encoder": sentence_encoder(), **table}
 
     def prepare(self) -> None:
-        """Check that no more are shown than are scored."""
+        """Read the catalogue, and make the agents."""
         if self.shown > self.candidates:
             raise ConfigError(
                 f"{self.name}: shown={self.shown}, but there are {self.candidates} candidates"
             )
-
-    def wire(self) -> BuiltGraph[Interests, Recommendations]:
-        """Wire the search, the scores and the reasons."""
         given = self.catalogue
-        items = items_of(Path(given)) if isinstance(given, str | Path) else given
-        g = Graph(self.name, Interests)
-        found = g.add(Candidates(items, self.encoder, most=self.candidates), g.input)
-        scored = g.add(Scores(self.slm, least=self.min_score, most=self.shown), found)
-        return g.build(g.join(_listed, g.add(WithReasons(self.llm), scored)))
-
-
-class Candidates(TypedNode[Interests, Shelf]):
-    """Finds what is near to somebody's interests, and was not theirs yet.
-
-    Args:
-        catalogue: All items.
-        encoder: Turns items into vectors, at the first run; `None` searches by words alone.
-        most: Maximum number of items to give.
-
-    Raises:
-        CapabilityError: the encoder can't embed.
-        ConfigError: two items have the same id.
-    """
-
-    def __init__(self, catalogue: Sequence[Item], encoder: Endpoint | None, *, most: int) -> None:
-        super().__init__(name="candidates")
-        self.endpoint = None if encoder is None else require(encoder, "embed", agent=self.name)
-        self.most = most
-        self.items = {item.id: item for item in catalogue}
-        if len(self.items) < len(catalogue):
+        rows = items_of(Path(given)) if isinstance(given, str | Path) else given
+        self.items = {item.id: item for item in rows}
+        if len(self.items) < len(rows):
             raise ConfigError(
-                f"the catalogue has {len(catalogue)} rows and {len(self.items)} ids: each item "
-                "needs an id of its own"
+                f"the catalogue has {len(rows)} rows and {len(self.items)} ids: each item needs "
+                "an id of its own"
             )
+        if self.encoder is not None:
+            require(self.encoder, "embed", agent=self.name)
+        self.scorer = Decider(self.slm, Suits, name="score")
+        self.writer = Writer(self.llm, name="writer", max_tokens=1024)
         self._passages = [
-            Passage(document=item.id, title=item.title or "", text=str(item)) for item in catalogue
+            Passage(document=item.id, title=item.title or "", text=str(item)) for item in rows
         ]
         self._by_words = BM25(self._passages)
         self._vectors: list[Sequence[float]] = []
@@ -196,20 +171,36 @@ class Candidates(TypedNode[Interests, Shelf]):
             WeakKeyDictionary()
         )
 
-    async def answer(self, request: Interests, context: RunContext) -> Shelf:
-        """Search for what is wanted, and for each of the latest items of the history; fuse."""
+    async def answer(self, request: Interests, context: RunContext) -> Recommendations:
+        """Find candidates, score them, and write the reasons.
+
+        Raises:
+            ConfigError: the catalogue is empty.
+        """
         if not self.items:
             raise ConfigError("the catalogue is empty: name a file of items")
+        shelf = await told("candidates", self._candidates(request, context), context)
+        shelf = await told("scores", self._scored(shelf, context), context)
+        return _listed(await told("reasons", self._with_reasons(shelf, context), context))
+
+    def sketch(self, sketch: Sketch) -> None:
+        """The search, the scores, and the reasons."""
+        boxes = [sketch.box(label="candidates"), sketch.box(self.scorer, "score of each")]
+        if can_write(self.llm.model):
+            boxes.append(sketch.box(self.writer, "reasons"))
+        sketch.arrow(sketch.input, *boxes, sketch.output)
+
+    async def _candidates(self, request: Interests, context: RunContext) -> Shelf:
+        """Search for what is wanted, and for each of the latest items of the history; fuse."""
         had = self._had(request, context)
         queries = [request.text] if request.text.strip() else []
         queries += [str(item) for item in had[-_RECENT:]]
         if not queries:
-            context.note(
-                "degraded", "nothing is known of what is wanted: the first items are shown"
-            )
+            said = "nothing is known of what is wanted: the first items are shown"
+            context.note("degraded", said)
             found = self._passages
         else:
-            depth = self.most + len(had)
+            depth = self.candidates + len(had)
             near = await self._searcher(context)
             ranked = [await self._ranked(query, near, depth, context) for query in queries]
             found = fused(ranked, top_k=depth).passages
@@ -217,7 +208,7 @@ class Candidates(TypedNode[Interests, Shelf]):
         items = [self.items[each.document] for each in found if each.document not in theirs]
         if not items:
             context.note("skipped", "nothing in the catalogue is near to what is wanted")
-        shown = tuple(Recommended(item=item) for item in items[: self.most])
+        shown = tuple(Recommended(item=item) for item in items[: self.candidates])
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _had(self, request: Interests, context: RunContext) -> list[Item]:
@@ -247,73 +238,69 @@ class Candidates(TypedNode[Interests, Shelf]):
 
     async def _searcher(self, context: RunContext) -> Dense | None:
         """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
-        if self.endpoint is None:
+        if self.encoder is None:
             return None
         async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]
                 try:
-                    made = await self.endpoint.embed([searched(each) for each in batch], context)
+                    made = await self.encoder.embed([searched(each) for each in batch], context)
                 except RECOVERABLE as error:
                     context.note("degraded", f"items are found by words alone: {error}")
                     return None
                 self._vectors[begin:] = made.vectors
             if self._by_meaning is None:
-                self._by_meaning = Dense(self._passages, self._vectors, self.endpoint)
+                self._by_meaning = Dense(self._passages, self._vectors, self.encoder)
             return self._by_meaning
+
+    async def _scored(self, shelf: Shelf, context: RunContext) -> Shelf:
+        """Score all, and leave out what suits too little; what can't be scored stands behind."""
+        about = shelf.about()
+        if not about:
+            return shelf.model_copy(update={"items": shelf.items[: self.shown]})
+
+        async def scored(each: Recommended) -> Recommended:
+            try:
+                text = f"The person:\n{about}\n\nThe item:\n{each.item}"
+                value = (await self.scorer.run(text, context)).output.suits.value
+            except (*RECOVERABLE, Unanswered) as error:
+                context.note("failed", f"no score for {each.item.id!r}: {error}")
+                return each
+            return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
+
+        items = await map_async(scored, shelf.items, max_concurrency=MAX_CONCURRENCY)
+        kept = [each for each in items if each.score is None or each.score >= self.min_score]
+        if len(kept) < len(items):
+            gone = len(items) - len(kept)
+            context.note("dropped", f"{gone} of {len(items)} items suit too little")
+        kept.sort(key=lambda each: -1.0 if each.score is None else each.score, reverse=True)
+        return shelf.model_copy(update={"items": tuple(kept[: self.shown])})
+
+    async def _with_reasons(self, shelf: Shelf, context: RunContext) -> Shelf:
+        """Have all reasons written in one call; where that fails, there are none."""
+        if not shelf.items:
+            return shelf
+        if not can_write(self.llm.model):
+            context.note("degraded", f"no reasons: {self.llm.model} is too small to write")
+            return shelf
+        try:
+            written = (await self.writer.run(shelf, context)).output
+        except RECOVERABLE as error:
+            context.note("failed", f"no reasons were written: {error}")
+            return shelf
+        by_number = {each.item: each.reason.strip() for each in written.reasons}
+        items = (
+            each.model_copy(update={"reason": by_number[n]})
+            for n, each in enumerate(shelf.items, 1)
+        )
+        return shelf.model_copy(update={"items": tuple(items)})
 
 
 class Suits(BaseModel):
     """What is asked about each item."""
 
     suits: Score = score("How well does the item suit this person?", levels=_LEVELS)
-
-
-class Scores(TypedNode[Shelf, Shelf]):
-    """Scores each item by a small model, and leaves out what suits too little.
-
-    Args:
-        slm: Decides.
-        least: Score under which an item is left out.
-        most: Maximum number of items to give.
-
-    Raises:
-        CapabilityError: `slm` can't decide.
-    """
-
-    def __init__(self, slm: Endpoint, *, least: float, most: int) -> None:
-        super().__init__(name="scores")
-        self.endpoint = slm
-        self.least = least
-        self.most = most
-        self.decider = Decider(slm, Suits, name="score")
-
-    async def answer(self, request: Shelf, context: RunContext) -> Shelf:
-        """Score all, some at a time. What can't be scored stands behind what is, in its order."""
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
-        about = request.about()
-        if not about:
-            return request.model_copy(update={"items": request.items[: self.most]})
-
-        async def scored(each: Recommended) -> Recommended:
-            async with gate:
-                try:
-                    text = f"The person:\n{about}\n\nThe item:\n{each.item}"
-                    value = (await self.decider.run(text, context)).output.suits.value
-                except (*RECOVERABLE, Unanswered) as error:
-                    context.note("failed", f"no score for {each.item.id!r}: {error}")
-                    return each
-            return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
-
-        items = await gather(scored(each) for each in request.items)
-        kept = [each for each in items if each.score is None or each.score >= self.least]
-        if len(kept) < len(items):
-            context.note(
-                "dropped", f"{len(items) - len(kept)} of {len(items)} items suit too little"
-            )
-        kept.sort(key=lambda each: -1.0 if each.score is None else each.score, reverse=True)
-        return request.model_copy(update={"items": tuple(kept[: self.most])})
 
 
 class Reason(BaseModel):
@@ -349,41 +336,6 @@ class Writer(Agent[Shelf, Reasons]):
         wanted = range(1, len(request.items) + 1)
         if sorted(given) != list(wanted):
             raise ValueError(f"it has reasons for items {given}, and one for each of {[*wanted]}")
-
-
-class WithReasons(TypedNode[Shelf, Shelf]):
-    """Has a large model write the reasons, in one call. Where it fails, there are none.
-
-    Args:
-        llm: Writes. One that is too small to write isn't asked.
-
-    Raises:
-        CapabilityError: `llm` can't complete.
-    """
-
-    def __init__(self, llm: Endpoint) -> None:
-        super().__init__(name="reasons")
-        self.endpoint = llm
-        self.writer = Writer(llm, name="writer", max_tokens=1024)
-
-    async def answer(self, request: Shelf, context: RunContext) -> Shelf:
-        """Write."""
-        if not request.items:
-            return request
-        if not can_write(self.endpoint.model):
-            context.note("degraded", f"no reasons: {self.endpoint.model} is too small to write")
-            return request
-        try:
-            written = (await self.writer.run(request, context)).output
-        except RECOVERABLE as error:
-            context.note("failed", f"no reasons were written: {error}")
-            return request
-        by_number = {each.item: each.reason.strip() for each in written.reasons}
-        items = tuple(
-            each.model_copy(update={"reason": by_number[n]})
-            for n, each in enumerate(request.items, 1)
-        )
-        return request.model_copy(update={"items": items})
 
 
 def _listed(shelf: Shelf) -> Recommendations:

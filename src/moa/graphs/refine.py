@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent
+from moa.agents import Agent, Instructions, MaxTokens
 from moa.agents.boundary import In
 from moa.agents.generator import Generator
 from moa.agents.prompts import block
@@ -20,11 +20,11 @@ from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
+from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
 from moa.node import Node
-from moa.trace import Piece
 
 
 class Draft(BaseModel):
@@ -103,7 +103,6 @@ class Refined(Reply):
     """Whether a failure, the budget or the time ended it before that, and before the rounds."""
 
 
-MaxTokens = Annotated[int, Field(gt=0)]
 MAX_TOKENS = 512
 """Of each text that is written, unless a table says otherwise."""
 
@@ -111,26 +110,20 @@ MAX_TOKENS = 512
 def writer_of(
     endpoint: Endpoint,
     *,
-    instructions: Annotated[str | None, Field(min_length=1)] = None,
+    instructions: Instructions | None = None,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Generator[Reply]:
-    """Make the writer of an endpoint.
-
-    Args:
-        endpoint: Who writes.
-        instructions: What to do with the request; `None`: to answer it.
-        max_tokens: Maximum number of tokens of the draft.
-    """
+    """Make the writer of an endpoint; without instructions it answers the request."""
     return Generator(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:
-    """Make the critic of an endpoint, with at most so many tokens for a critique."""
+    """Make the critic of an endpoint."""
     return Critic(endpoint, max_tokens=max_tokens)
 
 
 def reviser_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Reviser:
-    """Make the reviser of an endpoint, with at most so many tokens for a revision."""
+    """Make the reviser of an endpoint."""
     return Reviser(endpoint, max_tokens=max_tokens)
 
 
@@ -182,7 +175,6 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
         best = max(drafts, key=lambda draft: draft.score)  # a revision must be better to replace
         if cause is not None:
             context.note("degraded", f"draft {best.place + 1} of {len(drafts)} is kept: {cause}")
-        context.emit(Piece(context.node, best.text))
         return Refined(
             text=best.text,
             draft=best.place,

@@ -6,15 +6,14 @@ language models", arXiv:2210.03350, with the parts side by side.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import gather
+from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.prompts import at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents import Passage
 from moa.documents.citations import Citation, cited, statements
@@ -23,13 +22,11 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
-from moa.graphs.recipe import FromTable, Named, Recipe, Sketch, as_node
+from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply, Text
-from moa.node import Node
-from moa.trace import Piece
-
-_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+from moa.node import Node, in_place
 
 
 class Finding(BaseModel):
@@ -53,7 +50,7 @@ class Finding(BaseModel):
 class Disagreement(BaseModel):
     """What findings contradict each other about."""
 
-    about: _Words
+    about: Words
     findings: list[int] = Field(min_length=1, description="numbers of the findings")
 
 
@@ -129,19 +126,11 @@ class Report(Reply):
 class SubQuestions(BaseModel):
     """Questions that together answer another."""
 
-    questions: list[_Words] = Field(min_length=1)
+    questions: list[Words] = Field(min_length=1)
 
 
 class Divider(Agent[Text | str, SubQuestions]):
-    """Divides a question into some that can be answered one by one.
-
-    Args:
-        llm: Writes.
-        max_parts: How many there are, at most.
-
-    Raises:
-        CapabilityError: it can't complete.
-    """
+    """Divides a question into some that can be answered one by one."""
 
     tag = ""
 
@@ -212,7 +201,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         CapabilityError: `llm` can't complete.
     """
 
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Divides the question, compares the findings, and writes the report. One that is too small to
     write isn't asked: the question is looked up as it is."""
     answerer: Annotated[Node[Text | str, RagOutcome], FromTable(Rag)]
@@ -221,7 +210,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Maximum number of parts of a question."""
     report_tokens: int = Field(default=2048, ge=1)
     """Maximum number of tokens of the report, reasoning included."""
-    support: Annotated[Node[Text | str, Grade], PlainValidator(as_node)] | None = None
+    support: Annotated[Node[Text | str, Grade], IN_PYTHON] | None = None
     """Says of each sentence of the report whether the passages it cites say so; `None`: what a
     `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
     answerer found unsupported does not get into the report. Given in Python alone."""
@@ -276,21 +265,19 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         self, asked: list[str], context: RunContext
     ) -> list[tuple[str, RagOutcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
         failures: list[MoaError] = []
 
         async def look_up(question: str) -> RagOutcome | str:
-            async with gate:
-                try:
-                    return (await self.answerer.run(question, context)).output
-                except (ConfigError, DeadlineExceeded):
-                    raise
-                except MoaError as error:
-                    context.note("failed", f"{question!r} was not looked up: {error}")
-                    failures.append(error)
-                    return f"it could not be looked up: {error}"
+            try:
+                return (await in_place(self.answerer, question, context)).output
+            except (ConfigError, DeadlineExceeded):
+                raise
+            except MoaError as error:
+                context.note("failed", f"{question!r} was not looked up: {error}")
+                failures.append(error)
+                return f"it could not be looked up: {error}"
 
-        outcomes = await gather(look_up(question) for question in asked)
+        outcomes = await map_async(look_up, asked, max_concurrency=MAX_CONCURRENCY)
         if len(failures) == len(asked):
             raise failures[0]
         return list(zip(asked, outcomes, strict=True))
@@ -314,7 +301,6 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-            context.emit(Piece(context.node, text))
         checked = cited(text, found.passages)
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from moa.calibration.acceptance import Judgement, Policy, text_of
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
 from moa.errors import ConfigError, MoaError
-from moa.graphs.building.signatures import signature_of
 from moa.graphs.cascade import Cascade
-from moa.graphs.recipe import FromEndpoints, FromFile, Recipe, Sketch, Table
+from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoints, FromFile, Table
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import single_model
 from moa.node import Node, Result, unique_names
-from moa.tiers import Endpoints
 
 if TYPE_CHECKING:
     from moa.routing import Router
@@ -50,9 +51,6 @@ def _first_calibrated(given: list[Any] | None, table: Table) -> list[Any]:
     first, *others = given or [{"endpoint": table.endpoints.slm}, {"endpoint": table.endpoints.llm}]
     tables: list[Any] = [{"endpoint": one} if isinstance(one, str) else one for one in others]
     return [first, *({"calibrated": False, **one} for one in tables)]
-
-
-_MODELS = FromEndpoints(single_model, spread=_first_calibrated)
 
 
 class Routed(Recipe[Any, Any], recipe="routed"):
@@ -100,11 +98,8 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
     @classmethod
-    def completed(
-        cls, table: Mapping[str, object], endpoints: Endpoints, where: str
-    ) -> Mapping[str, object]:
+    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Let it pass without a router where it is only drawn."""
-        del where
         if not table.get("router") and endpoints.to_be_asked:
             raise ConfigError(
                 f'graphs.{cls.name}: it needs router = "ROUTER.json", the file that moa route fit '

@@ -9,28 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic
 
-from pydantic import Field, PlainValidator
+from pydantic import Field
 
-from moa.agents.boundary import In
+from moa.agents.boundary import In, Out
 from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, OutputError, QuorumNotMet
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.recipe import FromEndpoint, Recipe, Sketch
-from moa.mixing.answer_extraction import Key, as_key, fitting, stated, written
+from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
+from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromEndpoint
+from moa.graphs.recipe import Recipe, Sketch
+from moa.mixing.answer_extraction import Key, fitting, stated, written
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted
+from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
-from moa.trace import Piece
 
 
-class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
-    """Asks one node several times, and gives the answer that most of its samples give.
-
-    It stops as soon as no further sample can change the majority. A sample that fails is left out;
-    where the budget or the time ends it, the majority so far is the answer, marked `partial` if the
-    missing samples could have changed it.
+class Sampling(Recipe[In, Out], Generic[In, Out]):
+    """What recipes share that ask one node several times, and choose among what it gives.
 
     Raises:
         ConfigError: the samples would all be the same, or the key is of a field that the node
@@ -42,13 +38,10 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
     answers to one request, so its temperature is above 0."""
     samples: int = Field(default=5, ge=1)
     """Maximum number of samples."""
-    key: Annotated[Key, PlainValidator(as_key)] = stated
+    key: Key = stated
     """Turns what the node gives into what is counted: `stated`, `last_number`, `field_of("total")`
     or `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function. In a table:
     `"stated"` or `"number"`."""
-    max_concurrency: int | None = Field(default=None, ge=1)
-    """Samples that are asked side by side; `None`: as many as could settle the vote if they agreed,
-    which costs the fewest calls. As many as `samples` is the quickest."""
 
     def prepare(self) -> None:
         """Check that samples can differ, and that the key can read them."""
@@ -56,6 +49,24 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
         self.input_type = signature.input(0)
         self.node = sampled(self.node, self.samples)
         self.key = fitting(self.key, signature.output)
+
+    def sketch_with(self, sketch: Sketch, chooser: str) -> None:
+        """Draw the node, and what chooses."""
+        node = sketch.box(self.node, f"{self.node.name} x {self.samples}")
+        sketch.arrow(sketch.input, node, chooser, sketch.output)
+
+
+class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency"):
+    """Asks one node several times, and gives the answer that most of its samples give.
+
+    It stops as soon as no further sample can change the majority. A sample that fails is left out;
+    where the budget or the time ends it, the majority so far is the answer, marked `partial` if the
+    missing samples could have changed it.
+    """
+
+    max_concurrency: int | None = Field(default=None, ge=1)
+    """Samples that are asked side by side; `None`: as many as could settle the vote if they agreed,
+    which costs the fewest calls. As many as `samples` is the quickest."""
 
     async def answer(self, request: In, context: RunContext) -> Voted:
         """Sample until no further sample can change the majority.
@@ -85,8 +96,7 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
 
     def sketch(self, sketch: Sketch) -> None:
         """The node, and the vote."""
-        node = sketch.box(self.node, f"{self.node.name} x {self.samples}")
-        sketch.arrow(sketch.input, node, sketch.box(label="vote"), sketch.output)
+        self.sketch_with(sketch, sketch.box(label="vote"))
 
     async def _sampled(
         self, size: int, request: In, tally: Tally, context: RunContext
@@ -104,12 +114,7 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
 
     def _voted(self, tally: Tally, outputs: dict[int, Any], context: RunContext) -> Voted:
         if not tally.leaders:
-            raise OutputError(
-                f"in none of {len(outputs)} samples an answer was found that could be counted. "
-                "Ask for a form that the key reads",
-                node=self.name,
-                text=written(next(iter(outputs.values())), None),
-            )
+            raise unreadable(len(outputs), self.name, written(next(iter(outputs.values())), None))
         winner = tally.leaders[0]
         voted = tally.voted(written(outputs[tally.place_of(winner)], winner), winner)
         if voted.partial:
@@ -118,5 +123,4 @@ class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency")
                 f"{len(outputs)} of {self.samples} samples came, and the others could have changed "
                 "the majority",
             )
-        context.emit(Piece(context.node, voted.text))
         return voted

@@ -11,19 +11,19 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
+from moa.agents import Instructions, MaxTokens, WarmTemperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
+from moa.graphs.fields import FromEndpoint
 from moa.graphs.mixture import (
     MAX_TOKENS,
     BaseMixture,
-    Instructions,
-    MaxTokens,
     Member,
     aggregator_of,
 )
-from moa.graphs.recipe import FromEndpoint, Sketch
+from moa.graphs.recipe import Sketch
 from moa.mixing.packing import Asked
 
 
@@ -31,16 +31,12 @@ def sample_of(
     endpoint: Endpoint,
     *,
     instructions: Instructions = ANSWER,
-    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7,
+    temperature: WarmTemperature = 0.7,
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Proposer:
     """Make the node that is sampled.
 
-    Args:
-        endpoint: Who is asked. One with a cache in front gives the same sample every time.
-        instructions: What to do with the request.
-        temperature: Above 0, or all samples would be the same.
-        max_tokens: Maximum number of tokens of a sample.
+    An endpoint with a cache in front gives the same sample every time.
     """
     return Proposer(
         endpoint, instructions, name="sample", temperature=temperature, max_tokens=max_tokens

@@ -13,9 +13,10 @@ from pydantic import Field
 from moa.agents.boundary import In, Out
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError
-from moa.graphs.building.signatures import signature_of
+from moa.graphs.engine.types import signature_of
+from moa.graphs.fields import FromGraph
 from moa.graphs.oversight import same_answer
-from moa.graphs.recipe import FromGraph, Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch
 from moa.node import Node, Result
 from moa.usage import UNLIMITED, Budget, Usage
 
@@ -103,7 +104,9 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
             Exception: what the node in use raises; the candidate is stopped then.
         """
         context = (context or RunContext()).nested(budget=self.budget, timeout_s=self.timeout_s)
-        beside = asyncio.ensure_future(self._candidate(request))
+        own = RunContext(budget=self.candidate_budget)
+        own.journal = context.journal
+        beside = asyncio.ensure_future(self._candidate(request, own))
         try:
             result = await self.current.run(request, context)
             await asyncio.wait({beside}, timeout=self._wait_s(context))
@@ -129,9 +132,9 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
             box = sketch.box(node, f"{node.name} ({role})")
             sketch.arrow(sketch.input, box, sketch.output)
 
-    async def _candidate(self, request: In) -> Result[Any] | MoaError:
+    async def _candidate(self, request: In, context: RunContext) -> Result[Any] | MoaError:
         try:
-            return await self.candidate.run(request, RunContext(budget=self.candidate_budget))
+            return await self.candidate.run(request, context)
         except MoaError as error:
             return error
         except Exception as error:  # noqa: BLE001  a bug in it must not touch the node in use

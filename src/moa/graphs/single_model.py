@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from moa.agents import MaxTokens
+from moa.agents.boundary import ready
 from moa.agents.classifier import Classifier
-from moa.agents.generator import Generator
+from moa.agents.generator import REPLY, Generator
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.recipe import FromFile
+from moa.graphs.fields import FromFile
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 
@@ -33,6 +36,7 @@ def load_calibration(file: Path) -> Calibration:
     return Calibration.load(file)
 
 
+@ready("slm", "The small model alone", "slm")
 def single_model(
     endpoint: Endpoint,
     *,
@@ -41,8 +45,8 @@ def single_model(
     none: bool = False,
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None,
     calibrated: bool = True,
-    instructions: str = "Answer the message, in its language.",
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
+    instructions: str = REPLY,
+    max_tokens: MaxTokens = 512,
 ) -> Node[Any, Any]:
     """Build the agent of one model.
 
@@ -55,34 +59,13 @@ def single_model(
         calibrated: Whether the calibration says of each answer whether it is accepted: it was made
             for this model.
         instructions: What to do with the input, where nothing is decided.
-        max_tokens: Maximum tokens to write.
-    """
-    if labels is not None or calibration is not None:
-        return labeller(
-            endpoint,
-            task=task,
-            labels=labels,
-            none=none,
-            calibration=calibration,
-            calibrated=calibrated,
-        )
-    return Generator(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
-
-
-def labeller(
-    endpoint: Endpoint,
-    *,
-    task: str = "What is this text about?",
-    labels: dict[str, str] | list[str] | None = None,
-    none: bool = False,
-    calibration: Calibration | None = None,
-    calibrated: bool = True,
-) -> Classifier[str]:
-    """Build the agent that decides, by the question and labels of the calibration if there is one.
+        max_tokens: Of what is written.
 
     Raises:
-        ConfigError: there are no labels.
+        ConfigError: the calibration is of another kind of question.
     """
+    if labels is None and calibration is None:
+        return Generator(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
     describe = None
     if calibration is not None:
         asked = calibration.question
@@ -93,13 +76,10 @@ def labeller(
             )
         labels = [option.name for option in asked.options if option.name != NONE_OF_THESE]
         describe = {o.name: o.description for o in asked.options if o.description is not None}
-        none = len(labels) < len(asked.options)
-        task = asked.text
-    if not labels:
-        raise ConfigError("there are no labels to decide on: give labels, or a calibration")
+        none, task = len(labels) < len(asked.options), asked.text
     return Classifier(
         endpoint,
-        labels,
+        labels or (),
         task=task,
         describe=describe,
         none=none,
@@ -107,3 +87,7 @@ def labeller(
         name=endpoint.name,  # in a cascade it tells the tiers apart
         calibration=calibration if calibrated else None,
     )
+
+
+LARGE = ready("llm", "The large model alone", "llm")(partial(single_model, calibrated=False))
+"""Makes the agent of a large model, beside a small one that was calibrated."""

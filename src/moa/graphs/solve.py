@@ -11,11 +11,11 @@ arXiv:2303.11366.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Literal, NamedTuple, Self, Unpack
+from typing import Any, Literal, NamedTuple, Self, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,11 +39,11 @@ from moa.context import RunContext, quiet
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
-from moa.graphs.recipe import Named, Recipe, Sketch
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
-from moa.trace import NodeFinished, NodeStarted, Piece
 from moa.usage import Tier
 
 Solver = Literal["slm", "llm", "arithmetic"]
@@ -234,10 +234,10 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         CapabilityError: an endpoint can't complete, or `slm` can't decide.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Works out the steps that a plan calls easy. Where it is another model that can write, it says
     whether the answer is plausible."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Works the problem out, plans it, works out the other steps, and writes the answer."""
     accept: Policy | None = None
     """What the answer must pass beside the sums; `None`: it is plausible to `slm`. Given in Python
@@ -290,7 +290,6 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
                     raise
                 context.note("degraded", f"the answer stands unverified, with no other: {error}")
                 break
-        context.emit(Piece(context.node, best.attempt.answer))
         return Solution(
             text=best.attempt.answer,
             steps=best.attempt.steps,
@@ -309,9 +308,8 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         last = number == self.tries
         hidden = quiet(context)
         plan = await self._plan(Problem(problem=problem, failed=before.attempt), hidden)
-        results = await CarriedOut(
-            plan, problem, self.solvers, hurried=last, context=context, hidden=hidden
-        ).results()
+        carried_out = CarriedOut(plan, problem, self.solvers, context, hidden, last)
+        results = await carried_out.results()
         faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
         if faults and not last:
             return _Tried(Attempt(steps=results, answer="", faults=faults), number)
@@ -389,15 +387,6 @@ class Planner(Agent[Problem, Steps]):
 
     A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times:
     cut, it would lose the step that gives the answer.
-
-    Args:
-        endpoint: Who plans.
-        max_steps: Maximum number of steps of a plan.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-        ConfigError: `max_steps` is not at least 1.
     """
 
     tag = ""
@@ -412,11 +401,7 @@ class Planner(Agent[Problem, Steps]):
         ' "needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
     )
 
-    def __init__(
-        self, endpoint: Endpoint, *, max_steps: int = 8, **settings: Unpack[Settings]
-    ) -> None:
-        if max_steps < 1:
-            raise ConfigError(f"a plan of at most {max_steps} steps, but it has at least one")
+    def __init__(self, endpoint: Endpoint, *, max_steps: int, **settings: Unpack[Settings]) -> None:
         self.output_type = at_most(Steps, "steps", max_steps)
         super().__init__(endpoint, **settings)
 
@@ -434,38 +419,24 @@ class Planner(Agent[Problem, Steps]):
         return "\n".join([request.problem, "", *tried])
 
 
+@dataclass(slots=True)
 class CarriedOut:
-    """One plan being carried out: a step starts as soon as the steps that it needs are done.
+    """One plan being carried out: a step starts as soon as the steps that it needs are done."""
 
-    Args:
-        plan: The steps.
-        problem: What they are for.
-        solvers: Who works a step out, by the tier that the step asks for.
-        hurried: Whether a step goes on from a result that is known to be wrong.
-        context: What is told of the steps goes there.
-        hidden: The models run in it.
-    """
-
-    def __init__(
-        self,
-        plan: Steps,
-        problem: str,
-        solvers: Mapping[Tier, Node[Task, Worked]],
-        *,
-        hurried: bool,
-        context: RunContext,
-        hidden: RunContext,
-    ) -> None:
-        self._plan = plan
-        self._problem = problem
-        self._solvers = solvers
-        self._hurried = hurried
-        self._context = context
-        self._hidden = hidden
-        self._tasks: dict[str, asyncio.Task[StepResult]] = {}
-        self._failures: list[MoaError] = []
-        # A result shows a number rounded, and what is computed from it is computed from this.
-        self._exact: dict[str, Fraction] = {}
+    plan: Steps
+    problem: str
+    solvers: Mapping[Tier, Node[Task, Worked]]
+    """Who works a step out, by the tier that the step asks for."""
+    context: RunContext
+    """What is told of the steps goes there."""
+    hidden: RunContext
+    """The models run in it."""
+    hurried: bool
+    """Whether a step goes on from a result that is known to be wrong."""
+    tasks: dict[str, asyncio.Task[StepResult]] = field(default_factory=dict[str, Any])
+    failures: list[MoaError] = field(default_factory=list[MoaError])
+    exact: dict[str, Fraction] = field(default_factory=dict[str, Fraction])
+    """A result shows a number rounded, and what is computed from it is computed from this."""
 
     async def results(self) -> tuple[StepResult, ...]:
         """Run every step; those that fail are noted, and those that need them don't run.
@@ -473,49 +444,44 @@ class CarriedOut:
         Raises:
             MoaError: no step has an answer; this is why the first one failed.
         """
-        steps = self._plan.ordered
+        steps = self.plan.ordered
         try:
             async with asyncio.TaskGroup() as group:
                 for step in steps:
-                    self._tasks[step.id] = group.create_task(self._told(step))
+                    self.tasks[step.id] = group.create_task(self._told(step))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        results = tuple(self._tasks[step.id].result() for step in steps)
-        if self._failures and not any(result.answer for result in results):
-            raise self._failures[0]
+        results = tuple(task.result() for task in self.tasks.values())
+        if self.failures and not any(result.answer for result in results):
+            raise self.failures[0]
         return results
 
     async def _told(self, step: Step) -> StepResult:
-        needed = {name: await self._tasks[name] for name in step.needs}
+        needed = {name: await self.tasks[name] for name in step.needs}
         missing = [name for name, result in needed.items() if not self._usable(result)]
         if missing:
             return _result(step, step.tier, fault=f"it needs {', '.join(missing)}, which failed")
-        path = f"{self._context.node}/{step.id}"
-        self._context.emit(NodeStarted(path))
-        started = time.perf_counter()
-        result = await self._worked_out(step, needed)
-        self._context.emit(NodeFinished(path, result, time.perf_counter() - started))
-        return result
+        return await told(step.id, self._worked_out(step, needed), self.context)
 
     def _usable(self, result: StepResult) -> bool:
-        return bool(result.answer) and (self._hurried or result.fault is None)
+        return bool(result.answer) and (self.hurried or result.fault is None)
 
     async def _worked_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
         if step.compute is not None:
             try:
                 return self._computed(step, step.compute, needed)
             except InputError as error:
-                self._hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
+                self.hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
         task = Task(
-            problem=self._problem,
+            problem=self.problem,
             results={result.question: result.answer for result in needed.values()},
             question=step.question,
         )
         try:
-            found = (await self._solvers[step.tier].run(task, self._hidden)).output
+            found = (await self.solvers[step.tier].run(task, self.hidden)).output
         except MoaError as error:
-            self._failures.append(error)
-            self._hidden.note("failed", f"step {step.id!r} has no result: {error}")
+            self.failures.append(error)
+            self.hidden.note("failed", f"step {step.id!r} has no result: {error}")
             return _result(step, step.tier, fault=str(error))
         wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
         fault = "; ".join(wrong) or None
@@ -530,14 +496,14 @@ class CarriedOut:
             InputError: it is no calculation, or a result is no number.
         """
         values = {
-            name: self._exact[name] if name in self._exact else only_number(needed[name].answer)
+            name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
             for name in named_in(expression)
         }
         # A planner likes to write the result too, as in `3 + 4 = 7`: it is computed anew.
         filled_in = filled(expression, values).partition("=")[0].strip()
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
-        self._exact[step.id] = value
+        self.exact[step.id] = value
         return _result(step, "arithmetic", written(value), f"{filled_in} = {written(value)}")
 
 

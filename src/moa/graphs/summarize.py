@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import gather
+from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode, require
+from moa.agents.boundary import require
 from moa.agents.generator import Generator
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
@@ -25,23 +25,22 @@ from moa.documents.lengths import Length
 from moa.documents.retrieval import words
 from moa.documents.salience import Salience, salience_of
 from moa.documents.sentences import sentences
-from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
-from moa.graphs.recipe import Named, WiredRecipe
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
-from moa.trace import Piece
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
 _MAX_NOTES = 3
 """Maximum number of notes that a sentence rests on."""
+_MAX_TOKENS = 2048
+"""Of a summary that is written, reasoning included."""
 _CONDENSE = (
     "Summarize this part of a longer text in a few short sentences. Keep names, numbers and "
     "results "
@@ -126,7 +125,7 @@ class Summary(Reply):
     what the small model wrote down, since the large one could not write."""
 
 
-class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
+class Summarize(Recipe[Original, Summary], recipe="summarize"):
     """Summarises a text of any length, of which a large model reads what matters alone.
 
     Where the large model is too small to write, as the built-in one is, the summary is made of the
@@ -137,9 +136,9 @@ class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
             embed.
     """
 
-    slm: Annotated[Endpoint, Named(tier="slm")]
+    slm: Small
     """Condenses the chunks, where that is asked for; else it isn't asked."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes the summary."""
     sentences: int | None = Field(default=None, ge=1)
     """Maximum number of sentences of the summary; `None`: 3, unless `words` are given."""
@@ -155,88 +154,68 @@ class Summarize(WiredRecipe[Original, Summary], recipe="summarize"):
     condense: bool = False
     """Whether `slm` writes down what matters in each chunk; otherwise, or where it is too small to
     write, the best sentences are kept as they stand."""
-    encoder: Annotated[Endpoint, Named()] | None = None
+    encoder: Large | None = None
     """Turns sentences into vectors; `None`: the built-in one."""
 
-    def wire(self) -> BuiltGraph[Original, Summary]:
-        """Wire the chunks, what is kept of each, and the summary."""
+    def prepare(self) -> None:
+        """Make the agents."""
         short = 3 if self.sentences is None and self.words is None else self.sentences
-        length = Length(sentences=short, words=self.words)
-        encoder = self.encoder or SentenceEncoder()
-        kept: TypedNode[Notes, Notes] = Extracts(
-            encoder, keep=self.keep, length=length, read_tokens=self.read_tokens
-        )
+        self.length = Length(sentences=short, words=self.words)
+        self.vectors = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
+        self.condenser: Generator[Reply] | None = None
         if self.condense and can_write(self.slm.model):
-            kept = Condense(
-                self.slm,
-                encoder,
-                length=length,
-                keep=self.keep,
-                max_tokens=self.chunk_tokens,
-                read_tokens=self.read_tokens,
-            )
-        g = Graph(self.name, Original)
-        notes = g.add(kept, g.add(Chunker(self.chunk_tokens), g.input))
-        return g.build(g.add(Summarizer(self.llm, encoder, length=length), notes))
+            room = max(64, round(self.keep * self.chunk_tokens))
+            self.condenser = Generator(self.slm, _CONDENSE, name="note", max_tokens=room)
+        task = f"Summarize the text in {self.length}, in its language. Add nothing to it."
+        self.writer = _Writer(self.llm, instructions=task, name="writer", max_tokens=_MAX_TOKENS)
 
-
-class Chunker(TypedNode[Original, Notes]):
-    """Splits a text, and keeps all of it.
-
-    Args:
-        max_tokens: Maximum number of tokens of a chunk, by an estimate on the safe side.
-    """
-
-    def __init__(self, max_tokens: int) -> None:
-        super().__init__(name="chunks")
-        self.max_tokens = max_tokens
-
-    async def answer(self, request: Original, context: RunContext) -> Notes:
-        """Split.
+    async def answer(self, request: Original, context: RunContext) -> Summary:
+        """Split, keep what matters of each chunk, and write.
 
         Raises:
             MissingDependency: `semantic-text-splitter` is not installed.
         """
-        found = await asyncio.to_thread(chunks, request.text, max_tokens=self.max_tokens)
+        found = await asyncio.to_thread(chunks, request.text, max_tokens=self.chunk_tokens)
         spans = tuple((start, start + len(text)) for start, text in found)
-        notes = [Note(text=text, chunks=(n,)) for n, (_, text) in enumerate(found, 1)]
-        if not notes:
+        whole = [Note(text=text, chunks=(n,)) for n, (_, text) in enumerate(found, 1)]
+        if not whole:
             context.note("skipped", "the text is empty, and so is its summary")
-        return Notes(original=request, spans=spans, notes=()).keeping(notes)
+        notes = Notes(original=request, spans=spans, notes=()).keeping(whole)
+        if not self.length.too_long(request.text):
+            own = [Cited(text=text, chunks=whole[n].chunks) for n, text in sentences_in(whole)]
+            return _summary(own, notes, "extract")
+        if self.condenser is None:
+            kept = await told("extracts", self._extracts(notes, context), context)
+        else:
+            kept = await told("condense", self._condensed(notes, self.condenser, context), context)
+        if not can_write(self.llm.model):
+            context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
+            return await self._extracted(kept, context)
+        return await told("summary", self._written(kept, context), context)
 
+    def sketch(self, sketch: Sketch) -> None:
+        """The chunks, what is kept of each, and who writes."""
+        kept = sketch.box(self.condenser, "extracts" if self.condenser is None else "note of each")
+        boxes = [sketch.box(label="chunks"), kept]
+        if can_write(self.llm.model):
+            boxes.append(sketch.box(self.writer, "summary"))
+        sketch.arrow(sketch.input, *boxes, sketch.output)
 
-class Extracts(TypedNode[Notes, Notes]):
-    """Keeps the sentences of each note that say most, as they stand; nothing is written.
+    async def _extracts(self, notes: Notes, context: RunContext) -> Notes:
+        """Keep the sentences of each note that say most, then of all where they are too many.
 
-    A text that the model reads at once is left whole. Where the encoder fails, the first sentences
-    of the note are kept.
-
-    Args:
-        encoder: Turns sentences into vectors.
-        keep: Share of the tokens to keep, as far as the summary doesn't need more.
-        length: Of the summary.
-        read_tokens: Maximum number of tokens to keep of the whole text; of one with no more all is
-            kept.
-    """
-
-    def __init__(self, encoder: Endpoint, *, keep: float, length: Length, read_tokens: int) -> None:
-        super().__init__(name="extracts")
-        self.endpoint = require(encoder, "embed", agent=self.name)
-        self.keep = keep
-        self.length = length
-        self.read_tokens = read_tokens
-
-    async def answer(self, request: Notes, context: RunContext) -> Notes:
-        """Take sentences of each note, then of all together where they are still too many."""
-        total = request.tokens
-        if total <= self.read_tokens or not self.length.too_long(request.original.text):
-            return request
-        share = max(self.keep, min(1.0, self._needed / total))
-        salience = await ranking(self.endpoint, request, context)
-        placed = sentences_in(request.notes)
+        A text that is read at once is left whole.
+        """
+        total = notes.tokens
+        if total <= self.read_tokens:
+            return notes
+        words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
+        share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
+        salience = await self._salience(notes, context)
+        placed = sentences_in(notes.notes)
         kept = [
             sentence
-            for n, note in enumerate(request.notes)
+            for n, note in enumerate(notes.notes)
             for sentence in _best(
                 salience,
                 [each for each in placed if each[0] == n],
@@ -245,91 +224,138 @@ class Extracts(TypedNode[Notes, Notes]):
         ]
         if sum(approximate_tokens(text) for _, text in kept) > self.read_tokens:
             kept = _best(salience, kept, most=self.read_tokens)
-        notes = request.keeping(_joined(request.notes, kept))
+        notes = notes.keeping(_joined(notes.notes, kept))
         context.note("changed", f"kept {notes.tokens} of about {total} tokens, as they stand")
         centroid = () if salience is None else salience.centroid
         return notes.model_copy(update={"centroid": centroid})
 
-    @property
-    def _needed(self) -> float:
-        words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
-        return _ROOM * _TOKENS_A_WORD * words
-
-
-class Condense(TypedNode[Notes, Notes]):
-    """Has a small model write down what matters in each note, chunks side by side.
-
-    Notes of neighbours are condensed together, again and again, until what is left can be read at
-    once. A note that the model fails on is left as it is, and cut to its best sentences.
-
-    Args:
-        slm: Writes. A text as short as its summary is left as it is.
-        encoder: Turns sentences into vectors, where the model fails.
-        length: Of the summary.
-        keep: Share of a chunk's tokens that a note may have.
-        max_tokens: Maximum number of tokens of what is condensed at once.
-        read_tokens: Maximum number of tokens to keep of the whole text.
-
-    Raises:
-        CapabilityError: `slm` can't complete.
-    """
-
-    def __init__(
-        self,
-        slm: Endpoint,
-        encoder: Endpoint,
-        *,
-        length: Length,
-        keep: float,
-        max_tokens: int,
-        read_tokens: int,
-    ) -> None:
-        super().__init__(name="condense")
-        self.length = length
-        self.max_tokens = max_tokens
-        self.read_tokens = read_tokens
-        self.keep = keep
-        self.encoder = encoder
-        room = max(64, round(keep * max_tokens))
-        self.endpoint = slm
-        self.writer = Generator(slm, _CONDENSE, name="note", max_tokens=room)
-
-    async def answer(self, request: Notes, context: RunContext) -> Notes:
-        """Condense each, then neighbours together until it is little enough."""
-        if not self.length.too_long(request.original.text):
-            return request
-        notes = await self._condensed(request, request.notes, context)
-        while sum(approximate_tokens(n.text) for n in notes) > self.read_tokens:
-            grouped = _grouped(notes, self.max_tokens)
-            if len(grouped) == len(notes):
-                break
-            notes = await self._condensed(request, grouped, context)
-        kept = request.keeping(notes)
-        if kept.tokens > self.read_tokens:
-            salience = await ranking(self.encoder, kept, context)
-            kept = kept.keeping(_extract(salience, kept.notes, most=self.read_tokens))
-        context.note("changed", f"condensed about {request.tokens} tokens to {kept.tokens}")
-        return kept
-
     async def _condensed(
-        self, whole: Notes, notes: Sequence[Note], context: RunContext
+        self, whole: Notes, condenser: Generator[Reply], context: RunContext
+    ) -> Notes:
+        """Have each note condensed, then neighbours together until they can be read at once."""
+        notes = whole.keeping(await self._condensed_each(whole, whole.notes, condenser, context))
+        while notes.tokens > self.read_tokens:
+            grouped = _grouped(notes.notes, self.chunk_tokens)
+            if len(grouped) == len(notes.notes):
+                break
+            notes = whole.keeping(await self._condensed_each(whole, grouped, condenser, context))
+        if notes.tokens > self.read_tokens:
+            salience = await self._salience(notes, context)
+            notes = notes.keeping(_extract(salience, notes.notes, most=self.read_tokens))
+        context.note("changed", f"condensed about {whole.tokens} tokens to {notes.tokens}")
+        return notes
+
+    async def _condensed_each(
+        self,
+        whole: Notes,
+        notes: Sequence[Note],
+        condenser: Generator[Reply],
+        context: RunContext,
     ) -> list[Note]:
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
+        """Condense notes side by side; one that fails is cut to its best sentences."""
         silent = quiet(context)  # notes are no part of the answer
 
-        async def one(note: Note) -> Note:
-            async with gate:
-                try:
-                    reply = (await self.writer.run(note.text, silent)).output
-                except RECOVERABLE as error:
-                    context.note("failed", f"no note of chunks {note.chunks}: {error}")
-                    salience = await ranking(self.encoder, whole.keeping([note]), context)
-                    most = self.keep * approximate_tokens(note.text)
-                    (kept,) = _extract(salience, [note], most=most)
-                    return kept
+        async def condensed(note: Note) -> Note:
+            try:
+                reply = (await condenser.run(note.text, silent)).output
+            except RECOVERABLE as error:
+                context.note("failed", f"no note of chunks {note.chunks}: {error}")
+                salience = await self._salience(whole.keeping([note]), context)
+                most = self.keep * approximate_tokens(note.text)
+                return _extract(salience, [note], most=most)[0]
             return note.model_copy(update={"text": reply.text, "written": True})
 
-        return await gather(one(note) for note in notes)
+        return await map_async(condensed, notes, max_concurrency=MAX_CONCURRENCY)
+
+    async def _salience(self, notes: Notes, context: RunContext) -> Salience | None:
+        """Rank the sentences; `None` where the encoder fails, and the first ones are taken."""
+        batches = ([text for _, text in sentences(note.text)] for note in notes.notes)
+        try:
+            return await salience_of(
+                self.vectors, batches, context, about=notes.original.about, centroid=notes.centroid
+            )
+        except (*RECOVERABLE, MissingDependency) as error:
+            context.note("degraded", f"the first sentences are taken, not the best: {error}")
+            return None
+
+    async def _written(self, notes: Notes, context: RunContext) -> Summary:
+        """Write, and anew once where it misses its length; else the sentences kept make it."""
+        silent = quiet(context)  # nothing is shown before its length is checked
+        try:
+            found = await self._draft(_Brief(notes=notes), silent)
+            fault = self.length.fault(_text(found))
+            if fault is not None:
+                context.note("repaired", f"asked again: {fault}", endpoint=self.llm.name)
+                found = await self._again(notes, found, fault, silent)
+        except RECOVERABLE as error:
+            context.note("failed", f"the summary was not written: {error}")
+            made = "the text's own" if _kept_by(notes) == "extract" else "the small model's"
+            context.note("degraded", f"the summary is made of {made} sentences")
+            return await self._extracted(notes, context)
+        kept = self.length.fitting(found, lambda each: each.text)
+        if len(kept) < len(found):
+            context.note("truncated", f"the last {len(found) - len(kept)} sentences, by its length")
+        return _summary(kept, notes, "llm")
+
+    async def _again(
+        self, notes: Notes, found: list[Cited], fault: str, context: RunContext
+    ) -> list[Cited]:
+        """Have it written anew; the first try stands where that fails."""
+        try:
+            anew = await self._draft(_Brief(notes=notes, draft=_text(found), fault=fault), context)
+        except RECOVERABLE as error:
+            context.note("failed", f"it was not written anew: {error}")
+            return found
+        left = self.length.fault(_text(anew))
+        if left is not None:
+            context.note("degraded", f"the length of the summary: {left}")
+        return anew
+
+    async def _draft(self, brief: _Brief, context: RunContext) -> list[Cited]:
+        text = (await self.writer.run(brief, context)).output.text
+        notes = brief.notes.notes
+        held = [set(words(note.text)) for note in notes]
+        found: list[Cited] = []
+        for _, sentence in sentences(text):
+            shares = word_shares(sentence, held)
+            best = sorted(range(len(notes)), key=lambda n: -shares[n])[:_MAX_NOTES]
+            enough = min(MOST_WORDS, shares[best[0]])
+            rests_on = {c for n in best if shares[n] >= enough for c in notes[n].chunks}
+            found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
+        return found
+
+    async def _extracted(self, notes: Notes, context: RunContext) -> Summary:
+        """Make the summary of the sentences that were kept."""
+        placed = sentences_in(notes.notes)
+        texts = [text for _, text in placed]
+        taken = picked(
+            await self._salience(notes, context),
+            texts,
+            full=lambda places: self.length.too_long(" ".join(texts[place] for place in places)),
+        )
+        found = [
+            Cited(text=texts[place], chunks=notes.notes[placed[place][0]].chunks) for place in taken
+        ]
+        return _summary(found, notes, _kept_by(notes))
+
+
+class _Brief(BaseModel):
+    notes: Notes
+    draft: str | None = None
+    fault: str | None = None
+    """What is wrong with the draft."""
+
+
+class _Writer(Agent[_Brief, Reply]):
+    def prompt(self, request: _Brief) -> str:
+        original = request.notes.original
+        title = [f"Title: {original.title}"] if original.title else []
+        parts = [block("\n\n".join([*title, *(note.text for note in request.notes.notes)]))]
+        if original.focus:
+            parts.append(block(original.focus, "The reader looks for"))
+        if request.draft is not None:
+            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
+        return "\n\n".join(parts)
 
 
 def _grouped(notes: Sequence[Note], max_tokens: int) -> list[Note]:
@@ -377,18 +403,6 @@ def _joined(notes: Sequence[Note], placed: Sequence[tuple[int, str]]) -> list[No
     ]
 
 
-async def ranking(encoder: Endpoint, notes: Notes, context: RunContext) -> Salience | None:
-    """Rank the sentences of notes; `None` where the encoder fails, and the first ones are taken."""
-    batches = ([text for _, text in sentences(note.text)] for note in notes.notes)
-    try:
-        return await salience_of(
-            encoder, batches, context, about=notes.original.about, centroid=notes.centroid
-        )
-    except (*RECOVERABLE, MissingDependency) as error:
-        context.note("degraded", f"the first sentences are taken, not the best: {error}")
-        return None
-
-
 def picked(
     salience: Salience | None, texts: Sequence[str], *, full: Callable[[Sequence[int]], bool]
 ) -> list[int]:
@@ -406,134 +420,6 @@ def picked(
 def sentences_in(notes: Sequence[Note]) -> list[tuple[int, str]]:
     """List the sentences of notes, each with the place of its note."""
     return [(n, text) for n, note in enumerate(notes) for _, text in sentences(note.text)]
-
-
-class _Brief(BaseModel):
-    notes: Notes
-    draft: str | None = None
-    fault: str | None = None
-    """What is wrong with the draft."""
-
-
-class _Writer(Agent[_Brief, Reply]):
-    def prompt(self, request: _Brief) -> str:
-        original = request.notes.original
-        title = [f"Title: {original.title}"] if original.title else []
-        parts = [block("\n\n".join([*title, *(note.text for note in request.notes.notes)]))]
-        if original.focus:
-            parts.append(block(original.focus, "The reader looks for"))
-        if request.draft is not None:
-            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
-        return "\n\n".join(parts)
-
-
-class Summarizer(TypedNode[Notes, Summary]):
-    """Writes the summary of what is kept, checks its length, and has it written anew once.
-
-    Where the model fails, or is too small to write, sentences of what was kept make the summary.
-
-    Args:
-        llm: Writes.
-        encoder: Turns sentences into vectors, where none can be written.
-        length: Of the summary.
-        max_tokens: Maximum number of tokens to generate, reasoning included.
-
-    Raises:
-        CapabilityError: `llm` can't complete, or the encoder can't embed.
-    """
-
-    def __init__(
-        self, llm: Endpoint, encoder: Endpoint, *, length: Length, max_tokens: int = 2048
-    ) -> None:
-        super().__init__(name="summary")
-        self.length = length
-        self.encoder = require(encoder, "embed", agent=self.name)
-        self.writes = can_write(llm.model)
-        self.endpoint = llm
-        self.writer = _Writer(
-            llm,
-            instructions=f"Summarize the text in {length}, in its language. Add nothing to it.",
-            name="writer",
-            max_tokens=max_tokens,
-        )
-
-    async def answer(self, request: Notes, context: RunContext) -> Summary:
-        """Write, unless the text is as short as its summary."""
-        original = request.original
-        if not self.length.too_long(original.text):
-            found = [
-                Cited(text=text, chunks=request.notes[n].chunks)
-                for n, text in sentences_in(request.notes)
-            ]
-            summary = _summary(found, request, "extract")
-        elif not self.writes:
-            context.note("degraded", f"{self.endpoint.model} is too small to write: sentences kept")
-            summary = await self._extracted(request, context)
-        else:
-            summary = await self._written(request, context)
-        for n, sentence in enumerate(summary.sentences):
-            context.emit(Piece(context.node, f" {sentence.text}" if n else sentence.text))
-        return summary
-
-    async def _written(self, request: Notes, context: RunContext) -> Summary:
-        silent = quiet(context)  # nothing is shown before its length is checked
-        try:
-            found = await self._draft(_Brief(notes=request), silent)
-            fault = self.length.fault(_text(found))
-            if fault is not None:
-                context.note("repaired", f"asked again: {fault}", endpoint=self.endpoint.name)
-                found = await self._again(request, found, fault, silent)
-        except RECOVERABLE as error:
-            context.note("failed", f"the summary was not written: {error}")
-            made = "the text's own" if _kept_by(request) == "extract" else "the small model's"
-            context.note("degraded", f"the summary is made of {made} sentences")
-            return await self._extracted(request, context)
-        kept = self.length.fitting(found, lambda each: each.text)
-        if len(kept) < len(found):
-            context.note("truncated", f"the last {len(found) - len(kept)} sentences, by its length")
-        return _summary(kept, request, "llm")
-
-    async def _again(
-        self, request: Notes, found: list[Cited], fault: str, context: RunContext
-    ) -> list[Cited]:
-        """Have it written anew; the first try stands where that fails."""
-        try:
-            brief = _Brief(notes=request, draft=_text(found), fault=fault)
-            anew = await self._draft(brief, context)
-        except RECOVERABLE as error:
-            context.note("failed", f"it was not written anew: {error}")
-            return found
-        left = self.length.fault(_text(anew))
-        if left is not None:
-            context.note("degraded", f"the length of the summary: {left}")
-        return anew
-
-    async def _draft(self, brief: _Brief, context: RunContext) -> list[Cited]:
-        text = (await self.writer.run(brief, context)).output.text
-        notes = brief.notes.notes
-        held = [set(words(note.text)) for note in notes]
-        found: list[Cited] = []
-        for _, sentence in sentences(text):
-            shares = word_shares(sentence, held)
-            best = sorted(range(len(notes)), key=lambda n: -shares[n])[:_MAX_NOTES]
-            enough = min(MOST_WORDS, shares[best[0]])
-            rests_on = {c for n in best if shares[n] >= enough for c in notes[n].chunks}
-            found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
-        return found
-
-    async def _extracted(self, request: Notes, context: RunContext) -> Summary:
-        placed = sentences_in(request.notes)
-        texts = [text for _, text in placed]
-        taken = picked(
-            await ranking(self.encoder, request, context),
-            texts,
-            full=lambda places: self.length.too_long(" ".join(texts[place] for place in places)),
-        )
-        found = [
-            Cited(text=texts[place], chunks=request.notes[placed[place][0]].chunks)
-            for place in taken
-        ]
-        return _summary(found, request, _kept_by(request))
 
 
 def _kept_by(notes: Notes) -> Literal["slm", "extract"]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents.boundary import TypedNode
+from moa.agents.boundary import TypedNode, ready
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter, Verdict
@@ -27,10 +27,10 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.known import can_write
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.skipped import Skipped
-from moa.graphs.recipe import Named, WiredRecipe
+from moa.graphs.engine.builder import BuiltGraph, Graph
+from moa.graphs.engine.types import Skipped
+from moa.graphs.fields import Large, Small
+from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import Choice, Score, score
@@ -126,7 +126,7 @@ class Excerpt(TypedNode[Text, Text]):
     """Gives the opening and the end of a text that is too long to be decided on as a whole.
 
     Args:
-        max_tokens: Most tokens, counted by `approximate_tokens`.
+        max_tokens: Maximum number of tokens, counted by `approximate_tokens`.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -266,9 +266,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         MissingDependency: a library for cleaning is not installed.
     """
 
-    slm: Annotated[Endpoint, Named("slm")]
+    slm: Small
     """Decides."""
-    llm: Annotated[Endpoint, Named()]
+    llm: Large
     """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts; the
     built-in model writes too badly even for drafts, so those messages go to people."""
     company: str = "an online shop for headphones"
@@ -410,6 +410,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)
 
 
+@ready("spam", "Drops unwanted mass mailings", "slm")
 def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5) -> Filter:
     """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
     and there is an encoder, else by the small model, with examples of what is and what isn't.

@@ -7,28 +7,24 @@ prompting LLMs for efficient parallel generation", arXiv:2307.15337, and Shao et
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import gather
+from moa._async import map_async
 from moa._text import UNSPACED, word_count
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode
-from moa.agents.prompts import at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import MoaError
-from moa.graphs.building.builder import Graph
-from moa.graphs.building.built import BuiltGraph
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
-from moa.graphs.recipe import Named, WiredRecipe
+from moa.graphs.fields import Large
+from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
-from moa.trace import Piece
+from moa.node import unique_names
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
@@ -36,8 +32,6 @@ topics that were tried with a model of 1.5B they met less of the task."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
-
-_Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Assignment(BaseModel):
@@ -65,8 +59,8 @@ class Assignment(BaseModel):
 class Part(BaseModel):
     """What a section is to say."""
 
-    heading: _Words
-    points: list[_Words] = Field(
+    heading: Words
+    points: list[Words] = Field(
         min_length=1, max_length=6, description="what it says, one point after another"
     )
 
@@ -74,7 +68,7 @@ class Part(BaseModel):
 class Outline(BaseModel):
     """What a text is to say, section by section."""
 
-    title: _Words
+    title: Words
     conventions: list[str] = Field(
         max_length=6, description="names, terms, numbers and the tone that every section keeps to"
     )
@@ -103,6 +97,158 @@ class Article(Reply):
     sections: tuple[Section, ...]
 
 
+class Write(Recipe[Assignment, Article], recipe="write"):
+    """Writes an article: a short one in one call, else by an outline, with its sections apart.
+
+    Up to 400 words are written in one call, unless sections or writers are given. What others
+    than `llm` write is made to agree at the end.
+
+    Raises:
+        CapabilityError: an endpoint can't complete.
+    """
+
+    llm: Large
+    """Writes a short text; else makes the outline, and the edits at the end."""
+    words: int = Field(default=600, ge=1)
+    """Of the whole text, about."""
+    sections: int | None = Field(default=None, ge=1)
+    """Maximum number of sections, each written by a call of its own; `None`: one for each 100
+    words, from 2 to 8."""
+    writers: Sequence[Large] = ()
+    """Who writes the sections, in turn; none: `llm`."""
+
+    def prepare(self) -> None:
+        """Make the agents."""
+        self.length = Length(words=self.words)
+        by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
+        most, room = self.sections or by_length, max(512, 4 * self.words)
+        self.in_one = self.words <= WHOLE_WORDS and self.sections is None and not self.writers
+        self.whole = Writer(self.llm, length=self.length, sections=most)
+        self.outliner = Outliner(self.llm, length=self.length, sections=most)
+        self.section_writers = [
+            SectionWriter(writer, name="section", max_tokens=room)
+            for writer in self.writers or (self.llm,)
+        ]
+        self.editor = Editor(self.llm, name="editor", max_tokens=2048) if self.writers else None
+
+    async def answer(self, request: Assignment, context: RunContext) -> Article:
+        """Write it in one call; or outline it, write the sections, and make them agree.
+
+        Raises:
+            MoaError: it, the outline, or no section could be written.
+        """
+        silent = quiet(context)  # nothing is shown before its length is checked
+        if self.in_one:
+            return await told("whole", self._in_one(request, context, silent), context)
+        outline = (await told("outline", self.outliner.run(request, silent), context)).output
+        planned = Planned(assignment=request, outline=outline)
+        sections = await told("sections", self._sections(planned, context, silent), context)
+        agreeing = self._agreeing(planned, sections, context)
+        return _put_together(outline.title, await told("consistency", agreeing, context))
+
+    def sketch(self, sketch: Sketch) -> None:
+        """One writer; or the outline, the sections, and what makes them agree."""
+        if self.in_one:
+            return sketch.arrow(sketch.input, sketch.box(self.whole), sketch.output)
+        outline, last = sketch.box(self.outliner), [sketch.output]
+        if self.editor is not None:
+            last.insert(0, sketch.box(self.editor))
+        names = unique_names([writer.endpoint.name for writer in self.section_writers])
+        for writer, name in zip(self.section_writers, names, strict=True):
+            sketch.arrow(outline, sketch.box(writer, f"sections · {name}"), last[0])
+        sketch.arrow(*last)
+        return sketch.arrow(sketch.input, outline)
+
+    async def _in_one(
+        self, request: Assignment, context: RunContext, silent: RunContext
+    ) -> Article:
+        """Write, and anew once; of two drafts the one that is nearer to the length is kept."""
+        note_drafts(context, [self.llm])
+        text = (await self.whole.run(_Attempt(assignment=request), silent)).output.text
+        article = article_of(text, request.text)
+        if (fault := self._fault(article)) is not None:
+            context.note("repaired", f"asked again: {fault}")
+            again = _Attempt(assignment=request, draft=text, fault=fault)
+            try:
+                anew = article_of((await self.whole.run(again, silent)).output.text, request.text)
+            except RECOVERABLE as error:
+                context.note("failed", f"it was not written anew: {error}")
+            else:
+                article = min(article, anew, key=self._off)
+            if (left := self._fault(article)) is not None:
+                context.note("degraded", f"the length of the text: {left}")
+        return article
+
+    def _fault(self, article: Article) -> str | None:
+        return self.length.fault(_prose(article))
+
+    def _off(self, article: Article) -> float:
+        return abs(word_count(_prose(article)) - self.words)
+
+    async def _sections(
+        self, planned: Planned, context: RunContext, silent: RunContext
+    ) -> tuple[Section, ...]:
+        """Write all sections side by side, each to its share of the length.
+
+        One that fails is left out.
+        """
+        note_drafts(context, [writer.endpoint for writer in self.section_writers])
+        parts = planned.outline.sections
+        length = Length(words=max(1, round(self.words / len(parts))))
+
+        async def write(place: int) -> Section | MoaError:
+            heading = parts[place].heading
+            try:
+                text = await self._section(
+                    _Place(planned=planned, place=place, length=length), silent
+                )
+            except RECOVERABLE as error:
+                context.note("failed", f"section {heading!r} is left out: {error}")
+                return error
+            return Section(heading=heading, text=text)
+
+        found = await map_async(write, range(len(parts)), max_concurrency=MAX_CONCURRENCY)
+        written = tuple(each for each in found if isinstance(each, Section))
+        if not written:
+            raise next(each for each in found if isinstance(each, MoaError))
+        return written
+
+    async def _section(self, place: _Place, context: RunContext) -> str:
+        """Write a section, and anew once where it misses its length; what is too long is cut."""
+        writer = self.section_writers[place.place % len(self.section_writers)]
+        text = (await writer.run(place, context)).output.text
+        fault = place.length.fault(text)
+        if fault is None:
+            return text
+        context.note("repaired", f"section {place.place + 1} asked again: {fault}")
+        again = place.model_copy(update={"draft": text, "fault": fault})
+        try:
+            text = (await writer.run(again, context)).output.text
+        except RECOVERABLE as error:
+            context.note("failed", f"section {place.place + 1} was not written anew: {error}")
+        cut = place.length.cut(text)
+        if len(cut) < len(text):
+            context.note("truncated", f"section {place.place + 1}, by its length")
+        if (left := place.length.fault(cut)) is not None:
+            context.note("degraded", f"the length of section {place.place + 1}: {left}")
+        return cut
+
+    async def _agreeing(
+        self, planned: Planned, sections: tuple[Section, ...], context: RunContext
+    ) -> tuple[Section, ...]:
+        """Make sections agree by edits; they are cheaper than a text that is written anew."""
+        if self.editor is None or len(sections) < 2:
+            return sections
+        try:
+            drafted = Drafted(planned=planned, sections=sections)
+            edits = (await self.editor.run(drafted, context)).output.edits
+        except RECOVERABLE as error:
+            context.note("failed", f"no pass for consistency: {error}")
+            context.note("degraded", "the sections were not checked against each other")
+            return sections
+        return _edited(sections, edits, context)
+
+
 class _Attempt(BaseModel):
     assignment: Assignment
     draft: str | None = None
@@ -110,13 +256,7 @@ class _Attempt(BaseModel):
 
 
 class Writer(Agent[_Attempt, Reply]):
-    """Writes a whole text in Markdown, in sections.
-
-    Args:
-        llm: Writes.
-        length: Of the text.
-        sections: How many it has.
-    """
+    """Writes a whole text in Markdown, in sections."""
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
         words = length.words or 0
@@ -137,86 +277,6 @@ class Writer(Agent[_Attempt, Reply]):
         return "\n\n".join(parts)
 
 
-class Whole(TypedNode[Assignment, Article]):
-    """Writes a text in one call, and anew once where it misses its length.
-
-    Args:
-        llm: Writes.
-        length: Of the text.
-        sections: How many it has.
-
-    Raises:
-        CapabilityError: `llm` can't complete.
-    """
-
-    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        super().__init__(name="whole")
-        self.length = length
-        self.endpoint = llm
-        self.writer = Writer(llm, length=length, sections=sections)
-
-    async def answer(self, request: Assignment, context: RunContext) -> Article:
-        """Write; of two drafts the one that is nearer to the length is kept."""
-        note_drafts(context, [self.endpoint])
-        silent = quiet(context)
-        text = (await self.writer.run(_Attempt(assignment=request), silent)).output.text
-        article = article_of(text, request.text)
-        if (fault := self._fault(article)) is not None:
-            context.note("repaired", f"asked again: {fault}")
-            again = _Attempt(assignment=request, draft=text, fault=fault)
-            try:
-                anew = article_of((await self.writer.run(again, silent)).output.text, request.text)
-            except RECOVERABLE as error:
-                context.note("failed", f"it was not written anew: {error}")
-            else:
-                article = min(article, anew, key=self._off)
-            if (left := self._fault(article)) is not None:
-                context.note("degraded", f"the length of the text: {left}")
-        context.emit(Piece(context.node, article.text))
-        return article
-
-    def _fault(self, article: Article) -> str | None:
-        return self.length.fault(_prose(article))
-
-    def _off(self, article: Article) -> float:
-        return abs(word_count(_prose(article)) - (self.length.words or 0))
-
-
-def article_of(text: str, task: str) -> Article:
-    """Read the title and the sections of a text in Markdown.
-
-    Args:
-        text: May have any levels of headings. What stands before the first section is one too.
-        task: Stands for a title where there is none.
-    """
-    found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
-    title = task
-    if found and [level for level, *_ in found].count(found[0][0]) == 1:
-        title, text = found[0][1], text[found[0][3] :]
-        found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
-    top = min((level for level, *_ in found), default=0)
-    heads = [head for head in found if head[0] == top]
-    before = text[: heads[0][2] if heads else None].strip()
-    ends = [*(head[2] for head in heads[1:]), len(text)]
-    sections = [Section(heading=title, text=before)] if before else []
-    sections += [
-        Section(heading=heading, text=text[begin:end].strip())
-        for (_, heading, _, begin), end in zip(heads, ends[: len(heads)], strict=True)
-    ]
-    return _put_together(title, tuple(sections))
-
-
-def _prose(article: Article) -> str:
-    return "\n\n".join(section.text for section in article.sections)
-
-
-def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
-    """Write Markdown; a section that has the heading of the text stands without it."""
-    parts = [f"# {title}"]
-    parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
-    return Article(text="\n\n".join(parts), title=title, sections=sections)
-
-
 class Planned(BaseModel):
     """An assignment, and its outline."""
 
@@ -232,13 +292,7 @@ class Drafted(BaseModel):
 
 
 class Outliner(Agent[Assignment, Outline]):
-    """Plans the sections of a text.
-
-    Args:
-        llm: Plans.
-        length: Of the whole text.
-        sections: How many it has, at most.
-    """
+    """Plans the sections of a text."""
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
         self.output_type = at_most(Outline, "sections", sections)
@@ -297,80 +351,6 @@ class SectionWriter(Agent[_Place, Reply]):
         return "\n\n".join(parts)
 
 
-class Sections(TypedNode[Planned, Drafted]):
-    """Writes all sections side by side, each to its share of the length.
-
-    A section that misses it is written anew once; what is too long then is cut. A section that
-    fails is left out, and named in the trace.
-
-    Args:
-        writers: Who writes, the sections in turn.
-        length: Of the whole text.
-
-    Raises:
-        CapabilityError: a writer can't complete.
-    """
-
-    def __init__(self, writers: Sequence[Endpoint], *, length: Length) -> None:
-        super().__init__(name="sections")
-        self.endpoint = writers[0]
-        words = length.words or 0
-        self.words = words
-        room = max(512, 4 * words)
-        self.writers = [
-            SectionWriter(writer, name="section", max_tokens=room) for writer in writers
-        ]
-
-    async def answer(self, request: Planned, context: RunContext) -> Drafted:
-        """Write.
-
-        Raises:
-            MoaError: no section could be written; what the first failed with.
-        """
-        note_drafts(context, [writer.endpoint for writer in self.writers])
-        count = len(request.outline.sections)
-        length = Length(words=max(1, round(self.words / count)))
-        silent = quiet(context)  # sections are shown when they agree with each other
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
-
-        async def write(place: int) -> Section | MoaError:
-            async with gate:
-                try:
-                    text = await self._section(
-                        _Place(planned=request, place=place, length=length), silent
-                    )
-                except RECOVERABLE as error:
-                    heading = request.outline.sections[place].heading
-                    context.note("failed", f"section {heading!r} is left out: {error}")
-                    return error
-            return Section(heading=request.outline.sections[place].heading, text=text)
-
-        found = await gather(write(place) for place in range(count))
-        written = tuple(each for each in found if isinstance(each, Section))
-        if not written:
-            raise next(each for each in found if isinstance(each, MoaError))
-        return Drafted(planned=request, sections=written)
-
-    async def _section(self, place: _Place, context: RunContext) -> str:
-        writer = self.writers[place.place % len(self.writers)]
-        text = (await writer.run(place, context)).output.text
-        fault = place.length.fault(text)
-        if fault is None:
-            return text
-        context.note("repaired", f"section {place.place + 1} asked again: {fault}")
-        again = place.model_copy(update={"draft": text, "fault": fault})
-        try:
-            text = (await writer.run(again, context)).output.text
-        except RECOVERABLE as error:
-            context.note("failed", f"section {place.place + 1} was not written anew: {error}")
-        cut = place.length.cut(text)
-        if len(cut) < len(text):
-            context.note("truncated", f"section {place.place + 1}, by its length")
-        if (left := place.length.fault(cut)) is not None:
-            context.note("degraded", f"the length of section {place.place + 1}: {left}")
-        return cut
-
-
 class Edit(BaseModel):
     """Words of the text, and what stands in their place."""
 
@@ -403,37 +383,39 @@ class Editor(Agent[Drafted, Edits]):
         return "\n\n".join((block(kept, "To keep to"), block(text, "Text")))
 
 
-class Consistency(TypedNode[Drafted, Article]):
-    """Makes the sections agree by edits to their words, and puts the text together.
-
-    Edits are cheaper than a text that is written anew, and what they don't name stays as it is.
+def article_of(text: str, task: str) -> Article:
+    """Read the title and the sections of a text in Markdown.
 
     Args:
-        llm: Reads the text, and gives the edits; `None`: the sections stand as they are.
-
-    Raises:
-        CapabilityError: `llm` can't complete.
+        text: May have any levels of headings. What stands before the first section is one too.
+        task: Stands for a title where there is none.
     """
+    found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
+    title = task
+    if found and [level for level, *_ in found].count(found[0][0]) == 1:
+        title, text = found[0][1], text[found[0][3] :]
+        found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
+    top = min((level for level, *_ in found), default=0)
+    heads = [head for head in found if head[0] == top]
+    before = text[: heads[0][2] if heads else None].strip()
+    ends = [*(head[2] for head in heads[1:]), len(text)]
+    sections = [Section(heading=title, text=before)] if before else []
+    sections += [
+        Section(heading=heading, text=text[begin:end].strip())
+        for (_, heading, _, begin), end in zip(heads, ends[: len(heads)], strict=True)
+    ]
+    return _put_together(title, tuple(sections))
 
-    def __init__(self, llm: Endpoint | None) -> None:
-        super().__init__(name="consistency")
-        self.endpoint = llm
-        self.editor = None if llm is None else Editor(llm, name="editor", max_tokens=2048)
 
-    async def answer(self, request: Drafted, context: RunContext) -> Article:
-        """Edit; where that fails, the sections stand as they are."""
-        sections = request.sections
-        if self.editor is not None and len(sections) > 1:
-            try:
-                edits = (await self.editor.run(request, context)).output.edits
-            except RECOVERABLE as error:
-                context.note("failed", f"no pass for consistency: {error}")
-                context.note("degraded", "the sections were not checked against each other")
-            else:
-                sections = _edited(sections, edits, context)
-        article = _put_together(request.planned.outline.title, sections)
-        context.emit(Piece(context.node, article.text))
-        return article
+def _prose(article: Article) -> str:
+    return "\n\n".join(section.text for section in article.sections)
+
+
+def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
+    """Write Markdown; a section that has the heading of the text stands without it."""
+    parts = [f"# {title}"]
+    parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
+    return Article(text="\n\n".join(parts), title=title, sections=sections)
 
 
 def _edited(
@@ -468,41 +450,3 @@ def _whole(words: str) -> re.Pattern[str]:
 
 def _bounded(character: str) -> bool:
     return re.match(r"\w", character) is not None and UNSPACED.match(character) is None
-
-
-class Write(WiredRecipe[Assignment, Article], recipe="write"):
-    """Writes an article: a short one in one call, else by an outline, with its sections apart.
-
-    Up to 400 words are written in one call, unless sections or writers are given. What others
-    than `llm` write is made to agree at the end.
-
-    Raises:
-        CapabilityError: an endpoint can't complete.
-    """
-
-    llm: Annotated[Endpoint, Named()]
-    """Writes a short text; else makes the outline, and the edits at the end."""
-    words: int = Field(default=600, ge=1)
-    """Of the whole text, about."""
-    sections: int | None = Field(default=None, ge=1)
-    """Maximum number of sections, each written by a call of its own; `None`: one for each 100
-    words, from 2 to 8."""
-    writers: Sequence[Annotated[Endpoint, Named()]] = ()
-    """Who writes the sections, in turn; none: `llm`."""
-
-    def wire(self) -> BuiltGraph[Assignment, Article]:
-        """Wire one writer; or the outline, the sections, and their consistency."""
-        length = Length(words=self.words)
-        by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
-        most = self.sections or by_length
-        g = Graph(self.name, Assignment)
-        if self.words <= WHOLE_WORDS and self.sections is None and not self.writers:
-            return g.build(g.add(Whole(self.llm, length=length, sections=most), g.input))
-        outline = g.add(Outliner(self.llm, length=length, sections=most), g.input)
-        planned = g.join(_planned, g.input, outline)
-        drafted = g.add(Sections(self.writers or (self.llm,), length=length), planned)
-        return g.build(g.add(Consistency(self.llm if self.writers else None), drafted))
-
-
-def _planned(assignment: Assignment, outline: Outline) -> Planned:
-    return Planned(assignment=assignment, outline=outline)

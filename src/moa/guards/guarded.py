@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated, Any, Generic, cast
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents.boundary import In, Out
 from moa.agents.filter import Verdict
-from moa.config import checked
 from moa.context import RunContext
 from moa.errors import WiringError
-from moa.graphs.building.signatures import signature_of
-from moa.graphs.building.types import UNKNOWN, fits, union
-from moa.graphs.recipe import FromGraph, Recipe, Sketch
+from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
+from moa.graphs.fields import FromGraph
+from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Place
-from moa.guards.pii import Pii, PiiSession, counted
-from moa.guards.stream_buffer import StreamBuffer
-from moa.guards.walking import texts_of
+from moa.guards.pii import Pii, PiiSession, Restoring, counted
+from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
 from moa.node import Node, unique_names
+from moa.trace import Event, NodeFinished, TextDelta
 
-KEY = "guards"
-"""The key of a graph's table that names its guards."""
 Check = Node[Any, Verdict]
 """A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
 Guard = Check | Pii
@@ -214,32 +209,88 @@ def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
         context.note("changed", f"{guard.name!r} masked {counted(session.found)}")
 
 
-class Guards(BaseModel):
-    """`guards` in the table of a ready graph: names of ready guards, by place."""
+class StreamBuffer:
+    """Holds events back until they are released, and puts secrets back into their texts.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    before: list[str] = Field(default_factory=list[str])
-    beside: list[str] = Field(default_factory=list[str])
-    after: list[str] = Field(default_factory=list[str])
-
-
-def apart(
-    table: Mapping[str, Any], *, name: str, file: Path | None = None
-) -> tuple[Guards | None, dict[str, Any]]:
-    """Part what a graph's table says of guards from the rest of it.
-
-    A plain list puts `pii` before the graph, and whatever else beside it.
-
-    Raises:
-        ConfigError: it is neither such a list nor a table of places.
+    Args:
+        outer: Whose listener is told; where it has none, nothing is held.
+        restoring: Each opens what puts secrets back into one text, in the order to apply them.
     """
-    rest = {key: value for key, value in table.items() if key != KEY}
-    given: Any = table.get(KEY)
-    if given is None:
-        return None, rest
-    if isinstance(given, list):
-        names = cast("list[object]", given)
-        masks = [guard for guard in names if guard == "pii"]
-        given = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
-    return checked(Guards, given, table=f"graphs.{name}.{KEY}", file=file), rest
+
+    def __init__(
+        self, outer: RunContext, restoring: Sequence[Callable[[], Restoring]] = ()
+    ) -> None:
+        self._outer = outer
+        self._open = restoring
+        self._streams: dict[str, list[Restoring]] = {}
+        self._held: list[Event] = []
+        self._released = False
+        self.context = outer.nested()
+        """What the node runs in."""
+        self.context.listener = self._take if outer.listener is not None else None
+
+    def change(self, change: Callable[[str], str]) -> None:
+        """Change the texts that are held, each node's as a whole."""
+        texts: dict[str, str] = {}
+        for event in self._held:
+            if isinstance(event, TextDelta):
+                texts[event.node] = texts.get(event.node, "") + event.text
+        held: list[Event] = []
+        for event in self._held:
+            if not isinstance(event, TextDelta):
+                held.append(_changed(event, change))
+            elif event.node in texts:
+                held.append(TextDelta(event.node, change(texts.pop(event.node))))
+        self._held = held
+
+    def release(self) -> None:
+        """Tell what was held, and from now on everything at once."""
+        self._released = True
+        held, self._held = self._held, []
+        for event in held:
+            self._tell(event)
+
+    def end(self) -> None:
+        """Tell what is left of each text: what began like a placeholder, and was none."""
+        for node in list(self._streams):
+            self._end(node)
+
+    def _end(self, node: str) -> None:
+        text = ""
+        for stage in self._streams.pop(node, ()):
+            text = stage.feed(text) + stage.close()
+        if text:
+            self._outer.emit(TextDelta(node, text))
+
+    def _take(self, event: Event) -> None:
+        if self._released:
+            self._tell(event)
+        else:
+            self._held.append(event)
+
+    def _tell(self, event: Event) -> None:
+        if not isinstance(event, TextDelta):
+            if isinstance(event, NodeFinished):
+                self._end(event.node)
+            self._outer.emit(_changed(event, self._restored))
+            return
+        if event.node not in self._streams:
+            self._streams[event.node] = [open_one() for open_one in self._open]
+        text = event.text
+        for stage in self._streams[event.node]:
+            text = stage.feed(text)
+        if text:
+            self._outer.emit(TextDelta(event.node, text))
+
+    def _restored(self, text: str) -> str:
+        for open_one in self._open:
+            stage = open_one()
+            text = stage.feed(text) + stage.close()
+        return text
+
+
+def _changed(event: Event, change: Callable[[str], str]) -> Event:
+    if not isinstance(event, NodeFinished):
+        return event
+    output: Any = changed(event.output, change, strict=False)
+    return replace(event, output=output)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moa._async import gather
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
 from moa.context import RunContext
@@ -147,6 +147,7 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
         return Verdict(kept=False, reason=reason, confidence=None, met=True)
 
 
+@ready("injection", "Drops orders to the software", "slm")
 class Injection(TypedNode[Text | str, Verdict]):
     """Stops texts that try to give orders to a model: by rules, then by a small model.
 

@@ -11,12 +11,17 @@ from typing import TypeVar, Unpack
 
 from pydantic import Field
 
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop
+from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
-from moa.guards.patterns import Pattern, denied, looks_like_a_placeholder
-from moa.guards.presidio import PresidioNumbers, presidio_recognizers
+from moa.guards.recognizers import (
+    Pattern,
+    PresidioNumbers,
+    denied,
+    looks_like_a_placeholder,
+    presidio_recognizers,
+)
 from moa.guards.vault import QUOTED, Vault
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
@@ -36,6 +41,7 @@ class Redacted(Text):
     """How often each kind was found."""
 
 
+@ready("pii", "Masks personal data in a text")
 class Pii(TypedNode[Text | str, Redacted]):
     """Finds personal data, and puts placeholders such as `[EMAIL_1]` in its place.
 

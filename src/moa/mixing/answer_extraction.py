@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainValidator
 
 from moa.calibration.acceptance import text_of
 from moa.calibration.reply_signs import final_answer
@@ -16,7 +16,22 @@ from moa.calibration.verifiers import answer_of
 from moa.errors import ConfigError
 from moa.handoffs import Reply, Text
 
-Key = Callable[[Any], Hashable | None]
+
+def as_key(value: object) -> Callable[[Any], Hashable | None]:
+    """Read a key: a function, or the name of one as a table of moa.toml has it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known: dict[object, Key] = {"stated": stated, "number": last_number}
+    if callable(value):
+        return value
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError(f"a function, 'stated' or 'number', not {value!r}")
+
+
+Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(as_key)]
 """Turns what a node gave into what it answers: equal where the answers are, and `None` where it
 answers nothing that could be read."""
 
@@ -133,17 +148,3 @@ def _read(value: Any) -> Hashable | None:
     if isinstance(value, float) and not isinstance(found, Fraction):
         return value
     return None if found == "" else found
-
-
-def as_key(value: object) -> Key:
-    """Read a key: a function, or the name of one as a table of moa.toml has it.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    known: dict[object, Key] = {"stated": stated, "number": last_number}
-    if callable(value):
-        return value
-    if isinstance(value, str) and value in known:
-        return known[value]
-    raise ValueError(f"a function, 'stated' or 'number', not {value!r}")

@@ -6,9 +6,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import concurrency_of, unwrapped
@@ -18,9 +19,11 @@ from moa.errors import (
     DeadlineExceeded,
     MoaError,
     NodeError,
+    NotResumable,
     QuorumNotMet,
 )
-from moa.node import Node, Result, unique_names
+from moa.journal import PLAIN, explained, interrupts_of, together
+from moa.node import Node, Result, in_place, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -96,19 +99,26 @@ async def fan_out(
     if quorum is None and _take_turns(members):
         straggler_timeout_s = None
     fan = _Fan(
-        names=unique_names([member.name for member in members]),
-        context=context,
+        unique_names([member.name for member in members]),
+        context,
         timeout_s=timeout_s,
         straggler_timeout_s=math.inf if straggler_timeout_s is None else straggler_timeout_s,
         quorum=quorum,
         enough=enough,
     )
+    call = context.journal and context.journal.call(context, "fan out", (fan.names, request))
+    if call and call.is_kept:
+        await fan.ask_again(call.found(PLAIN), members, request)
+        return fan.answers()
     fan.start(members, request)
     try:
         await fan.wait(hurry_s)
     finally:
         await fan.stop()
-    return fan.answers()
+    answers = fan.answers()
+    if call:  # who was late is not asked when the run goes on, or others would read other answers
+        await call.keep([sorted(fan.there), fan.told], calls=())
+    return answers
 
 
 def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
@@ -118,7 +128,7 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     return any(
         sum(other is endpoint for other in endpoints) > most
         for endpoint in endpoints
-        if (most := concurrency_of(endpoint)) is not None
+        if (most := concurrency_of(endpoint)) is not None and most < len(endpoints)
     )
 
 
@@ -133,22 +143,35 @@ async def _within(seconds: float, answer: Coroutine[Any, Any, Out], name: str) -
         raise DeadlineExceeded(f"{name}: no answer within {seconds:.2f} s") from error
 
 
-@dataclass(slots=True, kw_only=True)
 class _Fan(Generic[Out]):
     """One fan-out. Its state belongs to one event loop."""
 
-    names: Sequence[str]
-    context: RunContext
-    timeout_s: float | None
-    straggler_timeout_s: float
-    quorum: int | None
-    enough: Callable[[Sequence[Out]], bool] | None
-    running: dict[asyncio.Future[Drawn[Out]], int] = field(
-        default_factory=dict[asyncio.Future[Drawn[Out]], int]
-    )
-    contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
-    there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
-    failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
+    def __init__(
+        self,
+        names: Sequence[str],
+        context: RunContext,
+        *,
+        timeout_s: float | None,
+        straggler_timeout_s: float,
+        quorum: int | None,
+        enough: Callable[[Sequence[Out]], bool] | None,
+    ) -> None:
+        self.names = names
+        self.context = context
+        self.timeout_s = timeout_s
+        self.straggler_timeout_s = straggler_timeout_s
+        self.quorum = quorum
+        self.enough = enough
+        self.running: dict[asyncio.Task[Drawn[Out]], int] = {}
+        self.ended: list[asyncio.Task[Drawn[Out]]] = []
+        self.turn: asyncio.Future[None] | None = None
+        """Done once a member has ended."""
+        self.contexts: dict[int, RunContext] = {}
+        self.there: dict[int, Drawn[Out]] = {}
+        self.failed: dict[int, MoaError] = {}
+        self.told: list[tuple[int, NoteKind, str]] = []
+        self.asking: list[Exception] = []
+        """Of members that ask people, so that the run stops once the others have ended."""
 
     @property
     def minimum(self) -> int:
@@ -157,15 +180,32 @@ class _Fan(Generic[Out]):
 
     @property
     def _waits_no_more(self) -> bool:
-        """Whether who still runs gets nothing but the patience."""
+        """Whether who still runs gets no more than the straggler timeout."""
         here = len(self.there)
         if self.quorum is not None:
             return here >= self.quorum
         return here > 1 and len(self.running) < 2
 
     def start(self, members: Sequence[Node[In, Out]], request: In) -> None:
+        loop = asyncio.get_running_loop()
         for place, member in enumerate(members):
-            self.running[asyncio.ensure_future(self._ask(place, member, request))] = place
+            task = loop.create_task(self._ask(place, member, request))
+            task.add_done_callback(self._end)
+            self.running[task] = place
+
+    async def ask_again(
+        self,
+        before: tuple[list[int], list[tuple[int, NoteKind, str]]],
+        members: Sequence[Node[In, Out]],
+        request: In,
+    ) -> None:
+        """Ask those that had answered before, and say again why the others had not."""
+        there, told = before
+        calls = [self._ask(place, members[place], request) for place in there]
+        for place, one in zip(there, await gather(calls), strict=True):
+            self.there[place] = one
+        for place, kind, what in told:
+            self._tell(place, kind, what)
 
     async def _ask(self, place: int, member: Node[In, Out], request: In) -> Drawn[Out]:
         name, start = self.names[place], time.perf_counter()
@@ -177,10 +217,9 @@ class _Fan(Generic[Out]):
         if heard:
             self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
-        if left is None:
-            result = await member.run(request, own)
-        else:
-            result = await _within(left, member.run(request, own), name)
+        alone = own.journal is None
+        answer = member.run(request, own) if alone else in_place(member, request, own)
+        result = await (answer if left is None else _within(left, answer, name))
         seconds = time.perf_counter() - start
         if heard:
             self.context.emit(NodeFinished(self._path(place), result.output, seconds))
@@ -193,9 +232,11 @@ class _Fan(Generic[Out]):
         cut_at = math.inf
         while self.running:
             here = len(self.there)
-            if self._waits_no_more:
+            if self.asking:
+                cut_at = hurry_at = math.inf
+            elif self._waits_no_more:
                 cut_at = min(cut_at, now() + self.straggler_timeout_s)
-            if here and self.enough is not None and self.enough(self._outputs()):
+            if here and not self.asking and self.enough and self.enough(self._outputs()):
                 return self._leave_out("skipped", f"is not needed: {here} answers are enough")
             if now() >= cut_at:
                 waited = f"{here} others had answered {self.straggler_timeout_s:g} s before"
@@ -203,20 +244,38 @@ class _Fan(Generic[Out]):
             if now() >= hurry_at and here >= self.minimum:
                 return self._leave_out("dropped", "gave no answer in the time that is left for it")
             until = min(cut_at, math.inf if now() >= hurry_at else hurry_at)
-            done, _ = await asyncio.wait(
-                self.running,
-                timeout=None if until == math.inf else max(0.0, until - now()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in sorted(done, key=self.running.__getitem__):
+            for task in sorted(await self._until_some_end(until), key=self.running.__getitem__):
                 self._take(task)
         return None
+
+    async def _until_some_end(self, time: float) -> list[asyncio.Task[Drawn[Out]]]:
+        """Wait until members have ended, and no longer than until a time of the event loop."""
+        if not self.ended:
+            loop = asyncio.get_running_loop()
+            self.turn = loop.create_future()
+            alarm = None if time == math.inf else loop.call_at(time, self._wake)
+            try:
+                await self.turn
+            finally:
+                if alarm:
+                    alarm.cancel()
+        ended, self.ended = self.ended, []
+        return ended
+
+    def _end(self, task: asyncio.Task[Drawn[Out]]) -> None:
+        self.ended.append(task)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.turn and not self.turn.done():
+            self.turn.set_result(None)
 
     async def stop(self) -> None:
         """Cancel who still runs, and wait until it has ended."""
         for task in self.running:
             task.cancel()
-        await asyncio.gather(*self.running, return_exceptions=True)
+        if self.running:
+            await asyncio.gather(*self.running, return_exceptions=True)
 
     def answers(self) -> list[Drawn[Out]]:
         """What is there, in the order of the members.
@@ -224,6 +283,8 @@ class _Fan(Generic[Out]):
         Raises:
             MoaError: it is too little; see `fan_out`.
         """
+        if self.asking:
+            raise together(self.asking)
         if len(self.there) < self.minimum:
             raise self._too_few()
         return [self.there[place] for place in sorted(self.there)]
@@ -231,15 +292,23 @@ class _Fan(Generic[Out]):
     def _outputs(self) -> list[Out]:
         return [self.there[place].output for place in sorted(self.there)]
 
-    def _take(self, task: asyncio.Future[Drawn[Out]]) -> None:
+    def _take(self, task: asyncio.Task[Drawn[Out]]) -> None:
         place = self.running.pop(task)
         try:
             self.there[place] = task.result()
+        except NotResumable:
+            raise
         except MoaError as error:
             self._miss(place, error)
         except asyncio.CancelledError as error:  # from within: nothing here has cancelled it
             self._miss(place, NodeError(self.names[place], error))
-        except Exception as error:  # noqa: BLE001  members are others' code: one ends not all
+        except Exception as error:
+            if interrupts_of(error):
+                self.asking.append(error)
+                return
+            error = explained(error, self._path(place))
+            if isinstance(error, NotResumable):
+                raise error from error.__context__
             missed = NodeError(self.names[place], error)
             missed.__cause__ = error  # nobody raises it where it is only noted
             self._miss(place, missed)
@@ -259,6 +328,7 @@ class _Fan(Generic[Out]):
         return f"; it was asked again {tries[-1].text}" if tries else ""
 
     def _tell(self, place: int, kind: NoteKind, what: str) -> None:
+        self.told.append((place, kind, what))
         self.context.note(kind, f"{self.names[place]!r} {what}")
         self.context.emit(NodeSkipped(self._path(place), what))
 

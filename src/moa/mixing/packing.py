@@ -8,10 +8,10 @@ longest of those that others agree with are cut in the middle, and one that stan
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -86,8 +86,14 @@ async def pack(
     Raises:
         InputError: the request alone is longer than there is room for.
     """
-    order = list(range(len(answers)))
-    random.Random(f"{seed}\n{request}").shuffle(order)
+    decides = blake2b(f"{seed}\n{request}".encode("utf-8", "surrogatepass"))
+
+    def drawn(place: int) -> bytes:
+        lot = decides.copy()
+        lot.update(place.to_bytes(4))
+        return lot.digest()
+
+    order = sorted(range(len(answers)), key=drawn)
     packing = _Packing(request, list(answers), write, count)
     packed = await packing.whole(order)
     if room is None or packed.tokens <= room:
@@ -119,8 +125,8 @@ class _Packing:
     async def whole(self, order: Sequence[int]) -> Packed:
         """Show every answer as it is."""
         self.shown = dict(enumerate(self.answers))
-        nothing = Consulted(request=self.request, answers=())
-        return await self._written(Packed(consulted=nothing, order=tuple(order), tokens=0))
+        consulted, tokens = await self._shown(order)
+        return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
 
     async def merged(self, packed: Packed) -> Packed:
         """Let one of several near duplicates stand for all: the one that was given first."""
@@ -190,9 +196,13 @@ class _Packing:
         return {p for p in packed.order if groups[said[p]] == 1 and p not in self.twins}
 
     async def _written(self, packed: Packed) -> Packed:
-        shown = tuple(self.shown[place] for place in packed.order)
-        consulted = Consulted(request=self.request, answers=shown)
-        return replace(packed, consulted=consulted, tokens=await self.count(self.write(consulted)))
+        consulted, tokens = await self._shown(packed.order)
+        return replace(packed, consulted=consulted, tokens=tokens)
+
+    async def _shown(self, order: Sequence[int]) -> tuple[Consulted, int]:
+        answers = tuple(self.shown[place] for place in order)
+        consulted = Consulted(request=self.request, answers=answers)
+        return consulted, await self.count(self.write(consulted))
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:

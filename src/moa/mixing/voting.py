@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from moa.calibration.acceptance import text_of
-from moa.errors import ConfigError
+from moa.errors import ConfigError, OutputError
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, shown, stated
 
@@ -125,6 +125,23 @@ class Tally:
     def _lead(self) -> int:
         """By how much the leading answer is ahead of the next one, or of one nobody gave yet."""
         return self._top - next(iter(list(self.counts.values())[1:]), 0)
+
+
+def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
+    """Say that nothing in several answers could be compared.
+
+    Args:
+        count: Of the answers.
+        node: Who asked for them.
+        text: One of them.
+        else_do: What can be done beside asking for another form.
+    """
+    return OutputError(
+        f"in none of {count} answers something was found that could be compared. Ask for a form "
+        f"that the key reads{else_do}",
+        node=node,
+        text=text,
+    )
 
 
 def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:

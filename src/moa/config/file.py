@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from moa.config import EMBEDDED, FILE, VARIABLE, load, parsed
+from moa._files import replace_text
+from moa.config import EMBEDDED, FILE, VARIABLE, config_of, parsed
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -32,7 +32,7 @@ def write_endpoint(
 ) -> Path:
     """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
 
-    The file is replaced in one step, by one that `moa.config.load` has read: when this raises,
+    The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
     the file is as it was.
 
     Args:
@@ -201,30 +201,12 @@ def _plain(table: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Put a text in the place of a file, once `load` has read it."""
-    target = file.resolve()
-    draft: Path | None = None
+    """Put a text in the place of a file, if `load` would take it."""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as opened:
-            draft = Path(opened.name)
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
-        _check(draft, file)
-        draft.replace(target)
+        config_of(parsed(text, file), file, named=True)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\nNothing was written") from error
+    try:
+        replace_text(file, text, private=False)
     except OSError as error:
         raise ConfigError(f"{file} can't be written: {error.strerror}") from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
-
-
-def _check(draft: Path, file: Path) -> None:
-    try:
-        load(draft)
-    except ConfigError as error:
-        wrong = str(error).replace(str(draft), str(file))
-        raise ConfigError(f"{wrong}\nNothing was written") from error

@@ -1,19 +1,135 @@
-"""Diagram: what there is to draw of a graph. Boxes for nodes, arrows for what passes between."""
+"""Drawing: a graph as Mermaid, SVG, PNG or characters. Nothing is sent anywhere."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
-from moa.graphs.building.branches import Branch, label_name
-from moa.graphs.building.handles import FunctionStep, InputStep, MatchStep, NodeStep, Step
-from moa.graphs.building.plan import Plan
-from moa.graphs.building.signatures import picked
-from moa.graphs.building.types import UNKNOWN, shown
+from moa.errors import ConfigError, MissingDependency
+from moa.graphs.engine.handles import (
+    Branch,
+    FunctionStep,
+    InputStep,
+    MatchStep,
+    NodeStep,
+    Step,
+    label_name,
+)
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.types import UNKNOWN, picked, shown
 from moa.graphs.recipe import Recipe, Sketch
 from moa.usage import Tier
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A graph, or another node with nodes in it."""
+
+    def draw(self) -> Drawing:
+        """Draw what is in it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A graph, to be looked at. Notebooks show it by themselves."""
+
+    drawn: Plan | Recipe[Any, Any]
+
+    @cached_property
+    def mermaid(self) -> str:
+        """Mermaid's text; needs nothing installed."""
+        return mermaid_of(diagram_of(self.drawn))
+
+    @cached_property
+    def svg(self) -> str:
+        """An SVG document.
+
+        Raises:
+            MissingDependency: `mermaidx` is not installed.
+        """
+        try:
+            import mermaidx
+        except ImportError as error:
+            raise _missing("mermaidx", "as SVG or PNG") from error
+        return cast("Any", mermaidx).render(self.mermaid).svg()
+
+    def png(self, *, width: int | None = None) -> bytes:
+        """A PNG picture on white.
+
+        Args:
+            width: In pixels, and the height follows; `None` is twice the size of the SVG.
+
+        Raises:
+            MissingDependency: `mermaidx` is not installed.
+        """
+        svg = self.svg
+        import mermaidx
+
+        if width is None:
+            _, _, natural, _ = re.findall(r"[-\d.]+", svg[svg.index("viewBox") :])[:4]
+            width = round(2 * float(natural))
+        return mermaidx.svg_to_png(svg, width=width, background="#ffffff")
+
+    @cached_property
+    def ascii(self) -> str:
+        """A picture of characters, for a terminal; graphs within the graph stay closed.
+
+        Raises:
+            MissingDependency: `termaid` is not installed.
+        """
+        try:
+            import termaid
+        except ImportError as error:
+            raise _missing("termaid", "in characters") from error
+        plain = mermaid_of(diagram_of(self.drawn, opened=False), styled=False)
+        return termaid.render(plain, padding_x=2, padding_y=0, gap=3)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file of the kind that its ending says: `.svg`, `.png`, `.mmd`, `.md` or `.txt`.
+
+        Raises:
+            ConfigError: another ending.
+            MissingDependency: what draws this kind is not installed.
+        """
+        path = Path(path)
+        match path.suffix.lower():
+            case ".svg":
+                path.write_text(self.svg, encoding="utf-8")
+            case ".png":
+                path.write_bytes(self.png())
+            case ".mmd":
+                path.write_text(self.mermaid, encoding="utf-8")
+            case ".md":
+                path.write_text(f"```mermaid\n{self.mermaid}```\n", encoding="utf-8")
+            case ".txt":
+                path.write_text(self.ascii, encoding="utf-8")
+            case other:
+                raise ConfigError(
+                    f"can't draw a {other or 'file without an ending'}: "
+                    "give one of .svg, .png, .mmd, .md, .txt"
+                )
+
+    def __str__(self) -> str:
+        return self.mermaid
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """What a notebook shows: a picture where one can be drawn, else Mermaid's text."""
+        shown = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
+        try:
+            return {**shown, "image/svg+xml": self.svg}
+        except MissingDependency:
+            return shown
+
+
+def _missing(package: str, how: str) -> MissingDependency:
+    return MissingDependency(package, extra="draw", purpose=f"to draw a graph {how}")
+
 
 Look = Literal["terminal", "join", "function", "agent", "slm", "llm"]
 
@@ -254,3 +370,76 @@ def _nodes_before(step: Step) -> set[Branch | None]:
     if isinstance(step, NodeStep):
         return set(step.branches)
     return {branch for source in step.needs for branch in _nodes_before(source)}
+
+
+_HEAD = """\
+---
+config:
+  theme: base
+  themeVariables:
+    fontFamily: Helvetica, Arial, sans-serif
+    lineColor: "#64748b"
+    edgeLabelBackground: "#ffffff"
+    clusterBkg: "#f8fafc"
+    clusterBorder: "#cbd5e1"
+---
+flowchart TD"""
+_LOOKS = {
+    "terminal": "fill:#f1f5f9,stroke:#94a3b8,color:#334155",
+    "join": "fill:#ffffff,stroke:#cbd5e1,color:#64748b",
+    "function": "fill:#ffffff,stroke:#94a3b8,color:#1e293b",
+    "agent": "fill:#fef9ec,stroke:#d4a72c,color:#1e293b",
+    "slm": "fill:#e3f5ea,stroke:#2f855a,color:#14532d",
+    "llm": "fill:#e4e8fd,stroke:#4353c4,color:#1e1b6b",
+}
+
+_SHAPES = {"terminal": ("([", "])"), "join": ("(", ")")}
+
+
+def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
+    """Write a diagram as Mermaid.
+
+    Args:
+        diagram: What to draw.
+        styled: Whether colours and second lines come with it.
+    """
+    lines = [_HEAD if styled else "flowchart TD", *_body(diagram, 1, styled=styled)]
+    lines += [f"    {_arrow_line(arrow)}" for arrow in _arrows(diagram)]
+    if styled:
+        lines += [f"    classDef {look} {style}" for look, style in _LOOKS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
+    indent = "    " * depth
+    for box in diagram.boxes:
+        yield f"{indent}{_box_line(box, styled=styled)}"
+    for inner in diagram.inner:
+        yield f'{indent}subgraph {inner.key}[" "]'  # its input says its name: no arrow crosses that
+        yield from _body(inner, depth + 1, styled=styled)
+        yield f"{indent}end"
+
+
+def _arrows(diagram: Diagram) -> Iterator[Arrow]:
+    yield from diagram.arrows.values()
+    for inner in diagram.inner:
+        yield from _arrows(inner)
+
+
+def _box_line(box: Box, *, styled: bool) -> str:
+    label = _escaped(box.label)
+    if styled and box.detail:
+        label += f"<br/><small>{_escaped(box.detail)}</small>"
+    opening, closing = _SHAPES.get(box.look, ("[", "]"))
+    return f'{box.key}{opening}"{label}"{closing}' + (f":::{box.look}" if styled else "")
+
+
+def _arrow_line(arrow: Arrow) -> str:
+    line = "-.->" if arrow.decides_only else "-->"
+    label = _escaped(", ".join(arrow.labels))
+    return f"{arrow.start} {line}" + (f'|"{label}"|' if label else "") + f" {arrow.end}"
+
+
+def _escaped(text: str) -> str:
+    """What means something to Mermaid, HTML or Markdown becomes an entity of Mermaid's."""
+    return re.sub(r"[^\w ·.,:|/()…-]", lambda found: f"#{ord(found[0])};", text)

@@ -1,16 +1,69 @@
-"""Handles: what stands for outputs while a graph is being declared, and the steps behind them."""
+"""Handles: what stands for outputs while a graph is declared, and the steps behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import reduce
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from moa.graphs.building.branches import Branch, innermost, shared
-from moa.graphs.building.signatures import Signature, field_type, picked, signature_of
-from moa.graphs.building.types import UNKNOWN
+from moa.graphs.engine.types import UNKNOWN, Signature, field_type, picked, signature_of
+from moa.questions import Choice, Question
 from moa.usage import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One label of a `match`."""
+
+    match: object
+    """The step of the `match`; steps are compared by identity."""
+    label: object
+    outer: Branch | None
+    """The branch that the `match` itself stands in."""
+
+    @property
+    def lineage(self) -> Iterator[Branch]:
+        """This branch and those around it, from the inside out."""
+        level: Branch | None = self
+        while level is not None:
+            yield level
+            level = level.outer
+
+
+def innermost(branches: Iterable[Branch | None]) -> Branch | None:
+    """The deepest of several branches."""
+    return max(branches, key=lambda branch: len(_lineage(branch)), default=None)
+
+
+def apart(one: Branch | None, other: Branch | None) -> bool:
+    """Whether two branches are never taken together."""
+    labels = {branch.match: branch.label for branch in _lineage(one)}
+    return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
+
+
+def shared(one: Branch | None, other: Branch | None) -> Branch | None:
+    """The innermost branch around both."""
+    around = _lineage(other)
+    return next((branch for branch in _lineage(one) if branch in around), None)
+
+
+def path(branch: Branch | None) -> str:
+    """Labels from the outside in, as `card/lost`."""
+    return "/".join(label_name(level.label) for level in reversed(_lineage(branch)))
+
+
+def label_name(label: object) -> str:
+    """A label as a reader knows it."""
+    if isinstance(label, Enum):
+        return label.value if isinstance(label.value, str) else label.name
+    return "none of these" if label is None else str(label)
+
+
+def _lineage(branch: Branch | None) -> tuple[Branch, ...]:
+    return () if branch is None else tuple(branch.lineage)
+
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -158,3 +211,31 @@ def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> Fu
         signature=signature,
         sources=sources,
     )
+
+
+def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
+    """All labels: as given, else of the choice's type, else of the one question that its node asks.
+
+    Returns:
+        `None` where nobody tells them.
+    """
+    if given is not None:
+        return tuple(given)
+    typed = _of_type(choice.type)
+    if typed is not None:
+        return typed
+    if isinstance(choice, NodeStep):
+        questions: tuple[Question, ...] = getattr(choice.node, "questions", ())
+        if len(questions) == 1:
+            return tuple(o.value for o in questions[0].options if o.value is not None)
+    return None
+
+
+def _of_type(kind: object) -> tuple[object, ...] | None:
+    if not (isinstance(kind, type) and issubclass(kind, Choice)):
+        return None
+    arguments: tuple[Any, ...] = kind.__pydantic_generic_metadata__["args"]
+    labels: object = arguments[0] if arguments else None
+    if isinstance(labels, type) and issubclass(labels, Enum):
+        return tuple(labels)
+    return get_args(labels) if get_origin(labels) is Literal else None

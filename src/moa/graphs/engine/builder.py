@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from moa.errors import WiringError
-from moa.graphs.building.branches import Branch, apart, path
-from moa.graphs.building.built import BuiltGraph
-from moa.graphs.building.handles import (
+from moa.context import RunContext
+from moa.errors import InputError, WiringError
+from moa.graphs.engine.handles import (
+    Branch,
     Handle,
     InputStep,
     MatchStep,
     NodeStep,
+    apart,
     function_step,
+    labels_of,
+    path,
     step_of,
 )
-from moa.graphs.building.labels import labels_of
-from moa.graphs.building.plan import plan_of
-from moa.graphs.building.signatures import is_node, signature_of
-from moa.graphs.building.skipped import Skipped
-from moa.graphs.building.types import union
-from moa.graphs.building.wiring import check
-from moa.node import Node
+from moa.graphs.engine.plan import Plan, check, plan_of
+from moa.graphs.engine.scheduler import Run, Runs
+from moa.graphs.engine.types import Skipped, is_node, shown, signature_of, union
+from moa.node import Node, Result, finish
 from moa.questions import Choice
+
+if TYPE_CHECKING:
+    from moa.graphs.engine.drawing import Drawing
 
 In = TypeVar("In")
 T = TypeVar("T")
@@ -340,3 +344,49 @@ def _name_of(work: Any) -> str:
         return work.name
     inner = getattr(work, "func", work)
     return getattr(inner, "__name__", type(inner).__name__)
+
+
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class BuiltGraph(Runs[In_contra, Out_co]):
+    """What `Graph.build` makes. It holds no state: any number of runs can go on at once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.input_type: Any = plan.steps[0].type
+        self.output_type: Any = plan.steps[plan.output].type
+
+    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+        """Run every node that the answer to `request` needs.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            InputError: `request` is not of the graph's input type; nothing ran.
+            NodeError: a plain function raised; its error is chained.
+            DeadlineExceeded: the time of the context is up.
+            MoaError: the first that a node raised. All nodes beside it are cancelled.
+        """
+        own = (context or RunContext()).nested(self.name)
+        start = time.perf_counter()
+        self._admit(request)
+        output = await Run(self.plan, own).output(request)
+        return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
+
+    def draw(self) -> Drawing:
+        """Draw the graph: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        from moa.graphs.engine.drawing import Drawing
+
+        return Drawing(self.plan)
+
+    def _admit(self, request: object) -> None:
+        kind = self.input_type
+        if isinstance(kind, type) and not isinstance(request, kind):
+            raise InputError(
+                f"{self.name}: takes {shown(kind)}, but was given {type(request).__name__}"
+            )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
 
+_UNREAD = SecretStr("unread")
 NO_LLM = """\
 No LLM is configured. The small model stands in, and what it writes is a
 draft; where its drafts would be too bad, messages go to people. To have
@@ -184,58 +185,43 @@ class Endpoints(Closing):
         config = self._configured(name)
         if self.config.serves(name):
             return self._replicas(name)
+        key = config.key(name) if self._read_keys else _UNREAD
         if len(config.urls) < 2:
-            return [self._addressed(name, name, config.url(name))]
-        return [self._addressed(f"{name}@{urlsplit(url).netloc}", name, url) for url in config.urls]
-
-    def _addressed(self, name: str, configured_as: str, url: str) -> OpenAIEndpoint:
-        """Build the endpoint of a server that is there already."""
-        from moa.endpoints.openai import OpenAIEndpoint
-        from moa.endpoints.vllm import VLLMEndpoint
-
-        config = self._configured(configured_as)
-        kind = (
-            partial(VLLMEndpoint, priority=config.priority) if config.priority else OpenAIEndpoint
-        )
-        return kind(
-            name,
-            model=config.model,
-            base_url=url,
-            api_key=config.key(configured_as) if self._read_keys else SecretStr("unread"),
-            tier=config.tier,
-            price=price_of(self.config, configured_as),
-            context_window=config.context_window,
-            concurrency=config.concurrency,
-            timeout_s=config.timeout_s,
-            decides=config.decide,
-        )
+            return [self._server(name, name, config.url(name), key)]
+        named = [(f"{name}@{urlsplit(url).netloc}", url) for url in config.urls]
+        return [self._server(replica, name, url, key) for replica, url in named]
 
     def _replicas(self, name: str) -> list[OpenAIEndpoint]:
         """Build an endpoint for each server that `moa up` started for `name`."""
         server = self.config.server_of(name)
-        ports = self._configured(server).vllm.ports
-        unread = {port: SecretStr("unread") for port in ports}
-        keys = keys_of_running(server, ports) if self._read_keys else unread
-        several = len(ports) > 1
+        serving = self._configured(server).vllm
+        unread = dict.fromkeys(serving.ports, _UNREAD)
+        keys = keys_of_running(server, serving.ports) if self._read_keys else unread
+        several = len(serving.ports) > 1
         return [
-            self._replica(f"{name}@{port}" if several else name, name, port, key)
+            self._server(f"{name}@{port}" if several else name, name, local_url(port), key)
             for port, key in keys.items()
         ]
 
-    def _replica(self, name: str, configured_as: str, port: int, key: SecretStr) -> OpenAIEndpoint:
+    def _server(
+        self, name: str, configured_as: str, url: str, key: SecretStr | None
+    ) -> OpenAIEndpoint:
+        from moa.endpoints.openai import OpenAIEndpoint
         from moa.endpoints.vllm import VLLMEndpoint
 
-        config = self._configured(configured_as)
-        served_by = config if config.served_by is None else self._configured(config.served_by)
-        return VLLMEndpoint(
+        config, kind, window = self._configured(configured_as), OpenAIEndpoint, None
+        if self.config.serves(configured_as):
+            window = self._configured(self.config.server_of(configured_as)).vllm.max_model_len
+        if config.priority or self.config.serves(configured_as):
+            kind = partial(VLLMEndpoint, priority=config.priority)
+        return kind(
             name,
             model=config.model,
-            base_url=local_url(port),
+            base_url=url,
             api_key=key,
-            priority=config.priority,
             tier=config.tier,
             price=price_of(self.config, configured_as),
-            context_window=config.context_window or served_by.vllm.max_model_len,
+            context_window=config.context_window or window,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
             decides=config.decide,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from moa.advisor.bench import Measurement, Step, keep
-from moa.agents.filter import Filter
 from moa.config import Config, EndpointConfig, Tiers
+from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -21,14 +19,6 @@ from moa.endpoints.replicas import Replicas
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError, ModelNotFound
-from moa.graphs.building.handles import NodeStep
-from moa.graphs.cascade import Cascade
-from moa.graphs.support import Support
-from moa.guards.injection import Injection
-from moa.handoffs import Reply
-from moa.ready import READY, node_of
-from moa.testing import SimulatedEndpoint
-from moa.tiers import NO_LLM, Endpoints
 
 SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
 LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
@@ -140,101 +130,6 @@ async def test_closing_twice_does_nothing() -> None:
     await both.close()
 
 
-@pytest.mark.parametrize("name", READY)
-def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path) -> None:
-    items = tmp_path / "items.jsonl"
-    items.write_text('{"id": "1", "text": "A hat"}\n')
-    needed: dict[str, dict[str, Any]] = {
-        "filter": {"criterion": "about the weather"},
-        "classifier": {"labels": {"a": "one thing", "b": "another"}},
-        "cascade": {"labels": ["a", "b"], "confidence": 0.9},
-        "rag": {"documents": str(tmp_path)},
-        "research": {"documents": str(tmp_path)},
-        "recommend": {"catalogue": str(items)},
-    }
-    graphs = {name: needed.get(name, {})}
-    if name == "shadow":  # its candidate is the cascade
-        graphs["cascade"] = needed["cascade"]
-    takes_a_file = name == "routed"  # one of your own; it can be drawn without
-    node = node_of(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
-    assert node.name
-
-
-@pytest.mark.parametrize("name", ["spam", "injection"])
-def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
-    ready = node_of(name, endpoints())
-    slm = endpoints().slm
-    steps = Support(slm=slm, llm=slm).plan.steps
-    inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
-    ready = ready.filter if isinstance(ready, Injection) else ready
-    assert isinstance(ready, Filter)
-    assert isinstance(inside, Filter)
-    assert (ready.name, ready.criterion) == (name, inside.criterion)
-    assert (ready.threshold, ready.adaptation) == (inside.threshold, inside.adaptation)
-
-
-def test_a_table_of_no_ready_graph_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
-        node_of("sentiment", Endpoints(Config(graphs={"suport": {}})))
-
-
-def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
-    config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
-    with pytest.raises(
-        ConfigError, match=r"\[graphs.support\] intents.a.meens: .*Did you mean 'means'"
-    ):
-        node_of("support", Endpoints(config))
-
-
-async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() -> None:
-    table: dict[str, Any] = {"labels": ["a", "b"], "confidence": 0.9}
-    ready = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})))
-    assert isinstance(ready, Cascade)
-    assert (await ready.run("x")).tier == 1
-    given = {"confidence": 0.5, "threshold": 0.1}  # what it has no setting for is for others
-    lenient = node_of("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
-    assert isinstance(lenient, Cascade)
-    assert (await lenient.run("x")).tier == 0
-
-
-def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="needs calibration"):
-        node_of("cascade", Endpoints(Config()))
-
-
-class Scripted(Endpoints):
-    """The endpoints of a configuration, with doubles for both tiers."""
-
-    def __init__(self, happy: float, config: Config | None = None) -> None:
-        super().__init__(config or Config())
-        self._slm = SimulatedEndpoint(
-            rule=lambda _: {"happy": {"yes": happy}, "about": {}, "label": {"a": 0.6}}
-        )
-        self._llm = SimulatedEndpoint(
-            tier="llm", rule=lambda _: {"label": {}} if config else "We are sorry."
-        )
-
-    @property
-    def slm(self) -> Endpoint:
-        return self._slm
-
-    @property
-    def llm(self) -> Endpoint:
-        return self._llm
-
-
-@pytest.mark.parametrize(("happy", "tiers"), [(0.9, {"slm"}), (0.1, {"slm", "llm"})])
-async def test_the_example_graph_asks_the_llm_only_for_complaints(
-    happy: float, tiers: set[str]
-) -> None:
-    file = Path(__file__).parent.parent / "examples" / "custom_graph.py"
-    node = node_of(f"{file}:graph", Scripted(happy))
-    module = importlib.import_module("_moa_file_custom_graph")
-    result = await node.run(module.Review(text="It came on time."))
-    assert isinstance(result.output, Reply)
-    assert set(result.usage.by_tier()) == tiers
-
-
 async def test_all_endpoints_are_closed_where_one_cannot_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -301,13 +196,6 @@ def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
     for name in ("small", "embedded"):
         price = both.named(name).price
         assert (price.input, price.output, price.measured) == (10, 1000, True)
-
-
-def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
-    file = tmp_path / "other.toml"
-    file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
-    with pytest.raises(ConfigError, match=r"other\.toml: \[graphs\.mixture\] proposer: there is"):
-        node_of("mixture", Endpoints(file))
 
 
 def written(folder: Path, model: str, *lines: str, name: str = "moa.toml") -> Path:

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
-from moa.graphs.building.plan import Plan, Task
-from moa.graphs.building.skipped import Skipped
-from moa.trace import NodeFinished, NodeSkipped, NodeStarted
+from moa.graphs.engine.plan import Plan, Task
+from moa.graphs.engine.types import Skipped, kept_form
+from moa.journal import explained, interrupts_of, together
+from moa.node import Node, Result
+from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.types import RetryPolicy
+
+    from moa.graphs.engine.durable import Compiled
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
 
 PENDING: Any = object()
 """Stands where nothing has been worked out yet."""
@@ -29,34 +52,48 @@ class Failed:
 IDLE, CONDITION, SOURCES, RUNNING, ALTERNATIVE = range(5)
 """What a step is waiting for."""
 
-Caller = Callable[[Task, Any, RunContext], Awaitable[Any]]
-"""Runs a node on a value and gives its output."""
-
 
 async def call(task: Task, value: Any, context: RunContext) -> Any:
-    """Run a node, or an asynchronous function, and give its output.
+    """Run a node, or a function, and give its output.
+
+    Where the run can be resumed, the output is kept, and given again.
 
     Raises:
         NodeError: a function raised something that is no `MoaError`.
     """
-    if task.is_node:
-        if task.renamed:
-            context = context.nested(task.name)
-        return (await task.work(value, context)).output
+    if context.journal is None:
+        return await _called(task, value, context)
+    return await context.journal.run(
+        f"{context.node}/{task.name}",
+        value,
+        context,
+        kept_form(task.output, owner=task.name),
+        lambda inner: _called(task, value, inner),
+    )
+
+
+async def _called(task: Task, value: Any, context: RunContext) -> Any:
     try:
+        if task.is_node:
+            own = context.nested(task.name) if task.renamed else context
+            return (await task.work(value, own)).output
         output = task.work(value)
         return await output if hasattr(output, "__await__") else output
     except MoaError:
         raise
     except Exception as error:
-        raise failure_of(task, error) from error
+        failure = explained(error, task.name) if task.is_node else failure_of(task, error)
+        if failure is error:
+            raise
+        raise failure from error
 
 
 def failure_of(task: Task, error: Exception) -> Exception:
     """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
-    return NodeError(task.name, error)
+    found = explained(error, task.name)
+    return NodeError(task.name, error) if found is error else found
 
 
 class Run:
@@ -67,12 +104,12 @@ class Run:
     while nothing else is runs in the task that made it ready, so a chain needs no task of its own.
     """
 
-    def __init__(self, plan: Plan, context: RunContext, caller: Caller = call) -> None:
+    def __init__(self, plan: Plan, context: RunContext) -> None:
         size = len(plan.tasks)
         self._plan = plan
         self._tasks = plan.tasks
         self._context = context
-        self._caller = caller
+        self._asking: list[Exception] = []
         self._values: list[Any] = [PENDING] * size
         self._stages = [IDLE] * size
         self._missing = [0] * size
@@ -125,6 +162,8 @@ class Run:
         if failure is not None:
             raise failure
         output = self._values[self._plan.output]
+        if output is PENDING and self._asking:
+            raise together(self._asking)
         if output is PENDING:  # a node cancelled itself, which a task group passes over
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
@@ -161,18 +200,23 @@ class Run:
         context = self._context
         try:
             if context.listener is None:
-                value = await self._caller(task, self._values[task.sources[0]], context)
+                value = await call(task, self._values[task.sources[0]], context)
             else:
                 path = self._path(task)
                 context.emit(NodeStarted(path))
                 start = time.perf_counter()
-                value = await self._caller(task, self._values[task.sources[0]], context)
+                value = await call(task, self._values[task.sources[0]], context)
                 context.emit(NodeFinished(path, value, time.perf_counter() - start))
         except MoaError as error:
             if index not in self._plan.tentative:
                 raise
             context.nested(task.name).note("failed", str(error))
             value = Failed(error)
+        except Exception as error:
+            if not interrupts_of(error):
+                raise
+            self._asking.append(error)  # what doesn't wait for it goes on before the run stops
+            return
         self._resolve(index, value)
         self._drain()
         if self._values[self._plan.output] is not PENDING:
@@ -242,7 +286,7 @@ class Run:
             self._resolve(index, self._call_now(task, values))
         elif isinstance(values[0], Skipped) and not task.takes_skipped:
             self._skip(index, task, f"{self._tasks[task.sources[0]].name!r} was skipped")
-        elif task.quick and self._caller is call:
+        elif task.quick and self._context.journal is None:
             self._run_now(index, task, values)
         else:
             self._ready.append(index)
@@ -337,3 +381,121 @@ class Run:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+class Runs(ABC, Generic[In_contra, Out_co]):
+    """What every graph can do beside `run`: stream, and become LangGraph's own kind of graph."""
+
+    name: str
+    input_type: Any
+    output_type: Any
+
+    @abstractmethod
+    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+        """Answer one request."""
+
+    def stream(
+        self, request: In_contra, context: RunContext | None = None, /
+    ) -> AsyncIterator[Event | Result[Out_co]]:
+        """Run, and tell what happens while it happens. The result comes last.
+
+        Leaving the loop early cancels the run.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            MoaError: as `run`.
+        """
+        return streamed(self, request, context)
+
+    def map(
+        self,
+        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        ordered: bool = False,
+    ) -> AsyncGenerator[Item[Out_co]]:
+        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        return map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+        )
+
+    def compile(
+        self,
+        *,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] = (),
+    ) -> Compiled:
+        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+
+        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
+        `context=RunContext(…)`; events go to the stream mode `custom`, and texts to `messages` too.
+        Of a run that is resumed, however it was stopped, no node that had finished runs again, and
+        no call that had been answered is sent again, however deep it is. Checkpoints hold JSON.
+
+        Args:
+            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
+            retry: When to run a node again; see `retry_on`.
+
+        Raises:
+            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
+        """
+        from moa.graphs.engine.durable import compiled
+
+        return compiled(
+            self,
+            takes=self.input_type,
+            gives=self.output_type,
+            checkpointer=checkpointer,
+            retry=retry,
+        )
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The graph as LangGraph's own kind, without a checkpointer of its own."""
+        return self.compile()
+
+
+async def streamed(
+    node: Node[In, Out], request: In, context: RunContext | None = None, /
+) -> AsyncIterator[Event | Result[Out]]:
+    """Run, and tell what happens while it happens. The result comes last.
+
+    Leaving the loop early cancels the run.
+
+    Args:
+        node: What runs.
+        request: The input.
+        context: Budget, deadline and ledger; `None` starts one without limits.
+
+    Raises:
+        MoaError: as `node.run`.
+    """
+    seen: asyncio.Queue[Event | None] = asyncio.Queue()
+    outer = context or RunContext()
+    inner = outer.nested()
+
+    def listen(event: Event) -> None:
+        seen.put_nowait(event)
+        outer.emit(event)
+
+    inner.listener = listen
+    running = asyncio.ensure_future(node.run(request, inner))
+    running.add_done_callback(lambda _: seen.put_nowait(None))
+    try:
+        while (event := await seen.get()) is not None:
+            yield event
+        yield await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -19,14 +19,18 @@ environment variable that holds one.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from collections.abc import Callable
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -48,7 +52,8 @@ EMBEDDED = "embedded"
 
 _KEY_ENDS = ("_API_KEY", "_TOKEN")
 
-M = TypeVar("M", bound=BaseModel)
+Place = tuple[int | str, ...]
+"""Keys and places in lists, from the outermost one on."""
 Dollars = Annotated[Decimal, Field(ge=0)]
 
 
@@ -75,11 +80,11 @@ class EndpointConfig(BaseModel):
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, where the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Most tokens of a prompt and its answer together; a prompt with at least as many words is
-    refused before it is sent. `None`: whatever the server takes."""
+    """Maximum number of tokens of a prompt and its answer together; a prompt with at least as many
+    words is refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
-    """Most requests in flight at once; further ones wait. With `serve = "llama.cpp"` it is said to
-    the engine, which else works on as many as this machine allows."""
+    """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
+    said to the engine, which else works on as many as this machine allows."""
     decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
     """How it is asked to decide; `auto` finds out at first use."""
     timeout_s: float = Field(default=120.0, gt=0)
@@ -281,8 +286,21 @@ def load(path: str | Path | None = None) -> Config:
     """
     file = find(path)
     named = bool(path or os.environ.get(VARIABLE))
+    return config_of(_tables(file) if file else {}, file, named=named)
+
+
+def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Config:
+    """Read and check the tables of a configuration.
+
+    Args:
+        tables: What the file says.
+        file: Where they stand; `None`: there is no file.
+        named: Whether somebody named the file, who then trusts it.
+
+    Raises:
+        ConfigError: see `load`.
+    """
     where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
-    tables = _tables(file) if file else {}
     try:
         config = Config(**tables)
     except ValidationError as error:
@@ -309,39 +327,24 @@ def load(path: str | Path | None = None) -> Config:
     return config
 
 
-def checked(model: type[M], data: dict[str, Any], *, table: str, file: Path | None = None) -> M:
-    """Read one table by its own model.
-
-    Args:
-        model: What the table may say.
-        data: What it says.
-        table: Its name, such as `graphs.support`.
-        file: Where it stands, to be named in errors; `None`: in `moa.toml`.
-
-    Raises:
-        ConfigError: a key or a value in it is wrong.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        where = str(file or FILE)
-        raise ConfigError(explained(error, model, where=where, table=table)) from error
-
-
 def explained(
-    error: ValidationError, model: type[BaseModel], *, where: str, table: str | None = None
+    error: ValidationError,
+    known: type[BaseModel] | Callable[[Place], list[str]],
+    *,
+    where: str,
+    table: str | None = None,
 ) -> str:
     """Say in sentences what pydantic found wrong, with the nearest right key.
 
     Args:
         error: What was raised.
-        model: What was to be read.
-        where: The file.
-        table: The table in it that `model` reads; `None` is the whole file.
+        known: The model that was to be read, or what gives the keys that may stand at a place.
+        where: Starts each sentence, such as the file.
+        table: The table in it that was read; `None` is the whole file.
     """
+    keys = partial(keys_at, known) if isinstance(known, type) else known
     return "\n".join(
-        _sentence(model, tuple(problem["loc"]), problem["type"], problem["msg"], where, table)
-        for problem in error.errors(include_url=False)
+        _sentence(problem, keys, where, table) for problem in error.errors(include_url=False)
     )
 
 
@@ -511,25 +514,22 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
 
 
 def _sentence(
-    model: type[BaseModel],
-    loc: tuple[int | str, ...],
-    kind: str,
-    message: str,
-    where: str,
-    outer: str | None,
+    problem: ErrorDetails, keys: Callable[[Place], list[str]], where: str, outer: str | None
 ) -> str:
-    table = ".".join(str(part) for part in (outer, *loc[:-1]) if part is not None)
-    place = f"{where}: [{table}]" if table else where
-    key = str(loc[-1]) if loc else ""
-    if kind == "extra_forbidden":
-        return f"{place} has no key {key!r}{nearest(key, keys_at(model, loc[:-1]))}"
-    if kind == "missing":
-        return f"{place} needs {key!r}, and it is not there"
-    message = message[:1].lower() + message[1:].replace(" after validation", "")
-    return f"{place} {key}: {message}" if key else f"{place}: {message}"
+    place = problem["loc"]
+    table = ".".join(str(part) for part in (outer, *place[:-1]) if part is not None)
+    where = f"{where.removesuffix(':')}: [{table}]" if table else where
+    key = str(place[-1]) if place else ""
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where} has no key {key!r}{nearest(key, keys(place[:-1]))}"
+    if problem["type"].startswith("missing"):
+        return f"{where} needs {key!r}, and it is not there"
+    said = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
+    said = said[:1].lower() + said[1:].replace(" after validation", "")
+    return f"{where} {key}: {said}" if key else f"{where}: {said}"
 
 
-def keys_at(annotation: Any, place: tuple[int | str, ...]) -> list[str]:
+def keys_at(annotation: Any, place: Place) -> list[str]:
     """Name the keys that may stand at a place within what an annotation reads."""
     for part in place:
         if get_origin(annotation) in (dict, list):

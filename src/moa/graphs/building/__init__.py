@@ -1,1 +1,0 @@
-"""Building: a graph is declared, checked, planned and run."""

@@ -1,0 +1,1 @@
+"""Engine: a graph is declared, checked, planned, run, kept and drawn."""

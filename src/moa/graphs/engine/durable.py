@@ -1,0 +1,408 @@
+"""Durable: a node as LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+
+The same code runs in it as without it. With a checkpointer, what `moa.journal` keeps is written
+beside what LangGraph writes of a run that isn't finished: under the thread, and the checkpoint that
+the run began with. So a run that goes on finds it, and a new run of the thread doesn't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from operator import itemgetter
+from typing import Any, TypeVar, cast, get_args
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.graph import Edge, Graph
+from langchain_core.runnables.graph import Node as GraphNode
+from langgraph.channels.ephemeral_value import EphemeralValue
+from langgraph.channels.last_value import LastValue
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.config import get_config
+from langgraph.constants import END, START
+from langgraph.func import entrypoint
+from langgraph.pregel import Pregel
+from langgraph.runtime import Runtime
+from langgraph.types import (
+    RetryPolicy,
+    _interrupt_id,  # pyright: ignore[reportPrivateUsage]
+)
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.errors import WiringError
+from moa.graphs.engine.bridges import Told, context_in
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.types import JsonForm, is_known
+from moa.journal import Journal, Place, interrupts_of
+from moa.node import Node
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Compiled = Pregel[Any, Any, Any, Any]
+"""LangGraph's own kind of graph. Its `context=` is a `RunContext`."""
+Retries = RetryPolicy | Sequence[RetryPolicy]
+
+_SAVER, _PAD, _SEND, _MAP = (
+    "__pregel_checkpointer",
+    "__pregel_scratchpad",
+    "__pregel_send",
+    "__pregel_resume_map",
+)
+"""What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
+_CHANNEL, _ANSWER, _NO_TASK = "__moa__", "answer/", str(UUID(int=0))
+
+
+def compiled(
+    node: Node[Any, Any],
+    *,
+    takes: object,
+    gives: object,
+    checkpointer: BaseCheckpointSaver[Any] | None,
+    retry: Retries,
+) -> Compiled:
+    """Make LangGraph's own kind of graph.
+
+    Args:
+        node: What runs.
+        takes: Type of its input.
+        gives: Type of its output.
+        checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
+        retry: When to run a node in it again.
+
+    Raises:
+        WiringError: a type is not known, so no checkpoint could keep it.
+    """
+    kept = checkpointer is not None
+    if kept:
+        _check(node)
+    given = _form(takes, owner="input", kept=kept)
+    answer = _form(gives, owner=node.name, kept=kept)
+
+    async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
+        context = context_in(runtime.context) or RunContext()
+        own = context.nested()
+        told = Told(get_config(), context.listener, runtime.stream_writer)
+        own.listener = told
+        try:
+            async with Keeping(runtime, context, retry=retry, now=now) as keeping:
+                own.journal = keeping.place
+                result = await node.run(request, own)
+        finally:
+            told.end()
+        return answer.dump(result.output)
+
+    def entry_now(request: Any, runtime: Runtime[Any]) -> Any:
+        return asyncio.run(entry(request, runtime, now=True))  # LangGraph calls it in a thread
+
+    entry.__name__ = node.name
+    schema: Any = RunContext
+    made = cast("Compiled", entrypoint(checkpointer=checkpointer, context_schema=schema)(entry))
+    runs: Any = made.nodes[node.name].bound
+    runs.func = entry_now
+    channels = cast("dict[str, Any]", made.channels)  # pyright: ignore[reportUnknownMemberType]
+    channels[START] = JsonInput(given)
+    channels[END] = JsonOutput(answer, END)
+
+    def get_graph(config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        return _drawn(node)
+
+    async def aget_graph(
+        config: RunnableConfig | None = None, *, xray: int | bool = False
+    ) -> Graph:
+        return _drawn(node)
+
+    def get_context_jsonschema() -> None:
+        """Tell of none: a `RunContext` comes from Python alone."""
+
+    made.get_graph, made.aget_graph = get_graph, aget_graph
+    made.get_context_jsonschema = get_context_jsonschema
+    return made
+
+
+def _drawn(node: object) -> Graph:
+    """Draw what is in a node as LangChain does, which is what LangGraph's Studio shows."""
+    from moa.graphs.engine.drawing import diagram_of
+
+    drawn, plan = Graph(), getattr(node, "plan", None)
+    diagrams = [diagram_of(plan if isinstance(plan, Plan) else cast("Any", node))]
+    for diagram in diagrams:
+        diagrams.extend(diagram.inner)
+        for box in diagram.boxes:
+            drawn.nodes[box.key] = GraphNode(box.key, box.label, data=None, metadata=None)
+    for diagram in diagrams:
+        for arrow in diagram.arrows.values():
+            label = ", ".join(arrow.labels) or None
+            drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
+    return drawn
+
+
+def _check(node: object) -> None:
+    """See that a checkpoint can keep what the nodes of a graph give."""
+    plan = getattr(node, "plan", None)
+    for step in plan.steps if isinstance(plan, Plan) else ():
+        if isinstance(step, NodeStep):
+            _form(step.signature.output, owner=step.name, kept=True)
+            _check(step.node)
+
+
+class Keeping:
+    """What is kept of one run, in the saver of the graph that runs it.
+
+    Args:
+        runtime: LangGraph's, of what runs.
+        context: What the run is given. It may have been charged before, with what is found now.
+        retry: When to run a node in it again.
+        now: Whether the graph was invoked without an event loop, so that its saver is synchronous.
+    """
+
+    def __init__(
+        self, runtime: Runtime[Any], context: RunContext, *, retry: Retries = (), now: bool = False
+    ) -> None:
+        self._config = get_config()
+        self._set = cast("Mapping[str, Any]", self._config.get("configurable", {}))
+        self._context = context
+        self._now = now
+        self._policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry)
+        self._answers: dict[str, Any] = {}
+        """What people answered, by the id of the question."""
+        self._given: Counter[str] = Counter()
+        """How often, where the last answer was not valid."""
+        saver, info = self._set.get(_SAVER), runtime.execution_info
+        self._saver: BaseCheckpointSaver[Any] | None = None
+        self._at: RunnableConfig = {}
+        if isinstance(saver, BaseCheckpointSaver) and info and info.thread_id:
+            self._saver = cast("BaseCheckpointSaver[Any]", saver)
+            around = info.checkpoint_ns.rpartition("|")[0]
+            at = {"checkpoint_ns": around, "checkpoint_id": info.checkpoint_id}
+            self._at = {"configurable": {"thread_id": info.thread_id, **at}}
+        self._task = info.task_id if info else ""
+
+    async def __aenter__(self) -> Keeping:
+        kept: dict[str, str] = {}
+        asked: set[str] = set()
+        for key, channel, value in await self._read():
+            if channel == _CHANNEL and key.startswith(_ANSWER):
+                question = key.split("/")[1]
+                self._answers[question] = value
+                self._given[question] += 1
+            elif channel == _CHANNEL and key.startswith(f"{self._task}/"):
+                kept[key.partition("/")[2]] = value
+            elif channel == "__interrupt__" and key == self._task:
+                asked |= {question.id for question in value}
+        await self._take_answers(asked)
+        where = "/".join(str(value) for value in self._at.get("configurable", {}).values())
+        self.journal = Journal(
+            f"{where}/{self._task}",
+            kept,
+            write=self._keep if self._saver else None,
+            inside=self._inside,
+            retry=self._retry,
+            context=self._context,
+        )
+        self._before = {
+            key: usage
+            for key, usage in self._context.charged.items()
+            if key.startswith(f"{self.journal.name}/")
+        }
+        for usage in self._before.values():
+            self._context.charge(usage, back=True)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        journal, context = self.journal, self._context
+        paid = {f"{journal.name}/{key}": usage for key, usage in journal.paid.items()}
+        for key, usage in self._before.items():
+            if key not in paid:
+                context.charge(usage)
+        if error is not None or self._before:  # a run that has ended is not charged again
+            others = {
+                key: usage for key, usage in context.charged.items() if key not in self._before
+            }
+            context.charged = {**others, **({} if error is None else {**self._before, **paid})}
+        if journal.found:
+            context.note("resumed", f"{journal.found} calls were found, and not paid again")
+        if isinstance(error, Exception) and not interrupts_of(error):
+            await journal.fail()
+
+    @property
+    def place(self) -> Place | None:
+        """What the run's context is given; `None` where nothing outlasts the run."""
+        return self.journal.root if self._saver or self._policies else None
+
+    async def _read(self) -> Sequence[tuple[str, str, Any]]:
+        if self._saver is None:
+            return ()
+        if self._now:
+            found = await asyncio.to_thread(self._saver.get_tuple, self._at)
+        else:
+            found = await self._saver.aget_tuple(self._at)
+        return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
+
+    async def _keep(self, key: str, record: str) -> None:
+        await self._write(f"{self._task}/{key}", record)
+
+    async def _write(self, key: str, value: Any, channel: str = _CHANNEL) -> None:
+        assert self._saver is not None, "nothing is written without a saver"
+        if self._now:
+            await asyncio.to_thread(self._saver.put_writes, self._at, [(channel, value)], key)
+        else:
+            await self._saver.aput_writes(self._at, [(channel, value)], key)
+
+    async def _take_answers(self, asked: Set[str]) -> None:
+        """Keep what people answer before anything runs, or it is lost where the run stops sooner.
+
+        Args:
+            asked: Ids of the questions that the run stopped at.
+        """
+        answers: dict[str, Any] = {**(self._set.get(_MAP) or {})}
+        if self._saver is None:
+            return
+        if len(asked) == 1 and not answers:
+            answer = self._set[_PAD].get_null_resume(True)
+            if answer is not None:
+                (question,) = asked
+                answers[question] = answer
+                await self._write(_NO_TASK, None, channel="__resume__")  # it was given once
+        for question, answer in answers.items():
+            self._answers[question] = answer
+            await self._write(f"{_ANSWER}{question}/{self._given[question]:04}", answer)
+
+    @contextmanager
+    def _inside(self, place: str) -> Generator[None]:
+        """Have LangGraph's `interrupt` number questions in each place on its own.
+
+        It counts those of a task, and the nodes of a run are no tasks: they ask in any order.
+        """
+        outer = self._set.get(_PAD)
+        if outer is None:
+            yield
+            return
+        where = f"{self._set['checkpoint_ns']}|{place}"
+        given: list[Any] = []
+
+        def answer(consume: bool = False) -> Any:
+            return self._answers.get(_interrupt_id(where, len(given)))
+
+        def ignore(writes: object) -> None:
+            """Take an answer that LangGraph would keep for the whole task."""
+
+        pad = replace(
+            outer,
+            interrupt_counter=count().__next__,
+            resume=given,
+            get_null_resume=answer,
+        )
+        inner = {**self._set, "checkpoint_ns": where, _PAD: pad, _SEND: ignore}
+        token = var_child_runnable_config.set({**self._config, "configurable": inner})
+        try:
+            yield
+        finally:
+            var_child_runnable_config.reset(token)
+
+    async def _retry(self, once: Callable[[], Awaitable[Out]]) -> Out:
+        for attempt in count():
+            try:
+                return await once()
+            except Exception as error:
+                policy = next((one for one in self._policies if _applies(one, error)), None)
+                if policy is None or attempt + 1 >= policy.max_attempts:
+                    raise
+                wait_s = policy.initial_interval * policy.backoff_factor**attempt
+                jitter_s = random.random() if policy.jitter else 0.0
+                await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
+        raise AssertionError("counting does not end")
+
+
+def _applies(policy: RetryPolicy, error: Exception) -> bool:
+    when: Any = policy.retry_on
+    if type(error).__module__.startswith("langgraph."):
+        return False  # a question, and no failure
+    if isinstance(when, type):
+        return isinstance(error, when)
+    return bool(when(error)) if callable(when) else isinstance(error, tuple(when))
+
+
+class AsItIs(JsonForm):
+    """Passes values of an unknown type on, where no checkpoint keeps them."""
+
+    def dump(self, value: object) -> list[Any]:
+        """Pass a value on."""
+        return [0, value]
+
+    def load(self, written: Sequence[Any]) -> Any:
+        """Pass a value on."""
+        return written[1]
+
+
+def _form(kind: object, *, owner: str, kept: bool) -> JsonForm:
+    """Choose how values of a type are passed on.
+
+    Args:
+        kind: Their type.
+        owner: Name of the node whose output they are, or `input`.
+        kept: Whether a checkpoint keeps them.
+
+    Raises:
+        WiringError: the type is not known, so their JSON could not be turned back.
+    """
+    known = is_known(kind) and (kept or BaseModel not in get_args(kind))
+    if kept and not known:
+        raise WiringError(
+            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
+            "annotate what its function returns"
+        )
+    return JsonForm(kind, owner=owner) if known else AsItIs(Any, owner=owner)
+
+
+class JsonInput(EphemeralValue[Any]):
+    """The channel of the request: JSON inside, a value for who reads it."""
+
+    typ: JsonForm
+
+    @property
+    def ValueType(self) -> type[Any]:
+        """Type of the request, for LangGraph's own schemas."""
+        return self.typ.kind
+
+    @property
+    def UpdateType(self) -> type[Any]:
+        """Type of what is written to it."""
+        return self.typ.kind
+
+    def update(self, values: Sequence[Any]) -> bool:
+        """Keep the JSON of a request."""
+        return super().update([self.typ.admit(value) for value in values])
+
+    def get(self) -> Any:
+        """Read the request."""
+        return self.typ.load(super().get())
+
+
+class JsonOutput(LastValue[Any]):
+    """The channel of the output: JSON inside, a value for who reads it."""
+
+    typ: JsonForm
+
+    @property
+    def ValueType(self) -> type[Any]:
+        """Type of the output, for LangGraph's own schemas."""
+        return self.typ.kind
+
+    @property
+    def UpdateType(self) -> type[Any]:
+        """Type of what is written to it."""
+        return self.typ.kind
+
+    def get(self) -> Any:
+        """Read the output."""
+        return self.typ.load(super().get())

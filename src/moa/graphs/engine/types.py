@@ -1,0 +1,386 @@
+"""Types at run time: what nodes take and give, and whether the one fits the other."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from moa.agents.boundary import said
+from moa.errors import InputError, OutputError, StoreError
+from moa.journal import Form
+from moa.node import Node, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Stands in the place of an output where a node did not run."""
+
+    reason: str
+
+
+class _Unknown:
+    """A type that no annotation tells. It fits everywhere, and everything fits it."""
+
+    def __repr__(self) -> str:
+        return "unknown"
+
+
+UNKNOWN: object = _Unknown()
+
+
+def fits(given: object, expected: object) -> bool:
+    """Whether a value of type `given` can go where `expected` stands.
+
+    What can't be told at run time fits: type variables, protocols, callables and unknown types
+    are a type checker's to judge.
+    """
+    given, expected = _bare(given), _bare(expected)
+    if _undecidable(given) or _undecidable(expected) or expected is object:
+        return True
+    if is_union(given):
+        return all(fits(member, expected) for member in get_args(given))
+    if is_union(expected):
+        return any(fits(given, member) for member in get_args(expected))
+    if get_origin(given) is Literal:
+        return _literal_fits(get_args(given), expected)
+    if get_origin(expected) is Literal:
+        return False
+    return _class_fits(given, expected)
+
+
+def split_skipped(annotation: object) -> tuple[object, bool]:
+    """Take `Skipped` out of a type, and say whether it was in it."""
+    annotation = _bare(annotation)
+    if annotation is Skipped:
+        return UNKNOWN, True
+    if not is_union(annotation) or Skipped not in get_args(annotation):
+        return annotation, False
+    rest = tuple(member for member in get_args(annotation) if member is not Skipped)
+    return union(rest), True
+
+
+def union(members: tuple[object, ...]) -> object:
+    """The union of several types; `UNKNOWN` where one of them is."""
+    if any(member is UNKNOWN for member in members):
+        return UNKNOWN
+    joined: Any = Union[members]  # noqa: UP007 - the members are known only at run time
+    return joined
+
+
+def shown(annotation: object) -> str:
+    """Write a type as one would in source."""
+    annotation = _bare(annotation)
+    if is_union(annotation):
+        return " | ".join(shown(member) for member in get_args(annotation))
+    if annotation is type(None):
+        return "None"
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return annotation.__name__
+    arguments = get_args(annotation)
+    if isinstance(get_origin(annotation), type) and arguments:
+        inner = ", ".join("…" if a is Ellipsis else shown(a) for a in arguments)
+        return f"{cast('type', get_origin(annotation)).__name__}[{inner}]"
+    return str(annotation).replace("typing.", "")
+
+
+def _bare(annotation: object) -> object:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    while isinstance(annotation, typing.NewType):
+        annotation = annotation.__supertype__
+    return type(None) if annotation is None else annotation
+
+
+def is_union(annotation: object) -> bool:
+    """Whether a type is a union."""
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _undecidable(annotation: object) -> bool:
+    if annotation is UNKNOWN or annotation is Any or isinstance(annotation, typing.TypeVar | str):
+        return True
+    kind = get_origin(annotation) or annotation
+    return (not isinstance(kind, type) and kind is not Literal) or _is_structural(kind)
+
+
+def _is_structural(kind: object) -> bool:
+    return bool(getattr(kind, "_is_protocol", False)) or typing.is_typeddict(kind)
+
+
+def _literal_fits(values: tuple[object, ...], expected: object) -> bool:
+    if get_origin(expected) is Literal:
+        return set(values) <= set(get_args(expected))
+    return all(_class_fits(type(value), expected) for value in values)
+
+
+def _class_fits(given: object, expected: object) -> bool:
+    given_kind, given_args = _parts(given)
+    kind, args = _parts(expected)
+    if kind is float and given_kind is int:
+        return True
+    if not issubclass(given_kind, kind):
+        return False
+    if given_kind is not kind or len(args) != len(given_args):
+        return True
+    return all(fits(one, other) for one, other in zip(given_args, args, strict=True))
+
+
+def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
+    """A class and its arguments; pydantic keeps those of its generic models apart."""
+    generic: Any = getattr(annotation, "__pydantic_generic_metadata__", None)
+    if generic and generic["origin"] is not None:
+        return generic["origin"], generic["args"]
+    return cast("type", get_origin(annotation) or annotation), get_args(annotation)
+
+
+_PLAIN_READS = frozenset(("RESUME", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_ATTR", "RETURN_VALUE"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """Types as annotated; `UNKNOWN` where an annotation is missing or can't be read."""
+
+    inputs: tuple[object, ...]
+    """One for each positional parameter."""
+    output: object
+    """What is given, `Skipped` left out."""
+    may_skip: bool
+    """Whether `Skipped` can be given."""
+    quick: bool = False
+    """Whether it is an ordinary function, which nobody has to wait for."""
+
+    def input(self, index: int) -> object:
+        """Type of a parameter."""
+        return self.inputs[index] if index < len(self.inputs) else UNKNOWN
+
+    def takes_skipped(self, index: int = 0) -> bool:
+        """Whether a parameter accepts `Skipped`."""
+        return split_skipped(self.input(index))[1]
+
+
+def is_node(work: object) -> bool:
+    """Whether `work` has the shape of a node; else it is a function."""
+    return hasattr(work, "run") and not isinstance(work, type)
+
+
+def signature_of(work: Any) -> Signature:
+    """Read the signature of a node or a function.
+
+    A node's own `input_type` and `output_type` come first, so that generic agents can say what
+    no annotation does.
+    """
+    return _node_signature(work) if is_node(work) else _function_signature(work)
+
+
+def picked(function: Callable[..., Any]) -> tuple[str, ...]:
+    """What a function such as `lambda v: v.a.b` picks, as `("a", "b")`; empty for any other."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_argcount != 1:
+        return ()
+    steps = list(dis.get_instructions(code))
+    if any(step.opname not in _PLAIN_READS for step in steps):
+        return ()
+    return tuple(str(step.argval) for step in steps if step.opname == "LOAD_ATTR")
+
+
+def field_type(source: object, fields: tuple[str, ...]) -> object:
+    """Type of a field of a field … of a value of type `source`, as far as annotations tell."""
+    return functools.reduce(_attribute, fields, source) if fields else UNKNOWN
+
+
+def _attribute(owner: object, name: str) -> object:
+    if not isinstance(owner, type):
+        return UNKNOWN
+    member = inspect.getattr_static(owner, name, None)
+    if isinstance(member, property) and member.fget is not None:
+        return _hints(member.fget).get("return", UNKNOWN)
+    found = _hints(owner).get(name, UNKNOWN)
+    return UNKNOWN if _has_type_variables(found) else found
+
+
+def _node_signature(node: Node[Any, Any]) -> Signature:
+    hints = _hints(type(node).run)
+    variables = _bound_variables(node)
+    parameters = [name for name in hints if name not in ("return", "context")]
+    taken = _declared(node, "input_type")
+    if taken is UNKNOWN and parameters:
+        taken = _resolve(hints[parameters[0]], variables)
+    given = _declared(node, "output_type")
+    if given is UNKNOWN:
+        result = hints.get("return", UNKNOWN)
+        if get_origin(result) is Result:
+            given = _resolve(get_args(result)[0], variables)
+    output, may_skip = split_skipped(given)
+    return Signature(inputs=(taken,), output=output, may_skip=may_skip)
+
+
+def _declared(node: object, name: str) -> object:
+    found = getattr(node, name, None)
+    return UNKNOWN if found is None or isinstance(found, property | TypeVar) else found
+
+
+def _function_signature(function: Any) -> Signature:
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = cast("functools.partial[Any]", inner).func
+    plain = isinstance(function, type) or inspect.isroutine(inner)
+    called: Any = inner if plain else type(inner).__call__
+    if isinstance(function, type):
+        hints = {**_hints(function.__init__), "return": function}
+    else:
+        hints = _hints(called)
+    given = hints.get("return", UNKNOWN)
+    waits = inspect.iscoroutinefunction(called)
+    if get_origin(given) in (Awaitable, Coroutine):
+        given, waits = get_args(given)[-1], True
+    known = isinstance(function, type) or given is not UNKNOWN
+    output, may_skip = split_skipped(UNKNOWN if _has_type_variables(given) else given)
+    return Signature(
+        inputs=tuple(hints.get(name, UNKNOWN) for name in _positional(function)),
+        output=output,
+        may_skip=may_skip,
+        quick=known and not waits,
+    )
+
+
+def _positional(function: Any) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # a builtin without a signature
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
+
+
+def _hints(annotated: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(annotated)
+    except (NameError, AttributeError, TypeError):  # a name that is imported for checkers only
+        return {}
+
+
+def _bound_variables(node: object) -> dict[object, object]:
+    """What a class and its bases put in the place of type variables."""
+    bound: dict[object, object] = {}
+    bases: list[Any] = [getattr(node, "__orig_class__", None)]
+    for kind in type(node).__mro__:
+        bases.extend(kind.__dict__.get("__orig_bases__", ()))
+    for base in bases:
+        parameters = getattr(get_origin(base), "__parameters__", ())
+        for variable, value in zip(parameters, get_args(base), strict=False):
+            bound.setdefault(variable, bound.get(value, value))
+    return bound
+
+
+def _resolve(annotation: object, variables: dict[object, object]) -> object:
+    found = variables.get(annotation, annotation)
+    return UNKNOWN if _has_type_variables(found) else found
+
+
+def _has_type_variables(annotation: object) -> bool:
+    return isinstance(annotation, TypeVar) or any(
+        _has_type_variables(inner) for inner in get_args(annotation)
+    )
+
+
+class JsonForm:
+    """Turns values of one type into JSON and back.
+
+    A union keeps the place of the member beside the value, since two models can look alike. Of
+    a subclass only the fields of the declared class are kept.
+
+    Args:
+        kind: Type of the values.
+        owner: Name of the node whose output they are, or `input`.
+    """
+
+    def __init__(self, kind: Any, *, owner: str) -> None:
+        self.kind = kind
+        self._owner = owner
+        members: list[Any] = [one for one in _members(kind) if one is not BaseModel]
+        self._adapters = [TypeAdapter[Any](member) for member in (*members, Skipped)]
+        self._whole = TypeAdapter[Any](kind)
+
+    def dump(self, value: object) -> list[Any]:
+        """Write a value as JSON, with its place among the members.
+
+        Raises:
+            OutputError: it is of another type.
+        """
+        for place, adapter in enumerate(self._adapters):
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError:
+                continue
+            return [place, adapter.dump_python(value, mode="json")]
+        given = type(value).__name__
+        if isinstance(value, BaseModel) and BaseModel in _members(self.kind):
+            raise InputError(
+                f"{self._owner}: a checkpoint can't keep {given}, since {shown(self.kind)} doesn't "
+                f"name it. Put the node into a graph that does, as Graph('name', {given})"
+            )
+        raise OutputError(
+            f"gave {given}, but says that it gives {shown(self.kind)}",
+            node=self._owner,
+            text=repr(value),
+        )
+
+    def load(self, written: Sequence[Any]) -> Any:
+        """Read a value back.
+
+        Raises:
+            StoreError: a checkpoint holds something else.
+        """
+        try:
+            place, value = written
+            return self._adapters[int(place)].validate_python(value)
+        except (TypeError, ValueError, IndexError) as error:
+            raise StoreError(
+                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: {said(error)}. "
+                "Was another graph kept in this thread? Take another one"
+            ) from error
+
+    def admit(self, value: object) -> list[Any]:
+        """Take a value as it is, or as the JSON of it."""
+        request: object = self._whole.validate_python(value)
+        return self.dump(request)
+
+
+def is_known(kind: object) -> bool:
+    """Whether values of a type can be told from their JSON."""
+    return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
+
+
+def kept_form(kind: object, *, owner: str) -> Form[Any] | None:
+    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
+    if not is_known(kind):
+        return None
+    form = _form(kind, owner)
+    return Form(form.dump, form.load)
+
+
+def _members(kind: object) -> tuple[object, ...]:
+    return get_args(kind) if is_union(kind) else (kind,)
+
+
+@functools.cache
+def _form(kind: object, owner: str) -> JsonForm:
+    return JsonForm(kind, owner=owner)

@@ -1,0 +1,370 @@
+"""Fields: how what stands in a table of moa.toml becomes what a recipe takes in Python."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypedDict,
+    Unpack,
+    cast,
+    get_args,
+    get_origin,
+    get_overloads,
+    get_type_hints,
+)
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationInfo,
+    create_model,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from moa.config import FILE, keys_at
+from moa.config.endpoints import Endpoints
+from moa.endpoints import Endpoint
+from moa.graphs.engine.types import is_node
+from moa.node import Node
+from moa.usage import Tier
+
+if TYPE_CHECKING:
+    from moa.graphs.recipe import Recipe
+
+_STRICT = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class _Place(TypedDict):
+    where: str
+    table: str
+
+
+@dataclass
+class Table:
+    """A table that is being read: pydantic's context."""
+
+    name: str
+    """It is `[graphs.NAME]`."""
+    endpoints: Endpoints
+    graph: Callable[[str], Node[Any, Any]]
+    """Builds another graph by its name."""
+    shared: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Settings in it that are no fields of the recipe: those of its nodes."""
+    known: set[str] = field(default_factory=set[str])
+    """What its nodes take."""
+
+    @property
+    def place(self) -> _Place:
+        """Where it stands, for errors."""
+        file = str(self.endpoints.config.file or FILE)
+        return {"where": file, "table": f"graphs.{self.name}"}
+
+    def endpoint(self, name: object, tier: Tier) -> Endpoint:
+        """Give an endpoint, or the one of a name; without a name the default one of the tier."""
+        if name is None:
+            return self.endpoints.slm if tier == "slm" else self.endpoints.llm
+        if not isinstance(name, str):
+            if hasattr(name, "capabilities"):
+                return cast("Endpoint", name)
+            raise ValueError(f"the name of an endpoint, not {name!r}")
+        return self.endpoints.named(name)
+
+
+class Mark(ABC):
+    """Marks a field that a table says in another way than Python does."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Have it read by `read`; pydantic calls it."""
+        del handler
+        schema = core_schema.with_info_plain_validator_function(self.read)
+        optional = type(None) in get_args(source)
+        return core_schema.nullable_schema(schema) if optional else schema
+
+    @abstractmethod
+    def read(self, value: object, info: ValidationInfo) -> Any:
+        """Turn what was given, in Python or in a table, into what the recipe takes."""
+
+
+def _table(info: ValidationInfo, value: object, wanted: str) -> Table:
+    if info.context is None:
+        raise ValueError(f"takes {wanted}, but was given {value!r}")
+    return cast("Table", info.context)
+
+
+@dataclass(frozen=True)
+class Named(Mark):
+    """Marks a field that is an endpoint: in a table its name, or none for the tier's default."""
+
+    tier: Tier
+
+    def read(self, value: object, info: ValidationInfo) -> Endpoint:
+        """Give the endpoint."""
+        if hasattr(value, "capabilities"):
+            return cast("Endpoint", value)
+        return _table(info, value, "an endpoint").endpoint(value or None, self.tier)
+
+
+Small = Annotated[Endpoint, Named("slm")]
+"""An endpoint; in a table its name, or none for the default small one."""
+Large = Annotated[Endpoint, Named("llm")]
+"""An endpoint; in a table its name, or none for the default large one."""
+
+
+@dataclass(frozen=True)
+class FromEndpoint(Mark):
+    """Marks a field that in a table is an endpoint's name, or a table that names one.
+
+        node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
+
+    `node = "small"` and `node = { endpoint = "small", temperature = 0.9 }` are then read as
+    `sampler(endpoint, temperature=0.9)`; a table that names no endpoint, and a missing field, take
+    the default endpoint of the tier. In Python it takes the node itself, or the endpoint.
+
+    Args:
+        make: Makes the node of an endpoint and of the keywords in its signature: a function, or
+            the class of an agent.
+        tier: Whose endpoint is the default; `None`: it takes none.
+        given: Fields that stand before it in the recipe, and that the node is given too.
+    """
+
+    make: Callable[..., Node[Any, Any]]
+    tier: Tier | None = "llm"
+    given: tuple[str, ...] = ()
+
+    def read(self, value: object, info: ValidationInfo) -> Any:
+        """Give the node, or make it."""
+        return self.node(value, info)
+
+    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or make it."""
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        if hasattr(value, "capabilities"):
+            return self.make(value)
+        table = _table(info, value, "a node")
+        said = {"endpoint": value} if isinstance(value, str) else value
+        if not isinstance(said, Mapping):
+            raise ValueError(f"the name of an endpoint, or a table that names one, not {value!r}")
+        takes = settings_of(self.make).model_fields.keys()
+        table.known.update(takes)
+        before: dict[str, object] = {name: info.data[name] for name in self.given}
+        shared = {name: one for name, one in {**before, **table.shared}.items() if name in takes}
+        settings = {**shared, **cast("Mapping[str, Any]", said)}
+        asked: list[Tier] = [] if self.tier is None else [self.tier]
+        endpoint = [table.endpoint(settings.pop("endpoint", None), tier) for tier in asked]
+        read = settings_of(self.make).model_validate(settings, context=table)
+        return self.make(*endpoint, **{key: getattr(read, key) for key in read.model_fields_set})
+
+
+@dataclass(frozen=True)
+class FromEndpoints(FromEndpoint):
+    """Marks a field that takes several nodes; in a table, a list of what `FromEndpoint` reads.
+
+    A list may hold lists, such as one for each layer.
+
+    Args:
+        make: Makes a node of an endpoint.
+        tier: Whose endpoint is the default.
+        spread: Gives the list that is read in place of the one in a table, which is `None` where
+            there is none.
+    """
+
+    spread: Callable[[list[Any] | None, Table], list[Any]] = lambda given, _: given or [{}]
+
+    def read(self, value: object, info: ValidationInfo) -> Any:
+        """Give the nodes, or make them."""
+        if isinstance(info.context, Table) and (value is None or isinstance(value, list)):
+            value = self.spread(cast("list[Any] | None", value), info.context)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError(f"takes a list, but was given {value!r}")
+        return self._nodes(cast("Sequence[object]", value), info)
+
+    def _nodes(self, values: Sequence[object], info: ValidationInfo) -> list[Any]:
+        return [
+            self._nodes(cast("Sequence[object]", value), info)
+            if isinstance(value, list | tuple)
+            else self.node(value, info)
+            for value in values
+        ]
+
+
+@dataclass(frozen=True)
+class FromGraph(Mark):
+    """Marks a field that takes another graph: in a table its name, or `file.py:object`.
+
+    Args:
+        default: Of the ready graph that a table takes where it names none.
+    """
+
+    default: str = ""
+
+    def read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or build it."""
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        table, name = _table(info, value, "a node"), value or self.default
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a graph, or file.py:object, not {name!r}")
+        return table.graph(name)
+
+
+@dataclass(frozen=True)
+class FromTable(Mark):
+    """Marks a field that is a node; in a table it is a recipe.
+
+    The recipe takes those settings of the table that are its fields, and no fields beside it.
+    """
+
+    recipe: type[Recipe[Any, Any]]
+
+    def read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or build the recipe."""
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        table, takes = _table(info, value, "a node"), settings_in(self.recipe)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a table, not {value!r}")
+        table.known.update(takes)
+        shared = {name: one for name, one in table.shared.items() if name in takes}
+        return self.recipe.from_table(
+            {**shared, **cast("Mapping[str, object]", value)},
+            Table(table.name, table.endpoints, table.graph),
+        )
+
+
+@dataclass(frozen=True)
+class FromFile(Mark):
+    """Marks what is read from a file, or several: in a table their paths, beside moa.toml.
+
+    Args:
+        load: Reads the file; `None`: the path itself is taken.
+    """
+
+    load: Callable[[Path], Any] | None = None
+
+    def read(self, value: object, info: ValidationInfo) -> Any:
+        """Read the file, or take what was read of one."""
+        if isinstance(value, str | Path):
+            path = beside_config(value, info)
+            return path if self.load is None else self.load(path)
+        if self.load is None:
+            raise ValueError(f"takes a path, but was given {value!r}")
+        if isinstance(value, list):
+            return [self.read(one, info) for one in cast("list[object]", value)]
+        return value
+
+
+def beside_config(path: str | Path, info: ValidationInfo) -> Path:
+    """Find a path that a table names beside its moa.toml; use it as an `AfterValidator`."""
+    path = Path(path)
+    file = None if info.context is None else _table(info, path, "a path").endpoints.config.file
+    return path if file is None else file.parent / path
+
+
+def _node(value: object) -> Node[Any, Any]:
+    if not is_node(value):
+        raise ValueError(f"takes a node, but was given {value!r}")
+    return cast("Node[Any, Any]", value)
+
+
+IN_PYTHON = PlainValidator(_node)
+"""Marks a field that is a node, and given in Python alone."""
+
+
+@cache
+def settings_of(make: Callable[..., Any]) -> type[BaseModel]:
+    """Give what can be set of a node: its keywords, but for those that no table can say.
+
+    Of a class with overloads the first one counts.
+    """
+    inner: Any = getattr(make, "func", make)
+    inner = get_origin(inner) or inner
+    called = inner.__init__ if isinstance(inner, type) else inner
+    called = next(iter(get_overloads(called)), called)
+    bound, hints = getattr(make, "keywords", {}), _hints(called)
+    fields: dict[str, Any] = {}
+    for name, one in inspect.signature(called).parameters.items():
+        hint = hints.get(name)
+        if get_origin(hint) is Unpack:
+            of = get_type_hints(get_args(hint)[0], include_extras=True)
+            fields |= {key: (kind, None) for key, kind in of.items() if _is_read(kind)}
+        elif hint is not None and _is_read(hint):
+            needed = one.default is one.empty and name not in bound
+            fields[name] = (hint, ... if needed else None)
+    return create_model(getattr(inner, "__name__", "Settings"), __config__=_STRICT, **fields)
+
+
+class _NotLoaded:
+    """Stands for what is imported for type checkers alone."""
+
+
+def _hints(called: Any) -> dict[str, Any]:
+    names = dict(called.__globals__)
+    while True:
+        try:
+            return get_type_hints(called, names, include_extras=True)
+        except NameError as missing:
+            names[str(missing.name)] = _NotLoaded
+
+
+def _is_read(hint: Any) -> bool:
+    """Whether pydantic can read a type out of a table; an endpoint is given apart."""
+    try:
+        return TypeAdapter(hint).pydantic_complete
+    except PydanticSchemaGenerationError:
+        return False
+
+
+def settings_in(of: Any) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
+    """List what a table can say: the fields of a recipe, or the keywords of an agent.
+
+    Returns:
+        The type of each, and its marks.
+    """
+    fields = getattr(of, "__pydantic_fields__", None) or settings_of(of).model_fields
+    return {
+        name: (one.annotation, tuple(_marks((*one.metadata, one.annotation))))
+        for name, one in fields.items()
+    }
+
+
+def _marks(annotations: Iterable[object]) -> Iterator[Mark]:
+    for one in annotations:
+        if isinstance(one, Mark):
+            yield one
+        yield from _marks((*getattr(one, "__metadata__", ()), *get_args(one)))
+
+
+def settings_below(of: Any) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
+    """List what a table can say, with what it can say of the nodes in it; see `settings_in`."""
+    own, found = settings_in(of), dict[str, tuple[Any, tuple[Mark, ...]]]()
+    for _, marks in own.values():
+        for mark in marks:
+            if isinstance(mark, FromEndpoint):
+                found |= settings_in(mark.make)
+            elif isinstance(mark, FromTable):
+                found |= settings_below(mark.recipe)
+    return found | own
+
+
+def keys_in(of: Any, place: Sequence[int | str]) -> list[str]:
+    """Name the keys that may stand at a place in a table: of it, of a node in it, or of a model."""
+    settings = settings_in(of)
+    if not place:
+        return [*settings]
+    kind, marks = settings.get(str(place[0]), (None, ()))
+    makers = [mark.make for mark in marks if isinstance(mark, FromEndpoint)]
+    if makers:
+        return [name for make in makers for name in settings_in(make)]
+    return keys_at(kind, tuple(place[1:]))

@@ -1,0 +1,315 @@
+"""Loading: a graph or an agent by its name in moa.toml, or from a file of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from moa import agents, graphs, guards
+from moa.agents import boundary
+from moa.config import explained, nearest
+from moa.config.endpoints import Endpoints
+from moa.errors import ConfigError, MoaError
+from moa.graphs.fields import (
+    FromEndpoint,
+    FromFile,
+    FromGraph,
+    Mark,
+    Table,
+    keys_in,
+    settings_below,
+)
+from moa.graphs.recipe import Recipe
+from moa.guards.guarded import Guarded
+from moa.node import Node
+
+AnyNode = Node[Any, Any]
+_GUARDS = "guards"
+"""The key of any graph's table that names what stands before it, beside it and after it."""
+
+
+class Ready(NamedTuple):
+    """A graph or an agent that has a name."""
+
+    does: str
+    """In words, for whoever looks for one."""
+    made_by: Any
+    """The class of a recipe; or what makes an agent, of an endpoint if it asks one."""
+
+    @property
+    def settings(self) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
+        """What its table in moa.toml may say: types and marks, by name."""
+        if not isinstance(self.made_by, FromEndpoint):
+            return settings_below(self.made_by)
+        asks = {} if self.made_by.tier is None else {"endpoint": (str, ())}
+        return settings_below(self.made_by.make) | asks
+
+    def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
+        """Build it.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is wrong.
+        """
+        if not isinstance(self.made_by, FromEndpoint):
+            return cast("type[Recipe[Any, Any]]", self.made_by).from_table(table, context)
+        try:
+            return TypeAdapter(Annotated[Any, self.made_by]).validate_python(table, context=context)
+        except ValidationError as error:
+            known = partial(keys_in, self.made_by.make)
+            raise ConfigError(explained(error, known, **context.place)) from None
+
+
+def _all() -> Iterator[tuple[str, Ready]]:
+    for package in (agents, guards, graphs):  # each that has a name says it where it is defined
+        for found in iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(found.name)
+    importlib.import_module("moa.chat.graph")
+    for name, recipe in Recipe.recipes.items():
+        yield name, Ready((recipe.__doc__ or "").partition("\n")[0].rstrip("."), recipe)
+    for name, agent in boundary.READY.items():
+        yield name, Ready(agent.does, FromEndpoint(agent.make, agent.tier))
+
+
+READY: dict[str, Ready] = dict(_all())
+"""The ready agents and graphs, by name."""
+
+
+def load_graph(
+    name: str, endpoints: Endpoints, given: Mapping[str, object] | None = None
+) -> AnyNode:
+    """Build a ready agent or graph as moa.toml configures it, or load one from a file.
+
+    Args:
+        name: Of a ready one, or `file.py:object`: a node, or a function that gives one, with
+            these endpoints as its only argument or without any.
+        endpoints: Who is asked; their configuration has the tables.
+        given: Settings that come before those of its table, where it has them.
+
+    Raises:
+        ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
+            that it needs is not configured.
+    """
+    own = _own(name)
+    if own is not None:
+        return _loaded(*own, endpoints)
+
+    def other(wanted: str) -> AnyNode:
+        if wanted == name:
+            raise ConfigError(f"graphs.{name}: a {name} can't stand in its own {name}")
+        return load_graph(wanted, endpoints)
+
+    ready, table, around = _configured(name, endpoints, given)
+    node = ready.build(table, Table(name, endpoints, other))
+    if around is None:
+        return node
+    context = Table(f"{name}.{_GUARDS}", endpoints, other)
+    guarded: type[Guarded[Any, Any]] = Guarded
+    return guarded.from_table({**around, "node": node, "name": node.name}, context)
+
+
+def files_of(
+    name: str, endpoints: Endpoints, given: Mapping[str, object] | None = None
+) -> tuple[Path, ...]:
+    """List the files and folders that `load_graph` makes a node of, or that the node reads.
+
+    What it writes itself, such as the state of an audit, is left out, and so is what a file of
+    Python imports.
+
+    Args:
+        name: See `load_graph`, as for the others.
+        endpoints: Whose configuration says where they are.
+        given: Settings that come before those of its table.
+
+    Raises:
+        ConfigError: there is no such name.
+    """
+    own = _own(name)
+    if own is not None:
+        return (own[0],)
+    ready, table, around = _configured(name, endpoints, given)
+    folder = endpoints.config.file.parent if endpoints.config.file else Path()
+    found: list[Path] = []
+    others = [*_words([*around.values()])] if around else []
+    for key, (_, marks) in ready.settings.items():
+        for mark in marks:
+            if isinstance(mark, FromFile):
+                found += [folder / path for path in _words(table.get(key))]
+            elif isinstance(mark, FromGraph):
+                others += _words(table.get(key, mark.default))
+    inner = [file for other in others if other for file in files_of(str(other), endpoints)]
+    return (*found, *inner)
+
+
+def _words(value: object) -> Iterator[str | Path]:
+    if isinstance(value, str | Path):
+        yield value
+    elif isinstance(value, Sequence):
+        for inner in cast("Sequence[object]", value):
+            yield from _words(inner)
+
+
+def _configured(
+    name: str, endpoints: Endpoints, given: Mapping[str, object] | None
+) -> tuple[Ready, dict[str, Any], dict[str, Any] | None]:
+    """Find a ready one, its settings, and the names of the guards around it."""
+    tables = endpoints.config.graphs
+    for table in tables:
+        if table not in READY:
+            raise ConfigError(f"[graphs.{table}] is no ready graph{nearest(table, list(READY))}")
+    ready = READY.get(name)
+    if ready is None:
+        raise ConfigError(
+            f"there is no ready graph or agent {name!r} (moa graphs lists them, and one of your "
+            f"own is given as file.py:object){nearest(name, list(READY))}"
+        )
+    settings = ready.settings.keys() if given else ()
+    known = {key: value for key, value in (given or {}).items() if key in settings}
+    whole = {**tables.get(name, {}), **known}
+    around: Any = whole.pop(_GUARDS, None)
+    if isinstance(around, list):  # what masks stands before the node, whatever else beside it
+        names = cast("list[object]", around)
+        masks = [guard for guard in names if guard == "pii"]
+        around = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
+    return ready, whole, around
+
+
+def fingerprints(
+    names: Iterable[str], endpoints: Endpoints, *, given: Mapping[str, object] | None = None
+) -> dict[str, str]:
+    """Say what the answers of each of some nodes depend on, so that another setup is told apart.
+
+    That is the endpoints and graphs of the configuration, the settings given, and whatever stands
+    in the files that the node is made of.
+
+    Args:
+        names: See `load_graph`, as for the others. The nodes have been built.
+        endpoints: Who is asked.
+        given: Settings that come before those of its table.
+
+    Raises:
+        ConfigError: there is no such name, or its settings are wrong.
+    """
+    config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    asked = sorted([one.name, one.model] for one in endpoints.used)
+    said = [config, asked, {name: str(value) for name, value in (given or {}).items()}]
+    return {
+        name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
+        for name in names
+    }
+
+
+def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """Tell what stands in files, and in all files of folders."""
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
+    return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+
+
+def _own(name: str) -> tuple[Path, str] | None:
+    """Read `file.py:object`; `None` where it is the name of a ready one."""
+    file, colon, attribute = name.rpartition(":")
+    return (Path(file), attribute) if colon and file.endswith(".py") else None
+
+
+def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
+    """Give the node that a file holds, or that a function in it makes.
+
+    Args:
+        file: A Python file; it is executed.
+        attribute: Name of a node, or of a function of the endpoints, or of nothing.
+        endpoints: Given to a function that takes them.
+
+    Raises:
+        ConfigError: there is no such file or object, it is no node, or the file or the function
+            raises.
+        MoaError: the function raises it.
+    """
+    where = f"{file}:{attribute}"
+    module = _module(file)
+    if not hasattr(module, attribute):
+        names = [name for name, value in vars(module).items() if _is_own(name, value, module)]
+        raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
+    found: object = getattr(module, attribute)
+    if isinstance(found, type):
+        raise ConfigError(
+            f"{where} is a class: name an instance of it, or a function that makes one"
+        )
+    if callable(found) and not _is_node(found):
+        needed = [
+            parameter
+            for parameter in inspect.signature(found).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(needed) > 1:
+            raise ConfigError(
+                f"{where} takes {len(needed)} arguments: give a node, or a function of the "
+                "endpoints, or of nothing, that returns one"
+            )
+        try:
+            found = found(*([endpoints] if needed else []))
+        except MoaError:
+            raise
+        except Exception as error:
+            raise _raised(f"{where} makes no node", error) from error
+    if not _is_node(found):
+        raise ConfigError(
+            f"{where} is {type(found).__name__}, and no node: a node has a name and an "
+            "asynchronous run. Give an agent, or what Graph.build returns"
+        )
+    return cast("AnyNode", found)
+
+
+def _module(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise ConfigError(f"there is no file {str(file)!r}")
+    spec = importlib.util.spec_from_file_location(f"_moa_file_{file.stem}", file)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # so that it finds its neighbours, as a script does
+    sys.modules[spec.name] = module  # pydantic looks annotations up by the name of their module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _raised(f"{file} can't be loaded", error) from error
+    return module
+
+
+def _raised(what: str, error: Exception) -> ConfigError:
+    (*_, last) = traceback.extract_tb(error.__traceback__)
+    return ConfigError(
+        f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+    )
+
+
+def _is_own(name: str, value: object, module: ModuleType) -> bool:
+    """Whether a file may have it to be run: a node, or a function that was not imported."""
+    made = inspect.isfunction(value) and value.__module__ == module.__name__
+    return not name.startswith("_") and (made or _is_node(value))
+
+
+def _is_node(value: object) -> bool:
+    return (
+        not isinstance(value, type)
+        and isinstance(getattr(value, "name", None), str)
+        and inspect.iscoroutinefunction(getattr(value, "run", None))
+    )

@@ -1,0 +1,408 @@
+"""Journal: what a run keeps of its finished calls, so that one that goes on pays for none again.
+
+A call is found again by where it is made and what it asks, never by when: nodes run side by side,
+and end in another order each time. LangGraph's nested tasks are found by the order of calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
+
+import moa.errors
+from moa.context import RunContext
+from moa.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    EndpointError,
+    MoaError,
+    NotResumable,
+    OutputError,
+    StoreError,
+)
+from moa.trace import Note
+from moa.usage import Amount, Part, Usage
+
+T = TypeVar("T")
+JSON = Any
+"""What JSON can hold."""
+Retry = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[T]):
+    """How a value is written as JSON, and read back."""
+
+    dump: Callable[[T], JSON]
+    load: Callable[[JSON], T]
+
+
+def form_of(kind: type[T]) -> Form[T]:
+    """Write and read values of a type as pydantic does."""
+
+    @cache  # few runs keep anything, and building it takes longer than importing this
+    def adapter() -> TypeAdapter[T]:
+        return TypeAdapter(kind)
+
+    return Form(
+        lambda value: adapter().dump_python(value, mode="json"),
+        lambda written: adapter().validate_python(written),
+    )
+
+
+PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
+"""Of what is JSON already."""
+
+
+class Journal:
+    """What one run keeps, and what it finds of the run before. Its state belongs to one event loop.
+
+    Args:
+        name: Tells the run from any other.
+        kept: What was kept of it before, by key.
+        write: Keeps a record under a key. One that is there already may stay.
+        inside: Entered with the key of each place, while what stands there runs.
+        retry: Runs a node of a graph, again where it fails.
+        context: What is spent in it is counted; `None`: all that is kept.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        kept: Mapping[str, str] | None = None,
+        *,
+        write: Callable[[str, str], Awaitable[None]] | None = None,
+        inside: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
+        retry: Retry = lambda once: once(),
+        context: RunContext | None = None,
+    ) -> None:
+        self.name = name
+        self.kept = dict(kept or {})
+        self.inside = inside
+        self.retry = retry
+        self.context = context
+        self.root = Place(self)
+        self.paid: dict[str, Usage] = {}
+        """What the calls took that this run has made or found, by key."""
+        self.found = 0
+        """How many calls were found."""
+        self.failed: set[str] = set()
+        """Keys of the calls that were made in places that ended with an error."""
+        self._write = write
+        failures = [key for key in self.kept if key.startswith(_FAILURE)]
+        self._failures = len(failures)
+        self._failed_before = Counter(
+            cast("str", call) for key in failures for call in from_json(self.kept[key])
+        )
+        self._seen: Counter[str] = Counter()
+
+    def numbered(self, *what: object) -> str:
+        """Tell something apart from all else in the run, and from what is equal to it."""
+        found = digest(*what)
+        self._seen[found] += 1
+        return f"{found}.{self._seen[found]}"
+
+    def key(self, *what: object) -> str:
+        """Give the key of a call; one that a run has failed by has another."""
+        found = self.numbered(*what)
+        return f"{found}.{self._failed_before[found]}"
+
+    async def keep(self, key: str, record: str) -> None:
+        """Keep a record."""
+        self.kept[key] = record
+        if self._write is not None:
+            await self._write(key, record)
+
+    async def fail(self) -> None:
+        """Keep that the run has failed, so that failed places ask anew what they asked themselves.
+
+        What they were answered may be why they failed. What ended well inside of them stays.
+        """
+        if self.failed:
+            calls = sorted(key.rpartition(".")[0] for key in self.failed)
+            await self.keep(f"{_FAILURE}{self._failures}", to_json(calls).decode())
+
+
+_FAILURE = "failure/"
+
+
+class Place:
+    """Where in a run something is done: a node, and what it is given. Equal ones are counted.
+
+    `RunContext.journal` is the place that a node runs in.
+    """
+
+    def __init__(self, journal: Journal, what: str = "", around: Place | None = None) -> None:
+        self.journal = journal
+        self.what = what
+        """Digest of the node and what it is given."""
+        self.around = around
+        self.calls: list[str] = []
+        """Keys of the calls that were made or found in it, at any depth."""
+        self.own_calls: list[str] = []
+        """Keys of those that were made or found in no place within."""
+
+    def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
+        """Enter a place in this one, unless it is the same.
+
+        Args:
+            path: Of the node that runs there.
+            request: What it is given.
+        """
+        what = digest(path, request)
+        return nullcontext(self) if what == self.what else self._entered(what)
+
+    @contextmanager
+    def _entered(self, what: str, key: str = "") -> Generator[Place]:
+        journal, place = self.journal, Place(self.journal, what, self)
+        key = key or journal.numbered(what)
+        try:
+            with journal.inside(key):
+                yield place
+        except (BudgetExceeded, DeadlineExceeded):
+            raise  # what mends that is a larger limit, and no other answer
+        except Exception as error:
+            if not interrupts_of(error):
+                journal.failed.update(place.own_calls)
+            raise
+
+    def call(self, context: RunContext, what: str, request: object) -> Call:
+        """Look a call up, before it is made.
+
+        Args:
+            context: Of who makes it.
+            what: Its kind, and who is asked.
+            request: What is asked.
+        """
+        key = self.journal.key(context.node, what, request)
+        self.own_calls.append(key)
+        return Call(self, context, key)
+
+    async def once(
+        self,
+        context: RunContext,
+        what: str,
+        request: object,
+        form: Form[T],
+        ask: Callable[[RunContext], Awaitable[T]],
+    ) -> T:
+        """Make a call, or give what is kept of it: its answer, or the error that it ended with.
+
+        Args:
+            context: Of who makes it.
+            what: Its kind, and who is asked.
+            request: What is asked.
+            form: Of the answer.
+            ask: Makes it, in the context that it is given.
+        """
+        call = self.call(context, what, request)
+        if call.is_kept:
+            return call.found(form)
+        async with call:
+            answer = await ask(call.inner)
+        await call.keep(form.dump(answer))
+        return answer
+
+    async def run(
+        self,
+        path: str,
+        request: object,
+        context: RunContext,
+        form: Form[T] | None,
+        node: Callable[[RunContext], Awaitable[T]],
+    ) -> T:
+        """Run a node of a graph in a place of its own, or give what is kept of its output.
+
+        Args:
+            path: Of the node.
+            request: What it is given.
+            context: What it runs in.
+            form: Of its output; `None`: what it asks is kept, and the output is not.
+            node: Runs it, in the context that it is given.
+        """
+        call = self.call(context, path, request)
+        if form and call.is_kept:
+            return call.found(form)
+        what, calls = digest(path, request), list[str]()
+        key = self.journal.numbered(what)  # of each attempt, so that people are asked once
+
+        async def once() -> T:
+            with self._entered(what, key) as call.inner.journal:
+                try:
+                    return await node(call.inner)
+                finally:
+                    calls.extend(call.inner.journal.calls)
+
+        output = await self.journal.retry(once)
+        if form:
+            await call.keep(form.dump(output), calls=calls)
+        return output
+
+    def count(self, keys: Sequence[str]) -> None:
+        """Count calls as made in this place, and so in those around it."""
+        place: Place | None = self
+        while place is not None:
+            place.calls += keys
+            place = place.around
+
+
+class Call:
+    """One call, as it is kept. Around the call itself, it keeps the error of an endpoint or model.
+
+    Args:
+        place: Where it is made.
+        context: Of who makes it.
+        key: Under which it is kept.
+    """
+
+    def __init__(self, place: Place, context: RunContext, key: str) -> None:
+        self.place = place
+        self.key = key
+        self.inner = context.nested()
+        """What it is made in, so that all of it is counted, and nothing in it kept once more."""
+        self.inner.journal = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was made before."""
+        return self.key in self.place.journal.kept
+
+    @property
+    def _is_counted(self) -> bool:
+        run = self.place.journal.context
+        return run is None or self.inner.is_within(run)
+
+    def found(self, form: Form[T]) -> T:
+        """Give its answer, and count what it took.
+
+        Raises:
+            StoreError: what is kept can't be read.
+            MoaError: it ended with that.
+        """
+        journal = self.place.journal
+        try:
+            record = _RECORD.validate_json(journal.kept[self.key])
+            value = None if record.error else form.load(record.value)
+            error = record.error and _error_of(*record.error)
+        except (ValueError, TypeError) as fault:
+            raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
+        self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes)
+        journal.found += len(record.calls)
+        if self._is_counted:
+            for key in record.calls:
+                journal.paid[key] = record.spent if key == self.key else _spent(journal.kept[key])
+            self.place.count(record.calls)
+        if error:
+            raise error
+        return cast("T", value)
+
+    async def keep(self, value: JSON, *, calls: Sequence[str] | None = None) -> None:
+        """Keep its answer.
+
+        Args:
+            value: The answer.
+            calls: Keys of the calls in it, which are counted already; `None`: it is one itself.
+        """
+        await self._keep(value, None, calls)
+
+    async def __aenter__(self) -> Call:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, EndpointError | OutputError) and _is_known(error):
+            await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
+
+    async def _keep(self, value: JSON, error: _Error | None, calls: Sequence[str] | None) -> None:
+        journal, usage = self.place.journal, self.inner.usage
+        if calls is None:
+            calls = [self.key]
+            if self._is_counted:
+                journal.paid[self.key] = usage
+                self.place.count(calls)
+        record = _Record(value, error, [*usage.parts.items()], self.inner.trace, calls)
+        await journal.keep(self.key, _RECORD.dump_json(record).decode())
+
+
+def digest(*what: object) -> str:
+    """Tell apart what is asked, in every process alike."""
+    try:
+        written = to_json(what, fallback=lambda one: type(one).__qualname__, bytes_mode="base64")
+    except ValueError:  # half a character, which no JSON holds
+        written = repr(what).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
+
+
+def interrupts_of(error: BaseException) -> Sequence[Any]:
+    """Give what a node asks people, where that is why it stopped; LangGraph raises it so."""
+    kind = type(error)
+    if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
+        return ()
+    return cast("Sequence[Any]", error.args[0])
+
+
+def explained(error: Exception, node: str) -> Exception:
+    """Say what to do where a node asks people in a run that can't be resumed.
+
+    Any other error is given back.
+    """
+    outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
+    if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
+        return NotResumable(
+            f"{node}: interrupt() asks people, and nothing of this run is kept until they answer. "
+            "Run it as graph.compile(checkpointer=…).ainvoke(request, "
+            '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
+        )
+    return error
+
+
+def together(errors: Sequence[Exception]) -> Exception:
+    """Make one of several errors by which nodes ask people."""
+    return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
+
+
+_Error = tuple[str, str, dict[str, Any]]
+"""Class, text and attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    value: JSON
+    error: _Error | None
+    usage: Sequence[tuple[Part, Amount]]
+    notes: Sequence[Note]
+    calls: Sequence[str]
+
+    @property
+    def spent(self) -> Usage:
+        return Usage(dict(self.usage))
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+def _spent(record: str) -> Usage:
+    return _RECORD.validate_json(record).spent
+
+
+def _is_known(error: MoaError) -> bool:
+    return getattr(moa.errors, type(error).__name__, None) is type(error)
+
+
+def _error_of(kind: str, text: str, attributes: Mapping[str, Any]) -> MoaError:
+    error: MoaError = getattr(moa.errors, kind).__new__(getattr(moa.errors, kind), text)
+    vars(error).update(attributes)
+    return error

@@ -1,0 +1,456 @@
+"""A graph or an agent by its name: what its table says, who is asked then, and who guards it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
+from moa.agents.sentiment import Sentiment
+from moa.batch import reader_of
+from moa.config import Config, load
+from moa.config.endpoints import Endpoints
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError, WiringError
+from moa.evals import compare
+from moa.graphs.best_of_n import BestOfN
+from moa.graphs.cascade import Cascade
+from moa.graphs.choose_best import ChooseBest
+from moa.graphs.code import Code
+from moa.graphs.debate import Debate
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.monitor import Monitor
+from moa.graphs.refine import Refine
+from moa.graphs.self_consistency import SelfConsistency
+from moa.graphs.solve import Solve
+from moa.graphs.support import Support
+from moa.guards.guarded import Guarded
+from moa.guards.injection import Injection
+from moa.guards.pii import Pii
+from moa.handoffs import Reply
+from moa.mixing.answer_extraction import last_number, stated
+from moa.mixing.judges import ByPolicy, Listwise, Pairwise
+from moa.testing import SimulatedEndpoint, Step
+
+ENDPOINTS = """
+[endpoints.small]
+tier = "slm"
+base_url = "http://127.0.0.1:9/v1"
+model = "s"
+[endpoints.large]
+tier = "llm"
+base_url = "http://127.0.0.1:9/v1"
+model = "l"
+[endpoints.critic]
+tier = "llm"
+base_url = "http://127.0.0.1:9/v1"
+model = "c"
+[tiers]
+llm = "large"
+"""
+
+
+def built(name: str, table: str, folder: Path) -> AnyNode:
+    file = folder / "moa.toml"
+    file.write_text(f"{ENDPOINTS}\n[graphs.{name}]\n{table}")
+    return load_graph(name, Endpoints(load(file), read_keys=False))
+
+
+@pytest.mark.parametrize("name", READY)
+def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"id": "1", "text": "A hat"}\n')
+    needed: dict[str, dict[str, Any]] = {
+        "filter": {"criterion": "about the weather"},
+        "classifier": {"labels": {"a": "one thing", "b": "another"}},
+        "cascade": {"labels": ["a", "b"], "confidence": 0.9},
+        "rag": {"documents": str(tmp_path)},
+        "research": {"documents": str(tmp_path)},
+        "recommend": {"catalogue": str(items)},
+    }
+    graphs = {name: needed.get(name, {})}
+    if name == "shadow":  # its candidate is the cascade
+        graphs["cascade"] = needed["cascade"]
+    takes_a_file = name == "routed"  # one of your own; it can be drawn without
+    node = load_graph(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
+    assert node.name
+
+
+@pytest.mark.parametrize("name", ["spam", "injection"])
+def test_a_ready_filter_is_the_one_of_the_support_graph(name: str) -> None:
+    ready = load_graph(name, Endpoints(Config()))
+    slm = Endpoints(Config()).slm
+    steps = Support(slm=slm, llm=slm).plan.steps
+    inside = next(s.node for s in steps if isinstance(s, NodeStep) and s.name == name)
+    ready = ready.filter if isinstance(ready, Injection) else ready
+    assert isinstance(ready, Filter)
+    assert isinstance(inside, Filter)
+    assert (ready.name, ready.criterion) == (name, inside.criterion)
+    assert (ready.threshold, ready.adaptation) == (inside.threshold, inside.adaptation)
+
+
+def test_a_table_of_no_ready_graph_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
+        load_graph("sentiment", Endpoints(Config(graphs={"suport": {}})))
+
+
+def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
+    config = Config(graphs={"support": {"intents": {"a": {"meens": "x"}}}})
+    with pytest.raises(
+        ConfigError, match=r"\[graphs.support.intents.a\] has no key 'meens'. Did you mean 'means'"
+    ):
+        load_graph("support", Endpoints(config))
+
+
+async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() -> None:
+    table: dict[str, Any] = {"labels": ["a", "b"], "confidence": 0.9}
+    ready = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})))
+    assert isinstance(ready, Cascade)
+    assert (await ready.run("x")).tier == 1
+    given = {"confidence": 0.5, "threshold": 0.1}  # what it has no setting for is for others
+    lenient = load_graph("cascade", Scripted(0.5, Config(graphs={"cascade": table})), given=given)
+    assert isinstance(lenient, Cascade)
+    assert (await lenient.run("x")).tier == 0
+
+
+def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="needs calibration"):
+        load_graph("cascade", Endpoints(Config()))
+
+
+class Scripted(Endpoints):
+    """The endpoints of a configuration, with doubles for both tiers."""
+
+    def __init__(self, happy: float, config: Config | None = None) -> None:
+        super().__init__(config or Config())
+        self._slm = SimulatedEndpoint(
+            rule=lambda _: {"happy": {"yes": happy}, "about": {}, "label": {"a": 0.6}}
+        )
+        self._llm = SimulatedEndpoint(
+            tier="llm", rule=lambda _: {"label": {}} if config else "We are sorry."
+        )
+
+    @property
+    def slm(self) -> Endpoint:
+        return self._slm
+
+    @property
+    def llm(self) -> Endpoint:
+        return self._llm
+
+
+@pytest.mark.parametrize(("happy", "tiers"), [(0.9, {"slm"}), (0.1, {"slm", "llm"})])
+async def test_the_example_graph_asks_the_llm_only_for_complaints(
+    happy: float, tiers: set[str]
+) -> None:
+    file = Path(__file__).parents[2] / "examples" / "custom_graph.py"
+    node = load_graph(f"{file}:graph", Scripted(happy))
+    module = importlib.import_module("_moa_file_custom_graph")
+    result = await node.run(module.Review(text="It came on time."))
+    assert isinstance(result.output, Reply)
+    assert set(result.usage.by_tier()) == tiers
+
+
+def test_a_wrong_table_is_told_by_the_file_it_stands_in(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('[graphs.mixture]\nproposer = ["embedded"]\n')
+    with pytest.raises(
+        ConfigError, match=r"other\.toml: \[graphs\.mixture\] has no key 'proposer'"
+    ):
+        load_graph("mixture", Endpoints(file))
+
+
+class Doubles(Endpoints):
+    """Endpoints of a configuration, whose answers a rule gives."""
+
+    def __init__(self, rules: Mapping[str, Any], **graphs: dict[str, Any]) -> None:
+        tables = {
+            name: {
+                "tier": "llm" if name == "large" else "slm",
+                "model": name,
+                "base_url": "http://a/v1",
+            }
+            for name in rules
+        }
+        super().__init__(
+            Config.model_validate(
+                {"endpoints": tables, "graphs": graphs, "tiers": {"slm": next(iter(rules))}}
+            )
+        )
+        self._rules = rules
+
+    def named(self, name: str) -> Endpoint:
+        tier = self.config.endpoints[name].tier
+        return SimulatedEndpoint(name=name, tier=tier, rule=self._rules[name])
+
+
+def says(text: str) -> Any:
+    def rule(prompt: str) -> Step:
+        del prompt
+        return text
+
+    return rule
+
+
+def two(**graphs: dict[str, Any]) -> Doubles:
+    return Doubles({"small": says("7"), "other": says("8"), "large": says("9")}, **graphs)
+
+
+def test_a_table_says_who_is_sampled_and_how() -> None:
+    table = {
+        "node": "other",
+        "temperature": 0.9,
+        "samples": 7,
+        "max_concurrency": 2,
+        "key": "number",
+        "budget": {"calls": 9},
+    }
+    node: Any = load_graph("self_consistency", two(self_consistency=table))
+    assert type(cast("object", node)) is SelfConsistency
+    assert (node.node.name, node.node.temperature, node.samples) == ("other", 0.9, 7)
+    assert node.max_concurrency == 2
+    assert (node.key, node.budget.calls) == (last_number, 9)
+
+
+def test_every_small_model_is_chosen_from_unless_a_table_names_some() -> None:
+    node: Any = load_graph("choose_best", two())
+    assert type(cast("object", node)) is ChooseBest
+    assert [model.name for model in node.nodes] == ["small", "other"]
+    table = {"nodes": ["other", "large"], "accuracy": {"large": 0.9}}
+    node: Any = load_graph("choose_best", two(choose_best=table))
+    assert type(cast("object", node)) is ChooseBest
+    assert [model.name for model in node.nodes] == ["other", "large"]
+
+
+@pytest.mark.parametrize(
+    ("by", "judge"), [("list", Listwise), ("pairs", Pairwise), ("arithmetic", ByPolicy)]
+)
+def test_a_table_says_who_judges(by: str, judge: type) -> None:
+    node: Any = load_graph("best_of_n", two(best_of_n={"by": by}))
+    assert type(cast("object", node)) is BestOfN
+    assert isinstance(node.judge, judge)
+
+
+def test_sums_are_recomputed_without_a_large_model() -> None:
+    endpoints = Doubles({"small": says("7")}, best_of_n={"by": "arithmetic"})
+    load_graph("best_of_n", endpoints)
+    assert not endpoints.stood_in
+
+
+def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
+    node: Any = load_graph("debate", two())
+    assert type(cast("object", node)) is Debate
+    assert [debater.name for debater in node.debaters] == ["large"] * 3
+    node: Any = load_graph("debate", two(debate={"debaters": ["small", "large"], "judge": "large"}))
+    assert type(cast("object", node)) is Debate
+    assert [debater.name for debater in node.debaters] == ["small", "large"]
+    assert isinstance(node.judge, Listwise)
+    assert node.key is stated
+
+
+def test_a_table_says_who_writes_and_who_criticises() -> None:
+    node: Any = load_graph(
+        "refine", two(refine={"writer": "small", "critic": "other", "rounds": 3})
+    )
+    assert type(cast("object", node)) is Refine
+    writers: list[Any] = [node.writer, node.critic, node.reviser]
+    assert [agent.endpoint.name for agent in writers] == ["small", "other", "small"]
+    assert node.rounds == 3
+
+
+def test_a_key_that_no_table_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sample"):
+        load_graph("self_consistency", two(self_consistency={"sample": 3}))
+
+
+async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
+    rules = {"small": says('{"answer": "Lost card"}')}
+    node: Any = load_graph(
+        "self_consistency", Doubles(rules), given={"labels": ["Lost card", "PIN"]}
+    )
+    output: Any = (await node.run("Where is it?")).output
+    assert (output.text, output.confidence) == ("Lost card", 1.0)
+
+
+async def test_they_are_compared_by_name_on_questions_and_answers() -> None:
+    endpoints = two()
+    rows = [
+        {"question": "3 + 4?", "answer": "It is\n#### 7"},
+        {"question": "2 + 6?", "answer": "8"},
+    ]
+    designs = {name: load_graph(name, endpoints) for name in ("self_consistency", "choose_best")}
+    designs["llm"] = load_graph("llm", endpoints)
+    found = await compare(rows, designs)
+    quality = {design.name: design.quality.value for design in found.designs}
+    assert quality == {"self_consistency": 0.5, "choose_best": 0.5, "llm": 0.0}
+    assert found.metric == "numeric"
+
+
+async def test_they_are_compared_by_name_on_labels() -> None:
+    endpoints = Doubles({"small": says('{"answer": "good"}'), "large": says("?")})
+    rows = [{"text": "Lovely", "label": "good"}, {"text": "Awful", "label": "bad"}]
+    given = {"labels": ["good", "bad"]}
+    names = ("self_consistency", "choose_best")
+    found = await compare(rows, {n: load_graph(n, endpoints, given=given) for n in names})
+    assert [design.quality.value for design in found.designs] == [0.5, 0.5]
+
+
+async def test_what_they_give_is_a_reply() -> None:
+    for name in ("self_consistency", "choose_best"):
+        output = (await load_graph(name, two()).run("3 + 4?")).output
+        assert isinstance(output, Reply)
+        assert output.text == "7"
+
+
+@pytest.mark.parametrize("labels", [[], ["spam"], {}])
+@pytest.mark.parametrize("name", ["self_consistency", "choose_best", "best_of_n", "slm"])
+def test_fewer_than_two_labels_are_refused(name: str, labels: Any) -> None:
+    with pytest.raises(ConfigError, match="labels"):
+        load_graph(name, two(**{name: {"labels": labels}}))
+
+
+async def test_the_tiers_of_a_cascade_are_told_apart_by_their_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sure(prompt: str) -> Step:
+        return {"label": {"spam": 0.9 if "buy" in prompt else 0.5}}
+
+    doubles = Doubles(
+        {"small": sure, "large": sure}, cascade={"labels": ["spam", "ham"], "confidence": 0.8}
+    )
+    monkeypatch.setattr(Endpoints, "slm", doubles.named("small"))
+    monkeypatch.setattr(Endpoints, "llm", doubles.named("large"))
+    node: Any = load_graph("cascade", doubles)
+    assert (await node.run("buy")).by == "small"
+    result = await node.run("hello")
+    assert result.by == "large"
+    assert len(result.usage.by_node()) == 2
+
+
+def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
+    node = built("solve", 'tries = 3\nmax_steps = 4\nllm = "critic"', tmp_path)
+    assert isinstance(node, Solve)
+    assert (node.tries, node.max_steps, node.planner.endpoint.name) == (3, 4, "critic")
+    assert node.solvers["slm"].endpoint.name == "small"
+
+
+def test_code_is_reviewed_by_whom_its_table_names(tmp_path: Path) -> None:
+    node = built("code", 'reviewer = "critic"\nrepairs = 0', tmp_path)
+    assert isinstance(node, Code)
+    assert (node.coder.endpoint.name, node.coder.repairs) == ("large", 0)
+    assert node.critic is not None
+    assert node.critic.endpoint.name == "critic"
+    assert node.sandbox is None
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        pytest.param('labels = ["card", "app"]', Classifier, id="labels"),
+        pytest.param('criterion = "a complaint"', Filter, id="a criterion"),
+        pytest.param("seconds = 60", Sentiment, id="sentiment"),
+    ],
+)
+def test_monitor_decides_by_its_table(table: str, kind: type, tmp_path: Path) -> None:
+    node = built("monitor", f'{table}\nstate = "kept.json"', tmp_path)
+    assert isinstance(node, Monitor)
+    assert isinstance(node.decider, kind)
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['labels = ["a", "b"]\ncriterion = "c"', "window = 5\nseconds = 5", "window = 0"],
+)
+def test_a_table_that_can_not_work_is_refused(table: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"graphs\.monitor"):
+        built("monitor", table, tmp_path)
+
+
+def test_the_built_in_model_writes_no_reports(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text("")
+    node = load_graph("monitor", Endpoints(load(file), read_keys=False))
+    assert isinstance(node, Monitor)
+    assert node.writer is None
+
+
+@pytest.mark.parametrize("name", ["summarize", "brainstorm", "write", "research", "recommend"])
+async def test_a_text_alone_is_an_input(name: str, tmp_path: Path) -> None:
+    node = built(name, "", tmp_path)
+    read = reader_of(node)("Some text.")
+    assert str(read) == "Some text."
+    assert reader_of(node)({"text": "Some text."}) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("summarize", 'llm = "critic"'),
+        ("brainstorm", 'proposers = ["large", "critic"]'),
+        ("write", 'writers = ["critic"]'),
+        ("research", 'writer = "critic"'),
+        ("recommend", 'llm = "critic"'),
+    ],
+)
+async def test_another_endpoint_is_named_in_its_table(
+    name: str, settings: str, tmp_path: Path
+) -> None:
+    node: Any = built(name, settings, tmp_path)
+    assert "LLM · critic" in node.draw().mermaid
+
+
+async def test_a_catalogue_stands_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("id,text\n1,Shoes\n", encoding="utf-8")
+    built("recommend", 'catalogue = "items.csv"', tmp_path)
+    with pytest.raises(ConfigError, match=r"none\.csv can't be read"):
+        built("recommend", 'catalogue = "none.csv"', tmp_path)
+
+
+def written_as(tmp_path: Path, text: str) -> Endpoints:
+    file = tmp_path / "moa.toml"
+    file.write_text(text)
+    return Endpoints(load(file))
+
+
+async def test_a_ready_graph_is_guarded_as_its_table_says(tmp_path: Path) -> None:
+    text = '[graphs.generator]\nguards = ["pii", "injection"]\n[graphs.pii]\ndeny = ["Falcon"]\n'
+    async with written_as(tmp_path, text) as configured:
+        node = load_graph("generator", configured)
+    assert isinstance(node, Guarded)
+    assert node.name == "generator"
+    (mask,) = node.before
+    assert isinstance(mask, Pii)
+    assert [finding.kind for finding in mask.find("project falcon")] == ["PRIVATE"]
+    (beside,) = node.beside
+    assert isinstance(beside, Injection)
+
+
+async def test_places_can_be_chosen(tmp_path: Path) -> None:
+    text = '[graphs.generator]\nguards = { before = ["injection"], after = ["pii"] }\n'
+    async with written_as(tmp_path, text) as configured:
+        node = load_graph("generator", configured)
+    assert isinstance(node, Guarded)
+    assert [guard.name for guard in (*node.before, *node.after)] == ["injection", "pii"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ('["sentry"]', ConfigError, "sentry"),
+        ('["sentiment"]', WiringError, "Verdict"),
+        ('{ behind = ["pii"] }', ConfigError, "behind"),
+        ('{ beside = ["pii"] }', WiringError, "before"),
+    ],
+)
+async def test_what_is_no_guard_is_refused(
+    tmp_path: Path, given: str, error: type[Exception], said: str
+) -> None:
+    async with written_as(tmp_path, f"[graphs.generator]\nguards = {given}\n") as configured:
+        with pytest.raises(error, match=said):
+            load_graph("generator", configured)
