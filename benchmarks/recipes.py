@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from moa._async import map_async
 from moa.errors import ConfigError
 from moa.evals.comparison import MARGIN
 from moa.evals.metrics import Interval, difference
+from moa.graphs.loading import READY
 from recipes_shared import (
     HALVES,
     Answer,
@@ -56,6 +58,7 @@ OUTPUT_WEIGHT = 4
 """How many tokens that are read cost what one costs that is written, about, where both have a
 price."""
 WAYS = ("plain", "graph")
+MEASURED = Path(__file__).parent.parent / "src/moa/graphs/measured.json"
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
 UNCHECKED = ("summarize_long", "cascade", "routed")
@@ -178,7 +181,7 @@ class Found:
     """What both ways made of the items of a recipe."""
 
     def __init__(self, recipe: Recipe, model: str, items: Sequence[Item], kept: Kept) -> None:
-        self.recipe, self.items = recipe, items
+        self.recipe, self.model, self.items = recipe, model, items
         self.answers: dict[str, list[Answer]] = {
             way: [kept.found.get(key_of(model, recipe.name, way, item), {}) for item in items]
             for way in WAYS
@@ -223,8 +226,12 @@ class Found:
             both("output", ".0f"),
             both("seconds", ".1f"),
             " → ".join(map(str, failures)),
-            verdict(lead, cheaper=self.cost("graph") < self.cost("plain")),
+            self.verdict,
         ]
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.lead, cheaper=self.cost("graph") < self.cost("plain"))
 
     def further(self) -> list[list[str]]:
         return [
@@ -283,6 +290,24 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
     )
+
+
+def keep_measured(found: Sequence[Found]) -> None:
+    """Write what `moa graphs` says of each graph."""
+    kept = {
+        one.recipe.name: {
+            "model": one.model,
+            "measure": one.recipe.measures[0],
+            "items": len(one.items),
+            "plain": round(one.mean("plain", one.recipe.measures[0]) or 0.0, 3),
+            "graph": round(one.mean("graph", one.recipe.measures[0]) or 0.0, 3),
+            "calls": round(one.took("graph", "calls"), 2),
+            "verdict": one.verdict,
+        }
+        for one in found
+        if one.recipe.name in READY
+    }
+    MEASURED.write_text(f"{json.dumps(kept, indent=2)}\n", encoding="utf-8")
 
 
 def texts_of(found: Sequence[Found]) -> str:
@@ -379,6 +404,7 @@ def main() -> None:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
     if (args.page or args.items is None) and args.half == "reported":
         write("recipes", "python benchmarks/recipes.py --data DIR --model FILE...", body)
+        keep_measured(list(found.values())[-1])  # of the last model, which is the better one
 
 
 if __name__ == "__main__":

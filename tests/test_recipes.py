@@ -322,7 +322,8 @@ async def test_a_graph_that_is_set_up_wrong_is_no_answer() -> None:
 def test_the_page_has_a_row_for_each_recipe_and_says_which_half_it_is_of(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     answer = {"text": "a", "calls": 1, "input": 10, "output": 5, "seconds": 1.0}
-    file.write_text(json.dumps({f"m|made|{way}|a": answer for way in ("plain", "graph")}))
+    lines = [json.dumps([f"m|made|{way}|a", answer]) for way in ("plain", "graph")]
+    file.write_text("\n".join(lines))
     found = recipes.Found(made(None), "m", [{"id": "a"}], kept.Kept(file))
     body = recipes.body_of({"m": [found]}, "chosen")
     assert "| `made`: right | 1 | 1.000 | 1.000 |" in body
@@ -429,7 +430,7 @@ async def test_every_recipe_is_asked_in_both_ways_and_graded(
 ) -> None:
     monkeypatch.setattr(answers, "FIT_ON", 60)
     one = recipe(name)
-    async with shared.Models(Path("writer.gguf"), data, kept.Kept(None), kept.Kept(None)) as models:
+    async with shared.Models("writer.gguf", data, kept.Kept(None), kept.Kept(None)) as models:
         models.large = Writer(name="large", tier="llm", model="writer-1")
         small = Writer(name="small", model="writer-1")
         models._built = {"large": models.large, "small": small, "embedded": Writer(name="embedded")}

@@ -81,6 +81,7 @@ async def test_a_calibration_with_other_labels_is_refused() -> None:
         ("The museum opens at nine. [1]", "unchecked"),
         ("The tower was painted blue by sailors. [1]", "unsupported"),
         ("The tower was painted blue by sailors.", "unsupported"),
+        ("It opens at nine. [1]", "unchecked"),
         ("Yes. [1]", "unchecked"),
         ("Das Haus wurde von einem berühmten Baumeister errichtet. [1]", "unchecked"),
     ],
@@ -94,3 +95,9 @@ async def test_without_a_grader_a_sentence_without_the_passages_words_is_unsuppo
     )
     (claim,) = await checked_claims(answer, passages, None, RunContext())
     assert claim.verdict == verdict
+
+
+async def test_one_passage_is_enough_to_tell_a_sentence_that_has_its_words() -> None:
+    passages = (Passage(document="p", title="P", text="The bridge spans 90 m."),)
+    (claim,) = await checked_claims("It spans 90 m. [1]", passages, None, RunContext())
+    assert claim.verdict == "unchecked"

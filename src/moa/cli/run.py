@@ -200,7 +200,11 @@ def draw(
 
 
 def graphs(*, as_json: options.AsJson = False) -> None:
-    """List the ready graphs and agents, and what each does.
+    """List the ready graphs and agents, what each does, and what it was measured to be worth.
+
+    The last column says what one call to a model reached, what the graph reached with the same
+    model on the same items, at how many calls, and whether that pays. On another model it may
+    not be so: moa compare measures it on rows of yours.
 
     Then moa run NAME INPUT runs one, and moa draw NAME draws it. One of your own is given as
     file.py:object.
@@ -208,13 +212,15 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         moa graphs
         moa graphs --json | jq .settings      what the table of each in moa.toml may say
     """
-    from moa.graphs.loading import READY
+    from moa.graphs.loading import READY, measured
 
-    found = sorted(READY.items())
+    found, worth = sorted(READY.items()), measured()
     if as_json:
         for name, ready in found:
-            known = [*ready.settings]
-            screen.json_line({"name": name, "does": ready.does, "settings": known})
+            known = {"name": name, "does": ready.does, "settings": [*ready.settings]}
+            seen = {"measured": worth[name].model_dump()} if name in worth else {}
+            screen.json_line(known | seen)
         return
-    rows = [(name, ready.does) for name, ready in found]
-    screen.out().print(screen.listed(("name", "what it does"), rows))
+    model = ", ".join(sorted({one.model for one in worth.values()}))
+    rows = [(name, ready.does, str(worth.get(name, ""))) for name, ready in found]
+    screen.out().print(screen.listed(("name", "what it does", f"beside one call ({model})"), rows))

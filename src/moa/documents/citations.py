@@ -144,8 +144,12 @@ def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
 
 
 def _rarity(holding: int, passages: int) -> float:
-    """Weigh a word by how few passages hold it: log((passages + 1) / (holding + 0.5))."""
-    return math.log((passages + 1) / (holding + 0.5))
+    """Weigh a word by how few passages hold it: log((passages + 1) / (holding + 0.5)).
+
+    One that none holds counts as if one did, or where there are few passages a word such as `it`
+    would count more than all others.
+    """
+    return math.log((passages + 1) / (max(holding, 1) + 0.5))
 
 
 def statements(answer: str) -> list[Statement]:

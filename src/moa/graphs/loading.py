@@ -10,12 +10,13 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
 from moa.agents import boundary
@@ -38,6 +39,31 @@ from moa.node import Node
 AnyNode = Node[Any, Any]
 _GUARDS = "guards"
 """The key of any graph's table that names what stands before it, beside it and after it."""
+
+
+class Measured(BaseModel):
+    """What a graph reached beside one call to the same model: `benchmarks/recipes.py` writes it."""
+
+    model: str
+    measure: str
+    items: int
+    plain: float
+    """What one call reached, from 0 to 1."""
+    graph: float
+    calls: float
+    """Of the graph, for an item."""
+    verdict: str
+
+    def __str__(self) -> str:
+        verdict = self.verdict.replace("*", "")
+        calls = f"{self.calls:.1f} calls" if self.calls >= 1.05 else "one call"
+        return f"{self.measure} {self.plain:.2f} to {self.graph:.2f}, {calls}: {verdict}"
+
+
+def measured() -> dict[str, Measured]:
+    """Give what was measured of the ready graphs, by name; others were not, or can't be."""
+    text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
+    return TypeAdapter(dict[str, Measured]).validate_json(text)
 
 
 class Ready(NamedTuple):
