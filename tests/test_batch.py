@@ -284,3 +284,34 @@ def test_an_item_that_was_escalated_to_nobody_needed_the_llm() -> None:
     plain = Item[object](number=1, id=1, input="x", status="answered")
     assert not plain.needed_llm
     assert Item[object](number=1, id=1, input="x", status="answered", trace=(note,)).needed_llm
+
+
+async def test_a_node_that_is_cancelled_from_within_fails_alone() -> None:
+    async def work(request: int) -> None:
+        if request == 2:
+            raise asyncio.CancelledError
+
+    items = [item async for item in map_rows(Node(work), [1, 2, 3], max_concurrency=1)]
+    assert [item.status for item in items] == ["answered", "failed", "answered"]
+    assert isinstance(items[1].error, NodeError)
+
+
+async def test_items_out_of_turn_are_given_before_what_reading_failed_with() -> None:
+    done = asyncio.Event()
+
+    async def work(request: int) -> None:
+        if request == 1:
+            await asyncio.Event().wait()
+        done.set()
+
+    async def inputs() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        await done.wait()
+        await asyncio.sleep(0.01)
+        raise InputError("half a line")
+
+    items = map_rows(Node(work), inputs(), max_concurrency=3, ordered=True)
+    assert (await anext(items)).number == 2
+    with pytest.raises(InputError, match="half a line"):
+        await anext(items)

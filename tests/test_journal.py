@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -114,3 +118,30 @@ async def test_what_is_kept_of_another_kind_is_told() -> None:
     broken = dict.fromkeys(before.kept, '{"value": 7}')
     with pytest.raises(StoreError, match="what the thread keeps can't be read"):
         await bare().complete(PROMPT, begun(Journal(kept=broken)))
+
+
+def test_a_set_is_told_apart_alike_in_every_process() -> None:
+    code = "from moa.journal import digest; print(digest({'a', 'b', 'c', 'd'}, frozenset('xyz')))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
+
+
+async def test_a_call_whose_record_was_not_written_is_not_missed_later() -> None:
+    async def write(key: str, record: str) -> None:
+        del key, record
+        raise asyncio.CancelledError
+
+    journal = Journal(write=write)
+    context = begun(journal)
+    with pytest.raises(asyncio.CancelledError):
+        await bare().complete(PROMPT, context)
+    assert not journal.root.calls

@@ -194,6 +194,8 @@ async def map_rows(
                 following += 1
                 yield item
             taken.set()
+        for place in sorted(waiting):  # the one whose turn it is won't come
+            yield waiting.pop(place)
         await working
     except asyncio.CancelledError:
         await _stopped(working)
@@ -288,6 +290,11 @@ async def _item(
         result = await node.run(read(given.value) if isinstance(given, Row) else given, context)
     except MoaError as problem:
         error = problem
+    except asyncio.CancelledError as problem:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        error = NodeError(node.name, problem)  # from within: nobody has cancelled this
     except Exception as problem:  # noqa: BLE001  a bug in a user's node must not stop the others
         error = NodeError(node.name, problem)
         error.__cause__ = problem

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json, to_json
 
 import moa.errors
@@ -328,22 +328,41 @@ class Call:
 
     async def _keep(self, value: JSON, error: _Error | None, calls: Sequence[str] | None) -> None:
         journal, usage = self.place.journal, self.inner.usage
+        own = calls is None
         if calls is None:
             calls = [self.key]
             if self._is_counted:
                 journal.paid[self.key] = usage
-                self.place.count(calls)
-        record = _Record(value, error, [*usage.parts.items()], self.inner.trace, calls)
+        record = _Record(value, error, [*usage.parts.items()], self.inner.trace, [*calls])
         await journal.keep(self.key, _RECORD.dump_json(record).decode())
+        if own and self._is_counted:  # the places around it may name only what is kept
+            self.place.count(calls)
 
 
 def digest(*what: object) -> str:
     """Tell apart what is asked, in every process alike."""
     try:
-        written = to_json(what, fallback=lambda one: type(one).__qualname__, bytes_mode="base64")
+        ordered = _ordered(what)
+        written = to_json(ordered, fallback=lambda one: type(one).__qualname__, bytes_mode="base64")
     except ValueError:  # half a character, which no JSON holds
         written = repr(what).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(written, digest_size=16).hexdigest()
+
+
+def _ordered(value: object) -> object:
+    """Put sets in an order, since each process has its own."""
+    match value:
+        case set() | frozenset():
+            return sorted(digest(one) for one in cast("Set[object]", value))
+        case BaseModel():
+            return {name: _ordered(one) for name, one in value}
+        case Mapping():
+            held = cast("Mapping[object, object]", value)
+            return {str(name): _ordered(one) for name, one in held.items()}
+        case list() | tuple():
+            return [_ordered(one) for one in cast("Sequence[object]", value)]
+        case _:
+            return value
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:

@@ -443,6 +443,7 @@ async def test_places_can_be_chosen(tmp_path: Path) -> None:
     ("given", "error", "said"),
     [
         ('["sentry"]', ConfigError, "sentry"),
+        ('"pii"', ConfigError, "takes a list of names"),
         ('["sentiment"]', WiringError, "Verdict"),
         ('{ behind = ["pii"] }', ConfigError, "behind"),
         ('{ beside = ["pii"] }', WiringError, "before"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -19,7 +20,7 @@ from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Closing, Endpoint, Prompt, close_all
-from moa.errors import ConfigError, ModelNotFound
+from moa.errors import ConfigError, ModelNotFound, OutputError
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
@@ -156,7 +157,8 @@ class Endpoints(Closing):
             await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):
             if self.config.embeds(name) and (asked is None or name in asked):
-                await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
+                with suppress(OutputError):  # one that thinks first says nothing in one token
+                    await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
 
     async def close(self) -> None:
         """Close all that was built. Closing twice does nothing.

@@ -167,7 +167,8 @@ def _by_words(said: Sequence[Statement], passages: Sequence[Passage]) -> tuple[C
         written = language_of(each.text) if spoken else None
         same = written is None or written == spoken
         bare = set(words(each.text))
-        if same and len(bare) >= _FEWEST_WORDS and max(word_shares(each.text, held)) < _FEW_WORDS:
+        told = bool(held) and same and len(bare) >= _FEWEST_WORDS
+        if told and max(word_shares(each.text, held)) < _FEW_WORDS:
             claim = claim.model_copy(update={"verdict": "unsupported"})
         found.append(claim)
     return tuple(found)

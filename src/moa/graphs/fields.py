@@ -262,6 +262,8 @@ class FromFile(Mark):
             raise ValueError(f"takes a path, but was given {value!r}")
         if isinstance(value, list):
             return [self.read(one, info) for one in cast("list[object]", value)]
+        if isinstance(value, bool | int | float | dict):
+            raise ValueError(f"takes a path, but was given {value!r}")
         return value
 
 

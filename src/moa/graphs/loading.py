@@ -204,6 +204,10 @@ def _configured(
     known = {key: value for key, value in (given or {}).items() if key in settings}
     whole = {**tables.get(name, {}), **known}
     around: Any = whole.pop(_GUARDS, None)
+    if isinstance(around, str | int | float):
+        raise ConfigError(
+            f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
+        )
     if isinstance(around, list):  # what masks stands before the node, whatever else beside it
         names = cast("list[object]", around)
         masks = [guard for guard in names if guard == "pii"]

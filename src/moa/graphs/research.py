@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
-from moa.context import RunContext, quiet
+from moa.context import RunContext, counted, quiet
 from moa.documents import Passage
 from moa.documents.citations import Citation, cited, statements
 from moa.documents.claims import Claim, Grade, checked_claims
@@ -295,9 +295,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     async def _report(self, found: Findings, context: RunContext) -> Report:
         text, written = str(found), False
         if self.writes:
+            shown, heard = counted(context)
             try:
-                text, written = (await self.synthesis.run(found, context)).output.text, True
+                text, written = (await self.synthesis.run(found, heard)).output.text, True
             except RECOVERABLE as error:
+                if shown():  # whoever reads along would be left with half a report
+                    raise
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")

@@ -320,7 +320,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             shares = word_shares(sentence, held)
             best = sorted(range(len(notes)), key=lambda n: -shares[n])[:_MAX_NOTES]
             enough = min(MOST_WORDS, shares[best[0]])
-            rests_on = {c for n in best if shares[n] >= enough for c in notes[n].chunks}
+            rests_on = {c for n in best if shares[n] >= enough > 0 for c in notes[n].chunks}
             found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
         return found
 
