@@ -84,7 +84,7 @@ the machine. What an agent finds out once about its
 model, before its first decision, is not counted.
 
 {results}
-
+{left_out}
 What else is graded; no verdict rests on it:
 
 {further}
@@ -280,11 +280,15 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         f"With {model}:\n\n" + table(("", *WAYS), [row for one in several for row in one.further()])
         for model, several in found.items()
     )
+    shown = {one.recipe.name for several in found.values() for one in several}
+    missing = ", ".join(f"`{name}`" for name in RECIPES if name not in shown)
+    left_out = f"\nToo few items were answered by {missing}.\n" if missing else ""
     return TEXT.format(
         half=HALF[half],
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
+        left_out=left_out,
         further=further,
         found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
@@ -365,7 +369,7 @@ async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
             Found(RECIPES[name], model, _answered(items[name], name, model, kept), kept)
             for name in RECIPES
         ]
-        found[model] = [one for one in several if one.items and one.whole]
+        found[model] = [one for one in several if len(one.items) >= args.fewest and one.whole]
     return found
 
 
@@ -380,6 +384,9 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="reported")
     parser.add_argument(
         "--items", type=int, help=f"of each recipe; {ITEMS}, and a page, without it"
+    )
+    parser.add_argument(
+        "--fewest", type=int, default=1, help="items answered, of what stands in the table"
     )
     parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")

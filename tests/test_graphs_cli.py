@@ -42,3 +42,14 @@ def test_whoever_needs_a_name_is_told_of_the_list(
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert moa("--version") == 0
     assert capsys.readouterr().out == f"moa {version('mixture-of-agents')}\n"
+
+
+def test_graphs_says_what_each_was_measured_to_be_worth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert moa("graphs", "--json") == 0
+    found = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    worth = found["mixture"]["measured"]
+    assert worth["items"] >= 12
+    assert 0 < worth["plain"] < 1
+    assert "measured" not in found["pii"]

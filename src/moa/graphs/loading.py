@@ -56,7 +56,7 @@ class Measured(BaseModel):
 
     def __str__(self) -> str:
         verdict = self.verdict.replace("*", "")
-        calls = f"{self.calls:.1f} calls" if self.calls >= 1.05 else "one call"
+        calls = "one call" if 0.95 <= self.calls < 1.05 else f"{self.calls:.1f} calls"
         return f"{self.measure} {self.plain:.2f} to {self.graph:.2f}, {calls}: {verdict}"
 
 
