@@ -200,7 +200,7 @@ def draw(
 
 
 def graphs(*, as_json: options.AsJson = False) -> None:
-    """List the ready graphs and agents, what each does, and what it was measured to be worth.
+    """List the ready graphs and agents, and what each is worth.
 
     The last column says what one call to a model reached, what the graph reached with the same
     model on the same items, at how many calls, and whether that pays. On another model it may
