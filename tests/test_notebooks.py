@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +13,8 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "examples"
+WRITTEN = "written.ipynb"
+"""Its outputs are kept: they are those of a real model."""
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 pytestmark = [
@@ -90,8 +95,62 @@ def test_the_notebook_on_support_settles_an_inbox(tmp_path: Path) -> None:
     assert "IProgress" not in shown
 
 
+REPLIES = {
+    "Ana Petrova": '{"customer": "Ana", "product": "lamp", "quantity": 40, "delivery": null}',
+    "Aldby": "The harbour was built in 1884. It is lived in today.",
+    "Passages": "The filter of the pump is changed every 90 days. [1]",
+    "loaves": "The answer is 156.",
+    "median": "```python\ndef median(numbers):\n    return sorted(numbers)[0]\n```",
+}
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers chat completions by a word of the prompt."""
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["content-length"])).decode()
+        said = next(reply for word, reply in REPLIES.items() if word in asked)
+        message = {"role": "assistant", "content": said}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_the_notebook_on_a_model_that_writes_runs_on_any_server(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "moa.toml").write_text(
+        '[tiers]\nslm = "qwen"\nllm = "qwen"\n[endpoints.qwen]\ntier = "llm"\nmodel = "m"\n'
+        f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
+    )
+    try:
+        shown = executed(WRITTEN, tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "customer='Ana'" in shown
+    assert "The harbour was built in 1884." in shown
+    assert "156 - votes:" in shown
+    assert "- 3 calls" in shown
+    assert "def median(numbers):" in shown
+
+
+def test_the_notebook_on_a_model_that_writes_shows_what_a_real_one_answered() -> None:
+    shown = text_of(read(FOLDER / WRITTEN))
+    assert "qwen2.5-coder-1.5b" in shown
+    assert "Error" not in shown.replace("ValueError", "")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
-    assert not text_of(notebook)
+    assert path.name == WRITTEN or not text_of(notebook)
