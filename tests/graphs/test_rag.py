@@ -86,6 +86,16 @@ async def test_an_answer_has_the_passages_that_it_cites() -> None:
     assert str(output) == "It is 300 metres high [1]. ([1] Tower)"
 
 
+@pytest.mark.parametrize("written", ["[1]", "**[1]**.", "…"])
+async def test_where_a_writer_wrote_no_words_the_nearest_sentence_is_given(written: str) -> None:
+    graph = answering(written)
+    result = await graph.run("How high is the tower?")
+    assert isinstance(result.output, Sourced)
+    assert result.output.kind == "extract"
+    assert "tower" in result.output.text.lower()
+    assert "the writer wrote no words" in " ".join(note.text for note in result.trace)
+
+
 async def test_a_citation_of_a_passage_that_was_not_given_is_taken_out_and_noted() -> None:
     graph = answering("It is high [1][9].")
     result = await graph.run("tower")

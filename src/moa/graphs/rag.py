@@ -20,7 +20,7 @@ from moa.agents.prompts import escaped
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.citations import Citation, cited, listed, unbracketed
+from moa.documents.citations import Citation, cited, listed, statements, unbracketed
 from moa.documents.claims import (
     RELEVANT,
     SUPPORTED,
@@ -192,6 +192,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         )
         self.relevance = self._grader("filter", self.filter, RELEVANT, self.relevant)
         self.support = self._grader("check", self.check, SUPPORTED, self.supported)
+        self.extractive = Extractive()
 
     def _answerer(self, embedder: Endpoint | None) -> Node[Sheet, Reply]:
         if is_node(self.writer):
@@ -286,12 +287,18 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         return tuple(kept[: self.top_k])
 
     async def _written(self, sheet: Sheet, context: RunContext) -> Reply:
-        """Let the writer write; that the answer is not in the documents is not streamed."""
+        """Let the writer write; that the answer is not in the documents is not streamed.
+
+        Very small models may write a citation and no words: then the nearest sentence is given.
+        """
         inside = context.nested()
         held = _Held(context.emit)
         if context.listener is not None:
             inside.listener = held
         reply = (await self.answerer.run(sheet, inside)).output
+        if not isinstance(reply, Extracted) and not statements(reply.text):
+            context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
+            return (await self.extractive.run(sheet, context)).output
         if not is_absent(reply.text):
             held.release()
         return reply
@@ -438,7 +445,7 @@ class Rewriter(Agent[Text | str, Query]):
 
 
 class _Held:
-    """Holds a stream back while it can still become word that there is no answer."""
+    """Holds a stream back while it can still become no answer, or word that there is none."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit
@@ -451,7 +458,7 @@ class _Held:
             return
         self._events.append(event)
         self._text += event.text if isinstance(event, TextDelta) else ""
-        if not may_be_absent(self._text):
+        if not may_be_absent(self._text) and statements(self._text):
             self.release()
 
     def release(self) -> None:
