@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError, EndpointUnavailable, MissingDependency, MoaError
+from moa.errors import (
+    ConfigError,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    MissingDependency,
+    MoaError,
+)
 from moa.graphs.summarize import Original, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import Event, TextDelta
@@ -227,3 +233,9 @@ async def test_any_text_has_a_summary_of_its_length(text: str, most: int) -> Non
     output = (await graph(down, length=length).run(Original(text=text))).output
     assert not length.too_long(output.text)
     assert bool(output.text) == bool(text.strip())
+
+
+async def test_a_wrong_key_is_an_error_and_no_reason_for_an_extract() -> None:
+    llm = large(EndpointUnauthorized("HTTP 401", endpoint="large"))
+    with pytest.raises(EndpointUnauthorized):
+        await graph(llm).run(Original(text=TEXT))

@@ -23,7 +23,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.errors import MissingDependency, Unanswered
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -196,6 +196,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             try:
                 themes = (await self.sorter.run(pool, context)).output.themes
             except RECOVERABLE as error:
+                recoverable(error)
                 context.note("failed", f"no model named the themes: {error}")
             else:
                 return _with(pool, {number: t.theme for t in themes for number in t.ideas})

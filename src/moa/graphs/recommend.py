@@ -29,7 +29,7 @@ from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, Unanswered
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
 from moa.graphs.fields import FromFile, Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -233,6 +233,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             try:
                 found.append(await near.nearest(query, context, top_k=depth))
             except RECOVERABLE as error:
+                recoverable(error)
                 context.note("degraded", f"items are found by words alone: {error}")
         return fused(found, top_k=depth)
 
@@ -247,6 +248,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
                 try:
                     made = await self.encoder.embed([searched(each) for each in batch], context)
                 except RECOVERABLE as error:
+                    recoverable(error)
                     context.note("degraded", f"items are found by words alone: {error}")
                     return None
                 self._vectors[begin:] = made.vectors
@@ -287,6 +289,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         try:
             written = (await self.writer.run(shelf, context)).output
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"no reasons were written: {error}")
             return shelf
         by_number = {each.item: each.reason.strip() for each in written.reasons}

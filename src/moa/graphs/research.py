@@ -21,7 +21,7 @@ from moa.documents.claims import Claim, Grade, checked_claims
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
 from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import Recipe, Sketch
@@ -257,6 +257,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         try:
             divided = (await self.divider.run(question, context)).output.questions
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"the question was not divided: {error}")
             return [question]
         return list(dict.fromkeys(divided))
@@ -288,6 +289,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         try:
             conflicts = (await self.comparer.run(found, context)).output.disagreements
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"the findings were not compared: {error}")
             return found
         return found.model_copy(update={"disagreements": tuple(conflicts)})
@@ -299,6 +301,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             try:
                 text, written = (await self.synthesis.run(found, heard)).output.text, True
             except RECOVERABLE as error:
+                recoverable(error)
                 if shown():  # whoever reads along would be left with half a report
                     raise
                 context.note("failed", f"no report was written: {error}")

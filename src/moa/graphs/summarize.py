@@ -29,7 +29,7 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -259,6 +259,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             try:
                 reply = (await condenser.run(note.text, silent)).output
             except RECOVERABLE as error:
+                recoverable(error)
                 context.note("failed", f"no note of chunks {note.chunks}: {error}")
                 salience = await self._salience(whole.keeping([note]), context)
                 most = self.keep * approximate_tokens(note.text)
@@ -288,6 +289,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
                 context.note("repaired", f"asked again: {fault}", endpoint=self.llm.name)
                 found = await self._again(notes, found, fault, silent)
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"the summary was not written: {error}")
             made = "the text's own" if _kept_by(notes) == "extract" else "the small model's"
             context.note("degraded", f"the summary is made of {made} sentences")
@@ -304,6 +306,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         try:
             anew = await self._draft(_Brief(notes=notes, draft=_text(found), fault=fault), context)
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"it was not written anew: {error}")
             return found
         left = self.length.fault(_text(anew))

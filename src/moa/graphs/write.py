@@ -20,7 +20,7 @@ from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.errors import MoaError
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts
+from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -172,6 +172,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             try:
                 anew = article_of((await self.whole.run(again, silent)).output.text, request.text)
             except RECOVERABLE as error:
+                recoverable(error)
                 context.note("failed", f"it was not written anew: {error}")
             else:
                 article = min(article, anew, key=self._off)
@@ -203,6 +204,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
                     _Place(planned=planned, place=place, length=length), silent
                 )
             except RECOVERABLE as error:
+                recoverable(error)
                 context.note("failed", f"section {heading!r} is left out: {error}")
                 return error
             return Section(heading=heading, text=text)
@@ -225,6 +227,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         try:
             text = (await writer.run(again, context)).output.text
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"section {place.place + 1} was not written anew: {error}")
         cut = place.length.cut(text)
         if len(cut) < len(text):
@@ -243,6 +246,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             drafted = Drafted(planned=planned, sections=sections)
             edits = (await self.editor.run(drafted, context)).output.edits
         except RECOVERABLE as error:
+            recoverable(error)
             context.note("failed", f"no pass for consistency: {error}")
             context.note("degraded", "the sections were not checked against each other")
             return sections
