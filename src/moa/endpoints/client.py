@@ -57,8 +57,9 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 
 # Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
 _KEEP_IDLE_S = 4.0
-_STALE_S = 0.1
-"""Seconds within which a request fails that was sent on a connection closed before."""
+_STALE_S = 0.5
+"""Seconds within which a request fails that was sent on a connection closed before; a busy machine
+takes its time."""
 
 
 LARGEST_ANSWER = 128 * 2**20
