@@ -22,6 +22,7 @@ from moa.usage import Usage
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
@@ -142,6 +143,30 @@ def _validated(adapter: TypeAdapter[object], name: str, value: Value) -> object:
             for fault in error.errors(include_url=False, include_input=False)
         )
         raise InputError(f"the row is no {name}: {faults}") from error
+
+
+class Mapped(Generic[In_contra, Out_co]):
+    """A node that many inputs can be run on."""
+
+    def map(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        ordered: bool = False,
+    ) -> AsyncGenerator[Item[Out_co]]:
+        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        return map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+        )
 
 
 async def map_rows(

@@ -355,10 +355,11 @@ def _ordered(value: object) -> object:
         case set() | frozenset():
             return sorted(digest(one) for one in cast("Set[object]", value))
         case BaseModel():
-            return {name: _ordered(one) for name, one in value}
+            held = {**vars(value), **(value.model_extra or {})}
+            return {name: _ordered(one) for name, one in held.items()}
         case Mapping():
-            held = cast("Mapping[object, object]", value)
-            return {str(name): _ordered(one) for name, one in held.items()}
+            named = cast("Mapping[object, object]", value)
+            return {str(name): _ordered(one) for name, one in named.items()}
         case list() | tuple():
             return [_ordered(one) for one in cast("Sequence[object]", value)]
         case _:

@@ -6,13 +6,13 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import Callable
 from types import UnionType
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, get_args, get_origin
+from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.batch import Item, Malformed, OnError, Row, map_rows
+from moa.batch import Mapped
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
@@ -72,7 +72,7 @@ class Limits(TypedDict, total=False):
     """Seconds for each of its runs; `None`: as long as the run that it is part of has."""
 
 
-class TypedNode(ABC, Generic[In, Out]):
+class TypedNode(ABC, Mapped[In, Out]):
     """A node that checks what it is given, and runs in a nested context of its own.
 
     `input_type` and `output_type` are read from the type arguments of the class, so that graphs
@@ -149,26 +149,6 @@ class TypedNode(ABC, Generic[In, Out]):
                 raise
             raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
-
-    def map(
-        self,
-        inputs: Iterable[In | Row | Malformed] | AsyncIterable[In | Row | Malformed],
-        context: RunContext | None = None,
-        /,
-        *,
-        max_concurrency: int = 8,
-        on_error: OnError = "return",
-        ordered: bool = False,
-    ) -> AsyncGenerator[Item[Out]]:
-        """Answer many requests, or rows of a file, some at a time; see `moa.batch.map_rows`."""
-        return map_rows(
-            self,
-            inputs,
-            context,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=ordered,
-        )
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:

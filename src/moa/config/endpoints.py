@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -19,8 +18,8 @@ from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
-from moa.endpoints import Closing, Endpoint, Prompt, close_all
-from moa.errors import ConfigError, ModelNotFound, OutputError
+from moa.endpoints import Closing, Endpoint, close_all
+from moa.errors import ConfigError, ModelNotFound
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
@@ -151,14 +150,15 @@ class Endpoints(Closing):
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
+        from moa.endpoints.embedded import EmbeddedEndpoint
+
         if self.used:
             import_module("openai")
         if can_detect():
             await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):
-            if self.config.embeds(name) and (asked is None or name in asked):
-                with suppress(OutputError):  # one that thinks first says nothing in one token
-                    await endpoint.complete(Prompt.of("Hello", max_tokens=1), RunContext())
+            if isinstance(endpoint, EmbeddedEndpoint) and (asked is None or name in asked):
+                await endpoint.start(RunContext())
 
     async def close(self) -> None:
         """Close all that was built. Closing twice does nothing.

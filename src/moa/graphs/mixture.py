@@ -393,8 +393,6 @@ def affordable(
     layers: Sequence[Sequence[Call]],
     ending: Sequence[Call],
     context: RunContext,
-    *,
-    min_proposers: int = 2,
 ) -> Share:
     """Find the largest part of a mixture that the budget pays for.
 
@@ -405,11 +403,10 @@ def affordable(
         layers: The calls that each layer still to be run would make.
         ending: The calls at the end, which the aggregator makes.
         context: Holds the budget, and what has been spent of it.
-        min_proposers: Proposers below which a layer is left out; it may have fewer from the start.
     """
     whole = Share(tuple(len(layer) for layer in layers))
     limit = ""
-    for share in _shares(whole, min_proposers):
+    for share in _shares(whole):
         calls = [
             call
             for layer, taken in zip(layers, share.layers, strict=False)
@@ -422,12 +419,12 @@ def affordable(
     return Share((), limit)
 
 
-def _shares(whole: Share, min_proposers: int) -> Iterator[Share]:
-    """All parts, the largest first."""
+def _shares(whole: Share) -> Iterator[Share]:
+    """All parts, the largest first. No layer is cut to one proposer: that is worth nothing."""
     yield whole
     for depth in range(len(whole.layers), 0, -1):
         kept = whole.layers[:depth]
         if depth < len(whole.layers):
             yield Share(kept)
-        for most in range(max(kept) - 1, min_proposers - 1, -1):
+        for most in range(max(kept) - 1, 1, -1):
             yield Share(tuple(min(taken, most) for taken in kept))

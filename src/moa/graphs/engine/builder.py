@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from moa.batch import Mapped
 from moa.context import RunContext
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.handles import (
@@ -350,7 +351,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
-class BuiltGraph(Runs[In_contra, Out_co]):
+class BuiltGraph(Runs[In_contra, Out_co], Mapped[In_contra, Out_co]):
     """What `Graph.build` makes. It holds no state: any number of runs can go on at once."""
 
     def __init__(self, plan: Plan) -> None:

@@ -364,45 +364,34 @@ def _form(kind: object, *, owner: str, kept: bool) -> JsonForm:
     return JsonForm(kind, owner=owner) if known else AsItIs(Any, owner=owner)
 
 
-class JsonInput(EphemeralValue[Any]):
-    """The channel of the request: JSON inside, a value for who reads it."""
+class _JsonTyped:
+    """A channel of LangGraph's: JSON inside, a value for who reads it."""
 
     typ: JsonForm
 
     @property
     def ValueType(self) -> type[Any]:
-        """Type of the request, for LangGraph's own schemas."""
+        """Type of the value, for LangGraph's own schemas."""
         return self.typ.kind
 
-    @property
-    def UpdateType(self) -> type[Any]:
-        """Type of what is written to it."""
-        return self.typ.kind
+    UpdateType = ValueType
+
+    def get(self) -> Any:
+        """Read the value."""
+        return self.typ.load(cast("Any", super()).get())
+
+
+class JsonInput(_JsonTyped, EphemeralValue[Any]):
+    """The channel of the request."""
+
+    typ: JsonForm
 
     def update(self, values: Sequence[Any]) -> bool:
         """Keep the JSON of a request."""
         return super().update([self.typ.admit(value) for value in values])
 
-    def get(self) -> Any:
-        """Read the request."""
-        return self.typ.load(super().get())
 
-
-class JsonOutput(LastValue[Any]):
-    """The channel of the output: JSON inside, a value for who reads it."""
+class JsonOutput(_JsonTyped, LastValue[Any]):
+    """The channel of the output."""
 
     typ: JsonForm
-
-    @property
-    def ValueType(self) -> type[Any]:
-        """Type of the output, for LangGraph's own schemas."""
-        return self.typ.kind
-
-    @property
-    def UpdateType(self) -> type[Any]:
-        """Type of what is written to it."""
-        return self.typ.kind
-
-    def get(self) -> Any:
-        """Read the output."""
-        return self.typ.load(super().get())

@@ -25,8 +25,6 @@ Kind = Literal["input", "node", "function", "match"]
 class Task:
     """A step, with the steps it has to do with as positions in the plan."""
 
-    place: int
-    """Its own position."""
     name: str
     kind: Kind
     work: Callable[..., Any]
@@ -158,7 +156,6 @@ def _task(
         kind, sources = "match", (step.source,)
         cases = {label: places[case] for label, case in step.cases.items()}
     return Task(
-        place=places[step],
         name=step.name,
         kind=kind,
         work=work,

@@ -7,18 +7,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
     AsyncIterator,
     Coroutine,
-    Iterable,
     Sequence,
 )
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
 from moa.graphs.engine.plan import Plan, Task
@@ -409,26 +405,6 @@ class Runs(ABC, Generic[In_contra, Out_co]):
             MoaError: as `run`.
         """
         return streamed(self, request, context)
-
-    def map(
-        self,
-        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
-        context: RunContext | None = None,
-        /,
-        *,
-        max_concurrency: int = 8,
-        on_error: OnError = "return",
-        ordered: bool = False,
-    ) -> AsyncGenerator[Item[Out_co]]:
-        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
-        return map_rows(
-            self,
-            inputs,
-            context,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=ordered,
-        )
 
     def compile(
         self,
