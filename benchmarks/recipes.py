@@ -410,7 +410,9 @@ def main() -> None:
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
     if (args.page or args.items is None) and args.half == "reported":
-        write("recipes", "python benchmarks/recipes.py --data DIR --model FILE...", body)
+        served = any("@" in model for model in args.model)
+        model = f"NAME@URL --concurrency {args.concurrency}" if served else "FILE..."
+        write("recipes", f"python benchmarks/recipes.py --data DIR --model {model}", body)
         keep_measured(list(found.values())[-1])  # of the last model, which is the better one
 
 
