@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from encoder import SETS
 from heads import read
+from kept import Kept
 from moa import Classifier, Endpoint, RunContext
 from moa._async import map_async
 from moa.endpoints import Example
@@ -127,28 +127,24 @@ async def measured(name: str, served: str, data: Path, count: int, concurrency: 
 
 
 async def run(args: argparse.Namespace) -> None:
-    kept: dict[str, list[float]] = {}
-    if args.resume and args.resume.exists():
-        kept = json.loads(args.resume.read_text())
+    kept = Kept(args.resume)
     for served in args.models:
         for name in NAMES:
             model = served.partition("@")[0] if "@" in served else Path(served).stem
             key = f"{model}: {name}"
-            if key not in kept:
-                kept[key] = await measured(name, served, args.data, args.rows, args.concurrency)
-                print(key, kept[key], flush=True)
-                if args.resume:
-                    args.resume.write_text(json.dumps(kept))
+            if key not in kept.found:
+                kept.keep(key, await measured(name, served, args.data, args.rows, args.concurrency))
+                print(key, kept.found[key], flush=True)
     body = TEXT.format(
         rows=args.rows,
         chosen=CHOSEN_ON,
         examples=EXAMPLES,
         shown=SHOWN,
         error=0.5 / args.rows**0.5,
-        tokens=float(np.median([found[-1] for found in kept.values()])),
+        tokens=float(np.median([found[-1] for found in kept.found.values()])),
         rows_of=table(
             ["", *COLUMNS],
-            [[key, *(f"{share:.2f}" for share in found[:-1])] for key, found in kept.items()],
+            [[key, *(f"{share:.2f}" for share in found[:-1])] for key, found in kept.found.items()],
         ),
     )
     print(body)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from encoder import SETS
 from heads import read
+from kept import Kept
 from moa import Classifier, Endpoint, RunContext
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.wrappers import Cached
@@ -99,20 +99,16 @@ async def measured(file: str | None, name: str, data: Path, count: int) -> list[
 
 
 async def run(args: argparse.Namespace) -> None:
-    kept: dict[str, list[float]] = {}
-    if args.resume and args.resume.exists():
-        kept = json.loads(args.resume.read_text())
+    kept = Kept(args.resume)
     rows: list[list[str]] = []
     for file in [None, *args.models]:
         title = "SmolLM2-135M" if file is None else Path(file).stem
         for name in SETS:
             key = f"{title}, {name}, {args.rows}"
-            if key not in kept:
-                kept[key] = await measured(file, name, args.data, args.rows)
-                print(key, kept[key], flush=True)
-                if args.resume:
-                    args.resume.write_text(json.dumps(kept))
-            rows.append([f"{title}: {name}", *(f"{share:.2f}" for share in kept[key])])
+            if key not in kept.found:
+                kept.keep(key, await measured(file, name, args.data, args.rows))
+                print(key, kept.found[key], flush=True)
+            rows.append([f"{title}: {name}", *(f"{share:.2f}" for share in kept.found[key])])
     body = TEXT.format(
         rows=args.rows,
         chosen=CHOSEN_ON,

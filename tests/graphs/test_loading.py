@@ -455,3 +455,13 @@ async def test_what_is_no_guard_is_refused(
     async with written_as(tmp_path, f"[graphs.generator]\nguards = {given}\n") as configured:
         with pytest.raises(error, match=said):
             load_graph("generator", configured)
+
+
+async def test_graphs_that_stand_in_each_other_are_told(tmp_path: Path) -> None:
+    tables = (
+        '[graphs.guarded]\nnode = "shadow"\n'
+        '[graphs.shadow]\ncurrent = "guarded"\ncandidate = "llm"\n'
+    )
+    async with written_as(tmp_path, tables) as configured:
+        with pytest.raises(ConfigError, match="a guarded can't stand in its own guarded"):
+            load_graph("guarded", configured)

@@ -127,22 +127,29 @@ def load_graph(
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
+    return _load(name, endpoints, given, ())
+
+
+def _load(
+    name: str, endpoints: Endpoints, given: Mapping[str, object] | None, around: tuple[str, ...]
+) -> AnyNode:
     own = _own(name)
     if own is not None:
         return _loaded(*own, endpoints)
+    inside = (*around, name)
 
     def other(wanted: str) -> AnyNode:
-        if wanted == name:
-            raise ConfigError(f"graphs.{name}: a {name} can't stand in its own {name}")
-        return load_graph(wanted, endpoints)
+        if wanted in inside:
+            raise ConfigError(f"graphs.{name}: a {wanted} can't stand in its own {wanted}")
+        return _load(wanted, endpoints, None, inside)
 
-    ready, table, around = _configured(name, endpoints, given)
+    ready, table, guards = _configured(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
-    if around is None:
+    if guards is None:
         return node
     context = Table(f"{name}.{_GUARDS}", endpoints, other)
     guarded: type[Guarded[Any, Any]] = Guarded
-    return guarded.from_table({**around, "node": node, "name": node.name}, context)
+    return guarded.from_table({**guards, "node": node, "name": node.name}, context)
 
 
 def files_of(
