@@ -28,7 +28,7 @@ from kept import Kept
 from moa import MoaError, RunContext
 from moa._async import map_async
 from moa.errors import ConfigError
-from moa.evals.comparison import MARGIN
+from moa.evals.comparison import MARGIN, pays
 from moa.evals.metrics import Interval, difference
 from moa.graphs.loading import READY
 from recipes_shared import (
@@ -58,6 +58,7 @@ OUTPUT_WEIGHT = 4
 """How many tokens that are read cost what one costs that is written, about, where both have a
 price."""
 WAYS = ("plain", "graph")
+VERDICTS = {True: "**pays**", False: "doesn't pay", None: "can't be told"}
 MEASURED = Path(__file__).parent.parent / "src/moa/graphs/measured.json"
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
@@ -76,9 +77,9 @@ have the built-in model first. Samples of one prompt are shared between the grap
 An answer that failed counts as 0. The difference is the graph's score less that of the plain call,
 with the interval that holds it at 95 % (each for itself; of so many, one may be off). A graph
 **pays** where it is shown to be better, or where it takes less and is shown to be less than
-{margin} worse; it **doesn't pay** where it is shown to be worse, or where it takes more and is
-shown to be less than {margin} better; else it **can't be told** from these items. What it takes
-are the tokens of the model, where one that is written counts as {weight} that are read. Seconds
+{margin} worse; it **doesn't pay** where it takes more and is not shown to be better; else it
+**can't be told** from these items. `moa compare` rules by the same function. What it takes are the
+tokens of the model, where one that is written counts as {weight} that are read. Seconds
 are for an item, beside the other items that were asked at the same time and whatever else ran on
 the machine. What an agent finds out once about its
 model, before its first decision, is not counted.
@@ -231,7 +232,9 @@ class Found:
 
     @property
     def verdict(self) -> str:
-        return verdict(self.lead, cheaper=self.cost("graph") < self.cost("plain"))
+        """Rule as `moa compare` does."""
+        plain = self.cost("plain")
+        return VERDICTS[pays(self.lead, self.cost("graph") / plain if plain else None)]
 
     def further(self) -> list[list[str]]:
         return [
@@ -242,15 +245,6 @@ class Found:
 
 def _shown(mean: float | None) -> str:
     return "-" if mean is None else f"{mean:.3f}"
-
-
-def verdict(lead: Interval, *, cheaper: bool) -> str:
-    """Say whether a graph pays, by how much better it is than the plain call."""
-    if lead.low > 0 or (cheaper and lead.low > -MARGIN):
-        return "**pays**"
-    if lead.high < 0 or (not cheaper and lead.high < MARGIN):
-        return "doesn't pay"
-    return "can't be told"
 
 
 HEAD = (

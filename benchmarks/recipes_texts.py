@@ -140,6 +140,11 @@ def _likeness(item: Item, answer: Answer) -> Scores:
     return {"ROUGE-L": max(rouge_l(answer["text"], one) for one in item["summaries"])}
 
 
+def _likeness_cut(item: Item, answer: Answer) -> Scores:
+    """Compare what stands within the length that was asked for."""
+    return _likeness(item, {"text": Length(sentences=SENTENCES).cut(answer["text"])})
+
+
 async def _write(models: Models) -> Run:
     node = load_graph("write", models, given={"words": WORDS})
 
@@ -261,6 +266,7 @@ def _talks(data: Path) -> list[Item]:
 async def _chat(models: Models) -> Run:
     given = {
         "store": ":memory:",
+        "slm": "large",  # one model: there is nobody else to take the small talk
         "history_tokens": READ,
         "summary_tokens": SUMMED,
         "reply_tokens": REPLY,
@@ -330,7 +336,7 @@ RECIPES = (
         items=_long,
         graph=_summarize(SENTENCES),
         plain=_first_part,
-        grade=_likeness,
+        grade=_likeness_cut,
     ),
     Recipe(
         name="chat",

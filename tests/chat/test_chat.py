@@ -16,6 +16,7 @@ from moa.agents.filter import Verdict
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.messages import ChatReply, UserMessage
+from moa.chat.summaries import Summariser
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, closed_after
 from moa.errors import (
@@ -225,7 +226,9 @@ async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_
     def slm(text: str) -> Step:
         return "Ann talks." if "<data>" in text else NO
 
-    talk = Chat(slm=SimulatedEndpoint(name="small", rule=slm), llm=second, store=file, **settings)
+    first = SimulatedEndpoint(name="small", rule=slm)
+    summariser = Summariser(first, name="summary")
+    talk = Chat(slm=first, llm=second, store=file, sums_up=summariser, **settings)
     traces = [(await talk.run(UserMessage(text=f"message {i}"))).trace for i in range(4)]
     reply = (await talk.run(UserMessage(text="last"))).output
     kept = await talk.threads.load("default")
@@ -250,7 +253,7 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
 
     second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
     first = SimulatedEndpoint(name="small", rule=slm)
-    settings: Any = {"history_tokens": 60, "keep_turns": 1}
+    settings: Any = {"history_tokens": 60, "keep_turns": 1, "sums_up": Summariser(first)}
     talk = Chat(slm=first, llm=second, store=":memory:", **settings)
     await talk.run(UserMessage(text="message 0"))
     await talk.run(UserMessage(text="message 1"))

@@ -57,6 +57,13 @@ async def test_an_extract_keeps_the_newest_sentences_of_the_user_and_marks_the_g
     ]
 
 
+async def test_what_the_user_stated_is_kept_before_what_they_asked_since() -> None:
+    asked = [turn(i, f"Why is thing {i} so?", "It just is.") for i in range(2, 9)]
+    text = await extracted(turn(1, "My dog is called Biscuit."), *asked, max_tokens=20)
+    assert text.splitlines()[0] == "user: My dog is called Biscuit."
+    assert text.splitlines()[-2:] == ["user: Why is thing 8 so?", LEFT_OUT]
+
+
 async def test_an_extract_of_an_extract_keeps_what_still_fits() -> None:
     first = await extracted(turn(1, "I am Ann."), max_tokens=60)
     text = await extracted(turn(2, "I live in Oslo.", "Nice."), max_tokens=60, before=first)

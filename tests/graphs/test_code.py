@@ -21,7 +21,8 @@ from moa.usage import Budget
 from .nodes import large
 
 FINE = Review(faults=())
-GOOD = "```python\ndef add(a, b):\n    return a + b\n```\n\n```python\nassert add(1, 2) == 3\n```"
+GOOD = "```python\ndef add(a, b):\n    return a + b\n```"
+TESTS = "```python\nassert add(1, 2) == 3\n```"
 BAD = "```python\ndef add(a, b)\n    return a + b\n```"
 
 
@@ -43,7 +44,7 @@ async def test_a_program_takes_one_call_and_is_parsed() -> None:
     assert program.text == "def add(a, b):\n    return a + b"
     assert (program.language, program.parsed_by, program.faults) == ("python", "python", ())
     assert (program.reviewed, program.sandboxed, program.tries) == (False, None, 1)
-    assert program.tests == ""  # nobody asked for them
+    assert program.tests == ""  # nobody would run them
     model.assert_used_up()
 
 
@@ -95,22 +96,36 @@ async def test_faults_that_stay_are_told() -> None:
     assert program.faults == ("it is wrong",)
 
 
-async def test_a_sandbox_runs_the_tests_that_the_writer_wrote_and_their_failure_goes_back() -> None:
+async def test_a_sandbox_runs_tests_of_the_task_and_their_failure_goes_back() -> None:
     failing = SandboxResult(passed=False, output="AssertionError: 4 != 3")
     passing = SandboxResult(passed=True)
     sandbox = Recorder([failing, passing])
-    model = large(GOOD, GOOD)
+    model = large(TESTS, GOOD, GOOD)
     program = (await Code(writer=model, sandbox=sandbox).run("Add.")).output
-    assert "AssertionError: 4 != 3" in model.prompts[1].messages[-1].content
-    assert "tests" in model.prompts[0].messages[0].content
+    assert "AssertionError: 4 != 3" in model.prompts[2].messages[-1].content
     assert (program.sandboxed, program.faults, program.tries) == (passing, (), 2)
     assert program.tests == "assert add(1, 2) == 3"
-    assert sandbox.ran[0] == ("def add(a, b):\n    return a + b", "assert add(1, 2) == 3")
+    assert sandbox.ran == [("def add(a, b):\n    return a + b", "assert add(1, 2) == 3")] * 2
+
+
+async def test_of_what_the_tester_writes_only_tests_are_run() -> None:
+    again = "```python\ndef add(a, b):\n    return 3\n\nassert add(1, 2) == 3\n```"
+    sandbox = Recorder([SandboxResult(passed=True)])
+    program = (await Code(writer=large(again, GOOD), sandbox=sandbox).run("Add.")).output
+    assert program.tests == "assert add(1, 2) == 3"
+
+
+async def test_without_tests_the_program_is_run_alone() -> None:
+    sandbox = Recorder([SandboxResult(passed=True)])
+    model = large(EndpointUnavailable("down", endpoint="large"), GOOD)
+    result = await Code(writer=model, sandbox=sandbox).run("Add.")
+    assert sandbox.ran[0][1] == ""
+    assert "runs without tests" in next(n.text for n in result.trace if n.kind == "degraded")
 
 
 async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> None:
     failing = SandboxResult(passed=False, output="AssertionError")
-    model = large(GOOD, "```python\ndef add(a, b):\n    return 4\n```")
+    model = large(TESTS, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
     graph = Code(writer=model, sandbox=Recorder([failing, failing]), tries=2)
     program = (await graph.run("Add.")).output
     assert "return a + b" in program.text
@@ -119,7 +134,7 @@ async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> N
 
 async def test_what_the_reviewer_rejects_is_not_run() -> None:
     sandbox, reviewer = Recorder([]), large(Review(faults=("it deletes files",)))
-    graph = Code(writer=large(GOOD), reviewer=reviewer, sandbox=sandbox, tries=1)
+    graph = Code(writer=large(TESTS, GOOD), reviewer=reviewer, sandbox=sandbox, tries=1)
     program = (await graph.run("Add.")).output
     assert program.sandboxed is None
     assert sandbox.ran == []
@@ -130,7 +145,8 @@ async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run(
         async def run(self, code: str, tests: str, /) -> SandboxResult:
             raise OSError("no container")
 
-    result = await Code(writer=large(GOOD), reviewer=large(FINE), sandbox=Broken()).run("Add.")
+    graph = Code(writer=large(TESTS, GOOD), reviewer=large(FINE), sandbox=Broken())
+    result = await graph.run("Add.")
     program = result.output
     assert "return a + b" in program.text
     assert (program.sandboxed, program.faults, program.reviewed) == (None, (), True)
@@ -141,7 +157,8 @@ async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run(
 async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run() -> None:
     sandbox = Recorder([])
     reviewer = large(EndpointUnavailable("down", endpoint="large"))
-    result = await Code(writer=large(GOOD), reviewer=reviewer, sandbox=sandbox).run("Add.")
+    graph = Code(writer=large(TESTS, GOOD), reviewer=reviewer, sandbox=sandbox)
+    result = await graph.run("Add.")
     assert "return a + b" in result.output.text
     assert (result.output.reviewed, sandbox.ran) == (False, [])
     assert any(note.kind == "degraded" for note in result.trace)
@@ -149,10 +166,10 @@ async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run(
 
 async def test_of_a_long_output_the_writer_sees_the_end() -> None:
     long = SandboxResult(passed=False, output="x" * 9000 + "the end")
-    model = large(GOOD, GOOD)
+    model = large(TESTS, GOOD, GOOD)
     sandbox = Recorder([long, SandboxResult(passed=True)])
     result = await Code(writer=model, sandbox=sandbox).run("Add.")
-    asked = model.prompts[1].messages[-1].content
+    asked = model.prompts[2].messages[-1].content
     assert "the end" in asked
     assert len(asked) < 6000
     assert any(note.kind == "truncated" for note in result.trace)
@@ -164,7 +181,7 @@ async def test_a_sandbox_that_hangs_ends_with_the_run() -> None:
             await asyncio.Event().wait()
             raise AssertionError("never set")
 
-    graph = Code(writer=large(GOOD), sandbox=Hanging(), timeout_s=1.0)
+    graph = Code(writer=large(TESTS, GOOD), sandbox=Hanging(), timeout_s=1.0)
     program = (await graph.run("Add.")).output
     assert "it had not ended after" in program.faults[0]
 
@@ -260,12 +277,8 @@ def test_what_can_not_be_parsed_is_refused(text: str, fault: str) -> None:
         source_of(text)
 
 
-def test_tests_that_can_not_be_parsed_are_left_out() -> None:
-    assert source_of("```\nx = 1\n```\n```\ny = \n```") == ("x = 1", "python", "")
-
-
 def test_of_other_languages_the_block_is_taken_as_it_is() -> None:
-    assert source_of("Here:\n```rust\nfn main() {}\n```")[:2] == ("fn main() {}", "rust")
+    assert source_of("Here:\n```rust\nfn main() {}\n```") == ("fn main() {}", "rust")
 
 
 def test_a_program_without_a_block_is_taken_where_it_parses() -> None:

@@ -44,14 +44,18 @@ def shop(
     llm: ScriptedEndpoint | SimulatedEndpoint,
     *,
     catalogue: Sequence[Item] = CATALOGUE,
-    slm: SimulatedEndpoint | None = None,
+    scorer: SimulatedEndpoint | None = None,
     encoder: WordEncoder | None = None,
     shown: int = 2,
     least: float = 0.2,
 ) -> Recommend:
-    slm = slm or SimulatedEndpoint(name="small", rule=_suits)
     return Recommend(
-        slm=slm, llm=llm, catalogue=catalogue, encoder=encoder, shown=shown, min_score=least
+        llm=llm,
+        scorer=scorer or SimulatedEndpoint(name="small", rule=_suits),
+        catalogue=catalogue,
+        encoder=encoder,
+        shown=shown,
+        min_score=least,
     )
 
 
@@ -64,6 +68,13 @@ async def test_what_suits_best_is_shown_with_its_reason() -> None:
     assert ids(result) == ["1", "2"]
     assert [each.reason for each in result.output.items] == ["Reason 1.", "Reason 2."]
     assert result.output.text == "- Parka: Reason 1.\n- Windbreaker: Reason 2."
+
+
+async def test_without_a_scorer_items_stand_as_they_were_found_and_take_one_call() -> None:
+    graph = Recommend(llm=large(reasons(1, 2)), catalogue=CATALOGUE, shown=2)
+    result = await graph.run(Interests(text="a warm jacket"))
+    assert ids(result) == ["1", "2"]
+    assert result.usage.calls == 1
 
 
 async def test_what_was_had_is_not_recommended_by_id_or_title() -> None:
@@ -87,7 +98,7 @@ async def test_what_suits_too_little_is_left_out() -> None:
 async def test_items_are_found_by_meaning_where_there_is_an_encoder() -> None:
     words = WordEncoder(name="words", words=("beach", "shoes"))
     alike = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"well": 1.0}})
-    graph = shop(large(reasons(1)), slm=alike, encoder=words, shown=1)
+    graph = shop(large(reasons(1)), scorer=alike, encoder=words, shown=1)
     result = await graph.run(Interests(text="Shoes?"))
     assert ids(result) == ["4"]
 
@@ -148,10 +159,10 @@ async def test_a_model_too_small_to_write_is_not_asked_for_reasons() -> None:
 
 
 async def test_without_scores_items_are_shown_in_the_order_they_were_found() -> None:
-    slm = SimulatedEndpoint(
+    down = SimulatedEndpoint(
         name="small", rule=lambda _: EndpointUnavailable("down", endpoint="small")
     )
-    result = await shop(large(reasons(1, 2)), slm=slm).run(Interests(text="a warm jacket"))
+    result = await shop(large(reasons(1, 2)), scorer=down).run(Interests(text="a warm jacket"))
     assert ids(result)[0] == "1"
     assert [each.score for each in result.output.items] == [None, None]
 

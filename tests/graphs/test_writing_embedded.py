@@ -31,7 +31,7 @@ async def test_items_of_the_catalogue_are_scored(model: EmbeddedEndpoint) -> Non
         Item(id="1", text="A warm jacket."),
         Item(id="2", text="A jacket for rain."),
     ]
-    graph = Recommend(slm=model, llm=model, catalogue=catalogue, min_score=0.0)
+    graph = Recommend(scorer=model, llm=model, catalogue=catalogue, min_score=0.0)
     output = (await graph.run(Interests(text="a jacket", history=("1",)))).output
     assert [each.item.id for each in output.items] == ["2"]
     assert output.items[0].score is not None

@@ -18,7 +18,7 @@ from moa.chat.memory import Memory
 from moa.chat.messages import FILE, THREAD, ChatReply, UserMessage, is_file
 from moa.chat.routing import ChatRouter, Spoken, is_refusal, small_talk
 from moa.chat.speaker import PERSONA, Speaker
-from moa.chat.summaries import Extract, Passage, Summariser
+from moa.chat.summaries import Extract, Passage
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -60,8 +60,8 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """
 
     slm: Small
-    """Sums up, says what is small talk, and answers that. One that writes too badly, as the
-    built-in model does, answers only where there is no large one."""
+    """Says what is small talk, and answers that. One that writes too badly, as the built-in model
+    does, answers only where there is no large one."""
     llm: Large
     """Answers the rest, with what was said: the summary and the last turns."""
     store: Annotated[str | Path | SecretStr | Saver, BeforeValidator(beside_config_file)] = FILE
@@ -87,8 +87,8 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """Judges what the small model wrote. It tries every message then, unless `keeps` says
     otherwise, and what it writes is shown once it is accepted."""
     sums_up: Annotated[Node[Passage, Reply], IN_PYTHON] | None = None
-    """Makes the summaries; `None`: the small model, or where that writes too badly, the user's last
-    sentences."""
+    """Makes the summaries, such as `Summariser(endpoint)`; `None`: they are made of the user's own
+    sentences, without a call."""
     thread_budget: Budget = UNLIMITED
     """Limits on each thread, over all its turns and restarts; `budget` are those on each turn."""
 
@@ -116,7 +116,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         )
         self.threads = Threads(store_of(self.store))
         self.memory = Memory(
-            self.sums_up or _sums_up(self.slm, self.summary_tokens),
+            self.sums_up or Extract(max_tokens=self.summary_tokens),
             history_tokens=self.history_tokens,
             keep_turns=self.keep_turns,
             instead=Extract(max_tokens=self.summary_tokens),
@@ -231,12 +231,6 @@ def _why_alone(slm: Endpoint, llm: Endpoint) -> str:
     if not can_write(slm.model):
         return "the small model writes too badly"
     return ""
-
-
-def _sums_up(slm: Endpoint, tokens: int) -> Node[Passage, Reply]:
-    if not can_write(slm.model):
-        return Extract(max_tokens=tokens)
-    return Summariser(slm, name="summary", max_tokens=tokens)
 
 
 def _same(turn: Turn, request: UserMessage) -> bool:

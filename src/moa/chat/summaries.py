@@ -26,6 +26,8 @@ _INSTRUCTIONS = (
     "Include "
     "what the earlier summary says. Add nothing. Write only the summary."
 )
+_ASKING = ("?", "\uff1f", "\u061f")
+"""Ends of questions, in Chinese and Japanese, and in Arabic, too."""
 _OF_A_REPLY = 1
 """Sentences of a reply that are extracted: it opens with what it answers."""
 
@@ -65,10 +67,11 @@ class Summariser(Agent[Passage, Reply]):
 
 
 class Extract(TypedNode[Passage, Reply]):
-    """Keeps the last sentences word for word, those of the user first. No model is asked.
+    """Keeps sentences word for word: what the user stated, then asked, then the replies' openings.
 
-    For where the small model writes too badly to be trusted with a summary. What is left out is
-    marked.
+    Of each kind the last ones are kept, and what is left out is marked. No model is asked. A
+    summary that a small model writes anew every few turns loses names and numbers, and may add
+    some; these are in the user's own words.
 
     Args:
         max_tokens: Maximum number of tokens, by `approximate_tokens`, without the marks.
@@ -87,7 +90,7 @@ class Extract(TypedNode[Passage, Reply]):
         """Pick the newest sentences that fit, and give them in the order they were said."""
         del context
         lines = [*_kept_before(request.before), *_lines(request.turns)]
-        newest = sorted(range(len(lines)), key=lambda i: (lines[i].startswith("user:"), i))
+        newest = sorted(range(len(lines)), key=lambda i: (_worth(lines[i]), i))
         kept: set[int] = set()
         left = self.max_tokens
         for place in reversed(newest):
@@ -100,6 +103,13 @@ class Extract(TypedNode[Passage, Reply]):
         if not kept:
             return Reply(text=f"{LEFT_OUT} {_tail(lines[newest[-1]], self.max_tokens)}")
         return Reply(text="\n".join(_marked(lines, kept)))
+
+
+def _worth(line: str) -> int:
+    """Rank a line: what the user states of the matter is what later turns rest on."""
+    if not line.startswith("user:"):
+        return 0
+    return 1 if line.endswith(_ASKING) else 2
 
 
 def _kept_before(before: str | None) -> list[str]:

@@ -290,28 +290,41 @@ def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
     return design.llm_calls / other.llm_calls if unpriced and other.llm_calls else None
 
 
+def pays(lead: Interval, ratio: float | None) -> bool | None:
+    """Say whether a design pays beside another one: what costs more has to be shown to be better.
+
+    Args:
+        lead: How much better it is, with its interval.
+        ratio: Its cost as a multiple of the other's; `None` where that isn't known.
+
+    Returns:
+        Whether it pays; `None` where that rests on what a loss is worth, or can't be told yet.
+    """
+    saves = ratio is not None and ratio < 1.0
+    if lead.low > 0.0 or (saves and lead.low > -MARGIN and lead.high >= 0.0):
+        return True
+    return None if saves else False
+
+
 def _beside(lead: Interval, design: DesignReport, reference: DesignReport) -> Ruling:
     name, apart, cost = reference.name, _signed(lead), _cost(design, reference)
-    ratio = cost_ratio(design, reference)
-    saves = ratio is not None and ratio < 1.0
+    found = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
-        return Ruling(True, f"pays: better than {name} by {apart}, {cost}")
-    if lead.high < 0.0:
+        said = f"pays: better than {name} by {apart}, {cost}"
+    elif lead.high < 0.0:
         worse = f"worse than {name} by {apart}, {cost}"
-        if saves:
-            return Ruling(None, f"{worse}: pays only if that loss is fine")
-        return Ruling(False, f"doesn't pay: {worse}")
-    if not saves:
-        return Ruling(False, f"doesn't pay: not shown to be better than {name} ({apart}), {cost}")
-    if lead.low > -MARGIN:
-        return Ruling(
-            True, f"pays: less than {MARGIN} worse than {name}, if at all ({apart}), {cost}"
+        fine = f"{worse}: pays only if that loss is fine"
+        said = f"doesn't pay: {worse}" if found is False else fine
+    elif found is False:
+        said = f"doesn't pay: not shown to be better than {name} ({apart}), {cost}"
+    elif found:
+        said = f"pays: less than {MARGIN} worse than {name}, if at all ({apart}), {cost}"
+    else:
+        said = (
+            f"not shown to pay: these cases don't exclude that it is {-lead.low:.3f} worse than "
+            f"{name} ({apart}), and less than {MARGIN} is wanted, {cost}"
         )
-    return Ruling(
-        None,
-        f"not shown to pay: these cases don't exclude that it is {-lead.low:.3f} worse than "
-        f"{name} ({apart}), and less than {MARGIN} is wanted, {cost}",
-    )
+    return Ruling(found, said)
 
 
 def _cost(design: DesignReport, reference: DesignReport) -> str:

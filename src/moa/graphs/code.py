@@ -1,7 +1,8 @@
 """Code: writes a program, parses it, and mends what is found. It is run in a given sandbox alone.
 
 What a sandbox or a reviewer finds goes back to the writer, as in Chen et al. 2023, "Teaching large
-language models to self-debug", arXiv:2304.05128.
+language models to self-debug", arXiv:2304.05128. Tests are written from the task alone, as in Chen
+et al. 2022, "CodeT: code generation with generated tests", arXiv:2207.10397.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.errors import ConfigError, MoaError, NodeError
+from moa.graphs.fallbacks import RECOVERABLE, recoverable
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
@@ -40,10 +42,6 @@ _PARSERS: dict[str, Parser] = {
     "json": "json",
     "toml": "toml",
 }
-_TESTS = (
-    " Then write a second block with three short tests of it: plain assert statements, which run "
-    "in the same file, and whose results you are sure of."
-)
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
 _LINE = 120
@@ -80,8 +78,6 @@ class Source(NamedTuple):
     code: str
     language: str
     """As the block names it, such as `python`; `python` where it names none."""
-    tests: str
-    """What stands in the blocks below it; empty where there are none that can be parsed."""
 
 
 class Program(Reply):
@@ -109,7 +105,7 @@ class Draft(BaseModel):
 
     task: str
     source: str = ""
-    """The program, and below it its tests; empty where none was written yet."""
+    """The program; empty where none was written yet."""
     faults: tuple[str, ...] = ()
     """What is wrong with it."""
 
@@ -137,9 +133,8 @@ class Coder(Agent[Draft, Reply]):
     instructions = (
         "You are a careful programmer. Write the program that is asked for, with the names and the "
         "arguments that are given, and think of the edge cases. Write Python unless another "
-        "language is asked for. If a draft is given, fix what is wrong with it and keep the rest. "
-        "Answer with one fenced code block that holds the program and what it imports, and nothing "
-        "else."
+        "language is asked for. Answer with one fenced code block that holds the program and what "
+        "it imports, and nothing else."
     )
 
     def prompt(self, request: Draft) -> str:
@@ -148,10 +143,33 @@ class Coder(Agent[Draft, Reply]):
             return request.task
         faults = "\n".join(f"- {fault}" for fault in request.faults)
         draft = f"Your draft:\n{request.source}\n\nWhat is wrong with it:\n{faults}"
-        return f"{request.task}\n\n{draft}"
+        return f"{request.task}\n\n{draft}\n\nFix what is wrong, and keep the rest."
 
     def check(self, request: Draft, output: Reply) -> None:
         """Parse it."""
+        del request
+        source_of(output.text)
+
+
+class Tester(Agent[Draft, Reply]):
+    """Writes tests from the task alone, so that they can't repeat the faults of a program."""
+
+    tag = ""
+    instructions = (
+        "You are a careful tester. You write tests of what a programmer was asked for: plain "
+        "assert statements, which run in the same file, below the program, and whose results you "
+        "are sure of."
+    )
+
+    def prompt(self, request: Draft) -> str:
+        """Show the task; what is wanted stands last, or a small model does the task."""
+        return (
+            f"A programmer was asked:\n{request.task}\n\nWrite three tests of what comes of it, "
+            "one assert statement a line, in one fenced block. Do not write the program itself."
+        )
+
+    def check(self, request: Draft, output: Reply) -> None:
+        """Parse them."""
         del request
         source_of(output.text)
 
@@ -162,7 +180,7 @@ class Reviewer(Agent[Draft, Review]):
     tag = ""
     instructions = (
         "You review programs. List the bugs that make this program fail its task: wrong results, "
-        "missing cases, security holes, tests that check nothing. Ignore matters of taste. If you "
+        "missing cases, security holes. Ignore matters of taste. If you "
         "find no bug, give an empty list."
     )
 
@@ -184,10 +202,10 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     """Writes a program, parses it, and mends what a reviewer and a sandbox find.
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
-    executed unless a sandbox is given; then the writer also writes tests, a program that passed
-    review runs there with them, and what fails goes back as well. Where no try is without fault
-    the first program is given, with its `faults`; a program is given too where the reviewer or the
-    sandbox itself fails, which the trace says.
+    executed unless a sandbox is given; then tests are written too, from the task alone, a program
+    that passed review runs there with them, and what fails goes back as well. Where no try is
+    without fault the first program is given, with its `faults`; a program is given too where the
+    tests can't be written, or the reviewer or the sandbox itself fails, which the trace says.
 
     Raises:
         CapabilityError: an endpoint can't complete.
@@ -211,10 +229,14 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Make the agents."""
         self.coder = Coder(
             self.writer,
-            instructions=Coder.instructions + (_TESTS if self.sandbox else ""),
             name="writer",
             repairs=self.repairs,
             max_tokens=self.max_tokens,
+        )
+        self.tester = (
+            None
+            if self.sandbox is None
+            else Tester(self.writer, name="tests", repairs=self.repairs, max_tokens=self.max_tokens)
         )
         self.critic = (
             None if self.reviewer is None else Reviewer(self.reviewer, max_tokens=self.max_tokens)
@@ -224,13 +246,14 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write, review, run, and mend what is found."""
         hidden = quiet(context)  # what may be rejected: nobody could take it back
         task = text_of(request)
-        first = last = await self._tried(Draft(task=task), hidden)
+        tests = await self._tests(task, hidden)
+        first = last = await self._tried(Draft(task=task), tests, hidden)
         tries = 1
         while last.faults and tries < self.tries:
             context.note("refused", f"try {tries}: {'; '.join(last.faults)}")
             again = Draft(task=task, source=last.reply, faults=last.faults)
             try:
-                last = await self._tried(again, hidden)
+                last = await self._tried(again, tests, hidden)
             except MoaError as error:
                 context.note("degraded", f"no try after {tries}: {error}")
                 break
@@ -242,7 +265,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         return Program(
             text=source.code,
             language=source.language,
-            tests=source.tests if self.sandbox else "",
+            tests=tests,
             parsed_by=parser_of(source.language),
             faults=best.faults,
             reviewed=best.reviewed,
@@ -250,14 +273,25 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             tries=tries,
         )
 
-    async def _tried(self, draft: Draft, hidden: RunContext) -> _Written:
+    async def _tests(self, task: str, hidden: RunContext) -> str:
+        """Write the tests; none where nothing is run, or where that fails."""
+        if self.tester is None:
+            return ""
+        try:
+            found = source_of((await self.tester.run(Draft(task=task), hidden)).output.text)
+        except RECOVERABLE as error:
+            recoverable(error)
+            hidden.note("degraded", f"the program runs without tests: {error}")
+            return ""
+        return found.code if parser_of(found.language) != "python" else _asserts(found.code)
+
+    async def _tried(self, draft: Draft, tests: str, hidden: RunContext) -> _Written:
         reply = (await self.coder.run(draft, hidden)).output.text
         source = source_of(reply)
-        whole = "\n\n".join(filter(None, (source.code, source.tests)))
         written = _Written(reply, source)
         if self.critic is not None:
             try:
-                given = Draft(task=draft.task, source=whole)
+                given = Draft(task=draft.task, source=source.code)
                 faults = (await self.critic.run(given, hidden)).output.faults
             except MoaError as error:
                 if draft.source or isinstance(error, ConfigError):
@@ -268,7 +302,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         if written.faults or self.sandbox is None:
             return written
         try:
-            done = await _run(self.sandbox, source, hidden)
+            done = await _run(self.sandbox, source.code, tests, hidden)
         except NodeError as error:
             hidden.note("degraded", f"the program is not run: {error}")
             return written
@@ -277,14 +311,17 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def sketch(self, sketch: Sketch) -> None:
         """One try: the program is written, reviewed, and run."""
-        boxes = [sketch.box(self.coder)]
+        coder = sketch.box(self.coder)
+        boxes = [coder]
+        if self.tester is not None:
+            boxes.insert(0, sketch.box(self.tester))
         if self.critic is not None:
             boxes.append(sketch.box(self.critic))
         if self.sandbox is not None:
             boxes.append(sketch.box(label="sandbox"))
         sketch.arrow(sketch.input, *boxes, sketch.output)
-        if boxes[1:]:
-            sketch.arrow(boxes[-1], boxes[0], label="faults")
+        if boxes[-1] is not coder:
+            sketch.arrow(boxes[-1], coder, label="faults")
 
 
 def parser_of(language: str) -> Parser | None:
@@ -293,11 +330,11 @@ def parser_of(language: str) -> Parser | None:
 
 
 def source_of(text: str) -> Source:
-    """Take the program and its tests out of a reply, and parse them.
+    """Take the program out of a reply, and parse it.
 
     Args:
-        text: The reply: a fenced block that names its language, and perhaps others with the tests.
-            Without a block it is a program in Python, where it can be parsed.
+        text: The reply: the first fenced block, which names its language. Without a block it is a
+            program in Python, where it can be parsed.
 
     Raises:
         ValueError: there is no block, it can't be parsed, or it is a value and no program; the
@@ -306,26 +343,30 @@ def source_of(text: str) -> Source:
     blocks = [
         (found["language"].strip(), found["code"].strip("\n")) for found in _FENCE.finditer(text)
     ]
-    (named, code), *rest = blocks or [("", text.strip())]
-    tests = "\n\n".join(block for _, block in rest)
+    named, code = (blocks or [("", text.strip())])[0]
     language = named.split()[0] if named else "python"
     parser = parser_of(language)
     if not code.strip():
         raise ValueError("the block is empty")
     if parser is not None:
         try:
-            _parse(code, parser, "the program")
+            _parse(code, parser)
         except ValueError as error:
             missing = "" if blocks else "there is no fenced block, and "
             raise ValueError(f"{missing}{error}") from error
-        try:
-            _parse(tests, parser, "the tests")
-        except ValueError:
-            tests = ""  # the program is what was asked for
-    return Source(code, language, tests)
+    return Source(code, language)
 
 
-def _parse(source: str, parser: Parser, what: str) -> None:
+def _asserts(source: str) -> str:
+    """Keep what tests: with the tests a model may write the program once more."""
+    return "\n".join(
+        ast.unparse(each)
+        for each in ast.parse(source).body
+        if isinstance(each, ast.Assert | ast.Import | ast.ImportFrom)
+    )
+
+
+def _parse(source: str, parser: Parser) -> None:
     parse: dict[Parser, Callable[[str], object]] = {
         # For the line of an error, CPython opens the file of this name: there is none.
         "python": partial(ast.parse, filename=""),
@@ -341,9 +382,11 @@ def _parse(source: str, parser: Parser, what: str) -> None:
     except SyntaxError as error:
         shown = (error.text or "").strip()[:_LINE]
         where = f"line {error.lineno}" if error.lineno else "somewhere"
-        raise ValueError(f"{what} is no valid {parser}: {error.msg}, {where}: {shown!r}") from error
+        raise ValueError(
+            f"the program is no valid {parser}: {error.msg}, {where}: {shown!r}"
+        ) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{what} is no valid {parser}: {error}") from error
+        raise ValueError(f"the program is no valid {parser}: {error}") from error
 
 
 def _is_value(program: ast.Module) -> bool:
@@ -355,7 +398,7 @@ def _is_value(program: ast.Module) -> bool:
             return False
 
 
-async def _run(sandbox: Sandbox, source: Source, context: RunContext) -> SandboxResult:
+async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> SandboxResult:
     """Run a program until the run's time is up, which is a failure of the program.
 
     Raises:
@@ -365,7 +408,7 @@ async def _run(sandbox: Sandbox, source: Source, context: RunContext) -> Sandbox
     timer = asyncio.timeout(limit_s)
     try:
         async with timer:
-            return await sandbox.run(source.code, source.tests)
+            return await sandbox.run(code, tests)
     except Exception as error:  # whatever it is, it is the sandbox's, and no program's fault
         if timer.expired():
             return SandboxResult(passed=False, output=f"it had not ended after {limit_s:.1f} s")

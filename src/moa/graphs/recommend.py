@@ -1,4 +1,4 @@
-"""Recommend: what of a catalogue may suit somebody, scored by a small model, with reasons.
+"""Recommend: what of a catalogue may suit somebody, found by meaning and by words, with reasons.
 
 Retrieval that gives candidates, and a model that ranks the few, is the two-stage design of
 Covington et al. 2016, "Deep neural networks for YouTube recommendations", RecSys.
@@ -104,18 +104,16 @@ class Recommendations(Reply):
 
 
 class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
-    """Finds what of a catalogue may suit somebody, scores it, and says why for the few it shows.
+    """Finds what of a catalogue may suit somebody, and says why for the few it shows.
 
     What it gives is in the catalogue, and not in the history.
 
     Raises:
-        CapabilityError: `slm` can't decide, `llm` can't complete, or the encoder can't embed.
+        CapabilityError: `scorer` can't decide, `llm` can't complete, or the encoder can't embed.
         ConfigError: two items have the same id, a file is no catalogue, or more are shown than
             there are candidates.
     """
 
-    slm: Small
-    """Scores the candidates."""
     llm: Large
     """Writes the reasons."""
     catalogue: Sequence[Item] | Annotated[str | Path, FromFile()]
@@ -125,12 +123,15 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
     words alone, in a table by the built-in one, where it is installed."""
+    scorer: Small | None = None
+    """Scores the candidates, and so ranks them anew, with a call each; `None`: they stand as the
+    search ranked them. A model of 1.5B ranked worse than the search did (see Benchmarks)."""
     candidates: int = Field(default=20, ge=1)
-    """Maximum number of items that the small model scores."""
+    """Maximum number of items that are scored."""
     shown: int = Field(default=3, ge=1)
     """Maximum number of items that are given."""
     min_score: float = Field(default=0.34, ge=0, le=1)
-    """Score under which an item is left out."""
+    """Score under which an item is left out, where a model scores."""
 
     @classmethod
     def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
@@ -158,7 +159,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             )
         if self.encoder is not None:
             require(self.encoder, "embed", agent=self.name)
-        self.scorer = Decider(self.slm, Suits, name="score")
+        self.judge = None if self.scorer is None else Decider(self.scorer, Suits, name="score")
         self.writer = Writer(self.llm, name="writer", max_tokens=1024)
         self._passages = [
             Passage(document=item.id, title=item.title or "", text=str(item)) for item in rows
@@ -172,7 +173,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         )
 
     async def answer(self, request: Interests, context: RunContext) -> Recommendations:
-        """Find candidates, score them, and write the reasons.
+        """Find candidates, score them where a model is given for it, and write the reasons.
 
         Raises:
             ConfigError: the catalogue is empty.
@@ -180,12 +181,15 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         if not self.items:
             raise ConfigError("the catalogue is empty: name a file of items")
         shelf = await told("candidates", self._candidates(request, context), context)
-        shelf = await told("scores", self._scored(shelf, context), context)
+        if self.judge is not None:
+            shelf = await told("scores", self._scored(shelf, self.judge, context), context)
         return _listed(await told("reasons", self._with_reasons(shelf, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
         """The search, the scores, and the reasons."""
-        boxes = [sketch.box(label="candidates"), sketch.box(self.scorer, "score of each")]
+        boxes = [sketch.box(label="candidates")]
+        if self.judge is not None:
+            boxes.append(sketch.box(self.judge, "score of each"))
         if can_write(self.llm.model):
             boxes.append(sketch.box(self.writer, "reasons"))
         sketch.arrow(sketch.input, *boxes, sketch.output)
@@ -208,7 +212,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         items = [self.items[each.document] for each in found if each.document not in theirs]
         if not items:
             context.note("skipped", "nothing in the catalogue is near to what is wanted")
-        shown = tuple(Recommended(item=item) for item in items[: self.candidates])
+        most = self.shown if self.judge is None else self.candidates
+        shown = tuple(Recommended(item=item) for item in items[:most])
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _had(self, request: Interests, context: RunContext) -> list[Item]:
@@ -256,7 +261,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
                 self._by_meaning = Dense(self._passages, self._vectors, self.encoder)
             return self._by_meaning
 
-    async def _scored(self, shelf: Shelf, context: RunContext) -> Shelf:
+    async def _scored(self, shelf: Shelf, judge: Decider[Suits], context: RunContext) -> Shelf:
         """Score all, and leave out what suits too little; what can't be scored stands behind."""
         about = shelf.about()
         if not about:
@@ -265,7 +270,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         async def scored(each: Recommended) -> Recommended:
             try:
                 text = f"The person:\n{about}\n\nThe item:\n{each.item}"
-                value = (await self.scorer.run(text, context)).output.suits.value
+                value = (await judge.run(text, context)).output.suits.value
             except (*RECOVERABLE, Unanswered) as error:
                 context.note("failed", f"no score for {each.item.id!r}: {error}")
                 return each
