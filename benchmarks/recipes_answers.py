@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from moa import Classifier, Extractor, Generator
+from moa._async import map_async
 from moa.config import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
@@ -53,8 +54,10 @@ _FIELDS = (
     "is null. Answer with one JSON object of exactly these fields, and nothing else:\n"
 )
 _LABEL = "Which of these is the customer's message about?\n{labels}\nAnswer with the label alone."
-FIT_ON = 120
+FIT_ON = 400
 """Rows that a router is fitted on; none of them is an item."""
+AT_ONCE = 8
+"""Rows that are decided at a time for that."""
 SURE = 0.8
 """Confidence from which on the cascade accepts what the built-in model decides. It promises
 nothing, as it was fitted to nothing."""
@@ -232,18 +235,17 @@ async def _routed(models: Models) -> Run:
         InputError: the rows don't tell where the model gains; then nothing is routed.
     """
     small, large = await _classifiers(models)
-    key = f"{models.llm.model}|routed|fitted on"
-    found: list[list[bool]] = list(models.kept.found.get(key, []))
-    rows = _messages(models.data)[-FIT_ON:]
-    for row in rows[len(found) :]:
-        answers = [(await one.run(row["text"])).output.label for one in (small, large)]
-        found.append([answer == row["label"] for answer in answers])
-        models.kept.keep(key, found)
-    recorded = [
-        Recorded(Case(row["text"]), weak_correct=weak, strong_correct=strong)
-        for row, (weak, strong) in zip(rows, found, strict=True)
-    ]
-    return _decides(Routed(models=[small, large], router=fit_router(recorded)))
+
+    async def recorded(row: Item) -> Recorded:
+        key = f"{models.llm.model}|fitted on|{row['id']}"
+        if key not in models.kept.found:
+            answers = [(await one.run(row["text"])).output.label for one in (small, large)]
+            models.kept.keep(key, [answer == row["label"] for answer in answers])
+        weak, strong = models.kept.found[key]
+        return Recorded(Case(row["text"]), weak_correct=weak, strong_correct=strong)
+
+    rows = await map_async(recorded, _messages(models.data)[-FIT_ON:], max_concurrency=AT_ONCE)
+    return _decides(Routed(models=[small, large], router=fit_router(rows)))
 
 
 async def _label(models: Models, item: Item, ask: Plain) -> Answer:
