@@ -132,6 +132,19 @@ async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> N
     assert program.faults == ("it failed when it was run: AssertionError",)
 
 
+async def test_a_later_program_is_given_where_it_passes_more_tests() -> None:
+    failing, passing = (
+        SandboxResult(passed=False, output="AssertionError"),
+        SandboxResult(passed=True),
+    )
+    tests = "```python\nassert add(1, 2) == 3\nassert add(1, 2) == 4\n```"
+    model = large(tests, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
+    sandbox = Recorder([failing, failing, failing, passing])
+    program = (await Code(writer=model, sandbox=sandbox, tries=2).run("Add.")).output
+    assert "return 4" in program.text
+    assert program.faults == ("it failed when it was run: AssertionError",)
+
+
 async def test_what_the_reviewer_rejects_is_not_run() -> None:
     sandbox, reviewer = Recorder([]), large(Review(faults=("it deletes files",)))
     graph = Code(writer=large(TESTS, GOOD), reviewer=reviewer, sandbox=sandbox, tries=1)

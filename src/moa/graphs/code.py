@@ -13,8 +13,8 @@ import json
 import re
 import tomllib
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -44,6 +44,8 @@ _PARSERS: dict[str, Parser] = {
 }
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
+_MAX_TESTS = 5
+_NOT_RUN = _MAX_TESTS + 1
 _LINE = 120
 """Characters of a line with an error that are shown."""
 
@@ -63,7 +65,7 @@ class Sandbox(Protocol):
     """Runs a program somewhere it can do no harm. What is safe is for whoever gives it to say."""
 
     async def run(self, code: str, tests: str, /) -> SandboxResult:
-        """Run a program and its tests.
+        """Run a program and a test of it.
 
         Args:
             code: The program.
@@ -85,7 +87,7 @@ class Program(Reply):
 
     language: str
     tests: str
-    """Source of its tests; written where a sandbox runs them, else empty."""
+    """Its tests, one a line; written where a sandbox runs them, else empty."""
     parsed_by: Parser | None
     """What found it to be valid; `None`: nothing here parses its language."""
     faults: tuple[str, ...]
@@ -93,7 +95,8 @@ class Program(Reply):
     reviewed: bool
     """Whether a reviewer read it; if not, nothing is known of its faults."""
     sandboxed: SandboxResult | None
-    """What came of running it; `None`: nothing was executed."""
+    """What came of the first test that it failed, or that it passed all; `None`: nothing was
+    executed."""
     tries: int
     """Times it was written."""
 
@@ -196,6 +199,8 @@ class _Written:
     faults: tuple[str, ...] = ()
     reviewed: bool = False
     sandboxed: SandboxResult | None = None
+    failed: int = 0
+    """Tests that failed; where it was not run for its faults, more than there can be."""
 
 
 class Code(Recipe[str | BaseModel, Program], recipe="code"):
@@ -203,9 +208,10 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then tests are written too, from the task alone, a program
-    that passed review runs there with them, and what fails goes back as well. Where no try is
-    without fault the first program is given, with its `faults`; a program is given too where the
-    tests can't be written, or the reviewer or the sandbox itself fails, which the trace says.
+    that passed review runs there with each of them, and what fails goes back as well. Where no try
+    is without fault, the first of those that pass the most tests is given, with its `faults`; a
+    program is given too where the tests can't be written, or the reviewer or the sandbox itself
+    fails, which the trace says.
 
     Raises:
         CapabilityError: an endpoint can't complete.
@@ -247,45 +253,42 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         hidden = quiet(context)  # what may be rejected: nobody could take it back
         task = text_of(request)
         tests = await self._tests(task, hidden)
-        first = last = await self._tried(Draft(task=task), tests, hidden)
-        tries = 1
-        while last.faults and tries < self.tries:
-            context.note("refused", f"try {tries}: {'; '.join(last.faults)}")
+        written = [await self._tried(Draft(task=task), tests, hidden)]
+        while (last := written[-1]).faults and len(written) < self.tries:
+            context.note("refused", f"try {len(written)}: {'; '.join(last.faults)}")
             again = Draft(task=task, source=last.reply, faults=last.faults)
             try:
-                last = await self._tried(again, tests, hidden)
+                written.append(await self._tried(again, tests, hidden))
             except MoaError as error:
-                context.note("degraded", f"no try after {tries}: {error}")
+                context.note("degraded", f"no try after {len(written)}: {error}")
                 break
-            tries += 1
-        # Where none is without fault, the tests are as likely to be wrong as the program, and one
-        # that was bent to wrong tests is worse than the first.
-        best = first if last.faults else last
+        # Tests are often wrong too: a later program has to pass more of them to be believed.
+        best = min(written, key=lambda each: each.failed)
         source = best.source
         return Program(
             text=source.code,
             language=source.language,
-            tests=tests,
+            tests="\n".join(tests),
             parsed_by=parser_of(source.language),
             faults=best.faults,
             reviewed=best.reviewed,
             sandboxed=best.sandboxed,
-            tries=tries,
+            tries=len(written),
         )
 
-    async def _tests(self, task: str, hidden: RunContext) -> str:
+    async def _tests(self, task: str, hidden: RunContext) -> Sequence[str]:
         """Write the tests; none where nothing is run, or where that fails."""
         if self.tester is None:
-            return ""
+            return ()
         try:
             found = source_of((await self.tester.run(Draft(task=task), hidden)).output.text)
         except RECOVERABLE as error:
             recoverable(error)
             hidden.note("degraded", f"the program runs without tests: {error}")
-            return ""
-        return found.code if parser_of(found.language) != "python" else _asserts(found.code)
+            return ()
+        return _asserts(found.code) if parser_of(found.language) == "python" else (found.code,)
 
-    async def _tried(self, draft: Draft, tests: str, hidden: RunContext) -> _Written:
+    async def _tried(self, draft: Draft, tests: Sequence[str], hidden: RunContext) -> _Written:
         reply = (await self.coder.run(draft, hidden)).output.text
         source = source_of(reply)
         written = _Written(reply, source)
@@ -298,16 +301,20 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
                     raise
                 hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
                 return written
-            written = _Written(reply, source, faults, reviewed=True)
+            failed = _NOT_RUN if faults else 0
+            written = _Written(reply, source, faults, reviewed=True, failed=failed)
         if written.faults or self.sandbox is None:
             return written
         try:
-            done = await _run(self.sandbox, source.code, tests, hidden)
+            done = [await _run(self.sandbox, source.code, test, hidden) for test in tests or ("",)]
         except NodeError as error:
             hidden.note("degraded", f"the program is not run: {error}")
             return written
-        failed = () if done.passed else (f"it failed when it was run: {_end(done.output, hidden)}",)
-        return _Written(reply, source, failed, written.reviewed, done)
+        failed = [one for one in done if not one.passed]
+        if not failed:
+            return replace(written, sandboxed=SandboxResult(passed=True))
+        fault = f"it failed when it was run: {_end(failed[0].output, hidden)}"
+        return replace(written, faults=(fault,), sandboxed=failed[0], failed=len(failed))
 
     def sketch(self, sketch: Sketch) -> None:
         """One try: the program is written, reviewed, and run."""
@@ -357,13 +364,10 @@ def source_of(text: str) -> Source:
     return Source(code, language)
 
 
-def _asserts(source: str) -> str:
+def _asserts(source: str) -> Sequence[str]:
     """Keep what tests: with the tests a model may write the program once more."""
-    return "\n".join(
-        ast.unparse(each)
-        for each in ast.parse(source).body
-        if isinstance(each, ast.Assert | ast.Import | ast.ImportFrom)
-    )
+    lines = ast.parse(source).body
+    return [ast.unparse(each) for each in lines if isinstance(each, ast.Assert)][:_MAX_TESTS]
 
 
 def _parse(source: str, parser: Parser) -> None:
