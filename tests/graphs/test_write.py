@@ -65,13 +65,30 @@ async def test_a_short_text_takes_one_call() -> None:
     assert result.usage.calls == 1
 
 
-async def test_of_two_short_texts_the_one_nearer_to_the_length_is_kept() -> None:
-    right, long = "# W\n\n## A\n\nThey hum low.", "# W\n\n## A\n\n" + "They hum. " * 9
-    for drafts in ([long, right], [long, long + long]):
+async def test_of_two_drafts_that_are_too_short_the_longer_one_is_kept() -> None:
+    short, right = "# W\n\n## A\n\nThey hum.", "# W\n\n## A\n\nThey hum low and far away at night."
+    for drafts in ([short, right], [right, short]):
         llm = ScriptedEndpoint(drafts, name="large", tier="llm")
-        result = await Write(llm=llm, words=3).run(TASK)
-        assert result.output.text == (right if right in drafts else long.strip())
-        assert "about 3 are asked for" in notes(result, "repaired")[0]
+        result = await Write(llm=llm, words=8 if drafts[0] == short else 20).run(TASK)
+        assert result.output.text == right
+        assert "are asked for" in notes(result, "repaired")[0]
+
+
+async def test_a_short_text_that_is_too_long_is_cut_where_its_longest_sections_end() -> None:
+    text = "# W\n\n## A\n\nThey hum. They sing. They call.\n\n## B\n\nThey dive."
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    result = await Write(llm=llm, words=6).run(TASK)
+    assert result.output.text == "# W\n\n## A\n\nThey hum. They sing.\n\n## B\n\nThey dive."
+    assert result.usage.calls == 1
+
+
+async def test_what_a_text_says_twice_is_taken_out() -> None:
+    twice = "Whales sing for company over hundreds of miles."
+    text = f"# W\n\n## A\n\n{twice} They dive.\n\n## B\n\nThey rest. {twice}"
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    result = await Write(llm=llm, words=12).run(TASK)
+    assert result.output.text == f"# W\n\n## A\n\n{twice} They dive.\n\n## B\n\nThey rest."
+    assert notes(result, "dropped") == ["sentences that said again what was said: 1"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
+from moa.documents.retrieval import words
+from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.errors import MoaError
 from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
@@ -30,6 +32,8 @@ WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
 topics that were tried with a model of 1.5B they met less of the task."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
+_FEW, _SAME = 5, 0.8
+"""Different words from which on a sentence can repeat another, and the share of them in both."""
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
@@ -144,7 +148,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         planned = Planned(assignment=request, outline=outline)
         sections = await told("sections", self._sections(planned, context, silent), context)
         agreeing = self._agreeing(planned, sections, context)
-        return _put_together(outline.title, await told("consistency", agreeing, context))
+        agreed = await told("consistency", agreeing, context)
+        return _put_together(outline.title, _said_once(agreed, context))
 
     def sketch(self, sketch: Sketch) -> None:
         """One writer; or the outline, the sections, and what makes them agree."""
@@ -162,29 +167,48 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     async def _in_one(
         self, request: Assignment, context: RunContext, silent: RunContext
     ) -> Article:
-        """Write, and anew once; of two drafts the one that is nearer to the length is kept."""
+        """Write, and cut what is too much; what is too short is written anew once.
+
+        Of two drafts the one that is nearer to the length is kept.
+        """
         note_drafts(context, [self.llm])
         text = (await self.whole.run(_Attempt(assignment=request), silent)).output.text
-        article = article_of(text, request.text)
+        article = self._tidied(article_of(text, request.text), context)
         if (fault := self._fault(article)) is not None:
             context.note("repaired", f"asked again: {fault}")
             again = _Attempt(assignment=request, draft=text, fault=fault)
             try:
-                anew = article_of((await self.whole.run(again, silent)).output.text, request.text)
+                text = (await self.whole.run(again, silent)).output.text
             except RECOVERABLE as error:
                 recoverable(error)
                 context.note("failed", f"it was not written anew: {error}")
             else:
+                anew = self._tidied(article_of(text, request.text), context)
                 article = min(article, anew, key=self._off)
             if (left := self._fault(article)) is not None:
                 context.note("degraded", f"the length of the text: {left}")
         return article
 
+    def _tidied(self, article: Article, context: RunContext) -> Article:
+        """Take out what is said twice, and then the ends of the longest sections."""
+        sections = _said_once(article.sections, context)
+        shorter = list(sections)
+        while self.length.too_long(_prose(shorter)):
+            longest = max(shorter, key=lambda section: word_count(section.text))
+            *kept, last = sentences(longest.text)
+            if not kept:
+                break
+            place = shorter.index(longest)
+            shorter[place] = longest.model_copy(update={"text": longest.text[: last[0]].rstrip()})
+        if shorter != list(sections):
+            context.note("truncated", "the ends of the longest sections, by its length")
+        return _put_together(article.title, tuple(shorter))
+
     def _fault(self, article: Article) -> str | None:
-        return self.length.fault(_prose(article))
+        return self.length.fault(_prose(article.sections))
 
     def _off(self, article: Article) -> float:
-        return abs(word_count(_prose(article)) - self.words)
+        return abs(word_count(_prose(article.sections)) - self.words)
 
     async def _sections(
         self, planned: Planned, context: RunContext, silent: RunContext
@@ -263,15 +287,16 @@ class Writer(Agent[_Attempt, Reply]):
     """Writes a whole text in Markdown, in sections."""
 
     def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        words = length.words or 0
-        sentences = max(2, round(words / sections / _WORDS_A_SENTENCE))
+        count = length.words or 0
+        each = max(2, round(count / sections / _WORDS_A_SENTENCE))
         self.instructions = (
             f"You are a writer. Write a text of {length} for the task, in its language, in "
             f"Markdown: a title that begins with #, then {sections} sections, each with a heading "
-            f"that begins with ## and about {sentences} sentences. Be concrete, write no lists "
-            "unless they are asked for, and say nothing twice. Write the text alone."
+            f"that begins with ## and about {each} sentences. Be concrete, write no lists "
+            "unless they are asked for, no introduction and no conclusion, and say nothing twice. "
+            "Write the text alone."
         )
-        super().__init__(llm, name="writer", max_tokens=max(512, 4 * words))
+        super().__init__(llm, name="writer", max_tokens=max(512, 4 * count))
 
     def prompt(self, request: _Attempt) -> str:
         """Show the task and the material, and the draft that missed the length."""
@@ -411,8 +436,36 @@ def article_of(text: str, task: str) -> Article:
     return _put_together(title, tuple(sections))
 
 
-def _prose(article: Article) -> str:
-    return "\n\n".join(section.text for section in article.sections)
+def _prose(sections: Sequence[Section]) -> str:
+    return "\n\n".join(section.text for section in sections)
+
+
+def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Section, ...]:
+    """Take out sentences that say again what one before them said, in nearly the same words."""
+    seen: list[set[str]] = []
+    kept: list[Section] = []
+    gone = 0
+    for section in sections:
+        pieces: list[str] = []
+        found = sentences(section.text)
+        ends = [start for start, _ in found[1:]] + [len(section.text)]
+        for (start, sentence), end in zip(found, ends, strict=True):
+            said = set(words(sentence))
+            if len(said) >= _FEW and any(_alike(said, one) for one in seen):
+                gone += 1
+                continue
+            seen.append(said)
+            pieces.append(section.text[start:end])
+        if pieces or not section.text:
+            text = "".join(pieces).rstrip()
+            kept.append(section.model_copy(update={"text": text}))
+    if gone:
+        context.note("dropped", f"sentences that said again what was said: {gone}")
+    return tuple(kept)
+
+
+def _alike(one: set[str], other: set[str]) -> bool:
+    return len(one & other) >= _SAME * len(one | other)
 
 
 def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
