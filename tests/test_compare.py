@@ -401,3 +401,23 @@ def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: P
     }
     given = files_of("slm", endpoints, given={"calibration": folder / "g.json"})
     assert given == (folder / "g.json",)
+
+
+def test_files_that_tables_within_the_table_of_a_design_name_are_its_files_too(
+    folder: Path,
+) -> None:
+    (folder / "moa.toml").write_text(
+        '[graphs.routed]\nmodels = [{ calibration = "a.json" }, { endpoint = "large" }]\n'
+        '[graphs.cascade]\nsmall = { calibration = "b.json" }\n'
+        '[graphs.research.answerer]\ndocuments = ["texts", "more"]\nfilter = true\n'
+    )
+    endpoints = Endpoints(load(), read_keys=False)
+    names = {
+        name: {path.name for path in files_of(name, endpoints)}
+        for name in ("routed", "cascade", "research")
+    }
+    assert names == {
+        "routed": {"a.json"},
+        "cascade": {"b.json"},
+        "research": {"texts", "more"},
+    }
