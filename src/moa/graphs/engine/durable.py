@@ -232,7 +232,7 @@ class Keeping:
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")
         if isinstance(error, Exception) and not interrupts_of(error):
-            await journal.fail()
+            await journal.fail(error)
 
     @property
     def place(self) -> Place | None:
@@ -309,18 +309,17 @@ class Keeping:
         finally:
             var_child_runnable_config.reset(token)
 
-    async def _retry(self, once: Callable[[], Awaitable[Out]]) -> Out:
-        for attempt in count():
-            try:
-                return await once()
-            except Exception as error:
-                policy = next((one for one in self._policies if _applies(one, error)), None)
-                if policy is None or attempt + 1 >= policy.max_attempts:
-                    raise
-                wait_s = policy.initial_interval * policy.backoff_factor**attempt
-                jitter_s = random.random() if policy.jitter else 0.0
-                await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
-        raise AssertionError("counting does not end")
+    async def _retry(self, once: Callable[[], Awaitable[Out]], attempt: int = 0) -> Out:
+        try:
+            return await once()
+        except Exception as error:
+            policy = next((one for one in self._policies if _applies(one, error)), None)
+            if policy is None or attempt + 1 >= policy.max_attempts:
+                raise
+            wait_s = policy.initial_interval * policy.backoff_factor**attempt
+            jitter_s = random.random() if policy.jitter else 0.0
+            await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
+            return await self._retry(once, attempt + 1)  # here, so that its error names this one
 
 
 def _applies(policy: RetryPolicy, error: Exception) -> bool:
