@@ -27,7 +27,14 @@ from moa.documents.files import (
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.documents.store import Store
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
+from moa.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    InputError,
+    MissingDependency,
+    MoaError,
+    check_recoverable,
+)
 from moa.handoffs import Text
 
 MAX_TOKENS = 200
@@ -349,9 +356,9 @@ class Indexed(Retriever):
             return self._ready
         try:
             vectors = await self.index.vectors(read.passages, self.endpoint, context)
-        except DeadlineExceeded:
-            raise
         except MoaError as error:
+            if not isinstance(error, MissingDependency):
+                check_recoverable(error)
             context.note("degraded", f"passages are found by words alone: {error}")
             self._ready = None
             return _Ready(read.changes, read.by_words)

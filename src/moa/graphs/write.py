@@ -19,8 +19,8 @@ from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
-from moa.errors import MoaError
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
+from moa.errors import MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -171,8 +171,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             again = _Attempt(assignment=request, draft=text, fault=fault)
             try:
                 anew = article_of((await self.whole.run(again, silent)).output.text, request.text)
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"it was not written anew: {error}")
             else:
                 article = min(article, anew, key=self._off)
@@ -203,8 +203,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
                 text = await self._section(
                     _Place(planned=planned, place=place, length=length), silent
                 )
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"section {heading!r} is left out: {error}")
                 return error
             return Section(heading=heading, text=text)
@@ -226,8 +226,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         again = place.model_copy(update={"draft": text, "fault": fault})
         try:
             text = (await writer.run(again, context)).output.text
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"section {place.place + 1} was not written anew: {error}")
         cut = place.length.cut(text)
         if len(cut) < len(text):
@@ -245,8 +245,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         try:
             drafted = Drafted(planned=planned, sections=sections)
             edits = (await self.editor.run(drafted, context)).output.edits
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"no pass for consistency: {error}")
             context.note("degraded", "the sections were not checked against each other")
             return sections
