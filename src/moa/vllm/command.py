@@ -14,12 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.endpoints.cores import usable_memory
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, MissingDependency
 from moa.vllm.settings import VLLMConfig
+from moa.vllm.state import Server
 
 _PROBE_S = 60.0
 _PROBE = """
@@ -59,17 +60,9 @@ _UTILISATION = 0.92
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-class ServerSpec(BaseModel):
-    """One server: what it is, how it is started, and how it is watched."""
+class ServerSpec(Server):
+    """How one server is started, and how it is watched."""
 
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    """Of its endpoint."""
-    model: str
-    port: int
-    settings: str
-    """A digest of what it serves and how."""
     command: list[str]
     env: dict[str, str] = Field(repr=False)
     """May hold the hub's token, so it is never shown."""
@@ -86,11 +79,6 @@ class ServerSpec(BaseModel):
     """Maximum bytes of its log, before it goes on in a new file."""
     log_parts: int = 3
     """Older files of its log that are kept."""
-
-    @property
-    def label(self) -> str:
-        """The server in words."""
-        return f"{self.name} on port {self.port}"
 
 
 def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[ServerSpec]:
