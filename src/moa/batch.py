@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_or
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa._async import gather
+from moa._async import cancel, gather
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
@@ -223,13 +223,13 @@ async def map_rows(
             yield waiting.pop(place)
         await working
     except asyncio.CancelledError:
-        await _stopped(working)
+        await cancel([working])
         waiting |= batch.left()
         for place in sorted(waiting):
             yield waiting[place]
         raise
     finally:
-        await _stopped(working)
+        await cancel([working])
         await batch.inputs.aclose()
 
 
@@ -278,11 +278,6 @@ class _Batch(Generic[In, Out]):
             if (finished := self.done.get_nowait()) is not None:
                 found[finished[0]] = finished[1]
         return found
-
-
-async def _stopped(working: asyncio.Future[Any]) -> None:
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
 
 
 async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[tuple[int, In]]:

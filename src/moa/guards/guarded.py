@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated, Any, Generic, cast
 
+from moa._async import cancel
 from moa.agents.boundary import In, Out
 from moa.agents.filter import Verdict
 from moa.context import RunContext
@@ -135,7 +136,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 events.release()
             return (await running).output
         finally:
-            await _stopped([running])
+            await cancel([running])
 
     async def _after(
         self,
@@ -195,13 +196,7 @@ async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocke
                 return blocked
         return None
     finally:
-        await _stopped(running)
-
-
-async def _stopped(running: Sequence[asyncio.Future[Any]]) -> None:
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+        await cancel(running)
 
 
 def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
