@@ -28,11 +28,11 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from moa._nvidia import nvidia
 from moa.advisor import Quantisation
 from moa.advisor.bench import Measurement
 from moa.advisor.catalogue import GGUF, Model, models
@@ -336,19 +336,9 @@ def _size(text: str) -> int:
 
 
 def _nvidia() -> tuple[GPU, ...]:
-    try:
-        nvml: Any = import_module("pynvml")
-    except ImportError:
-        return ()
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver, so no GPU
-        return ()
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(nvml.nvmlDeviceGetCount())]
-        return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
-    finally:
-        nvml.nvmlShutdown()
+    nvml, count = nvidia()
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(count)]
+    return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
 
 
 def _visible(count: int) -> list[int]:
