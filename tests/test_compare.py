@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
-from moa.cli import main
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -279,13 +279,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = "".join(json.dumps(row) + "\n" for row in rows(30))
     (tmp_path / "data.jsonl").write_text(data)
     return tmp_path
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_the_command_writes_and_prints_json_markdown_and_plots(
