@@ -138,6 +138,14 @@ def test_an_example_that_is_none_is_a_configuration_error(
     assert "--examples examples.jsonl, line 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("labels", [("a", "b"), ("a,", "b")])
+def test_labels_with_a_blank_between_them_are_told_to_be_separated_by_commas(
+    labels: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("decide", "in.jsonl", "--task", "?", "--labels", *labels) == 2
+    assert "separated by commas" in " ".join(capsys.readouterr().err.split())
+
+
 def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
