@@ -121,7 +121,7 @@ def still(name: str, text: str) -> str:
     text = re.sub(r'"((?:\w+_)?seconds)": [^,}\n]+', r'"\1": 0', text)
     text = re.sub(r"\d+\.\d (items/s)", r"0.0 \1", text)
     text = re.sub(r"\d+\.\d+( mean| median| at the 95th| ms)", r"0.00\1", text)
-    return re.sub(r"(?m)\d+\.\d( +(?:US\$ \S+|unknown))$", r"0.0\1", text)
+    return re.sub(r"(?m)\d+\.\d( +(?:US\$ \S+|unknown)) *$", r"0.0\1", text)
 
 
 def written() -> str:
