@@ -442,8 +442,9 @@ async def test_texts_are_streamed_as_messages_from_inside() -> None:
 
 async def test_studio_is_shown_what_is_drawn() -> None:
     compiled: Any = own_graph().compiled
-    drawn = (await compiled.aget_graph()).draw_mermaid()
-    assert all(name in drawn for name in ("plain", "last", "aggregator"))
+    for graph in (compiled, compiled.copy({"checkpointer": InMemorySaver()})):
+        drawn = (await graph.aget_graph()).draw_mermaid()
+        assert all(name in drawn for name in ("plain", "last", "aggregator"))
     assert compiled.get_input_jsonschema()["type"] == "string"
     assert compiled.get_context_jsonschema() is None
 
