@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.batch import Item, Malformed, Row
     from moa.calibration.file import Calibration
-    from moa.cli.report import Asked, Rows
+    from moa.cli.row_runner import Asked, Rows
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Example
@@ -98,7 +98,7 @@ def decide(
             --labels billing,delivery,technical --out decided.jsonl
     """
     from moa import rows
-    from moa.cli.report import Report
+    from moa.cli.row_runner import RowRunner
 
     way: _Way
     if calibration is None:
@@ -114,7 +114,7 @@ def decide(
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[str], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    with Report(
+    with RowRunner(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
         out=out,
@@ -123,8 +123,8 @@ def decide(
         total=rows.count(source, limit, format),
         limited=limit is not None,
         counts_dollars=budget_usd is not None,
-    ) as report:
-        code = report.run(
+    ) as runner:
+        code = runner.run(
             prepare,
             found,
             config=config,
