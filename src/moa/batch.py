@@ -105,7 +105,7 @@ class Item(Generic[Out_co]):
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
 
-def text_of(value: Value) -> str:
+def row_text(value: Value) -> str:
     """Give the text of a row.
 
     Raises:
@@ -128,7 +128,7 @@ def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
     """
     kind: Any = getattr(node, "input_type", object)
     if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
-        return text_of
+        return row_text
     if kind is object:
         return lambda value: value
     return partial(_validated, TypeAdapter[object](kind), getattr(kind, "__name__", str(kind)))

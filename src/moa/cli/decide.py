@@ -325,7 +325,7 @@ class _Adapted:
 
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
-    from moa.batch import Malformed, text_of
+    from moa.batch import Malformed, row_text
     from moa.config import nearest
     from moa.endpoints import Example
     from moa.errors import ConfigError
@@ -339,7 +339,7 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
         label = row.value.get("label") if isinstance(row.value, dict) else None
         if not isinstance(label, str) or label not in allowed:
             raise ConfigError(f"{where}: {label!r} is no label{nearest(str(label), allowed)}")
-        yield Example(text_of(row.value), {"label": label})
+        yield Example(row_text(row.value), {"label": label})
 
 
 def _first(found: Rows) -> tuple[Sequence[str], Rows]:
@@ -348,12 +348,12 @@ def _first(found: Rows) -> tuple[Sequence[str], Rows]:
 
 
 def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
-    from moa.batch import Row, text_of
+    from moa.batch import Row, row_text
     from moa.errors import InputError
 
     for row in found:
         if isinstance(row, Row):
             try:
-                yield text_of(row.value)
+                yield row_text(row.value)
             except InputError:
                 continue  # reported when its turn comes

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa._files import Existing
-from moa.batch import Item, Malformed, Row, map_rows, reader_of, text_of
+from moa.batch import Item, Malformed, Row, map_rows, reader_of, row_text
 from moa.cli import screen, session
 from moa.cli.options import how_to_go_on
 from moa.cli.screen import by_node, check_target, cost_of, dollars
@@ -285,7 +285,7 @@ class RowRunner:
                 return session.ANSWERED
             node, asked = await prepare(endpoints, context)
             nodes.append(node)
-            if tabular and reader_of(node) is text_of:
+            if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if live else chain((next(left),), left)
             if endpoints.stood_in:

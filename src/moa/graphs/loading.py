@@ -105,7 +105,7 @@ def _all() -> Iterator[tuple[str, Ready]]:
     importlib.import_module("moa.chat.graph")
     for name, recipe in Recipe.recipes.items():
         yield name, Ready((recipe.__doc__ or "").partition("\n")[0].rstrip("."), recipe)
-    for name, agent in boundary.READY.items():
+    for name, agent in boundary.AGENTS.items():
         yield name, Ready(agent.does, FromEndpoint(agent.make, agent.tier))
 
 

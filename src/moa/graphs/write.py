@@ -201,7 +201,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             heading = parts[place].heading
             try:
                 text = await self._section(
-                    _Place(planned=planned, place=place, length=length), silent
+                    _SectionTask(planned=planned, place=place, length=length), silent
                 )
             except MoaError as error:
                 check_recoverable(error)
@@ -215,7 +215,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             raise next(each for each in found if isinstance(each, MoaError))
         return written
 
-    async def _section(self, place: _Place, context: RunContext) -> str:
+    async def _section(self, place: _SectionTask, context: RunContext) -> str:
         """Write a section, and anew once where it misses its length; what is too long is cut."""
         writer = self.section_writers[place.place % len(self.section_writers)]
         text = (await writer.run(place, context)).output.text
@@ -321,7 +321,7 @@ class Outliner(Agent[Assignment, Outline]):
         return outline.model_copy(update={"sections": kept})
 
 
-class _Place(BaseModel):
+class _SectionTask(BaseModel):
     planned: Planned
     place: int
     length: Length
@@ -329,7 +329,7 @@ class _Place(BaseModel):
     fault: str | None = None
 
 
-class SectionWriter(Agent[_Place, Reply]):
+class SectionWriter(Agent[_SectionTask, Reply]):
     """Writes one section of an outline."""
 
     instructions = (
@@ -338,7 +338,7 @@ class SectionWriter(Agent[_Place, Reply]):
         "Write only the text of the section, without a heading, in the language of the task."
     )
 
-    def prompt(self, request: _Place) -> str:
+    def prompt(self, request: _SectionTask) -> str:
         """Show the task, the whole outline, and which section it is."""
         outline = request.planned.outline
         heading = outline.sections[request.place].heading

@@ -16,7 +16,7 @@ from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
 from moa.graphs.fields import FromGraph
 from moa.graphs.recipe import Recipe, Sketch
-from moa.guards import Blocked, Exchange, Place
+from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring, counted
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
@@ -167,7 +167,9 @@ def _check_fits(guard: Guard, name: str) -> None:
         )
 
 
-async def _checked(guard: Check, value: Any, place: Place, context: RunContext) -> Blocked | None:
+async def _checked(
+    guard: Check, value: Any, place: Position, context: RunContext
+) -> Blocked | None:
     verdict = (await guard.run(_as_wanted(guard, value), context)).output
     if verdict.kept:
         return None
