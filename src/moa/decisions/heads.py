@@ -70,7 +70,7 @@ class Kernel:
         return np.hstack([likeness, x]) if self.unit else likeness
 
 
-class Reading(ABC):
+class Readout(ABC):
     """Reads options out of vectors."""
 
     __slots__ = ()
@@ -85,7 +85,7 @@ class Reading(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Head(Reading):
+class Head(Readout):
     """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
     weights: Floats
@@ -100,7 +100,7 @@ class Head(Reading):
 
 
 @dataclass(frozen=True, slots=True)
-class Blend(Reading):
+class Blend(Readout):
     """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 
     heads: tuple[Head | None, ...]
