@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from moa.batch import Item
-from moa.cli.report import Report
+from moa.cli.row_runner import RowRunner
 
 LONGEST_S = 60.0
 
@@ -18,10 +18,10 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
     """Type all lines but the first only when there is an item; whether there was, comes back."""
     answered = threading.Event()
     in_time: list[bool] = []
-    add = Report.add
+    add = RowRunner.add
 
-    def added(report: Report, item: Item[object]) -> None:
-        add(report, item)
+    def added(runner: RowRunner, item: Item[object]) -> None:
+        add(runner, item)
         answered.set()
 
     def typed() -> Iterator[bytes]:
@@ -30,6 +30,6 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
                 in_time.append(answered.wait(LONGEST_S))
             yield f"{line}\n".encode()
 
-    monkeypatch.setattr(Report, "add", added)
+    monkeypatch.setattr(RowRunner, "add", added)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=typed()))
     return in_time

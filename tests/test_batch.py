@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -186,6 +187,26 @@ async def test_leaving_the_loop_early_cancels_what_runs() -> None:
         async for _ in items:
             break
     assert sorted(cancelled) == [1, 2]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_leaving_the_loop_early_closes_where_its_inputs_come_from(asynchronous: bool) -> None:
+    file = StringIO("1\n2\n3\n")
+
+    def read() -> Iterator[int]:
+        with file:
+            yield from map(int, file)
+
+    async def read_aside() -> AsyncIterator[int]:
+        with file:
+            for line in file:
+                yield int(line)
+
+    inputs = read_aside() if asynchronous else read()
+    async with aclosing(map_rows(Node(), inputs)) as items:
+        async for _ in items:
+            break
+    assert file.closed
 
 
 async def test_what_is_raised_in_the_loop_is_raised_as_it_is() -> None:

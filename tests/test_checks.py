@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from command import moa
 
-from moa.cli import main
 from moa.config import Config
 from moa.doctor import DOES, checks, optional
 
@@ -63,6 +63,5 @@ def test_a_variable_that_nothing_reads_is_told_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOA_CONFG", "other.toml")
-    with pytest.raises(SystemExit):
-        main(("doctor",))
+    moa("doctor")
     assert capsys.readouterr().err.count("MOA_CONFG") == 1

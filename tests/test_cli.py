@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 GRAPH = """
 from pydantic import BaseModel
@@ -60,13 +59,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mails.py").write_text(GRAPH.replace("def answer(text", "def answer(text"))
     return tmp_path
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def lines(text: str) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command import moa
 
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -76,7 +76,5 @@ def test_a_run_that_asks_no_model_starts_none(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
-    with pytest.raises(SystemExit) as left:
-        main(("run", "support", "--demo", "--limit", "1"))
-    assert left.value.code == 0
+    assert moa("run", "support", "--demo", "--limit", "1") == 0
     assert "settled without an LLM" in capsys.readouterr().out

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 from piped import type_after_an_answer
 
 from moa.calibration import percent
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
@@ -70,13 +70,6 @@ def write(name: str, found: Sequence[Row]) -> str:
 def read(name: str) -> list[Row]:
     lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
     return sorted(lines, key=lambda line: line["id"])
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 @pytest.fixture(autouse=True)

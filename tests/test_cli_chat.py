@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 CONFIG = """
 [endpoints.large]
@@ -101,10 +100,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def talk(monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] = ()) -> int:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    with pytest.raises(SystemExit) as left:
-        main(("chat", *options))
-    assert isinstance(left.value.code, int)
-    return left.value.code
+    return moa("chat", *options)
 
 
 def test_half_of_a_surrogate_pair_in_an_answer_ends_no_conversation(
@@ -319,9 +315,7 @@ def test_rows_with_threads_are_run_in_their_order(capsys: pytest.CaptureFixture[
     rows = [{"id": i, "text": f"m{i}", "thread": "ab"[i % 2]} for i in range(6)]
     Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for _ in range(2):
-        with pytest.raises(SystemExit) as left:
-            main(("run", "chat", "turns.jsonl", "--json"))
-        assert left.value.code == 0
+        assert moa("run", "chat", "turns.jsonl", "--json") == 0
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         found = {line["id"]: (line["output"]["thread"], line["output"]["turn"]) for line in lines}
         assert found == {i: ("ab"[i % 2], 1 + i // 2) for i in range(6)}

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from command import moa
 from piped import type_after_an_answer
 
-from moa.cli import main
 from moa.decisions.adaptation import stand_in_texts
 from moa.questions import NONE_OF_THESE
 
@@ -73,11 +73,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
     Path("in.jsonl").write_text("\n".join(rows))
     line = ["decide", "in.jsonl", "--task", "Which team?", "--labels", "red,green, blue"]
-    with pytest.raises(SystemExit) as left:
-        main([*line, "--out", "out.jsonl", *words])
-    assert isinstance(left.value.code, int)
+    code = moa(*line, "--out", "out.jsonl", *words)
     lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    return left.value.code, sorted(lines, key=lambda line: line["id"])
+    return code, sorted(lines, key=lambda line: line["id"])
 
 
 def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
@@ -135,10 +133,17 @@ def test_an_example_that_is_none_is_a_configuration_error(
     row: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("examples.jsonl").write_text(row)
-    with pytest.raises(SystemExit) as left:
-        main(["decide", "i.txt", "--task", "?", "--labels", "a,b", "--examples", "examples.jsonl"])
-    assert left.value.code == 2
+    words = ("--task", "?", "--labels", "a,b", "--examples", "examples.jsonl")
+    assert moa("decide", "i.txt", *words) == 2
     assert "--examples examples.jsonl, line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a,", "b")])
+def test_labels_with_a_blank_between_them_are_told_to_be_separated_by_commas(
+    labels: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("decide", "in.jsonl", "--task", "?", "--labels", *labels) == 2
+    assert "separated by commas" in " ".join(capsys.readouterr().err.split())
 
 
 def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_to(
@@ -147,9 +152,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_
     Path("before.txt").write_text("a red one\na green one\n")
     in_time = type_after_an_answer(monkeypatch, "a green one", "a blue one")
     words = ("--task", "Which?", "--labels", "red,green,blue", "--unlabelled", "before.txt")
-    with pytest.raises(SystemExit) as left:
-        main(["decide", "-", *words, "--out", "out.jsonl"])
-    assert left.value.code == 0
+    assert moa("decide", "-", *words, "--out", "out.jsonl") == 0
     assert in_time == [True]
     found = [json.loads(line)["label"] for line in Path("out.jsonl").read_text().splitlines()]
     assert found == ["green", "blue"]
@@ -159,9 +162,7 @@ def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([b"a green one\n"])))
-    with pytest.raises(SystemExit) as left:
-        main(["decide", "-", "--task", "Which?", "--labels", "red,green"])
-    assert left.value.code == 0
+    assert moa("decide", "-", "--task", "Which?", "--labels", "red,green") == 0
     err = " ".join(capsys.readouterr().err.split())
     assert "waiting for 256 texts" in err
     assert "--unlabelled" in err

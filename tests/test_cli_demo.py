@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command import moa
 
-from moa.cli import main
 from moa.cli.run import DEMOS, demo_of
 from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
@@ -30,13 +30,6 @@ CALM = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_the_demo_runs_the_shipped_inbox_from_any_folder(

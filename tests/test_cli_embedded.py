@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -42,13 +41,6 @@ def graph(endpoints):
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_the_main_job_runs_on_the_inbox(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 import typer.main
+from command import moa
 from typer.core import TyperGroup
 
-from moa.cli import main
 from moa.cli.app import app
 
 OUTPUTS = {"--out"}
@@ -66,9 +66,7 @@ def test_the_help_of_a_command_ends_with_an_example(
 ) -> None:
     said: list[str] = []
     for flag in ("-h", "--help"):
-        with pytest.raises(SystemExit) as left:
-            main([*path.split(), flag])
-        assert left.value.code == 0
+        assert moa(*path.split(), flag) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     *_, last = re.split(r"\n\s*\n", said[0].strip())
@@ -86,8 +84,7 @@ def test_commands_work_quietly_where_they_show_more_than_results() -> None:
 
 
 def test_the_commands_stand_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["-h"])
+    moa("-h")
     said = capsys.readouterr().out
     headings = re.findall(r"(?m)^(\S[^:]*):$", said)
     assert headings == [
@@ -119,9 +116,7 @@ def test_quietly_only_answers_and_errors_are_printed(
     Path("in.jsonl").write_text('{"text": "one"}\n{"id": 7}\n')
 
     def run(*words: str) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as left:
-            main(("run", "mails.py:graph", "in.jsonl", *words))
-        assert left.value.code == 1
+        assert moa("run", "mails.py:graph", "in.jsonl", *words) == 1
         return capsys.readouterr()
 
     error = "failed 7: InputError: the row is no Text: text: Field required\n"

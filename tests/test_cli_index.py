@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 
 @pytest.fixture(autouse=True)
@@ -15,13 +14,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "manuals").mkdir()
     (tmp_path / "manuals" / "pump.md").write_text("# Pump\n\nChange the filter every 90 days.")
     return tmp_path
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_an_index_is_made_and_brought_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

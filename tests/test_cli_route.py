@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 from routing import rows
-
-from moa.cli import main
-
-
-def moa(*words: str | Path) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def write(path: Path, found: Sequence[dict[str, object]]) -> Path:

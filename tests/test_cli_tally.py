@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from command import moa
 from pydantic import BaseModel
 
 from moa.batch import Item
-from moa.cli import main
 from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Text
 from moa.node import Result
@@ -91,9 +91,7 @@ def run(which: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     Path("graph.py").write_text(BLIND)
     Path("in.txt").write_text("one\ntwo\nthree\n")
-    with pytest.raises(SystemExit) as left:
-        main(("run", f"graph.py:{which}", "in.txt"))
-    assert left.value.code == 0
+    assert moa("run", f"graph.py:{which}", "in.txt") == 0
 
 
 def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(

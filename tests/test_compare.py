@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
-from moa.cli import main
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -281,13 +281,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
-
-
 def test_the_command_writes_and_prints_json_markdown_and_plots(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,3 +394,23 @@ def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: P
     }
     given = files_of("slm", endpoints, given={"calibration": folder / "g.json"})
     assert given == (folder / "g.json",)
+
+
+def test_files_that_tables_within_the_table_of_a_design_name_are_its_files_too(
+    folder: Path,
+) -> None:
+    (folder / "moa.toml").write_text(
+        '[graphs.routed]\nmodels = [{ calibration = "a.json" }, { endpoint = "large" }]\n'
+        '[graphs.cascade]\nsmall = { calibration = "b.json" }\n'
+        '[graphs.research.answerer]\ndocuments = ["texts", "more"]\nfilter = true\n'
+    )
+    endpoints = Endpoints(load(), read_keys=False)
+    names = {
+        name: {path.name for path in files_of(name, endpoints)}
+        for name in ("routed", "cascade", "research")
+    }
+    assert names == {
+        "routed": {"a.json"},
+        "cascade": {"b.json"},
+        "research": {"texts", "more"},
+    }

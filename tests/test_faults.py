@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 
 class Fault(NamedTuple):
@@ -109,11 +108,9 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 
 def run(*words: str) -> tuple[int, list[dict[str, Any]]]:
-    with pytest.raises(SystemExit) as left:
-        main(["run", "generator", "in.jsonl", "--out", "out.jsonl", *words])
-    assert isinstance(left.value.code, int)
+    code = moa("run", "generator", "in.jsonl", "--out", "out.jsonl", *words)
     lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    return left.value.code, sorted(lines, key=lambda line: line["id"])
+    return code, sorted(lines, key=lambda line: line["id"])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -165,9 +162,7 @@ def test_a_missing_key_is_said_before_anything_is_sent(
     monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
     Path("in.jsonl").write_text('{"text": "one"}\n')
-    with pytest.raises(SystemExit) as left:
-        main(["run", "generator", "in.jsonl"])
-    assert left.value.code == 2
+    assert moa("run", "generator", "in.jsonl") == 2
     assert "OPENAI_API_KEY, which is not set" in capsys.readouterr().err
 
 
@@ -179,35 +174,28 @@ def test_models_and_doctor_say_what_does_not_answer(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
         '[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n'
     )
-    with pytest.raises(SystemExit) as left:
-        main(["models", "--json"])
-    assert left.value.code == 0
+    assert moa("models", "--json") == 0
     small, large, embedded = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (small["reachable"], small["default_of"]) == (False, ["slm"])
     assert "OPENAI_API_KEY" in large["state"]
     assert large["output_price"] > 0
     assert "decide" in embedded["can"]
-    with pytest.raises(SystemExit) as left:
-        main(["doctor"])
-    assert left.value.code == 1
+    assert moa("doctor") == 1
     assert "export OPENAI_API_KEY" in capsys.readouterr().out
 
 
 def test_models_says_how_a_server_decides_as_far_as_it_tells(
     asked: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["models", "--json"])
+    moa("models", "--json")
     large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert large["decides"] == "natively if it can, else label log-probabilities"
     with Path("moa.toml").open("a") as file:
         file.write('decide = "text"\n')
-    with pytest.raises(SystemExit):
-        main(["models", "--json"])
+    moa("models", "--json")
     large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert large["decides"] == "written labels, without probabilities"
-    with pytest.raises(SystemExit):
-        main(["models"])
+    moa("models")
     assert "decide (written" in capsys.readouterr().out
     assert asked == {}  # no token was spent
 
@@ -220,15 +208,12 @@ def test_of_replicas_it_is_said_how_many_answer(
     alive, dead = written["base_url"], "http://127.0.0.1:9/v1"
     table = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = '
     Path("moa.toml").write_text(f"{table}{json.dumps([dead, alive])}\n")
-    with pytest.raises(SystemExit):
-        main(["models", "--json"])
+    moa("models", "--json")
     large, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert large["reachable"]
     assert (large["replicas"], large["replicas_reachable"]) == (2, 1)
     assert large["state"].startswith("1 of 2 replicas reachable; large@127.0.0.1:9")
-    with pytest.raises(SystemExit) as left:
-        main(["doctor"])
-    assert left.value.code == 1
+    assert moa("doctor") == 1
     assert "1 of 2 replicas reachable" in " ".join(capsys.readouterr().out.split())
 
 
@@ -240,8 +225,7 @@ def test_a_password_in_an_address_is_refused_and_never_printed(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://me:hush@server/v1"\n'
     )
     for words in (["models"], ["models", "--json"], ["run", "sentiment", "hi", "--text"]):
-        with pytest.raises(SystemExit):
-            main(words)
+        moa(*words)
         out, err = capsys.readouterr()
         assert "holds a user name or a password" in " ".join((out + err).split())
         assert "hush" not in out + err
@@ -256,8 +240,6 @@ def test_drawing_needs_no_key_and_no_server(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 0
+    assert moa(*words) == 0
     drawn = Path("s.svg").read_text() if "--out" in words else capsys.readouterr().out
     assert "sentiment" in drawn

@@ -6,16 +6,9 @@ import json
 from importlib.metadata import version
 
 import pytest
+from command import moa
 
-from moa.cli import main
 from moa.graphs.loading import READY
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_every_ready_graph_is_listed_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import moa
 
 from moa.calibration.active_learning import helpful, picked
 from moa.calibration.calibrated import Calibrated
@@ -19,7 +20,6 @@ from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -76,11 +76,8 @@ def ready(made: Calibration) -> Calibrated:
     return Calibrated(made, QUESTION, sources_of(endpoint()))
 
 
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(("label", "in.jsonl", "--calibration", "spam.json", "--out", "out.jsonl", *words))
-    assert isinstance(left.value.code, int)
-    return left.value.code
+def label(*words: str) -> int:
+    return moa("label", "in.jsonl", "--calibration", "spam.json", "--out", "out.jsonl", *words)
 
 
 def labelled() -> list[dict[str, Any]]:
@@ -141,7 +138,7 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12 2\n11", monkeypatch)
-    assert moa() == 0
+    assert label() == 0
     found = labelled()
     assert [row["label"] for row in found] == ["ham", "spam", "spam"]
     assert {row["labelled_by"] for row in found} == {"person"}
@@ -151,32 +148,32 @@ def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("folder")
 def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     press("11\x03", monkeypatch)
-    assert moa() == 130
+    assert label() == 130
     assert len(labelled()) == 2
     press("2", monkeypatch)
-    assert moa() == 2
-    assert moa("--resume") == 0
+    assert label() == 2
+    assert label("--resume") == 0
     assert len({row["text"] for row in labelled()}) == 3
 
 
 @pytest.mark.usefixtures("folder")
 def test_backspace_takes_the_last_label_back(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12\x7f1", monkeypatch)
-    assert moa() == 0
+    assert label() == 0
     assert [row["label"] for row in labelled()] == ["ham", "ham"]
 
 
 @pytest.mark.usefixtures("folder")
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     press("\n", monkeypatch)
-    assert moa() == 1
+    assert label() == 1
     assert not Path("out.jsonl").exists()
 
 
 @pytest.mark.usefixtures("folder")
 def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out.jsonl").write_text('{"name": "x"}\n')
-    assert moa("--resume") == 2
+    assert label("--resume") == 2
     assert "line 1 is none of those that would be written there" in capsys.readouterr().err
     assert Path("out.jsonl").read_text() == '{"name": "x"}\n'
 
@@ -185,7 +182,7 @@ def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_large_model_labels_and_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm"))
     monkeypatch.setattr(Endpoints, "has_llm", True)
-    assert moa("--by-llm", "--limit", "10") == 0
+    assert label("--by-llm", "--limit", "10") == 0
     found = labelled()
     assert len(found) == 10
     assert {row["labelled_by"] for row in found} == {"large: scripted-1"}
@@ -200,24 +197,22 @@ def test_the_large_model_stops_when_the_budget_is_spent(
     price = Price(input=Decimal(50_000), output=Decimal(0))
     monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm", price))
     monkeypatch.setattr(Endpoints, "has_llm", True)
-    assert moa("--by-llm", "--limit", "30", "--budget-usd", "5") == 0
+    assert label("--by-llm", "--limit", "30", "--budget-usd", "5") == 0
     assert 0 < len(labelled()) < 30
     assert "budget is spent" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("--by-llm") == 2
+    assert label("--by-llm") == 2
     assert "needs a large model" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12" * 20, monkeypatch)
-    assert moa("--limit", "40") == 0
-    with pytest.raises(SystemExit) as left:
-        main(("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json"))
-    assert left.value.code == 0
+    assert label("--limit", "40") == 0
+    assert moa("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
     data = Calibration.load("new.json").data
     assert data.labelled_by == {"person": 40}
     assert data.chosen == 20

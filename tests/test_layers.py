@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors", "_terminal"},
+    {"errors", "_terminal", "_nvidia"},
     {"usage", "energy", "_files", "_async", "_text"},
     {"trace"},
     {"context"},

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 
 from moa.agents.proposer import Proposer
-from moa.cli import main
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -60,9 +60,7 @@ def built(tmp_path: Path, tables: str, name: str = "mixture") -> BaseMixture:
 
 
 def ran(*words: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(list(words))
-    assert ended.value.code == 0
+    assert moa(*words) == 0
 
 
 def members(graph: BaseMixture) -> list[list[Proposer]]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import moa
 
 from moa.calibration import Guarantee
 from moa.calibration.labelled import Labelled
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.config.file import set_in_graph
 from moa.errors import ConfigError, InputError
@@ -138,13 +138,6 @@ async def test_rows_of_one_case_stand_on_one_side() -> None:
     _, found = await promote(endpoint(), rows, task="Spam?", use=100, guarantee=Guarantee(0.3, 0.8))
     assert found.calibrated_on == 96
     assert found.checked_on == 304
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 WORDS = ("promote", "log.jsonl", "--task", "Spam?", "--out", "spam.json", "--use", "360")

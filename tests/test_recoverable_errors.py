@@ -16,6 +16,7 @@ from moa.errors import (
     MoaError,
     OutputError,
     QuorumNotMet,
+    check_recoverable,
 )
 from moa.usage import Usage
 
@@ -52,3 +53,10 @@ def test_what_another_node_may_not_fail_with_is_recoverable(error: MoaError) -> 
 )
 def test_what_is_set_up_wrong_has_to_be_seen(error: MoaError) -> None:
     assert not error.recoverable
+
+
+@pytest.mark.parametrize("error", [NO_KEY, DeadlineExceeded("late")])
+def test_no_simpler_way_stands_in_for_a_wrong_key_or_where_the_time_is_up(error: MoaError) -> None:
+    with pytest.raises(type(error)):
+        check_recoverable(error)
+    check_recoverable(DOWN)

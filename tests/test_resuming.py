@@ -17,8 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from moa.cli import main
+from command import moa
 
 ROWS, CONCURRENCY, STALLED = 60, 4, 25
 """From the row `STALLED` on, the server keeps everybody waiting until it is let go."""
@@ -86,13 +85,6 @@ def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def lines() -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import moa
 from disks import room
 
-from moa.cli import main
 from moa.cli.screen import check_target, write_text
 from moa.errors import ConfigError
 from moa.graphs.keeping import keep
@@ -41,9 +41,7 @@ def test_a_file_that_can_t_be_written_is_told_before_the_work(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The rows aren't even there, and nobody has looked for them yet."""
-    with pytest.raises(SystemExit) as left:
-        main((*words, "missing/x.png"))
-    assert left.value.code == 2
+    assert moa(*words, "missing/x.png") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"{words[-1]} " in said
     assert "missing/x.png can't be written: there is no folder" in said
@@ -52,8 +50,7 @@ def test_a_file_that_can_t_be_written_is_told_before_the_work(
 def test_a_plot_of_another_kind_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(("compare", "no.jsonl", "--plot", "r.pdf"))
+    moa("compare", "no.jsonl", "--plot", "r.pdf")
     assert "ending in .png or .svg" in " ".join(capsys.readouterr().err.split())
 
 

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from command import moa
 
 from moa._terminal import STEERING
-from moa.cli import main
 
 EVIL = (
     "\x1b]52;c;ZXZpbA==\x07 \x1b]0;title\x1b\\ \x1b[2J \x1b]8;;http://evil\x1b\\ \x9b2J \x90 \x85"
@@ -77,8 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit):
-        main(words)
+    moa(*words)
     return "".join(capsys.readouterr())
 
 
@@ -124,8 +123,7 @@ def test_a_conversation_and_its_commands_do_not_either(
 def test_lines_of_json_go_past_the_bar_and_keep_every_character(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["run", "write", "in.jsonl", "--json"])
+    moa("run", "write", "in.jsonl", "--json")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert EVIL in [line["id"] for line in lines if line["id"] == line["input"]["text"]]
 

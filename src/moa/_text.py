@@ -1,4 +1,4 @@
-"""Text: how many words it has, in languages with spaces between them and without."""
+"""Text: its words, in languages with spaces between them and without."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import re
 # Thai to Khmer, kana, Chinese characters.
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 """Writing without spaces between its words."""
+_WORD = re.compile(r"\w+")
+
+
+def words_in(text: str) -> list[str]:
+    """List the words of a text in small letters, without what stands between them."""
+    return _WORD.findall(text.casefold())
 
 
 def word_count(text: str) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa._async import gather
+from moa._async import cancel, gather
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
@@ -105,7 +105,7 @@ class Item(Generic[Out_co]):
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
 
-def text_of(value: Value) -> str:
+def row_text(value: Value) -> str:
     """Give the text of a row.
 
     Raises:
@@ -128,7 +128,7 @@ def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
     """
     kind: Any = getattr(node, "input_type", object)
     if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
-        return text_of
+        return row_text
     if kind is object:
         return lambda value: value
     return partial(_validated, TypeAdapter[object](kind), getattr(kind, "__name__", str(kind)))
@@ -187,8 +187,8 @@ async def map_rows(
 
     Inputs are taken in their order, each when there is room for it: the next one begins once the
     loop has come back from an item. Where the loop is cancelled, as by Ctrl-C, it still gets what
-    was finished by then. Leaving it early cancels what runs, at once where the generator is
-    closed, as by `aclosing`.
+    was finished by then. Leaving it early cancels what runs and closes `inputs`, where that is a
+    generator: at once where this one is closed, as by `aclosing`.
 
     Args:
         node: An agent, a graph, or any other node.
@@ -223,13 +223,14 @@ async def map_rows(
             yield waiting.pop(place)
         await working
     except asyncio.CancelledError:
-        await _stopped(working)
+        await cancel([working])
         waiting |= batch.left()
         for place in sorted(waiting):
             yield waiting[place]
         raise
     finally:
-        await _stopped(working)
+        await cancel([working])
+        await batch.inputs.aclose()
 
 
 @dataclass
@@ -237,7 +238,7 @@ class _Batch(Generic[In, Out]):
     """What the workers of one run share."""
 
     node: Node[In, Out]
-    inputs: AsyncIterator[tuple[int, In | Row | Malformed]]
+    inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
     context: RunContext
     on_error: OnError
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -279,21 +280,22 @@ class _Batch(Generic[In, Out]):
         return found
 
 
-async def _stopped(working: asyncio.Future[Any]) -> None:
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
-
-
-async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[tuple[int, In]]:
+async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[tuple[int, In]]:
     place = 0
-    if isinstance(inputs, AsyncIterable):
-        async for one in inputs:
-            place += 1
-            yield place, one
-    else:
-        for one in inputs:
-            place += 1
-            yield place, one
+    try:
+        if isinstance(inputs, AsyncIterable):
+            async for one in inputs:
+                place += 1
+                yield place, one
+        else:
+            for one in inputs:
+                place += 1
+                yield place, one
+    finally:
+        if isinstance(inputs, AsyncGenerator):
+            await cast("AsyncGenerator[In]", inputs).aclose()
+        elif isinstance(inputs, Generator):
+            cast("Generator[In]", inputs).close()
 
 
 async def _item(

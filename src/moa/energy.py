@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from moa._nvidia import nvidia
 from moa.errors import MissingDependency
 
 SYSFS = Path("/sys")
@@ -135,15 +136,7 @@ def battery(sysfs: Path = SYSFS) -> list[Read]:
 
 def nvml() -> list[Read]:
     """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
-    try:
-        library: Any = import_module("pynvml")
-    except ImportError:
-        return []
-    try:
-        library.nvmlInit()
-        count = library.nvmlDeviceGetCount()
-    except library.NVMLError:  # no driver
-        return []
+    library, count = nvidia()
     found: list[Read] = []
     for index in range(count):
         with suppress(library.NVMLError):  # a card that doesn't count

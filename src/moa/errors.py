@@ -270,3 +270,14 @@ class DeadlineExceeded(MoaError):
 
     recoverable = True
     escalates = True
+
+
+def check_recoverable(error: MoaError) -> None:
+    """Raise an error that no simpler way may stand in for.
+
+    Raises:
+        MoaError: it is not recoverable, such as a wrong key, which nobody would see behind a
+            stand-in; or the run's time is up.
+    """
+    if isinstance(error, DeadlineExceeded) or not error.recoverable:
+        raise error

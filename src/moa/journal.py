@@ -27,6 +27,7 @@ from moa.errors import (
     MoaError,
     NotResumable,
     OutputError,
+    QuorumNotMet,
     StoreError,
 )
 from moa.trace import Note
@@ -95,8 +96,6 @@ class Journal:
         """What the calls took that this run has made or found, by key."""
         self.found = 0
         """How many calls were found."""
-        self.failed: set[str] = set()
-        """Keys of the calls that were made in places that ended with an error."""
         self._write = write
         failures = [key for key in self.kept if key.startswith(_FAILURE)]
         self._failures = len(failures)
@@ -122,13 +121,13 @@ class Journal:
         if self._write is not None:
             await self._write(key, record)
 
-    async def fail(self) -> None:
-        """Keep that the run has failed, so that failed places ask anew what they asked themselves.
+    async def fail(self, error: Exception) -> None:
+        """Keep that the run has failed, so that what its error came from is asked anew.
 
-        What they were answered may be why they failed. What ended well inside of them stays.
+        What ended well stays, and so does what failed where something else stood in.
         """
-        if self.failed:
-            calls = sorted(key.rpartition(".")[0] for key in self.failed)
+        if blamed := self.root.to_blame(error):
+            calls = sorted(key.rpartition(".")[0] for key in blamed)
             await self.keep(f"{_FAILURE}{self._failures}", to_json(calls).decode())
 
 
@@ -150,6 +149,8 @@ class Place:
         """Keys of the calls that were made or found in it, at any depth."""
         self.own_calls: list[str] = []
         """Keys of those that were made or found in no place within."""
+        self._failed: list[tuple[Exception, Set[str]]] = []
+        """Errors that left places within, and what is to blame for each."""
 
     def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
         """Enter a place in this one, unless it is the same.
@@ -163,17 +164,25 @@ class Place:
 
     @contextmanager
     def _entered(self, what: str, key: str = "") -> Generator[Place]:
-        journal, place = self.journal, Place(self.journal, what, self)
-        key = key or journal.numbered(what)
+        place = Place(self.journal, what, self)
         try:
-            with journal.inside(key):
+            with self.journal.inside(key or self.journal.numbered(what)):
                 yield place
-        except (BudgetExceeded, DeadlineExceeded):
-            raise  # what mends that is a larger limit, and no other answer
         except Exception as error:
-            if not interrupts_of(error):
-                journal.failed.update(place.own_calls)
+            self._failed.append((error, place.to_blame(error)))
             raise
+
+    def to_blame(self, error: Exception) -> Set[str]:
+        """Give the keys of the calls whose answers may be why it ended with an error.
+
+        They are those that it made itself, and those to blame in the places that the error came
+        from; where it came from none of them, in all that failed.
+        """
+        if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
+            return frozenset()  # what mends that is a larger limit, or a person, and no new answer
+        behind = _behind(error)
+        within = [calls for one, calls in self._failed if one in behind]
+        return {*self.own_calls}.union(*(within or [calls for _, calls in self._failed]))
 
     def call(self, context: RunContext, what: str, request: object) -> Call:
         """Look a call up, before it is made.
@@ -229,7 +238,7 @@ class Place:
             form: Of its output; `None`: what it asks is kept, and the output is not.
             node: Runs it, in the context that it is given.
         """
-        call = self.call(context, path, request)
+        call = Call(self, context, self.journal.key(context.node, path, request))
         if form and call.is_kept:
             return call.found(form)
         what, calls = digest(path, request), list[str]()
@@ -372,6 +381,19 @@ def interrupts_of(error: BaseException) -> Sequence[Any]:
     if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
         return ()
     return cast("Sequence[Any]", error.args[0])
+
+
+def _behind(error: BaseException) -> Sequence[BaseException]:
+    """Give an error, and all that it was raised from."""
+    found = [error]
+    for one in found:
+        around = [each for each in (one.__cause__, one.__context__) if each is not None]
+        if isinstance(one, QuorumNotMet):
+            around += one.causes.values()
+        elif isinstance(one, BaseExceptionGroup):
+            around += cast("BaseExceptionGroup[BaseException]", one).exceptions
+        found += [each for each in around if each not in found]
+    return found
 
 
 def explained(error: Exception, node: str) -> Exception:

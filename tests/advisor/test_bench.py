@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 
 from moa.advisor.bench import Bench, Step, measured
-from moa.cli import main
 from moa.cli.bench import agree, counts, hourly
 from moa.config import Config, EndpointConfig
 from moa.config.endpoints import Endpoints
@@ -207,10 +207,7 @@ def configured_as(endpoint: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch) 
 
 
 def called(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(["bench", *words])
-    code = left.value.code
-    return code if isinstance(code, int) else -1
+    return moa("bench", *words)
 
 
 def test_the_command_keeps_what_it_measured(

@@ -35,9 +35,6 @@ class Driver(ModuleType):
         if not self.started:
             raise NVMLError
 
-    def nvmlShutdown(self) -> None:
-        pass
-
     def nvmlDeviceGetCount(self) -> int:
         return 2
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 from hub import CONTENT, SHA256, Hub, serving
 
 from moa.advisor.catalogue import models
 from moa.advisor.hardware import GPU, Machine
-from moa.cli import main
 from moa.config import load
 
 L4 = Machine(cores=8, ram=2**36, ram_free=2**35, gpus=(GPU.named("L4"),))
@@ -32,29 +32,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(["models", *words])
-    assert isinstance(left.value.code, int)
-    return left.value.code
+def moa_models(*words: str) -> int:
+    return moa("models", *words)
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
-    assert moa("list", "--json", *words) == 0
+    assert moa_models("list", "--json", *words) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_without_a_subcommand_the_configured_endpoints_are_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert moa("--json") == 0
+    assert moa_models("--json") == 0
     assert [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()] == [
         "embedded"
     ]
 
 
 def test_all_known_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("list") == 0
+    assert moa_models("list") == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in models())
     assert "~16.1" in shown  # Llama 3 8B in bf16, computed
@@ -78,14 +75,14 @@ def test_a_line_holds_what_was_computed_and_where_from(capsys: pytest.CaptureFix
 
 
 def test_an_unknown_tier_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("list", "--tier", "medium") == 2
+    assert moa_models("list", "--tier", "medium") == 2
     assert "medium" in capsys.readouterr().err
 
 
 def test_adding_writes_the_endpoint_and_says_what_is_next(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert moa("add", "mistral-7b", "--name", "small") == 0
+    assert moa_models("add", "mistral-7b", "--name", "small") == 0
     shown = capsys.readouterr().out
     assert "Wrote [endpoints.small] into moa.toml: Mistral 7B Instruct v0.3" in shown
     assert "Next: moa up small" in shown
@@ -107,39 +104,39 @@ def test_adding_writes_the_endpoint_and_says_what_is_next(
 
 
 def test_a_second_model_of_a_tier_leaves_the_configuration_usable(folder: Path) -> None:
-    moa("add", "gpt-5-mini", "--name", "large")
-    moa("add", "gpt-4o")
+    moa_models("add", "gpt-5-mini", "--name", "large")
+    moa_models("add", "gpt-4o")
     config = load(folder / "moa.toml")
     assert set(config.endpoints) == {"large", "gpt-4o"}
     assert config.of_tier("llm") == "large"
 
 
 def test_a_name_with_a_dot_becomes_one_without(folder: Path) -> None:
-    moa("add", "qwen3-0.6b")
+    moa_models("add", "qwen3-0.6b")
     assert list(load(folder / "moa.toml").endpoints) == ["qwen3-0-6b"]
 
 
 def test_an_endpoint_is_overwritten_only_where_that_is_asked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moa("add", "gpt-4o", "--name", "large")
-    assert moa("add", "gpt-5-mini", "--name", "large") == 2
+    moa_models("add", "gpt-4o", "--name", "large")
+    assert moa_models("add", "gpt-5-mini", "--name", "large") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert load(folder / "moa.toml").endpoints["large"].model == "gpt-4o"
-    assert moa("add", "gpt-5-mini", "--name", "large", "--overwrite") == 0
+    assert moa_models("add", "gpt-5-mini", "--name", "large", "--overwrite") == 0
     assert load(folder / "moa.toml").endpoints["large"].model == "gpt-5-mini"
 
 
 def test_a_model_that_does_not_fit_writes_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert moa("add", "llama-3-70b") == 2
+    assert moa_models("add", "llama-3-70b") == 2
     assert "does not fit this machine" in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 
 def test_room_can_be_asked_for(folder: Path) -> None:
-    moa("add", "smollm2-135m", "--name", "s", "--context", "2048", "--concurrency", "32")
+    moa_models("add", "smollm2-135m", "--name", "s", "--context", "2048", "--concurrency", "32")
     assert load(folder / "moa.toml").endpoints["s"].vllm.max_model_len == 2048
 
 
@@ -147,16 +144,16 @@ def test_the_file_can_be_named_by_the_variable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CONFIG", "new.toml")
-    assert moa("add", "gpt-4o") == 0
+    assert moa_models("add", "gpt-4o") == 0
     assert (folder / "new.toml").exists()
-    assert moa("add", "gpt-5", "--config", "other.toml") == 0
+    assert moa_models("add", "gpt-5", "--config", "other.toml") == 0
     assert list(load(folder / "other.toml").endpoints) == ["gpt-5"]
 
 
 def test_a_misspelt_model_is_answered_with_the_nearest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert moa("add", "mistral7b") == 2
+    assert moa_models("add", "mistral7b") == 2
     assert "Did you mean 'mistral-7b'?" in capsys.readouterr().err
 
 
@@ -166,7 +163,7 @@ def test_a_misspelt_model_is_answered_with_the_nearest(
 def test_help_teaches_by_example(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert moa(*words) == 0
+    assert moa_models(*words) == 0
     assert f"moa models {words[0] if len(words) > 1 else 'add'}" in capsys.readouterr().out
 
 
@@ -189,13 +186,13 @@ def test_a_model_is_fetched_by_the_name_of_its_endpoint_or_of_its_file(
     name: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configured(folder, "hf:owner/name/mine.gguf")
-    assert moa("fetch", name) == 0
+    assert moa_models("fetch", name) == 0
     out, err = capsys.readouterr()
     kept = folder / "cache/models/owner/name/mine.gguf"
     assert out == f"fetched: {kept}\nchecked: its SHA-256 is {SHA256}\n"
     assert err == "Fetching mine.gguf (owner/name, 0 MB)\n"
     assert kept.read_bytes() == CONTENT
-    assert moa("fetch", name) == 0
+    assert moa_models("fetch", name) == 0
     assert capsys.readouterr().out == f"already there: {kept}\n"
     assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/mine.gguf"]
 
@@ -203,7 +200,7 @@ def test_a_model_is_fetched_by_the_name_of_its_endpoint_or_of_its_file(
 def test_a_model_of_the_catalogue_is_fetched_without_a_configuration(
     folder: Path, hub: Hub
 ) -> None:
-    assert moa("fetch", "qwen3-0.6b") == 0
+    assert moa_models("fetch", "qwen3-0.6b") == 0
     (asked,) = hub.asked
     assert asked[0] == "/Qwen/Qwen3-0.6B-GGUF/resolve/main/Qwen3-0.6B-Q8_0.gguf"
     assert (folder / "cache/models/Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf").exists()
@@ -211,7 +208,7 @@ def test_a_model_of_the_catalogue_is_fetched_without_a_configuration(
 
 def test_that_nobody_knows_the_hash_is_said(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.headers = {}
-    assert moa("fetch", "qwen3-0.6b") == 0
+    assert moa_models("fetch", "qwen3-0.6b") == 0
     assert "not checked: neither the catalogue nor the hub says" in capsys.readouterr().out
 
 
@@ -220,7 +217,7 @@ def test_a_file_of_one_s_own_is_there_already(
 ) -> None:
     (folder / "mine.gguf").write_bytes(CONTENT)
     configured(folder, "mine.gguf")
-    assert moa("fetch", "medium") == 0
+    assert moa_models("fetch", "medium") == 0
     assert capsys.readouterr().out == f"already there: {folder / 'mine.gguf'}\n"
     assert not hub.asked
 
@@ -238,7 +235,7 @@ def test_what_cannot_be_fetched_is_told(
     name: str, says: str, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configured(folder, "weights.gguf", "[endpoints.large]", 'tier="llm"', 'model="gpt-5-mini"')
-    assert moa("fetch", name) == 2
+    assert moa_models("fetch", name) == 2
     assert says in capsys.readouterr().err
     assert not hub.asked
 
@@ -260,7 +257,7 @@ def test_ctrl_c_keeps_what_was_fetched_and_the_next_fetch_goes_on(folder: Path, 
     there = part.stat().st_size
     assert 0 < there < len(CONTENT)
     hub.go_on = None
-    assert moa("fetch", "hf:owner/name/mine.gguf") == 0
+    assert moa_models("fetch", "hf:owner/name/mine.gguf") == 0
     assert hub.told("Range") == [None, f"bytes={there}-"]
 
 
@@ -268,20 +265,18 @@ def test_models_and_doctor_say_what_is_not_fetched_yet(
     folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configured(folder, "qwen3-0.6b", "input_price = 1", "output_price = 2")
-    assert moa("--json") == 0
+    assert moa_models("--json") == 0
     medium, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (medium["reachable"], medium["default_of"]) == (False, ["llm"])
     assert (medium["model"], medium["address"]) == ("qwen3-0.6b", "this machine")
     assert "Run: moa models fetch medium" in medium["state"]
     assert medium["output_price"] == 2
-    with pytest.raises(SystemExit) as left:
-        main(["doctor"])
-    assert left.value.code == 1
+    assert moa("doctor") == 1
     assert "miss endpoint medium (qwen3-0.6b)" in capsys.readouterr().out
     assert not hub.asked
-    moa("fetch", "medium")
+    moa_models("fetch", "medium")
     capsys.readouterr()
-    moa("--json")
+    moa_models("--json")
     medium, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert medium["reachable"]
     assert medium["state"].startswith("ready, weights in ")
@@ -293,7 +288,7 @@ def test_a_probe_of_what_may_cost_money_waits_for_a_yes(
     (folder / "moa.toml").write_text(
         '[endpoints.far]\ntier = "slm"\nmodel = "m"\nbase_url = "https://models.example.com/v1"\n'
     )
-    assert moa("probe", "far") == 2
+    assert moa_models("probe", "far") == 2
     said = capsys.readouterr().err
     assert "far may cost money, and nothing was sent: 418 requests" in said
     assert "--yes" in said

@@ -18,7 +18,13 @@ from moa.documents import Passage
 from moa.documents.files import Progress, Sources, Step
 from moa.documents.index import Changes, Index, Indexed
 from moa.documents.retrieval import BM25
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnavailable
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+)
 from moa.testing import ScriptedEndpoint
 from moa.usage import Budget
 
@@ -313,6 +319,13 @@ async def test_while_vectors_cannot_be_had_files_are_read_once(folder: Path) -> 
         result = await retriever.run("sofas")
         assert [note.kind for note in result.trace] == ["degraded"]
     assert index.updates == 1
+
+
+async def test_a_wrong_key_of_the_endpoint_that_embeds_is_an_error(folder: Path) -> None:
+    no_key = EndpointUnauthorized("HTTP 401", endpoint="vectors", status=401)
+    retriever = Indexed(folder, endpoint=WordEncoder(name="vectors", failure=no_key))
+    with pytest.raises(EndpointUnauthorized):
+        await retriever.run("sofas")
 
 
 async def test_files_that_cannot_be_read_are_tried_again(folder: Path, tmp_path: Path) -> None:

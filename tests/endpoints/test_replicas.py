@@ -580,8 +580,6 @@ def test_replicas_that_cannot_work_are_refused() -> None:
             Replicas("m", wrong)
     with pytest.raises(ConfigError):
         Replicas("m", [one], slack=-1)
-    with pytest.raises(ConfigError):
-        Replicas("m", [one], first_wait_s=0)
 
 
 def test_replicas_can_do_what_all_of_them_can() -> None:

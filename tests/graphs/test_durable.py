@@ -25,6 +25,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import (
     BudgetExceeded,
+    EndpointUnauthorized,
     EndpointUnavailable,
     InputError,
     NodeError,
@@ -181,24 +182,54 @@ async def test_what_made_a_run_fail_is_asked_anew_and_what_had_ended_well_is_not
     assert (len(good.prompts), len(bad.prompts)) == (1, 3)
 
 
+async def test_a_run_that_failed_does_not_ask_again_what_something_stood_in_for() -> None:
+    down = ScriptedEndpoint(name="down", steps=[EndpointUnavailable("down", endpoint="down")])
+    no_key = EndpointUnauthorized("no key", endpoint="last", status=401)
+    last = ScriptedEndpoint(name="last", tier="llm", steps=[no_key, "Done."])
+    compiled: Any = Mixture(proposers=[large("a"), down, large("b")], aggregator=last).compile(
+        checkpointer=InMemorySaver()
+    )
+    with pytest.raises(EndpointUnauthorized):
+        await compiled.ainvoke("Why?", THREAD)
+    done = await compiled.ainvoke(None, THREAD)
+    assert (done.text, [*done.proposals]) == ("Done.", ["a", "b"])
+    assert (len(down.prompts), len(last.prompts)) == (1, 2)
+
+
+class Picky:
+    """Fails where it is told no."""
+
+    name = "picky"
+
+    def __init__(self, *says: str) -> None:
+        self.endpoint = ScriptedEndpoint(steps=says)
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        own = (context or RunContext()).nested(self.name)
+        said = (await self.endpoint.complete(Prompt.of(request), own)).text
+        if said == "no":
+            raise EndpointUnavailable("it says no", endpoint="e")
+        return finish(said, own, seconds=0.0)
+
+    def twice(self) -> Any:
+        """Run it in a graph, and once more where it fails."""
+        g = Graph("g", str)
+        policy = RetryPolicy(
+            retry_on=EndpointUnavailable, initial_interval=0.0, jitter=False, max_attempts=2
+        )
+        graph = g.build(g.add(self, g.input))
+        return graph.compile(checkpointer=InMemorySaver(), retry=policy)
+
+
 async def test_a_node_that_is_run_again_asks_again() -> None:
-    endpoint = ScriptedEndpoint(steps=["no", "yes"])
+    assert await Picky("no", "yes").twice().ainvoke("x", THREAD) == "yes"
 
-    class Picky:
-        name = "picky"
 
-        async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
-            own = (context or RunContext()).nested(self.name)
-            said = (await endpoint.complete(Prompt.of(request), own)).text
-            if said == "no":
-                raise EndpointUnavailable("it says no", endpoint="e")
-            return finish(said, own, seconds=0.0)
-
-    g = Graph("g", str)
-    policy = RetryPolicy(retry_on=EndpointUnavailable, initial_interval=0.0, jitter=False)
-    graph = g.build(g.add(Picky(), g.input))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver(), retry=policy)
-    assert await compiled.ainvoke("x", THREAD) == "yes"
+async def test_a_run_whose_every_attempt_failed_makes_all_of_them_anew() -> None:
+    compiled = Picky("no", "no", "no", "yes").twice()
+    with pytest.raises(EndpointUnavailable):
+        await compiled.ainvoke("x", THREAD)
+    assert await compiled.ainvoke(None, THREAD) == "yes"
 
 
 async def test_people_are_asked_once_by_a_node_that_is_run_again() -> None:
@@ -411,8 +442,9 @@ async def test_texts_are_streamed_as_messages_from_inside() -> None:
 
 async def test_studio_is_shown_what_is_drawn() -> None:
     compiled: Any = own_graph().compiled
-    drawn = (await compiled.aget_graph()).draw_mermaid()
-    assert all(name in drawn for name in ("plain", "last", "aggregator"))
+    for graph in (compiled, compiled.copy({"checkpointer": InMemorySaver()})):
+        drawn = (await graph.aget_graph()).draw_mermaid()
+        assert all(name in drawn for name in ("plain", "last", "aggregator"))
     assert compiled.get_input_jsonschema()["type"] == "string"
     assert compiled.get_context_jsonschema() is None
 

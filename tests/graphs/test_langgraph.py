@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
@@ -16,7 +17,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
+from moa.agents.generator import Generator
 from moa.context import RunContext
+from moa.endpoints import Completion, Prompt
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -111,6 +114,53 @@ async def test_events_go_to_the_custom_stream() -> None:
     events: list[Event] = [e async for e in compiled.astream("x", stream_mode="custom")]
     assert isinstance(events[-1], NodeFinished)
     assert events[-1].output == "x"
+
+
+class Streaming(SimulatedEndpoint):
+    """Remembers how often it was asked to write piece by piece."""
+
+    streamed = 0
+
+    def stream(self, prompt: Prompt, context: RunContext, /) -> AsyncIterator[str | Completion]:
+        self.streamed += 1
+        return super().stream(prompt, context)
+
+
+def writing(endpoint: SimulatedEndpoint) -> Any:
+    g = Graph("g", str)
+    return g.build(g.add(Generator(endpoint, "Answer."), g.input)).compiled
+
+
+async def test_an_endpoint_streams_where_somebody_reads_along_and_not_where_nobody_does() -> None:
+    endpoint = Streaming(tier="llm")
+    compiled = writing(endpoint)
+    await compiled.ainvoke("x")
+    await compiled.with_config(tags=["t"]).ainvoke("x")
+    await asyncio.to_thread(compiled.invoke, "x")
+    assert endpoint.streamed == 0
+    await compiled.ainvoke("x", stream_mode="custom")
+    assert [part async for part in compiled.astream("x", stream_mode="custom")]
+    assert [part async for part in compiled.astream("x", stream_mode="messages")]
+    assert endpoint.streamed == 3
+
+
+@pytest.mark.parametrize("subgraphs", [False, True])
+async def test_a_graph_around_one_reads_along_where_it_takes_what_is_written_inside(
+    subgraphs: bool,
+) -> None:
+    endpoint = Streaming(tier="llm")
+    inner = writing(endpoint)
+
+    async def ask(state: State) -> State:
+        return {"text": (await inner.ainvoke(state.get("text"))).text}
+
+    builder: Any = StateGraph(State)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    outer = builder.compile()
+    options = {"stream_mode": "custom", "subgraphs": subgraphs}
+    parts = [part async for part in outer.astream({"text": "x"}, **options)]
+    assert (bool(parts), endpoint.streamed) == (subgraphs, subgraphs)
 
 
 def interruptible(ran: Ran) -> Any:

@@ -17,9 +17,11 @@ from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
+    EndpointUnauthorized,
     EndpointUnavailable,
     InputError,
     MissingDependency,
+    MoaError,
 )
 from moa.graphs.loading import load_graph
 from moa.graphs.rag import (
@@ -121,10 +123,16 @@ async def test_a_check_that_fails_leaves_a_sentence_unchecked() -> None:
     assert [claim.verdict for claim in output.claims] == ["unchecked"]
 
 
-async def test_a_check_that_cannot_work_at_all_is_an_error() -> None:
-    missing_package = MissingDependency("numpy", extra="local", purpose="to check")
-    check = Grader(ScriptedEndpoint([missing_package], name="small"), SUPPORTED, name="check")
-    with pytest.raises(MissingDependency):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MissingDependency("numpy", extra="local", purpose="to check"),
+        EndpointUnauthorized("HTTP 401", endpoint="small", status=401),
+    ],
+)
+async def test_a_check_that_cannot_work_at_all_is_an_error(error: MoaError) -> None:
+    check = Grader(ScriptedEndpoint([error], name="small"), SUPPORTED, name="check")
+    with pytest.raises(type(error)):
         await answering("It is high [1].", check=check).run("How high is the tower?")
 
 

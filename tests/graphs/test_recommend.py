@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moa.context import RunContext
 from moa.endpoints import Embeddings
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.recommend import Interests, Item, Recommend, Recommendations, items_of
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -165,6 +165,13 @@ async def test_without_scores_items_are_shown_in_the_order_they_were_found() -> 
     result = await shop(large(reasons(1, 2)), scorer=down).run(Interests(text="a warm jacket"))
     assert ids(result)[0] == "1"
     assert [each.score for each in result.output.items] == [None, None]
+
+
+async def test_a_wrong_key_of_the_model_that_scores_is_an_error() -> None:
+    no_key = EndpointUnauthorized("HTTP 401", endpoint="small", status=401)
+    slm = SimulatedEndpoint(name="small", rule=lambda _: no_key)
+    with pytest.raises(EndpointUnauthorized):
+        await shop(large(), slm=slm).run(Interests(text="a warm jacket"))
 
 
 async def test_nothing_known_of_the_person_shows_the_first_items_and_says_so() -> None:

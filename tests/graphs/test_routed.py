@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import moa
 from routing import router
 
 from moa import Generator, RunContext
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
@@ -128,13 +128,6 @@ async def test_without_a_router_it_is_drawn_and_not_run() -> None:
     assert "LLM" in graph.draw().mermaid
     with pytest.raises(ConfigError, match="no router"):
         await graph.run(EASY)
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 @pytest.fixture(name="folder")

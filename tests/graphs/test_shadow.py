@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from command import moa
 
 from moa.agents.classifier import Classifier
-from moa.cli import main
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
@@ -125,13 +125,6 @@ async def test_what_the_node_in_use_raises_is_raised_as_it_is() -> None:
 def test_no_time_is_less_than_none() -> None:
     with pytest.raises(ConfigError):
         Shadow(current=agent(large, "llm"), candidate=Never(), wait_s=-1.0)
-
-
-def moa(*words: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 TABLES = """

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command import moa
 
 from moa import RunContext
-from moa.cli import main
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.graphs.support import intent_of
 
@@ -22,9 +22,7 @@ INBOX = EXAMPLES / "inbox.jsonl"
 
 def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    with pytest.raises(SystemExit) as left:
-        main(["run", "support", str(INBOX), "--config", CONFIG, "--out", str(out)])
-    assert left.value.code == 0
+    assert moa("run", "support", str(INBOX), "--config", CONFIG, "--out", str(out)) == 0
     found = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     rows = [json.loads(line) for line in INBOX.read_text("utf-8").splitlines()]
     assert len(found) == len(rows)

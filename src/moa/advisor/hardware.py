@@ -28,11 +28,11 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from moa._nvidia import nvidia
 from moa.advisor import Quantisation
 from moa.advisor.bench import Measurement
 from moa.advisor.catalogue import GGUF, Model, models
@@ -336,19 +336,9 @@ def _size(text: str) -> int:
 
 
 def _nvidia() -> tuple[GPU, ...]:
-    try:
-        nvml: Any = import_module("pynvml")
-    except ImportError:
-        return ()
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver, so no GPU
-        return ()
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(nvml.nvmlDeviceGetCount())]
-        return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
-    finally:
-        nvml.nvmlShutdown()
+    nvml, count = nvidia()
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in _visible(count)]
+    return tuple(gpu for gpu in (_read(nvml, handle) for handle in handles) if gpu)
 
 
 def _visible(count: int) -> list[int]:
@@ -405,7 +395,7 @@ def _chip() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Placement:
     """Where on a machine a model runs: so many of its GPUs, or its processor."""
 
     engine: Literal["vllm", "llama.cpp"]
@@ -451,7 +441,7 @@ class LocalModel:
     """A model at a place of the machine: what it takes there, and how fast it runs."""
 
     model: Model
-    place: Place
+    place: Placement
     quantisation: Quantisation
     tokens: int
     """Of one sequence, prompt and answer."""
@@ -563,24 +553,24 @@ class LocalModel:
         return 2.0 * (self.model.parameters or 1) * self.active
 
 
-def places(machine: Machine) -> list[Place]:
+def places(machine: Machine) -> list[Placement]:
     """List where on a machine a model can run, and with how much memory.
 
     Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
     shares the machine's memory is driven by llama.cpp, as is the processor.
     """
     ram, cores = int(machine.ram_free * RAM_SHARE), machine.cores
-    found = [Place(engine="llama.cpp", cores=cores, memory=ram)]
+    found = [Placement(engine="llama.cpp", cores=cores, memory=ram)]
     for same in machine.kinds_of_gpu.values():
         gpu = min(same, key=lambda it: it.usable)
         if gpu.shared:
             memory = min(gpu.usable, ram)
-            found.append(Place(engine="llama.cpp", gpu=gpu, cores=cores, memory=memory))
+            found.append(Placement(engine="llama.cpp", gpu=gpu, cores=cores, memory=memory))
             continue
         for count in (2**power for power in range(len(same).bit_length())):
             servers, memory = len(same) // count, gpu.usable * count
             found.append(
-                Place(
+                Placement(
                     engine="vllm",
                     gpu=gpu,
                     count=count,
@@ -592,7 +582,7 @@ def places(machine: Machine) -> list[Place]:
     return found
 
 
-def quantisations(model: Model, place: Place) -> list[Quantisation]:
+def quantisations(model: Model, place: Placement) -> list[Quantisation]:
     """List in which forms a place can run a model.
 
     vLLM makes `fp8` out of `bf16` while it loads; other forms need files that are published.
@@ -645,7 +635,7 @@ def vllm_fit(
     if not ways:
         raise ConfigError(f"vLLM serves no form of {model.name!r} that the catalogue knows")
 
-    def at(way: tuple[Place, Quantisation], length: int, many: int) -> LocalModel:
+    def at(way: tuple[Placement, Quantisation], length: int, many: int) -> LocalModel:
         place, kind = way
         return LocalModel(
             model=model,
@@ -680,12 +670,12 @@ def largest_that_fits(machine: Machine, *, config: Config | None = None) -> Loca
 
 def _ways(
     model: Model, machine: Machine, only: Quantisation | None = None
-) -> list[tuple[Place, Quantisation]]:
+) -> list[tuple[Placement, Quantisation]]:
     """List where and in which form vLLM may serve a model: few GPUs first, exact forms first."""
     processor, *others = places(machine)
     where = [place for place in others if place.engine == "vllm"]
     where.sort(key=lambda place: place.count)
-    where = where or [Place(engine="vllm", cores=machine.cores, memory=processor.memory)]
+    where = where or [Placement(engine="vllm", cores=machine.cores, memory=processor.memory)]
     return [
         (place, quantisation)
         for place in where
@@ -696,7 +686,7 @@ def _ways(
     ]
 
 
-def _taken(place: Place, machine: Machine, config: Config | None) -> int:
+def _taken(place: Placement, machine: Machine, config: Config | None) -> int:
     """Bytes of a place that the configuration gives to others, be they up already or not."""
     if config is None:
         return 0

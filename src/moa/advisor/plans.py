@@ -20,7 +20,7 @@ from moa.advisor import Job, Quantisation, Risk, Skill
 from moa.advisor.bench import Measurement, measured
 from moa.advisor.catalogue import BUILT_IN, Model, VendorModel, models
 from moa.advisor.estimate import NO_COST, Cost, Latency, Member, Stage, Timed, latency_of
-from moa.advisor.hardware import SPARE, LocalModel, Machine, Place, places, quantisations
+from moa.advisor.hardware import SPARE, LocalModel, Machine, Placement, places, quantisations
 from moa.advisor.task import Task, vendor_name
 from moa.config import EMBEDDED, Config, EndpointConfig
 from moa.endpoints.client import is_loopback
@@ -336,7 +336,7 @@ def _beside(member: Member, other: Member) -> Member:
     return replace(member, taken=taken)
 
 
-def _memory(place: Place) -> str:
+def _memory(place: Placement) -> str:
     return place.gpu.name if place.gpu and not place.gpu.shared else "RAM"
 
 

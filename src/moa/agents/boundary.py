@@ -36,7 +36,7 @@ _WHO_CAN: dict[Capability, str] = {
 }
 
 
-class Ready(NamedTuple):
+class NamedAgent(NamedTuple):
     """An agent that can be run, drawn and configured by its name."""
 
     make: Callable[..., Any]
@@ -47,15 +47,15 @@ class Ready(NamedTuple):
     """Of the endpoint that it asks by default; `None`: it asks none."""
 
 
-READY: dict[str, Ready] = {}
+AGENTS: dict[str, NamedAgent] = {}
 """By name."""
 
 
 def ready(name: str, does: str, tier: Tier | None = None) -> Callable[[Make], Make]:
-    """Let an agent be run by its name, as in `moa run NAME`; see `Ready`."""
+    """Let an agent be run by its name, as in `moa run NAME`; see `NamedAgent`."""
 
     def enter(make: Make) -> Make:
-        READY[name] = Ready(make, does, tier)
+        AGENTS[name] = NamedAgent(make, does, tier)
         return make
 
     return enter

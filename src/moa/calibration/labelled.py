@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
 
+from moa._text import words_in
 from moa.errors import InputError
 
 _LIKE_TEXTS, _LONG = 0.5, 30
@@ -155,7 +155,7 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
     "Scaling up all pairs similarity search"). Of many texts with one such word, as of one template,
     each is compared with the latest, so that time stays linear and a copy may be missed.
     """
-    words = [frozenset(re.findall(r"\w+", row.text.casefold())) for row in rows]
+    words = [frozenset(words_in(row.text)) for row in rows]
     frequent = Counter(word for found in words for word in found)
     seen: dict[str, list[int]] = {}
     copies: list[bool] = []

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from pydantic import TypeAdapter, ValidationError
 
 from moa._async import gather
-from moa._text import word_count
+from moa._text import word_count, words_in
 from moa.calibration.acceptance import Judgement, Policy, decisions_in, sampled, share, text_of
 from moa.calibration.arithmetic import NUMBER, check, numbers
 from moa.calibration.reply_signs import final_answer, reply_features
@@ -35,7 +35,6 @@ _PLAIN = frozenset(
 )
 _BESIDE = 3
 """Words beside the number of a text that is taken for a number with its unit."""
-_WORDS = re.compile(r"\w+")
 _OPENS = " \t\n:*`\"'(="
 _ENDS = re.compile(r"[.!?](?=\s|$)|[,;:](?=\s)|(?<!\d)\s[-\u2013\u2014]\s|[(\n]")
 """Where the first clause of a text ends: what follows explains it."""
@@ -302,7 +301,7 @@ def answer_of(reply: Any) -> object:
     answer = found.after if found.marked else text
     first = _ENDS.split(answer.lstrip(_OPENS), maxsplit=1)[0] if found.marked else answer
     number = _number_of(first)
-    return " ".join(_WORDS.findall(answer.casefold())) if number is None else number
+    return " ".join(words_in(answer)) if number is None else number
 
 
 def _number_of(clause: str) -> Fraction | None:
@@ -311,7 +310,7 @@ def _number_of(clause: str) -> Fraction | None:
     Behind other words the same number can be part of opposite answers: "buy within 30 days" and
     "rent for 30 days"; and so can one of several: "3 of 5" and "3 of 7".
     """
-    words = _WORDS.findall(NUMBER.sub("0", clause))
+    words = words_in(NUMBER.sub("0", clause))
     beside = [word for word in words if not word[0].isdigit()]
     found = set(numbers(clause.rpartition("=")[2]))
     if len(found) != 1 or len(beside) > _BESIDE or len(beside) == len(words):

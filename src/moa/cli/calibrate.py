@@ -135,7 +135,7 @@ def calibrate(
     if recheck is not None:
         _refuse(said)
         rows = read_labelled(source, format=format, text_column=text_column)
-        raise typer.Exit(session.run(_recheck(recheck, rows, out), config, budget_usd))
+        raise typer.Exit(session.run_job(_recheck(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
@@ -165,7 +165,7 @@ def calibrate(
         screen.details().print(f"written to {out}")
         return 0
 
-    raise typer.Exit(session.run(job, config, budget_usd))
+    raise typer.Exit(session.run_job(job, config, budget_usd))
 
 
 def _refuse(said: typer.Context) -> None:
@@ -267,7 +267,7 @@ def evaluate(
             screen.json_line(figures)
         return 0
 
-    raise typer.Exit(session.run(job, config, budget_usd))
+    raise typer.Exit(session.run_job(job, config, budget_usd))
 
 
 def promote(
@@ -354,7 +354,7 @@ def promote(
             _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0
 
-    raise typer.Exit(session.run(job, config, budget_usd))
+    raise typer.Exit(session.run_job(job, config, budget_usd))
 
 
 def _show_calibration(made: Calibration) -> None:

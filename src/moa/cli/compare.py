@@ -126,7 +126,7 @@ def compare(
         return 0 if all(design.answered for design in found.designs) else 1
 
     stopped = f"Stopped with some of the answers: {options.how_to_go_on(out)}."
-    raise typer.Exit(session.run(job, config, None, stopped=stopped))
+    raise typer.Exit(session.run_job(job, config, None, stopped=stopped))
 
 
 def _given(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.batch import Item, Malformed, Row
     from moa.calibration.file import Calibration
-    from moa.cli.report import Asked, Rows
+    from moa.cli.row_runner import Asked, Rows
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.endpoints import Example
@@ -98,7 +98,7 @@ def decide(
             --labels billing,delivery,technical --out decided.jsonl
     """
     from moa import rows
-    from moa.cli.report import Report
+    from moa.cli.row_runner import RowRunner
 
     way: _Way
     if calibration is None:
@@ -114,7 +114,7 @@ def decide(
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[str], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    with Report(
+    with RowRunner(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
         out=out,
@@ -123,8 +123,8 @@ def decide(
         total=rows.count(source, limit, format),
         limited=limit is not None,
         counts_dollars=budget_usd is not None,
-    ) as report:
-        code = report.run(
+    ) as runner:
+        code = runner.run(
             prepare,
             found,
             config=config,
@@ -325,7 +325,7 @@ class _Adapted:
 
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
-    from moa.batch import Malformed, text_of
+    from moa.batch import Malformed, row_text
     from moa.config import nearest
     from moa.endpoints import Example
     from moa.errors import ConfigError
@@ -339,7 +339,7 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
         label = row.value.get("label") if isinstance(row.value, dict) else None
         if not isinstance(label, str) or label not in allowed:
             raise ConfigError(f"{where}: {label!r} is no label{nearest(str(label), allowed)}")
-        yield Example(text_of(row.value), {"label": label})
+        yield Example(row_text(row.value), {"label": label})
 
 
 def _first(found: Rows) -> tuple[Sequence[str], Rows]:
@@ -348,12 +348,12 @@ def _first(found: Rows) -> tuple[Sequence[str], Rows]:
 
 
 def _texts(found: Iterator[Row | Malformed]) -> Iterator[str]:
-    from moa.batch import Row, text_of
+    from moa.batch import Row, row_text
     from moa.errors import InputError
 
     for row in found:
         if isinstance(row, Row):
             try:
-                yield text_of(row.value)
+                yield row_text(row.value)
             except InputError:
                 continue  # reported when its turn comes

@@ -106,7 +106,7 @@ def label(
             return await _by_llm(made, endpoints, rows, picks, file, context)
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
-        code = session.run(job, config, budget_usd, stopped=stopped)
+        code = session.run_job(job, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
         raise typer.Exit(_by_keys(made, rows, picks, file))

@@ -18,6 +18,13 @@ def _hushed(quiet: bool) -> bool:
     return quiet
 
 
+def _named(labels: str | None) -> str | None:
+    """Check labels before the words behind them, which with a blank between two would be one."""
+    if labels:
+        label_names(labels)
+    return labels
+
+
 Source = Annotated[
     str, typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input.")
 ]
@@ -69,7 +76,10 @@ NeededTask = Annotated[str, _TASK]
 Labels = Annotated[
     str | None,
     typer.Option(
-        "--labels", metavar="A,B,C", help="Names of the labels; of labelled rows, else theirs."
+        "--labels",
+        metavar="A,B,C",
+        callback=_named,
+        help="Names of the labels; of labelled rows, else theirs.",
     ),
 ]
 _CALIBRATION_FILE = typer.Option(
@@ -179,6 +189,7 @@ def label_names(given: str) -> list[str]:
     names = [name.strip() for name in given.split(",")]
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise ConfigError(
-            f"--labels takes at least two different labels between commas, got {given!r}"
+            "--labels takes at least two different labels, separated by commas and in one word or "
+            f"in quotes, such as --labels a,b or --labels 'a, b'; got {given!r}"
         )
     return names

@@ -11,7 +11,7 @@ import typer
 from moa.cli import options, screen
 
 if TYPE_CHECKING:
-    from moa.cli.report import Asked
+    from moa.cli.row_runner import Asked
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.graphs.loading import AnyNode
@@ -81,7 +81,7 @@ def run(
         moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
     """
     from moa import rows
-    from moa.cli.report import Report
+    from moa.cli.row_runner import RowRunner
     from moa.graphs.asking import asked_by
     from moa.graphs.loading import load_graph
 
@@ -99,7 +99,7 @@ def run(
         node = load_graph(graph, endpoints)
         return node, asked_by(node)
 
-    with Report(
+    with RowRunner(
         rows.line,
         source=None if text or piped else source,
         out=out,
@@ -108,8 +108,8 @@ def run(
         total=1 if text else rows.count(source, limit, format),
         limited=limit is not None,
         counts_dollars=budget_usd is not None,
-    ) as report:
-        code = report.run(
+    ) as runner:
+        code = runner.run(
             prepare,
             islice(found, limit),
             config=config,

@@ -32,7 +32,7 @@ def configured(path: Path | None) -> Config:
     return load(path)
 
 
-def run(
+def run_job(
     job: Job,
     config: Path | None,
     budget_usd: float | None,

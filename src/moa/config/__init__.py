@@ -52,7 +52,7 @@ EMBEDDED = "embedded"
 
 _KEY_ENDS = ("_API_KEY", "_TOKEN")
 
-Place = tuple[int | str, ...]
+Location = tuple[int | str, ...]
 """Keys and places in lists, from the outermost one on."""
 Dollars = Annotated[Decimal, Field(ge=0)]
 
@@ -329,7 +329,7 @@ def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Conf
 
 def explained(
     error: ValidationError,
-    known: type[BaseModel] | Callable[[Place], list[str]],
+    known: type[BaseModel] | Callable[[Location], list[str]],
     *,
     where: str,
     table: str | None = None,
@@ -514,7 +514,7 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
 
 
 def _sentence(
-    problem: ErrorDetails, keys: Callable[[Place], list[str]], where: str, outer: str | None
+    problem: ErrorDetails, keys: Callable[[Location], list[str]], where: str, outer: str | None
 ) -> str:
     place = problem["loc"]
     table = ".".join(str(part) for part in (outer, *place[:-1]) if part is not None)
@@ -529,9 +529,9 @@ def _sentence(
     return f"{where} {key}: {said}" if key else f"{where}: {said}"
 
 
-def keys_at(annotation: Any, place: Place) -> list[str]:
+def keys_at(annotation: Any, location: Location) -> list[str]:
     """Name the keys that may stand at a place within what an annotation reads."""
-    for part in place:
+    for part in location:
         if get_origin(annotation) in (dict, list):
             annotation = get_args(annotation)[-1]
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -9,6 +9,7 @@ texts that meet them and texts that nearly do.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,8 +70,22 @@ class Kernel:
         return np.hstack([likeness, x]) if self.unit else likeness
 
 
+class Readout(ABC):
+    """Reads options out of vectors."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, vectors: Floats) -> Floats:
+        """Log-probabilities of each option: vectors, options."""
+
+    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """Probability of each option, of one vector."""
+        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
+
+
 @dataclass(frozen=True, slots=True)
-class Head:
+class Head(Readout):
     """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
     weights: Floats
@@ -83,13 +98,9 @@ class Head:
         parts = vectors if self.kernel is None else self.kernel(vectors)
         return log_softmax(parts @ self.weights + self.bias)
 
-    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """Probability of each option, of one vector."""
-        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
-
 
 @dataclass(frozen=True, slots=True)
-class Blend:
+class Blend(Readout):
     """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 
     heads: tuple[Head | None, ...]
@@ -119,10 +130,6 @@ class Blend:
     def logs(self, stacked: Floats) -> Floats:
         """Log-probabilities of what is stacked: texts, options."""
         return log_softmax(np.einsum("v,tvo->to", self.weights, stacked) + self.bias)
-
-    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """Probability of each option, of one vector that all heads read."""
-        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
 
 
 async def encode(

@@ -16,7 +16,7 @@ from moa.documents import Passage
 from moa.documents.citations import Statement, statements, word_shares
 from moa.documents.retrieval import searched, words
 from moa.endpoints import Endpoint
-from moa.errors import CalibrationError, ConfigError, DeadlineExceeded, MoaError
+from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
 from moa.handoffs import Text
 from moa.node import Node
 from moa.questions import Answer, Option, Question
@@ -190,14 +190,14 @@ async def graded(
     Raises:
         DeadlineExceeded: the run's time is up.
         ConfigError: the grader can grade nothing, as where a package or a calibration is missing.
+        EndpointError: it is set up wrong, as where its key is.
     """
 
     async def grade(text: str) -> Grade:
         try:
             return (await grader.run(text, context)).output
-        except (ConfigError, DeadlineExceeded):
-            raise
         except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"{grader.name!r} gave no grade: {error}")
             return Grade(met=None)
 

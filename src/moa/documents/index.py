@@ -27,7 +27,14 @@ from moa.documents.files import (
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.documents.store import Store
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
+from moa.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    InputError,
+    MissingDependency,
+    MoaError,
+    check_recoverable,
+)
 from moa.handoffs import Text
 
 MAX_TOKENS = 200
@@ -202,7 +209,7 @@ class _Read(NamedTuple):
     by_words: BM25
 
 
-class _Ready(NamedTuple):
+class _Search(NamedTuple):
     changes: Changes
     retriever: Retriever
 
@@ -244,7 +251,7 @@ class Indexed(Retriever):
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.by_words = by_words or endpoint is None
         self._read: _Read | None = None
-        self._ready: _Ready | None = None
+        self._ready: _Search | None = None
         self._reading: dict[asyncio.AbstractEventLoop, asyncio.Task[_Read]] = {}
         # A lock belongs to one event loop, and a retriever to none.
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
@@ -279,8 +286,8 @@ class Indexed(Retriever):
         return (await self._within(context, self._refreshed)).changes
 
     async def _within(
-        self, context: RunContext, prepare: Callable[[RunContext], Awaitable[_Ready]]
-    ) -> _Ready:
+        self, context: RunContext, prepare: Callable[[RunContext], Awaitable[_Search]]
+    ) -> _Search:
         timer = asyncio.timeout(context.remaining_s())
         try:
             async with timer:
@@ -292,12 +299,12 @@ class Indexed(Retriever):
                 f"{self.name}: the time given to the run was up before its documents were read"
             ) from error
 
-    async def _prepared(self, context: RunContext) -> _Ready:
+    async def _prepared(self, context: RunContext) -> _Search:
         read = self._read or await asyncio.shield(self._update())
         async with self._lock:
             return self._ready or await self._over(read, context)
 
-    async def _refreshed(self, context: RunContext) -> _Ready:
+    async def _refreshed(self, context: RunContext) -> _Search:
         begun = self._reading.get(asyncio.get_running_loop())
         if begun is not None:  # it may have passed by what was changed since
             await asyncio.wait([begun])
@@ -342,23 +349,23 @@ class Indexed(Retriever):
         reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
         return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
 
-    async def _over(self, read: _Read, context: RunContext) -> _Ready:
+    async def _over(self, read: _Read, context: RunContext) -> _Search:
         """Keep what searches in what was read; without vectors it is for this run alone."""
         if self.endpoint is None:
-            self._ready = _Ready(read.changes, read.by_words)
+            self._ready = _Search(read.changes, read.by_words)
             return self._ready
         try:
             vectors = await self.index.vectors(read.passages, self.endpoint, context)
-        except DeadlineExceeded:
-            raise
         except MoaError as error:
+            if not isinstance(error, MissingDependency):
+                check_recoverable(error)
             context.note("degraded", f"passages are found by words alone: {error}")
             self._ready = None
-            return _Ready(read.changes, read.by_words)
+            return _Search(read.changes, read.by_words)
         depth = _DEPTH * self.top_k if self.by_words else self.top_k
         near = Dense(read.passages, vectors, self.endpoint, top_k=depth)
         both = Hybrid([BM25(read.passages, top_k=depth), near], top_k=self.top_k)
-        self._ready = _Ready(read.changes, both if self.by_words else near)
+        self._ready = _Search(read.changes, both if self.by_words else near)
         return self._ready
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from importlib import import_module
 from typing import Any, Unpack
 
 from moa._async import gather
-from moa._text import UNSPACED
+from moa._text import UNSPACED, words_in
 from moa.agents.boundary import Limits, TypedNode, require
 from moa.context import RunContext
 from moa.documents import Passage, Passages
@@ -24,7 +23,6 @@ from moa.node import Node
 TOP_K = 5
 _RANK = 60
 """The constant of reciprocal rank fusion, as its paper sets it."""
-_WORD = re.compile(r"\w+")
 
 
 class Retriever(TypedNode[Text | str, Passages]):
@@ -269,7 +267,7 @@ def searched(passage: Passage) -> str:
 def words(text: str) -> list[str]:
     """Split a text into what BM25 compares: words in small letters, pairs where no spaces are."""
     found: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
+    for word in words_in(unicodedata.normalize("NFKC", text)):
         if UNSPACED.search(word) is None:
             found.append(word)
             continue

@@ -20,12 +20,12 @@ from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
 from moa.endpoints.http_errors import (
+    body_text,
     cause_of,
     error_of_exception,
     error_of_response,
     foreign_errors,
     masked,
-    text_of,
     was_lost,
     was_not_sent,
     without_key,
@@ -522,7 +522,7 @@ class Client:
         return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
 
     def _invalid(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
-        start = " ".join(masked(text_of(response), line.secret)[:80].split())
+        start = " ".join(masked(body_text(response), line.secret)[:80].split())
         return InvalidResponse(
             f"{_address(response.request)} answered {response.status_code} with no JSON object: "
             f"{start!r}. Is `base_url` right?",

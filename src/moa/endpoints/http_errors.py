@@ -240,7 +240,7 @@ def _reason(chain: tuple[BaseException, ...], secret: str) -> str:
     return said[:_LONGEST_QUOTE] or type(deepest).__name__
 
 
-def text_of(response: httpx2.Response) -> str:
+def body_text(response: httpx2.Response) -> str:
     """Read an answer as UTF-8, whatever it says that it is: some of Python's codecs can't read."""
     return response.content.decode("utf-8", "replace")
 
@@ -251,7 +251,7 @@ def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
             f"it redirects to {masked(response.headers['location'], secret)[:_LONGEST_QUOTE]}",
             "",
         )
-    text = masked(text_of(response).strip(), secret)
+    text = masked(body_text(response).strip(), secret)
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -325,7 +325,7 @@ def _reset_s(response: httpx2.Response) -> float | None:
         for what in ("requests", "tokens")
         if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
     ]
-    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', text_of(response))
+    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', body_text(response))
     found = [
         sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
         for span in spans

@@ -45,7 +45,10 @@ T = TypeVar("T")
 
 _GONE = (None, 502, 503)
 """What a server that is gone answers with: nothing, or the status of what stands before it."""
-_MOST_DOUBLINGS = 16
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _MOST_DOUBLINGS = 0.5, 30.0, 16
+"""Until a replica that died is probed, and between two probes."""
+_PROBE_TIMEOUT_S = 1.0
+"""The request that makes a probe waits for it."""
 
 Probe = Callable[[Endpoint, RunContext], Awaitable[object]]
 """Asks a server for something that costs nothing. It raises an `EndpointError` where that fails."""
@@ -76,7 +79,7 @@ class Replicas(Wrapping):
     One that can't be reached, or that answers 502 or 503, is taken out, and its request goes to
     another at once. A stream whose first piece has come fails instead, since a part of its answer
     has been given. A replica that is out is probed by the next request after a wait, which doubles
-    up to `longest_wait_s` until the replica answers, and is let in again. Where all are out, each
+    up to half a minute until the replica answers, and is let in again. Where all are out, each
     request probes them.
 
     Each replica has a name of its own: the trace and the usage say who answered.
@@ -85,9 +88,6 @@ class Replicas(Wrapping):
         name: Name of them all.
         replicas: The servers, with different names.
         slack: Outstanding requests more than the least busy one has, up to which a prefix stays.
-        first_wait_s: Seconds until a replica that died is probed.
-        longest_wait_s: Maximum seconds between two probes.
-        probe_timeout_s: Seconds that a probe may take; the request that makes it waits for it.
         probe: How a replica is probed.
         clock: Tells the seconds.
 
@@ -102,21 +102,15 @@ class Replicas(Wrapping):
         replicas: Sequence[Endpoint],
         *,
         slack: int = 4,
-        first_wait_s: float = 0.5,
-        longest_wait_s: float = 30.0,
-        probe_timeout_s: float = 1.0,
         probe: Probe = list_models,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _check(name, replicas)
-        if slack < 0 or min(first_wait_s, longest_wait_s, probe_timeout_s) <= 0:
-            raise ConfigError(f"{name}: slack must not be negative, and waits must be positive")
+        if slack < 0:
+            raise ConfigError(f"{name}: slack must not be negative, and is {slack}")
         super().__init__(replicas[0])
         self._name = name
-        self._replicas = tuple(
-            Replica(endpoint, first_wait_s, longest_wait_s, probe_timeout_s, probe, clock)
-            for endpoint in replicas
-        )
+        self._replicas = tuple(Replica(endpoint, probe, clock) for endpoint in replicas)
         self._slack = slack
         self._turn = 0
 
@@ -291,10 +285,6 @@ class Replica:
     """One server, how busy it is, and what is known of its health."""
 
     endpoint: Endpoint
-    first_wait_s: float
-    longest_wait_s: float
-    timeout_s: float
-    """Of a probe."""
     ask: Probe
     clock: Callable[[], float]
     outstanding: int = 0
@@ -351,7 +341,7 @@ class Replica:
             DeadlineExceeded: the run's time is up.
         """
         left_s = context.remaining_s()
-        timeout_s = self.timeout_s if left_s is None else min(self.timeout_s, left_s / 2)
+        timeout_s = _PROBE_TIMEOUT_S if left_s is None else min(_PROBE_TIMEOUT_S, left_s / 2)
         self._probing = True
         try:
             await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
@@ -365,9 +355,9 @@ class Replica:
             self._probing = False
 
     def _go_out(self, error: MoaError) -> None:
-        wait_s = self.first_wait_s * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
+        wait_s = _FIRST_WAIT_S * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        wait_s = min(self.longest_wait_s, max(wait_s, asked_s))
+        wait_s = min(_LONGEST_WAIT_S, max(wait_s, asked_s))
         self._deaths += 1
         self.back_at = self.clock() + wait_s
         self.reason = str(error)

@@ -43,6 +43,10 @@ from moa.usage import NOTHING, Amount, Price, Tier
 T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
+_LONGEST_WAIT_S = 20.0
+"""Between two tries, unless the server asks for more."""
+_LONGEST_START_S = 900.0
+"""Of a server that is waited for."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -197,7 +201,6 @@ class Retried(Wrapping):
         endpoint: What is asked.
         attempts: Maximum tries, the first included.
         first_wait_s: Maximum seconds before the second try; doubles with each further one.
-        longest_wait_s: Maximum seconds between two tries, unless the server asks for more.
         longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
             more, its error, which says how long, is raised at once.
     """
@@ -208,15 +211,13 @@ class Retried(Wrapping):
         *,
         attempts: int = 3,
         first_wait_s: float = 0.5,
-        longest_wait_s: float = 20.0,
         longest_asked_s: float = 60.0,
     ) -> None:
-        if attempts < 1 or min(first_wait_s, longest_wait_s, longest_asked_s) < 0:
+        if attempts < 1 or min(first_wait_s, longest_asked_s) < 0:
             raise ConfigError(f"{endpoint.name}: attempts must be positive, and waits not negative")
         super().__init__(endpoint)
         self._attempts = attempts
         self._first_wait_s = first_wait_s
-        self._longest_wait_s = longest_wait_s
         self._longest_asked_s = longest_asked_s
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
@@ -240,7 +241,7 @@ class Retried(Wrapping):
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
         if not error.retryable or asked_s > self._longest_asked_s:
             return None
-        pause_s = max(asked_s, random.uniform(0.0, min(wait_s, self._longest_wait_s)))
+        pause_s = max(asked_s, random.uniform(0.0, min(wait_s, _LONGEST_WAIT_S)))
         left_s = context.remaining_s()
         return None if left_s is not None and pause_s >= left_s else pause_s
 
@@ -543,13 +544,12 @@ class WaitForReady(Within, Wrapping):
     """Fails with a lost server's error only when the server is back, or will not come back.
 
     So a further try, such as that of `Retried` around it, reaches a server that is there, however
-    long its start takes. The wait ends with the run's deadline at the latest.
+    long its start takes. The wait ends with the run's deadline, or after a quarter of an hour.
 
     Args:
         endpoint: What is asked.
         is_coming: Whether somebody is starting the server, or watches over it.
         is_ready: Whether it is there.
-        longest_wait_s: Maximum seconds to wait for it.
         poll_s: Seconds between two looks.
     """
 
@@ -559,13 +559,11 @@ class WaitForReady(Within, Wrapping):
         *,
         is_coming: Callable[[], bool],
         is_ready: Callable[[], Awaitable[bool]],
-        longest_wait_s: float = 900.0,
         poll_s: float = 0.5,
     ) -> None:
         super().__init__(endpoint)
         self._is_coming = is_coming
         self._is_ready = is_ready
-        self._longest_wait_s = longest_wait_s
         self._poll_s = poll_s
 
     @asynccontextmanager
@@ -579,7 +577,7 @@ class WaitForReady(Within, Wrapping):
 
     async def _wait(self, error: EndpointUnavailable, context: RunContext) -> None:
         start = time.monotonic()
-        while time.monotonic() - start < self._longest_wait_s and self._is_coming():
+        while time.monotonic() - start < _LONGEST_START_S and self._is_coming():
             if await self._is_ready():
                 break
             left_s = context.remaining_s()

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
-from moa.batch import Malformed, map_rows, text_of
+from moa.batch import Malformed, map_rows, row_text
 from moa.calibration.active_learning import Pick
 from moa.calibration.labelled import Labelled
 from moa.context import RunContext
@@ -39,7 +39,7 @@ def read_labelled(
                 "Rename the column that holds the label"
             )
         try:
-            text = text_of(row.value)
+            text = row_text(row.value)
         except InputError as error:
             raise ConfigError(f"{where}: {error}") from error
         if not text.strip():
@@ -81,7 +81,7 @@ def read_unlabelled(
         if isinstance(row, Malformed):
             continue
         try:
-            text = text_of(row.value)
+            text = row_text(row.value)
         except InputError:
             continue
         if text.strip():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from importlib import import_module
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from moa._text import words_in
 from moa.calibration.measures import (
     calibration_error,
     calibration_error_by_chance,
@@ -22,8 +22,6 @@ from moa.calibration.reply_signs import final_answer
 from moa.decisions.arrays import Floats, np
 from moa.errors import MissingDependency
 from moa.evals.cases import Answer
-
-_WORD = re.compile(r"\w+")
 
 
 class Interval(NamedTuple):
@@ -199,7 +197,7 @@ def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:
 
 def exact_match(reply: str, reference: str) -> float:
     """Whether both have the same words, in small letters and without punctuation."""
-    return float(_words(reply) == _words(reference))
+    return float(words_in(reply) == words_in(reference))
 
 
 def numeric_match(reply: str, reference: str) -> float:
@@ -213,7 +211,7 @@ def rouge_l(reply: str, reference: str) -> float:
 
     Words are compared in small letters and not stemmed.
     """
-    given, wanted = _words(reply), _words(reference)
+    given, wanted = words_in(reply), words_in(reference)
     if not given or not wanted:
         return float(given == wanted)
     lengths = [0] * (len(wanted) + 1)
@@ -236,14 +234,10 @@ TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = {
 
 def metric_for(references: Sequence[str]) -> str:
     """Choose a metric by what is expected: a few words with a number, a few words, or texts."""
-    if any(len(_words(reference)) > 4 for reference in references):
+    if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
     numbers = all(_number(reference) is not None for reference in references)
     return "numeric" if numbers else "exact"
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
 
 
 def _number(text: str) -> Fraction | None:

@@ -22,8 +22,8 @@ from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.errors import MissingDependency, Unanswered
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
+from moa.errors import MissingDependency, MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -183,7 +183,8 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         try:
             worth = (await self.scorer.run(text, context)).output
             total = worth.useful.value + worth.original.value
-        except (*RECOVERABLE, Unanswered) as error:
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
             return None
         return round(total / (2 * (len(_LEVELS) - 1)), 4)
@@ -195,8 +196,8 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         if can_write(self.llm.model):
             try:
                 themes = (await self.sorter.run(pool, context)).output.themes
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"no model named the themes: {error}")
             else:
                 return _with(pool, {number: t.theme for t in themes for number in t.ideas})
@@ -304,7 +305,9 @@ async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContex
     try:
         found = await encoder.embed([idea.text for idea in ideas], context)
         return _Nearness(ideas, found.vectors)
-    except (*RECOVERABLE, MissingDependency) as error:
+    except MoaError as error:
+        if not isinstance(error, MissingDependency):
+            check_recoverable(error)
         context.note("degraded", f"ideas are compared by their words alone: {error}")
         return _Nearness(ideas, ())
 

@@ -23,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.errors import ConfigError, MoaError, NodeError
-from moa.graphs.fallbacks import RECOVERABLE, recoverable
+from moa.errors import ConfigError, MoaError, NodeError, check_recoverable
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
@@ -282,8 +281,8 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             return ()
         try:
             found = source_of((await self.tester.run(Draft(task=task), hidden)).output.text)
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             hidden.note("degraded", f"the program runs without tests: {error}")
             return ()
         return _asserts(found.code) if parser_of(found.language) == "python" else (found.code,)

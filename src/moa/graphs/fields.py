@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class _Place(TypedDict):
+class _Where(TypedDict):
     where: str
     table: str
 
@@ -65,7 +65,7 @@ class Table:
     """What its nodes take."""
 
     @property
-    def place(self) -> _Place:
+    def place(self) -> _Where:
         """Where it stands, for errors."""
         file = str(self.endpoints.config.file or FILE)
         return {"where": file, "table": f"graphs.{self.name}"}

@@ -27,6 +27,7 @@ from moa.graphs.fields import (
     FromEndpoint,
     FromFile,
     FromGraph,
+    FromTable,
     Mark,
     Table,
     keys_in,
@@ -104,7 +105,7 @@ def _all() -> Iterator[tuple[str, Ready]]:
     importlib.import_module("moa.chat.graph")
     for name, recipe in Recipe.recipes.items():
         yield name, Ready((recipe.__doc__ or "").partition("\n")[0].rstrip("."), recipe)
-    for name, agent in boundary.READY.items():
+    for name, agent in boundary.AGENTS.items():
         yield name, Ready(agent.does, FromEndpoint(agent.make, agent.tier))
 
 
@@ -173,24 +174,43 @@ def files_of(
         return (own[0],)
     ready, table, around = _configured(name, endpoints, given)
     folder = endpoints.config.file.parent if endpoints.config.file else Path()
-    found: list[Path] = []
-    others = [*_words([*around.values()])] if around else []
-    for key, (_, marks) in ready.settings.items():
-        for mark in marks:
-            if isinstance(mark, FromFile):
-                found += [folder / path for path in _words(table.get(key))]
-            elif isinstance(mark, FromGraph):
-                others += _words(table.get(key, mark.default))
-    inner = [file for other in others if other for file in files_of(str(other), endpoints)]
+    found = [folder / path for path in _said(ready.settings, table, FromFile)]
+    others = [*_named([*around.values()])] if around else []
+    others += [name for name in _said(ready.settings, table, FromGraph) if name]
+    inner = [file for other in others for file in files_of(str(other), endpoints)]
     return (*found, *inner)
 
 
-def _words(value: object) -> Iterator[str | Path]:
-    if isinstance(value, str | Path):
-        yield value
-    elif isinstance(value, Sequence):
+def _said(
+    settings: Mapping[str, tuple[Any, tuple[Mark, ...]]],
+    table: Mapping[str, object],
+    kind: type[FromFile | FromGraph],
+) -> Iterator[str | Path]:
+    """Give what a table, and each in it, says where a kind of mark stands."""
+    for key, (_, marks) in settings.items():
+        for mark in marks:
+            if isinstance(mark, kind):
+                default = mark.default if isinstance(mark, FromGraph) else None
+                yield from _named(table.get(key, default))
+            elif isinstance(mark, FromEndpoint | FromTable):
+                made_by = mark.make if isinstance(mark, FromEndpoint) else mark.recipe
+                for inner in _leaves(table.get(key)):
+                    if isinstance(inner, Mapping):
+                        within = cast("Mapping[str, object]", inner)
+                        yield from _said(settings_below(made_by), within, kind)
+
+
+def _named(value: object) -> Iterator[str | Path]:
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, str | Path))
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Give what stands in a list, and in the lists in it; of anything else, itself."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
         for inner in cast("Sequence[object]", value):
-            yield from _words(inner)
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 def _configured(

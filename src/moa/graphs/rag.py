@@ -37,7 +37,7 @@ from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, simila
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
+from moa.errors import ConfigError, InputError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
@@ -262,9 +262,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             return []
         try:
             query = (await self.rewriter.run(question, context)).output.query
-        except (ConfigError, DeadlineExceeded):
-            raise
         except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"the question was searched as it is: {error}")
             return []
         return [query] if set(words(query)) - set(words(question)) else []
@@ -399,9 +398,9 @@ class Extractive(TypedNode[Sheet, Extracted]):
         if self.endpoint is not None and sentences:
             try:
                 rankings.append(await self._by_meaning(request.question, sentences, context))
-            except DeadlineExceeded:
-                raise
             except MoaError as error:
+                if not isinstance(error, MissingDependency):
+                    check_recoverable(error)
                 context.note("degraded", f"sentences are compared by words alone: {error}")
         near = set(rankings[-1].passages)
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]

@@ -28,8 +28,8 @@ from moa.documents.index import BATCH
 from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, Unanswered
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
+from moa.errors import ConfigError, MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY
 from moa.graphs.fields import FromFile, Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -237,8 +237,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         if near is not None:
             try:
                 found.append(await near.nearest(query, context, top_k=depth))
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("degraded", f"items are found by words alone: {error}")
         return fused(found, top_k=depth)
 
@@ -252,8 +252,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
                 batch = self._passages[begin : begin + BATCH]
                 try:
                     made = await self.encoder.embed([searched(each) for each in batch], context)
-                except RECOVERABLE as error:
-                    recoverable(error)
+                except MoaError as error:
+                    check_recoverable(error)
                     context.note("degraded", f"items are found by words alone: {error}")
                     return None
                 self._vectors[begin:] = made.vectors
@@ -271,7 +271,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             try:
                 text = f"The person:\n{about}\n\nThe item:\n{each.item}"
                 value = (await judge.run(text, context)).output.suits.value
-            except (*RECOVERABLE, Unanswered) as error:
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"no score for {each.item.id!r}: {error}")
                 return each
             return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
@@ -293,8 +294,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             return shelf
         try:
             written = (await self.writer.run(shelf, context)).output
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"no reasons were written: {error}")
             return shelf
         by_number = {each.item: each.reason.strip() for each in written.reasons}

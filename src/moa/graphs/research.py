@@ -20,8 +20,8 @@ from moa.documents.citations import Citation, cited, statements
 from moa.documents.claims import Claim, Grade, checked_claims
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, DeadlineExceeded, InputError, MoaError
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
+from moa.errors import InputError, MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY
 from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import Recipe, Sketch
@@ -256,8 +256,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return [question]
         try:
             divided = (await self.divider.run(question, context)).output.questions
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"the question was not divided: {error}")
             return [question]
         return list(dict.fromkeys(divided))
@@ -271,9 +271,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         async def look_up(question: str) -> RagOutcome | str:
             try:
                 return (await in_place(self.answerer, question, context)).output
-            except (ConfigError, DeadlineExceeded):
-                raise
             except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"{question!r} was not looked up: {error}")
                 failures.append(error)
                 return f"it could not be looked up: {error}"
@@ -288,8 +287,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return found
         try:
             conflicts = (await self.comparer.run(found, context)).output.disagreements
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"the findings were not compared: {error}")
             return found
         return found.model_copy(update={"disagreements": tuple(conflicts)})
@@ -300,8 +299,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             shown, heard = counted(context)
             try:
                 text, written = (await self.synthesis.run(found, heard)).output.text, True
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 if shown():  # whoever reads along would be left with half a report
                     raise
                 context.note("failed", f"no report was written: {error}")

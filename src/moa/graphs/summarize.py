@@ -28,8 +28,8 @@ from moa.documents.sentences import sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import MissingDependency
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, recoverable
+from moa.errors import MissingDependency, MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -258,8 +258,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         async def condensed(note: Note) -> Note:
             try:
                 reply = (await condenser.run(note.text, silent)).output
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"no note of chunks {note.chunks}: {error}")
                 salience = await self._salience(whole.keeping([note]), context)
                 most = self.keep * approximate_tokens(note.text)
@@ -275,7 +275,9 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             return await salience_of(
                 self.vectors, batches, context, about=notes.original.about, centroid=notes.centroid
             )
-        except (*RECOVERABLE, MissingDependency) as error:
+        except MoaError as error:
+            if not isinstance(error, MissingDependency):
+                check_recoverable(error)
             context.note("degraded", f"the first sentences are taken, not the best: {error}")
             return None
 
@@ -288,8 +290,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             if fault is not None:
                 context.note("repaired", f"asked again: {fault}", endpoint=self.llm.name)
                 found = await self._again(notes, found, fault, silent)
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"the summary was not written: {error}")
             made = "the text's own" if _kept_by(notes) == "extract" else "the small model's"
             context.note("degraded", f"the summary is made of {made} sentences")
@@ -305,8 +307,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         """Have it written anew; the first try stands where that fails."""
         try:
             anew = await self._draft(_Brief(notes=notes, draft=_text(found), fault=fault), context)
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"it was not written anew: {error}")
             return found
         left = self.length.fault(_text(anew))

@@ -21,8 +21,8 @@ from moa.documents.lengths import Length
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
-from moa.errors import MoaError
-from moa.graphs.fallbacks import MAX_CONCURRENCY, RECOVERABLE, note_drafts, recoverable
+from moa.errors import MoaError, check_recoverable
+from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -179,8 +179,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             again = _Attempt(assignment=request, draft=text, fault=fault)
             try:
                 text = (await self.whole.run(again, silent)).output.text
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"it was not written anew: {error}")
             else:
                 anew = self._tidied(article_of(text, request.text), context)
@@ -225,10 +225,10 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             heading = parts[place].heading
             try:
                 text = await self._section(
-                    _Place(planned=planned, place=place, length=length), silent
+                    _SectionTask(planned=planned, place=place, length=length), silent
                 )
-            except RECOVERABLE as error:
-                recoverable(error)
+            except MoaError as error:
+                check_recoverable(error)
                 context.note("failed", f"section {heading!r} is left out: {error}")
                 return error
             return Section(heading=heading, text=text)
@@ -239,7 +239,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             raise next(each for each in found if isinstance(each, MoaError))
         return written
 
-    async def _section(self, place: _Place, context: RunContext) -> str:
+    async def _section(self, place: _SectionTask, context: RunContext) -> str:
         """Write a section, and anew once where it misses its length; what is too long is cut."""
         writer = self.section_writers[place.place % len(self.section_writers)]
         text = (await writer.run(place, context)).output.text
@@ -250,8 +250,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         again = place.model_copy(update={"draft": text, "fault": fault})
         try:
             text = (await writer.run(again, context)).output.text
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"section {place.place + 1} was not written anew: {error}")
         cut = place.length.cut(text)
         if len(cut) < len(text):
@@ -269,8 +269,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         try:
             drafted = Drafted(planned=planned, sections=sections)
             edits = (await self.editor.run(drafted, context)).output.edits
-        except RECOVERABLE as error:
-            recoverable(error)
+        except MoaError as error:
+            check_recoverable(error)
             context.note("failed", f"no pass for consistency: {error}")
             context.note("degraded", "the sections were not checked against each other")
             return sections
@@ -346,7 +346,7 @@ class Outliner(Agent[Assignment, Outline]):
         return outline.model_copy(update={"sections": kept})
 
 
-class _Place(BaseModel):
+class _SectionTask(BaseModel):
     planned: Planned
     place: int
     length: Length
@@ -354,7 +354,7 @@ class _Place(BaseModel):
     fault: str | None = None
 
 
-class SectionWriter(Agent[_Place, Reply]):
+class SectionWriter(Agent[_SectionTask, Reply]):
     """Writes one section of an outline."""
 
     instructions = (
@@ -363,7 +363,7 @@ class SectionWriter(Agent[_Place, Reply]):
         "Write only the text of the section, without a heading, in the language of the task."
     )
 
-    def prompt(self, request: _Place) -> str:
+    def prompt(self, request: _SectionTask) -> str:
         """Show the task, the whole outline, and which section it is."""
         outline = request.planned.outline
         heading = outline.sections[request.place].heading

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.handoffs import Dropped
 
-Place = Literal["before", "beside", "after"]
+Position = Literal["before", "beside", "after"]
 """Where a guard stands: before the node, beside it while it runs, or after it, on its output."""
 
 
@@ -22,7 +22,7 @@ class Blocked(Dropped):
 
     guard: str
     """Name of the guard."""
-    place: Place
+    place: Position
 
 
 class Exchange(BaseModel):

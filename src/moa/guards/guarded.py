@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated, Any, Generic, cast
 
+from moa._async import cancel
 from moa.agents.boundary import In, Out
 from moa.agents.filter import Verdict
 from moa.context import RunContext
@@ -15,7 +16,7 @@ from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
 from moa.graphs.fields import FromGraph
 from moa.graphs.recipe import Recipe, Sketch
-from moa.guards import Blocked, Exchange, Place
+from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring, counted
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
@@ -135,7 +136,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 events.release()
             return (await running).output
         finally:
-            await _stopped([running])
+            await cancel([running])
 
     async def _after(
         self,
@@ -166,7 +167,9 @@ def _check_fits(guard: Guard, name: str) -> None:
         )
 
 
-async def _checked(guard: Check, value: Any, place: Place, context: RunContext) -> Blocked | None:
+async def _checked(
+    guard: Check, value: Any, place: Position, context: RunContext
+) -> Blocked | None:
     verdict = (await guard.run(_as_wanted(guard, value), context)).output
     if verdict.kept:
         return None
@@ -195,13 +198,7 @@ async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocke
                 return blocked
         return None
     finally:
-        await _stopped(running)
-
-
-async def _stopped(running: Sequence[asyncio.Future[Any]]) -> None:
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+        await cancel(running)
 
 
 def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:

@@ -213,27 +213,27 @@ class Reading:
     def __init__(self, kinds: Sequence[_Numbers]) -> None:
         self._kinds = kinds
         self._phone_words = _words(_PHONE_WORDS)
-        self._places: dict[str, tuple[Finding, ...]] = {}
+        self._stretches: dict[str, tuple[Finding, ...]] = {}
         self._verdicts: dict[tuple[str, str, float], float] = {}
         self._phones: dict[str, tuple[Finding, ...]] = {}
         self._read = self._looked_up = 0
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find them in one view."""
-        for place in _places(text):
-            written = text[place.start : place.end]
-            found = self._places.get(written)
+        for stretch in _stretches(text):
+            written = text[stretch.start : stretch.end]
+            found = self._stretches.get(written)
             if found is None and self._read + len(written) > _READ:
-                for match in _SHAPE.finditer(text, place.begins, place.ends):
+                for match in _SHAPE.finditer(text, stretch.begins, stretch.ends):
                     if sum(map(str.isdigit, match[0])) >= 2 or match[0].count(":") > 1:
                         yield Finding("NUMBER", match.start(), match.end(), 1.0, checked=False)
                 continue
             if found is None:
                 self._read += len(written)
-                found = self._places[written] = tuple(self._within(written))
+                found = self._stretches[written] = tuple(self._within(written))
             for finding in found:
-                if place.holds(place.start + finding.start, place.start + finding.end):
-                    yield finding.moved(place.start)
+                if stretch.holds(stretch.start + finding.start, stretch.start + finding.end):
+                    yield finding.moved(stretch.start)
 
     def _within(self, text: str) -> Iterator[Finding]:
         few = sum(map(str.isdigit, text)) < _FEW_DIGITS
@@ -272,7 +272,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Stretch:
     """A part of a text that numbers may stand in, and that is read at once."""
 
     start: int
@@ -287,7 +287,7 @@ class _Place:
         return start < self.ends and (end if self.whole else start + 1) > self.begins
 
 
-def _places(text: str) -> Iterator[_Place]:
+def _stretches(text: str) -> Iterator[_Stretch]:
     for cluster in _CLUSTER.finditer(text):
         first, last = cluster.span()
         least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
@@ -295,7 +295,7 @@ def _places(text: str) -> Iterator[_Place]:
         while begins < last:
             ends = _cut(text, begins, last)
             start, end = max(least, begins - _AROUND), min(most, ends + _AROUND)
-            yield _Place(start, end, begins, ends, whole=begins == first)
+            yield _Stretch(start, end, begins, ends, whole=begins == first)
             begins = ends
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from moa._async import gather
+from moa._async import cancel, gather
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import concurrency_of, unwrapped
@@ -272,10 +272,7 @@ class _Fan(Generic[Out]):
 
     async def stop(self) -> None:
         """Cancel who still runs, and wait until it has ended."""
-        for task in self.running:
-            task.cancel()
-        if self.running:
-            await asyncio.gather(*self.running, return_exceptions=True)
+        await cancel([*self.running])
 
     def answers(self) -> list[Drawn[Out]]:
         """What is there, in the order of the members.

@@ -6,7 +6,6 @@ arXiv:2203.11171: the answer that most samples give, whatever their reasons.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from typing import Any
 
 from pydantic import Field
 
+from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, shown, stated
 
-_WORD = re.compile(r"\w+")
 _RUN = 3
 """Words in a row that are compared: enough that word order counts."""
 
@@ -195,7 +194,7 @@ def _overlap(mine: set[tuple[str, ...]], others: set[tuple[str, ...]]) -> float:
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
-    words = _WORD.findall(text.casefold())
+    words = words_in(text)
     if len(words) < _RUN:
         return {tuple(words)} if words else set()
     return {tuple(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)}

@@ -10,16 +10,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from moa._nvidia import nvidia
 from moa.endpoints.cores import usable_memory
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, MissingDependency
 from moa.vllm.settings import VLLMConfig
+from moa.vllm.state import Server
 
 _PROBE_S = 60.0
 _PROBE = """
@@ -59,17 +59,9 @@ _UTILISATION = 0.92
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-class ServerSpec(BaseModel):
-    """One server: what it is, how it is started, and how it is watched."""
+class ServerSpec(Server):
+    """How one server is started, and how it is watched."""
 
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    """Of its endpoint."""
-    model: str
-    port: int
-    settings: str
-    """A digest of what it serves and how."""
     command: list[str]
     env: dict[str, str] = Field(repr=False)
     """May hold the hub's token, so it is never shown."""
@@ -86,11 +78,6 @@ class ServerSpec(BaseModel):
     """Maximum bytes of its log, before it goes on in a new file."""
     log_parts: int = 3
     """Older files of its log that are kept."""
-
-    @property
-    def label(self) -> str:
-        """The server in words."""
-        return f"{self.name} on port {self.port}"
 
 
 def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[ServerSpec]:
@@ -302,26 +289,11 @@ def variables(
         free = usable_memory().free / _GIB * _KV_SHARE
         found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
     if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
-        groups = _gpu_count() // config.gpus_each
+        groups = nvidia()[1] // config.gpus_each
         if groups > 1:
             first = replica % groups * config.gpus_each
             found[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
     return found | config.env
-
-
-def _gpu_count() -> int:
-    """Count NVIDIA's GPUs; where there is no driver to ask, there are none."""
-    try:
-        nvml: Any = import_module("pynvml")
-    except ImportError:
-        return 0
-    try:
-        nvml.nvmlInit()
-        count: int = nvml.nvmlDeviceGetCount()
-        nvml.nvmlShutdown()
-    except nvml.NVMLError:
-        return 0
-    return count
 
 
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
@@ -333,7 +305,7 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
     if environment.cpu or config.replicas == 1:
         return wanted
     pinned = VISIBLE in inherited() | config.env  # all replicas have the same GPUs
-    groups = 1 if pinned else max(1, _gpu_count() // config.gpus_each)
+    groups = 1 if pinned else max(1, nvidia()[1] // config.gpus_each)
     together = math.ceil(config.replicas / groups)
     if together == 1:
         return wanted

@@ -24,6 +24,8 @@ from moa.vllm.supervisor import JOINED, STARTED
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 40.0
 """Longer than a supervisor gives its server."""
+_COUNTED_S = 1.0
+"""Over which generated tokens are counted."""
 _TAIL_BYTES = 4096
 _SUPERVISOR_LOG = "supervisor.log"
 
@@ -322,22 +324,21 @@ class Report:
         }
 
 
-async def reports(wanted: Iterable[Report], *, interval_s: float = 1.0) -> list[Report]:
+async def reports(wanted: Iterable[Report]) -> list[Report]:
     """Tell of all servers that are wanted, and of others on this machine that aren't down.
 
     Args:
         wanted: Those that are configured, as if they were down.
-        interval_s: Seconds over which generated tokens are counted.
     """
     kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
-    found = await asyncio.gather(*(_report(*one, interval_s) for one in kept))
+    found = await asyncio.gather(*(_report(*one) for one in kept))
     configured = {(report.name, report.port): report for report in wanted}
     known = {(report.name, report.port) for report in found}
     shown = [it for it in found if it.phase != "down" or (it.name, it.port) in configured]
     return [*shown, *(down for key, down in configured.items() if key not in known)]
 
 
-async def _report(folder: ServerFolder, state: ServerState, interval_s: float) -> Report:
+async def _report(folder: ServerFolder, state: ServerState) -> Report:
     running, key = folder.is_running, folder.key()
     phase: str = state.phase if state.is_supervised else "stopping"
     if not running:
@@ -357,7 +358,7 @@ async def _report(folder: ServerFolder, state: ServerState, interval_s: float) -
     server = VLLMServer(state.name, port=state.port, api_key=key)
     try:
         before, since = await server.metrics(), time.monotonic()
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(_COUNTED_S)
         after = await server.metrics()
     except EndpointError as error:
         return replace(report, phase="not answering", cause=error.message)

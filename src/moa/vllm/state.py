@@ -28,8 +28,8 @@ Phase = Literal["starting", "ready", "restarting", "failed", "stopped"]
 Holder = Literal["supervisor", "keeper"]
 
 
-class ServerState(BaseModel):
-    """What is known of a server, written by its supervisor."""
+class Server(BaseModel):
+    """One server, and what it serves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +38,17 @@ class ServerState(BaseModel):
     model: str
     port: int
     settings: str
-    """A digest of how it was started, to tell whether it is the one that is wanted."""
+    """A digest of what it serves and how, to tell whether it is the one that is wanted."""
+
+    @property
+    def label(self) -> str:
+        """The server in words."""
+        return f"{self.name} on port {self.port}"
+
+
+class ServerState(Server):
+    """What is known of a server, written by its supervisor."""
+
     pid: int
     """Of its supervisor."""
     phase: Phase
@@ -55,11 +65,6 @@ class ServerState(BaseModel):
         import psutil
 
         return psutil.pid_exists(self.pid)
-
-    @property
-    def label(self) -> str:
-        """The server in words."""
-        return f"{self.name} on port {self.port}"
 
 
 def state_folder() -> Path:

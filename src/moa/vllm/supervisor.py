@@ -33,7 +33,7 @@ from pydantic import SecretStr
 from moa.endpoints.vllm import VLLMServer, is_free
 from moa.vllm.causes import explain, port_taken
 from moa.vllm.command import ServerSpec
-from moa.vllm.state import Phase, ServerFolder, ServerState
+from moa.vllm.state import Phase, Server, ServerFolder, ServerState
 
 STARTED, JOINED = "started", "joined"
 """What a supervisor answers; anything else is why it does not start."""
@@ -77,7 +77,7 @@ class Supervisor:
         self._folder = folder
         self._key = key
         self._stops = list(stops)
-        known = spec.model_dump(include={"name", "model", "port", "settings"})
+        known = spec.model_dump(include={*Server.model_fields})
         self._state = ServerState(**known, pid=os.getpid(), phase="starting")
         folder.write(self._state)
 

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from itertools import count
 from operator import itemgetter
@@ -48,8 +49,6 @@ from moa.node import Node
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-Compiled = Pregel[Any, Any, Any, Any]
-"""LangGraph's own kind of graph. Its `context=` is a `RunContext`."""
 Retries = RetryPolicy | Sequence[RetryPolicy]
 
 _SAVER, _PAD, _SEND, _MAP = (
@@ -59,7 +58,71 @@ _SAVER, _PAD, _SEND, _MAP = (
     "__pregel_resume_map",
 )
 """What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
+_STREAM = "__pregel_stream"
+"""Where the stream of a graph around this one is, if it takes what is written inside."""
 _CHANNEL, _ANSWER, _NO_TASK = "__moa__", "answer/", str(UUID(int=0))
+
+
+class Compiled(Pregel[Any, Any, Any, Any]):
+    """LangGraph's own kind of graph. Its `context=` is a `RunContext`.
+
+    Args:
+        node: What runs.
+        made: What LangGraph made of it.
+    """
+
+    def __init__(self, *, node: Node[Any, Any], **made: Any) -> None:
+        cast("Any", super()).__init__(**made)
+        self.node = node
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+        """Run it; nobody reads along, so no endpoint is asked to write piece by piece."""
+        with _unread(self.node, options):
+            return cast("Any", super()).invoke(input, config, **options)
+
+    async def ainvoke(
+        self, input: Any, config: RunnableConfig | None = None, **options: Any
+    ) -> Any:
+        """Run it; nobody reads along, so no endpoint is asked to write piece by piece."""
+        with _unread(self.node, options):
+            return await cast("Any", super()).ainvoke(input, config, **options)
+
+    def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        """Draw what is in the node as LangChain does, which is what LangGraph's Studio shows."""
+        return _drawn(self.node)
+
+    async def aget_graph(
+        self, config: RunnableConfig | None = None, *, xray: int | bool = False
+    ) -> Graph:
+        """Draw it, see `get_graph`."""
+        return _drawn(self.node)
+
+    def get_context_jsonschema(self) -> None:
+        """Tell of none: a `RunContext` comes from Python alone."""
+
+
+_unread_node: ContextVar[object] = ContextVar("unread_node", default=None)
+"""The node that is invoked for its output alone."""
+
+
+@contextmanager
+def _unread(node: object, options: Mapping[str, Any]) -> Generator[None]:
+    is_read = any("custom" in options.get(mode, ()) for mode in ("stream_mode", "print_mode"))
+    token = _unread_node.set(None if is_read else node)
+    try:
+        yield
+    finally:
+        _unread_node.reset(token)
+
+
+def _writer(node: object, runtime: Runtime[Any]) -> Callable[[object], None] | None:
+    """Give what writes to LangGraph's custom stream; `None` where nobody reads it.
+
+    LangGraph gives a writer in any case. Inside another graph that one's stream may be read.
+    """
+    unread = _unread_node.get() is node and _STREAM not in get_config().get("configurable", {})
+    _unread_node.set(None)  # what is invoked inside says it of itself
+    return None if unread else runtime.stream_writer
 
 
 def compiled(
@@ -91,8 +154,8 @@ def compiled(
     async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
         context = context_in(runtime.context) or RunContext()
         own = context.nested()
-        told = Told(get_config(), context.listener, runtime.stream_writer)
-        own.listener = told
+        told = Told(get_config(), context.listener, _writer(node, runtime))
+        own.listener = told if told.is_heard else None
         try:
             async with Keeping(runtime, context, retry=retry, now=now) as keeping:
                 own.journal = keeping.place
@@ -106,31 +169,19 @@ def compiled(
 
     entry.__name__ = node.name
     schema: Any = RunContext
-    made = cast("Compiled", entrypoint(checkpointer=checkpointer, context_schema=schema)(entry))
+    pregel: Any = entrypoint(checkpointer=checkpointer, context_schema=schema)(entry)  # pyright: ignore[reportUnknownVariableType]
+    attributes = cast("dict[str, Any]", vars(pregel))
+    attributes.pop("__orig_class__", None)
+    made = Compiled(node=node, **attributes)
     runs: Any = made.nodes[node.name].bound
     runs.func = entry_now
     channels = cast("dict[str, Any]", made.channels)  # pyright: ignore[reportUnknownMemberType]
     channels[START] = JsonInput(given)
     channels[END] = JsonOutput(answer, END)
-
-    def get_graph(config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
-        return _drawn(node)
-
-    async def aget_graph(
-        config: RunnableConfig | None = None, *, xray: int | bool = False
-    ) -> Graph:
-        return _drawn(node)
-
-    def get_context_jsonschema() -> None:
-        """Tell of none: a `RunContext` comes from Python alone."""
-
-    made.get_graph, made.aget_graph = get_graph, aget_graph
-    made.get_context_jsonschema = get_context_jsonschema
     return made
 
 
 def _drawn(node: object) -> Graph:
-    """Draw what is in a node as LangChain does, which is what LangGraph's Studio shows."""
     from moa.graphs.engine.drawing import diagram_of
 
     drawn, plan = Graph(), getattr(node, "plan", None)
@@ -232,7 +283,7 @@ class Keeping:
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")
         if isinstance(error, Exception) and not interrupts_of(error):
-            await journal.fail()
+            await journal.fail(error)
 
     @property
     def place(self) -> Place | None:
@@ -309,18 +360,17 @@ class Keeping:
         finally:
             var_child_runnable_config.reset(token)
 
-    async def _retry(self, once: Callable[[], Awaitable[Out]]) -> Out:
-        for attempt in count():
-            try:
-                return await once()
-            except Exception as error:
-                policy = next((one for one in self._policies if _applies(one, error)), None)
-                if policy is None or attempt + 1 >= policy.max_attempts:
-                    raise
-                wait_s = policy.initial_interval * policy.backoff_factor**attempt
-                jitter_s = random.random() if policy.jitter else 0.0
-                await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
-        raise AssertionError("counting does not end")
+    async def _retry(self, once: Callable[[], Awaitable[Out]], attempt: int = 0) -> Out:
+        try:
+            return await once()
+        except Exception as error:
+            policy = next((one for one in self._policies if _applies(one, error)), None)
+            if policy is None or attempt + 1 >= policy.max_attempts:
+                raise
+            wait_s = policy.initial_interval * policy.backoff_factor**attempt
+            jitter_s = random.random() if policy.jitter else 0.0
+            await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
+            return await self._retry(once, attempt + 1)  # here, so that its error names this one
 
 
 def _applies(policy: RetryPolicy, error: Exception) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from moa._async import cancel
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
 from moa.graphs.engine.plan import Plan, Task
@@ -473,5 +474,4 @@ async def streamed(
             yield event
         yield await running
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel([running])

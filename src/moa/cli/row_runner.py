@@ -1,4 +1,4 @@
-"""Report: rows run through a node, and where they go: a file, lines of JSON, a bar, tables."""
+"""Row runner: rows run through a node, and where they go: a file, lines of JSON, a bar, tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa._files import Existing
-from moa.batch import Item, Malformed, Row, map_rows, reader_of, text_of
+from moa.batch import Item, Malformed, Row, map_rows, reader_of, row_text
 from moa.cli import screen, session
 from moa.cli.options import how_to_go_on
 from moa.cli.screen import by_node, check_target, cost_of, dollars
@@ -175,8 +175,10 @@ class Watching(Protocol):
         ...
 
 
-class Report:
-    """Takes each item as it is done, and says at the end what they came to.
+class RowRunner:
+    """Runs rows through a node, and says at the end what they came to.
+
+    Each item is taken as it is done.
 
     Args:
         line: Writes an item as a line of JSON.
@@ -228,7 +230,7 @@ class Report:
         )
         self._task = self._progress.add_task("moa", total=total, state="")
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> RowRunner:
         if self._file:
             check_target("--out", self._file.path)
             self._file.__enter__()
@@ -283,7 +285,7 @@ class Report:
                 return session.ANSWERED
             node, asked = await prepare(endpoints, context)
             nodes.append(node)
-            if tabular and reader_of(node) is text_of:
+            if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if live else chain((next(left),), left)
             if endpoints.stood_in:
@@ -300,7 +302,7 @@ class Report:
                     self.add(item)
             return session.FAILED if self.tally.failed else session.ANSWERED
 
-        code = session.run(job, config, budget_usd, stopped="")
+        code = session.run_job(job, config, budget_usd, stopped="")
         self.close(stopped=code == session.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):
