@@ -82,6 +82,13 @@ async def test_a_short_text_that_is_too_long_is_cut_where_its_longest_sections_e
     assert result.usage.calls == 1
 
 
+async def test_a_heading_without_a_text_stays() -> None:
+    text = "# W\n\n## A\n\n## B\n\nThey dive at night."
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    result = await Write(llm=llm, words=4).run(TASK)
+    assert [section.heading for section in result.output.sections] == ["A", "B"]
+
+
 async def test_what_a_text_says_twice_is_taken_out() -> None:
     twice = "Whales sing for company over hundreds of miles."
     text = f"# W\n\n## A\n\n{twice} They dive.\n\n## B\n\nThey rest. {twice}"

@@ -448,7 +448,7 @@ def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Sectio
     for section in sections:
         pieces: list[str] = []
         found = sentences(section.text)
-        ends = [start for start, _ in found[1:]] + [len(section.text)]
+        ends = [*(start for start, _ in found), len(section.text)][1:]
         for (start, sentence), end in zip(found, ends, strict=True):
             said = set(words(sentence))
             if len(said) >= _FEW and any(_alike(said, one) for one in seen):
