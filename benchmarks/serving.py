@@ -13,18 +13,16 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import aiohttp
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
 from moa.config import EndpointConfig, load
 from moa.endpoints import Prompt
-from moa.endpoints.dialects import VLLM
 from moa.endpoints.vllm import VLLMEndpoint, free_port
 from moa.questions import questions_of
 from moa.vllm.settings import local_url
@@ -97,7 +95,6 @@ class Bare:
     def __init__(self, endpoint: VLLMEndpoint, url: str, key: str) -> None:
         self.endpoint = endpoint
         self.url = url
-        self.key = key
         self.headers = {"Authorization": f"Bearer {key}"}
 
     async def __aenter__(self) -> Bare:
@@ -304,21 +301,12 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         found["labels"] = await questions_asked(bench, ways, repeats)
     async with started(tiny) as (endpoint, bare):
         bench = Bench(endpoint, bare, texts())
-        alone = VLLMEndpoint(
-            "alone",
-            model=endpoint.model,
-            base_url=bare.url,
-            api_key=SecretStr(bare.key),
-            decides="systemone",
-            dialect=replace(VLLM, together=False),
-        )
-        async with alone:
-            ways = {
-                "one request each, one by one": one_by_one(alone),
-                "one request each, side by side": side_by_side(alone),
-                "one request for all": together(endpoint),
-            }
-            found["systemone"] = await questions_asked(bench, ways, repeats)
+        ways = {
+            "one request each, one by one": one_by_one(endpoint),
+            "one request each, side by side": side_by_side(endpoint),
+            "one request for all": together(endpoint),
+        }
+        found["systemone"] = await questions_asked(bench, ways, repeats)
     return found
 
 

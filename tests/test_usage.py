@@ -19,7 +19,6 @@ amounts = st.builds(
     output_tokens=counts,
     priced_cost=st.decimals(min_value=0, max_value=10**6, places=6),
     unpriced_calls=counts,
-    unpriced_shares=counts,
 )
 tiers: st.SearchStrategy[Tier] = st.sampled_from(("slm", "llm"))
 parts = st.builds(Part, tiers, st.sampled_from(("a", "b")), st.sampled_from(("x", "y")))

@@ -33,8 +33,6 @@ class Amount:
     """US dollars of the calls whose price is known."""
     unpriced_calls: int = 0
     """Calls whose price is not known, so that `cost` is unknown too."""
-    unpriced_shares: int = 0
-    """Parts in such calls that are counted for another caller, so that no call counts twice."""
     seconds: float = 0.0
     """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
     joules: float = 0.0
@@ -43,8 +41,7 @@ class Amount:
     @property
     def cost(self) -> Decimal | None:
         """US dollars, or `None` where the price of at least one call is unknown."""
-        unknown = self.unpriced_calls or self.unpriced_shares
-        return None if unknown else self.priced_cost
+        return None if self.unpriced_calls else self.priced_cost
 
     @property
     def tokens(self) -> int:
@@ -59,7 +56,6 @@ class Amount:
             output_tokens=self.output_tokens + other.output_tokens,
             priced_cost=self.priced_cost + other.priced_cost,
             unpriced_calls=self.unpriced_calls + other.unpriced_calls,
-            unpriced_shares=self.unpriced_shares + other.unpriced_shares,
             seconds=self.seconds + other.seconds,
             joules=self.joules + other.joules,
         )
@@ -72,7 +68,6 @@ class Amount:
             output_tokens=-self.output_tokens,
             priced_cost=-self.priced_cost,
             unpriced_calls=-self.unpriced_calls,
-            unpriced_shares=-self.unpriced_shares,
             seconds=-self.seconds,
             joules=-self.joules,
         )

@@ -222,7 +222,7 @@ async def test_parallel_calls_cannot_pass_the_budget_together(
     failed = [result for result in results if isinstance(result, BudgetExceeded)]
     assert context.usage.calls <= 3
     if calls_of(endpoint, what) == 1:
-        # Decisions of one tick about one text are one call, and so is what a cache asks for.
+        # What a cache asks for at once is one call.
         assert len(failed) == (5 if context.usage.calls == 3 else 0)
     else:
         assert len(failed) >= 7

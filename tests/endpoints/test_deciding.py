@@ -312,6 +312,15 @@ async def test_more_questions_than_fit_are_spread_over_requests(
     assert decision.amount.calls == 2
 
 
+async def test_questions_of_one_name_are_told_apart(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(reply({"refund": {"noul": 0.9}, "refund_2": {"noul": 0.2}}))
+    first, second = (await decided(endpoint(transport), REFUND, REFUND)).answers
+    assert (first.best, second.best) == (0, 1)
+    assert second.question is REFUND
+
+
 async def test_questions_that_would_mix_go_one_a_request(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:

@@ -44,10 +44,8 @@ async def test_a_server_that_decides_is_asked_natively(
 ) -> None:
     served.will(Routed({"/v1/models": MODELS, "/v1/systemone": reply()}))
     decider = endpoint(transport, decides="auto")
-    decisions = await asyncio.gather(
-        *(decider.decide("text", [question], RunContext()) for question in ALL)
-    )
-    assert served.paths == ["/v1/models", "/v1/systemone"]
+    decisions = await asyncio.gather(*(decided(decider, *ALL) for _ in range(3)))
+    assert served.paths == ["/v1/models", *["/v1/systemone"] * 3]
     assert all(decision.answers[0].source == "native" for decision in decisions)
 
 

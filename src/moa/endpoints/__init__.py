@@ -195,7 +195,7 @@ class Endpoint(Protocol):
 
         Raises:
             EndpointError: the request failed.
-            BudgetExceeded: a limit would be passed; nothing was sent.
+            BudgetExceeded: a limit would be passed by the next request, which was not sent.
             DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server; nothing was sent.
             CapabilityError: it can't decide.

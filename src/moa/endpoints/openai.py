@@ -26,7 +26,7 @@ from moa.endpoints import (
 )
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.decide import Decider, Decides, MakeReader
+from moa.endpoints.decide import Decider, Decides
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
@@ -92,8 +92,6 @@ class OpenAIEndpoint(Closing):
         timeout_s: Seconds that a whole request may take.
         capabilities: What can be asked of it; an embedding model has `{"embed"}`.
         decides: How it decides; see `Decides`.
-        label_reader: Makes what reads label log-probabilities; `None` takes the one for what the
-            server says it is: vLLM or llama.cpp.
         dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
             usual, and a server that is to decide is asked what it is.
         http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
@@ -118,7 +116,6 @@ class OpenAIEndpoint(Closing):
         timeout_s: float = 120.0,
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
-        label_reader: MakeReader | None = None,
         dialect: Dialect | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
@@ -143,13 +140,7 @@ class OpenAIEndpoint(Closing):
             http_client=http_client,
         )
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
-        self._decider = Decider(
-            self.client,
-            self.complete,
-            decides=decides,
-            label_reader=label_reader,
-            dialect=dialect,
-        )
+        self._decider = Decider(self.client, self.complete, decides=decides, dialect=dialect)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.

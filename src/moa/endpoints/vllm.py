@@ -16,7 +16,6 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import VLLM, Dialect
-from moa.endpoints.labels import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.errors import EndpointUnavailable, InvalidResponse
 from moa.usage import NOTHING, Tier
@@ -63,10 +62,9 @@ class VLLMEndpoint(OpenAIEndpoint):
             base_url=base_url,
             tier=tier,
             dialect=dialect,
-            label_reader=lambda client: VLLMLabelReader(client, priority=priority),
             **settings,
         )
-        self._priority = priority
+        self._priority = self._decider.priority = priority
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer.
