@@ -210,6 +210,16 @@ async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
     assert served.paths.count("/v1/systemone") == len(fell_back)
 
 
+async def test_labels_are_read_at_the_priority_of_the_endpoint(
+    served: Served, transport: httpx2.AsyncClient
+) -> None:
+    served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
+    urgent = endpoint(transport, decides="labels", priority=-1)
+    await urgent.decide("Help", [TOPIC], RunContext())
+    (reading,) = (body for body in served.bodies if "logprob_token_ids" in body)
+    assert reading["priority"] == -1
+
+
 async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(
     served: Served, transport: httpx2.AsyncClient
 ) -> None:
