@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from decimal import Decimal
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
@@ -19,15 +17,13 @@ from moa.errors import (
 )
 from moa.usage import Budget, Price
 
-from .conftest import Served
+from .conftest import Answer, Asked, Served
 from .decider import ALL, ANSWERS, REFUND, TOPIC, URGENCY, endpoint, reply
 
 
-async def test_questions_of_one_tick_about_one_state_are_one_request(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_questions_of_one_tick_about_one_state_are_one_request(served: Served) -> None:
     served.will(reply())
-    decider = endpoint(transport, price=Price(input=Decimal(1), output=Decimal(1)))
+    decider = endpoint(price=Price(input=Decimal(1), output=Decimal(1)))
     context = RunContext()
     nested = [context.nested(q.name) for q in ALL]
     decisions = await asyncio.gather(
@@ -42,20 +38,16 @@ async def test_questions_of_one_tick_about_one_state_are_one_request(
     assert [note.kind for note in nested[2].trace] == ["answered"]
 
 
-async def test_other_states_go_out_by_themselves(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_other_states_go_out_by_themselves(served: Served) -> None:
     served.will(reply())
-    decider = endpoint(transport)
+    decider = endpoint()
     await asyncio.gather(*(decider.decide(s, [REFUND], RunContext()) for s in ("a", "b")))
     assert [body["state"] for body in served.bodies] == ["a", "b"]
 
 
-async def test_questions_of_one_name_are_told_apart(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_questions_of_one_name_are_told_apart(served: Served) -> None:
     served.will(reply({"refund": {"noul": 0.9}, "refund_2": {"noul": 0.2}}))
-    decider = endpoint(transport)
+    decider = endpoint()
     first, second = await asyncio.gather(
         *(decider.decide("text", [REFUND], RunContext()) for _ in range(2))
     )
@@ -64,11 +56,9 @@ async def test_questions_of_one_name_are_told_apart(
     assert second.answers[0].question is REFUND
 
 
-async def test_an_error_reaches_everybody_who_asked(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    served.will(httpx2.Response(503))
-    decider = endpoint(transport)
+async def test_an_error_reaches_everybody_who_asked(served: Served) -> None:
+    served.will(Answer(503))
+    decider = endpoint()
     contexts = [RunContext(), RunContext()]
     errors = await asyncio.gather(
         *(decider.decide("text", [REFUND], context) for context in contexts),
@@ -78,11 +68,9 @@ async def test_an_error_reaches_everybody_who_asked(
     assert [context.usage.calls for context in contexts] == [1, 0]
 
 
-async def test_one_who_is_cancelled_does_not_hurt_the_others(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_one_who_is_cancelled_does_not_hurt_the_others(served: Served) -> None:
     served.will(reply())
-    decider = endpoint(transport)
+    decider = endpoint()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(decider.decide("text", [REFUND], RunContext()))
         second = group.create_task(decider.decide("text", [TOPIC], RunContext()))
@@ -91,12 +79,10 @@ async def test_one_who_is_cancelled_does_not_hurt_the_others(
     assert second.result().answers[0].question is TOPIC
 
 
-async def test_the_last_one_who_is_cancelled_takes_the_request_along(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_the_last_one_who_is_cancelled_takes_the_request_along(served: Served) -> None:
     reached, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def hang(request: httpx2.Request) -> httpx2.Response:
+    async def hang(request: Asked) -> Answer:
         reached.set()
         try:
             await asyncio.Event().wait()
@@ -106,17 +92,15 @@ async def test_the_last_one_who_is_cancelled_takes_the_request_along(
 
     served.will(hang)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(endpoint(transport).decide("text", [REFUND], RunContext()))
+        task = group.create_task(endpoint().decide("text", [REFUND], RunContext()))
         await reached.wait()
         task.cancel()
     await cancelled.wait()
 
 
-async def test_one_who_has_no_budget_left_is_refused_alone(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_one_who_has_no_budget_left_is_refused_alone(served: Served) -> None:
     served.will(reply())
-    decider = endpoint(transport)
+    decider = endpoint()
     poor, rich = await asyncio.gather(
         decider.decide("text", [REFUND], RunContext(budget=Budget(calls=0))),
         decider.decide("text", [TOPIC], RunContext(budget=Budget(calls=1))),
@@ -126,11 +110,9 @@ async def test_one_who_has_no_budget_left_is_refused_alone(
     assert isinstance(rich, Decision)
 
 
-async def test_questions_that_take_another_request_reserve_it(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_questions_that_take_another_request_reserve_it(served: Served) -> None:
     served.will(reply({}))
-    decider = endpoint(transport, dialect=replace(UNKNOWN, most_questions=2))
+    decider = endpoint(dialect=replace(UNKNOWN, most_questions=2))
     one, two = [REFUND], [TOPIC, URGENCY]
     context = RunContext(budget=Budget(calls=1))
     with pytest.raises(BudgetExceeded):
@@ -153,14 +135,12 @@ async def test_questions_that_take_another_request_reserve_it(
 
 @pytest.mark.parametrize("most", [64, 1], ids=["one request", "three requests"])
 async def test_calls_without_a_price_count_once_and_nobody_s_cost_is_known(
-    most: int, served: Served, transport: httpx2.AsyncClient
+    most: int, served: Served
 ) -> None:
-    decider = endpoint(transport, dialect=replace(UNKNOWN, most_questions=most))
+    decider = endpoint(dialect=replace(UNKNOWN, most_questions=most))
     context = RunContext()
     nested = [context.nested(question.name) for question in ALL]
-    served.will(
-        lambda request: reply({q: ANSWERS[q] for q in json.loads(request.content)["questions"]})
-    )
+    served.will(lambda request: reply({q: ANSWERS[q] for q in request.json()["questions"]}))
     await asyncio.gather(
         *(decider.decide("text", [q], c) for q, c in zip(ALL, nested, strict=True))
     )
@@ -169,11 +149,9 @@ async def test_calls_without_a_price_count_once_and_nobody_s_cost_is_known(
     assert [c.usage.cost for c in nested] == [None] * 3
 
 
-async def test_one_who_waited_until_the_request_was_out_reserves_another(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_one_who_waited_until_the_request_was_out_reserves_another(served: Served) -> None:
     served.will(reply({"refund": ANSWERS["refund"]}))
-    decider = endpoint(transport)
+    decider = endpoint()
     long = replace(REFUND, text="Is it about a refund? " * 20)  # two don't fit into the budget
     run = RunContext(budget=Budget(tokens=200, calls=1))
     asked = (decider.decide("text", [long], run) for _ in range(2))
