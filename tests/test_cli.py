@@ -213,7 +213,7 @@ def test_wrong_usage_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
 
 
-HEAVY = ("aiohttp", "langgraph", "numpy", "openai", "psutil", "tomlkit", "xllamacpp")
+HEAVY = ("aiohttp", "langgraph", "numpy", "psutil", "tomlkit", "xllamacpp")
 
 
 @pytest.mark.parametrize(

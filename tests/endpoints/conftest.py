@@ -1,71 +1,153 @@
-"""A served model in this process: the real client over a mock transport."""
+"""A served model on this machine: the real client, and every name resolved to one server."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
-import httpx2
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.test_utils import RawTestServer
+from multidict import CIMultiDictProxy
 
 from moa.endpoints.engine import Engine, EngineSettings
 from moa.endpoints.weights import find_weights
 
-Handler = Callable[[httpx2.Request], httpx2.Response | Awaitable[httpx2.Response]]
+
+class Asked(NamedTuple):
+    """What a server was sent."""
+
+    host: str
+    path: str
+    headers: CIMultiDictProxy[str]
+    content: bytes
+    peer: object
+    """Tells one connection from another."""
+
+    def json(self) -> Any:
+        return json.loads(self.content)
 
 
-class Served:
-    """Answers what it is told to, and keeps what it was asked."""
+class Answer:
+    """What a server sends: JSON, or a text; `cut` in the middle, or `stuck` there."""
+
+    def __init__(
+        self,
+        status: int = 200,
+        *,
+        json: object = None,
+        text: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        cut: bool = False,
+        stuck: bool = False,
+    ) -> None:
+        self.status = status
+        self.text = text if text is not None else "" if json is None else _written(json)
+        self.headers = {"content-type": "application/json", **(headers or {})}
+        self.cut = cut
+        self.stuck = stuck
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+Handler = Callable[[Asked], Answer | Awaitable[Answer]]
+
+REFUSED = Answer()
+"""Nobody listens."""
+LOST = Answer(cut=True)
+"""The connection ends before an answer."""
+
+
+def _written(value: object) -> str:
+    return json.dumps(value)
+
+
+class Served(AbstractResolver):
+    """Answers what it is told to, whatever host is asked, and keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.requests: list[httpx2.Request] = []
-        self.answers: list[httpx2.Response | Exception | Handler] = []
-        self.hang = asyncio.Event()
+        self.requests: list[Asked] = []
+        self.answers: list[Answer | Handler] = []
+        self.port = 0
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
         """The JSON of every request that had some."""
-        return [json.loads(request.content) for request in self.requests if request.content]
+        return [request.json() for request in self.requests if request.content]
 
     @property
     def paths(self) -> list[str]:
         """The path of every request."""
-        return [request.url.path for request in self.requests]
+        return [request.path for request in self.requests]
 
-    def will(self, *answers: httpx2.Response | Exception | Handler) -> None:
+    def will(self, *answers: Answer | Handler) -> None:
         """Give these answers, in order; the last one again and again."""
         self.answers = list(answers)
 
-    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.requests.append(request)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, httpx2.Response):
-            return httpx2.Response(
-                answer.status_code, headers=answer.headers, content=answer.read()
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = self.port
+        if self.answers and self.answers[0] is REFUSED:
+            self._next()
+            found = 9
+        return [
+            ResolveResult(
+                hostname=host, host="127.0.0.1", port=found, family=family, proto=0, flags=0
             )
-        found = answer(request)
-        return found if isinstance(found, httpx2.Response) else await found
+        ]
+
+    async def close(self) -> None:
+        pass
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        peer = request.transport.get_extra_info("peername")
+        asked = Asked(request.host, request.path, request.headers, await request.read(), peer)
+        self.requests.append(asked)
+        answer = self._next()
+        if not isinstance(answer, Answer):
+            found = answer(asked)
+            answer = found if isinstance(found, Answer) else await found
+        if answer is LOST:
+            request.transport.close()
+        sent = web.StreamResponse(status=answer.status, headers=answer.headers)
+        await sent.prepare(request)
+        await sent.write(answer.text.encode())
+        if answer.stuck:
+            await asyncio.Event().wait()
+        if answer.cut:
+            request.transport.close()
+        return sent
+
+    def _next(self) -> Answer | Handler:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @pytest.fixture
-def served() -> Served:
-    return Served()
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://api.openai.com/v1")  # TLS is not spoken here
+    found = Served()
+    connector = partial(aiohttp.TCPConnector, resolver=found, use_dns_cache=False)
+    monkeypatch.setattr(aiohttp, "TCPConnector", connector)
+    async with RawTestServer(found) as server:
+        found.port = server.make_url("/").port or 0
+        yield found
 
 
-@pytest.fixture
-async def transport(served: Served) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(served)) as http:
-        yield http
-
-
-def chat(content: str | None = "hello", *, finish_reason: str = "stop", **message: Any) -> Any:
+def chat(content: str | None = "hello", *, finish_reason: str = "stop", **message: Any) -> Answer:
     """A chat completion as OpenAI writes it."""
-    return httpx2.Response(
-        200,
+    return Answer(
         json={
             "object": "chat.completion",
             "model": "served-1",
@@ -86,13 +168,17 @@ def chat(content: str | None = "hello", *, finish_reason: str = "stop", **messag
     )
 
 
-def events(*chunks: Any, done: bool = True) -> httpx2.Response:
+def events(*chunks: Any, done: bool = True, **how: Any) -> Answer:
     """A stream of server-sent events."""
     lines = [chunk if isinstance(chunk, str) else json.dumps(chunk) for chunk in chunks]
     if done:
         lines.append("[DONE]")
-    text = "".join(f"data: {line}\n\n" for line in lines)
-    return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=text)
+    return sse(*(f"data: {line}\n\n" for line in lines), **how)
+
+
+def sse(*texts: str, **how: Any) -> Answer:
+    """A stream, as it goes over the wire."""
+    return Answer(text="".join(texts), headers={"content-type": "text/event-stream"}, **how)
 
 
 def piece(content: str | None = None, *, finish_reason: str | None = None, **delta: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-import httpx2
 
 from moa.context import RunContext
 from moa.endpoints import Decision
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.questions import NONE_OF_THESE, Option, Question
+
+from .conftest import Answer
 
 YES_NO = (Option("yes", True, "they want money"), Option("no", False))
 REFUND = Question("refund", "predicate", "Money back?", YES_NO)
@@ -37,14 +36,14 @@ ANSWERS = {
 USAGE = {"input_tokens": 101, "output_tokens": 3}
 
 
-def reply(answers: object = ANSWERS, **more: Any) -> httpx2.Response:
+def reply(answers: object = ANSWERS, **more: Any) -> Answer:
     body = {"model": "clef-1", "answers": answers, "usage": USAGE, **more}
-    return httpx2.Response(200, content=json.dumps(body))
+    return Answer(json=body)
 
 
-def endpoint(transport: httpx2.AsyncClient, **settings: Any) -> OpenAIEndpoint:
+def endpoint(**settings: Any) -> OpenAIEndpoint:
     settings = {"base_url": "http://model.test/v1", "decides": "systemone", **settings}
-    return OpenAIEndpoint("decider", model="m", http_client=transport, tier="slm", **settings)
+    return OpenAIEndpoint("decider", model="m", tier="slm", **settings)
 
 
 async def decided(endpoint: OpenAIEndpoint, *questions: Question) -> Decision:

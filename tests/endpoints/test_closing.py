@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class _Server(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        body = chat("hello").read()
+        body = chat("hello").text.encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -56,6 +57,17 @@ def test_an_endpoint_that_is_never_closed_leaves_no_open_connection(
         assert asyncio.run(ask(endpoint)) == "hello"
         assert asyncio.run(ask(endpoint)) == "hello"
         del endpoint
+    assert caplog.records == []
+
+
+async def test_an_endpoint_that_is_dropped_closes_its_connections(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ask(OpenAIEndpoint("e", model="m", base_url=url))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gc.collect()
+        await asyncio.sleep(0)
     assert caplog.records == []
 
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import httpx2
 import pytest
 
 from moa.config import load
@@ -33,7 +32,7 @@ from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
 from moa.usage import Budget
 
-from .conftest import chat, events, piece
+from .conftest import Answer, Asked, Served, chat, events, piece
 from .servers import server
 
 PROMPT = Prompt.of("Good morning?", max_tokens=16)
@@ -53,12 +52,12 @@ URGENCY = Question(
 QUESTIONS = (SPAM, MOOD, URGENCY)
 
 
-def answer(request: httpx2.Request) -> httpx2.Response:
+def answer(request: Asked) -> Answer:
     """A server that can do everything."""
     body = json.loads(request.content or b"{}")
     found: dict[str, Any]
     usage = {"input_tokens": 9, "output_tokens": 2, "prompt_tokens": 9, "completion_tokens": 2}
-    match request.url.path:
+    match request.path:
         case "/v1/models":
             found = {"object": "list", "data": [{"id": "m", "owned_by": "me"}]}
         case "/v1/chat/completions" if body.get("stream"):
@@ -75,11 +74,11 @@ def answer(request: httpx2.Request) -> httpx2.Response:
                 "mood": {"probabilities": {"happy": 0.25, "angry": 0.5, NONE_OF_THESE: 0.25}},
                 "urgency": {"probabilities": {"0": 0.25, "1": 0.5, "2": 0.25}},
             }
-            answers = {name: uniform[name] for name in body["questions"]}
+            answers = {name: uniform[name.partition("_")[0]] for name in body["questions"]}
             found = {"model": "m", "answers": answers, "usage": usage}
         case path:
             raise AssertionError(path)
-    return httpx2.Response(200, json=found)
+    return Answer(json=found)
 
 
 def simulated() -> SimulatedEndpoint:
@@ -138,25 +137,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def endpoint(kind: str) -> AsyncIterator[Endpoint]:
+async def endpoint(kind: str, served: Served) -> AsyncIterator[Endpoint]:
     if kind in ("embedded", "vllm"):
         config = load(VLLM_CONFIG if kind == "vllm" else None)
         model = EmbeddedEndpoint() if kind == "embedded" else Endpoints(config).server("labels")
         yield model
         await model.close()
         return
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
-        real = OpenAIEndpoint(
-            "real", model="m", base_url="http://m.test/v1", capabilities=ALL, http_client=http
-        )
-        match kind:
-            case "scripted":
-                yield simulated()
-            case "openai":
-                yield real
-            case _:
-                yield WRAPPERS[kind](real)
-        await real.close()
+    served.will(answer)
+    real = OpenAIEndpoint("real", model="m", base_url="http://m.test/v1", capabilities=ALL)
+    match kind:
+        case "scripted":
+            yield simulated()
+        case "openai":
+            yield real
+        case _:
+            yield WRAPPERS[kind](real)
+    await real.close()
 
 
 async def asked(endpoint: Endpoint, what: str, context: RunContext) -> object:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import httpx2
 import pytest
 from pydantic import SecretStr
 
@@ -28,11 +27,11 @@ from moa.errors import (
     OutputError,
 )
 
-from .conftest import Handler, Served, chat, events, piece
+from .conftest import LOST, REFUSED, Answer, Asked, Served, chat, events, piece
 
 KEY = "sk-very-secret"
 PROMPT = Prompt.of("Hello?", max_tokens=32)
-HTML = httpx2.Response(200, html="<html><body>It works!</body></html>")
+HTML = Answer(text="<html><body>It works!</body></html>")
 NO_MODEL = {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError"}}
 TOO_LONG = {
     "error": {
@@ -43,14 +42,9 @@ TOO_LONG = {
 
 
 @pytest.fixture
-def endpoint(transport: httpx2.AsyncClient) -> OpenAIEndpoint:
+def endpoint() -> OpenAIEndpoint:
     return OpenAIEndpoint(
-        "writer",
-        model="m",
-        base_url="http://model.test/v1",
-        api_key=SecretStr(KEY),
-        timeout_s=0.05,
-        http_client=transport,
+        "writer", model="m", base_url="http://model.test/v1", api_key=SecretStr(KEY)
     )
 
 
@@ -58,7 +52,7 @@ async def streamed(endpoint: OpenAIEndpoint, context: RunContext) -> list[str | 
     return [piece async for piece in endpoint.stream(PROMPT, context)]
 
 
-async def hang(request: httpx2.Request) -> httpx2.Response:
+async def hang(request: Asked) -> Answer:
     del request
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
@@ -68,40 +62,35 @@ async def hang(request: httpx2.Request) -> httpx2.Response:
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        pytest.param(httpx2.ConnectError("refused"), EndpointUnavailable, "cannot reach", id="off"),
-        pytest.param(httpx2.ReadTimeout("slow"), EndpointTimeout, "timeout_s", id="timeout"),
-        pytest.param(hang, EndpointTimeout, "0.05 s", id="hangs"),
-        pytest.param(httpx2.Response(200, text="garbage"), InvalidResponse, "no JSON", id="text"),
+        pytest.param(REFUSED, EndpointUnavailable, "cannot reach", id="off"),
+        pytest.param(Answer(stuck=True), EndpointTimeout, "0.05 s", id="hangs"),
+        pytest.param(Answer(text="garbage"), InvalidResponse, "no JSON", id="text"),
         pytest.param(HTML, InvalidResponse, "base_url", id="html"),
-        pytest.param(httpx2.Response(200, text='{"choi'), InvalidResponse, "no JSON", id="half"),
-        pytest.param(httpx2.Response(200, text="[1]"), InvalidResponse, "no JSON", id="list"),
-        pytest.param(httpx2.Response(200, text="[" * 9999), InvalidResponse, "no JSON", id="deep"),
-        pytest.param(httpx2.Response(401), EndpointUnauthorized, "key", id="401"),
-        pytest.param(httpx2.Response(403), EndpointUnauthorized, "key", id="403"),
+        pytest.param(Answer(text='{"choi'), InvalidResponse, "no JSON", id="half"),
+        pytest.param(Answer(text="[1]"), InvalidResponse, "no JSON", id="list"),
+        pytest.param(Answer(text="[" * 9999), InvalidResponse, "no JSON", id="deep"),
+        pytest.param(Answer(401), EndpointUnauthorized, "key", id="401"),
+        pytest.param(Answer(403), EndpointUnauthorized, "key", id="403"),
         pytest.param(
-            httpx2.Response(404, json={"detail": "Not Found"}),
+            Answer(404, json={"detail": "Not Found"}),
             EndpointUnsupported,
             "/v1/chat/completions",
             id="404-route",
         ),
+        pytest.param(Answer(404, json=NO_MODEL), EndpointRejected, "no model 'm'", id="404-model"),
+        pytest.param(Answer(400, json=TOO_LONG), EndpointRejected, "shorten", id="long"),
+        pytest.param(Answer(429), EndpointUnavailable, "concurrency", id="429"),
         pytest.param(
-            httpx2.Response(404, json=NO_MODEL), EndpointRejected, "no model 'm'", id="404-model"
-        ),
-        pytest.param(httpx2.Response(400, json=TOO_LONG), EndpointRejected, "shorten", id="long"),
-        pytest.param(httpx2.Response(429), EndpointUnavailable, "concurrency", id="429"),
-        pytest.param(
-            httpx2.Response(429, json={"error": {"code": "insufficient_quota", "message": "No"}}),
+            Answer(429, json={"error": {"code": "insufficient_quota", "message": "No"}}),
             EndpointRejected,
             "quota",
             id="quota",
         ),
-        pytest.param(httpx2.Response(500, text="oops"), EndpointUnavailable, "oops", id="500"),
+        pytest.param(Answer(500, text="oops"), EndpointUnavailable, "oops", id="500"),
+        pytest.param(Answer(500, text="[" * 9999), EndpointUnavailable, "[[[", id="500-deep"),
+        pytest.param(Answer(501), EndpointUnsupported, "cannot do", id="501"),
         pytest.param(
-            httpx2.Response(500, text="[" * 9999), EndpointUnavailable, "[[[", id="500-deep"
-        ),
-        pytest.param(httpx2.Response(501), EndpointUnsupported, "cannot do", id="501"),
-        pytest.param(
-            httpx2.Response(422, json={"detail": [{"loc": ["body", "n"], "msg": "is no number"}]}),
+            Answer(422, json={"detail": [{"loc": ["body", "n"], "msg": "is no number"}]}),
             EndpointRejected,
             "body.n: is no number",
             id="422",
@@ -112,11 +101,13 @@ async def test_a_fault_is_named(
     served: Served,
     endpoint: OpenAIEndpoint,
     ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
-    answer: httpx2.Response,
+    answer: Answer,
     kind: type[EndpointError],
     words: str,
 ) -> None:
     served.will(answer)
+    if answer.stuck:
+        endpoint.client.timeout_s = 0.05
     context = RunContext()
     arguments = (PROMPT, context) if ask is OpenAIEndpoint.complete else (context,)
     with pytest.raises(EndpointError) as caught:
@@ -130,8 +121,8 @@ async def test_a_fault_is_named(
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (httpx2.Response(200, json={"choices": []}), InvalidResponse, "no choice"),
-        (httpx2.Response(200, json={}), InvalidResponse, "no choice"),
+        (Answer(json={"choices": []}), InvalidResponse, "no choice"),
+        (Answer(json={}), InvalidResponse, "no choice"),
         (chat(None), InvalidResponse, "finish reason 'stop'"),
         (chat(""), InvalidResponse, "nothing"),
         (chat(None, finish_reason="length"), OutputError, "max_tokens"),
@@ -145,7 +136,7 @@ async def test_a_fault_is_named(
 async def test_what_is_no_answer_is_an_error_that_says_why(
     served: Served,
     endpoint: OpenAIEndpoint,
-    answer: httpx2.Response,
+    answer: Answer,
     kind: type[MoaError],
     words: str,
 ) -> None:
@@ -167,7 +158,7 @@ async def test_what_is_no_answer_is_an_error_that_says_why(
 async def test_a_server_says_when_to_come_back(
     served: Served, endpoint: OpenAIEndpoint, header: str, value: str, least: float, most: float
 ) -> None:
-    served.will(httpx2.Response(429, headers={header: value}))
+    served.will(Answer(429, headers={header: value}))
     with pytest.raises(EndpointUnavailable) as caught:
         await endpoint.complete(PROMPT, RunContext())
     assert caught.value.retry_after_s is not None
@@ -191,7 +182,7 @@ async def test_an_unreadable_time_to_come_back_is_none(
     served: Served, endpoint: OpenAIEndpoint, header: str, value: str
 ) -> None:
     headers = {header: value, "x-ratelimit-remaining-tokens": "0"}
-    served.will(httpx2.Response(429, headers=headers))
+    served.will(Answer(429, headers=headers))
     with pytest.raises(EndpointUnavailable) as caught:
         await endpoint.complete(PROMPT, RunContext())
     assert caught.value.retry_after_s is None
@@ -211,7 +202,7 @@ async def test_an_unreadable_time_to_come_back_is_none(
 async def test_an_explanation_of_any_shape_is_one_sentence(
     served: Served, endpoint: OpenAIEndpoint, said: str, shown: str
 ) -> None:
-    served.will(httpx2.Response(422, text=said))
+    served.will(Answer(422, text=said))
     with pytest.raises(EndpointRejected, match="The request is wrong") as caught:
         await endpoint.complete(PROMPT, RunContext())
     assert shown in str(caught.value)
@@ -222,7 +213,7 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
     headers = {"content-type": "text/plain; charset=idna"}
-    served.will(httpx2.Response(200, headers=headers, content=b"\xff.x"))
+    served.will(Answer(headers=headers, text="ÿ.x"))
     with pytest.raises(InvalidResponse, match="no JSON"):
         await endpoint.complete(PROMPT, RunContext())
 
@@ -230,16 +221,13 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(httpx2.Response(401, json={"error": {"message": f"No: {KEY}"}}), id="401"),
-        pytest.param(httpx2.Response(500, text=f"{'.' * 295}{KEY}"), id="cut in the middle"),
-        pytest.param(httpx2.Response(200, html=f"<p>You sent {KEY}"), id="html"),
-        pytest.param(httpx2.Response(200, text=f"{'.' * 75}{KEY}"), id="cut short"),
+        pytest.param(Answer(401, json={"error": {"message": f"No: {KEY}"}}), id="401"),
+        pytest.param(Answer(500, text=f"{'.' * 295}{KEY}"), id="cut in the middle"),
+        pytest.param(Answer(text=f"<p>You sent {KEY}"), id="html"),
+        pytest.param(Answer(text=f"{'.' * 75}{KEY}"), id="cut short"),
+        pytest.param(Answer(307, headers={"location": f"https://other.test/?key={KEY}"}), id="307"),
         pytest.param(
-            httpx2.Response(307, headers={"location": f"https://other.test/?key={KEY}"}), id="307"
-        ),
-        pytest.param(httpx2.ReadError(f"after {KEY}"), id="exception"),
-        pytest.param(
-            httpx2.Response(200, text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")),
+            Answer(text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")),
             id="escaped",
         ),
         pytest.param(chat(None, finish_reason=KEY), id="finish reason"),
@@ -248,7 +236,7 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
     ],
 )
 async def test_an_error_never_holds_the_key(
-    served: Served, endpoint: OpenAIEndpoint, answer: httpx2.Response | Exception
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer
 ) -> None:
     served.will(answer)
     context = RunContext()
@@ -268,21 +256,15 @@ async def test_a_model_that_is_named_like_the_key_stands_in_no_trace(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
     answer = chat()
-    served.will(httpx2.Response(200, text=answer.text.replace("served-1", KEY)))
+    served.will(Answer(text=answer.text.replace("served-1", KEY)))
     context = RunContext()
     assert (await endpoint.complete(PROMPT, context)).model == "***"
     assert KEY not in repr(context.trace)
 
 
-async def test_a_key_that_is_a_word_leaves_answers_as_they_are(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_key_that_is_a_word_leaves_answers_as_they_are(served: Served) -> None:
     endpoint = OpenAIEndpoint(
-        "writer",
-        model="m",
-        base_url="http://model.test/v1",
-        api_key=SecretStr("anything"),
-        http_client=transport,
+        "writer", model="m", base_url="http://model.test/v1", api_key=SecretStr("anything")
     )
     served.will(chat("Ask me anything"))
     assert (await endpoint.complete(PROMPT, RunContext())).text == "Ask me anything"
@@ -292,33 +274,24 @@ async def test_a_key_that_is_a_word_leaves_answers_as_they_are(
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_neither_prompt_nor_key_follow_a_redirect(
     served: Served,
+    endpoint: OpenAIEndpoint,
     ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
     status: int,
 ) -> None:
-    moved = httpx2.Response(status, headers={"location": "https://other.test/v1/chat/completions"})
+    moved = Answer(status, headers={"location": "https://other.test/v1/chat/completions"})
     served.will(moved, chat())
-    async with httpx2.AsyncClient(
-        transport=httpx2.MockTransport(served), follow_redirects=True
-    ) as http:
-        endpoint = OpenAIEndpoint(
-            "writer",
-            model="m",
-            base_url="http://model.test/v1",
-            api_key=SecretStr(KEY),
-            http_client=http,
-        )
-        arguments = (PROMPT, RunContext()) if ask is OpenAIEndpoint.complete else (RunContext(),)
-        with pytest.raises(EndpointRejected, match=r"redirects to https://other\.test.*base_url"):
-            await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
-    assert [request.url.host for request in served.requests] == ["model.test"]
+    arguments = (PROMPT, RunContext()) if ask is OpenAIEndpoint.complete else (RunContext(),)
+    with pytest.raises(EndpointRejected, match=r"redirects to https://other\.test.*base_url"):
+        await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
+    assert [request.host for request in served.requests] == ["model.test"]
 
 
 async def test_a_message_never_holds_a_key_of_the_environment(
-    served: Served, transport: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    served.will(httpx2.Response(401, json={"error": {"message": f"Incorrect key: {KEY}"}}))
-    hosted = OpenAIEndpoint("writer", model="m", http_client=transport)
+    served.will(Answer(401, json={"error": {"message": f"Incorrect key: {KEY}"}}))
+    hosted = OpenAIEndpoint("writer", model="m")
     with pytest.raises(EndpointUnauthorized) as caught:
         await hosted.complete(PROMPT, RunContext())
     assert served.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -334,12 +307,8 @@ async def test_the_deadline_of_the_run_is_not_a_timeout_of_the_endpoint(
         await endpoint.complete(PROMPT, RunContext(timeout_s=0.01))
 
 
-async def test_a_call_that_waits_for_a_slot_ends_with_the_run(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    endpoint = OpenAIEndpoint(
-        "writer", model="m", base_url="http://m.test/v1", concurrency=1, http_client=transport
-    )
+async def test_a_call_that_waits_for_a_slot_ends_with_the_run(served: Served) -> None:
+    endpoint = OpenAIEndpoint("writer", model="m", base_url="http://m.test/v1", concurrency=1)
     served.will(hang)
     first, second = await asyncio.gather(
         endpoint.complete(PROMPT, RunContext(timeout_s=1.0)),
@@ -353,15 +322,11 @@ async def test_a_call_that_waits_for_a_slot_ends_with_the_run(
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
-async def test_a_call_that_never_got_a_slot_is_no_call(
-    served: Served, transport: httpx2.AsyncClient, *, streams: bool
-) -> None:
-    endpoint = OpenAIEndpoint(
-        "writer", model="m", base_url="http://m.test/v1", concurrency=1, http_client=transport
-    )
+async def test_a_call_that_never_got_a_slot_is_no_call(served: Served, *, streams: bool) -> None:
+    endpoint = OpenAIEndpoint("writer", model="m", base_url="http://m.test/v1", concurrency=1)
     reached = asyncio.Event()
 
-    async def busy(request: httpx2.Request) -> httpx2.Response:
+    async def busy(request: Asked) -> Answer:
         reached.set()
         return await hang(request)
 
@@ -418,23 +383,15 @@ async def test_an_error_inside_a_stream_is_told(served: Served, endpoint: OpenAI
 async def test_a_stream_that_hangs_in_the_middle_times_out(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
-    class Stuck(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield b'data: {"choices": [{"delta": {"content": "Good"}}]}\n\n'
-            await asyncio.Event().wait()
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        del request
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Stuck())
-
-    served.will(answer)
+    served.will(events(piece("Good"), done=False, stuck=True))
+    endpoint.client.timeout_s = 0.05
     with pytest.raises(EndpointTimeout, match=r"0\.05 s"):
         await streamed(endpoint, RunContext())
 
 
-@pytest.mark.parametrize("answer", [httpx2.Response(400), httpx2.ConnectError("refused")])
+@pytest.mark.parametrize("answer", [Answer(400), REFUSED])
 async def test_what_the_server_refused_or_never_saw_costs_nothing(
-    served: Served, endpoint: OpenAIEndpoint, answer: httpx2.Response | Exception
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer
 ) -> None:
     served.will(answer)
     context = RunContext()
@@ -447,20 +404,22 @@ async def test_what_the_server_refused_or_never_saw_costs_nothing(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(hang, id="timeout"),
-        pytest.param(httpx2.ReadError("lost"), id="lost"),
-        pytest.param(httpx2.Response(200, text='{"choi'), id="half"),
+        pytest.param(Answer(stuck=True), id="timeout"),
+        pytest.param(LOST, id="lost"),
+        pytest.param(Answer(text='{"choi'), id="half"),
         pytest.param(events(piece("Good "), {"error": {"message": "failed"}}), id="broken-off"),
     ],
 )
 async def test_what_may_have_been_answered_is_charged_as_estimated(
     served: Served,
     endpoint: OpenAIEndpoint,
-    answer: httpx2.Response | Exception | Handler,
+    answer: Answer,
     *,
     streams: bool,
 ) -> None:
     served.will(answer)
+    if answer.stuck:
+        endpoint.client.timeout_s = 0.05
     context = RunContext()
     with pytest.raises(EndpointError):
         await (streamed(endpoint, context) if streams else endpoint.complete(PROMPT, context))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
@@ -20,31 +18,29 @@ from moa.errors import InvalidResponse
 from moa.questions import Option, Question
 from moa.usage import Amount
 
-from .conftest import Served
+from .conftest import Answer, Asked, Served
 
 WET = Question("wet", "predicate", "Is it?", (Option("yes", True), Option("no", False)))
 PROMPT = "Question: Is fire cold?\nAnswer: no\n\nQuestion: Is water wet?\nAnswer:"
 
 
 @pytest.fixture
-def reader(transport: httpx2.AsyncClient) -> LlamaCppReader:
-    client = Client(
-        "slm", tier="slm", model="tiny", base_url="http://engine/v1", http_client=transport
-    )
+def reader() -> LlamaCppReader:
+    client = Client("slm", tier="slm", model="tiny", base_url="http://engine/v1")
     return LlamaCppReader(client)
 
 
-def tokens(request: httpx2.Request) -> httpx2.Response:
+def tokens(request: Asked) -> Answer:
     """One token a word, by its length."""
-    words = json.loads(request.content)["content"].split()
-    return httpx2.Response(200, json={"tokens": [len(word) for word in words]})
+    words = request.json()["content"].split()
+    return Answer(json={"tokens": [len(word) for word in words]})
 
 
-def probabilities(shares: dict[int, float]) -> httpx2.Response:
+def probabilities(shares: dict[int, float]) -> Answer:
     top = [{"id": token, "prob": p} for token, p in shares.items()]
     choice: dict[str, Any] = {"text": "x", "logprobs": {"content": [{"top_probs": top}]}}
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
-    return httpx2.Response(200, json={"choices": [choice], "usage": usage})
+    return Answer(json={"choices": [choice], "usage": usage})
 
 
 def pushed(p: float, mass: float, push: float = 8.0) -> float:
@@ -106,11 +102,11 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
 async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
     served: Served, reader: LlamaCppReader
 ) -> None:
-    def server(request: httpx2.Request) -> httpx2.Response:
-        if request.url.path == "/apply-template":
-            turns = json.loads(request.content)["messages"]
+    def server(request: Asked) -> Answer:
+        if request.path == "/apply-template":
+            turns = request.json()["messages"]
             text = "".join(f"<{turn['role']}> {turn['content']} <end>" for turn in turns)
-            return httpx2.Response(200, json={"prompt": f"{text} <assistant>"})
+            return Answer(json={"prompt": f"{text} <assistant>"})
         return tokens(request)
 
     answer = probabilities({2: 0.5, 3: 0.5})
@@ -128,7 +124,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
 async def test_a_template_that_leaves_turns_out_is_garbled(
     served: Served, reader: LlamaCppReader
 ) -> None:
-    served.will(tokens, tokens, httpx2.Response(200, json={"prompt": "<system>"}))
+    served.will(tokens, tokens, Answer(json={"prompt": "<system>"}))
     with pytest.raises(InvalidResponse, match="leaves out turns"):
         await reader.read_labels(LabelPrompt("Is it?", ("no", "yes"), "chat"), RunContext())
 
@@ -136,13 +132,13 @@ async def test_a_template_that_leaves_turns_out_is_garbled(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(httpx2.Response(200, json={"choices": []}), id="no choice"),
-        pytest.param(httpx2.Response(200, json={"choices": [{"logprobs": None}]}), id="no list"),
+        pytest.param(Answer(json={"choices": []}), id="no choice"),
+        pytest.param(Answer(json={"choices": [{"logprobs": None}]}), id="no list"),
         pytest.param(probabilities({}), id="none of the labels"),
     ],
 )
 async def test_an_answer_without_probabilities_is_garbled(
-    served: Served, reader: LlamaCppReader, answer: httpx2.Response
+    served: Served, reader: LlamaCppReader, answer: Answer
 ) -> None:
     served.will(tokens, tokens, tokens, answer)
     with pytest.raises(InvalidResponse):
@@ -152,21 +148,21 @@ async def test_an_answer_without_probabilities_is_garbled(
 async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
     served: Served, reader: LlamaCppReader
 ) -> None:
-    served.will(httpx2.Response(200, json={"tokens": []}))
+    served.will(Answer(json={"tokens": []}))
     with pytest.raises(InvalidResponse, match="no tokens"):
         await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
 
 
 @pytest.mark.parametrize("decides", ["auto", "labels"])
 async def test_a_server_that_says_it_is_llama_cpp_is_read_by_its_labels(
-    served: Served, transport: httpx2.AsyncClient, decides: Decides
+    served: Served, decides: Decides
 ) -> None:
-    def server(request: httpx2.Request) -> httpx2.Response:
-        match request.url.path:
+    def server(request: Asked) -> Answer:
+        match request.path:
             case "/v1/models":
-                return httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "llamacpp"}]})
+                return Answer(json={"data": [{"id": "m", "owned_by": "llamacpp"}]})
             case "/v1/systemone":
-                return httpx2.Response(501, json={"error": {"message": "no decision model"}})
+                return Answer(501, json={"error": {"message": "no decision model"}})
             case "/tokenize":
                 return tokens(request)
             case path:
@@ -174,9 +170,7 @@ async def test_a_server_that_says_it_is_llama_cpp_is_read_by_its_labels(
                 return probabilities({3: pushed(0.3, 0.4), 2: pushed(0.1, 0.4)})
 
     served.will(server)
-    endpoint = OpenAIEndpoint(
-        "small", model="m", base_url="http://l.test/v1", decides=decides, http_client=transport
-    )
+    endpoint = OpenAIEndpoint("small", model="m", base_url="http://l.test/v1", decides=decides)
     context = RunContext()
     (answer,) = (await endpoint.decide("Water is wet.", [WET], context)).answers
     assert answer.probabilities == pytest.approx((0.75, 0.25), abs=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
@@ -15,44 +14,32 @@ from moa.endpoints.wrappers import Retried
 from moa.errors import InvalidResponse
 from moa.testing import ScriptedEndpoint
 
-from .conftest import Served
+from .conftest import Answer, Served
 
 
-def endpoint(transport: httpx2.AsyncClient) -> VLLMEndpoint:
-    return VLLMEndpoint(
-        "small",
-        model="m",
-        base_url="http://vllm.test/v1",
-        context_window=2048,
-        http_client=transport,
-    )
+def endpoint() -> VLLMEndpoint:
+    return VLLMEndpoint("small", model="m", base_url="http://vllm.test/v1", context_window=2048)
 
 
-async def test_vllm_counts_by_its_own_tokenizer(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    served.will(httpx2.Response(200, json={"count": 7, "max_model_len": 2048, "tokens": [1] * 7}))
+async def test_vllm_counts_by_its_own_tokenizer(served: Served) -> None:
+    served.will(Answer(json={"count": 7, "max_model_len": 2048, "tokens": [1] * 7}))
     run = RunContext()
-    assert await tokens_of(Retried(endpoint(transport)), "some words", run) == 7
+    assert await tokens_of(Retried(endpoint()), "some words", run) == 7
     assert served.paths == ["/tokenize"]
     assert json.loads(served.requests[0].content)["prompt"] == "some words"
     assert run.usage.calls == 0
 
 
-async def test_a_count_that_is_none_is_garbled(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    served.will(httpx2.Response(200, json={"tokens": "?"}))
+async def test_a_count_that_is_none_is_garbled(served: Served) -> None:
+    served.will(Answer(json={"tokens": "?"}))
     with pytest.raises(InvalidResponse, match="no count"):
-        await endpoint(transport).count_tokens("some words", RunContext())
+        await endpoint().count_tokens("some words", RunContext())
 
 
-async def test_a_server_that_lends_no_tokenizer_is_counted_for(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    served.will(httpx2.Response(404, json={"detail": "Not Found"}))
+async def test_a_server_that_lends_no_tokenizer_is_counted_for(served: Served) -> None:
+    served.will(Answer(404, json={"detail": "Not Found"}))
     text = "some words of a text"
-    assert await tokens_of(endpoint(transport), text, RunContext()) == approximate_tokens(text)
+    assert await tokens_of(endpoint(), text, RunContext()) == approximate_tokens(text)
 
 
 async def test_without_a_tokenizer_the_count_is_on_the_safe_side() -> None:
@@ -60,8 +47,8 @@ async def test_without_a_tokenizer_the_count_is_on_the_safe_side() -> None:
     assert await tokens_of(None, "abcdefg", RunContext()) == 3
 
 
-def test_the_window_is_that_of_what_is_wrapped(transport: httpx2.AsyncClient) -> None:
-    assert window_of(Retried(endpoint(transport))) == 2048
+def test_the_window_is_that_of_what_is_wrapped() -> None:
+    assert window_of(Retried(endpoint())) == 2048
     assert window_of(ScriptedEndpoint()) is None
     assert window_of(None) is None
 

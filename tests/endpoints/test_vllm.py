@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
 
-import httpx2
 import pytest
 from pydantic import BaseModel
 
@@ -21,7 +19,7 @@ from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
 from moa.questions import Option, Question
 from moa.usage import Budget
 
-from .conftest import Served, chat
+from .conftest import Answer, Asked, Served, chat
 
 TOPIC = Question("topic", "choice", "What?", (Option("card", "card"), Option("app", "app")))
 LAST = label_prompt(TOPIC, "Help", ()).text.split()[-1]
@@ -45,28 +43,28 @@ class FakeVLLM:
             found.append(self.words.index(piece))
         return found
 
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        match request.url.path:
+    def __call__(self, request: Asked) -> Answer:
+        match request.path:
             case "/v1/models":
-                return httpx2.Response(200, json={"data": [{"id": "m", "owned_by": "vllm"}]})
+                return Answer(json={"data": [{"id": "m", "owned_by": "vllm"}]})
             case "/tokenize":
-                body = json.loads(request.content)
+                body = request.json()
                 if "messages" in body:
                     text = " ".join(f"{t['role']}: {t['content']}" for t in body["messages"])
                     tokens = self.ids(f"{text} assistant:", special=True)
                 else:
                     tokens = self.ids(body["prompt"], special=body["add_special_tokens"])
                 answer = {"count": len(tokens), "max_model_len": 2048, "tokens": tokens}
-                return httpx2.Response(200, json=answer)
+                return Answer(json=answer)
             case "/v1/completions":
-                return self.completion(json.loads(request.content))
+                return self.completion(request.json())
             case "/v1/systemone":
                 error = {"message": "not for LlamaForCausalLM", "code": 501}
-                return httpx2.Response(501, json={"error": error})
+                return Answer(501, json={"error": error})
             case path:
                 raise AssertionError(path)
 
-    def completion(self, body: dict[str, Any]) -> httpx2.Response:
+    def completion(self, body: dict[str, Any]) -> Answer:
         prompt = body["prompt"]
         ids = self.ids(prompt, special=True) if isinstance(prompt, str) else prompt
         assert ids[0] == BOS
@@ -77,30 +75,24 @@ class FakeVLLM:
         top["token_id:0"] = -0.1  # the sampled token comes too
         choice = {"index": 0, "text": "", "logprobs": {"top_logprobs": [top]}}
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1, "total_tokens": len(ids) + 1}
-        return httpx2.Response(200, json={"model": "m", "choices": [choice], "usage": usage})
+        return Answer(json={"model": "m", "choices": [choice], "usage": usage})
 
 
-def endpoint(transport: httpx2.AsyncClient, **settings: Any) -> VLLMEndpoint:
-    return VLLMEndpoint(
-        "small", model="m", base_url="http://vllm.test/v1", http_client=transport, **settings
-    )
+def endpoint(**settings: Any) -> VLLMEndpoint:
+    return VLLMEndpoint("small", model="m", base_url="http://vllm.test/v1", **settings)
 
 
-def reader(transport: httpx2.AsyncClient) -> VLLMLabelReader:
-    return VLLMLabelReader(endpoint(transport).client)
+def reader() -> VLLMLabelReader:
+    return VLLMLabelReader(endpoint().client)
 
 
-async def test_a_schema_is_sent_as_structured_outputs(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_schema_is_sent_as_structured_outputs(served: Served) -> None:
     class Person(BaseModel):
         name: str
 
     served.will(chat('{"name": "Ada"}'))
     schema = Person.model_json_schema()
-    await endpoint(transport, priority=-1).complete(
-        Prompt.of("Who?", json_schema=schema), RunContext()
-    )
+    await endpoint(priority=-1).complete(Prompt.of("Who?", json_schema=schema), RunContext())
     body = served.bodies[0]
     assert body["structured_outputs"] == {"json": schema}
     assert "response_format" not in body
@@ -108,19 +100,15 @@ async def test_a_schema_is_sent_as_structured_outputs(
     assert body["priority"] == -1
 
 
-async def test_a_priority_that_is_usual_is_not_sent(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_priority_that_is_usual_is_not_sent(served: Served) -> None:
     served.will(chat())
-    await endpoint(transport).complete(Prompt.of("Who?"), RunContext())
+    await endpoint().complete(Prompt.of("Who?"), RunContext())
     assert "priority" not in served.bodies[0]
 
 
-async def test_labels_of_one_token_take_one_request(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_labels_of_one_token_take_one_request(served: Served) -> None:
     served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
-    labels = reader(transport)
+    labels = reader()
     context = RunContext()
     reading = await labels.read_labels(LabelPrompt("Is it?\nAnswer:", (" yes", " no")), context)
     assert [math.exp(p) for p in reading.logprobs] == pytest.approx([0.3, 0.1])
@@ -134,15 +122,13 @@ async def test_labels_of_one_token_take_one_request(
     assert (body["max_tokens"], body["return_tokens_as_token_ids"]) == (1, True)
 
 
-async def test_labels_that_share_a_first_token_are_told_apart(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_labels_that_share_a_first_token_are_told_apart(served: Served) -> None:
     table = {
         "Answer:": {" card": 0.6, " app": 0.2},
         " card": {" lost": 0.25, " stolen": 0.75},
     }
     served.will(FakeVLLM(table))
-    reading = await reader(transport).read_labels(
+    reading = await reader().read_labels(
         LabelPrompt("Text\nAnswer:", (" card lost", " card stolen", " app")), RunContext()
     )
     assert reading.probabilities == pytest.approx((0.1875, 0.5625, 0.25))
@@ -150,11 +136,11 @@ async def test_labels_that_share_a_first_token_are_told_apart(
 
 
 async def test_a_chat_is_tokenised_by_the_server_and_a_text_in_it_forges_no_turn(
-    served: Served, transport: httpx2.AsyncClient
+    served: Served,
 ) -> None:
     served.will(FakeVLLM({" assistant:": {"yes": 0.3, "no": 0.1}}))
     prompt = LabelPrompt("Is it <|im_end|>?", ("yes", "no"), "chat", ("Was it?", "no"))
-    reading = await reader(transport).read_labels(prompt, RunContext())
+    reading = await reader().read_labels(prompt, RunContext())
     assert reading.probabilities == pytest.approx((0.75, 0.25))
     (chat,) = [body for body in served.bodies if "messages" in body]
     assert [turn["role"] for turn in chat["messages"]] == ["user", "assistant", "user"]
@@ -162,26 +148,20 @@ async def test_a_chat_is_tokenised_by_the_server_and_a_text_in_it_forges_no_turn
     assert "<|im_end|>" not in chat["messages"][-1]["content"]
 
 
-async def test_many_labels_are_read_in_requests_of_128_tokens(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_many_labels_are_read_in_requests_of_128_tokens(served: Served) -> None:
     words = [f" w{i}" for i in range(200)]
     served.will(FakeVLLM({"Answer:": dict.fromkeys(words, 0.005)}))
-    reading = await reader(transport).read_labels(
-        LabelPrompt("Answer:", tuple(words)), RunContext()
-    )
+    reading = await reader().read_labels(LabelPrompt("Answer:", tuple(words)), RunContext())
     sent = [len(b["logprob_token_ids"]) for b in served.bodies if "logprob_token_ids" in b]
     assert sent == [128, 72]
     assert reading.label_mass == pytest.approx(1.0)
 
 
-async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(served: Served) -> None:
     served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
     context = RunContext()
     examples = [Example("Lost it <|im_end|>", {"topic": "card"})]
-    decision = await endpoint(transport).decide("Help <s>", [TOPIC], context, examples=examples)
+    decision = await endpoint().decide("Help <s>", [TOPIC], context, examples=examples)
     answer = decision.answers[0]
     assert answer.probabilities == pytest.approx((0.75, 0.25))
     assert (answer.source, decision.endpoint) == ("logprob", "small")
@@ -194,12 +174,10 @@ async def test_a_model_that_vllm_does_not_decide_for_is_read_by_its_labels(
 
 @pytest.mark.parametrize("decides", ["auto", "labels"])
 async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
-    served: Served, transport: httpx2.AsyncClient, decides: Decides
+    served: Served, decides: Decides
 ) -> None:
     served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
-    found = OpenAIEndpoint(
-        "small", model="m", base_url="http://v.test/v1", decides=decides, http_client=transport
-    )
+    found = OpenAIEndpoint("small", model="m", base_url="http://v.test/v1", decides=decides)
     fell_back = ["fell back"] if decides == "auto" else []
     for _ in range(2):
         context = RunContext()
@@ -210,62 +188,54 @@ async def test_a_server_that_says_it_is_vllm_is_read_by_its_labels(
     assert served.paths.count("/v1/systemone") == len(fell_back)
 
 
-async def test_labels_are_read_at_the_priority_of_the_endpoint(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_labels_are_read_at_the_priority_of_the_endpoint(served: Served) -> None:
     served.will(FakeVLLM({LAST: {" card": 0.6, " app": 0.2}}))
-    urgent = endpoint(transport, decides="labels", priority=-1)
+    urgent = endpoint(decides="labels", priority=-1)
     await urgent.decide("Help", [TOPIC], RunContext())
     (reading,) = (body for body in served.bodies if "logprob_token_ids" in body)
     assert reading["priority"] == -1
 
 
-async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(served: Served) -> None:
     fake = FakeVLLM({})
 
-    def behind_a_proxy(request: httpx2.Request) -> httpx2.Response:
-        match request.url.path:
+    def behind_a_proxy(request: Asked) -> Answer:
+        match request.path:
             case "/tokenize":
-                return httpx2.Response(404, json={"detail": "Not Found"})
+                return Answer(404, json={"detail": "Not Found"})
             case "/v1/chat/completions":
-                return httpx2.Response(200, json=chat('{"topic": "app"}').json())
+                return Answer(json=chat('{"topic": "app"}').json())
             case _:
                 return fake(request)
 
     served.will(behind_a_proxy)
     context = RunContext()
-    (answer,) = (await endpoint(transport).decide("Help", [TOPIC], context)).answers
+    (answer,) = (await endpoint().decide("Help", [TOPIC], context)).answers
     assert (answer.best, answer.source) == (1, "text")
     assert [note.kind for note in context.trace] == ["fell back", "fell back", "answered"]
 
 
-async def test_an_older_vllm_is_told_from_a_broken_one(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
-    def answer(top: object) -> httpx2.Response:
+async def test_an_older_vllm_is_told_from_a_broken_one(served: Served) -> None:
+    def answer(top: object) -> Answer:
         choice = {"logprobs": {"top_logprobs": [top]}}
-        return httpx2.Response(200, json={"choices": [choice], "tokens": [2]})
+        return Answer(json={"choices": [choice], "tokens": [2]})
 
     served.will(answer({"yes": -0.1}))
     prompt, labels = "Answer:", [" yes", " no"]
-    tokens = httpx2.Response(200, json={"tokens": [5]})
-    served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
+    tokens = Answer(json={"tokens": [5]})
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(answer({"token_id:9": -0.1}))
     with pytest.raises(EndpointUnsupported, match=r"0\.32"):
-        await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
-    served.will(tokens, *[httpx2.Response(200, json={"tokens": [5, n]}) for n in (6, 7)])
-    served.answers.append(httpx2.Response(200, json={"choices": [{"logprobs": None}]}))
+        await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
+    served.answers.append(Answer(json={"choices": [{"logprobs": None}]}))
     with pytest.raises(InvalidResponse, match="log-probabilities"):
-        await reader(transport).read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
+        await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
 
 
-async def test_reading_labels_is_reserved_and_tokenizing_is_free(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_reading_labels_is_reserved_and_tokenizing_is_free(served: Served) -> None:
     served.will(FakeVLLM({"Answer:": {" yes": 0.3, " no": 0.1}}))
     context = RunContext(budget=Budget(calls=0))
     with pytest.raises(BudgetExceeded):
-        await reader(transport).read_labels(LabelPrompt("Answer:", (" yes", " no")), context)
+        await reader().read_labels(LabelPrompt("Answer:", (" yes", " no")), context)
     assert "/v1/completions" not in served.paths

@@ -23,7 +23,7 @@ from moa.advisor.estimate import NO_COST, Cost, Latency, Member, Stage, Timed, l
 from moa.advisor.hardware import SPARE, LocalModel, Machine, Placement, places, quantisations
 from moa.advisor.task import Task, vendor_name
 from moa.config import EMBEDDED, Config, EndpointConfig
-from moa.endpoints.client import is_loopback
+from moa.endpoints.addresses import is_loopback
 from moa.endpoints.weights import SMOLLM2
 
 Pattern = Literal["slm", "cascade", "hybrid", "llm", "mixture"]

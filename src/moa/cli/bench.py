@@ -185,7 +185,7 @@ def agree(bench: Bench, config: Config, name: str, *, may_cost: bool) -> None:
         ConfigError: it may cost money, and nobody agreed to that.
     """
     from moa.advisor.bench import PAID_ROUNDS
-    from moa.endpoints.client import is_near
+    from moa.endpoints.addresses import is_near
 
     if config.embeds(name) or config.serves(name):
         return

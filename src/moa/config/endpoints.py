@@ -153,7 +153,7 @@ class Endpoints(Closing):
         from moa.endpoints.embedded import EmbeddedEndpoint
 
         if self.used:
-            import_module("openai")
+            import_module("aiohttp")
         if can_detect():
             await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
+from moa.endpoints.addresses import check_address, is_loopback, is_near, proxy_of, trusted
 from moa.endpoints.http_errors import (
     body_text,
+    broken_stream,
     cause_of,
     error_of_exception,
     error_of_response,
@@ -42,16 +41,16 @@ from moa.errors import (
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
-    import ssl
-
-    import httpx2
-    from openai import AsyncOpenAI
+    import aiohttp
 
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
 
 KEY = re.compile(r"[!-~]+")
 """What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
+_OPENAI = "https://api.openai.com/v1"
+_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+"""Headers that say to OpenAI who pays, and the environment variables that they are read from."""
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 """What limits the tokens of an answer in a request."""
 
@@ -60,7 +59,8 @@ _KEEP_IDLE_S = 4.0
 _STALE_S = 0.5
 """Seconds within which a request fails that was sent on a connection closed before; a busy machine
 takes its time."""
-
+_DRAIN_S = 0.1
+"""Seconds to wait for the end of a stream after its last event, so that its connection is kept."""
 
 LARGEST_ANSWER = 128 * 2**20
 """Bytes of an answer, or of a whole stream, decompressed, above which it isn't read on.
@@ -69,8 +69,6 @@ Two thousand vectors of 3,000 numbers are as much.
 """
 LONGEST_LINE = 8 * 2**20
 """Bytes of one line of a stream above which it isn't read on."""
-_LONGEST_LABEL = 64
-"""Bytes between two dots of a host's name that are too many for DNS."""
 
 
 class Posted(NamedTuple):
@@ -84,17 +82,19 @@ class Posted(NamedTuple):
 class _Line:
     """What one event loop needs to talk to the server."""
 
-    http: httpx2.AsyncClient
-    openai: AsyncOpenAI
+    http: aiohttp.ClientSession
+    base_url: str
     slots: asyncio.Semaphore
-    headers: list[tuple[str, str]] = field(repr=False)
     secret: str = field(repr=False)
     """The key that is sent, wherever it came from; empty where none is."""
     closing: AsyncGenerator[None, None]
     """Closes the connections when it is closed, or at the latest when the loop ends."""
-    urls: dict[str, httpx2.URL] = field(default_factory=dict[str, "httpx2.URL"])
     kept_until: float = 0.0
     """Until when, on the monotonic clock, an idle connection may be used again."""
+
+    def url(self, path: str, *, at_root: bool = False) -> str:
+        base = self.base_url.removesuffix("/v1") if at_root else self.base_url
+        return f"{base}{path}"
 
     def without_key(self, answer: object) -> object:
         """Take the key out of an answer; one that may be a word stays, such as `anything`."""
@@ -105,9 +105,12 @@ class _Line:
 class Client:
     """Sends JSON to one server. Safe to share between event loops.
 
-    The connections are those of `openai.AsyncOpenAI` over aiohttp, with its key, its address and
-    its reader of event streams. Requests are plain dictionaries that go straight to its HTTP
-    client: building the client's typed models takes longer than everything else in a call.
+    Requests are plain dictionaries over a pool of aiohttp's: building the typed models of a client
+    takes longer than everything else in a call.
+
+    A proxy that the environment names for the address is asked, save for this machine: by
+    `$HTTP_PROXY`, `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not spoken. Servers
+    are trusted by `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else by the certificates of this machine.
 
     Args:
         name: Name of the endpoint, for errors and usage.
@@ -120,11 +123,9 @@ class Client:
         concurrency: Maximum requests at once; more wait for a slot.
         connect_timeout_s: Seconds to wait for a connection.
         timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
-        http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`; it stays
-            open when the client is closed.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP or holds a password, the key is empty or
+        ConfigError: `base_url` is no address of HTTP or holds a secret, the key is empty or
             holds anything but visible ASCII, or a number is not positive.
     """
 
@@ -140,10 +141,9 @@ class Client:
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
         timeout_s: float = 120.0,
-        http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         if base_url is not None:
-            _check_address(name, base_url)
+            check_address(base_url, name)
         if concurrency < 1 or connect_timeout_s <= 0 or timeout_s <= 0:
             raise ConfigError(f"{name}: concurrency and timeouts must be positive")
         self.name = name
@@ -154,8 +154,7 @@ class Client:
         self._base_url = base_url
         self._api_key = None if api_key is None else _checked(api_key, name)
         self._concurrency = concurrency
-        self._http_client = http_client
-        self._timeout = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
+        self._connect_timeout_s = connect_timeout_s
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
     @property
@@ -195,8 +194,8 @@ class Client:
         call, body = await self._reserved(body, context, estimate)
         with call:
             line = self._line()
-            request = self._request(line, "POST", path, body, at_root=at_root)
-            answer, seconds = await self._answer(line, request, context, call)
+            url = line.url(path, at_root=at_root)
+            answer, seconds = await self._answer(line, url, body, context, call)
             amount = self._charge(call, answer, seconds, context)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
@@ -210,8 +209,7 @@ class Client:
             DeadlineExceeded: the run's time is up.
         """
         line = self._line()
-        request = self._request(line, "GET", path, None, at_root=at_root)
-        answer, _ = await self._answer(line, request, context)
+        answer, _ = await self._answer(line, line.url(path, at_root=at_root), None, context)
         return answer
 
     async def stream(
@@ -229,10 +227,9 @@ class Client:
         call, body = await self._reserved(body, context, estimate)
         with call:
             line = self._line()
-            request = self._request(line, "POST", path, body)
             async with self._slot(line, context, call):
                 start = time.monotonic()
-                async with aclosing(self._events(line, request, context)) as events:
+                async with aclosing(self._events(line, line.url(path), body, context)) as events:
                     async for event in events:
                         if event.get("usage"):
                             usage = event
@@ -295,141 +292,136 @@ class Client:
         return line
 
     def _open(self) -> _Line:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient, OpenAIError
+        import aiohttp
 
-        given = os.environ.get("OPENAI_BASE_URL")
-        if self._base_url is None and given:
-            _check_address(self.name, given)
-        near = is_loopback(self._base_url or given or "")
-        try:
-            http = self._http_client or DefaultAioHttpClient(
-                verify=_trusted(),
-                limits=httpx2.Limits(
-                    max_connections=self._concurrency,
-                    max_keepalive_connections=self._concurrency,
-                    keepalive_expiry=_KEEP_IDLE_S,
-                ),
-                trust_env=not near,
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"{self.name}: a proxy in $HTTP_PROXY, $HTTPS_PROXY or $ALL_PROXY can't be used: "
-                f"{error}"
-            ) from error
-        keyless = self._api_key is None and self._base_url is not None
-        key = "none" if keyless else self._secret() or None
-        try:
-            openai = AsyncOpenAI(
-                api_key=key, base_url=self._base_url, http_client=http, max_retries=0
-            )
-        except OpenAIError as error:
-            raise ConfigError(
-                f"{self.name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another variable "
-                "by `api_key_env`; a server of your own needs `base_url`"
-            ) from error
-        except (httpx2.InvalidURL, UnicodeError) as error:
-            raise _no_address(self.name, self._base_url) from error
-        headers = [("Host", openai.base_url.netloc.decode()), ("Accept-Encoding", "gzip, deflate")]
-        if not keyless:
-            _checked(openai.api_key, self.name)
-            headers.append(("Authorization", f"Bearer {openai.api_key}"))
-        unwanted = ("x-stainless",) if self.hosted_by_openai else ("x-stainless", "openai-")
-        headers += [
-            (key, value)
-            for key, value in openai.default_headers.items()
-            if isinstance(value, str) and not key.lower().startswith(unwanted)
-        ]
-        closing = _close_at_end(None if http is self._http_client else http)
-        secret = "" if keyless else openai.api_key
-        return _Line(http, openai, asyncio.Semaphore(self._concurrency), headers, secret, closing)
+        base = self._base_url
+        if base is None:
+            base = os.environ.get("OPENAI_BASE_URL") or _OPENAI
+            check_address(base, self.name, "$OPENAI_BASE_URL")
+        secret = self._secret()
+        http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(self.name)
+            ),
+            headers=self._headers(secret),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            # aiohttp's `trust_env` knows no $ALL_PROXY, and reads ~/.netrc for every request.
+            proxy=None if is_loopback(base) else proxy_of(base, self.name),
+        )
+        slots = asyncio.Semaphore(self._concurrency)
+        return _Line(http, base.rstrip("/"), slots, secret, _close_at_end(self, http))
 
     def _secret(self) -> str:
-        return "" if self._api_key is None else self._api_key.get_secret_value()
+        """Find the key to be sent; empty where none is."""
+        key = self._api_key
+        if key is None and self._base_url is None:
+            if not (given := os.environ.get("OPENAI_API_KEY")):
+                raise ConfigError(
+                    f"{self.name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another "
+                    "variable by `api_key_env`; a server of your own needs `base_url`"
+                )
+            key = _checked(given, self.name)
+        return "" if key is None else key.get_secret_value()
 
-    def _request(
-        self,
-        line: _Line,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None,
-        *,
-        at_root: bool = False,
-    ) -> httpx2.Request:
-        import httpx2
-
-        place = f"/{path}" if at_root else path
-        url = line.urls.get(place)
-        if url is None:
-            base = str(line.openai.base_url).rstrip("/")
-            base = base.removesuffix("/v1") if at_root else base
-            url = line.urls[place] = httpx2.URL(base + path)
-        return httpx2.Request(
-            method,
-            url,
-            headers=line.headers,
-            content=None if body is None else json.dumps(body).encode(),
-            extensions={"timeout": self._timeout},
-        )
+    def _headers(self, secret: str) -> dict[str, str]:
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": "mixture-of-agents",
+        }
+        if secret:
+            headers["Authorization"] = f"Bearer {secret}"
+        if self.hosted_by_openai:
+            for name, variable in _ACCOUNT.items():
+                if given := os.environ.get(variable):
+                    value = _checked(given, self.name, f"${variable}")
+                    headers[name] = value.get_secret_value()
+        return headers
 
     async def _answer(
         self,
         line: _Line,
-        request: httpx2.Request,
+        url: str,
+        body: Mapping[str, Any] | None,
         context: RunContext,
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
         async with self._slot(line, context, call):
             start = time.monotonic()
-            async with self._in_time(self.timeout_s, line, request, context):
-                response = await self._sent(line, request)
-                body = b"".join([piece async for piece in self._pieces(response)])
+            async with self._in_time(self.timeout_s, line, url, context):
+                response = await self._sent(line, url, body)
+                content = await self._read(response)
             seconds = time.monotonic() - start
-        if response.status_code >= 300:
-            raise self._refused(_decompressed(response, body), line)
+        if response.status >= 300:
+            raise self._refused(response, content, line)
         try:
-            answer: object = json.loads(body)
+            answer: object = json.loads(content)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
-            if any(part in body for part in echoing):
+            if any(part in content for part in echoing):
                 answer = line.without_key(answer)
         except (ValueError, RecursionError) as error:
-            raise self._invalid(_decompressed(response, body), line) from error
+            raise self._invalid(response, content, line) from error
         if not isinstance(answer, dict):
-            raise self._invalid(_decompressed(response, body), line)
+            raise self._invalid(response, content, line)
         return cast("JSON", answer), seconds
 
     async def _events(
-        self, line: _Line, request: httpx2.Request, context: RunContext
+        self, line: _Line, url: str, body: Mapping[str, Any], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
-        from openai import AsyncStream
-
         until = time.monotonic() + self.timeout_s
-        async with self._in_time(self.timeout_s, line, request, context):
-            sent = await self._sent(line, request)
-            response = _decompressed(sent, self._pieces(sent))
-            streams = _is_stream(response) and response.status_code < 300
-            if not streams:
-                await response.aread()
-        if response.status_code >= 300:
-            raise self._refused(response, line)
+        async with self._in_time(self.timeout_s, line, url, context):
+            response = await self._sent(line, url, body)
+            streams = response.content_type == "text/event-stream" and response.status < 300
+            content = b"" if streams else await self._read(response)
+        if response.status >= 300:
+            raise self._refused(response, content, line)
         if not streams:
-            raise self._invalid(response, line)
-        events = AsyncStream(cast_to=object, response=response, client=line.openai)
+            raise self._invalid(response, content, line)
         try:
             while True:
-                async with self._in_time(until - time.monotonic(), line, request, context):
-                    event = line.without_key(await anext(events, None))
+                async with self._in_time(until - time.monotonic(), line, url, context):
+                    data = await self._event(response)
+                if data is None or data.startswith(b"[DONE]"):
+                    await _drain(response)
+                    return
+                event = line.without_key(json.loads(data))
                 if not isinstance(event, dict):
                     return
-                yield cast("JSON", event)
+                known = cast("JSON", event)
+                if known.get("error"):
+                    raise broken_stream(known, self.name, line.secret)
+                yield known
         except (ValueError, RecursionError) as error:
             raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
             ) from error
         finally:
-            await sent.aclose()
+            response.close()
 
-    async def _sent(self, line: _Line, request: httpx2.Request) -> httpx2.Response:
+    async def _event(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """Read the data of a stream's next event; `None` at the end of the stream."""
+        from aiohttp.http_exceptions import LineTooLong
+
+        data: list[bytes] = []
+        while True:
+            try:
+                raw = await response.content.readline(max_line_length=LONGEST_LINE)
+            except LineTooLong:
+                raise self._too_large(response, LONGEST_LINE, "line of a stream") from None
+            self._check_size(response)
+            if not raw:
+                return None
+            line = raw.rstrip(b"\r\n")
+            if not line and data:
+                return b"\n".join(data)
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                data.append(value.removeprefix(b" "))
+
+    async def _sent(
+        self, line: _Line, url: str, body: Mapping[str, Any] | None
+    ) -> aiohttp.ClientResponse:
         """Send a request, and again where the server had let go of a kept connection.
 
         It did so without an answer, since it was idle, so waiting or charging has no reason. Where
@@ -437,9 +429,16 @@ class Client:
         where an end was seen only afterwards, it is sent once more.
         """
         start, lost = time.monotonic(), False
+        method, data = "GET", None
+        if body is not None:
+            method, data = "POST", json.dumps(body).encode()
+
+        def send() -> Awaitable[aiohttp.ClientResponse]:
+            return line.http.request(method, url, data=data, allow_redirects=False)
+
         for _ in range(self._concurrency):
             try:
-                return await line.http.send(request, stream=True, follow_redirects=False)
+                return await send()
             except foreign_errors() as error:
                 if was_not_sent(error):
                     continue
@@ -447,28 +446,29 @@ class Client:
                 if lost or not (start < line.kept_until and at_once and was_lost(error)):
                     raise
                 lost = True
-        return await line.http.send(request, stream=True, follow_redirects=False)
+        return await send()
 
-    async def _pieces(self, response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Read an answer decompressed, and no more of it than there may be."""
-        of_events = _is_stream(response)
-        whole, line = 0, 0
+        pieces: list[bytes] = []
         try:
-            async for piece in response.aiter_bytes():
-                whole += len(piece)
-                end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
-                line = len(piece) - 1 - end if end >= 0 else line + len(piece)
-                if whole > LARGEST_ANSWER or (of_events and line > LONGEST_LINE):
-                    most = LARGEST_ANSWER if whole > LARGEST_ANSWER else LONGEST_LINE
-                    what = "answer" if whole > LARGEST_ANSWER else "line of a stream"
-                    raise InvalidResponse(
-                        f"{_address(response.request)} sent more than {most >> 20} MiB in one "
-                        f"{what}. Ask for less at once, or correct `base_url`",
-                        endpoint=self.name,
-                    )
-                yield piece
+            async for piece in response.content.iter_any():
+                self._check_size(response)
+                pieces.append(piece)
         finally:
-            await response.aclose()
+            response.close()
+        return b"".join(pieces)
+
+    def _check_size(self, response: aiohttp.ClientResponse) -> None:
+        if response.content.total_bytes > LARGEST_ANSWER:
+            raise self._too_large(response, LARGEST_ANSWER, "answer")
+
+    def _too_large(self, response: aiohttp.ClientResponse, most: int, what: str) -> InvalidResponse:
+        return InvalidResponse(
+            f"{response.url} sent more than {most >> 20} MiB in one {what}. Ask for less at once, "
+            "or correct `base_url`",
+            endpoint=self.name,
+        )
 
     @asynccontextmanager
     async def _slot(
@@ -495,63 +495,56 @@ class Client:
 
     @asynccontextmanager
     async def _in_time(
-        self, left_s: float, line: _Line, request: httpx2.Request, context: RunContext
+        self, left_s: float, line: _Line, url: str, context: RunContext
     ) -> AsyncGenerator[None, None]:
         """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
         run_left_s = context.remaining_s()
         run_ends_first = run_left_s is not None and run_left_s < left_s
+        limit = asyncio.timeout(run_left_s if run_ends_first else left_s)
         try:
-            async with asyncio.timeout(run_left_s if run_ends_first else left_s):
+            async with limit:
                 yield
-        except TimeoutError as error:
+        except foreign_errors() as error:
+            cause = cause_of(error, line.secret)
+            if not limit.expired():
+                raise error_of_exception(
+                    error, endpoint=self.name, url=url, secret=line.secret
+                ) from cause
             if run_ends_first:
                 raise DeadlineExceeded(
-                    f"{self.name}: the run's time was up before {_address(request)} had answered"
-                ) from error
+                    f"{self.name}: the run's time was up before {url} had answered"
+                ) from cause
             raise EndpointTimeout(
-                f"no complete answer from {_address(request)} in {self.timeout_s:g} s. "
+                f"no complete answer from {url} in {self.timeout_s:g} s. "
                 "Raise `timeout_s`, or ask for less",
                 endpoint=self.name,
-            ) from error
-        except foreign_errors() as error:
-            raise error_of_exception(
-                error, endpoint=self.name, url=_address(request), secret=line.secret
-            ) from cause_of(error, line.secret)
+            ) from cause
 
-    def _refused(self, response: httpx2.Response, line: _Line) -> EndpointError:
-        return error_of_response(response, endpoint=self.name, model=self.model, secret=line.secret)
+    def _refused(
+        self, response: aiohttp.ClientResponse, content: bytes, line: _Line
+    ) -> EndpointError:
+        return error_of_response(
+            response, content, endpoint=self.name, model=self.model, secret=line.secret
+        )
 
-    def _invalid(self, response: httpx2.Response, line: _Line) -> InvalidResponse:
-        start = " ".join(masked(body_text(response), line.secret)[:80].split())
+    def _invalid(
+        self, response: aiohttp.ClientResponse, content: bytes, line: _Line
+    ) -> InvalidResponse:
+        start = " ".join(masked(body_text(content), line.secret)[:80].split())
         return InvalidResponse(
-            f"{_address(response.request)} answered {response.status_code} with no JSON object: "
+            f"{response.url} answered {response.status} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
             endpoint=self.name,
-            status=response.status_code,
+            status=response.status,
         )
 
 
-def _decompressed(
-    response: httpx2.Response, content: bytes | AsyncGenerator[bytes, None]
-) -> httpx2.Response:
-    import httpx2
-
-    headers = [
-        (key, value)
-        for key, value in response.headers.multi_items()
-        if key not in ("content-encoding", "content-length", "transfer-encoding")
-    ]
-    return httpx2.Response(
-        response.status_code,
-        headers=headers,
-        content=content,
-        request=response.request,
-        extensions=response.extensions,
-    )
-
-
-def _is_stream(response: httpx2.Response) -> bool:
-    return response.headers.get("content-type", "").startswith("text/event-stream")
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read a stream past its last event to its end, where its connection is free again."""
+    with suppress(*foreign_errors()):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in response.content.iter_any():
+                pass
 
 
 def _is_cut(answer: JSON) -> bool:
@@ -571,54 +564,18 @@ def objects_of(value: object) -> list[JSON]:
     )
 
 
-def _check_address(name: str, base_url: str) -> None:
-    if "@" in base_url.partition("://")[2].partition("/")[0]:
-        raise ConfigError(
-            f"{name}: base_url holds a user name or a password. Leave it out, and name the "
-            "environment variable of a key by `api_key_env`"
-        )
-    try:
-        parts = urlsplit(base_url)
-        labels = (parts.hostname or "").split(".")
-        known = parts.scheme in ("http", "https") and parts.port != 0
-        known = known and bool(labels[0]) and max(map(len, labels)) < _LONGEST_LABEL
-    except ValueError:
-        known = False
-    if not known:
-        raise _no_address(name, base_url)
-
-
-def _no_address(name: str, base_url: str | None) -> ConfigError:
-    given = f"base_url={base_url!r}" if base_url else "$OPENAI_BASE_URL"
-    return ConfigError(
-        f"{name}: {given} is no address of HTTP. Correct it: it starts with http:// or https://, "
-        "such as http://127.0.0.1:8000/v1"
-    )
-
-
-def _checked(key: SecretStr | str, name: str) -> SecretStr:
+def _checked(key: SecretStr | str, name: str, what: str = "the key") -> SecretStr:
     """Refuse, without showing it, what can't be sent as a key."""
     secret = SecretStr(key) if isinstance(key, str) else key
     if KEY.fullmatch(secret.get_secret_value()) is None:
         raise ConfigError(
-            f"{name}: the key is empty, or holds what no key does, such as a line break or a "
-            "letter that isn't ASCII. Copy it again; where none is needed, leave `api_key` out"
+            f"{name}: {what} is empty, or holds what no key does, such as a line break or a "
+            "letter that isn't ASCII. Copy it again; where none is needed, leave it out"
         )
     return secret
 
 
-def is_loopback(url: str) -> bool:
-    """Whether an address is one of this machine, where no proxy stands between."""
-    host = urlsplit(url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-        address = getattr(address, "ipv4_mapped", None) or address
-        return address.is_loopback or address.is_unspecified
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]:
+def _close_at_end(client: Client, http: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
     """Tie connections to the running loop, which closes its open generators before it ends.
 
     So a program that forgets to close an endpoint ends without warnings of open connections.
@@ -628,33 +585,12 @@ def _close_at_end(http: httpx2.AsyncClient | None) -> AsyncGenerator[None, None]
         try:
             yield
         finally:
-            if http is not None:
-                await http.aclose()
+            kept.detach()
+            await http.close()
 
     closing = held()
+    # Kept out of the cycles that the client is in, whose collection would end it without closing.
+    kept = finalize(client, id, closing)
     with suppress(StopIteration):
         closing.__anext__().__await__().send(None)
     return closing
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """Read this machine's certificates once: it takes 20 ms."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
-
-
-def _address(request: httpx2.Request) -> str:
-    """Name a URL without the password that it may hold."""
-    url = request.url
-    return f"{url.scheme}://{url.netloc.decode()}{url.path}"
-
-
-def is_near(url: str) -> bool:
-    """Whether an address is that of this machine, or of its own network."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return is_loopback(url) or ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".lan", ".internal"))

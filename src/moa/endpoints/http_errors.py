@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-import ssl
 import time
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -26,7 +24,7 @@ from moa.errors import (
 )
 
 if TYPE_CHECKING:
-    import httpx2
+    import aiohttp
 
 _TOO_LONG = re.compile(
     r"context.{0,20}(length|size|window)|maximum.{0,20}(context|length)|too (long|large|many tok)"
@@ -48,17 +46,8 @@ _DEEPEST = 16
 def foreign_errors() -> tuple[type[Exception], ...]:
     """Every kind of exception that a request can end in, for an `except` clause."""
     import aiohttp
-    import httpx2
-    from openai import OpenAIError
 
-    return (
-        httpx2.HTTPError,
-        httpx2.InvalidURL,
-        httpx2.StreamError,
-        aiohttp.ClientError,
-        OpenAIError,
-        OSError,
-    )
+    return (aiohttp.ClientError, OSError)
 
 
 def masked(text: str, secret: str) -> str:
@@ -83,8 +72,12 @@ def without_key(value: object, secret: str) -> object:
 
 
 def cause_of(error: BaseException, secret: str) -> BaseException | None:
-    """Give an exception to be chained as the cause; `None` where its traceback shows the key."""
-    shown = bool(secret) and secret in "".join(traceback.format_exception(error))
+    """Give an exception to be chained as the cause; `None` where its traceback shows a secret."""
+    import aiohttp
+
+    # What a proxy refuses is told with the proxy's address, and a password may stand there.
+    shown = isinstance(error, aiohttp.ClientHttpProxyError)
+    shown = shown or (bool(secret) and secret in "".join(traceback.format_exception(error)))
     return None if shown else error
 
 
@@ -100,78 +93,73 @@ def error_of_exception(
         secret: Key that must not show in the message.
     """
     import aiohttp
-    import httpx2
-    from openai import APIError, APIResponseValidationError, APIStatusError, APITimeoutError
+    from aiohttp.http_exceptions import ContentEncodingError
 
-    if isinstance(error, APIStatusError):
-        return error_of_response(error.response, endpoint=endpoint, model="", secret=secret)
-    chain = tuple(_chain(error))
-    reason = _reason(chain, secret)
-    if _any(chain, aiohttp.ConnectionTimeoutError):
-        return _unreachable(reason, endpoint, url)
-    # The aiohttp transport calls every lost connection a ConnectTimeout, so causes are read first.
-    if _any(chain, TimeoutError):
-        return _timeout(reason, endpoint, url)
-    if _any(chain, httpx2.InvalidURL, httpx2.UnsupportedProtocol, aiohttp.InvalidURL):
-        message = f"{url} is not an address of HTTP ({reason}). Correct `base_url`"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        said = masked(f"its proxy answers {error.status} {error.message}", secret)
+        return _unreachable(said[:_LONGEST_QUOTE], endpoint, url)
+    said = _reason(error, secret)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return _unreachable(said, endpoint, url)
+    if isinstance(error, TimeoutError):
+        message = f"no answer from {url} in time ({said}). Raise `timeout_s`, or ask for less"
+        return EndpointTimeout(message, endpoint=endpoint)
+    if isinstance(error, aiohttp.InvalidURL):
+        message = f"{url} is not an address of HTTP ({said}). Correct `base_url`"
         return EndpointRejected(message, endpoint=endpoint)
-    if _any(chain, ssl.SSLError):
-        message = f"{url} has no certificate that this machine trusts ({reason})"
+    if isinstance(error, aiohttp.ClientSSLError):
+        message = f"{url} has no certificate that this machine trusts ({said})"
         return EndpointUnavailable(message, endpoint=endpoint)
-    if _any(
-        chain,
-        aiohttp.ClientResponseError,
-        httpx2.RemoteProtocolError,
-        httpx2.DecodingError,
-        APIResponseValidationError,
-    ):
-        message = f"{url} did not answer in HTTP ({reason}). Is `base_url` right?"
+    garbled = isinstance(error.__cause__, ContentEncodingError)
+    if garbled or isinstance(error, aiohttp.ClientResponseError):
+        message = f"{url} did not answer in HTTP ({said}). Is `base_url` right?"
         return InvalidResponse(message, endpoint=endpoint)
-    if _any(chain, aiohttp.ClientPayloadError, httpx2.ReadError):
-        message = f"{url} closed the connection in the middle of its answer ({reason})"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        message = f"{url} closed the connection in the middle of its answer ({said})"
         return EndpointUnavailable(message, endpoint=endpoint, begun=True)
-    late = _any(chain, httpx2.TimeoutException, APITimeoutError)
-    if late and not _any(chain, aiohttp.ClientError, OSError):
-        return _timeout(reason, endpoint, url)
-    if type(error) is APIError:  # the client raises it bare for an error inside a stream
-        return _broken_stream(error.message, error.body, endpoint, secret)
-    refused = _any(chain, aiohttp.ClientConnectorError, httpx2.ConnectError)
-    return _unreachable(reason, endpoint, url, begun=not refused)
+    begun = not isinstance(error, aiohttp.ClientConnectorError)
+    return _unreachable(said, endpoint, url, begun=begun)
 
 
 def was_lost(error: BaseException) -> bool:
     """Tell whether a connection that stood was lost before an answer came."""
     import aiohttp
 
-    chain = tuple(_chain(error))
     lost = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
-    return _any(chain, *lost) and not _any(chain, aiohttp.ClientConnectorError)
+    return isinstance(error, lost) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
 def was_not_sent(error: BaseException) -> bool:
     """Tell whether a connection had ended before a request was written to it."""
     import aiohttp
 
-    return _any(tuple(_chain(error)), aiohttp.ClientConnectionResetError)
+    # aiohttp raises another where it writes the body, from this one.
+    return isinstance(error.__cause__ or error, aiohttp.ClientConnectionResetError)
 
 
 def error_of_response(
-    response: httpx2.Response, *, endpoint: str, model: str, secret: str = ""
+    response: aiohttp.ClientResponse,
+    content: bytes,
+    *,
+    endpoint: str,
+    model: str,
+    secret: str = "",
 ) -> EndpointError:
     """Say what a status of 300 or more means, and what to do.
 
     Args:
-        response: Read to its end.
+        response: Its status and headers.
+        content: Its body.
         endpoint: Name of the endpoint that was asked.
         model: The model that was asked for.
         secret: Key that must not show in the message.
     """
-    status = response.status_code
-    said, code = _said(response, secret)
-    path = response.request.url.path
+    status = response.status
+    said, code = _said(response, content, secret)
+    path = response.url.path
     kind, advice = _meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
-    asked = _retry_after_s(response)
+    asked = _retry_after_s(response, content)
     if asked:
         message = f"{message} (the server asks to wait {asked:.4g} s before the next try)"
     return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
@@ -210,48 +198,34 @@ def _unreachable(
     return EndpointUnavailable(message, endpoint=endpoint, begun=begun)
 
 
-def _broken_stream(message: str, body: object, endpoint: str, secret: str) -> EndpointError:
+def broken_stream(event: object, endpoint: str, secret: str) -> EndpointError:
     """Read an error inside a stream, whose status has been sent long before."""
-    said, code = _words(body)
-    said = masked(said or message, secret)[:_LONGEST_QUOTE]
+    said, code = _words(event)
+    said = masked(said, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = _meaning(status, said, path="the stream", model="")
     return kind(f"the server broke off: {said}", endpoint=endpoint, status=status, begun=True)
 
 
-def _timeout(reason: str, endpoint: str, url: str) -> EndpointTimeout:
-    message = f"no answer from {url} in time ({reason}). Raise `timeout_s`, or ask for less"
-    return EndpointTimeout(message, endpoint=endpoint)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _reason(error: BaseException | None, secret: str) -> str:
+    """Give the words of the deepest cause that has some."""
+    said = type(error).__name__
     while error is not None:
-        yield error
+        said = " ".join(masked(str(error), secret).split()) or said
         error = error.__cause__
+    return said[:_LONGEST_QUOTE]
 
 
-def _any(chain: tuple[BaseException, ...], *kinds: type[BaseException]) -> bool:
-    return any(isinstance(error, kinds) for error in chain)
-
-
-def _reason(chain: tuple[BaseException, ...], secret: str) -> str:
-    deepest = chain[-1]
-    said = " ".join(masked(str(deepest), secret).split())
-    return said[:_LONGEST_QUOTE] or type(deepest).__name__
-
-
-def body_text(response: httpx2.Response) -> str:
+def body_text(content: bytes) -> str:
     """Read an answer as UTF-8, whatever it says that it is: some of Python's codecs can't read."""
-    return response.content.decode("utf-8", "replace")
+    return content.decode("utf-8", "replace")
 
 
-def _said(response: httpx2.Response, secret: str) -> tuple[str, str]:
-    if response.has_redirect_location:
-        return (
-            f"it redirects to {masked(response.headers['location'], secret)[:_LONGEST_QUOTE]}",
-            "",
-        )
-    text = masked(body_text(response).strip(), secret)
+def _said(response: aiohttp.ClientResponse, content: bytes, secret: str) -> tuple[str, str]:
+    if 300 <= response.status < 400 and "location" in response.headers:
+        place = masked(response.headers["location"], secret)[:_LONGEST_QUOTE]
+        return f"it redirects to {place}", ""
+    text = masked(body_text(content).strip(), secret)
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -294,18 +268,18 @@ def _unwrapped(said: object) -> object:
         return said
 
 
-def _retry_after_s(response: httpx2.Response) -> float | None:
-    asked = _asked_s(response)
+def _retry_after_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
+    asked = _asked_s(response, content)
     return max(0.0, asked) if asked is not None and math.isfinite(asked) else None
 
 
-def _asked_s(response: httpx2.Response) -> float | None:
+def _asked_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return float(milliseconds) / 1000
     value = response.headers.get("retry-after", "").strip()
     if not value:
-        return _reset_s(response)
+        return _reset_s(response, content)
     with suppress(ValueError):
         return float(value)
     try:
@@ -316,16 +290,16 @@ def _asked_s(response: httpx2.Response) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
-def _reset_s(response: httpx2.Response) -> float | None:
+def _reset_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
     """Find out when to come back from OpenAI's limits, or Google's `RetryInfo`."""
-    if response.status_code != 429:
+    if response.status != 429:
         return None
     spans = [
         response.headers.get(f"x-ratelimit-reset-{what}", "")
         for what in ("requests", "tokens")
         if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
     ]
-    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', body_text(response))
+    spans += re.findall(r'"retryDelay":\s*"([^"]+)"', body_text(content))
     found = [
         sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
         for span in spans

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
@@ -39,9 +39,6 @@ from moa.errors import (
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
-if TYPE_CHECKING:
-    import httpx2
-
 _OPTIONAL = ("temperature", "stop", "stream_options")
 _REFUSES = re.compile(
     r"unsupported|(not|n't) support|extra inputs|unknown (parameter|name)|unrecognized",
@@ -70,7 +67,6 @@ class Settings(TypedDict, total=False):
     timeout_s: float
     capabilities: Collection[Capability]
     decides: Decides
-    http_client: httpx2.AsyncClient | None
 
 
 class OpenAIEndpoint(Closing):
@@ -94,7 +90,6 @@ class OpenAIEndpoint(Closing):
         decides: How it decides; see `Decides`.
         dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
             usual, and a server that is to decide is asked what it is.
-        http_client: Used in place of aiohttp, such as one over `httpx2.MockTransport`.
 
     Raises:
         ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
@@ -117,7 +112,6 @@ class OpenAIEndpoint(Closing):
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
         dialect: Dialect | None = None,
-        http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -137,7 +131,6 @@ class OpenAIEndpoint(Closing):
             concurrency=concurrency,
             connect_timeout_s=connect_timeout_s,
             timeout_s=timeout_s,
-            http_client=http_client,
         )
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
         self._decider = Decider(self.client, self.complete, decides=decides, dialect=dialect)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx2
 from pydantic import SecretStr
 
 from moa.config import EndpointConfig
@@ -12,21 +11,21 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 
+from ..conftest import Answer
+
 JSON = dict[str, Any]
 
 
-def endpoint_of(
-    transport: httpx2.AsyncClient, model: str, *, base_url: str | None = None, **settings: Any
-) -> OpenAIEndpoint:
+def endpoint_of(model: str, *, base_url: str | None = None, **settings: Any) -> OpenAIEndpoint:
     """Build the endpoint that `moa.toml` would give for a vendor's model."""
     config = EndpointConfig(tier="llm", model=model, base_url=base_url)
+    url = config.url("vendor")
     return OpenAIEndpoint(
         "vendor",
         model=model,
-        base_url=config.url("vendor"),
+        base_url=url and url.replace("https://", "http://"),  # TLS is not spoken here
         api_key=SecretStr("sk-vendor-secret"),
         price=config.price(),
-        http_client=transport,
         **settings,
     )
 
@@ -54,14 +53,14 @@ def answer(message: JSON, usage: JSON | None, *, finish: str = "stop", **more: A
     }
     if usage is not None:
         body["usage"] = usage
-    return httpx2.Response(200, json=body)
+    return Answer(json=body)
 
 
-def refused(status: int, body: object, **headers: str) -> httpx2.Response:
+def refused(status: int, body: object, **headers: str) -> Answer:
     """An error."""
     if isinstance(body, str):
-        return httpx2.Response(status, text=body, headers=headers)
-    return httpx2.Response(status, json=body, headers=headers)
+        return Answer(status, text=body, headers=headers)
+    return Answer(status, json=body, headers=headers)
 
 
 def chunk(delta: JSON, finish: str | None = None, **more: Any) -> JSON:
@@ -78,13 +77,6 @@ def chunk(delta: JSON, finish: str | None = None, **more: Any) -> JSON:
 def last(usage: JSON, **more: Any) -> JSON:
     """The event after the last choice, which holds the usage."""
     return {**chunk({}), "choices": [], "usage": usage, **more}
-
-
-def sse(*events: str) -> httpx2.Response:
-    """A stream, as it goes over the wire."""
-    return httpx2.Response(
-        200, headers={"content-type": "text/event-stream; charset=utf-8"}, content="".join(events)
-    )
 
 
 def counted(completion: Completion) -> tuple[int, int, int]:

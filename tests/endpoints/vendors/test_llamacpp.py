@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served
-from .speaking import answer, chunk, counted, endpoint_of, last, refused, sse, streamed
+from ..conftest import Served, sse
+from .speaking import answer, chunk, counted, endpoint_of, last, refused, streamed
 
-URL = "http://127.0.0.1:8080/v1"
+URL = "http://llama.test/v1"
 PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {
     "completion_tokens": 9,
@@ -25,15 +24,15 @@ USAGE = {
 TIMINGS = {"cache_n": 28, "prompt_n": 5, "prompt_ms": 30.9, "predicted_n": 9, "predicted_ms": 60.0}
 
 
-async def test_a_completion(served: Served, transport: httpx2.AsyncClient) -> None:
+async def test_a_completion(served: Served) -> None:
     message = {"content": "Paris", "reasoning_content": "It is Paris."}
     served.will(answer(message, USAGE, model="smollm2.gguf", timings=TIMINGS))
-    found = await endpoint_of(transport, "smollm2", base_url=URL).complete(PROMPT, RunContext())
+    found = await endpoint_of("smollm2", base_url=URL).complete(PROMPT, RunContext())
     assert (found.text, found.reasoning, found.model) == ("Paris", "It is Paris.", "smollm2.gguf")
     assert counted(found) == (33, 28, 9)
 
 
-async def test_a_stream(served: Served, transport: httpx2.AsyncClient) -> None:
+async def test_a_stream(served: Served) -> None:
     parts = [
         chunk({"role": "assistant", "content": None}),
         chunk({"reasoning_content": "It is Paris."}),
@@ -42,17 +41,15 @@ async def test_a_stream(served: Served, transport: httpx2.AsyncClient) -> None:
         last(USAGE, timings=TIMINGS),
     ]
     served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
-    pieces, whole = await streamed(endpoint_of(transport, "smollm2", base_url=URL), PROMPT)
+    pieces, whole = await streamed(endpoint_of("smollm2", base_url=URL), PROMPT)
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
     assert counted(whole) == (33, 28, 9)
 
 
-async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(served: Served) -> None:
     served.will(answer({"content": "[THINK]It is Paris.[/THINK]Paris"}, USAGE))
-    found = await endpoint_of(transport, "magistral", base_url=URL).complete(PROMPT, RunContext())
+    found = await endpoint_of("magistral", base_url=URL).complete(PROMPT, RunContext())
     assert (found.text, found.reasoning) == ("Paris", "It is Paris.")
 
 
@@ -73,7 +70,6 @@ async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(
 )
 async def test_an_error_says_what_to_do(
     served: Served,
-    transport: httpx2.AsyncClient,
     code: int,
     kind_said: str,
     message: str,
@@ -82,4 +78,4 @@ async def test_an_error_says_what_to_do(
 ) -> None:
     served.will(refused(code, {"error": {"code": code, "message": message, "type": kind_said}}))
     with pytest.raises(kind, match=said):
-        await endpoint_of(transport, "smollm2", base_url=URL).complete(PROMPT, RunContext())
+        await endpoint_of("smollm2", base_url=URL).complete(PROMPT, RunContext())

@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import json
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import EndpointError, EndpointRejected, EndpointUnavailable
 
-from ..conftest import Served
-from .speaking import JSON, answer, chunk, counted, endpoint_of, last, refused, sse, streamed
+from ..conftest import Served, sse
+from .speaking import JSON, answer, chunk, counted, endpoint_of, last, refused, streamed
 
-URL = "http://127.0.0.1:11434/v1"
+URL = "http://ollama.test/v1"
 MODEL = "qwen3:4b"
 PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {"prompt_tokens": 12, "completion_tokens": 40, "total_tokens": 52}
 
 
-async def test_a_completion(served: Served, transport: httpx2.AsyncClient) -> None:
+async def test_a_completion(served: Served) -> None:
     message = {"content": "Paris", "reasoning": "It is Paris."}
     served.will(answer(message, USAGE, model=MODEL, system_fingerprint="fp_ollama"))
-    found = await endpoint_of(transport, MODEL, base_url=URL).complete(PROMPT, RunContext())
+    found = await endpoint_of(MODEL, base_url=URL).complete(PROMPT, RunContext())
     assert (found.text, found.reasoning) == ("Paris", "It is Paris.")
     assert counted(found) == (12, 0, 40)
     assert served.bodies[0]["max_tokens"] == 300
 
 
-async def test_a_stream(served: Served, transport: httpx2.AsyncClient) -> None:
+async def test_a_stream(served: Served) -> None:
     parts = [
         chunk({"role": "assistant", "content": "", "reasoning": "It is "}),
         chunk({"role": "assistant", "content": "", "reasoning": "Paris."}),
@@ -42,18 +41,16 @@ async def test_a_stream(served: Served, transport: httpx2.AsyncClient) -> None:
         last(USAGE),
     ]
     served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
-    pieces, whole = await streamed(endpoint_of(transport, MODEL, base_url=URL), PROMPT)
+    pieces, whole = await streamed(endpoint_of(MODEL, base_url=URL), PROMPT)
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
     assert counted(whole) == (12, 0, 40)
 
 
-async def test_a_schema_is_asked_for_as_openai_does(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_schema_is_asked_for_as_openai_does(served: Served) -> None:
     served.will(answer({"content": "{}"}, USAGE))
     schema: JSON = {"title": "City", "type": "object", "properties": {}, "required": []}
-    await endpoint_of(transport, MODEL, base_url=URL).complete(
+    await endpoint_of(MODEL, base_url=URL).complete(
         Prompt.of("Hi", json_schema=schema), RunContext()
     )
     assert served.bodies[0]["response_format"]["json_schema"]["name"] == "City"
@@ -78,7 +75,6 @@ THINK = 'think value "medium" is not supported for this model'
 )
 async def test_an_error_says_what_to_do(
     served: Served,
-    transport: httpx2.AsyncClient,
     status: int,
     body: object,
     kind: type[EndpointError],
@@ -86,12 +82,12 @@ async def test_an_error_says_what_to_do(
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:
-        await endpoint_of(transport, MODEL, base_url=URL).complete(PROMPT, RunContext())
+        await endpoint_of(MODEL, base_url=URL).complete(PROMPT, RunContext())
     assert type(caught.value) is kind
 
 
-async def test_a_plain_error_inside_a_stream(served: Served, transport: httpx2.AsyncClient) -> None:
+async def test_a_plain_error_inside_a_stream(served: Served) -> None:
     first = f"data: {json.dumps(chunk({'content': 'Par'}))}\n\n"
     served.will(sse(first, 'data: {"error": "an error was encountered"}\n\n'))
     with pytest.raises(EndpointUnavailable, match="an error was encountered"):
-        await streamed(endpoint_of(transport, MODEL, base_url=URL), PROMPT)
+        await streamed(endpoint_of(MODEL, base_url=URL), PROMPT)

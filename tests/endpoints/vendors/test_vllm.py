@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2
 import pytest
 
 from moa.context import RunContext
@@ -16,8 +15,8 @@ from moa.endpoints import Prompt
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served
-from .speaking import JSON, answer, chunk, counted, last, refused, sse, streamed
+from ..conftest import Served, sse
+from .speaking import JSON, answer, chunk, counted, last, refused, streamed
 
 MODEL = "Qwen/Qwen3-0.6B"
 PROMPT = Prompt.of("Capital of France?", max_tokens=300)
@@ -30,15 +29,13 @@ USAGE = {
 CACHED = {**USAGE, "prompt_tokens_details": {"cached_tokens": 32}}
 
 
-def endpoint_of(transport: httpx2.AsyncClient, **settings: Any) -> VLLMEndpoint:
-    return VLLMEndpoint("vllm", model=MODEL, http_client=transport, **settings)
+def endpoint_of(**settings: Any) -> VLLMEndpoint:
+    return VLLMEndpoint("vllm", model=MODEL, base_url="http://vllm.test/v1", **settings)
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 @pytest.mark.parametrize(("usage", "cached"), [(USAGE, 0), (CACHED, 32)])
-async def test_a_completion(
-    served: Served, transport: httpx2.AsyncClient, field: str, usage: Any, cached: int
-) -> None:
+async def test_a_completion(served: Served, field: str, usage: Any, cached: int) -> None:
     message: JSON = {
         "content": "\n\nParis",
         field: "It is Paris.",
@@ -46,14 +43,12 @@ async def test_a_completion(
         "refusal": None,
     }
     served.will(answer(message, usage, model=MODEL, prompt_logprobs=None))
-    found = await endpoint_of(transport).complete(PROMPT, RunContext())
+    found = await endpoint_of().complete(PROMPT, RunContext())
     assert (found.text.strip(), found.reasoning) == ("Paris", "It is Paris.")
     assert counted(found) == (40, cached, 15)
 
 
-async def test_a_stream_with_empty_choices_and_keep_alives(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_stream_with_empty_choices_and_keep_alives(served: Served) -> None:
     parts = [
         chunk({"role": "assistant", "content": ""}),
         chunk({"reasoning": "It is "}),
@@ -65,18 +60,16 @@ async def test_a_stream_with_empty_choices_and_keep_alives(
     served.will(
         sse(*(f": ping\n\ndata: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n")
     )
-    pieces, whole = await streamed(endpoint_of(transport), PROMPT)
+    pieces, whole = await streamed(endpoint_of(), PROMPT)
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
     assert counted(whole) == (40, 32, 15)
 
 
-async def test_a_schema_is_asked_for_in_its_own_words(
-    served: Served, transport: httpx2.AsyncClient
-) -> None:
+async def test_a_schema_is_asked_for_in_its_own_words(served: Served) -> None:
     served.will(answer({"content": "{}"}, USAGE))
     schema: JSON = {"type": "object", "properties": {}}
-    await endpoint_of(transport).complete(Prompt.of("Hi", json_schema=schema), RunContext())
+    await endpoint_of().complete(Prompt.of("Hi", json_schema=schema), RunContext())
     assert served.bodies[0]["structured_outputs"] == {"json": schema}
     assert not {"response_format", "guided_json"} & set(served.bodies[0])
 
@@ -120,7 +113,6 @@ def error(message: str, kind: str, code: int) -> dict[str, Any]:
 )
 async def test_an_error_says_what_to_do(
     served: Served,
-    transport: httpx2.AsyncClient,
     status: int,
     body: object,
     kind: type[EndpointError],
@@ -128,18 +120,18 @@ async def test_an_error_says_what_to_do(
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:
-        await endpoint_of(transport).complete(PROMPT, RunContext())
+        await endpoint_of().complete(PROMPT, RunContext())
     assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(("code", "kind"), [(400, EndpointRejected), (500, EndpointUnavailable)])
 async def test_an_error_inside_a_stream_keeps_its_meaning(
-    served: Served, transport: httpx2.AsyncClient, code: int, kind: type[EndpointError]
+    served: Served, code: int, kind: type[EndpointError]
 ) -> None:
     first = f"data: {json.dumps(chunk({'content': 'Par'}))}\n\n"
     last = f"data: {json.dumps(error('it broke', 'x', code))}\n\ndata: [DONE]\n\n"
     served.will(sse(first, last))
     with pytest.raises(kind, match="broke off: it broke") as caught:
-        await streamed(endpoint_of(transport), PROMPT)
+        await streamed(endpoint_of(), PROMPT)
     assert type(caught.value) is kind
     assert caught.value.status == code
