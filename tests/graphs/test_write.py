@@ -82,6 +82,13 @@ async def test_a_short_text_that_is_too_long_is_cut_where_its_longest_sections_e
     assert result.usage.calls == 1
 
 
+async def test_where_a_text_is_cut_no_heading_is_left_at_its_end() -> None:
+    text = "# W\n\n## A\n\nThey hum.\n\n### Inside\n\nThey sing far away at night."
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    result = await Write(llm=llm, words=2).run(TASK)
+    assert result.output.sections[0].text == "They hum."
+
+
 async def test_a_heading_without_a_text_stays() -> None:
     text = "# W\n\n## A\n\n## B\n\nThey dive at night."
     llm = ScriptedEndpoint([text], name="large", tier="llm")

@@ -35,6 +35,7 @@ _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
 _FEW, _SAME = 5, 0.8
 """Different words from which on a sentence can repeat another, and the share of them in both."""
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
+_LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
@@ -199,7 +200,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             if not kept:
                 break
             place = shorter.index(longest)
-            shorter[place] = longest.model_copy(update={"text": longest.text[: last[0]].rstrip()})
+            text = _LAST_HEADING.sub("", longest.text[: last[0]].rstrip())
+            shorter[place] = longest.model_copy(update={"text": text.rstrip()})
         if shorter != list(sections):
             context.note("truncated", "the ends of the longest sections, by its length")
         return _put_together(article.title, tuple(shorter))
