@@ -90,6 +90,7 @@ What else is graded; no verdict rests on it:
 
 {further}
 
+{judged}
 `rag` and `research` search {found} passages of XQuAD; a third of the questions of `rag` is about
 passages that are not among them. The plain call reads the passages that the graph's own search
 finds. In `chat` both read {read} tokens of a talk at most, the plain one its last messages, with
@@ -265,7 +266,32 @@ HALF = {
 }
 
 
-def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
+JUDGED = """The answers of {model} to the first ten items, read and judged by one who was not
+told which answer came in which way (a large model, and no person):
+
+{rows}
+"""
+
+
+def judged_of(file: Path | None) -> str:
+    """Tell of the answers that were read.
+
+    Args:
+        file: Such as `{"model": "…", "write": {"plain": 2, "graph": 8, "tie": 0}}`.
+    """
+    if file is None:
+        return ""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    model = found.pop("model")
+    rows = [
+        [f"`{name}`", *(str(counts[way]) for way in (*WAYS, "tie"))]
+        for name, counts in found.items()
+    ]
+    head = ("better was", *WAYS, "neither")
+    return JUDGED.format(model=model, rows=table(head, rows))
+
+
+def body_of(found: Mapping[str, Sequence[Found]], half: str, judged: str) -> str:
     results = "\n\n".join(
         f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
         for model, several in found.items()
@@ -284,6 +310,7 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         results=results,
         left_out=left_out,
         further=further,
+        judged=judged,
         found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
@@ -386,6 +413,7 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
     parser.add_argument("--samples", type=Path, help="keeps what the model wrote, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
+    parser.add_argument("--judged", type=Path, help="how often which way was better, as read")
     parser.add_argument("--page", action="store_true", help="of what is kept; asks nothing")
     parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
@@ -399,7 +427,7 @@ def main() -> None:
     except KeyboardInterrupt:
         where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
         raise SystemExit(f"stopped; {where}, and the same command goes on") from None
-    body = body_of(found, args.half)
+    body = body_of(found, args.half, judged_of(args.judged))
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
