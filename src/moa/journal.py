@@ -381,12 +381,21 @@ def explained(error: Exception, node: str) -> Exception:
     """
     outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
     if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
-        return NotResumable(
-            f"{node}: interrupt() asks people, and nothing of this run is kept until they answer. "
-            "Run it as graph.compile(checkpointer=…).ainvoke(request, "
-            '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
-        )
+        return not_resumable(node)
     return error
+
+
+def not_resumable(who: str) -> NotResumable:
+    """Say what to do where people are asked in a run of which nothing is kept.
+
+    Args:
+        who: Asks, or what is asked.
+    """
+    return NotResumable(
+        f"{who}: people are asked, and nothing of this run is kept until they answer. "
+        "Run it as graph.compile(checkpointer=…).ainvoke(request, "
+        '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
+    )
 
 
 def together(errors: Sequence[Exception]) -> Exception:

@@ -65,7 +65,9 @@ def mermaid(drawing: Drawing) -> str:
     [
         pytest.param('(["str"]):::terminal', id="the input"),
         pytest.param('["clean"]:::function', id="a function"),
-        pytest.param('["writer<br/><small>LLM · gpt</small>"]:::llm', id="a tier and its endpoint"),
+        pytest.param('["writer<br/><small>LLM · gpt ·', id="a tier and its endpoint"),
+        pytest.param(' · waits until needed</small>"]:::llm', id="what waits until it is needed"),
+        pytest.param("stroke-dasharray", id="its border"),
         pytest.param('-.->|"if short"|', id="a condition"),
         pytest.param('-->|"else"|', id="an otherwise"),
         pytest.param('-.->|"card"|', id="a label"),
