@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa.agents.boundary import said
 from moa.context import RunContext
+from moa.graphs.engine.calls import quickly
 from moa.graphs.engine.types import UNKNOWN, Signature, signature_of
 from moa.node import Result, finish
 
@@ -43,7 +44,9 @@ class Human:
         from langgraph.types import interrupt
 
         own, start = (context or RunContext()).nested(self.name), time.perf_counter()
-        question = self.question(request) if callable(self.question) else self.question
+        question = self.question
+        if callable(question):
+            question = quickly(self.name, question, request)
         asked, schema = question, self._answer.json_schema()
         while True:
             given = interrupt(asked, response_schema=schema)

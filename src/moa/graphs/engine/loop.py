@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moa.context import RunContext
+from moa.graphs.engine.calls import quickly
 from moa.graphs.engine.handles import InputStep, NodeStep
 from moa.graphs.engine.plan import Plan, plan_of
-from moa.graphs.engine.scheduler import Run, quickly
+from moa.graphs.engine.scheduler import Run
 from moa.graphs.engine.types import (
     fits,
     name_of,

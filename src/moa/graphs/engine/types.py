@@ -213,9 +213,10 @@ def check_work(work: object) -> None:
         raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
     if hasattr(work, "capabilities"):
         raise WiringError(f"{name} is an endpoint: give an agent on it, as Generator(endpoint, …)")
+    given = repr(work) if isinstance(work, str) else name
     raise WiringError(
-        f"{repr(work) if isinstance(work, str) else name} is no node: give an agent, a graph that is built, or a function of one "
-        "argument, and then the handle that it reads"
+        f"{given} is no node: give an agent, a graph that is built, or a function of one argument, "
+        "and then the handle that it reads"
     )
 
 
