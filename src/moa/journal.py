@@ -355,8 +355,9 @@ def _ordered(value: object) -> object:
         case set() | frozenset():
             return sorted(digest(one) for one in cast("Set[object]", value))
         case BaseModel():
-            held = {**vars(value), **(value.model_extra or {})}
-            return {name: _ordered(one) for name, one in held.items()}
+            # Fields alone: what else an object holds isn't there when it comes back from JSON.
+            held = {name: getattr(value, name) for name in type(value).model_fields}
+            return {name: _ordered(one) for name, one in (held | (value.model_extra or {})).items()}
         case Mapping():
             named = cast("Mapping[object, object]", value)
             return {str(name): _ordered(one) for name, one in named.items()}

@@ -73,10 +73,21 @@ def own_graph() -> Any:
     return g.build(g.add(Generator(large("last"), "Answer.", name="last"), both))
 
 
+def improved() -> Any:
+    """A draft that is looked at and revised in each of three passes."""
+    inner = Graph("improve", Reply)
+    revised = inner.add(Generator(large("revises"), "Revise it.", name="revise"), inner.input)
+    improve = inner.build(inner.add(Generator(large("checks"), "Check it.", name="check"), revised))
+    g = Graph("own", str)
+    draft = g.add(Generator(large("writes"), "Write it.", name="write"), g.input)
+    return g.build(g.loop(improve, draft, until=lambda reply: False))
+
+
 MADE: dict[str, tuple[Callable[[], Any], object]] = {
     "mixture": (mixture, "Why?"),
     "refine": (refine, "A drink?"),
     "a graph of one's own": (own_graph, "Why?"),
+    "a loop": (improved, "Why?"),
 }
 
 
@@ -123,6 +134,21 @@ async def test_no_ready_graph_asks_models_again_that_answer_differently_each_tim
         disk = await killed(lambda recipe=recipe: recipe, request, monkeypatch, lives=lives)
         _, further = await resumed(lambda recipe=recipe: recipe, disk, monkeypatch)
         assert lives + len(further.answered) == len(calls.answered), f"killed after {lives}"
+
+
+async def test_a_pass_that_had_ended_does_not_run_again() -> None:
+    ran: list[str] = []
+
+    async def longer(text: str) -> str:
+        ran.append(text)
+        return f"{text}!" if len(text) < 2 else interrupt("well?")
+
+    g = Graph("g", str)
+    graph = g.build(g.loop(longer, g.input, until=lambda text: text == "done", at_most=5))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke("", THREAD)
+    assert await compiled.ainvoke(Command(resume="done"), THREAD) == "done"
+    assert ran == ["", "!", "!!", "!!"]
 
 
 async def test_who_was_late_before_is_not_asked_when_the_run_goes_on() -> None:

@@ -243,6 +243,9 @@ class Handle(Generic[T_co]):
         def __iter__(self) -> NoReturn:
             raise TypeError(_holds_nothing(self, "handle.map(lambda values: …), or join"))
 
+        def __contains__(self, value: object) -> NoReturn:
+            raise TypeError(_holds_nothing(self, f"handle.map(lambda values: {value!r} in values)"))
+
         def __getitem__(self, key: object) -> NoReturn:
             raise TypeError(_holds_nothing(self, f"handle.map(lambda value: value[{key!r}])"))
 
