@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from moa._async import gather
 from moa.agents.boundary import TypedNode
+from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Prompt
@@ -37,6 +38,7 @@ from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
 from moa.node import Result, finish, in_place
+from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget, Price
 
@@ -382,6 +384,20 @@ async def test_a_person_is_asked_twice_in_a_row_by_one_node() -> None:
     paused = await compiled.ainvoke(Command(resume="Ada"), THREAD)
     assert paused["__interrupt__"][0].value == "age?"
     assert await compiled.ainvoke(Command(resume="36"), THREAD) == "Ada 36"
+
+
+async def test_a_question_about_a_typed_answer_is_known_again() -> None:
+    endpoint = SimulatedEndpoint(rule=lambda _: {"topic": {"card": 0.9}})
+    classifier = Classifier(endpoint, ["card", "app"], name="topic")
+
+    async def asks(topic: Choice[str]) -> str:
+        return f"{topic.label}: {interrupt('well?')}"
+
+    g = Graph("g", str)
+    graph = g.build(g.add(asks, g.add(classifier, g.input)))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke("x", THREAD)
+    assert await compiled.ainvoke(Command(resume="yes"), THREAD) == "card: yes"
 
 
 async def test_an_answer_that_is_not_valid_can_be_given_again() -> None:

@@ -11,6 +11,7 @@ from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, NodeError, WiringError
 from moa.graphs import BuiltGraph, Graph, Skipped
+from moa.graphs.asking import asked_by
 from moa.graphs.engine.drawing import Diagram, diagram_of
 from moa.handoffs import Reply, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -205,3 +206,17 @@ async def test_a_large_model_in_a_loop_is_not_asked_in_vain() -> None:
     reply = g.add(longer, better, when=spam.map(lambda _: False), otherwise=g.input, name="reply")
     await g.build(reply).run("x")
     assert large.prompts == []
+
+
+def same(text: str) -> str:
+    return text
+
+
+def test_who_may_be_asked_is_known_of_loops_and_people_and_not_of_what_blocks() -> None:
+    g = Graph("g", Reply)
+    writer = Generator(SimulatedEndpoint(name="small"), "Mend it.", output=Reply)
+    better = g.loop(writer, g.input, until=lambda reply: True)
+    graph = g.build(g.join(lambda a, b: a, better, g.ask_human("?", g.input, answer=bool)))
+    assert asked_by(graph) == {"small"}
+    blocks = Graph("g", str)
+    assert asked_by(blocks.build(blocks.add(same, blocks.input, thread=True))) is None
