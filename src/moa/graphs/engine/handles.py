@@ -268,10 +268,8 @@ def step_of(handle: object) -> Step:
     """
     if isinstance(handle, Handle):
         return cast("Handle[Any]", handle)._step  # pyright: ignore[reportPrivateUsage]
-    brief = (
-        repr(handle) if isinstance(handle, str | bool) else f"an object of {type(handle).__name__}"
-    )
-    raise WiringError(f"{brief} is no handle: give g.input, or what add, map, join or match gave")
+    given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
+    raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
 
 
 def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> FunctionStep:
