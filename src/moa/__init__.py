@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
-    from moa.graphs import Graph
+    from moa.graphs import BuiltGraph, Graph
     from moa.graphs.best_of_n import BestOfN
     from moa.graphs.brainstorm import Brainstorm
     from moa.graphs.cascade import Cascade
@@ -60,6 +60,7 @@ _HOMES = {
     "BestOfN": "graphs.best_of_n",
     "Brainstorm": "graphs.brainstorm",
     "Budget": "usage",
+    "BuiltGraph": "graphs",
     "Cascade": "graphs.cascade",
     "Chat": "chat.graph",
     "Choice": "questions",
@@ -116,6 +117,7 @@ __all__ = [
     "BestOfN",
     "Brainstorm",
     "Budget",
+    "BuiltGraph",
     "Cascade",
     "Chat",
     "Choice",

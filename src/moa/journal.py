@@ -364,8 +364,9 @@ def _ordered(value: object) -> object:
         case set() | frozenset():
             return sorted(digest(one) for one in cast("Set[object]", value))
         case BaseModel():
-            held = {**vars(value), **(value.model_extra or {})}
-            return {name: _ordered(one) for name, one in held.items()}
+            # Fields alone: what else an object holds isn't there when it comes back from JSON.
+            held = {name: getattr(value, name) for name in type(value).model_fields}
+            return {name: _ordered(one) for name, one in (held | (value.model_extra or {})).items()}
         case Mapping():
             named = cast("Mapping[object, object]", value)
             return {str(name): _ordered(one) for name, one in named.items()}
@@ -403,12 +404,21 @@ def explained(error: Exception, node: str) -> Exception:
     """
     outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
     if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
-        return NotResumable(
-            f"{node}: interrupt() asks people, and nothing of this run is kept until they answer. "
-            "Run it as graph.compile(checkpointer=…).ainvoke(request, "
-            '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
-        )
+        return not_resumable(node)
     return error
+
+
+def not_resumable(who: str) -> NotResumable:
+    """Say what to do where people are asked in a run of which nothing is kept.
+
+    Args:
+        who: Asks, or what is asked.
+    """
+    return NotResumable(
+        f"{who}: people are asked, and nothing of this run is kept until they answer. "
+        "Run it as graph.compile(checkpointer=…).ainvoke(request, "
+        '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
+    )
 
 
 def together(errors: Sequence[Exception]) -> Exception:

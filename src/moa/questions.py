@@ -335,6 +335,42 @@ def fill(model: type[M], answers: Sequence[Answer]) -> M:
     return model(**typed)
 
 
+def questions_in(output: object) -> tuple[str, ...]:
+    """Name the fields of a model that is made of typed answers alone; empty for any other."""
+    if not isinstance(output, BaseModel) or isinstance(output, _Typed):
+        return ()
+    names = tuple(type(output).model_fields)
+    return names if all(isinstance(getattr(output, name), _Typed) for name in names) else ()
+
+
+def accepted_in(output: object) -> bool | None:
+    """Whether an answer is accepted, as it says itself; of several questions all must be.
+
+    Returns:
+        `None` where it doesn't say, since nothing calibrated gave it.
+    """
+    names = questions_in(output)
+    answers = [getattr(output, name) for name in names] if names else [output]
+    answered = [getattr(answer, "status", "answered") == "answered" for answer in answers]
+    accepted = [getattr(answer, "accepted", None) for answer in answers]
+    if any(yes and one is None for yes, one in zip(answered, accepted, strict=True)):
+        return None
+    return all(accepted)
+
+
+def can_be_accepted(kind: object) -> bool:
+    """Whether values of a type may say if they are accepted; of other than models that isn't known.
+
+    Args:
+        kind: The type of an answer, or of a model of answers.
+    """
+    if not isinstance(kind, type):
+        return True
+    fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
+    asks = [getattr(field.annotation, "model_fields", {}) for field in fields.values()]
+    return "accepted" in fields or (bool(asks) and all("accepted" in one for one in asks))
+
+
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
     extra = cast("dict[str, Any]", field.json_schema_extra or {})
     text = field.description or ""

@@ -8,6 +8,7 @@ from typing import Literal
 NoteKind = Literal[
     "answered",
     "repaired",
+    "repeated",
     "retried",
     "fell back",
     "cached",

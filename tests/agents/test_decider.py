@@ -179,6 +179,13 @@ async def test_a_filter_drops_an_empty_text_without_asking() -> None:
     assert result.usage.calls == 0
 
 
+@pytest.mark.parametrize("accepted", [True, False, None])
+def test_a_filter_says_whether_its_answer_is_accepted(accepted: bool | None) -> None:
+    agent = Filter(ScriptedEndpoint(), "spam")
+    answer = Answer(question=agent.questions[0], probabilities=(0.1, 0.9), accepted=accepted)
+    assert agent.read([answer]).accepted is accepted
+
+
 async def test_a_filter_without_an_answer_decides_nothing() -> None:
     with pytest.raises(Unanswered):
         await Filter(ScriptedEndpoint([{}]), "spam").run("Hi")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,7 +39,7 @@ from moa.graphs.engine.scheduler import streamed
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
 from moa.node import Result
-from moa.questions import Choice, Predicate, choice, predicate
+from moa.questions import Answer, Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 from moa.usage import Budget
@@ -373,6 +374,24 @@ async def test_an_agent_that_is_not_calibrated_says_so_at_its_first_answer() -> 
     first, second = (Classifier(end, LABELS) for end in (small(sure("app", 0.9)), large()))
     with pytest.raises(ConfigError, match="a calibrated agent"):
         await Cascade(small=first, large=second).run("Hm.")
+
+
+class Both(BaseModel):
+    first: Predicate = predicate("Is it loud?")
+    second: Predicate = predicate("Is it rude?")
+
+
+class Accepting(Decider[Both]):
+    """Accepts its own answers, as one whose questions all have a calibration."""
+
+    def read(self, answers: Sequence[Answer]) -> Both:
+        return super().read([replace(answer, accepted=True) for answer in answers])
+
+
+async def test_of_several_questions_each_can_say_itself_whether_it_is_accepted() -> None:
+    asked = {"first": {"yes": 0.9}, "second": {"yes": 0.9}}
+    first, second = Accepting(small(asked), Both), Decider(large(), Both)
+    assert (await Cascade(small=first, large=second).run("Hm?")).tier == 0
 
 
 class Says(BaseModel):

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
-from moa.graphs.engine.drawing import Drawing
+from moa.graphs.engine.drawing import Drawing, diagram_of
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint
+from moa.trace import NodeStarted
 
-from .nodes import Asker
+from .nodes import Asker, Timed
 
 
 async def clean(text: str) -> str:
@@ -65,7 +66,9 @@ def mermaid(drawing: Drawing) -> str:
     [
         pytest.param('(["str"]):::terminal', id="the input"),
         pytest.param('["clean"]:::function', id="a function"),
-        pytest.param('["writer<br/><small>LLM · gpt</small>"]:::llm', id="a tier and its endpoint"),
+        pytest.param('["writer<br/><small>LLM · gpt ·', id="a tier and its endpoint"),
+        pytest.param(' · waits until needed</small>"]:::llm', id="what waits until it is needed"),
+        pytest.param("stroke-dasharray", id="its border"),
         pytest.param('-.->|"if short"|', id="a condition"),
         pytest.param('-->|"else"|', id="an otherwise"),
         pytest.param('-.->|"card"|', id="a label"),
@@ -74,6 +77,37 @@ def mermaid(drawing: Drawing) -> str:
 )
 def test_mermaid_shows(mermaid: str, line: str) -> None:
     assert line in mermaid
+
+
+async def test_what_is_drawn_to_wait_is_what_does_not_run_in_vain() -> None:
+    g = Graph("g", str)
+    spam = g.add(Timed("spam", 0.01), g.input)
+    ends = [
+        g.add(Timed("starts", 0.0), g.input),
+        g.add(Timed("told to wait", 0.0), g.input, eager=False),
+        g.add(Asker("large", SimulatedEndpoint(tier="llm", rule=str)), g.input),
+        g.add(Asker("told to start", SimulatedEndpoint(tier="llm", rule=str)), g.input, eager=True),
+    ]
+    instead = g.add(clean, g.input, name="instead")
+    read = g.join(lambda a, b, c, d: a, *ends)
+    reply = g.add(clean, read, when=spam.map(lambda _: False), otherwise=spam, name="reply")
+    graph = g.build(g.add(clean, reply, when=spam.map(bool), otherwise=instead, name="last"))
+    ran: set[str] = set()
+    async for event in graph.stream("x"):
+        if isinstance(event, NodeStarted):
+            ran.add(event.node.split("/")[-1])
+    boxes = [box for box in diagram_of(graph.plan).boxes if box.look != "terminal"]
+    assert {box.label for box in boxes if box.waits} == {"told to wait", "large", "instead"}
+    assert ran == {box.label for box in boxes if not box.waits} - {"reply"}
+
+
+def test_a_graph_in_the_graph_is_drawn_to_wait() -> None:
+    inner = Graph("research", str)
+    asked = inner.add(Asker("large", SimulatedEndpoint(tier="llm")), inner.input)
+    g = Graph("g", str)
+    found = g.add(inner.build(asked), g.input)
+    graph = g.build(g.add(clean, found, when=g.input.map(bool), otherwise=g.input))
+    assert '(["research · str<br/><small>waits until needed</small>"])' in graph.draw().mermaid
 
 
 def test_every_arrow_meets_two_boxes(mermaid: str) -> None:

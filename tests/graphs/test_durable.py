@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from moa._async import gather
 from moa.agents.boundary import TypedNode
+from moa.agents.classifier import Classifier
 from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Prompt
@@ -38,6 +39,7 @@ from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
 from moa.handoffs import Reply
 from moa.node import Result, finish, in_place
+from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget, Price
 
@@ -74,10 +76,21 @@ def own_graph() -> Any:
     return g.build(g.add(Generator(large("last"), "Answer.", name="last"), both))
 
 
+def improved() -> Any:
+    """A draft that is looked at and revised in each of three passes."""
+    inner = Graph("improve", Reply)
+    revised = inner.add(Generator(large("revises"), "Revise it.", name="revise"), inner.input)
+    improve = inner.build(inner.add(Generator(large("checks"), "Check it.", name="check"), revised))
+    g = Graph("own", str)
+    draft = g.add(Generator(large("writes"), "Write it.", name="write"), g.input)
+    return g.build(g.loop(improve, draft, until=lambda reply: False))
+
+
 MADE: dict[str, tuple[Callable[[], Any], object]] = {
     "mixture": (mixture, "Why?"),
     "refine": (refine, "A drink?"),
     "a graph of one's own": (own_graph, "Why?"),
+    "a loop": (improved, "Why?"),
 }
 
 
@@ -124,6 +137,21 @@ async def test_no_ready_graph_asks_models_again_that_answer_differently_each_tim
         disk = await killed(lambda recipe=recipe: recipe, request, monkeypatch, lives=lives)
         _, further = await resumed(lambda recipe=recipe: recipe, disk, monkeypatch)
         assert lives + len(further.answered) == len(calls.answered), f"killed after {lives}"
+
+
+async def test_a_pass_that_had_ended_does_not_run_again() -> None:
+    ran: list[str] = []
+
+    async def longer(text: str) -> str:
+        ran.append(text)
+        return f"{text}!" if len(text) < 2 else interrupt("well?")
+
+    g = Graph("g", str)
+    graph = g.build(g.loop(longer, g.input, until=lambda text: text == "done", at_most=5))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke("", THREAD)
+    assert await compiled.ainvoke(Command(resume="done"), THREAD) == "done"
+    assert ran == ["", "!", "!!", "!!"]
 
 
 async def test_who_was_late_before_is_not_asked_when_the_run_goes_on() -> None:
@@ -387,6 +415,20 @@ async def test_a_person_is_asked_twice_in_a_row_by_one_node() -> None:
     paused = await compiled.ainvoke(Command(resume="Ada"), THREAD)
     assert paused["__interrupt__"][0].value == "age?"
     assert await compiled.ainvoke(Command(resume="36"), THREAD) == "Ada 36"
+
+
+async def test_a_question_about_a_typed_answer_is_known_again() -> None:
+    endpoint = SimulatedEndpoint(rule=lambda _: {"topic": {"card": 0.9}})
+    classifier = Classifier(endpoint, ["card", "app"], name="topic")
+
+    async def asks(topic: Choice[str]) -> str:
+        return f"{topic.label}: {interrupt('well?')}"
+
+    g = Graph("g", str)
+    graph = g.build(g.add(asks, g.add(classifier, g.input)))
+    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke("x", THREAD)
+    assert await compiled.ainvoke(Command(resume="yes"), THREAD) == "card: yes"
 
 
 async def test_an_answer_that_is_not_valid_can_be_given_again() -> None:

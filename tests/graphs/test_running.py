@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -301,6 +302,45 @@ async def test_an_error_of_time_from_a_function_is_not_the_deadline() -> None:
     g = Graph("g", str)
     with pytest.raises(NodeError, match="times_out: TimeoutError: mine"):
         await g.build(g.add(times_out, g.input)).run("x", RunContext(timeout_s=60))
+
+
+async def test_a_function_that_blocks_runs_beside_the_loop() -> None:
+    called = threading.Event()
+
+    def blocks(text: str) -> str:
+        assert called.wait(9)
+        return f"{text} {threading.current_thread() is threading.main_thread()}"
+
+    async def calls(text: str) -> str:
+        called.set()
+        return text
+
+    g = Graph("g", str)
+    both = g.join(lambda a, b: a, g.add(blocks, g.input, thread=True), g.add(calls, g.input))
+    assert (await g.build(both).run("x")).output == "x False"
+
+
+async def test_the_deadline_holds_for_a_function_that_blocks() -> None:
+    called = threading.Event()
+
+    def blocks(text: str) -> str:
+        called.wait(9)
+        return text
+
+    g = Graph("g", str)
+    graph = g.build(g.add(blocks, g.input, thread=True))
+    with pytest.raises(DeadlineExceeded, match="'blocks' had not finished"):
+        await graph.run("x", RunContext(timeout_s=0.01))
+    called.set()
+
+
+async def test_an_error_of_a_function_that_blocks_is_named() -> None:
+    def breaks(text: str) -> str:
+        raise ValueError("no vowels")
+
+    g = Graph("g", str)
+    with pytest.raises(NodeError, match="breaks: ValueError: no vowels"):
+        await g.build(g.add(breaks, g.input, thread=True)).run("x")
 
 
 def test_wall_time_is_the_critical_path() -> None:

@@ -200,7 +200,10 @@ def require(endpoint: E, capability: Capability, *, agent: str) -> E:
 
     Raises:
         CapabilityError: it can't.
+        ConfigError: it is no endpoint.
     """
+    if isinstance(endpoint, str | type) or not hasattr(endpoint, "capabilities"):
+        raise ConfigError(f"agent {agent!r} takes an endpoint, {no_endpoint(endpoint)}")
     if capability in endpoint.capabilities:
         return endpoint
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
@@ -208,6 +211,18 @@ def require(endpoint: E, capability: Capability, *, agent: str) -> E:
         f"agent {agent!r} needs an endpoint that can {capability}, and {endpoint.name!r} "
         f"({endpoint.model}) can {able}. Those that can {capability}: {_WHO_CAN[capability]}"
     )
+
+
+def no_endpoint(given: object) -> str:
+    """Say, as the end of a sentence, that something is no endpoint, and what to give instead."""
+    if isinstance(given, str):
+        return (
+            f"but was given {given!r}: give the endpoint that serves it, such as "
+            f"OpenAIEndpoint('large', model={given!r})"
+        )
+    if isinstance(given, type):
+        return f"but was given the class {given.__name__}: give an object of it"
+    return f"but was given {given!r}"
 
 
 def said(error: Exception) -> str:

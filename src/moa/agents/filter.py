@@ -32,6 +32,8 @@ class Verdict(BaseModel):
     doubtful: bool = False
     """Whether it can't be told: the model gives this answer whatever the text is, or the words of
     the criterion decide alone, and are undecided. Such a text is kept."""
+    accepted: bool | None = None
+    """Whether a calibration's promise covers it; `None` without a calibration."""
 
 
 UNSURE = 0.1
@@ -128,4 +130,5 @@ class Filter(DecidingAgent[Verdict]):
             confidence=confidence,
             met=met,
             doubtful=doubtful,
+            accepted=answer.accepted,
         )

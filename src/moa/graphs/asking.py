@@ -11,6 +11,8 @@ from moa.agents.preprocessor import Preprocessor
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.human import Human
+from moa.graphs.engine.loop import Loop
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.support import Excerpt, Waiting
 from moa.guards.injection import Injection, InjectionRules
@@ -42,11 +44,12 @@ def _parts(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
     if isinstance(node, Cascade):
         return cast("Cascade[Any, Any]", node).tiers
-    if isinstance(node, BuiltGraph | WiredRecipe):
+    if isinstance(node, BuiltGraph | WiredRecipe | Loop):
         steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
-        return [step.node for step in steps if not step.signature.quick]  # those wait for nobody
+        # A quick function waits for nobody.
+        return [step.node for step in steps if step.thread or not step.signature.quick]
     if isinstance(node, Injection):
         return (node.filter,)
     if isinstance(node, Preprocessor):
         return (node.rewriter,) if node.rewriter else ()
-    return () if isinstance(node, Excerpt | InjectionRules | Waiting) else None
+    return () if isinstance(node, Excerpt | Human | InjectionRules | Waiting) else None

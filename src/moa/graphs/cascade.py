@@ -23,10 +23,11 @@ from moa.context import RunContext, counted, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
-from moa.graphs.oversight import Oversight, questions_in
+from moa.graphs.oversight import Oversight
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names
+from moa.questions import accepted_in, can_be_accepted, questions_in
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
@@ -64,11 +65,9 @@ class Accepted(Policy):
             ConfigError: the answer has none, since nothing calibrated gave it.
         """
         del request, context
-        names = questions_in(reply)
-        answers = [getattr(reply, name) for name in names] if names else [reply]
-        if any(map(_says_nothing, answers)):
+        accepted = accepted_in(reply)
+        if accepted is None:
             raise ConfigError(_SAYS_NOTHING.format("the small one's answers"))
-        accepted = all(answer.accepted for answer in answers)
         reason = "accepted by its calibration" if accepted else "not accepted by its calibration"
         return Judgement(float(accepted), accepted, (reason,))
 
@@ -359,17 +358,9 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
 
 def _check_says(small: Node[Any, Any], name: str) -> None:
-    output = signature_of(small).output
-    fields: Any = getattr(output, "model_fields", {})
-    asks = all(hasattr(field.annotation, "accepted") for field in fields.values())
-    if isinstance(output, type) and "accepted" not in fields and not (fields and asks):
+    if not can_be_accepted(signature_of(small).output):
         answers = f"the answers of {small.name!r}"
         raise ConfigError(f"cascade {name!r}: {_SAYS_NOTHING.format(answers)}")
-
-
-def _says_nothing(answer: Any) -> bool:
-    answered = getattr(answer, "status", "answered") == "answered"
-    return answered and getattr(answer, "accepted", None) is None
 
 
 async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:

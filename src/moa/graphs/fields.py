@@ -32,6 +32,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from moa.agents.boundary import no_endpoint
 from moa.config import FILE, keys_at
 from moa.config.endpoints import Endpoints
 from moa.endpoints import Endpoint
@@ -98,7 +99,7 @@ class Mark(ABC):
 
 def _table(info: ValidationInfo, value: object, wanted: str) -> Table:
     if info.context is None:
-        raise ValueError(f"takes {wanted}, but was given {value!r}")
+        raise ValueError(f"takes {wanted}, {no_endpoint(value)}")
     return cast("Table", info.context)
 
 

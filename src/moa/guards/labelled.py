@@ -93,4 +93,10 @@ class Labelled(TypedNode[Text | str, Verdict]):
         stopped = met if sure or self.doubtful == "judge" else self.doubtful == "stop"
         if stopped:
             context.note("dropped", reason)
-        return Verdict(kept=not stopped, reason=reason, confidence=choice.confidence, met=met)
+        return Verdict(
+            kept=not stopped,
+            reason=reason,
+            confidence=choice.confidence,
+            met=met,
+            accepted=choice.accepted,
+        )

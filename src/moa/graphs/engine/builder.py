@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from moa.batch import Mapped
 from moa.context import RunContext
@@ -21,13 +21,25 @@ from moa.graphs.engine.handles import (
     path,
     step_of,
 )
+from moa.graphs.engine.human import Asked, Human
+from moa.graphs.engine.loop import Loop
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.scheduler import Run, Runs
-from moa.graphs.engine.types import Skipped, is_node, shown, signature_of, union
+from moa.graphs.engine.types import (
+    Skipped,
+    check_work,
+    is_node,
+    name_of,
+    shown,
+    signature_of,
+    union,
+)
 from moa.node import Node, Result, finish
 from moa.questions import Choice
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
     from moa.graphs.engine.drawing import Drawing
 
 In = TypeVar("In")
@@ -110,6 +122,7 @@ class Graph(Generic[In]):
         source: Handle[T],
         *,
         eager: bool | None = None,
+        thread: bool = False,
         name: str | None = None,
     ) -> Handle[U]: ...
     @overload
@@ -120,6 +133,7 @@ class Graph(Generic[In]):
         *,
         when: Condition | None = None,
         eager: bool | None = None,
+        thread: bool = False,
         name: str | None = None,
     ) -> Handle[U | Skipped]: ...
     @overload
@@ -131,6 +145,7 @@ class Graph(Generic[In]):
         when: Condition | None = None,
         otherwise: Handle[V],
         eager: bool | None = None,
+        thread: bool = False,
         name: str | None = None,
     ) -> Handle[U | V]: ...
     def add(
@@ -141,6 +156,7 @@ class Graph(Generic[In]):
         when: Handle[Any] | None = None,
         otherwise: Handle[Any] | None = None,
         eager: bool | None = None,
+        thread: bool = False,
         name: str | None = None,
     ) -> Handle[Any]:
         """Declare a node.
@@ -149,16 +165,27 @@ class Graph(Generic[In]):
         doesn't accept `Skipped`. What needs a skipped node is skipped in turn.
 
         Args:
-            node: A node, or a function of one argument, asynchronous or quick.
+            node: A node, or a function of one argument: asynchronous, quick, or with `thread` one
+                that blocks.
             source: What it is given.
             when: Decides whether it runs.
             otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
             eager: Whether it starts as soon as its source is there, even where it may turn out
                 that nothing needs it. `None` is yes, but for a large model, which is too dear to
-                be asked in vain, and for what only stands in for another node.
+                be asked in vain, a person, and what only stands in for another node.
+            thread: Whether it is a function that blocks: it runs in a thread, and the run waits for
+                it until its deadline; the thread itself goes on to its end.
             name: `None` is the node's own name. Names differ within a graph.
+
+        Raises:
+            WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
         """
+        check_work(node)
         signature = signature_of(node)
+        if thread and (is_node(node) or signature.waits):
+            raise WiringError(
+                f"{name_of(node)!r} is asynchronous: thread=True is for a function that blocks"
+            )
         alternative = None if otherwise is None else step_of(otherwise)
         origin = step_of(source)
         skips = when is not None or (origin.may_skip and not signature.takes_skipped())
@@ -169,7 +196,7 @@ class Graph(Generic[In]):
         return self._declare(
             NodeStep(
                 graph=self,
-                name=name or _name_of(node),
+                name=name or name_of(node),
                 type=output,
                 may_skip=may_skip,
                 branches=[self._branch],
@@ -179,8 +206,123 @@ class Graph(Generic[In]):
                 when=None if when is None else step_of(when),
                 otherwise=alternative,
                 eager=eager,
+                thread=thread,
             )
         )
+
+    @overload
+    def loop(
+        self,
+        body: Work[T, T] | Callable[[T], T],
+        source: Handle[T],
+        *,
+        until: Callable[[T], bool],
+        at_most: int = 3,
+        name: str | None = None,
+    ) -> Handle[T]: ...
+    @overload
+    def loop(
+        self,
+        body: Work[T, T] | Callable[[T], T],
+        source: Handle[T | Skipped],
+        *,
+        until: Callable[[T], bool],
+        at_most: int = 3,
+        name: str | None = None,
+    ) -> Handle[T | Skipped]: ...
+    def loop(
+        self,
+        body: Any,
+        source: Handle[Any],
+        *,
+        until: Callable[[Any], bool],
+        at_most: int = 3,
+        name: str | None = None,
+    ) -> Handle[Any]:
+        """Declare a node that runs again on its own output, until that is good enough.
+
+        It runs once at least. After `at_most` passes it gives the last output, with the note
+        `degraded` in the trace.
+
+        Args:
+            body: A node, a graph that is built, or a function of one argument, that gives what it
+                takes.
+            source: What the first pass is given.
+            until: A quick function of an output: whether it is good enough.
+            at_most: Maximum number of passes.
+            name: `None` is the body's own name.
+
+        Raises:
+            WiringError: what is given is no node or no handle.
+        """
+        check_work(body)
+        loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
+        self._problems += loop.problems()
+        return self.add(loop, source)
+
+    @overload
+    def ask_human(
+        self,
+        question: Asked | Callable[[T], Asked],
+        source: Handle[T],
+        *,
+        answer: TypeForm[A],
+        name: str = "human",
+    ) -> Handle[A]: ...
+    @overload
+    def ask_human(
+        self,
+        question: Asked | Callable[[T], Asked],
+        source: Handle[T | Skipped],
+        *,
+        answer: TypeForm[A],
+        when: Condition | None = None,
+        name: str = "human",
+    ) -> Handle[A | Skipped]: ...
+    @overload
+    def ask_human(
+        self,
+        question: Asked | Callable[[T], Asked],
+        source: Handle[T | Skipped],
+        *,
+        answer: TypeForm[A],
+        when: Condition | None = None,
+        otherwise: Handle[V],
+        name: str = "human",
+    ) -> Handle[A | V]: ...
+    def ask_human(
+        self,
+        question: Any,
+        source: Handle[Any],
+        *,
+        answer: Any,
+        when: Handle[Any] | None = None,
+        otherwise: Handle[Any] | None = None,
+        name: str = "human",
+    ) -> Handle[Any]:
+        """Declare a node that asks a person, by LangGraph's `interrupt`, and gives their answer.
+
+        The graph runs as `graph.compile(checkpointer=…)`: it stops with the question in
+        `__interrupt__`, and goes on by `Command(resume=answer)`. An answer that is not of the type
+        is asked for again, with the reason.
+
+        Args:
+            question: What is asked: a text or a dictionary, or a quick function that makes one of
+                what the source holds.
+            source: What the person is asked about.
+            answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
+                model.
+            when: Decides whether the person is asked.
+            otherwise: Stands in where they are not.
+            name: Shown in traces, errors and drawings. Names differ within a graph.
+
+        Raises:
+            NotResumable: when it runs without a checkpointer.
+        """
+        human = Human(question, answer, name=name)
+        self._problems += human.problems()
+        add: Any = self.add
+        return add(human, source, when=when, otherwise=otherwise)
 
     @overload
     def join(self, function: Callable[[A], U], a: Handle[A], /) -> Handle[U]: ...
@@ -317,6 +459,16 @@ class Graph(Generic[In]):
             raise WiringError(f"graph {self.name!r} does not fit together:{listed}")
         return BuiltGraph(plan_of(self.name, step_of(self.input), end))
 
+    if not TYPE_CHECKING:  # a type checker finds these by itself
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_") or not hasattr(BuiltGraph, name):
+                raise AttributeError(f"Graph has no attribute {name!r}")
+            raise AttributeError(
+                f"graph {self.name!r} is not built yet, so it has no {name!r}: "
+                f"graph = g.build(output), and then graph.{name}"
+            )
+
     def _declare(self, step: NodeStep) -> Handle[Any]:
         twin = self._named(step.name)
         if twin is not None and all(apart(other, self._branch) for other in twin.branches):
@@ -340,19 +492,15 @@ def _same(one: NodeStep, other: NodeStep) -> bool:
     return mine == (other.node, other.source, other.when, other.otherwise, other.eager)
 
 
-def _name_of(work: Any) -> str:
-    if is_node(work):
-        return work.name
-    inner = getattr(work, "func", work)
-    return getattr(inner, "__name__", type(inner).__name__)
-
-
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
 class BuiltGraph(Runs[In_contra, Out_co], Mapped[In_contra, Out_co]):
-    """What `Graph.build` makes. It holds no state: any number of runs can go on at once."""
+    """What `Graph.build` makes: a node, to be run, streamed, mapped over rows, drawn or compiled.
+
+    It holds no state: any number of runs can go on at once.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs.engine.handles import (
+    AcceptedStep,
     Branch,
     FunctionStep,
     InputStep,
@@ -20,6 +21,8 @@ from moa.graphs.engine.handles import (
     Step,
     label_name,
 )
+from moa.graphs.engine.human import Human
+from moa.graphs.engine.loop import Loop
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.types import UNKNOWN, picked, shown
 from moa.graphs.recipe import Recipe, Sketch
@@ -131,7 +134,7 @@ def _missing(package: str, how: str) -> MissingDependency:
     return MissingDependency(package, extra="draw", purpose=f"to draw a graph {how}")
 
 
-Look = Literal["terminal", "join", "function", "agent", "slm", "llm"]
+Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ class Box:
     detail: str
     """A second, smaller line; may be empty."""
     look: Look
+    waits: bool = False
+    """Whether it starts only when it is certain that something needs it; drawn dashed."""
 
 
 @dataclass(slots=True)
@@ -222,6 +227,8 @@ def _sketched(recipe: Recipe[Any, Any], key: str, *, opened: bool) -> Diagram:
 
 def _inner(node: object, key: str, label: str) -> Diagram | None:
     """Draw what is in a node; `None` where nothing is."""
+    if isinstance(node, Loop):
+        return _inner(node.body, key, label)
     if isinstance(plan := getattr(node, "plan", None), Plan):
         inner = diagram_of(plan, key)
     elif isinstance(node, Recipe):
@@ -234,6 +241,10 @@ def _inner(node: object, key: str, label: str) -> Diagram | None:
 
 
 def _box(key: str, label: str, node: object) -> Box:
+    if isinstance(node, Loop):
+        return _box(key, label, node.body)
+    if isinstance(node, Human):
+        return Box(key, label, f"a person · {shown(node.output_type)}", "person")
     endpoint: Any = getattr(node, "endpoint", None)
     tier: Tier | None = getattr(endpoint, "tier", None)
     detail = f"{tier.upper()} · {getattr(endpoint, 'name', '')}" if tier else ""
@@ -281,14 +292,23 @@ class _Drawer:
 
     def _add_node(self, step: NodeStep) -> None:
         inner = _inner(step.node, self._key(step), step.name) if self._opened else None
+        box = inner.boxes[0] if inner else _box(self._key(step), step.name, step.node)
+        if self._plan.steps.index(step) in self._plan.waits:
+            detail = " · ".join(filter(None, (box.detail, "waits until needed")))
+            box = replace(box, detail=detail, waits=True)
         if inner is None:
-            self._drawn.boxes.append(_box(self._key(step), step.name, step.node))
+            self._drawn.boxes.append(box)
         else:
+            inner.boxes[0] = box
             self._inner[step] = inner
             self._drawn.inner.append(inner)
 
     def _point_at_node(self, step: NodeStep) -> None:
         entry = self._entry(step)
+        if isinstance(step.node, Loop):
+            until = f"again until {step.node.goal}" if step.node.goal else "again"
+            label = f"{until}, at most {step.node.at_most} passes"
+            self._drawn.point(self._exit(step), entry, label)
         for start in self._origins(step.source):
             self._drawn.point(start, entry)
         deciders = [] if step.when is None else self._origins(step.when)
@@ -324,8 +344,8 @@ class _Drawer:
             found = (self._exit(step), *self._origins(step.otherwise))
         elif step in self._joins:
             found = (self._key(step),)
-        elif isinstance(step, FunctionStep):
-            found = self._all_origins(step.sources)
+        elif isinstance(step, FunctionStep | AcceptedStep):
+            found = self._all_origins(step.needs)
         elif isinstance(step, MatchStep):
             found = self._all_origins(step.cases.values())
         return list(dict.fromkeys(found))
@@ -344,6 +364,8 @@ class _Drawer:
 
 
 def _condition(step: Step | None) -> str:
+    if isinstance(step, AcceptedStep):
+        return "if accepted"
     if not isinstance(step, FunctionStep):
         return "if"
     return f"if {_function_name(step)}".strip()
@@ -389,11 +411,12 @@ _LOOKS = {
     "join": "fill:#ffffff,stroke:#cbd5e1,color:#64748b",
     "function": "fill:#ffffff,stroke:#94a3b8,color:#1e293b",
     "agent": "fill:#fef9ec,stroke:#d4a72c,color:#1e293b",
+    "person": "fill:#fdecec,stroke:#c2410c,color:#1e293b",
     "slm": "fill:#e3f5ea,stroke:#2f855a,color:#14532d",
     "llm": "fill:#e4e8fd,stroke:#4353c4,color:#1e1b6b",
 }
 
-_SHAPES = {"terminal": ("([", "])"), "join": ("(", ")")}
+_SHAPES = {"terminal": ("([", "])"), "join": ("(", ")"), "person": ("[/", "\\]")}
 
 
 def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
@@ -407,6 +430,7 @@ def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
     lines += [f"    {_arrow_line(arrow)}" for arrow in _arrows(diagram)]
     if styled:
         lines += [f"    classDef {look} {style}" for look, style in _LOOKS.items()]
+        lines += [f"    style {key} stroke-dasharray:5 4" for key in _waiting(diagram)]
     return "\n".join(lines) + "\n"
 
 
@@ -424,6 +448,13 @@ def _arrows(diagram: Diagram) -> Iterator[Arrow]:
     yield from diagram.arrows.values()
     for inner in diagram.inner:
         yield from _arrows(inner)
+
+
+def _waiting(diagram: Diagram) -> Iterator[str]:
+    """Keys of the boxes of nodes that wait until they are needed."""
+    yield from (box.key for box in diagram.boxes if box.waits)
+    for inner in diagram.inner:
+        yield from _waiting(inner)
 
 
 def _box_line(box: Box, *, styled: bool) -> str:

@@ -43,7 +43,7 @@ from moa.graphs.engine.bridges import Told, context_in
 from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.types import JsonForm, is_known
-from moa.journal import Journal, Place, interrupts_of
+from moa.journal import Journal, Place, interrupts_of, not_resumable
 from moa.node import Node
 
 In = TypeVar("In")
@@ -282,7 +282,12 @@ class Keeping:
             context.charged = {**others, **({} if error is None else {**self._before, **paid})}
         if journal.found:
             context.note("resumed", f"{journal.found} calls were found, and not paid again")
-        if isinstance(error, Exception) and not interrupts_of(error):
+        if not isinstance(error, Exception):
+            return
+        asked = interrupts_of(error)
+        if asked and self._saver is None:
+            raise not_resumable(repr(asked[0].value)) from error
+        if not asked:
             await journal.fail(error)
 
     @property

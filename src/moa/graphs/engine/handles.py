@@ -6,8 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
+from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, Signature, field_type, picked, signature_of
 from moa.questions import Choice, Question
 from moa.usage import Tier
@@ -114,6 +125,8 @@ class NodeStep(Step):
     when: Step | None = None
     otherwise: Step | None = None
     eager: bool | None = None
+    thread: bool = False
+    """Whether it is a function that blocks, and runs in a thread."""
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -143,6 +156,18 @@ class FunctionStep(Step):
     def needs(self) -> tuple[Step, ...]:
         """Its arguments."""
         return self.sources
+
+
+@dataclass(eq=False, kw_only=True)
+class AcceptedStep(Step):
+    """Whether the answer that another step holds is accepted."""
+
+    source: Step
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The answer."""
+        return (self.source,)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -187,10 +212,64 @@ class Handle(Generic[T_co]):
         """
         return Handle(function_step(function, (self._step,)))
 
+    @property
+    def accepted(self) -> Handle[bool]:
+        """Whether the answer is accepted, for `when=`.
 
-def step_of(handle: Handle[Any]) -> Step:
-    """Look behind a handle."""
-    return handle._step  # pyright: ignore[reportPrivateUsage]
+        The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
+        Of several questions all must be accepted. Where nobody says it, the run ends with a
+        `ConfigError`, and where the type can't, the graph doesn't build.
+        """
+        return Handle(
+            AcceptedStep(
+                graph=self._step.graph,
+                name=f"{self._step.name}.accepted",
+                type=bool,
+                branches=[self._step.branch],
+                source=self._step,
+            )
+        )
+
+    if not TYPE_CHECKING:  # a type checker finds these by itself, as long as nothing defines them
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise AttributeError(_holds_nothing(self, f"handle.map(lambda value: value.{name})"))
+
+        def __bool__(self) -> NoReturn:
+            raise TypeError(_holds_nothing(self, "when=handle where a node is added, or map"))
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(_holds_nothing(self, "handle.map(lambda values: …), or join"))
+
+        def __contains__(self, value: object) -> NoReturn:
+            raise TypeError(_holds_nothing(self, f"handle.map(lambda values: {value!r} in values)"))
+
+        def __getitem__(self, key: object) -> NoReturn:
+            raise TypeError(_holds_nothing(self, f"handle.map(lambda value: value[{key!r}])"))
+
+        def _compared(self, other: object) -> NoReturn:
+            raise TypeError(_holds_nothing(self, "handle.map(lambda value: …) to compare, or join"))
+
+        __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+        __hash__ = object.__hash__
+
+
+def _holds_nothing(handle: Handle[Any], instead: str) -> str:
+    return f"the handle of {handle.name!r} holds nothing before the graph runs: write {instead}"
+
+
+def step_of(handle: object) -> Step:
+    """Look behind a handle.
+
+    Raises:
+        WiringError: it is none.
+    """
+    if isinstance(handle, Handle):
+        return cast("Handle[Any]", handle)._step  # pyright: ignore[reportPrivateUsage]
+    given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
+    raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
 
 
 def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> FunctionStep:

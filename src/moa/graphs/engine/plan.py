@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from moa.graphs.engine.handles import (
+    AcceptedStep,
     Branch,
     FunctionStep,
     MatchStep,
@@ -15,10 +16,11 @@ from moa.graphs.engine.handles import (
     Step,
     label_name,
 )
+from moa.graphs.engine.human import Human
 from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown
-from moa.questions import Choice
+from moa.questions import Choice, can_be_accepted
 
-Kind = Literal["input", "node", "function", "match"]
+Kind = Literal["input", "node", "function", "match", "accepted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Task:
     """Whether the graph knows the node under another name than its own."""
     quick: bool
     """Whether nobody has to wait for it."""
+    thread: bool
+    """Whether it blocks, and runs in a thread."""
     takes_skipped: bool
     output: object
     """Type of what a node gives, without `Skipped`."""
@@ -60,6 +64,8 @@ class Plan:
     """What starts with the run."""
     tentative: frozenset[int]
     """What can run before it is known to be needed; its failure matters only where it is."""
+    waits: frozenset[int]
+    """The nodes that start only when it is certain that something needs them."""
     nodes: tuple[int, ...]
     """Where the nodes are: what can be skipped, and is told about."""
     idle_reasons: dict[int, str]
@@ -74,8 +80,13 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     tentative: set[Step] = set()
     certain = _closure([end], _surely_needs)
     in_the_way = _closure([end], _needs_unless_skipped)
+    waits: set[int] = set()
     for step in steps:
-        if isinstance(step, NodeStep) and step not in certain and _is_eager(step, in_the_way):
+        if not isinstance(step, NodeStep) or step in certain:
+            continue
+        if not _is_eager(step, in_the_way):
+            waits.add(places[step])
+        else:
             tentative |= _closure([step], lambda one: (*one.needs, *one.may_need)) - certain
             for branch in step.branches:
                 eager.setdefault(_chosen_by(branch), []).append(places[step])
@@ -86,6 +97,7 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         output=places[end],
         eager=tuple(eager.get((None, None), ())),
         tentative=frozenset(places[step] for step in tentative),
+        waits=frozenset(waits),
         nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
         idle_reasons=_idle_reasons(steps, places),
     )
@@ -117,17 +129,19 @@ def _needs_unless_skipped(step: Step) -> tuple[Step, ...]:
 def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
     if step.eager is not None:
         return step.eager
-    return step in in_the_way and not asks_llm(step.node)
+    return step in in_the_way and not is_dear(step.node)
 
 
-def asks_llm(node: object) -> bool:
-    """Whether a node, or a node of a graph, is on a large model."""
+def is_dear(node: object) -> bool:
+    """Whether a node, or a node of a graph, asks a large model or a person."""
     plan = getattr(node, "plan", None)
     if isinstance(plan, Plan):
-        return any(asks_llm(step.node) for step in plan.steps if isinstance(step, NodeStep))
+        return any(is_dear(step.node) for step in plan.steps if isinstance(step, NodeStep))
+    if isinstance(node, Human):
+        return True
     members = getattr(node, "members", None)
     if members is not None:
-        return any(map(asks_llm, members()))
+        return any(map(is_dear, members()))
     return getattr(getattr(node, "endpoint", None), "tier", None) == "llm"
 
 
@@ -142,16 +156,19 @@ def _task(
     work: Callable[..., Any] = _nothing
     sources: tuple[Step, ...] = ()
     when = otherwise = None
-    is_a_node, quick, takes_skipped = False, True, True
+    is_a_node, quick, thread, takes_skipped = False, True, False, True
     cases: dict[object, int] = {}
     if isinstance(step, NodeStep):
         kind, sources, is_a_node = "node", (step.source,), is_node(step.node)
         work = step.node.run if is_a_node else step.node
-        quick, takes_skipped = step.signature.quick, step.signature.takes_skipped()
+        quick, thread = step.signature.quick and not step.thread, step.thread
+        takes_skipped = step.signature.takes_skipped()
         when = None if step.when is None else places[step.when]
         otherwise = None if step.otherwise is None else places[step.otherwise]
     elif isinstance(step, FunctionStep):
         kind, work, sources = "function", step.function, step.sources
+    elif isinstance(step, AcceptedStep):
+        kind, sources = "accepted", (step.source,)
     elif isinstance(step, MatchStep):
         kind, sources = "match", (step.source,)
         cases = {label: places[case] for label, case in step.cases.items()}
@@ -162,6 +179,7 @@ def _task(
         is_node=is_a_node,
         renamed=isinstance(step, NodeStep) and is_a_node and step.name != step.node.name,
         quick=quick,
+        thread=thread,
         takes_skipped=takes_skipped,
         output=step.signature.output if isinstance(step, NodeStep) else UNKNOWN,
         sources=tuple(places[source] for source in sources),
@@ -237,6 +255,8 @@ def _problems(step: Step, graph: object) -> Iterator[str]:
         yield from _node_problems(step)
     elif isinstance(step, FunctionStep):
         yield from _function_problems(step)
+    elif isinstance(step, AcceptedStep):
+        yield from _accepted_problems(step)
     elif isinstance(step, MatchStep):
         yield from _match_problems(step)
 
@@ -254,6 +274,8 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 
 
 def _function_problems(step: FunctionStep) -> Iterator[str]:
+    if step.signature.waits:
+        yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
@@ -262,6 +284,22 @@ def _function_problems(step: FunctionStep) -> Iterator[str]:
                 f"{step.name!r} is given {source.name!r}, which can be skipped, but takes "
                 f"{shown(expected)}: let it accept Skipped, or give {source.name!r} an otherwise="
             )
+
+
+def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
+    source = step.source
+    if source.may_skip:
+        yield f"{step.name!r} is of what can be skipped: give {source.name!r} an otherwise="
+    if not can_be_accepted(source.type) and not _settles(source):
+        yield (
+            f"{source.name!r} gives {shown(source.type)}, which doesn't say whether it is "
+            "accepted: take .accepted of a Cascade, or of an agent that has a calibration"
+        )
+
+
+def _settles(step: Step) -> bool:
+    """Whether a node's result says if its output is accepted, as a cascade's does."""
+    return isinstance(step, NodeStep) and step.signature.settles
 
 
 def _match_problems(step: MatchStep) -> Iterator[str]:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from moa._async import cancel
 from moa.context import RunContext
-from moa.errors import DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, WiringError
+from moa.graphs.engine.calls import call, quickly
 from moa.graphs.engine.plan import Plan, Task
-from moa.graphs.engine.types import Skipped, kept_form
-from moa.journal import explained, interrupts_of, together
+from moa.graphs.engine.types import Skipped
+from moa.journal import interrupts_of, together
 from moa.node import Node, Result
+from moa.questions import accepted_in
 from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted
 
 if TYPE_CHECKING:
@@ -50,49 +52,6 @@ IDLE, CONDITION, SOURCES, RUNNING, ALTERNATIVE = range(5)
 """What a step is waiting for."""
 
 
-async def call(task: Task, value: Any, context: RunContext) -> Any:
-    """Run a node, or a function, and give its output.
-
-    Where the run can be resumed, the output is kept, and given again.
-
-    Raises:
-        NodeError: a function raised something that is no `MoaError`.
-    """
-    if context.journal is None:
-        return await _called(task, value, context)
-    return await context.journal.run(
-        f"{context.node}/{task.name}",
-        value,
-        context,
-        kept_form(task.output, owner=task.name),
-        lambda inner: _called(task, value, inner),
-    )
-
-
-async def _called(task: Task, value: Any, context: RunContext) -> Any:
-    try:
-        if task.is_node:
-            own = context.nested(task.name) if task.renamed else context
-            return (await task.work(value, own)).output
-        output = task.work(value)
-        return await output if hasattr(output, "__await__") else output
-    except MoaError:
-        raise
-    except Exception as error:
-        failure = explained(error, task.name) if task.is_node else failure_of(task, error)
-        if failure is error:
-            raise
-        raise failure from error
-
-
-def failure_of(task: Task, error: Exception) -> Exception:
-    """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
-    if type(error).__module__.startswith("langgraph."):
-        return error
-    found = explained(error, task.name)
-    return NodeError(task.name, error) if found is error else found
-
-
 class Run:
     """One run. Its state belongs to one event loop, so nothing in it is locked.
 
@@ -112,6 +71,7 @@ class Run:
         self._missing = [0] * size
         self._waiting: list[list[int]] = [[] for _ in range(size)]
         self._chosen: dict[int, int] = {}
+        self._accepted: dict[int, bool | None] = {}
         self._todo: deque[int] = deque()
         self._ready: list[int] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -197,13 +157,14 @@ class Run:
         context = self._context
         try:
             if context.listener is None:
-                value = await call(task, self._values[task.sources[0]], context)
+                settled = await call(task, self._values[task.sources[0]], context)
             else:
                 path = self._path(task)
                 context.emit(NodeStarted(path))
                 start = time.perf_counter()
-                value = await call(task, self._values[task.sources[0]], context)
-                context.emit(NodeFinished(path, value, time.perf_counter() - start))
+                settled = await call(task, self._values[task.sources[0]], context)
+                context.emit(NodeFinished(path, settled.output, time.perf_counter() - start))
+            value, self._accepted[index] = settled.output, settled.accepted
         except MoaError as error:
             if index not in self._plan.tentative:
                 raise
@@ -238,7 +199,7 @@ class Run:
         elif stage == SOURCES:
             self._start(index, task)
         elif stage == ALTERNATIVE:
-            self._resolve(index, self._values[self._chosen[index]])
+            self._follow(index, self._chosen[index])
 
     def _check_condition(self, index: int, task: Task) -> None:
         if task.when is not None:
@@ -281,6 +242,8 @@ class Run:
             self._take_branch(index, task)
         elif task.kind == "function":
             self._resolve(index, self._call_now(task, values))
+        elif task.kind == "accepted":
+            self._resolve(index, self._is_accepted(task.sources[0]))
         elif isinstance(values[0], Skipped) and not task.takes_skipped:
             self._skip(index, task, f"{self._tasks[task.sources[0]].name!r} was skipped")
         elif task.quick and self._context.journal is None:
@@ -300,14 +263,20 @@ class Run:
         self._resolve(index, output)
 
     def _call_now(self, task: Task, values: list[Any]) -> Any:
-        try:
-            output = task.work(*values)
-        except MoaError:
-            raise
-        except Exception as error:
-            raise failure_of(task, error) from error
+        output = quickly(task.name, task.work, *values)
         self._context.remaining_s()  # nothing can interrupt it, so its time is checked afterwards
         return output
+
+    def _is_accepted(self, source: int) -> bool:
+        accepted = self._accepted.get(source)
+        if accepted is None:
+            accepted = accepted_in(self._values[source])
+        if accepted is None:
+            raise ConfigError(
+                f"{self._tasks[source].name!r} doesn't say whether its answer is accepted: give "
+                "its agent a calibration, or put it into a Cascade"
+            )
+        return accepted
 
     def _take_branch(self, index: int, task: Task) -> None:
         label = self._values[task.sources[0]].label
@@ -331,7 +300,11 @@ class Run:
         self._stages[index] = ALTERNATIVE
         self._chosen[index] = alternative
         if self._all_there(index, (alternative,)):
-            self._resolve(index, self._values[alternative])
+            self._follow(index, alternative)
+
+    def _follow(self, index: int, other: int) -> None:
+        self._accepted[index] = self._accepted.get(other)
+        self._resolve(index, self._values[other])
 
     def _resolve(self, index: int, value: Any) -> None:
         if isinstance(value, Failed) and index not in self._plan.tentative:

@@ -24,7 +24,7 @@ from typing import (
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa.agents.boundary import said
-from moa.errors import InputError, OutputError, StoreError
+from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.journal import Form
 from moa.node import Node, Result
 
@@ -166,6 +166,10 @@ class Signature:
     """Whether `Skipped` can be given."""
     quick: bool = False
     """Whether it is an ordinary function, which nobody has to wait for."""
+    waits: bool = False
+    """Whether it is an asynchronous function."""
+    settles: bool = False
+    """Whether its result says if the output is accepted, as a cascade's does."""
 
     def input(self, index: int) -> object:
         """Type of a parameter."""
@@ -179,6 +183,41 @@ class Signature:
 def is_node(work: object) -> bool:
     """Whether `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
+
+
+def name_of(work: Any) -> str:
+    """Name of a node, or of a function."""
+    if is_node(work):
+        return work.name
+    inner = getattr(work, "func", work)
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def check_work(work: object) -> None:
+    """See that something can stand in a graph.
+
+    Raises:
+        WiringError: it is neither a node nor a function; what to give instead.
+    """
+    name = getattr(work, "__name__", type(work).__name__)
+    if inspect.iscoroutine(work):
+        work.close()
+        raise WiringError(f"{name}(…) was called: give the function itself, as in g.add({name}, …)")
+    if isinstance(work, type) and hasattr(work, "run"):
+        raise WiringError(f"{name} is a class: give an object of it, as in g.add({name}(…), …)")
+    if name == "run" and is_node(getattr(work, "__self__", None)):
+        raise WiringError("the run of a node was given: give the node itself")
+    if is_node(work) or callable(work):
+        return
+    if hasattr(work, "build"):
+        raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
+    if hasattr(work, "capabilities"):
+        raise WiringError(f"{name} is an endpoint: give an agent on it, as Generator(endpoint, …)")
+    given = repr(work) if isinstance(work, str) else name
+    raise WiringError(
+        f"{given} is no node: give an agent, a graph that is built, or a function of one argument, "
+        "and then the handle that it reads"
+    )
 
 
 def signature_of(work: Any) -> Signature:
@@ -223,13 +262,12 @@ def _node_signature(node: Node[Any, Any]) -> Signature:
     taken = _declared(node, "input_type")
     if taken is UNKNOWN and parameters:
         taken = _resolve(hints[parameters[0]], variables)
-    given = _declared(node, "output_type")
-    if given is UNKNOWN:
-        result = hints.get("return", UNKNOWN)
-        if get_origin(result) is Result:
-            given = _resolve(get_args(result)[0], variables)
+    given, result = _declared(node, "output_type"), hints.get("return", UNKNOWN)
+    if given is UNKNOWN and get_origin(result) is Result:
+        given = _resolve(get_args(result)[0], variables)
     output, may_skip = split_skipped(given)
-    return Signature(inputs=(taken,), output=output, may_skip=may_skip)
+    settles = hasattr(get_origin(result) or result, "accepted")
+    return Signature(inputs=(taken,), output=output, may_skip=may_skip, settles=settles)
 
 
 def _declared(node: object, name: str) -> object:
@@ -258,6 +296,7 @@ def _function_signature(function: Any) -> Signature:
         output=output,
         may_skip=may_skip,
         quick=known and not waits,
+        waits=waits,
     )
 
 

@@ -1,0 +1,222 @@
+"""People in a graph: they are asked, answer when they like, and the run goes on from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.types import Command
+from pydantic import BaseModel
+
+from moa.context import RunContext
+from moa.errors import NodeError, NotResumable, WiringError
+from moa.graphs import Graph
+from moa.testing import SimulatedEndpoint
+
+from .killed import THREAD
+from .nodes import Asker
+
+
+class Review(BaseModel):
+    send: bool
+    note: str = ""
+
+
+def asking(answer: Any = bool, question: Any = "Send it?") -> Any:
+    g = Graph("g", str)
+    graph = g.build(g.ask_human(question, g.input, answer=answer, name="approve"))
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+def asked(paused: Any) -> Any:
+    (question,) = paused["__interrupt__"]
+    return question.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "value"),
+    [
+        (bool, True, True),
+        (bool, False, False),
+        (str, "", ""),
+        (Literal["send", "stop"], "stop", "stop"),
+        (Review, {"send": True}, Review(send=True)),
+    ],
+)
+async def test_a_graph_stops_for_an_answer_and_goes_on_with_it(
+    answer: Any, given: object, value: object
+) -> None:
+    compiled = asking(answer)
+    assert asked(await compiled.ainvoke("a letter", THREAD)) == "Send it?"
+    assert await compiled.ainvoke(Command(resume=given), THREAD) == value
+
+
+def in_words(text: str) -> str:
+    return f"Send {text}?"
+
+
+def in_fields(text: str) -> dict[str, str]:
+    return {"draft": text}
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        (in_words, "Send a letter?"),
+        (in_fields, {"draft": "a letter"}),
+        ({"ask": "Send it?"}, {"ask": "Send it?"}),
+    ],
+)
+async def test_a_question_is_a_text_or_a_dictionary_or_made_of_the_value(
+    question: Any, shown: object
+) -> None:
+    assert asked(await asking(question=question).ainvoke("a letter", THREAD)) == shown
+
+
+REASON = "'perhaps' can't be taken: Input should be a valid boolean, unable to interpret input"
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("Send it?", f"Send it?\n{REASON}"),
+        ({"draft": "x"}, {"draft": "x", "problem": REASON}),
+    ],
+)
+async def test_a_wrong_answer_is_asked_for_again_with_the_reason(question: Any, shown: Any) -> None:
+    compiled = asking(question=question)
+    await compiled.ainvoke("a letter", THREAD)
+    again = asked(await compiled.ainvoke(Command(resume="perhaps"), THREAD))
+    assert again == shown
+    assert await compiled.ainvoke(Command(resume=True), THREAD) is True
+
+
+async def test_who_shows_the_question_is_told_what_answers_there_are() -> None:
+    paused = await asking(Literal["send", "stop"]).ainvoke("a letter", THREAD)
+    assert paused["__interrupt__"][0].response_schema["enum"] == ["send", "stop"]
+
+
+async def test_a_plain_run_says_how_to_run_it() -> None:
+    g = Graph("g", str)
+    graph = g.build(g.ask_human("Send it?", g.input, answer=bool))
+    with pytest.raises(NotResumable, match=r"human: .*graph\.compile\(checkpointer=…\)"):
+        await graph.run("a letter")
+
+
+async def test_a_compiled_graph_without_a_checkpointer_says_how_to_run_it() -> None:
+    g = Graph("g", str)
+    compiled: Any = g.build(g.ask_human("Send it?", g.input, answer=bool)).compiled
+    with pytest.raises(NotResumable, match=r"'Send it\?': .*graph\.compile\(checkpointer=…\)"):
+        await compiled.ainvoke("a letter")
+
+
+def improved(endpoint: SimulatedEndpoint) -> Any:
+    """A draft that is revised until a person likes it, in a graph in a graph."""
+
+    def text_of(draft: str, liked: bool) -> str:
+        return draft if liked else f"{draft}?"
+
+    inner = Graph("revise", str)
+    revised = inner.add(Asker("write", endpoint), inner.input)
+    liked = inner.ask_human(lambda text: f"Like {text}?", revised, answer=bool, name="likes")
+    revise = inner.build(inner.join(text_of, revised, liked))
+    middle = Graph("middle", str)
+    better = middle.loop(revise, middle.input, until=lambda text: not text.endswith("?"))
+    outer = Graph("outer", str)
+    return outer.build(outer.add(middle.build(better), outer.input))
+
+
+async def test_people_are_asked_in_each_pass_of_a_loop_however_deep_and_across_restarts(
+    tmp_path: Path,
+) -> None:
+    endpoint = SimulatedEndpoint(rule=lambda text: f"{text.rstrip('?')}.")
+    told: list[Any] = []
+    for answer in (None, False, "hm", True):  # each time as a new process would
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "kept.db")) as saver:
+            compiled: Any = improved(endpoint).compile(checkpointer=saver)
+            request: Any = "x" if answer is None else Command(resume=answer)
+            told.append(await compiled.ainvoke(request, THREAD))
+    questions = [asked(paused) for paused in told[:-1]]
+    assert [question.splitlines()[0] for question in questions] == [
+        "Like x.?",
+        "Like x..?",
+        "Like x..?",
+    ]
+    assert told[-1] == "x.."
+    assert len(endpoint.prompts) == 2
+
+
+async def test_a_person_is_not_asked_in_vain() -> None:
+    def chosen(text: str, liked: bool) -> str:
+        return f"{text} {liked}"
+
+    async def slow(text: str) -> str:
+        return text
+
+    g = Graph("g", str)
+    spam = g.add(slow, g.input)
+    liked = g.ask_human("Like it?", g.input, answer=bool)
+    reply = g.add(
+        slow, g.join(chosen, g.input, liked), when=spam.map(bool), otherwise=g.input, name="reply"
+    )
+    compiled: Any = g.build(reply).compile(checkpointer=InMemorySaver())
+    assert await compiled.ainvoke("", THREAD) == ""
+    assert asked(await compiled.ainvoke("x", {"configurable": {"thread_id": "2"}})) == "Like it?"
+
+
+def always(text: str) -> bool:
+    return True
+
+
+async def test_a_person_is_asked_only_where_a_condition_holds() -> None:
+    g = Graph("g", str)
+    yes = g.input.map(always)
+    liked = g.ask_human("?", g.input, answer=bool, when=g.input.map(bool), otherwise=yes)
+    compiled: Any = g.build(liked).compile(checkpointer=InMemorySaver())
+    assert await compiled.ainvoke("", THREAD) is True
+    assert asked(await compiled.ainvoke("x", THREAD)) == "?"
+
+
+async def test_the_trace_says_that_a_person_answered() -> None:
+    compiled, context = asking(), RunContext()
+    await compiled.ainvoke("x", THREAD)
+    await compiled.ainvoke(Command(resume=True), THREAD, context=context)
+    assert [(note.node, note.text) for note in context.trace] == [("g/approve", "by a person")]
+
+
+def tenth(text: str) -> str:
+    return text[9]
+
+
+async def test_a_question_that_cannot_be_made_is_an_error_of_its_node() -> None:
+    with pytest.raises(NodeError, match="approve: IndexError"):
+        await asking(question=tenth).ainvoke("x", THREAD)
+
+
+def test_a_question_that_does_not_fit_does_not_build() -> None:
+    def of_a_number(number: int) -> str:
+        return str(number)
+
+    async def slow(text: str) -> str:
+        return text
+
+    def both(first: bool, second: bool) -> bool:
+        return first and second
+
+    g: Any = Graph("g", str)
+    first = g.ask_human(of_a_number, g.input, answer=bool)
+    second = g.ask_human(slow, g.input, answer=bool, name="second")
+    with pytest.raises(WiringError) as caught:
+        g.build(g.join(both, first, second))
+    assert "'human' takes int, but 'input' gives str" in str(caught.value)
+    assert "the question of 'second' is asynchronous" in str(caught.value)
+
+
+def test_a_person_is_drawn() -> None:
+    g = Graph("g", str)
+    drawing = g.build(g.ask_human("Send it?", g.input, answer=bool, name="approve")).draw()
+    assert '[/"approve<br/><small>a person · bool</small>"\\]:::person' in drawing.mermaid
+    assert "a person · bool" in drawing.svg
