@@ -169,9 +169,9 @@ async def test_without_scores_items_are_shown_in_the_order_they_were_found() -> 
 
 async def test_a_wrong_key_of_the_model_that_scores_is_an_error() -> None:
     no_key = EndpointUnauthorized("HTTP 401", endpoint="small", status=401)
-    slm = SimulatedEndpoint(name="small", rule=lambda _: no_key)
+    small = SimulatedEndpoint(name="small", rule=lambda _: no_key)
     with pytest.raises(EndpointUnauthorized):
-        await shop(large(), slm=slm).run(Interests(text="a warm jacket"))
+        await shop(large(), scorer=small).run(Interests(text="a warm jacket"))
 
 
 async def test_nothing_known_of_the_person_shows_the_first_items_and_says_so() -> None:
