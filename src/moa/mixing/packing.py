@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -242,13 +242,7 @@ class Reader:
         text = text_of(result.output)
         if not text.strip():
             raise OutputError("its answer is empty", node=self.name, text=text)
-        return Result(
-            output=text,
-            usage=result.usage,
-            trace=result.trace,
-            seconds=result.seconds,
-            llm_alone=result.llm_alone,
-        )
+        return replace(result, output=text)
 
     def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
         """Estimate its call from above.
