@@ -27,6 +27,7 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency, MoaError, check_recoverable
+from moa.graphs.drafts import Attempt, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -128,7 +129,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         ]
         if not said:
             context.note("skipped", "the text is empty, and so is its summary")
-        written, taken = None, said
+        written, taken = list[Cited](), said
         if self.length.too_long(request.text):
             kept, salience = await told("extracts", self._extracts(request, said, context), context)
             if can_write(self.llm.model):
@@ -138,7 +139,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
                 written = await told("summary", self._written(brief, kept, context), context)
             else:
                 context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
-            if written is None:
+            if not written:
                 salience = salience or await self._salience(request, kept, context)
                 taken = _picked(salience, kept, full=lambda some: self.length.too_long(_text(some)))
         return Summary(
@@ -162,7 +163,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
         A text that is read at once is left whole.
         """
-        total = _tokens(said)
+        total = approximate_tokens(request.text)
         if total <= self.read_tokens:
             return said, None
         words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
@@ -193,40 +194,24 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
     async def _written(
         self, brief: _Brief, kept: Sequence[Cited], context: RunContext
-    ) -> list[Cited] | None:
-        """Write, and anew once where it misses its length; `None` where that fails."""
+    ) -> list[Cited]:
+        """Have it written; nothing where that fails."""
         silent = quiet(context)  # nothing is shown before its length is checked
         try:
-            text = (await self.writer.run(brief, silent)).output.text
+            text = await to_length(self.writer, brief, self.length, silent, what="the summary")
         except MoaError as error:
             check_recoverable(error)
             context.note("failed", f"the summary was not written: {error}")
             context.note("degraded", "the summary is made of the text's own sentences")
-            return None
-        if (fault := self.length.fault(text)) is not None:
-            context.note("repaired", f"asked again: {fault}", endpoint=self.llm.name)
-            again = brief.model_copy(update={"draft": text, "fault": fault})
-            try:
-                text = (await self.writer.run(again, silent)).output.text
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"it was not written anew: {error}")
-        cut = self.length.cut(text)
-        if len(cut) < len(text):
-            context.note("truncated", "the summary, by its length")
-        if (left := self.length.fault(cut)) is not None:
-            context.note("degraded", f"the length of the summary: {left}")
-        return _cited(cut, [*_by_chunk(kept)])
+            return []
+        return _cited(text, [*_by_chunk(kept)])
 
 
-class _Brief(BaseModel):
+class _Brief(Attempt):
     original: Original
     read: str
     """What is kept of it."""
     length: Length
-    draft: str | None = None
-    fault: str | None = None
-    """What is wrong with the draft."""
 
 
 class _Writer(Agent[_Brief, Reply]):
@@ -236,12 +221,11 @@ class _Writer(Agent[_Brief, Reply]):
         parts = [block("\n\n".join([*title, request.read]))]
         if original.focus:
             parts.append(block(original.focus, "The reader looks for"))
-        if request.draft is not None:
-            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         # Small models forget a system message that a long text follows.
         several = (request.length.sentences or 1) > 1
         apart = ", each about another part of the text" if several else ""
-        return "\n\n".join([*parts, f"Write the summary now: {request.length}{apart}."])
+        last = f"Write the summary now: {request.length}{apart}."
+        return "\n\n".join([*parts, *request.faulty, last])
 
 
 def _cited(text: str, read: Sequence[Sequence[Cited]]) -> list[Cited]:
