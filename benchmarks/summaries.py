@@ -130,7 +130,7 @@ def recall(text: str, reference: str) -> float:
 async def read_by_llm(row: Row, keep: float, encoder: SentenceEncoder) -> Given:
     """Run the graph, and look at what the large model was given."""
     llm = Counter(name="counter", tier="llm", rule=_fixed)
-    graph = Summarize(slm=SimulatedEndpoint(), llm=llm, sentences=1, keep=keep, encoder=encoder)
+    graph = Summarize(llm=llm, sentences=1, keep=keep, encoder=encoder)
     result = await graph.run(row.original)
     (prompt,) = llm.prompts
     text = without_tags(prompt.messages[-1].content)
@@ -147,7 +147,7 @@ async def extracted(row: Row, encoder: SentenceEncoder) -> str:
     """Run the graph with a model that is too small to write."""
     model = "SmolLM2-135M-Instruct.Q4_1"
     tiny = SimulatedEndpoint(name="tiny", model=model)
-    graph = Summarize(slm=tiny, llm=tiny, sentences=1, encoder=encoder)
+    graph = Summarize(llm=tiny, sentences=1, encoder=encoder)
     return (await graph.run(row.original)).output.text
 
 

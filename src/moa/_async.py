@@ -1,13 +1,30 @@
-"""Calls side by side: the first failure is raised alone, and what is not needed is cancelled."""
+"""Calls side by side: one failure is raised, the rest is cancelled; and who waits for whom."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+
+class Lock:
+    """A lock for calls of any event loop; one of asyncio's belongs to a single loop.
+
+    Calls of different loops don't wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+    async def __aenter__(self) -> None:
+        await self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()).acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks[asyncio.get_running_loop()].release()
 
 
 async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -36,7 +36,6 @@ from moa.usage import Amount, Part, Usage
 T = TypeVar("T")
 JSON = Any
 """What JSON can hold."""
-Retry = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,6 @@ class Journal:
         kept: What was kept of it before, by key.
         write: Keeps a record under a key. One that is there already may stay.
         inside: Entered with the key of each place, while what stands there runs.
-        retry: Runs a node of a graph, again where it fails.
         context: What is spent in it is counted; `None`: all that is kept.
     """
 
@@ -83,13 +81,11 @@ class Journal:
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
-        retry: Retry = lambda once: once(),
         context: RunContext | None = None,
     ) -> None:
         self.name = name
         self.kept = dict(kept or {})
         self.inside = inside
-        self.retry = retry
         self.context = context
         self.root = Place(self)
         self.paid: dict[str, Usage] = {}
@@ -163,10 +159,10 @@ class Place:
         return nullcontext(self) if what == self.what else self._entered(what)
 
     @contextmanager
-    def _entered(self, what: str, key: str = "") -> Generator[Place]:
+    def _entered(self, what: str) -> Generator[Place]:
         place = Place(self.journal, what, self)
         try:
-            with self.journal.inside(key or self.journal.numbered(what)):
+            with self.journal.inside(self.journal.numbered(what)):
                 yield place
         except Exception as error:
             self._failed.append((error, place.to_blame(error)))
@@ -241,19 +237,11 @@ class Place:
         call = Call(self, context, self.journal.key(context.node, path, request))
         if form and call.is_kept:
             return call.found(form)
-        what, calls = digest(path, request), list[str]()
-        key = self.journal.numbered(what)  # of each attempt, so that people are asked once
-
-        async def once() -> T:
-            with self._entered(what, key) as call.inner.journal:
-                try:
-                    return await node(call.inner)
-                finally:
-                    calls.extend(call.inner.journal.calls)
-
-        output = await self.journal.retry(once)
+        with self._entered(digest(path, request)) as place:
+            call.inner.journal = place
+            output = await node(call.inner)
         if form:
-            await call.keep(form.dump(output), calls=calls)
+            await call.keep(form.dump(output), calls=place.calls)
         return output
 
     def count(self, keys: Sequence[str]) -> None:

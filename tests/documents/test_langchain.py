@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from moa.documents import Passage
-from moa.documents.langchain import as_langchain, from_langchain
+from moa.documents.langchain import FromLangChain, as_langchain
 from moa.documents.retrieval import BM25, Hybrid
 from moa.errors import ConfigError, NodeError
 
@@ -31,7 +31,7 @@ async def test_a_passage_comes_back_from_langchain_as_it_went() -> None:
     there = as_langchain(BM25([FOX]))
     (document,) = await there.ainvoke("foxes")
     assert document.metadata["page"] == 2  # LangChain counts from 0
-    assert (await from_langchain(there).run("foxes")).output.passages == (FOX,)
+    assert (await FromLangChain(there).run("foxes")).output.passages == (FOX,)
 
 
 def test_a_node_is_invoked_where_no_loop_runs() -> None:
@@ -45,17 +45,17 @@ async def test_a_node_that_is_invoked_where_a_loop_runs_is_refused() -> None:
 
 async def test_any_retriever_of_langchain_stands_beside_others() -> None:
     documents = [Document(page_content=text) for text in ("Cats sleep.", "Dogs bark.")]
-    hybrid = Hybrid([from_langchain(Fixed(documents=documents)), BM25([FOX])])
+    hybrid = Hybrid([FromLangChain(Fixed(documents=documents)), BM25([FOX])])
     found = (await hybrid.run("foxes")).output.passages
     assert {passage.text for passage in found} == {"Cats sleep.", "Dogs bark.", "Foxes jump."}
 
 
 async def test_no_more_than_top_k_are_taken_of_what_it_finds() -> None:
     documents = [Document(page_content=str(number)) for number in range(9)]
-    found = await from_langchain(Fixed(documents=documents), top_k=2).run("x")
+    found = await FromLangChain(Fixed(documents=documents), top_k=2).run("x")
     assert [passage.text for passage in found.output.passages] == ["0", "1"]
 
 
 async def test_what_it_raises_names_the_node() -> None:
     with pytest.raises(NodeError, match="RuntimeError: the database is gone"):
-        await from_langchain(Fixed(documents=[])).run("break")
+        await FromLangChain(Fixed(documents=[])).run("break")

@@ -51,10 +51,3 @@ def test_what_is_cut_begins_the_text_and_fits_or_is_one_sentence(text: str, word
 
 def test_a_long_text_without_spaces_is_cut_to_its_words() -> None:
     assert Length(words=6).cut("今天天气很好。" * 3) == "今天天气很好。"
-
-
-def test_fitting_keeps_the_first_pieces() -> None:
-    assert Length(words=4).fitting(["One two.", "Three four.", "Five."]) == [
-        "One two.",
-        "Three four.",
-    ]

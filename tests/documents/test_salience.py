@@ -19,13 +19,17 @@ def test_what_is_near_to_the_whole_is_taken_first() -> None:
 
 
 def test_what_repeats_a_sentence_that_is_taken_gives_way() -> None:
-    salience = Salience(VECTORS, centroid=(1.0, 0.1, 0.3))
-    assert salience.pick(TEXTS, full=lambda _: False) == [0, 2, 3]
+    assert Salience(VECTORS).pick(TEXTS, full=lambda _: False) == [1, 2, 3]
 
 
 def test_what_the_text_is_about_draws_sentences_near() -> None:
-    salience = Salience({**VECTORS, "hats": (0.0, 0.0, 1.0)}, about=["hats"], centroid=(1, 1, 0))
-    assert 3 in salience.pick(TEXTS, full=lambda places: len(places) > 2)
+    salience = Salience({**VECTORS, "hats": (0.0, 0.0, 1.0)}, about=["hats"])
+    assert salience.pick(TEXTS, full=lambda places: len(places) > 1) == [3]
+
+
+def test_a_text_that_is_its_title_again_can_be_ranked() -> None:
+    salience = Salience({"whales": (1.0, 0.0)}, about=["whales"])
+    assert salience.pick(["whales"], full=lambda _: False) == [0]
 
 
 def test_a_sentence_that_does_not_fit_leaves_room_for_a_shorter_one() -> None:
@@ -42,6 +46,5 @@ def test_no_sentences_give_none() -> None:
 async def test_each_sentence_is_encoded_once() -> None:
     encoder = SimulatedEndpoint(name="encoder")
     context = RunContext()
-    salience = await salience_of(encoder, [["a", "b"], ["b"], ["a"]], context, about=[" ", "c"])
+    await salience_of(encoder, [["a", "b"], ["b"], ["a"]], context, about=[" ", "c"])
     assert context.usage.calls == 2
-    assert len(salience.centroid) == 3

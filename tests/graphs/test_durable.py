@@ -239,18 +239,22 @@ class Picky:
             raise EndpointUnavailable("it says no", endpoint="e")
         return finish(said, own, seconds=0.0)
 
-    def twice(self) -> Any:
+    def twice(self, *, after: SimulatedEndpoint | None = None) -> Any:
         """Run it in a graph, and once more where it fails."""
         g = Graph("g", str)
         policy = RetryPolicy(
             retry_on=EndpointUnavailable, initial_interval=0.0, jitter=False, max_attempts=2
         )
-        graph = g.build(g.add(self, g.input))
+        before = g.input if after is None else g.add(Asker("asker", after), g.input)
+        graph = g.build(g.add(self, before))
         return graph.compile(checkpointer=InMemorySaver(), retry=policy)
 
 
-async def test_a_node_that_is_run_again_asks_again() -> None:
-    assert await Picky("no", "yes").twice().ainvoke("x", THREAD) == "yes"
+async def test_a_node_that_failed_asks_again_and_one_that_ended_well_does_not() -> None:
+    good, failing = large("good"), Picky("no", "yes")
+    compiled = failing.twice(after=good)
+    assert await compiled.ainvoke("x", THREAD) == "yes"
+    assert (len(good.prompts), len(failing.endpoint.prompts)) == (1, 2)
 
 
 async def test_a_run_whose_every_attempt_failed_makes_all_of_them_anew() -> None:
@@ -260,7 +264,7 @@ async def test_a_run_whose_every_attempt_failed_makes_all_of_them_anew() -> None
     assert await compiled.ainvoke(None, THREAD) == "yes"
 
 
-async def test_people_are_asked_once_by_a_node_that_is_run_again() -> None:
+async def test_people_are_asked_once_by_a_graph_that_is_run_again() -> None:
     failures = iter((True, False))
 
     class Approves(TypedNode[str, Reply]):

@@ -32,42 +32,42 @@ def layers(*sizes: int, call: Call = SMALL) -> list[list[Call]]:
     ],
 )
 def test_a_thin_budget_takes_proposers_then_layers(calls: int, expected: tuple[int, ...]) -> None:
-    share = affordable(layers(6, 6), [LARGE], RunContext(budget=Budget(calls=calls)))
-    assert share.layers == expected
-    assert bool(share.limit) is (calls < 13)
+    part, limit = affordable(layers(6, 6), [LARGE], RunContext(budget=Budget(calls=calls)))
+    assert part == expected
+    assert bool(limit) is (calls < 13)
 
 
 def test_it_names_the_limit() -> None:
-    share = affordable(layers(3), [LARGE], RunContext(budget=Budget(tokens=350)))
-    assert (share.layers, share.limit) == ((2,), "tokens=400 of 350")
+    part = affordable(layers(3), [LARGE], RunContext(budget=Budget(tokens=350)))
+    assert part == ((2,), "tokens=400 of 350")
 
 
 async def test_what_was_spent_counts() -> None:
     run = RunContext(budget=Budget(calls=5))
     with await run.reserve("e", "slm", Amount(calls=2)) as call:
         call.settle(Amount(calls=2))
-    assert affordable(layers(3), [LARGE], run).layers == (2,)
+    assert affordable(layers(3), [LARGE], run)[0] == (2,)
 
 
 def test_limits_of_a_tier_count() -> None:
     run = RunContext(budget=Budget(slm_calls=3))
-    assert affordable(layers(4), [LARGE], run).layers == (3,)
+    assert affordable(layers(4), [LARGE], run)[0] == (3,)
 
 
 def test_a_budget_further_out_counts() -> None:
     run = RunContext(budget=Budget(calls=3)).nested("mixture", budget=Budget(calls=9))
-    assert affordable(layers(4), [LARGE], run).layers == (2,)
+    assert affordable(layers(4), [LARGE], run)[0] == (2,)
 
 
 @pytest.mark.parametrize(("calls", "expected"), [(2, (1,)), (3, (1, 1))])
 def test_of_narrow_layers_those_that_fit_are_kept(calls: int, expected: tuple[int, ...]) -> None:
     run = RunContext(budget=Budget(calls=calls))
-    assert affordable(layers(1, 1), [LARGE], run).layers == expected
+    assert affordable(layers(1, 1), [LARGE], run)[0] == expected
 
 
 def test_a_layer_of_one_is_not_thinned_away() -> None:
     run = RunContext(budget=Budget(calls=4))
-    assert affordable(layers(4, 1), [LARGE], run).layers == (2, 1)
+    assert affordable(layers(4, 1), [LARGE], run)[0] == (2, 1)
 
 
 @given(
@@ -79,12 +79,12 @@ def test_what_is_left_fits_and_is_no_smaller_than_it_must_be(
     sizes: list[int], calls: int | None, tokens: int | None
 ) -> None:
     run = RunContext(budget=Budget(calls=calls, tokens=tokens))
-    share = affordable(layers(*sizes), [LARGE], run)
-    assert all(taken <= size for taken, size in zip(share.layers, sizes, strict=False))
-    planned = [*([SMALL] * sum(share.layers)), LARGE]
-    if share.layers:
+    part, limit = affordable(layers(*sizes), [LARGE], run)
+    assert all(taken <= size for taken, size in zip(part, sizes, strict=False))
+    planned = [*([SMALL] * sum(part)), LARGE]
+    if part:
         assert run.limit_ahead(planned) is None
-    if not share.limit:
-        assert share.layers == tuple(sizes)
+    if not limit:
+        assert part == tuple(sizes)
     whole = [*([SMALL] * sum(sizes)), LARGE]
-    assert bool(share.limit) is (run.limit_ahead(whole) is not None)
+    assert bool(limit) is (run.limit_ahead(whole) is not None)

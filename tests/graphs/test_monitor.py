@@ -21,7 +21,7 @@ from moa.agents.generator import Generator
 from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
@@ -111,45 +111,22 @@ def test_the_order_of_completion_does_not_matter(order: list[int], down: set[int
     class Late:
         name = "late"
 
-        def __init__(self) -> None:
-            self.started = 0
+        def __init__(self, seconds: Sequence[int]) -> None:
+            self.seconds = iter([*seconds, 0])
 
         async def run(self, request: str, context: RunContext | None = None, /) -> Any:
-            place, self.started = self.started, self.started + 1
-            await asyncio.sleep(order[place])
+            await asyncio.sleep(next(self.seconds))
             return await topics().run(request, context)
 
-    async def main() -> list[Result[Observation] | BaseException]:
-        large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
-        watched = Monitor(decider=Late(), writer=large, window=10)
+    async def told(seconds: Sequence[int]) -> list[Report]:
+        watched = Monitor(decider=Late(seconds), writer=None, window=10)
         runs = (watched.run(Item(text=text)) for text in texts)
-        return await asyncio.gather(*runs, return_exceptions=True)
+        results = await asyncio.gather(*runs, return_exceptions=True)
+        results.append(await watched.run(Item(text="card")))  # where the last one failed it tells
+        outputs = [result.output for result in results if isinstance(result, Result)]
+        return [output.report for output in outputs if output.report is not None]
 
-    async def one_by_one() -> dict[int, Report]:
-        large = SimulatedEndpoint(tier="llm", rule=lambda _: "Told.")
-        watched, found = watching(large), dict[int, Report]()
-        for place, text in enumerate(texts):
-            try:
-                report = (await watched.run(Item(text=text))).output.report
-            except EndpointUnavailable:
-                continue
-            if report is not None:
-                found[place] = report
-        return found
-
-    results = clock.run(main())
-    together = {
-        place: result.output.report
-        for place, result in enumerate(results)
-        if isinstance(result, Result) and result.output.report is not None
-    }
-    assert {i for i, r in enumerate(results) if isinstance(r, EndpointUnavailable)} == down
-    alone = clock.run(one_by_one())
-    closers = {p for p in range(9, 60, 10) if p not in down}
-    if set(alone) <= closers:
-        assert together == alone
-    else:  # the item that ends the window failed, and another tells
-        assert list(together.values()) == list(alone.values())
+    assert clock.run(told(order)) == clock.run(told(range(60)))
 
 
 def counted(share: float, items: int, rng: random.Random) -> dict[str, dict[str, int]]:
@@ -296,24 +273,27 @@ async def test_the_report_is_streamed_while_it_is_written() -> None:
     assert "".join(pieces) == "Apps crash."
 
 
-async def test_an_item_does_not_wait_beyond_its_time() -> None:
-    never = asyncio.Event()
+async def test_the_report_comes_with_the_item_that_completes_its_window() -> None:
+    released = asyncio.Event()
 
     class Hanging:
         name = "hanging"
 
         async def run(self, request: str, context: RunContext | None = None, /) -> Any:
-            if request == "hang":
-                await never.wait()
+            if request == "app hangs":
+                await released.wait()
             return await topics().run(request, context)
 
-    watched = Monitor(decider=Hanging(), writer=reporter(), window=2)
+    watched = Monitor(decider=Hanging(), writer=reporter(), window=10)
+    await reports(watched, CALM)
     async with asyncio.TaskGroup() as group:
-        hung = group.create_task(watched.run(Item(text="hang")))
+        late = group.create_task(watched.run(Item(text="app hangs")))
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineExceeded, match="before all items before"):
-            await watched.run(Item(text="card"), RunContext(timeout_s=0.5))
-        hung.cancel()
+        assert not await reports(watched, CHANGED[:9])
+        released.set()
+    report = late.result().output.report
+    assert report is not None
+    assert (report.window, report.examples["topic: app"][0]) == (5, "app hangs")
 
 
 def test_labels_are_read_from_any_decision() -> None:

@@ -186,7 +186,7 @@ def recommended() -> Recommend:
 
 def summarized() -> Summarize:
     encoder = ScriptedEndpoint(name="vectors")
-    return Summarize(slm=encoder, llm=large(rule=lambda _: "Whales."), sentences=1, encoder=encoder)
+    return Summarize(llm=large(rule=lambda _: "Whales."), sentences=1, encoder=encoder)
 
 
 RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {

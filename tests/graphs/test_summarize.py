@@ -17,7 +17,7 @@ from moa.errors import (
     MoaError,
 )
 from moa.graphs.summarize import Original, Summarize
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, TextDelta
 from moa.usage import Budget
 
@@ -40,14 +40,12 @@ LONG = "\n\n".join(f"{TEXT} This is part {n} of it." for n in range(40))
 def graph(
     llm: ScriptedEndpoint | SimulatedEndpoint,
     *,
-    slm: SimulatedEndpoint | None = None,
     length: Length | None = None,
     encoder: WordEncoder | None = None,
     **settings: Any,
 ) -> Summarize:
     length = length or Length(sentences=1)
     return Summarize(
-        slm=slm or SimulatedEndpoint(name="small"),
         llm=llm,
         sentences=length.sentences,
         words=length.words,
@@ -69,10 +67,11 @@ async def test_the_large_model_reads_the_sentences_that_say_most_alone() -> None
     assert [s.chunks for s in result.output.sentences] == [(1,)]
 
 
-async def test_a_text_that_is_read_at_once_is_read_whole() -> None:
+async def test_a_text_that_is_read_at_once_is_read_as_it_stands() -> None:
+    text = f"{TEXT}\n\n- {SENTENCES[0]}\n- {SENTENCES[1]}"
     llm = large("Ships keep whales from singing.")
-    await graph(llm, length=Length(words=8)).run(Original(text=TEXT))
-    assert TEXT in llm.prompts[0].messages[-1].content
+    await graph(llm, length=Length(words=8)).run(Original(text=text))
+    assert text in llm.prompts[0].messages[-1].content
 
 
 async def test_a_title_says_which_sentences_matter() -> None:
@@ -109,17 +108,17 @@ async def test_a_long_text_is_read_up_to_the_limit_alone() -> None:
     assert approximate_tokens(LONG) > 3000
 
 
-async def test_a_summary_that_is_too_long_is_written_anew() -> None:
-    llm = large("One. Two. Three.", "One alone.")
-    result = await graph(llm).run(Original(text=TEXT))
-    assert result.output.text == "One alone."
-    assert "it has 3 sentences" in llm.prompts[1].messages[-1].content
+async def test_a_summary_that_is_too_short_is_written_anew() -> None:
+    llm = large("One.", "One two three four five six seven.")
+    result = await graph(llm, length=Length(words=8)).run(Original(text=TEXT))
+    assert result.output.text == "One two three four five six seven."
+    assert "it has 1 word" in llm.prompts[1].messages[-1].content
 
 
-async def test_a_summary_that_stays_too_long_is_cut_at_a_sentence_and_that_is_noted() -> None:
-    result = await graph(large("One. Two.", "One. Two. Three.")).run(Original(text=TEXT))
+async def test_a_summary_that_is_too_long_is_cut_at_a_sentence_and_that_is_noted() -> None:
+    result = await graph(large("One. Two. Three.")).run(Original(text=TEXT))
     assert result.output.text == "One."
-    assert notes(result, "truncated") == ["the last 2 sentences, by its length"]
+    assert notes(result, "truncated") == ["the summary, by its length"]
 
 
 async def test_an_empty_text_has_an_empty_summary_and_nobody_is_asked() -> None:
@@ -173,54 +172,16 @@ async def test_without_its_encoder_the_first_sentences_are_kept(failure: MoaErro
     assert "the first sentences are taken" in notes(result, "degraded")[0]
 
 
-async def test_a_small_model_condenses_chunks_and_neighbours_until_they_can_be_read() -> None:
-    small = SimulatedEndpoint(name="small", rule=lambda _: "Whales sing and ships are loud. " * 4)
-    llm = large("Whales sing.")
-    made = graph(llm, slm=small, condense=True, chunk_tokens=300, read_tokens=150)
-    result = await made.run(Original(text=LONG))
-    assert len(small.prompts) > len(result.output.spans)
-    assert len(result.output.sentences[0].chunks) > 1
-
-
-async def test_a_text_as_short_as_its_summary_is_not_condensed() -> None:
-    small = SimulatedEndpoint(name="small", rule=lambda _: "Something else.")
-    result = await graph(large(), slm=small, condense=True).run(Original(text=SENTENCES[1]))
-    assert (result.output.text, result.output.written_by) == (SENTENCES[1], "extract")
-    assert small.prompts == []
-
-
-async def test_what_the_small_model_wrote_down_is_not_said_to_be_the_texts_own() -> None:
-    small = SimulatedEndpoint(name="small", rule=lambda _: "Whales sing and ships are loud. " * 4)
-    down = large(EndpointUnavailable("down", endpoint="large"))
-    result = await graph(down, slm=small, condense=True).run(Original(text=TEXT))
-    assert result.output.text == "Whales sing and ships are loud."
-    assert result.output.written_by == "slm"
-
-
-async def test_a_chunk_that_the_small_model_fails_on_is_cut_to_its_best_sentences() -> None:
-    def rule(text: str) -> Step:
-        return EndpointUnavailable("down", endpoint="small") if "part 0" in text else "Whales sing."
-
-    llm = large("Whales sing.")
-    small = SimulatedEndpoint(name="small", rule=rule)
-    made = graph(llm, slm=small, condense=True, chunk_tokens=300)
-    result = await made.run(Original(text=LONG))
-    read = llm.prompts[0].messages[-1].content
-    assert "The weather was fine" in read
-    assert approximate_tokens(read.partition("\n\n")[0]) < 0.4 * 300
-    assert "no note of chunks (1,)" in notes(result, "failed")[0]
-
-
 async def test_the_summary_streams_when_its_length_is_checked() -> None:
-    made = graph(large("One. Two. Three.", "One sentence. And two."), length=Length(sentences=2))
+    made = graph(large("One. Two. Three."), length=Length(sentences=2))
     seen = [event async for event in made.stream(Original(text=TEXT))]
     pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, TextDelta)]
-    assert pieces == ["One sentence. And two."]
+    assert pieces == ["One. Two."]
 
 
 def test_what_cannot_work_is_refused_when_it_is_built() -> None:
     with pytest.raises(ConfigError, match="summarize: keep"):
-        Summarize(slm=SimulatedEndpoint(), llm=SimulatedEndpoint(), keep=0.0)
+        Summarize(llm=SimulatedEndpoint(), keep=0.0)
 
 
 @settings(max_examples=30, deadline=None)

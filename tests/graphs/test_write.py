@@ -202,16 +202,8 @@ async def test_without_a_pass_for_consistency_the_sections_stand_as_they_are() -
     assert notes(result, "degraded") == ["the sections were not checked against each other"]
 
 
-async def test_a_section_that_is_too_long_is_written_anew() -> None:
-    again = "Mia makes low sounds that carry far and wide."
-    result = await outlined(model(first=f"{FIRST} {FIRST}", again=again)).run(TASK)
-    assert result.output.sections[0].text == again
-    assert "it has 20 words, and about 10 are asked for" in notes(result, "repaired")[0]
-
-
-async def test_a_section_that_stays_too_long_is_cut_at_a_sentence() -> None:
-    long = f"{FIRST}\n\n{FIRST} {FIRST}"
-    result = await outlined(model(first=long, again=long)).run(TASK)
+async def test_a_section_that_is_too_long_is_cut_at_a_sentence() -> None:
+    result = await outlined(model(first=f"{FIRST}\n\n{FIRST} {FIRST}")).run(TASK)
     assert result.output.sections[0].text == FIRST
     assert notes(result, "truncated") == ["section 1, by its length"]
 

@@ -20,7 +20,7 @@ async def model() -> AsyncIterator[EmbeddedEndpoint]:
 
 async def test_a_summary_is_made_of_the_sentences_of_the_text(model: EmbeddedEndpoint) -> None:
     text = "Whales sing. Ships drown them out. A hat was lost. Lunch was at noon. It rained."
-    output = (await Summarize(slm=model, llm=model).run(Original(text=text))).output
+    output = (await Summarize(llm=model).run(Original(text=text))).output
     assert output.written_by == "extract"
     assert len(output.sentences) == 3
     assert all(sentence.text in text for sentence in output.sentences)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
-from weakref import WeakKeyDictionary
 
-from moa._async import gather
+from moa._async import Lock, gather
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
@@ -306,9 +304,7 @@ class FoundOut:
     """What an agent without labels finds out at its first call, and keeps."""
 
     def __init__(self) -> None:
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
+        self._lock = Lock()
         self._known = False
         self._adaptation: Adaptation | None = None
 
@@ -317,7 +313,7 @@ class FoundOut:
         free = costs_nothing(agent.endpoint)
         if agent.encoder is None and not free:
             return None
-        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._lock:
             if not self._known:
                 from moa.decisions.zero_shot import zero_shot
 

@@ -7,7 +7,6 @@ the lowest log loss.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
@@ -18,9 +17,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import get_args
-from weakref import WeakKeyDictionary
 
-from moa._async import map_async
+from moa._async import Lock, map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
 from moa.decisions.heads import FOLDER, encode, relevance_head
@@ -48,7 +46,7 @@ _ROOM, _TOKENS = 3, 100
 """How many times the calls of a probe a budget must have room for, and tokens of each."""
 _tried: set[str] = set()
 """Who was probed by this process, whatever came of it."""
-_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +242,7 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
         EndpointError: a request failed.
         DeadlineExceeded: the run's time is up.
     """
-    async with _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+    async with _lock:
         who = f"{endpoint.name}: {endpoint.model}"
         calls = _ROOM * len(LAYOUTS) * len(shipped_trials())
         room = Amount(calls=calls, input_tokens=calls * _TOKENS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple, Unpack
-from weakref import WeakKeyDictionary
 
+from moa._async import Lock
 from moa.agents.boundary import Limits, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
@@ -217,8 +219,8 @@ class _Search(NamedTuple):
 class Indexed(Retriever):
     """Finds passages in files, by words, and by meaning where there is an endpoint that embeds.
 
-    The index is brought up to date at the first search, and by `refresh`. A run whose time is up
-    meanwhile fails, and the reading goes on for those that follow. Where vectors can't be had, such
+    The index is brought up to date at the first search. A run whose time is up meanwhile fails, and
+    the reading goes on for those that follow. Where vectors can't be had, such
     as when their endpoint is down, passages are found by words alone, the trace says so, and the
     next run asks for them again. The trace of each run names the files that could not be read.
 
@@ -250,13 +252,9 @@ class Indexed(Retriever):
         self.index = index or Index()
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.by_words = by_words or endpoint is None
-        self._read: _Read | None = None
+        self._reading: Future[_Read] | None = None
         self._ready: _Search | None = None
-        self._reading: dict[asyncio.AbstractEventLoop, asyncio.Task[_Read]] = {}
-        # A lock belongs to one event loop, and a retriever to none.
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
+        self._lock = Lock()
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Search, in an index that is up to date.
@@ -265,33 +263,20 @@ class Indexed(Retriever):
             DeadlineExceeded: the run's time is up, perhaps before all was read.
             ConfigError: there is nothing to read, or the index is broken.
         """
-        ready = self._ready or await self._within(context, self._prepared)
+        ready = self._ready or await self._prepared(context)
         for unread in ready.changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
         if (more := len(ready.changes.unread) - _SHOWN) > 0:
             context.note("failed", f"not read: {more} more files")
         return (await ready.retriever.run(request, context)).output
 
-    async def refresh(self, context: RunContext | None = None) -> Changes:
-        """Bring the index up to date, and search in that from now on.
-
-        Args:
-            context: Budget, deadline and ledger for making vectors; `None` starts one.
-
-        Raises:
-            ConfigError: there is nothing to read, or the index is broken.
-            DeadlineExceeded: the run's time is up, perhaps before all was read.
-        """
-        context = context or RunContext()
-        return (await self._within(context, self._refreshed)).changes
-
-    async def _within(
-        self, context: RunContext, prepare: Callable[[RunContext], Awaitable[_Search]]
-    ) -> _Search:
+    async def _prepared(self, context: RunContext) -> _Search:
         timer = asyncio.timeout(context.remaining_s())
         try:
             async with timer:
-                return await prepare(context)
+                read = await asyncio.wrap_future(self._read())
+                async with self._lock:
+                    return self._ready or await self._over(read, context)
         except TimeoutError as error:
             if not timer.expired():
                 raise
@@ -299,46 +284,27 @@ class Indexed(Retriever):
                 f"{self.name}: the time given to the run was up before its documents were read"
             ) from error
 
-    async def _prepared(self, context: RunContext) -> _Search:
-        read = self._read or await asyncio.shield(self._update())
-        async with self._lock:
-            return self._ready or await self._over(read, context)
+    def _read(self) -> Future[_Read]:
+        """Give the reading that goes on or is over, or begin one; it is no run's own.
 
-    async def _refreshed(self, context: RunContext) -> _Search:
-        begun = self._reading.get(asyncio.get_running_loop())
-        if begun is not None:  # it may have passed by what was changed since
-            await asyncio.wait([begun])
-        read = await asyncio.shield(self._update())
-        async with self._lock:
-            return await self._over(read, context)
+        One that failed is begun anew.
+        """
+        reading = self._reading
+        if reading is None or (reading.done() and reading.exception() is not None):
+            reading = self._reading = Future()
+            reading.set_running_or_notify_cancel()  # so that a run that gives up can't cancel it
+            Thread(target=self._read_into, args=(reading,)).start()
+        return reading
 
-    @property
-    def _lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-    def _update(self) -> asyncio.Task[_Read]:
-        """Give the reading that goes on, or begin one. It is nobody's own, so it outlives a run."""
-        loop = asyncio.get_running_loop()
-
-        def over(task: asyncio.Task[_Read]) -> None:
-            del self._reading[loop]
-            if not task.cancelled():
-                task.exception()  # seen, even where every run that waited for it is over
-
-        if loop not in self._reading:
-            self._reading[loop] = loop.create_task(self._updated())
-            self._reading[loop].add_done_callback(over)
-        return self._reading[loop]
-
-    async def _updated(self) -> _Read:
-        changes = Changes()
-        if self.sources is not None:
-            changes = await asyncio.to_thread(self.index.update, self.sources)
-        passages = await asyncio.to_thread(self.index.passages)
-        if not passages:
-            raise ConfigError(self._nothing(changes))
-        self._read = _Read(changes, passages, BM25(passages, top_k=self.top_k))
-        return self._read
+    def _read_into(self, reading: Future[_Read]) -> None:
+        try:
+            changes = Changes() if self.sources is None else self.index.update(self.sources)
+            passages = self.index.passages()
+            if not passages:
+                raise ConfigError(self._nothing(changes))
+            reading.set_result(_Read(changes, passages, BM25(passages, top_k=self.top_k)))
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            reading.set_exception(error)
 
     def _nothing(self, changes: Changes) -> str:
         if self.sources is None:
@@ -360,7 +326,6 @@ class Indexed(Retriever):
             if not isinstance(error, MissingDependency):
                 check_recoverable(error)
             context.note("degraded", f"passages are found by words alone: {error}")
-            self._ready = None
             return _Search(read.changes, read.by_words)
         depth = _DEPTH * self.top_k if self.by_words else self.top_k
         near = Dense(read.passages, vectors, self.endpoint, top_k=depth)

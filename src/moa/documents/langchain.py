@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 
 class FromLangChain(Retriever):
-    """What `from_langchain` makes."""
+    """A retriever of LangChain, as a node that stands in a graph as any other.
+
+    Of a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
+    `start_index` are read, where they are there.
+
+    Args:
+        retriever: Any `BaseRetriever`.
+        top_k: Maximum number of passages to give; the rest of what it finds is left.
+        limits: See `Limits`.
+
+    Raises:
+        ConfigError: `top_k` is less than 1.
+    """
 
     def __init__(
         self, retriever: BaseRetriever, *, top_k: int = TOP_K, **limits: Unpack[Limits]
@@ -43,27 +55,8 @@ class FromLangChain(Retriever):
         return Passages(passages=tuple(map(_passage, found[: self.top_k])))
 
 
-def from_langchain(
-    retriever: BaseRetriever, *, top_k: int = TOP_K, **limits: Unpack[Limits]
-) -> FromLangChain:
-    """Make a node of a retriever of LangChain, which then stands in a graph as any other.
-
-    Of a document's metadata `source`, `title`, `page` (which LangChain counts from 0) and
-    `start_index` are read, where they are there.
-
-    Args:
-        retriever: Any `BaseRetriever`.
-        top_k: Maximum number of passages to give; the rest of what it finds is left.
-        limits: See `Limits`.
-
-    Raises:
-        ConfigError: `top_k` is less than 1.
-    """
-    return FromLangChain(retriever, top_k=top_k, **limits)
-
-
 def as_langchain(retriever: Node[Text | str, Passages]) -> BaseRetriever:
-    """Make a retriever of LangChain: its documents have the metadata that `from_langchain` reads.
+    """Make a retriever of LangChain: its documents have the metadata that `FromLangChain` reads.
 
     `ainvoke` and `abatch` run it; `invoke` works where no event loop runs.
     """

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa._text import word_count
 from moa.documents.sentences import sentences
-
-T = TypeVar("T")
 
 _MOST, _LEAST = 1.15, 0.6
 """Shares of the words asked for between which a text is as long as was asked."""
@@ -52,18 +47,6 @@ class Length(BaseModel):
         if self.words is not None and word_count(text) > self.words * _MOST:
             return True
         return self.sentences is not None and len(sentences(text)) > self.sentences
-
-    def fitting(self, pieces: Sequence[T], text_of: Callable[[T], str] = str) -> list[T]:
-        """Give the first pieces that together are not too long; one at least, where there is one.
-
-        Args:
-            pieces: Sentences, or what holds one each.
-            text_of: Gives the text of a piece.
-        """
-        kept = list(pieces)
-        while len(kept) > 1 and self.too_long(" ".join(map(text_of, kept))):
-            kept.pop()
-        return kept
 
     def cut(self, text: str) -> str:
         """Cut a text that is too long at the end of a sentence; its first sentence always stays."""

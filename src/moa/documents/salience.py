@@ -26,25 +26,18 @@ class Salience:
     """Ranks sentences of one text by their vectors. `salience_of` makes it.
 
     Args:
-        vectors: By the sentence, and by what the text is about.
-        centroid: Of the text, where the sentences are not all of it; `None`: that of `vectors`.
+        vectors: Of all sentences of the text, and of what it is about.
         about: What the text is about.
     """
 
     def __init__(
-        self,
-        vectors: Mapping[str, Sequence[float]],
-        *,
-        centroid: Sequence[float] | None = None,
-        about: Sequence[str] = (),
+        self, vectors: Mapping[str, Sequence[float]], *, about: Sequence[str] = ()
     ) -> None:
         self._vectors = vectors
         self._about = tuple(about)
-        if not centroid:
-            said = [vector for text, vector in vectors.items() if text not in about]
-            centroid = normalised(said).mean(axis=0).tolist() if said else ()
-        self.centroid: tuple[float, ...] = tuple(centroid or ())
-        """The mean of the vectors of all sentences; empty where there are none."""
+        said = [vector for text, vector in vectors.items() if text not in about]
+        centroid = normalised(said or [*vectors.values()] or [()]).mean(axis=0)
+        self._centroid = normalised([centroid])[0]
 
     def pick(self, sentences: Sequence[str], *, full: Callable[[Sequence[int]], bool]) -> list[int]:
         """Take the sentences that say most, one after another.
@@ -60,7 +53,7 @@ class Salience:
         if not sentences:
             return []
         rows = normalised([self._vectors[each] for each in sentences])
-        worth = rows @ normalised([self.centroid])[0]
+        worth = rows @ self._centroid
         for text in self._about:
             worth = worth + rows @ normalised([self._vectors[text]])[0]
         nearest = worth * 0
@@ -81,7 +74,6 @@ async def salience_of(
     context: RunContext,
     *,
     about: Sequence[str] = (),
-    centroid: Sequence[float] | None = None,
 ) -> Salience:
     """Turn the sentences of a text into vectors, to rank them.
 
@@ -90,7 +82,6 @@ async def salience_of(
         sentences: Of the text, in lists that are sent one after another.
         context: Budget, deadline and ledger.
         about: What the text is about, such as its title, or what a reader looks for in it.
-        centroid: Of the text, where the sentences are not all of it.
 
     Raises:
         EndpointError: the encoder failed.
@@ -105,4 +96,4 @@ async def salience_of(
         new = [text for text in dict.fromkeys(batch) if text not in known]
         if new:
             known |= dict(zip(new, (await encoder.embed(new, context)).vectors, strict=True))
-    return Salience(known, centroid=centroid, about=about)
+    return Salience(known, about=about)

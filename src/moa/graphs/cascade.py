@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
@@ -196,11 +196,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         standing = await self._standing(self._admitted(request), own)
         result = finish(standing.output, own, seconds=time.perf_counter() - start)
         return Settled(
-            output=result.output,
-            usage=result.usage,
-            trace=result.trace,
-            seconds=result.seconds,
-            llm_alone=result.llm_alone,
+            **{each.name: getattr(result, each.name) for each in fields(result)},
             accepted=standing.accepted,
             by=self.tiers[standing.place].name,
             tier=standing.place,
@@ -224,56 +220,43 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     async def _standing(self, request: In, own: RunContext) -> _Standing[Out]:
         self.oversight.begin(own)
         suspended = self.oversight.suspended
-        shown, heard = counted(own)
-        if suspended is None:
-            standing = await self._settle(request, heard, shown)
-        else:
+        if suspended is not None:
             own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
-            standing = await self._by_the_last(request, heard, shown)
+        shown, heard = counted(own)
+        standing = await self._settle(request, heard, shown, suspended=suspended is not None)
         show(standing.output, own, shown())
         return standing
 
     async def _settle(
-        self, request: In, own: RunContext, shown: Callable[[], int]
+        self, request: In, own: RunContext, shown: Callable[[], int], *, suspended: bool
     ) -> _Standing[Out]:
+        """Ask tier after tier until an answer is accepted.
+
+        Where nothing is accepted any more, the last one is asked first, and the others only for a
+        guess.
+        """
+        last = len(self.tiers) - 1
         best: _Standing[Out] | None = None
         failed: MoaError | None = None
-        for place, tier in enumerate(self.tiers):
+        for place in (last, *range(last)) if suspended else range(last + 1):
             try:
-                best = await self._ask(place, request, best, own)
+                best = await self._ask(place, request, best, own, judged=not suspended)
             except MoaError as error:
                 if shown() or not self._goes_on(place, error):
                     raise
-                failed = error
+                if place == last or failed is None:
+                    failed = error
                 self._note_failure(place, error, own)
                 continue
+            if suspended and not best.accepted:
+                break
             if not place:
                 self.oversight.look(request, best.output, own)
             if best.accepted:
                 return await self._audited(request, best, own)
-            own.note("escalated", f"from {tier.name!r}: {best.reason}")
+            own.note("escalated", f"from {self.tiers[place].name!r}: {best.reason}")
         assert failed is not None, "the last tier is accepted, or fails"
         return self._left(best, failed, own)
-
-    async def _by_the_last(
-        self, request: In, own: RunContext, shown: Callable[[], int]
-    ) -> _Standing[Out]:
-        """Ask the last tier first, and the others only for a guess, where it can't answer."""
-        failed: MoaError | None = None
-        for place in (len(self.tiers) - 1, *range(len(self.tiers) - 1)):
-            try:
-                output = (await self.tiers[place].run(request, self._heard(place, own))).output
-            except MoaError as error:
-                if shown() or not self._goes_on(place, error):
-                    raise
-                failed = failed or error
-                self._note_failure(place, error, own)
-                continue
-            if failed is None:
-                return _Standing(output, place, accepted=True)
-            return self._left(_Standing(output, place), failed, own)
-        assert failed is not None, "a tier answers, or fails"
-        raise failed
 
     def _goes_on(self, place: int, error: MoaError) -> bool:
         """Whether another tier may answer; one that all could rest on has to be set up right."""
@@ -284,7 +267,13 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return own if place == len(self.tiers) - 1 else quiet(own)
 
     async def _ask(
-        self, place: int, request: In, before: _Standing[Out] | None, own: RunContext
+        self,
+        place: int,
+        request: In,
+        before: _Standing[Out] | None,
+        own: RunContext,
+        *,
+        judged: bool,
     ) -> _Standing[Out]:
         """Ask one tier: all there is to answer, or the questions that are still in doubt."""
         names = () if before is None else before.doubtful
@@ -296,8 +285,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         if names and before is not None:
             answers = {name: getattr(output, name) for name in names}
             output = cast("Any", before.output).model_copy(update=answers)
-        if place == len(self.tiers) - 1:
-            return _Standing(output, place, accepted=True)
+        if place == len(self.tiers) - 1 or not judged:
+            return _Standing(output, place, accepted=place == len(self.tiers) - 1)
         return await self._judged(place, request, output, names, own)
 
     async def _judged(

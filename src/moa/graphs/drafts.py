@@ -1,12 +1,20 @@
-"""Drafts: what graphs that write have in common: calls at once, and whose texts are drafts."""
+"""Drafts: what graphs that write have in common: calls at once, lengths, and whose are drafts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
+from pydantic import BaseModel
+
+from moa.agents.prompts import block
 from moa.context import RunContext
+from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
+from moa.errors import MoaError, check_recoverable
+from moa.handoffs import Reply
+from moa.node import Node
 
 MAX_CONCURRENCY = 8
 """Calls of a run that the graphs which write make side by side."""
@@ -17,3 +25,51 @@ def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:
     small = [writer.model for writer in writers if not can_write(writer.model)]
     if small:
         context.note("degraded", f"{', '.join(sorted(small))} writes badly: take it for a draft")
+
+
+class Attempt(BaseModel):
+    """What is to be written, and at the second attempt the first draft and its fault."""
+
+    draft: str | None = None
+    fault: str | None = None
+
+    @property
+    def faulty(self) -> list[str]:
+        """Both, for a prompt."""
+        return [block(self.draft, f"Write this anew, since {self.fault}")] if self.draft else []
+
+
+A = TypeVar("A", bound=Attempt)
+
+
+async def to_length(
+    writer: Node[A, Reply], request: A, length: Length, context: RunContext, *, what: str
+) -> str:
+    """Have a text written, and anew once where it is too short; what is too long is cut.
+
+    Args:
+        writer: Who writes. Where it fails at the second attempt, the first draft stands.
+        request: What is to be written.
+        length: Of the text.
+        context: Budget, deadline and ledger.
+        what: What it is called in the trace.
+
+    Raises:
+        MoaError: it could not be written.
+    """
+    text = (await writer.run(request, context)).output.text
+    fault = length.fault(text)
+    if fault is not None and not length.too_long(text):
+        context.note("repaired", f"{what} asked again: {fault}")
+        again = request.model_copy(update={"draft": text, "fault": fault})
+        try:
+            text = (await writer.run(again, context)).output.text
+        except MoaError as error:
+            check_recoverable(error)
+            context.note("failed", f"{what} was not written anew: {error}")
+    cut = length.cut(text)
+    if len(cut) < len(text):
+        context.note("truncated", f"{what}, by its length")
+    if (left := length.fault(cut)) is not None:
+        context.note("degraded", f"the length of {what}: {left}")
+    return cut

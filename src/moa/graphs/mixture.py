@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field
 
@@ -353,16 +353,16 @@ class _Run:
             calls.append([member.expected(self.request, read, further) for member in layer])
             read, further = (), sum(member.max_tokens for member in layer)
         ending = self.mixture.top.expected(self.request, read, further)
-        share = affordable(calls, [ending] * self.mixture.aggregations, self.context)
-        if share.limit and share.layers != self._affordable:
+        layers, limit = affordable(calls, [ending] * self.mixture.aggregations, self.context)
+        if limit and layers != self._affordable:
             whole = tuple(len(layer) for layer in calls)
             self.context.note(
                 "degraded",
-                f"the budget is thin ({share.limit}): {_sizes(share.layers, depth)} "
+                f"the budget is thin ({limit}): {_sizes(layers, depth)} "
                 f"instead of {_sizes(whole, depth)}",
             )
-        self._affordable = share.layers[1:]
-        return share.layers[0] if share.layers else 0
+        self._affordable = layers[1:]
+        return layers[0] if layers else 0
 
     def _warn(self) -> None:
         top = self.mixture.top
@@ -380,20 +380,9 @@ def _sizes(layers: Sequence[int], depth: int) -> str:
     return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'} of {sizes}"
 
 
-class Share(NamedTuple):
-    """The part of a mixture that is run."""
-
-    layers: tuple[int, ...]
-    """How many proposers of each layer, the first ones. Without a layer, one model is alone."""
-    limit: str = ""
-    """The limit that the whole would pass, such as `calls=9 of 8`; empty: it is the whole."""
-
-
 def affordable(
-    layers: Sequence[Sequence[Call]],
-    ending: Sequence[Call],
-    context: RunContext,
-) -> Share:
+    layers: Sequence[Sequence[Call]], ending: Sequence[Call], context: RunContext
+) -> tuple[tuple[int, ...], str]:
     """Find the largest part of a mixture that the budget pays for.
 
     A thin budget takes proposers away first, the last ones of each layer, then layers, and leaves
@@ -403,28 +392,27 @@ def affordable(
         layers: The calls that each layer still to be run would make.
         ending: The calls at the end, which the aggregator makes.
         context: Holds the budget, and what has been spent of it.
+
+    Returns:
+        How many proposers of each layer are asked, the first ones, and without a layer one model
+        alone; and the limit that the whole would pass, such as `calls=9 of 8`, else nothing.
     """
-    whole = Share(tuple(len(layer) for layer in layers))
     limit = ""
-    for share in _shares(whole):
-        calls = [
-            call
-            for layer, taken in zip(layers, share.layers, strict=False)
-            for call in layer[:taken]
-        ]
+    for part in _parts(tuple(len(layer) for layer in layers)):
+        calls = [call for layer, size in zip(layers, part, strict=False) for call in layer[:size]]
         passed = context.limit_ahead([*calls, *ending])
         if passed is None:
-            return Share(share.layers, limit)
+            return part, limit
         limit = limit or passed
-    return Share((), limit)
+    return (), limit
 
 
-def _shares(whole: Share) -> Iterator[Share]:
+def _parts(whole: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """All parts, the largest first. No layer is cut to one proposer: that is worth nothing."""
     yield whole
-    for depth in range(len(whole.layers), 0, -1):
-        kept = whole.layers[:depth]
-        if depth < len(whole.layers):
-            yield Share(kept)
+    for depth in range(len(whole), 0, -1):
+        kept = whole[:depth]
+        if depth < len(whole):
+            yield kept
         for most in range(max(kept) - 1, 1, -1):
-            yield Share(tuple(min(taken, most) for taken in kept))
+            yield tuple(min(size, most) for size in kept)

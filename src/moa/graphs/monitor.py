@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Generator as Yielding
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -95,7 +98,7 @@ class _Read(BaseModel):
 
 
 class Observation(BaseModel):
-    """What an item was found to be, and the report where it ended a window with a change."""
+    """What an item was found to be, and the report where it completed a window with a change."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -194,15 +197,15 @@ class State(BaseModel):
         )
 
 
-class Ticket(NamedTuple):
+@dataclass(slots=True)
+class Place:
     """An item's place in the stream."""
 
-    number: int
-    closes: int | None
-    """Number of the window that is closed with it: its own where windows are counted, the one
-    before where they go by time; `None`: none is."""
-    ends: datetime | None
-    """When its window ends, where windows go by time."""
+    text: str
+    at: datetime
+    labels: Mapping[str, str] | None = None
+    """What it was found to be; `None`: it could not be decided."""
+    decided: bool = False
 
 
 class Windows:
@@ -240,107 +243,70 @@ class Windows:
         self._reference = reference
         self._alpha = alpha
         self._file = file
-        self._entered = 0
-        self._absorbed = 0
-        self._decided: dict[int, tuple[Ticket, str, Mapping[str, str] | None]] = {}
-        self._closed: dict[int, asyncio.Event] = {}
-        """Set when the window is closed, by the number of the item that closes it."""
-        self._closers: dict[int, int] = {}
-        """Who closes it, by the number of the window."""
-        self._alive: set[int] = set()
+        self._line: deque[Place] = deque()
+        """The items that are not counted yet, in the order in which they came."""
         self._telling: set[int] = set()
-        self._window = self.state.window.number
-        self._filled = self.state.window.items
-        self._until = self.state.ends
+        """Windows whose change is being told."""
 
-    def enter(self, at: datetime | None = None) -> Ticket:
-        """Give an item its place, in the order of these calls; it must be `decided`, and `left`.
+    def enter(self, item: Item) -> Place:
+        """Give an item its place, in the order of these calls; it must be `decided`."""
+        at = item.at or datetime.now(UTC)
+        place = Place(item.text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        self._line.append(place)
+        return place
 
-        Args:
-            at: When it came; `None` is now. It matters where windows go by time.
-        """
-        self._entered += 1
-        closes = None
-        if self._is_over(at or datetime.now(UTC)):
-            closes = self._window
-            self._closers[closes] = self._entered
-            self._closed[self._entered] = asyncio.Event()
-            self._window += 1
-        self._alive.add(self._entered)
-        return Ticket(self._entered, closes, self._until)
-
-    def decided(self, ticket: Ticket, text: str, labels: Mapping[str, str] | None) -> None:
+    def decided(self, place: Place, labels: Mapping[str, str] | None) -> None:
         """Say what an item was found to be, once; `None`: it could not be decided.
 
-        Raises:
-            ConfigError: the file can't be written.
-        """
-        self._decided[ticket.number] = (ticket, text, labels)
-        before = self._absorbed
-        while self._absorbed + 1 in self._decided:
-            self._absorbed += 1
-            self._absorb(*self._decided.pop(self._absorbed))
-        if self._absorbed > before:
-            keep(self._file, self.state)
-
-    async def change(self, ticket: Ticket) -> Change | None:
-        """Give the change that an item is to tell of, once it is known; `None`: there is none.
-
-        The item that closes a window waits for all before it, and tells. Where it has failed, the
-        next one that asks does.
-        """
-        if ticket.closes is not None:
-            await self._closed[ticket.number].wait()
-        for change in self.state.untold:
-            number = change.window.number
-            closer = self._closers.get(number, 0)
-            if number not in self._telling and (
-                closer == ticket.number or closer not in self._alive
-            ):
-                self._telling.add(number)
-                return change
-        return None
-
-    def left(self, ticket: Ticket, change: Change | None = None, *, told: bool = False) -> None:
-        """Say that an item is done with, and whether it told of the change it was given.
+        It is counted once all before it are.
 
         Raises:
             ConfigError: the file can't be written.
         """
-        self._alive.discard(ticket.number)
-        self._closed.pop(ticket.number, None)
-        if change is None:
+        place.labels, place.decided = labels, True
+        if place is not self._line[0]:
             return
-        self._telling.discard(change.window.number)
-        if told:
-            untold = tuple(one for one in self.state.untold if one.window != change.window)
+        while self._line and self._line[0].decided:
+            self._count(self._line.popleft())
+        keep(self._file, self.state)
+
+    @contextmanager
+    def untold(self) -> Yielding[Change | None]:
+        """Give a change of which nobody tells yet, if there is one.
+
+        It is told where nothing is raised; else who asks next is given it.
+
+        Raises:
+            ConfigError: the file can't be written.
+        """
+        free = (one for one in self.state.untold if one.window.number not in self._telling)
+        change = next(free, None)
+        if change is None:
+            yield None
+            return
+        self._telling.add(change.window.number)
+        try:
+            yield change
+            untold = tuple(one for one in self.state.untold if one != change)
             self.state = self.state.model_copy(update={"untold": untold})
             keep(self._file, self.state)
+        finally:
+            self._telling.discard(change.window.number)
 
-    def _is_over(self, at: datetime) -> bool:
-        """Whether a window is closed with the item that comes now."""
-        if not isinstance(self._size, timedelta):
-            self._filled = self._filled % self._size + 1
-            return self._filled == self._size
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-        if self._until is None:
-            self._until = at + self._size
-        if at < self._until:
-            return False
-        self._until += self._size * ((at - self._until) // self._size + 1)
-        return True
+    def _count(self, place: Place) -> None:
+        if isinstance(self._size, timedelta):
+            ends = self.state.ends or place.at + self._size
+            if place.at >= ends:
+                self._close()
+                ends += self._size * ((place.at - ends) // self._size + 1)
+            self.state = self.state.model_copy(update={"ends": ends})
+        window = self.state.window.after(place.text, place.labels)
+        self.state = self.state.model_copy(update={"window": window})
+        if window.items == self._size:
+            self._close()
 
-    def _absorb(self, ticket: Ticket, text: str, labels: Mapping[str, str] | None) -> None:
-        timed = isinstance(self._size, timedelta)
-        if timed and ticket.closes is not None:
-            self.state = self.state.closed(self._reference, alpha=self._alpha)
-        window = self.state.window.after(text, labels)
-        self.state = self.state.model_copy(update={"window": window, "ends": ticket.ends})
-        if not timed and ticket.closes is not None:
-            self.state = self.state.closed(self._reference, alpha=self._alpha)
-        closed = self._closed.get(ticket.number)
-        if closed is not None:  # who closes it has not been given up
-            closed.set()
+    def _close(self) -> None:
+        self.state = self.state.closed(self._reference, alpha=self._alpha)
 
 
 def labels_in(decision: object) -> dict[str, str]:
@@ -407,8 +373,9 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     large model is asked, and the next windows are a new reference. Where nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
-    Items can run side by side: they stand in the order in which their runs began, whatever the
-    order in which they end. It changes while it is used, and belongs to one event loop.
+    Items can run side by side: they count in the order in which their runs began, and the report
+    comes with the item that completes the window, since it is the last of it to be decided. It
+    changes while it is used, and belongs to one event loop.
 
     Raises:
         CapabilityError: `writer` can't complete.
@@ -500,32 +467,22 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             yield result
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
-        """Decide on an item, and report where its window has ended with a change."""
+        """Decide on an item, and report where a window has ended with a change."""
         if self.windows.anew:
             self.windows.anew = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
-        ticket = self.windows.enter(request.at)  # before anything is awaited, so in their order
-        change, told = None, False
-        try:
-            decision = await self._decided(ticket, request.text, context)
-            change = await self._change(ticket, context)
-            report = None if change is None else await self._report(change, context)
-            told = True
-        finally:
-            self.windows.left(ticket, change, told=told)
-        return Observation(decision=decision, report=report)
-
-    async def _decided(self, ticket: Ticket, text: str, context: RunContext) -> BaseModel:
-        """Decide; an item that fails, or is given up, has its place in the window all the same."""
+        place = self.windows.enter(request)  # before anything is awaited, so in their order
         labels: Mapping[str, str] | None = None
         try:
-            decision = (await self.decider.run(text, context)).output
+            decision = (await self.decider.run(request.text, context)).output
             labels = self.seen(decision)
             if not labels and self.seen is labels_in:
                 self._look(decision)
-        finally:
-            self.windows.decided(ticket, text, labels)
-        return decision
+        finally:  # an item that fails, or is given up, has its place in the window all the same
+            self.windows.decided(place, labels)
+        with self.windows.untold() as change:
+            report = None if change is None else await self._report(change, context)
+        return Observation(decision=decision, report=report)
 
     def _look(self, decision: BaseModel) -> None:
         """Find out whether a decision without labels is one that never has any.
@@ -540,16 +497,6 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
                 f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
                 "labels to watch. Take a node that decides, or give seen="
             )
-
-    async def _change(self, ticket: Ticket, context: RunContext) -> Change | None:
-        timer = asyncio.timeout(context.remaining_s())
-        try:
-            async with timer:
-                return await self.windows.change(ticket)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"{self.name}: the time was up before all items before this one were decided"
-            ) from error
 
     async def _report(self, change: Change, context: RunContext) -> Report:
         """Gather the figures, and have the text written."""

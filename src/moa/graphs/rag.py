@@ -135,7 +135,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Maximum number of tokens of a passage."""
     retriever: Annotated[Node[Text | str, Passages], IN_PYTHON] | None = None
     """Finds passages, in the place of a search in `documents`: `BM25`, `Dense`, `Hybrid`,
-    `Indexed`, or LangChain's by `from_langchain`. Given in Python alone."""
+    `Indexed`, or LangChain's by `FromLangChain`. Given in Python alone."""
     top_k: int = Field(default=5, ge=1)
     """Maximum number of passages that the writer is given."""
     writer: Large | Annotated[Node[Sheet, Reply], IN_PYTHON]

@@ -12,11 +12,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import map_async
+from moa._async import Lock, map_async
 from moa.agents import Agent
 from moa.agents.boundary import require, said
 from moa.agents.decider import Decider
@@ -167,10 +166,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         self._by_words = BM25(self._passages)
         self._vectors: list[Sequence[float]] = []
         self._by_meaning: Dense | None = None
-        # A lock belongs to one event loop, and a node to none.
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
+        self._lock = Lock()
 
     async def answer(self, request: Interests, context: RunContext) -> Recommendations:
         """Find candidates, score them where a model is given for it, and write the reasons.
@@ -246,7 +242,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
         if self.encoder is None:
             return None
-        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._lock:
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]

@@ -22,7 +22,7 @@ from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, check_recoverable
-from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
+from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told
 from moa.handoffs import Reply
@@ -226,9 +226,9 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         async def write(place: int) -> Section | MoaError:
             heading = parts[place].heading
             try:
-                text = await self._section(
-                    _SectionTask(planned=planned, place=place, length=length), silent
-                )
+                task = _SectionTask(planned=planned, place=place, length=length)
+                writer = self.section_writers[place % len(self.section_writers)]
+                text = await to_length(writer, task, length, silent, what=f"section {place + 1}")
             except MoaError as error:
                 check_recoverable(error)
                 context.note("failed", f"section {heading!r} is left out: {error}")
@@ -240,27 +240,6 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         if not written:
             raise next(each for each in found if isinstance(each, MoaError))
         return written
-
-    async def _section(self, place: _SectionTask, context: RunContext) -> str:
-        """Write a section, and anew once where it misses its length; what is too long is cut."""
-        writer = self.section_writers[place.place % len(self.section_writers)]
-        text = (await writer.run(place, context)).output.text
-        fault = place.length.fault(text)
-        if fault is None:
-            return text
-        context.note("repaired", f"section {place.place + 1} asked again: {fault}")
-        again = place.model_copy(update={"draft": text, "fault": fault})
-        try:
-            text = (await writer.run(again, context)).output.text
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"section {place.place + 1} was not written anew: {error}")
-        cut = place.length.cut(text)
-        if len(cut) < len(text):
-            context.note("truncated", f"section {place.place + 1}, by its length")
-        if (left := place.length.fault(cut)) is not None:
-            context.note("degraded", f"the length of section {place.place + 1}: {left}")
-        return cut
 
     async def _agreeing(
         self, planned: Planned, sections: tuple[Section, ...], context: RunContext
@@ -279,10 +258,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         return _edited(sections, edits, context)
 
 
-class _Attempt(BaseModel):
+class _Attempt(Attempt):
     assignment: Assignment
-    draft: str | None = None
-    fault: str | None = None
 
 
 class Writer(Agent[_Attempt, Reply]):
@@ -302,10 +279,7 @@ class Writer(Agent[_Attempt, Reply]):
 
     def prompt(self, request: _Attempt) -> str:
         """Show the task and the material, and the draft that missed the length."""
-        parts = [request.assignment.shown]
-        if request.draft is not None:
-            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
-        return "\n\n".join(parts)
+        return "\n\n".join([request.assignment.shown, *request.faulty])
 
 
 class Planned(BaseModel):
@@ -348,12 +322,10 @@ class Outliner(Agent[Assignment, Outline]):
         return outline.model_copy(update={"sections": kept})
 
 
-class _SectionTask(BaseModel):
+class _SectionTask(Attempt):
     planned: Planned
     place: int
     length: Length
-    draft: str | None = None
-    fault: str | None = None
 
 
 class SectionWriter(Agent[_SectionTask, Reply]):
@@ -376,9 +348,8 @@ class SectionWriter(Agent[_SectionTask, Reply]):
             if request.planned.assignment.material
             else f"Outline:\n{escaped(str(outline))}",
             f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
+            *request.faulty,
         ]
-        if request.draft is not None:
-            parts.append(block(request.draft, f"Write this anew, since {request.fault}"))
         return "\n\n".join(parts)
 
 

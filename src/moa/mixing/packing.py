@@ -9,7 +9,7 @@ longest of those that others agree with are cut in the middle, and one that stan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, cast
@@ -93,116 +93,85 @@ async def pack(
         lot.update(place.to_bytes(4))
         return lot.digest()
 
+    async def written() -> tuple[Consulted, int]:
+        consulted = Consulted(request=request, answers=tuple(shown[place] for place in order))
+        return consulted, await count(write(consulted))
+
+    shown = list(answers)
     order = sorted(range(len(answers)), key=drawn)
-    packing = _Packing(request, list(answers), write, count)
-    packed = await packing.whole(order)
-    if room is None or packed.tokens <= room:
-        return packed
-    packed = await packing.merged(packed)
-    while packed.tokens > room:
-        if not packed.order:
-            raise InputError(
-                f"the request alone has {packed.tokens} tokens as it is read, and there is room "
-                f"for {room}. Shorten it, or ask a model with a larger context window"
-            )
-        packed = await packing.shorter(packed, room)
-    return packed
-
-
-@dataclass(slots=True)
-class _Packing:
-    request: str
-    answers: list[str]
-    write: Callable[[Consulted], str]
-    count: Count
-    shown: dict[int, str] = field(default_factory=dict[int, str])
-    """Each answer as it stands now."""
-    sizes: dict[int, int] = field(default_factory=dict[int, int])
-    """Its tokens."""
-    twins: dict[int, str] = field(default_factory=dict[int, str])
-    """What is said behind an answer that stands for others."""
-
-    async def whole(self, order: Sequence[int]) -> Packed:
-        """Show every answer as it is."""
-        self.shown = dict(enumerate(self.answers))
-        consulted, tokens = await self._shown(order)
+    consulted, tokens = await written()
+    if room is None or tokens <= room:
         return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
-
-    async def merged(self, packed: Packed) -> Packed:
-        """Let one of several near duplicates stand for all: the one that was given first."""
-        merged: dict[int, int] = {}
-        for place in sorted(packed.order):
-            standing = (p for p in range(place) if p not in merged)
-            for other in standing:
-                if likeness(self.answers[place], self.answers[other]) >= _NEARLY_THE_SAME:
-                    merged[place] = other
-                    break
-        for other, times in Counter(merged.values()).items():
-            says = "another answer says" if times == 1 else f"{times} other answers say"
-            self.twins[other] = f"\n[{says} nearly the same]"
-            self.shown[other] = self.answers[other] + self.twins[other]
-        order = tuple(place for place in packed.order if place not in merged)
-        return await self._written(replace(packed, order=order, merged=merged))
-
-    async def shorter(self, packed: Packed, room: int) -> Packed:
-        """Cut what is too long, or leave an answer out where all are as short as can be."""
-        for place in packed.order:
-            if place not in self.sizes:
-                self.sizes[place] = await self.count(self.shown[place])
-        now = {place: self.sizes[place] for place in packed.order}
-        too_many = packed.tokens - room
-        levels = _levels(now, self._alone(packed), sum(now.values()) - too_many)
-        cut = {place: level for place, level in levels.items() if level < now[place]}
-        if not cut or min(cut.values()) < _SHORTEST:
-            return await self._without_one(packed)
-        left = dict(packed.cut)
-        for place, level in cut.items():
-            left[place] = await self._cut(place, level)
-        return await self._written(replace(packed, cut=left))
-
-    async def _cut(self, place: int, level: int) -> int:
-        """Cut the middle out until what is left has at most `level` tokens."""
-        text, size = self.answers[place], await self.count(self.answers[place])
-        keep = len(text)
-        while True:
-            keep = min(keep - 1, int(keep * level / max(size, 1) * _SLACK))
-            head = max(0, int(keep * _HEAD))
-            tail = max(0, keep - head)
-            shown = text[:head].rstrip() + CUT + text[len(text) - tail :].lstrip()
-            shown += self.twins.get(place, "")
-            size = await self.count(shown)
-            if size <= level or keep <= 0:
-                self.shown[place], self.sizes[place] = shown, size
-                return size
-
-    async def _without_one(self, packed: Packed) -> Packed:
-        """Leave out one that others agree with, if there is one, and the longest of those."""
-        alone = self._alone(packed)
-        agreed = [place for place in packed.order if place not in alone] or list(packed.order)
-        out = max(agreed, key=lambda place: (self.sizes[place], place))
-        return await self._written(
-            replace(
-                packed,
-                order=tuple(place for place in packed.order if place != out),
-                cut={place: size for place, size in packed.cut.items() if place != out},
-                left_out=(*packed.left_out, out),
+    merged = _twins(answers)
+    behind = _behind(merged)
+    shown = [text + behind.get(place, "") for place, text in enumerate(answers)]
+    order = [place for place in order if place not in merged]
+    said = [stated(answer) for answer in answers]
+    alone = {p for p in order if said.count(said[p]) == 1 and p not in behind}
+    cut, left_out = dict[int, int](), list[int]()
+    sizes = {place: await count(shown[place]) for place in order}
+    consulted, tokens = await written()
+    while tokens > room:
+        if not order:
+            raise InputError(
+                f"the request alone has {tokens} tokens as it is read, and there is room for "
+                f"{room}. Shorten it, or ask a model with a larger context window"
             )
-        )
+        levels = _levels(sizes, alone.intersection(order), sum(sizes.values()) - (tokens - room))
+        shorter = {place: level for place, level in levels.items() if level < sizes[place]}
+        if shorter and min(shorter.values()) >= _SHORTEST:
+            for place, level in shorter.items():
+                end = behind.get(place, "")
+                shown[place], sizes[place] = await _cut(answers[place], end, level, count)
+                cut[place] = sizes[place]
+        else:  # one goes that others agree with, if there is one, and the longest of those
+            out = max(set(order) - alone or order, key=lambda place: (sizes[place], place))
+            order.remove(out)
+            del sizes[out]
+            cut.pop(out, None)
+            left_out.append(out)
+        consulted, tokens = await written()
+    return Packed(
+        consulted=consulted,
+        order=tuple(order),
+        tokens=tokens,
+        cut=cut,
+        merged=merged,
+        left_out=tuple(left_out),
+    )
 
-    def _alone(self, packed: Packed) -> set[int]:
-        """The answers that no other one agrees with, where some do agree."""
-        said = {place: stated(answer) for place, answer in enumerate(self.answers)}
-        groups = Counter(said.values())
-        return {p for p in packed.order if groups[said[p]] == 1 and p not in self.twins}
 
-    async def _written(self, packed: Packed) -> Packed:
-        consulted, tokens = await self._shown(packed.order)
-        return replace(packed, consulted=consulted, tokens=tokens)
+def _twins(answers: Sequence[str]) -> dict[int, int]:
+    """Find near duplicates, and the first answer that stands for each of them."""
+    merged: dict[int, int] = {}
+    for place, text in enumerate(answers):
+        for other in range(place):
+            if other not in merged and likeness(text, answers[other]) >= _NEARLY_THE_SAME:
+                merged[place] = other
+                break
+    return merged
 
-    async def _shown(self, order: Sequence[int]) -> tuple[Consulted, int]:
-        answers = tuple(self.shown[place] for place in order)
-        consulted = Consulted(request=self.request, answers=answers)
-        return consulted, await self.count(self.write(consulted))
+
+def _behind(merged: Mapping[int, int]) -> dict[int, str]:
+    """Say behind an answer for how many others it stands."""
+    one = {1: "another answer says"}
+    return {
+        place: f"\n[{one.get(times, f'{times} other answers say')} nearly the same]"
+        for place, times in Counter(merged.values()).items()
+    }
+
+
+async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]:
+    """Cut the middle out until what is left has at most `level` tokens."""
+    size, keep = await count(text), len(text)
+    while True:
+        keep = min(keep - 1, int(keep * level / max(size, 1) * _SLACK))
+        head = max(0, int(keep * _HEAD))
+        tail = max(0, keep - head)
+        shown = text[:head].rstrip() + CUT + text[len(text) - tail :].lstrip() + end
+        size = await count(shown)
+        if size <= level or keep <= 0:
+            return shown, size
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
@@ -273,13 +242,7 @@ class Reader:
         text = text_of(result.output)
         if not text.strip():
             raise OutputError("its answer is empty", node=self.name, text=text)
-        return Result(
-            output=text,
-            usage=result.usage,
-            trace=result.trace,
-            seconds=result.seconds,
-            llm_alone=result.llm_alone,
-        )
+        return replace(result, output=text)
 
     def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
         """Estimate its call from above.

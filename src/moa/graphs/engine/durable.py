@@ -8,9 +8,8 @@ the run began with. So a run that goes on finds it, and a new run of the thread 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -140,7 +139,7 @@ def compiled(
         takes: Type of its input.
         gives: Type of its output.
         checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
-        retry: When to run a node in it again.
+        retry: When to run it again.
 
     Raises:
         WiringError: a type is not known, so no checkpoint could keep it.
@@ -157,7 +156,7 @@ def compiled(
         told = Told(get_config(), context.listener, _writer(node, runtime))
         own.listener = told if told.is_heard else None
         try:
-            async with Keeping(runtime, context, retry=retry, now=now) as keeping:
+            async with Keeping(runtime, context, now=now) as keeping:
                 own.journal = keeping.place
                 result = await node.run(request, own)
         finally:
@@ -169,7 +168,8 @@ def compiled(
 
     entry.__name__ = node.name
     schema: Any = RunContext
-    pregel: Any = entrypoint(checkpointer=checkpointer, context_schema=schema)(entry)  # pyright: ignore[reportUnknownVariableType]
+    made_by: Any = entrypoint(checkpointer, context_schema=schema, retry_policy=retry)
+    pregel: Any = made_by(entry)
     attributes = cast("dict[str, Any]", vars(pregel))
     attributes.pop("__orig_class__", None)
     made = Compiled(node=node, **attributes)
@@ -212,18 +212,14 @@ class Keeping:
     Args:
         runtime: LangGraph's, of what runs.
         context: What the run is given. It may have been charged before, with what is found now.
-        retry: When to run a node in it again.
         now: Whether the graph was invoked without an event loop, so that its saver is synchronous.
     """
 
-    def __init__(
-        self, runtime: Runtime[Any], context: RunContext, *, retry: Retries = (), now: bool = False
-    ) -> None:
+    def __init__(self, runtime: Runtime[Any], context: RunContext, *, now: bool = False) -> None:
         self._config = get_config()
         self._set = cast("Mapping[str, Any]", self._config.get("configurable", {}))
         self._context = context
         self._now = now
-        self._policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry)
         self._answers: dict[str, Any] = {}
         """What people answered, by the id of the question."""
         self._given: Counter[str] = Counter()
@@ -257,7 +253,6 @@ class Keeping:
             kept,
             write=self._keep if self._saver else None,
             inside=self._inside,
-            retry=self._retry,
             context=self._context,
         )
         self._before = {
@@ -293,7 +288,7 @@ class Keeping:
     @property
     def place(self) -> Place | None:
         """What the run's context is given; `None` where nothing outlasts the run."""
-        return self.journal.root if self._saver or self._policies else None
+        return self.journal.root if self._saver else None
 
     async def _read(self) -> Sequence[tuple[str, str, Any]]:
         if self._saver is None:
@@ -364,27 +359,6 @@ class Keeping:
             yield
         finally:
             var_child_runnable_config.reset(token)
-
-    async def _retry(self, once: Callable[[], Awaitable[Out]], attempt: int = 0) -> Out:
-        try:
-            return await once()
-        except Exception as error:
-            policy = next((one for one in self._policies if _applies(one, error)), None)
-            if policy is None or attempt + 1 >= policy.max_attempts:
-                raise
-            wait_s = policy.initial_interval * policy.backoff_factor**attempt
-            jitter_s = random.random() if policy.jitter else 0.0
-            await asyncio.sleep(min(policy.max_interval, wait_s) + jitter_s)
-            return await self._retry(once, attempt + 1)  # here, so that its error names this one
-
-
-def _applies(policy: RetryPolicy, error: Exception) -> bool:
-    when: Any = policy.retry_on
-    if type(error).__module__.startswith("langgraph."):
-        return False  # a question, and no failure
-    if isinstance(when, type):
-        return isinstance(error, when)
-    return bool(when(error)) if callable(when) else isinstance(error, tuple(when))
 
 
 class AsItIs(JsonForm):
