@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from moa.agents.decider import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter
-    from moa.agents.generator import Generator
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
@@ -75,7 +74,6 @@ _HOMES = {
     "Example": "endpoints",
     "Extractor": "agents.extractor",
     "Filter": "agents.filter",
-    "Generator": "agents.generator",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
     "Mixture": "graphs.mixture",
@@ -132,7 +130,6 @@ __all__ = [
     "Example",
     "Extractor",
     "Filter",
-    "Generator",
     "Graph",
     "Guarded",
     "Mixture",

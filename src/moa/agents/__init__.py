@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from functools import partial
+from typing import Annotated, Any, TypeVar, Unpack, cast, overload
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
+from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
     again,
@@ -29,6 +30,11 @@ from moa.usage import UNLIMITED, Budget
 
 __all__ = ["Agent", "Settings"]
 
+Takes = TypeVar("Takes")
+Gives = TypeVar("Gives", bound=BaseModel)
+
+REPLY = "Answer the message, in its language."
+"""What to do, where nothing else is said."""
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 
 
@@ -56,22 +62,30 @@ class Settings(Limits, total=False):
 class Agent(TypedNode[In, Out]):
     """Asks a model to write its output, checks it, and has it repaired.
 
-    Derive from it, and say what to do:
+        Agent(endpoint, "Thank the customer.")                       # text in, a `Reply` out
+        Agent(endpoint, "Find the order.", output=Order)             # an `Order` out
+        Agent(endpoint, "Find the order.", input=Mail, output=Order)
+
+    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
+    to the run piece by piece while it is written. The input is data: orders in it count for
+    nothing, unless `tag=""` makes it the request itself, as in a chat.
+
+    Derive from it where more is to be said than in words:
 
         class Judge(Agent[Ballot, Verdict]):
             instructions = "Pick the best answer. Judge substance, not length."
 
-    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
-    to the run piece by piece while it is written.
-
     Args:
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
-        name, repairs, max_tokens, temperature, tag, budget, timeout_s: See `Settings`.
+        input: What it takes: a text or any pydantic model, unless it is said.
+        output: What it gives: a `Reply`, unless another pydantic model is named.
+        settings: See `Settings`.
 
     Raises:
         CapabilityError: the endpoint can't complete.
-        ConfigError: the class does not say what it takes or gives, or a number is out of range.
+        ConfigError: nothing says what to do, what a class takes or gives, or a number is out of
+            range.
     """
 
     instructions: str = ""
@@ -80,11 +94,55 @@ class Agent(TypedNode[In, Out]):
     """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
     the input is no data but the request itself, which is to be followed: it stands without tags."""
 
+    @overload
+    def __init__(
+        self: Agent[str | BaseModel, Reply],
+        endpoint: Endpoint,
+        instructions: str,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Agent[str | BaseModel, Gives],
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        output: type[Gives],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Agent[Takes, Reply],
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        input: type[Takes],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         endpoint: Endpoint,
+        instructions: str,
         *,
+        input: type[In],
+        output: type[Out],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint,
         instructions: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        instructions: str | None = None,
+        *,
+        input: Any = None,
+        output: Any = None,
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
@@ -93,10 +151,18 @@ class Agent(TypedNode[In, Out]):
         budget: Budget = UNLIMITED,
         timeout_s: float | None = None,
     ) -> None:
+        if type(self) is Agent:
+            input, output = input or str | BaseModel, output or Reply
+        if input is not None:
+            self.input_type = input
+        if output is not None:
+            self.output_type = output
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         if instructions is not None:
             self.instructions = instructions
+        if type(self) is Agent and not self.instructions.strip():
+            raise ConfigError(f'agent {self.name!r}: say what to do: Agent(endpoint, "…")')
         if tag is not None:
             self.tag = tag
         if repairs < 0 or max_tokens < 1:
@@ -235,3 +301,8 @@ class Agent(TypedNode[In, Out]):
 def _unfenced(text: str) -> str:
     fenced = _FENCED.fullmatch(text.strip())
     return fenced["inside"] if fenced else text.strip()
+
+
+ready("generator", "Writes by instructions", "llm")(
+    partial(Agent[str | BaseModel, Reply], instructions=REPLY, name="generator")
+)
