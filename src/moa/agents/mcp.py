@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from moa.agents.tools import LangChainTool
 from moa.errors import ConfigError, MissingDependency
@@ -62,5 +62,5 @@ def _connection(server: Server) -> dict[str, Any]:
 def _innermost(error: BaseException) -> BaseException:
     """Give the first error that others hold: the client's task groups put it into several."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
