@@ -88,6 +88,9 @@ class Image(File):
     kind: ClassVar[Literal["images", "files"]] = "images"
     name: str = "image"
 
+    def __init__(self, source: str | Path | bytes | None = None, /, **fields: Any) -> None:
+        super().__init__(source, **fields)
+
     def part(self) -> dict[str, Any]:
         """Write it as a part of a message, as OpenAI does."""
         return {"type": "image_url", "image_url": {"url": self.url}}
