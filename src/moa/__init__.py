@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
+    from moa.agents.tools import Tool
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from moa.graphs.write import Write
     from moa.guards.guarded import Guarded
     from moa.handoffs import Reply, Text
+    from moa.messages import Image
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.usage import Budget, Price
@@ -76,6 +78,7 @@ _HOMES = {
     "Filter": "agents.filter",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
+    "Image": "messages",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
@@ -102,6 +105,7 @@ _HOMES = {
     "Summarize": "graphs.summarize",
     "Support": "graphs.support",
     "Text": "handoffs",
+    "Tool": "agents.tools",
     "VLLMEndpoint": "endpoints.vllm",
     "Write": "graphs.write",
     "choice": "questions",
@@ -132,6 +136,7 @@ __all__ = [
     "Filter",
     "Graph",
     "Guarded",
+    "Image",
     "Mixture",
     "MoaError",
     "Monitor",
@@ -158,6 +163,7 @@ __all__ = [
     "Summarize",
     "Support",
     "Text",
+    "Tool",
     "VLLMEndpoint",
     "Write",
     "choice",
