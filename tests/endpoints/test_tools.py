@@ -12,6 +12,7 @@ from moa.endpoints.dialects import OPENAI
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tools import Tooled
 from moa.messages import File, Image, Message, ToolCall
+from moa.testing import ScriptedEndpoint
 
 from .conftest import Answer, Served, chat, events, piece
 
@@ -128,3 +129,24 @@ async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served:
     assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORzAw")
     assert file["file"] == {"filename": "a.pdf", "file_data": paper.url}
     assert 1000 < estimate.input_tokens < 5000
+
+
+async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_from_then_on() -> None:
+    written = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    model = ScriptedEndpoint([written, '{"answer": "3"}'])
+    tooled, context = Tooled(model), RunContext()
+    (completion,) = [one async for one in tooled.stream(ASKED, context)]  # nothing is shown of it
+    assert isinstance(completion, Completion)
+    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
+    assert (await tooled.complete(ASKED, context)).text == "3"
+    assert [bool(prompt.tools) for prompt in model.prompts] == [True, False]
+    assert [note.kind for note in context.trace] == ["answered", "fell back", "answered"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])
+async def test_an_answer_that_only_looks_like_a_call_is_one(text: str) -> None:
+    model = ScriptedEndpoint([text])
+    *pieces, completion = [one async for one in Tooled(model).stream(ASKED, RunContext())]
+    assert "".join(map(str, pieces)) == text
+    assert isinstance(completion, Completion)
+    assert completion.text == text

@@ -20,7 +20,12 @@ _REFUSES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """What servers say that take no tools: vLLM, Ollama, llama.cpp, and those that check fields."""
+_WRITTEN = re.compile(
+    r"\s*(?:```(?:json)?|<tool_call>)?\s*(\{.*\})\s*(?:```|</tool_call>)?\s*", re.DOTALL
+)
+"""A call that stands in the text, since the server's parser did not find it there."""
 _TOOLS: frozenset[Capability] = frozenset(("tools",))
+_MAY_BE_A_CALL = ("{", "`", "<")
 _TOLD = (
     "You can use tools. Answer in JSON, and choose one of two forms each time:\n"
     '- {"tool": its name, "arguments": its arguments} uses a tool; you are told its result\n'
@@ -32,8 +37,9 @@ _TOLD = (
 class Tooled(Wrapping):
     """Takes tools, whatever it wraps.
 
-    Where the endpoint takes none, or its server refuses them, the model writes JSON by a schema
-    that is enforced: `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time.
+    Where the endpoint takes none, its server refuses them, or its model writes calls that the
+    server can't read, the model writes JSON by a schema that is enforced: `{"tool": …,
+    "arguments": …}` or `{"answer": …}`, one at a time.
 
     Args:
         endpoint: Who is asked.
@@ -56,7 +62,7 @@ class Tooled(Wrapping):
         """
         if self._natively:
             try:
-                return await self.endpoint.complete(prompt, context)
+                return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
             except EndpointError as error:
                 self._give_up(error, prompt, context)
         completion = await self.endpoint.complete(by_schema(prompt), context)
@@ -65,12 +71,21 @@ class Tooled(Wrapping):
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
-        """See `Endpoint.stream`; where a tool is chosen by a schema, an answer comes as a whole."""
+        """See `Endpoint.stream`; what may be a tool that is chosen comes as a whole."""
         if self._natively:
+            held = ""
             try:
                 async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
                     async for piece in pieces:
-                        yield piece
+                        if isinstance(piece, Completion):
+                            piece = self._seen(piece, prompt, context)
+                            if held and not piece.tool_calls:
+                                yield held
+                            yield piece
+                        elif prompt.tools and (held or piece.lstrip()[:1] in _MAY_BE_A_CALL):
+                            held += piece
+                        else:
+                            yield piece
                 return
             except EndpointError as error:
                 self._give_up(error, prompt, context)
@@ -78,6 +93,20 @@ class Tooled(Wrapping):
         if completion.text:
             yield completion.text
         yield completion
+
+    def _seen(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
+        """Find a call that the model wrote as text, and choose by a schema from then on."""
+        text = _WRITTEN.fullmatch(completion.text)
+        call = _call_in(text[1], prompt) if text and not completion.tool_calls else None
+        if call is None:
+            return completion
+        self._natively = False
+        context.note(
+            "fell back",
+            f"to JSON by a schema, for tools: {completion.model} wrote a call as text",
+            endpoint=self.name,
+        )
+        return replace(completion, text="", tool_calls=(call,))
 
     def _give_up(self, error: EndpointError, prompt: Prompt, context: RunContext) -> None:
         """Ask without tools from now on, where they are what is refused; else raise."""
@@ -174,6 +203,19 @@ def _hoisted(schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
         shared = cast("dict[str, Any]", hoisted["$defs"])
         hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
     return hoisted
+
+
+def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
+    """Read `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
+    try:
+        written: object = json.loads(text)
+    except ValueError:
+        return None
+    call = cast("dict[str, object]", written)  # the text begins with a brace
+    name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
+    if name not in [tool.name for tool in prompt.tools] or not isinstance(arguments, dict):
+        return None
+    return ToolCall(str(name), json.dumps(arguments), f"call_{len(prompt.messages)}")
 
 
 def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
