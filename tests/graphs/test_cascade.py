@@ -35,7 +35,6 @@ from moa.errors import (
 )
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.builder import Graph
-from moa.graphs.engine.scheduler import streamed
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
 from moa.node import Result
@@ -424,7 +423,7 @@ def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade
 
 
 async def heard(graph: Cascade[Any, Reply]) -> str:
-    told = [event async for event in streamed(graph, "How do I get there?")]
+    told = [event async for event in graph.stream("How do I get there?")]
     return "".join(event.text for event in told if isinstance(event, TextDelta))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Protocol, TypeAlias, cast, get_type_hints
+from typing import Any, Protocol, cast, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -46,9 +46,6 @@ class LangChainTool(Protocol):
 
     async def ainvoke(self, input: Any, /) -> Any:
         """Run it."""
-
-
-AnyTool: TypeAlias = "Tool | Callable[..., Any] | LangChainTool"
 
 
 class Tool:
@@ -151,6 +148,9 @@ class Tool:
 
         self._invoke, self._read = invoke, adapter.validate_json
         return ToolSchema(name, doc, parameters)
+
+
+AnyTool = Tool | Callable[..., Any] | LangChainTool
 
 
 async def in_thread(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
