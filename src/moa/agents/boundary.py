@@ -104,7 +104,7 @@ class TypedNode(ABC, Mapped[In, Out]):
             if not hasattr(self, which):
                 raise ConfigError(
                     f"agent {self.name!r} has no {which}: name its types, as in "
-                    f"class {type(self).__name__}(Agent[Text, Reply])"
+                    f"class {type(self).__name__}({type(self).__mro__[1].__name__}[Text, Reply])"
                 )
         plain = isinstance(self.input_type, type | UnionType)
         self._input: TypeAdapter[In] | None = None if plain else TypeAdapter(self.input_type)
