@@ -40,78 +40,6 @@ def _need(holds: bool, what: str) -> None:
         raise ValueError(f"there must be {what}")
 
 
-def _need_known(names: Sequence[str]) -> None:
-    unknown = set(names) - KNOWN
-    _need(not unknown, f"no feature that this version doesn't know, such as {sorted(unknown)[:1]}")
-
-
-class Scaled(_Written):
-    """Features brought to mean 0 and spread 1."""
-
-    features: tuple[str, ...]
-    means: tuple[float, ...]
-    spreads: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.means) == len(self.spreads) == len(self.features), "one number a feature")
-        _need_known(self.features)
-        return self
-
-    def __call__(self, table: Table) -> Floats:
-        """Cases, features; none further out than 5, so that an odd case can't run away."""
-        values = (table.columns(self.features) - np.array(self.means)) / np.array(self.spreads)
-        return np.clip(values, -5, 5)
-
-
-class Linear(_Written):
-    """A weighted sum of features."""
-
-    kind: Literal["linear"] = "linear"
-    scaled: Scaled
-    weights: tuple[float, ...]
-    constant: float
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.weights) == len(self.scaled.features), "one weight a feature")
-        return self
-
-    def predict(self, table: Table) -> Floats:
-        """Predict the gain of each case."""
-        return self.scaled(table) @ np.array(self.weights) + self.constant
-
-
-class Kernel(_Written):
-    """Gains of similar cases, similarity falling off as a bell curve over the features."""
-
-    kind: Literal["kernel"] = "kernel"
-    scaled: Scaled
-    width: float
-    """Similarity is `exp(-width * squared distance)`."""
-    centres: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-    constant: float
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.weights) == len(self.centres), "one weight a centre")
-        sizes = {len(centre) for centre in self.centres}
-        _need(sizes <= {len(self.scaled.features)}, "one number of a centre for each feature")
-        return self
-
-    @cached_property
-    def _centres(self) -> Floats:
-        return np.array(self.centres)
-
-    def predict(self, table: Table) -> Floats:
-        """Predict the gain of each case."""
-        here, centres = self.scaled(table), self._centres
-        squares = (here**2).sum(1)[:, None] + (centres**2).sum(1)[None, :]
-        distance = np.maximum(squares - 2 * here @ centres.T, 0)
-        return np.exp(-self.width * distance) @ np.array(self.weights) + self.constant
-
-
 class Tree(_Written):
     """A binary tree: node 0 is the root, and a leaf has feature -1."""
 
@@ -167,7 +95,8 @@ class Trees(_Written):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _need_known(self.names)
+        unknown = sorted(set(self.names) - KNOWN)
+        _need(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
         used = max((feature for tree in self.trees for feature in tree.features), default=-1)
         _need(used < len(self.names), "a name for each feature")
         return self
@@ -180,10 +109,9 @@ class Trees(_Written):
 
 
 class Grams(_Written):
-    """A weighted sum of the short runs of characters of a text."""
+    """A weighted sum of the short runs of characters of the prompt."""
 
     kind: Literal["grams"] = "grams"
-    text: Literal["prompt", "reply"]
     rarity: Mapping[int, float]
     """By bucket: how rare its runs are (smoothed inverse document frequency)."""
     weights: Mapping[int, float]
@@ -196,10 +124,7 @@ class Grams(_Written):
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
-        return np.array(
-            [self._one((case.prompt if self.text == "prompt" else case.reply) or "")
-             for case in table.cases]
-        )  # fmt: skip
+        return np.array([self._one(case.prompt) for case in table.cases])
 
     def _one(self, text: str) -> float:
         found = {b: count * self.rarity[b] for b, count in grams(text).items() if b in self.rarity}
@@ -222,7 +147,7 @@ class Groups(_Written):
         return np.array([self.gains.get(value, self.constant) for value in values])
 
 
-Part = Annotated[Linear | Kernel | Trees | Grams | Groups, Field(discriminator="kind")]
+Part = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
 
 
 class Weighted(_Written):

@@ -16,9 +16,8 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from statistics import NormalDist, fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
 from moa.errors import InputError, MissingDependency
@@ -26,20 +25,17 @@ from moa.routing import (
     Candidate,
     Grams,
     Groups,
-    Kernel,
     Kind,
-    Linear,
     Origin,
     Part,
     Router,
     Rung,
-    Scaled,
     Tree,
     Trees,
     Weighted,
 )
 from moa.routing.evaluation import recovery
-from moa.routing.features import BUCKETS, DETAIL, Table, describe, grams
+from moa.routing.features import BUCKETS, Table, describe, grams
 from moa.routing.recorded import Recorded
 
 LEAST_ROWS = 40
@@ -60,17 +56,12 @@ GROUPS = "groups of "
 """The name of a candidate that groups by a field begins so."""
 _DIGITS = 6
 """Significant digits that a file keeps of a number."""
-_PENALTY = 300.0
-"""Of the linear part, whose features have spread 1."""
 _DOUBT: Mapping[str, Any] = {
     "n_estimators": 80,
     "max_features": 0.6,
     "min_samples_leaf": 6,
     "random_state": 0,
 }
-_REPLY = frozenset(reply_features("", ""))
-_KERNEL_PENALTY, _KERNEL_WIDTH = 1.0, 0.3
-"""The width is for one feature: with more of them it is shared."""
 _GRAMS_PENALTY, _LEAST_TEXTS = 3.0, 2
 _TREES: Mapping[str, Any] = {
     "n_estimators": 300,
@@ -164,13 +155,9 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
         table: The cases: where they have replies, those are looked at too.
         fields: Other fields that group them.
     """
-    found: dict[str, Fitter] = {
-        "linear": _linear,
-        "kernel": _kernel,
-        "prompt grams": partial(_grams, "prompt"),
-    }
+    found: dict[str, Fitter] = {"prompt grams": _grams}
     if table.cases[0].reply is not None:
-        found |= {"doubt": _doubt, "reply grams": partial(_grams, "reply")}
+        found["doubt"] = _doubt
     elif len(table.cases) >= _LEAST_FOR_TREES:
         found["trees"] = _trees
     return found | {GROUPS + name: partial(_groups, name) for name in fields}
@@ -367,38 +354,14 @@ def _sklearn(module: str) -> Any:
         ) from error
 
 
-def _linear(table: Table, truth: Truth) -> Linear:
-    scaled = _scaled(table)
-    model = _sklearn("linear_model").Ridge(alpha=_PENALTY).fit(scaled(table), truth.gains)
-    return Linear(scaled=scaled, weights=_kept(model.coef_), constant=_kept([model.intercept_])[0])
-
-
-def _kernel(table: Table, truth: Truth) -> Kernel:
-    scaled = _scaled(table)
-    width = _KERNEL_WIDTH / len(scaled.features)
-    centres = [_kept(row, 4) for row in scaled(table)]
-    mean = float(truth.gains.mean())
-    ridge = _sklearn("kernel_ridge").KernelRidge
-    model = ridge(alpha=_KERNEL_PENALTY, kernel="rbf", gamma=width)
-    model.fit(np.array(centres), truth.gains - mean)
-    return Kernel(
-        scaled=scaled,
-        width=width,
-        centres=tuple(centres),
-        weights=_kept(model.dual_coef_),
-        constant=mean,
-    )
-
-
 def _trees(table: Table, truth: Truth) -> Trees:
     boosting = _sklearn("ensemble").GradientBoostingRegressor
-    names = tuple(name for name in table.names if not name.startswith(DETAIL))
-    values = table.columns(names)
     fitted = [
-        boosting(**_TREES, random_state=seed).fit(values, truth.gains) for seed in range(_GROVES)
+        boosting(**_TREES, random_state=seed).fit(table.values, truth.gains)
+        for seed in range(_GROVES)
     ]
     return Trees(
-        names=names,
+        names=table.names,
         trees=tuple(_tree(stage[0].tree_) for model in fitted for stage in model.estimators_),
         rate=_TREES["learning_rate"] / _GROVES,
         constant=float(truth.gains.mean()),
@@ -410,11 +373,10 @@ def _doubt(table: Table, truth: Truth) -> Trees:
 
     Failure is a worse guide than gain, but is learnt from more rows, and so adds to the others.
     """
-    names = tuple(name for name in table.names if name in _REPLY)
     wrong = 1 - truth.weak
-    model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.columns(names), wrong)
+    model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.values, wrong)
     return Trees(
-        names=names,
+        names=table.names,
         trees=tuple(_tree(grown.tree_) for grown in model.estimators_),
         rate=1 / len(model.estimators_),
         constant=float(truth.gains.mean() - wrong.mean()),
@@ -432,9 +394,8 @@ def _tree(fitted: Any) -> Tree:
     )
 
 
-def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Grams:
-    texts = [(case.prompt if text == "prompt" else case.reply) or "" for case in table.cases]
-    found = [grams(one) for one in texts]
+def _grams(table: Table, truth: Truth) -> Grams:
+    found = [grams(case.prompt) for case in table.cases]
     rows = np.repeat(np.arange(len(found)), [len(one) for one in found])
     buckets = np.array([bucket for one in found for bucket in one], dtype=int)
     counts = np.array([count for one in found for count in one.values()])
@@ -445,7 +406,6 @@ def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Gram
     model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
     model.fit(weighted.transform(matrix), truth.gains)
     return Grams(
-        text=text,
         rarity=dict(zip(used.tolist(), _kept(weighted.idf_), strict=True)),
         weights=dict(zip(used.tolist(), _kept(model.coef_, 4), strict=True)),
         constant=float(model.intercept_),
@@ -465,18 +425,6 @@ def _groups(field: str, table: Table, truth: Truth) -> Groups:
             if value
         },
         constant=mean,
-    )
-
-
-def _scaled(table: Table) -> Scaled:
-    """Leave out features that are the same in all cases."""
-    names, values = table.names, table.values
-    spreads = values.std(0)
-    used = np.flatnonzero(spreads > 1e-9)
-    return Scaled(
-        features=tuple(names[place] for place in used.tolist()),
-        means=_kept(values.mean(0)[used]),
-        spreads=_kept(spreads[used]),
     )
 
 
