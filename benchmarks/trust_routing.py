@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from kept import Kept
 from moa.decisions.regression import folds
 from moa.errors import InputError
-from moa.routing.evaluation import RANDOM, evaluate_routing
+from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded, recorded_of
 from report import table, write
@@ -122,8 +122,8 @@ def _measured(target: Target, data: Path, deal: int) -> dict[str, Any]:
         "n": report.n,
         "weak": report.weak_quality,
         "strong": report.strong_quality,
-        **asdict(report.figures),
-        "interval": report.interval,
+        **report.model_dump(include=set(Figures.model_fields)),
+        "interval": report.apgr_interval,
         "oracle": report.oracle.apgr,
         "chosen_share": float(chosen.mean()),
         "chosen_recovered": float((quality - report.weak_quality) / gap),

@@ -51,7 +51,6 @@ def router(*, replied: bool = False) -> Router:
         fields=(),
         target="a test",
         threshold=0.4,
-        ladder=(),
         candidates=(),
         origin=Origin(
             moa="0",

@@ -18,7 +18,7 @@ from moa.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.features import describe
-from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, ladder_of
+from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
 from moa.routing.recorded import Case, Recorded, case_of, recorded_of
 
 
@@ -128,45 +128,52 @@ def test_the_file_says_what_was_chosen_and_why(router: Router) -> None:
     assert router.target.startswith("80% of the quality gap recovered")
 
 
-def test_a_larger_share_sends_more_to_the_strong_model(router: Router) -> None:
-    fresh = [row.case for row in recorded(200, seed=4)]
-    gains = router.gains(fresh)
-    shares = [(gains >= router.at_share(part / 10).threshold).mean() for part in range(11)]
-    assert (shares[0], shares[10]) == (0, 1)
-    assert shares == sorted(shares)
+def drawn(chance: np.random.Generator, n: int) -> tuple[np.ndarray[Any, Any], Truth]:
+    """Scores of rows, and whether the models are right: the strong one gains at high ones."""
+    scores = chance.random(n)
+    weak = chance.random(n) < 0.9 - 0.7 * scores
+    strong = chance.random(n) < 0.9
+    return scores, Truth(weak.astype(float), strong.astype(float))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, 30])
-def test_a_share_is_from_0_to_1(router: Router, share: float) -> None:
-    with pytest.raises(InputError, match="from 0 to 1"):
-        router.at_share(share)
-    with pytest.raises(InputError, match="from 0 to 1"):
-        router.at_quality(share)
+def test_a_share_of_requests_goes_to_the_strong_model() -> None:
+    scores, truth = drawn(np.random.default_rng(1), 200)
+    for share in (0, 0.25, 0.5, 1):
+        threshold, told = threshold_for(scores, truth, share=share)
+        assert (scores >= threshold).mean() == share
+        assert told.startswith(f"{share:.0%} of requests")
 
 
-def test_a_higher_quality_takes_no_fewer_strong_calls(router: Router) -> None:
-    thresholds = [router.at_quality(part / 10).threshold for part in range(11)]
-    assert thresholds == sorted(thresholds, reverse=True)
+def test_a_higher_quality_takes_no_fewer_strong_calls() -> None:
+    rows = drawn(np.random.default_rng(1), 200)
+    found = [threshold_for(*rows, quality=part / 10)[0] for part in range(11)]
+    assert found == sorted(found, reverse=True)
+    assert (rows[0] >= found[0]).sum() == 0
 
 
-def test_a_part_of_the_gap_is_recovered_in_nearly_all_runs(router: Router) -> None:
+@pytest.mark.parametrize("wanted", [-0.1, 1.1, 30])
+def test_a_share_and_a_quality_are_from_0_to_1(wanted: float) -> None:
+    rows = drawn(np.random.default_rng(1), 20)
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        threshold_for(*rows, share=wanted)
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        threshold_for(*rows, quality=wanted)
+
+
+def test_a_share_and_a_quality_at_once_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        fit_router([], share=0.5, quality=0.5)
+
+
+def test_a_part_of_the_gap_is_recovered_in_nearly_all_runs() -> None:
     """The lowest share that seems to recover it does so by luck, in about half of them."""
     chance = np.random.default_rng(3)
-
-    def drawn(n: int) -> tuple[np.ndarray[Any, Any], Truth]:
-        scores = chance.random(n)
-        weak = chance.random(n) < 0.9 - 0.7 * scores
-        strong = chance.random(n) < 0.9
-        return scores, Truth(weak.astype(float), strong.astype(float))
-
-    fresh_scores, fresh = drawn(20_000)
+    fresh_scores, fresh = drawn(chance, 20_000)
     recovers: list[bool] = []
     shares: list[float] = []
     for _ in range(100):
-        ladder = ladder_of(*drawn(300))
-        origin = router.origin.model_copy(update={"rows": 300})
-        made = router.model_copy(update={"ladder": ladder, "origin": origin}).at_quality(0.8)
-        takes = fresh_scores >= made.threshold
+        threshold, _ = threshold_for(*drawn(chance, 300), quality=0.8)
+        takes = fresh_scores >= threshold
         recovers.append(fresh.gains[takes].sum() >= 0.8 * fresh.gains.sum())
         shares.append(float(takes.mean()))
     assert np.mean(recovers) >= 0.9

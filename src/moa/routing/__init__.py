@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from statistics import NormalDist
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,7 +27,6 @@ from moa.routing.recorded import Case
 
 Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]
-_Z = NormalDist().inv_cdf(0.95)
 
 
 class _Written(BaseModel):
@@ -167,19 +165,6 @@ class Candidate(_Written):
     """Its share in what was chosen; 0 where it was left out."""
 
 
-class Rung(_Written):
-    """What held-out rows reached at one threshold."""
-
-    share: float
-    """Of requests that go to the strong model."""
-    threshold: float
-    """Of the predicted gain, from which on they do."""
-    quality: float
-    """Share of right answers."""
-    apart: float
-    """Share of rows that go to the strong model and that one of both models alone is right on."""
-
-
 class Origin(_Written):
     """Where a router comes from."""
 
@@ -215,8 +200,6 @@ class Router(_Written):
     """What the threshold was chosen for, in words."""
     threshold: float
     """A request goes to the strong model where the predicted gain is at least this."""
-    ladder: tuple[Rung, ...]
-    """Other thresholds, from all requests weak to all strong."""
     candidates: tuple[Candidate, ...]
     origin: Origin
     parts: tuple[Weighted, ...]
@@ -312,59 +295,14 @@ class Router(_Written):
         told = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
         return f"missing, so done without: {told}" if told else None
 
-    def at_share(self, share: float) -> Self:
-        """The same router, with about a share of requests going to the strong model.
-
-        Args:
-            share: From 0 to 1, among requests like those that it was fitted on.
-
-        Raises:
-            InputError: it is not from 0 to 1.
-        """
-        if not 0 <= share <= 1:
-            raise InputError(f"a share of requests is from 0 to 1, not {share}")
-        rung = min(self.ladder, key=lambda rung: abs(rung.share - share))
-        return self._moved(rung.threshold, f"{share:.0%} of requests to the strong model")
-
-    def at_quality(self, recovered: float) -> Self:
-        """The same router, with the fewest strong calls shown to recover a part of the quality gap.
-
-        Shares are tested from all strong calls down, each at 95 % confidence, until the first that
-        isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of
-        many that seem to, the lowest would be the luckiest. The rows are those of the
-        cross-validation, so that fresh ones may differ.
-
-        Args:
-            recovered: Part of the gap between the two models, from 0 to 1.
-
-        Raises:
-            InputError: it is not from 0 to 1.
-        """
-        if not 0 <= recovered <= 1:
-            raise InputError(f"a part of the quality gap is from 0 to 1, not {recovered}")
-        weak, *inner, strong = self.ladder
-        found = weak if recovered == 0 else strong
-        for rung in reversed(inner if recovered else ()):
-            # Of each row: its gain where the strong model is asked, less that part of its gain.
-            over = rung.quality - weak.quality - recovered * (strong.quality - weak.quality)
-            left = strong.apart - rung.apart
-            variance = rung.apart * (1 - recovered) ** 2 + left * recovered**2 - over**2
-            if over < _Z * sqrt(max(0.0, variance) / self.origin.rows):
-                break
-            found = rung
-        target = f"{recovered:.0%} of the quality gap recovered, by {found.share:.0%} strong calls"
-        return self._moved(found.threshold, target)
-
     def at_threshold(self, gain: float) -> Self:
         """The same router, asking the strong model where it gains at least so much.
 
         With a value of a right answer and a price of a strong call in the same money, the gain
         that pays is the price divided by the value.
         """
-        return self._moved(gain, f"a predicted gain of at least {gain:g}")
-
-    def _moved(self, threshold: float, target: str) -> Self:
-        return self.model_copy(update={"threshold": threshold, "target": target})
+        target = f"a predicted gain of at least {gain:g}"
+        return self.model_copy(update={"threshold": gain, "target": target})
 
     def _check(self, cases: Sequence[Case]) -> None:
         if self.kind == "cascade":
@@ -388,7 +326,7 @@ def _lines(written: Mapping[str, Any]) -> str:
     """Write JSON that a person can read: a line for each member, and for each item of a list."""
     members: list[str] = []
     for name, value in written.items():
-        if name in ("ladder", "candidates", "parts"):
+        if name in ("candidates", "parts"):
             inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
             members.append(f"{json.dumps(name)}: [\n  {inner}\n ]")
         else:

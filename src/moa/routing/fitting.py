@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from math import sqrt
 from statistics import NormalDist, fmean
 from typing import Any, NamedTuple
 
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import InputError, MissingDependency
+from moa.errors import ConfigError, InputError, MissingDependency
 from moa.routing import (
     Candidate,
     Grams,
@@ -29,7 +30,6 @@ from moa.routing import (
     Origin,
     Part,
     Router,
-    Rung,
     Tree,
     Trees,
     Weighted,
@@ -43,11 +43,13 @@ LEAST_ROWS = 40
 LEAST_GAINS = 8
 """As many rows must have the strong model alone right, and as many must not."""
 RECOVERED = 0.8
-"""Part of the quality gap that the threshold of a new router is chosen for."""
+"""Part of the quality gap that the threshold is chosen for where nothing else is said."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
 """How hard weights are drawn towards equal ones; share of the sum below which one is none."""
-_RUNGS = 100
+_SHARES = 100
+"""Shares of strong calls that are looked at for a part of the quality gap."""
+_Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
 """A field groups rows where its values stand in at least so many of them, on average."""
 NEVER = 2.0
@@ -106,25 +108,32 @@ Fitter = Callable[[Table, Truth], Part]
 def fit_router(
     recorded: Sequence[Recorded],
     *,
+    share: float | None = None,
+    quality: float | None = None,
     fields: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Router:
     """Fit a router, or a cascade where the rows have the weak model's reply.
 
-    Its threshold is one that is shown to recover 80 % of the quality gap on held-out rows; see
-    `Router.at_share` and `Router.at_quality` for others.
+    Its threshold is chosen on held-out rows; `Router.at_threshold` sets another.
 
     Args:
         recorded: Rows in any order. Rows with the same prompt are held out together.
+        share: Share of requests, from 0 to 1, that go to the strong model.
+        quality: Part of the quality gap, from 0 to 1, that is recovered; see `threshold_for`.
+            Without either it is 0.8.
         fields: Fields of cases to group by; `None` takes those whose values come often enough.
         progress: Told how far it is.
 
     Raises:
+        ConfigError: `share` and `quality` are both given, or not from 0 to 1.
         InputError: there are too few rows, only some have a reply, or there is nothing to learn:
             the strong model is no better, or right on the very same rows, or nothing tells where
             it gains.
         MissingDependency: scikit-learn is not installed.
     """
+    if share is not None and quality is not None:
+        raise ConfigError("give a share or a quality, not both: each chooses the threshold")
     _sklearn("base")  # before anything else, so that it is known what is missing
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
@@ -132,20 +141,21 @@ def fit_router(
     trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
     compared = _compared(trial, weights)
+    held_out = trial.blend(weights)[0]
+    threshold, target = threshold_for(held_out, trial.truth, share=share, quality=quality)
     return Router(
         name=kind,
         kind=kind,
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
-        target="",
-        threshold=0.0,
-        ladder=ladder_of(trial.blend(weights)[0], trial.truth),
+        target=target,
+        threshold=threshold,
         candidates=compared,
         origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
             Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
         ),
-    ).at_quality(RECOVERED)
+    )
 
 
 def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
@@ -295,27 +305,61 @@ def _compared(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
 
 
-def ladder_of(scores: Floats, truth: Truth) -> tuple[Rung, ...]:
-    """Thresholds for shares of strong calls, and what held-out rows reach at each.
+def threshold_for(
+    scores: Floats, truth: Truth, *, share: float | None = None, quality: float | None = None
+) -> tuple[float, str]:
+    """Choose the score from which on the strong model is asked.
+
+    For a part of the quality gap it takes the fewest strong calls that are shown to recover it.
+    Shares are tested from all strong calls down, each at 95 % confidence, until the first that
+    isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of many
+    that seem to, the lowest would be the luckiest.
 
     Args:
         scores: Of rows that took no part in fitting what scores them.
         truth: Of the same rows.
+        share: Share of requests that go to the strong model.
+        quality: Part of the quality gap that is recovered, where no share is given.
+
+    Returns:
+        The score, and what it was chosen for, in words.
+
+    Raises:
+        ConfigError: the share, or the part, is not from 0 to 1.
     """
-    line, apart = recovery(scores, *truth), recovery(scores, 0 * truth.gains, abs(truth.gains))
-    inner = [
-        (place / _RUNGS, float(np.quantile(scores, 1 - place / _RUNGS)))
-        for place in range(1, _RUNGS)
-    ]
-    return tuple(
-        Rung(
-            share=share,
-            threshold=round(threshold, 6),
-            quality=round(line.quality_at(share), 4),
-            apart=round(apart.quality_at(share), 4),
-        )
-        for share, threshold in [(0.0, NEVER), *inner, (1.0, -NEVER)]
-    )
+    wanted = quality if quality is not None else RECOVERED
+    if not 0 <= (wanted if share is None else share) <= 1:
+        raise ConfigError(f"a share is from 0 to 1, not {wanted if share is None else share}")
+    if share is not None:
+        return _from(scores, share), f"{share:.0%} of requests to the strong model"
+    fewest = _shown_share(scores, truth, wanted)
+    told = f"{wanted:.0%} of the quality gap recovered, by {fewest:.0%} strong calls"
+    return _from(scores, fewest), told
+
+
+def _from(scores: Floats, share: float) -> float:
+    if share in (0, 1):
+        return -NEVER if share else NEVER
+    return round(float(np.quantile(scores, 1 - share)), _DIGITS)
+
+
+def _shown_share(scores: Floats, truth: Truth, recovered: float) -> float:
+    """Give the fewest strong calls that are shown to recover a part of the gap, as a share."""
+    if not recovered:
+        return 0.0
+    found, gains = 1.0, truth.gains
+    line, apart = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
+    for place in reversed(range(1, _SHARES)):
+        share = place / _SHARES
+        # Of each row: its gain where the strong model is asked, less that part of its gain.
+        over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
+        here = apart.quality_at(share)
+        left = apart.strong - here
+        variance = here * (1 - recovered) ** 2 + left * recovered**2 - over**2
+        if over < _Z * sqrt(max(0.0, variance) / len(scores)):
+            break
+        found = share
+    return found
 
 
 def _origin(
