@@ -173,6 +173,11 @@ class Predicate(_Typed):
         return self._read(self.picked)
 
     @property
+    def said(self) -> str:
+        """`yes` or `no`; raises as `value` does."""
+        return "yes" if self.value else "no"
+
+    @property
     def probability(self) -> float | None:
         """Probability of yes; `None` where the model wrote its answer."""
         return self.probabilities.get("yes")
@@ -207,6 +212,11 @@ class Choice(_Typed, Generic[L]):
         if self.status != "answered":
             raise self._unanswered()
         return self.picked
+
+    @property
+    def said(self) -> str:
+        """Name of the label, "none of these" among them; raises as `label` does."""
+        return NONE_OF_THESE if self.label is None else _name(self.label)
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -248,6 +258,11 @@ class Score(_Typed):
             Unanswered: the question was refused or left out.
         """
         return self._read(self.picked)
+
+    @property
+    def said(self) -> str:
+        """The most probable level; raises as `level` does."""
+        return self.level
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -333,6 +348,24 @@ def fill(model: type[M], answers: Sequence[Answer]) -> M:
         kind: Any = model.model_fields[answer.question.name].annotation
         typed[answer.question.name] = kind.of(answer)
     return model(**typed)
+
+
+def answers_in(output: object, path: str = "") -> dict[str, Predicate | Choice[Any] | Score]:
+    """Find the typed answers in an output, however deep, by the path of their field.
+
+    What is in a model of a field has its name in front, such as `decisions.spam`; an output that is
+    an answer itself has the path that is given.
+    """
+    if isinstance(output, Predicate | Choice | Score):
+        return {path: cast("Predicate | Choice[Any] | Score", output)}
+    names = type(output).model_fields if isinstance(output, BaseModel) else ()
+    return {
+        at: answer
+        for name in names
+        for at, answer in answers_in(
+            getattr(output, name), f"{path}.{name}" if path else name
+        ).items()
+    }
 
 
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:

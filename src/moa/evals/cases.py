@@ -14,11 +14,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from moa._files import Existing, LineFile
 from moa.batch import Item, faults_of, map_rows
-from moa.calibration.acceptance import confidence_of, decisions_in, text_of
+from moa.calibration.acceptance import confidence_of, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
 from moa.node import Node
-from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.questions import answers_in
 from moa.rows import Format, typed
 from moa.usage import Usage
 
@@ -188,30 +188,23 @@ def answer_text(output: object) -> str:
         InputError: there are several decisions in it, so none of them is the label.
         Unanswered: the model refused.
     """
-    if isinstance(output, Choice):
-        label = cast("Choice[object]", output).label
-        return NONE_OF_THESE if label is None else str(getattr(label, "value", label))
-    if isinstance(output, Predicate):
-        return "yes" if output.value else "no"
-    if isinstance(output, Score):
-        return output.level
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"
-    decided = decisions_in(output)
-    if len(decided) > 1:
+    answers = list(answers_in(output).values())
+    if len(answers) > 1:
         raise InputError(
-            f"{type(output).__name__} holds {len(decided)} decisions: compare them one at a time"
+            f"{type(output).__name__} holds {len(answers)} decisions: compare them one at a time"
         )
-    return answer_text(decided[0]) if decided else text_of(output)
+    return answers[0].said if answers else text_of(output)
 
 
 def _probabilities(output: object) -> dict[str, float]:
     found = getattr(output, "probabilities", None)
     if isinstance(found, Mapping):
         return dict(cast("Mapping[str, float]", found))
-    decided = decisions_in(output)
-    return _probabilities(decided[0]) if len(decided) == 1 else {}
+    answers = list(answers_in(output).values())
+    return dict(answers[0].probabilities) if len(answers) == 1 else {}
 
 
 class Cache:

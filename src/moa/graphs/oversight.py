@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from moa.calibration.drift import Drift, Value
 from moa.calibration.verifiers import answer_of
 from moa.context import RunContext
 from moa.graphs.keeping import keep, read_kept
-from moa.questions import Choice, Predicate, Score
+from moa.questions import answers_in
 
 
 class _Kept(BaseModel):
@@ -179,8 +179,6 @@ def same_answer(first: Any, second: Any) -> bool:
 
 def questions_in(output: object) -> tuple[str, ...]:
     """Name the fields of a model that is made of typed answers alone; empty for any other."""
-    if not isinstance(output, BaseModel) or isinstance(output, Predicate | Choice | Score):
-        return ()
-    names = tuple(type(output).model_fields)
-    answers = (cast("object", getattr(output, name)) for name in names)
-    return names if all(isinstance(a, Predicate | Choice | Score) for a in answers) else ()
+    names = tuple(answers_in(output))
+    made_of = isinstance(output, BaseModel) and names == tuple(type(output).model_fields)
+    return names if made_of else ()
