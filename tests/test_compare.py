@@ -317,7 +317,7 @@ def test_rows_without_labels_are_refused_by_the_command(
 ) -> None:
     (folder / "plain.jsonl").write_text('{"text": "x"}\n')
     assert moa("compare", "plain.jsonl", "--designs", "mine.py:good") == 2
-    assert "plain.jsonl: row 1 has 'text'" in capsys.readouterr().err
+    assert "plain.jsonl, line 1: a row to compare on needs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

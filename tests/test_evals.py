@@ -141,7 +141,7 @@ def test_scores_that_are_all_alike_leave_room_for_others() -> None:
 def test_rows_are_cases_of_one_kind() -> None:
     found = cases_of([{"id": 7, "prompt": "2+2", "answer": 4}, {"question": "1+1", "answer": "2"}])
     assert found.kind == "texts"
-    assert [(case.id, case.expected) for case in found.cases] == [("7", "4"), ("2", "2")]
+    assert [(case.request, case.expected) for case in found.cases] == [("2+2", "4"), ("1+1", "2")]
     assert cases_of([{"text": "x", "label": "b"}, {"text": "y", "label": "a"}]).labels == ("a", "b")
 
 
@@ -149,7 +149,8 @@ def test_rows_are_cases_of_one_kind() -> None:
     ("rows", "said"),
     [
         ([], "no rows"),
-        ([{"text": "x"}], "row 1 has 'text'"),
+        ([{"text": "x"}], "row 1: a row to compare on needs a .*has 'text'"),
+        ([{"label": "a"}], "row 1: text: Field required"),
         ([{"text": "x", "label": "a"}, {"text": "y", "reference": "b"}], "compare them apart"),
     ],
 )

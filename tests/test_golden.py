@@ -14,7 +14,7 @@ from moa.evals import compare
 from moa.routing import Router
 from moa.routing.evaluation import evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded, recorded_of
+from moa.routing.recorded import Recorded
 
 GOLDEN = Path(__file__).parent / "golden"
 ROUTING: dict[str, Any] = json.loads((GOLDEN / "routing.json").read_text())
@@ -43,7 +43,7 @@ async def test_a_comparison_has_its_figures_verdicts_and_table() -> None:
 
 def recorded(n: int, kind: str, *, seed: int = 0) -> list[Recorded]:
     made = routing_rows(n, seed=seed, replied=kind == "cascade")
-    return [recorded_of(row, where="") for row in made]
+    return [Recorded.model_validate(row) for row in made]
 
 
 @pytest.mark.parametrize("kind", ["router", "cascade"])

@@ -19,12 +19,13 @@ from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.features import describe
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
-from moa.routing.recorded import Case, Recorded, case_of, recorded_of
+from moa.routing.recorded import Case, Recorded, Request
+from moa.rows import typed
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
     made = rows(n, seed=seed, replied=replied)
-    return [recorded_of(row, where=f"row {i}") for i, row in enumerate(made)]
+    return [Recorded.model_validate(row) for row in made]
 
 
 def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
@@ -70,14 +71,14 @@ def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
 import json, sys
 sys.modules["sklearn"] = sys.modules["scipy"] = None
 from moa.routing import Router
-from moa.routing.recorded import case_of
-rows = map(json.loads, open("rows.jsonl"))
-print(json.dumps(Router.load("router.json").gains([case_of(r, where="") for r in rows]).tolist()))
+from moa.routing.recorded import Request
+cases = [Request.model_validate_json(line).case for line in open("rows.jsonl")]
+print(json.dumps(Router.load("router.json").gains(cases).tolist()))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    expected = cascade.gains([case_of(row, where="") for row in fresh])
+    expected = cascade.gains([Request.model_validate(row).case for row in fresh])
     assert np.allclose(json.loads(done.stdout), expected, atol=0, rtol=0)
 
 
@@ -204,7 +205,7 @@ def test_duplicated_rows_count_once() -> None:
 
 
 def changed(**values: object) -> list[Recorded]:
-    return [recorded_of({**row, **values}, where="") for row in rows(60)]
+    return [Recorded.model_validate({**row, **values}) for row in rows(60)]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
     for _ in range(12):
         told = [
             Recorded(
-                Case(" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9)))),
+                prompt=" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9))),
                 weak_correct=chance.random() < 0.4,
                 strong_correct=chance.random() < 0.8,
             )
@@ -247,9 +248,8 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
 
 def test_swapped_columns_are_thought_of() -> None:
     swapped = [
-        recorded_of(
-            {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]},
-            where="",
+        Recorded.model_validate(
+            {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]}
         )
         for row in rows(80)
     ]
@@ -260,27 +260,31 @@ def test_swapped_columns_are_thought_of() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"prompt": None}, "no text in 'prompt'"),
-        ({"prompt": 3}, "no text in 'prompt'"),
-        ({"weak_correct": "perhaps"}, "'weak_correct' is true or false"),
-        ({"weak_correct": 0.5}, "not 0.5"),
-        ({"strong_correct": None}, "not None"),
-        ({"strong_correct": [1]}, "true or false"),
+        ({"prompt": None}, "prompt: Input should be a valid string"),
+        ({"prompt": 3}, "prompt: Input should be a valid string"),
+        ({"weak_correct": "perhaps"}, "weak_correct: Input should be a valid boolean"),
+        ({"weak_correct": 0.5}, "weak_correct: Input should be a valid boolean"),
+        ({"strong_correct": None}, "strong_correct: Input should be a valid boolean"),
     ],
 )
-def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=f"log, line 7.*{said}"):
-        recorded_of({**rows(1)[0], **change}, where="log, line 7")
+def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(map(json.dumps, [*rows(6), {**rows(1)[0], **change}])))
+    with pytest.raises(ConfigError, match=f"log.jsonl, line 7: {said}"):
+        list(typed(log, Recorded))
 
 
-def test_a_missing_column_is_named_with_those_that_are_there() -> None:
-    with pytest.raises(InputError, match=r"'strong_correct' is missing.*'prompt'"):
-        recorded_of({"prompt": "…", "weak_correct": 1}, where="x")
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"prompt": "…", "weak_correct": 1}')
+    said = "strong_correct: Field required. The row has 'prompt', 'weak_correct'"
+    with pytest.raises(ConfigError, match=said):
+        list(typed(log, Recorded))
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1"])
 def test_true_is_written_in_several_ways(value: object) -> None:
-    assert recorded_of({**rows(1)[0], "weak_correct": value}, where="").weak_correct is True
+    assert Recorded.model_validate({**rows(1)[0], "weak_correct": value}).weak_correct is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])

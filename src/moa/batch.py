@@ -138,11 +138,16 @@ def _validated(adapter: TypeAdapter[object], name: str, value: Value) -> object:
     try:
         return adapter.validate_python({"text": value} if isinstance(value, str) else value)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'row'}: {fault['msg']}"
-            for fault in error.errors(include_url=False, include_input=False)
-        )
-        raise InputError(f"the row is no {name}: {faults}") from error
+        raise InputError(f"the row is no {name}: {faults_of(error)}") from error
+
+
+def faults_of(error: ValidationError) -> str:
+    """Say what pydantic found wrong, in one line: each field and its fault."""
+    faults = (
+        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
+        for fault in error.errors(include_url=False, include_input=False)
+    )
+    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
 
 
 class Mapped(Generic[In_contra, Out_co]):

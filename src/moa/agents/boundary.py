@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.batch import Mapped
+from moa.batch import Mapped, faults_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
@@ -227,10 +227,4 @@ def no_endpoint(given: object) -> str:
 
 def said(error: Exception) -> str:
     """What was wrong, in one line: of pydantic's errors, each field and its fault."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = (
-        (".".join(str(part) for part in fault["loc"]), fault["msg"])
-        for fault in error.errors(include_url=False, include_input=False)
-    )
-    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+    return faults_of(error) if isinstance(error, ValidationError) else str(error)

@@ -61,11 +61,12 @@ def fit(
         moa route fit log.jsonl --out router.json --share 0.3      30 % to the strong model
         moa route fit log.jsonl --out router.json --quality 0.95
     """
+    from moa import rows
     from moa.routing.fitting import fit_router
-    from moa.routing.recorded import read_recorded
+    from moa.routing.recorded import Recorded
 
     screen.check_target("--out", out)
-    recorded = read_recorded(data, format=format)
+    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
     with screen.progress() as progress:
         router = fit_router(
             recorded, share=share, quality=quality, progress=partial(progress, "fitting")
@@ -102,7 +103,7 @@ def score(
     """
     from moa import rows
     from moa.routing import Router
-    from moa.routing.recorded import read_requests
+    from moa.routing.recorded import Request
 
     screen.check_target("--out", out)
     with rows.RowFile(
@@ -111,8 +112,8 @@ def score(
         source=None if source == rows.STDIN else source,
     ) as file:
         fitted = Router.load(router)
-        found = read_requests(source, format=format, replied=fitted.kind == "cascade")
-        cases = [case for _, case in found]
+        found = list(rows.typed(source, Request, format=format))
+        cases = [request.case for _, request in found]
         _warn(fitted.missing_fields(cases))
         gains = fitted.gains(cases).tolist()
         by_number = {row.number: gain for (row, _), gain in zip(found, gains, strict=True)}
@@ -148,17 +149,18 @@ def evaluate(
         moa route eval router.json fresh.jsonl
         moa route eval router.json fresh.jsonl --report report.json --plot curve.png
     """
+    from moa import rows
     from moa.evals.plots import check_picture, plot_routing
     from moa.routing import Router
     from moa.routing.evaluation import evaluate_router
-    from moa.routing.recorded import read_recorded
+    from moa.routing.recorded import Recorded
 
     screen.check_target("--report", report)
     screen.check_target("--plot", plot)
     if plot is not None:
         check_picture(plot)
     fitted = Router.load(router)
-    recorded = read_recorded(data, format=format, replied=fitted.kind == "cascade")
+    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
     found = evaluate_router(fitted, recorded)
     _warn(fitted.missing_fields([row.case for row in recorded]))
     values = found.model_dump(mode="json")
