@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal", "_nvidia"},
-    {"usage", "energy", "_files", "_async", "_text"},
+    {"usage", "energy", "_files", "_async", "_text", "_frames"},
     {"trace"},
     {"context"},
     {"journal"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import console
@@ -11,7 +13,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
 STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -38,7 +40,7 @@ class Console(console.Console):  # noqa: TID251
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else plain(text), style, control)
 
-    def bars(self) -> Progress:
+    def bars(self) -> Bars:
         """Bars of progress, which go when all is done."""
         from rich.progress import (
             BarColumn,
@@ -55,6 +57,57 @@ class Console(console.Console):  # noqa: TID251
             TimeRemainingColumn(),
         )
         return Progress(*columns, console=self, transient=True)
+
+
+Progress = bool | Callable[[int, int | None], None]
+"""Whether a bar shows how far a long work is; or what is called with how many of how many are done.
+How many in all is `None` where nobody knows."""
+
+
+@contextmanager
+def shown(progress: Progress, total: int | None, what: str) -> Generator[Callable[[int], None]]:
+    """Show progress: on standard error, where that is a terminal, or in the cell of a notebook.
+
+    Args:
+        progress: As its type says.
+        total: How many there are in all.
+        what: Stands before the bar.
+    """
+    if not isinstance(progress, bool):
+        yield lambda done: progress(done, total)
+        return
+    console = Console(sys.stderr)
+    if progress and console.is_jupyter:
+        yield _cell(total, what)
+    elif progress and console.is_terminal:
+        with console.bars() as bars:
+            bar = bars.add_task(what, total=total)
+            yield lambda done: bars.update(bar, completed=done)
+    else:
+        yield lambda _: None
+
+
+def _cell(total: int | None, what: str) -> Callable[[int], None]:
+    """Show a bar in a notebook, which needs no widgets."""
+    from html import escape
+    from importlib import import_module
+
+    class Bar:
+        done = 0
+
+        def _repr_html_(self) -> str:
+            at = "" if total is None else f' value="{self.done}" max="{total or 1}"'
+            of = "" if total is None else f" of {total}"
+            return f"{escape(what)} <progress{at}></progress> {self.done}{of}"
+
+    bar: Any = Bar()
+    handle = import_module("IPython.display").display(bar, display_id=True)
+
+    def tell(done: int) -> None:
+        bar.done = done
+        handle.update(bar)
+
+    return tell
 
 
 class PlainStream:
