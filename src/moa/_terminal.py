@@ -13,7 +13,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress
 
 STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -40,7 +40,7 @@ class Console(console.Console):  # noqa: TID251
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else plain(text), style, control)
 
-    def bars(self) -> Bars:
+    def bars(self) -> Progress:
         """Bars of progress, which go when all is done."""
         from rich.progress import (
             BarColumn,
@@ -59,27 +59,18 @@ class Console(console.Console):  # noqa: TID251
         return Progress(*columns, console=self, transient=True)
 
 
-Progress = bool | Callable[[int, int | None], None]
-"""Whether a bar shows how far a long work is; or what is called with how many of how many are done.
-How many in all is `None` where nobody knows."""
-
-
 @contextmanager
-def shown(progress: Progress, total: int | None, what: str) -> Generator[Callable[[int], None]]:
-    """Show progress: on standard error, where that is a terminal, or in the cell of a notebook.
+def shown(total: int | None, what: str) -> Generator[Callable[[int], None]]:
+    """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
 
     Args:
-        progress: As its type says.
-        total: How many there are in all.
+        total: How many there are in all; `None` is unknown.
         what: Stands before the bar.
     """
-    if not isinstance(progress, bool):
-        yield lambda done: progress(done, total)
-        return
     console = Console(sys.stderr)
-    if progress and console.is_jupyter:
+    if console.is_jupyter:
         yield _cell(total, what)
-    elif progress and console.is_terminal:
+    elif console.is_terminal:
         with console.bars() as bars:
             bar = bars.add_task(what, total=total)
             yield lambda done: bars.update(bar, completed=done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -13,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sized,
 )
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from types import UnionType
@@ -23,7 +24,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import beside, cancel, gather
 from moa._frames import Frame, rows_of, widened
-from moa._terminal import Progress, shown
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
@@ -38,6 +38,9 @@ Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
 """What a failure of one input is: an item with an `error`, or the end of all."""
+Progress = bool | Callable[[int, int | None], None]
+"""Whether a bar shows how far a map is; or what is called with how many are done, and of how many,
+which is `None` where nobody knows."""
 Value = str | dict[str, object]
 """A text, or the row's fields."""
 
@@ -259,10 +262,15 @@ class Mapped(Generic[In_contra, Out_co]):
 
     def __repr__(self: Node[Any, Any]) -> str:
         kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
-        takes, gives = (getattr(kind, "__name__", str(kind)) for kind in kinds)
+        takes, gives = (_short(kind) for kind in kinds)
         types = f", {takes} -> {gives}" if all(kinds) else ""
         endpoint: object = getattr(self, "endpoint", None)
         return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+def _short(kind: object) -> str:
+    """Name a type without the modules that its parts are from."""
+    return getattr(kind, "__name__", "") or re.sub(r"[\w.]+\.", "", str(kind))
 
 
 async def _listed(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
@@ -335,10 +343,20 @@ async def map_rows(
         raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
     batch = _Batch(node, _numbered(inputs), context or RunContext(keep_notes=False), on_error)
     total = len(inputs) if isinstance(inputs, Sized) else None
-    with shown(progress, total, node.name) as batch.tell:
+    with _told(progress, total, node.name) as batch.tell:
         async with aclosing(_given(batch, max_concurrency, ordered=ordered)) as items:
             async for item in items:
                 yield item
+
+
+def _told(
+    progress: Progress, total: int | None, what: str
+) -> AbstractContextManager[Callable[[int], None]]:
+    if progress is True:
+        from moa._terminal import shown
+
+        return shown(total, what)
+    return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
 
 
 async def _given(

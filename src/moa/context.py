@@ -116,6 +116,14 @@ class RunContext:
             self._flights: set[Reservation] = set()
             self._waiters: deque[_Waiter] = deque()
 
+    def __repr__(self) -> str:
+        shown = [repr(self.node)] if self.node else []
+        if self.budget is not UNLIMITED:
+            shown.append(f"budget={self.budget!r}")
+        if self.deadline is not None:
+            shown.append(f"{max(0.0, self.deadline - time.monotonic()):.1f} s left")
+        return f"RunContext({', '.join([*shown, f'spent: {self.usage.line()}'])})"
+
     def nested(
         self, node: str = "", *, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> RunContext:

@@ -35,7 +35,7 @@ ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed")
 T = TypeVar("T")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class _Double(Closing):
     """What the doubles share: reserve, wait, answer, settle."""
 
@@ -123,7 +123,7 @@ class _Double(Closing):
         return Completion(text=text, endpoint=self.name, model=self.model, amount=amount)
 
 
-@dataclass
+@dataclass(repr=False)
 class ScriptedEndpoint(_Double):
     """Answers from a script, in order, and remembers what it was asked.
 
@@ -146,7 +146,7 @@ class ScriptedEndpoint(_Double):
         assert not self._left, f"{self.name}: {len(self._left)} steps were never asked for"
 
 
-@dataclass
+@dataclass(repr=False)
 class SimulatedEndpoint(_Double):
     """Answers by a rule, as often as it is asked.
 

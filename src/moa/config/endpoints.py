@@ -70,6 +70,10 @@ class Endpoints(Closing):
         self._stood_in = False
         self._built: dict[str, Endpoint] = {}
 
+    def __repr__(self) -> str:
+        known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
+        return f"Endpoints({', '.join(known)})"
+
     @property
     def slm(self) -> Endpoint:
         """The default small model: as configured, else the embedded one.

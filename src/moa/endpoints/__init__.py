@@ -249,6 +249,11 @@ class Closing(ABC):
             if name in cls.__dict__:
                 setattr(cls, name, keeping(cls.__dict__[name]))
 
+    def __repr__(self) -> str:
+        about = ((key, getattr(self, key, None)) for key in ("name", "model", "tier", "base_url"))
+        given = (f"{key}={value!r}" for key, value in about if value is not None)
+        return f"{type(self).__name__}({', '.join(given)})"
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections and processes. Closing twice does nothing."""

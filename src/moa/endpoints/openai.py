@@ -115,6 +115,7 @@ class OpenAIEndpoint(Closing):
     ) -> None:
         self.name = name
         self.model = model
+        self.base_url = base_url
         self.tier: Tier = tier
         self.price = price
         self.context_window = context_window

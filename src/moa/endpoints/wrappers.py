@@ -141,6 +141,9 @@ class Wrapping(Asking):
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.endpoint!r})"
+
     @property
     def name(self) -> str:
         """Name of the endpoint that is wrapped."""
@@ -257,6 +260,9 @@ class Fallback(Wrapping):
     def __init__(self, endpoint: Endpoint, *others: Endpoint) -> None:
         super().__init__(endpoint)
         self._endpoints = (endpoint, *others)
+
+    def __repr__(self) -> str:
+        return f"Fallback({', '.join(map(repr, self._endpoints))})"
 
     @property
     def capabilities(self) -> frozenset[Capability]:
