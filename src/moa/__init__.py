@@ -5,6 +5,7 @@ Every public name is loaded at first use, so `import moa` is quick and opens not
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.usage import Budget, Price
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "Agent": "agents",

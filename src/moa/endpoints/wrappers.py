@@ -234,7 +234,7 @@ class Retried(Wrapping):
                 if pause_s is None or attempt >= self._attempts:
                     raise
                 text = f"after {pause_s:.1f} s: {error}"
-            context.note("retried", text, endpoint=self.name)
+                context.note("retried", text, endpoint=self.name, error=error)
             await asyncio.sleep(pause_s)
             wait_s *= 2
         raise AssertionError("counting does not end")
@@ -276,7 +276,8 @@ class Fallback(Wrapping):
             try:
                 return await send(one)
             except EndpointError as error:
-                context.note("fell back", f"to {following.name}: {error}", endpoint=one.name)
+                text = f"to {following.name}: {error}"
+                context.note("fell back", text, endpoint=one.name, error=error)
         return await send(last)
 
     async def close(self) -> None:
@@ -591,7 +592,7 @@ class WaitForReady(Within, Wrapping):
         waited_s = time.monotonic() - start
         if waited_s >= self._poll_s:
             text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
-            context.note("retried", text, endpoint=self.name)
+            context.note("retried", text, endpoint=self.name, error=error)
 
 
 def _lasts(completion: Completion, prompt: Prompt) -> bool:
