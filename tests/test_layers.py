@@ -20,7 +20,7 @@ LAYERS = [
     {"batch"},
     {"rows"},
     {"endpoints"},
-    {"testing"},
+    {"testing", "pytest_plugin"},
     {"decisions"},
     {"calibration"},
     {"agents"},

@@ -518,6 +518,12 @@ _within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
 """The calls that the running code is within: none of them settles before it goes on."""
 
 
+def open_call() -> Part | None:
+    """Say who asks whom in the call that the running code is within; `None`: it is in none."""
+    around = _open_around()
+    return around[-1].part if around else None
+
+
 def _open_around() -> tuple[Reservation, ...]:
     return tuple(call for call in _within.get() if not call.settled)
 
