@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
@@ -110,6 +111,7 @@ _HOMES = {
     "Write": "graphs.write",
     "choice": "questions",
     "choose": "advisor.choice",
+    "endpoint": "endpoints.named",
     "predicate": "questions",
     "score": "questions",
 }
@@ -166,6 +168,7 @@ __all__ = [
     "Write",
     "choice",
     "choose",
+    "endpoint",
     "predicate",
     "score",
 ]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from moa.batch import Mapped
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
+from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
 from moa.journal import explained
 from moa.node import Result, finish
@@ -23,7 +24,6 @@ from moa.usage import UNLIMITED, Budget, Tier
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out", bound=BaseModel)
-E = TypeVar("E", bound=Endpoint)
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
@@ -195,12 +195,14 @@ async def beside_the_loop(work: Callable[[], T], context: RunContext) -> T:
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
 
 
-def require(endpoint: E, capability: Capability, *, agent: str) -> E:
-    """Give `endpoint` back if it can do what an agent needs of it.
+def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> Endpoint:
+    """Make an endpoint of what is given as one, if it can do what an agent needs of it.
 
     Raises:
         CapabilityError: it can't.
+        ConfigError: a string names no endpoint; see `moa.endpoint`.
     """
+    endpoint = as_endpoint(endpoint)
     if capability in endpoint.capabilities:
         return endpoint
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
