@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.langchain import LangChainEndpoint
     from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
@@ -81,6 +82,7 @@ _HOMES = {
     "Generator": "agents.generator",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
+    "LangChainEndpoint": "endpoints.langchain",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
@@ -138,6 +140,7 @@ __all__ = [
     "Generator",
     "Graph",
     "Guarded",
+    "LangChainEndpoint",
     "Mixture",
     "MoaError",
     "Monitor",
