@@ -100,6 +100,11 @@ class EndpointConfig(BaseModel):
     priority: int = 0
     """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
     `moa up` does where `vllm.priority` is set."""
+    cache: str | None = Field(default=None, min_length=1)
+    """Where answers are kept, so that none is paid for twice: `memory`, or a file, from the folder
+    of the configuration on; `None`: nowhere."""
+    fallback: str | None = None
+    """Name of the endpoint that is asked where this one fails, or `embedded`."""
 
     @property
     def known_as(self) -> str:
@@ -319,6 +324,7 @@ def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Conf
         if file and not named:
             _check_variable(endpoint, f"{where}: [endpoints.{name}]")
     _check_ports(config, where)
+    _check_fallbacks(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
         if name is not None and name != EMBEDDED and name not in config.endpoints:
             known = [*config.endpoints, EMBEDDED]
@@ -461,6 +467,21 @@ def _check_ports(config: Config, where: str) -> None:
                     f"take port {port}: give one of them another port"
                 )
             taken[port] = name
+
+
+def _check_fallbacks(config: Config, where: str) -> None:
+    known = [*config.endpoints, EMBEDDED]
+    for name in config.endpoints:
+        passed, following = [name], config.endpoints[name].fallback
+        while following is not None:
+            place = f"{where}: [endpoints.{passed[-1]}] fallback = {following!r}"
+            if following not in known:
+                raise ConfigError(f"{place} is no endpoint{nearest(following, known)}")
+            if following in passed:
+                raise ConfigError(f"{place} leads back to where it began: name another, or none")
+            passed.append(following)
+            entry = config.endpoints.get(following)
+            following = entry.fallback if entry else None
 
 
 def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:

@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from itertools import count
+from pathlib import Path
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
 from moa.endpoints import (
+    COMPLETION,
+    EMBEDDINGS,
     Capability,
     Closing,
     Completion,
@@ -27,7 +30,9 @@ from moa.endpoints import (
     Prompt,
     close_all,
     closed_after,
+    decision_form,
 )
+from moa.endpoints.kept import AnswerFile
 from moa.energy import Meter
 from moa.errors import (
     ConfigError,
@@ -37,6 +42,7 @@ from moa.errors import (
     MoaError,
     OutputError,
 )
+from moa.journal import Form
 from moa.questions import Question
 from moa.usage import NOTHING, Amount, Price, Tier
 
@@ -286,7 +292,7 @@ class Fallback(Wrapping):
 
 
 class Cached(Wrapping):
-    """Keeps answers in memory, the least recently used ones going first.
+    """Keeps answers in memory, the least recently used ones going first, and in a file for good.
 
     A hit costs nothing and says so in the trace. The key is the whole request and the model. A
     prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
@@ -295,14 +301,20 @@ class Cached(Wrapping):
 
     Args:
         endpoint: What is asked.
-        size: Maximum answers to keep.
+        size: Maximum answers to keep in memory.
+        file: Where they are kept for later processes too, which read them where the endpoint's
+            name and model are the same; `None`: nowhere. See `AnswerFile`, whose `StoreError` each
+            call raises.
     """
 
-    def __init__(self, endpoint: Endpoint, *, size: int = 4096) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, size: int = 4096, file: str | Path | None = None
+    ) -> None:
         if size < 1:
             raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
         super().__init__(endpoint)
         self._size = size
+        self._file = None if file is None else AnswerFile(Path(file))
         self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
         """Requests that are under way, for others that want the same."""
@@ -316,23 +328,25 @@ class Cached(Wrapping):
         def ask() -> Awaitable[Completion]:
             return self.endpoint.complete(prompt, context)
 
-        return await self._once(key, ask, context, lasts=lambda answer: _lasts(answer, prompt))
+        return await self._once(
+            key, COMPLETION, ask, context, lasts=lambda answer: _lasts(answer, prompt)
+        )
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`; a text that was kept comes in one piece."""
         key = self._key("complete", asdict(prompt))
-        kept = None if prompt.temperature else self._kept.get(key)
+        kept = None if prompt.temperature else self._found(key, COMPLETION)
         if kept is not None:
-            completion = self._hit(key, cast("Completion", kept), context)
+            completion = self._hit(key, kept, context)
             yield completion.text
             yield completion
             return
         async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not prompt.temperature:
-                    self._keep(key, piece, lasts=_lasts(piece, prompt))
+                    self._keep(key, COMPLETION, piece, lasts=_lasts(piece, prompt))
                 yield piece
 
     async def decide(
@@ -355,7 +369,7 @@ class Cached(Wrapping):
         def ask() -> Awaitable[Decision]:
             return self.endpoint.decide(text, questions, context, examples=examples)
 
-        decision = await self._once(key, ask, context)
+        decision = await self._once(key, decision_form(questions), ask, context)
         pairs = zip(decision.answers, questions, strict=True)
         answers = tuple(replace(answer, question=question) for answer, question in pairs)
         return replace(decision, answers=answers)
@@ -363,14 +377,25 @@ class Cached(Wrapping):
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
         key = self._key("embed", list(texts))
-        return await self._once(key, lambda: self.endpoint.embed(texts, context), context)
+
+        def ask() -> Awaitable[Embeddings]:
+            return self.endpoint.embed(texts, context)
+
+        return await self._once(key, EMBEDDINGS, ask, context)
+
+    async def close(self) -> None:
+        """Close what is wrapped, and the file."""
+        if self._file is not None:
+            self._file.close()
+        await self.endpoint.close()
 
     def _key(self, kind: str, request: object) -> str:
-        return json.dumps([kind, self.model, request], sort_keys=True, default=repr)
+        return json.dumps([kind, self.name, self.model, request], sort_keys=True, default=repr)
 
     async def _once(
         self,
         key: str,
+        form: Form[Answered],
         ask: Callable[[], Awaitable[Answered]],
         context: RunContext,
         *,
@@ -379,12 +404,12 @@ class Cached(Wrapping):
         """Give what was kept, or what somebody else has asked for already, or else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            kept = self._kept.get(key)
+            kept = self._found(key, form)
             if kept is not None:
-                return self._hit(key, cast("Answered", kept), context)
+                return self._hit(key, kept, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
-                return await self._fly(key, ask, lasts)
+                return await self._fly(key, form, ask, lasts)
             landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
             if not landed:
                 raise DeadlineExceeded(
@@ -395,12 +420,16 @@ class Cached(Wrapping):
                 return self._told(cast("Answered", flight.result()), context)
 
     async def _fly(
-        self, key: str, ask: Callable[[], Awaitable[Answered]], lasts: Callable[[Answered], bool]
+        self,
+        key: str,
+        form: Form[Answered],
+        ask: Callable[[], Awaitable[Answered]],
+        lasts: Callable[[Answered], bool],
     ) -> Answered:
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
-            self._keep(key, answer, lasts=lasts(answer))
+            self._keep(key, form, answer, lasts=lasts(answer))
             flight.set_result(answer)
         except (EndpointError, OutputError) as error:
             flight.set_exception(error)
@@ -412,9 +441,28 @@ class Cached(Wrapping):
                 del self._flights[key]
         return answer
 
-    def _keep(self, key: str, answer: Completion | Decision | Embeddings, *, lasts: bool) -> None:
+    def _found(self, key: str, form: Form[Answered]) -> Answered | None:
+        kept = self._kept.get(key)
+        if kept is not None or self._file is None:
+            return cast("Answered | None", kept)
+        written = self._file.get(key)
+        if written is None:
+            return None
+        try:
+            answer = form.load(written)
+        except ValueError:  # written by another version
+            return None
+        self._remember(key, answer)
+        return answer
+
+    def _keep(self, key: str, form: Form[Answered], answer: Answered, *, lasts: bool) -> None:
         if not lasts:
             return
+        self._remember(key, answer)
+        if self._file is not None:
+            self._file.put(key, form.dump(answer))
+
+    def _remember(self, key: str, answer: Completion | Decision | Embeddings) -> None:
         self._kept[key] = answer
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
