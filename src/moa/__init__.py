@@ -5,6 +5,7 @@ Every public name is loaded at first use, so `import moa` is quick and opens not
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.langchain import LangChainEndpoint
+    from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.usage import Budget, Price
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 _HOMES = {
     "Agent": "agents",
     "BestOfN": "graphs.best_of_n",
@@ -78,6 +83,7 @@ _HOMES = {
     "Generator": "agents.generator",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
+    "LangChainEndpoint": "endpoints.langchain",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
@@ -108,6 +114,7 @@ _HOMES = {
     "Write": "graphs.write",
     "choice": "questions",
     "choose": "advisor.choice",
+    "endpoint": "endpoints.named",
     "predicate": "questions",
     "score": "questions",
 }
@@ -135,6 +142,7 @@ __all__ = [
     "Generator",
     "Graph",
     "Guarded",
+    "LangChainEndpoint",
     "Mixture",
     "MoaError",
     "Monitor",
@@ -165,6 +173,7 @@ __all__ = [
     "Write",
     "choice",
     "choose",
+    "endpoint",
     "predicate",
     "score",
 ]

@@ -1,11 +1,18 @@
-"""Calls side by side: one failure is raised, the rest is cancelled; and who waits for whom."""
+"""Calls side by side: one failure is raised, the rest is cancelled; and who waits for whom.
+
+And calls from where nothing is awaited: they share an event loop in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
+
+from moa.errors import ConfigError
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -63,3 +70,57 @@ async def map_async(
 
     await gather(work() for _ in range(max_concurrency))
     return [found[place] for place in sorted(found)]
+
+
+class _Loop(threading.Thread):
+    """An event loop in a thread, until the process ends."""
+
+    def __init__(self) -> None:
+        super().__init__(name="moa", daemon=True)
+        self._ready = threading.Event()
+        self.start()
+        self._ready.wait()
+
+    def run(self) -> None:
+        """Run the loop."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self._ready.set()
+        await self._over.wait()
+
+    def end(self) -> None:
+        """End it, and close what is open in it."""
+        if self.is_alive():
+            self.loop.call_soon_threadsafe(self._over.set)
+            self.join(timeout=_LONGEST_END_S)
+
+
+_LONGEST_END_S = 5.0
+_lock = threading.Lock()
+_started: list[_Loop] = []
+
+
+def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do something asynchronous in the loop of a thread of its own, and wait for it here.
+
+    Raises:
+        ConfigError: it is called in that loop, which would wait for itself.
+        Exception: whatever `work` raises.
+    """
+    with _lock:
+        if not _started or not _started[-1].is_alive():  # a forked process has no threads
+            _started.append(_Loop())
+            atexit.register(_started[-1].end)
+        loop = _started[-1].loop
+    if asyncio.events._get_running_loop() is loop:
+        raise ConfigError(
+            "run_sync, or map_sync, is called by what one awaits: use `await node.run(…)`"
+        )
+    future = asyncio.run_coroutine_threadsafe(work(), loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # such as by Ctrl-C
+        raise

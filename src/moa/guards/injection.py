@@ -159,7 +159,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         threshold: Probability from which on a text is stopped.
         rules: Whether the rules are asked first.
         examples: Texts, and whether they are injections, shown to a model whose label
-            probabilities are read.
+            probabilities are read; `None`: those that ship, with the shipped criterion.
         limits: See `Limits`.
 
     Raises:
@@ -174,7 +174,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         criterion: str = CRITERION,
         threshold: float = 0.5,
         rules: bool = True,
-        examples: Sequence[tuple[str, bool]] = EXAMPLES,
+        examples: Sequence[tuple[str, bool]] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
