@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa import Classifier, EmbeddedEndpoint, Generator, Reply
+from pydantic import BaseModel
+
+from moa import Agent, Classifier, EmbeddedEndpoint, Reply
 from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -72,10 +74,8 @@ class Named:
 def designs_of(model: Endpoint) -> dict[str, Node[Any, Any]]:
     """Give the designs by name; each has six calls a text."""
 
-    def writer(name: str, say: str = SAY) -> Generator[Reply]:
-        return Generator(
-            model, say, name=name, max_tokens=TOKENS, temperature=TEMPERATURE, repairs=0
-        )
+    def writer(name: str, say: str = SAY) -> Agent[str | BaseModel, Reply]:
+        return Agent(model, say, name=name, max_tokens=TOKENS, temperature=TEMPERATURE, repairs=0)
 
     key = label_of(LABELS)
     proposer = Proposer(model, SAY, max_tokens=TOKENS, temperature=TEMPERATURE, repairs=0)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from moa import Generator, Reply
+from pydantic import BaseModel
+
+from moa import Agent, Reply
 from moa.agents.proposer import Proposer
 from moa.evals import compare
 from moa.evals.report import Comparison
@@ -127,8 +129,8 @@ def designs_of(small: Sequence[Model], large: Model) -> dict[str, Node[Any, Any]
     """Give the designs by name, all within six calls of small models."""
     best = small[0].endpoint()
 
-    def writer(model: Model, tier: Tier = "slm") -> Generator[Reply]:
-        return Generator(model.endpoint(tier), "Solve it.", name=model.name, temperature=0.7)
+    def writer(model: Model, tier: Tier = "slm") -> Agent[str | BaseModel, Reply]:
+        return Agent(model.endpoint(tier), "Solve it.", name=model.name, temperature=0.7)
 
     return {
         "one call": writer(small[0]),

@@ -39,7 +39,7 @@ MODELS = {"W1": ("slm-20", "llm-300"), "W3": ("slm-0", "llm-0")}
 def moa_peer(url: str) -> dict[str, Item]:
     from pydantic import SecretStr
 
-    from moa import Generator, Graph, Text
+    from moa import Agent, Graph, Text
     from moa.endpoints.openai import OpenAIEndpoint
 
     def endpoint(model: str) -> OpenAIEndpoint:
@@ -50,19 +50,19 @@ def moa_peer(url: str) -> dict[str, Item]:
     def item(small: str, large: str) -> Item:
         slm, llm = endpoint(small), endpoint(large)
         g = Graph("w1", Text)
-        clean = g.add(Generator(slm, CLEAN, name="clean"), g.input)
-        asked = [g.add(Generator(slm, ask, name=f"ask_{i}"), clean) for i, ask in enumerate(ASK)]
+        clean = g.add(Agent(slm, CLEAN, name="clean"), g.input)
+        asked = [g.add(Agent(slm, ask, name=f"ask_{i}"), clean) for i, ask in enumerate(ASK)]
         brief = g.join(lambda a, b, c: f"{a}\n{b}\n{c}", *asked)
-        graph = g.build(g.add(Generator(llm, WRITE, name="write"), brief))
+        graph = g.build(g.add(Agent(llm, WRITE, name="write"), brief))
         return lambda: graph.run(Text(text=TEXT))
 
     def unbalanced() -> Item:
         short, long = endpoint("slm-50"), endpoint("llm-200")
         g = Graph("unbalanced", Text)
-        one = g.add(Generator(long, CLEAN, name="one"), g.input)
-        two = g.add(Generator(short, CLEAN, name="two"), g.input)
-        three = g.add(Generator(short, CLEAN, name="three"), two)
-        four = g.add(Generator(long, CLEAN, name="four"), three)
+        one = g.add(Agent(long, CLEAN, name="one"), g.input)
+        two = g.add(Agent(short, CLEAN, name="two"), g.input)
+        three = g.add(Agent(short, CLEAN, name="three"), two)
+        four = g.add(Agent(long, CLEAN, name="four"), three)
         graph = g.build(g.join(lambda a, b: f"{a}\n{b}", one, four))
         return lambda: graph.run(Text(text=TEXT))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from moa import Classifier, Extractor, Generator
+from moa import Agent, Classifier, Extractor
 from moa._async import map_async
 from moa.config import EMBEDDED
 from moa.context import RunContext
@@ -135,7 +135,7 @@ def _problem(name: str, graph: Callable[[Models], Any]) -> Recipe:
 async def _two_prompts(models: Models) -> Run:
     """The model under two prompts, since `choose_best` has the large one alone here."""
     writers = [
-        Generator(models.llm, say, name=name, temperature=0.7)
+        Agent(models.llm, say, name=name, temperature=0.7)
         for name, say in (("steps", _STEPS), ("equations", _EQUATION))
     ]
     return reads(ChooseBest(nodes=writers, key=last_number), "question")

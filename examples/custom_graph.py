@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import BaseModel
 
 from moa import (
+    Agent,
     Choice,
     Decider,
     Endpoints,
-    Generator,
     Graph,
     Node,
     Predicate,
@@ -50,7 +50,7 @@ async def thanks(reading: Reading) -> Reply:
 def graph(endpoints: Endpoints) -> Node[Review, Reply]:
     """Declare the graph; the small model decides whether the large one is needed."""
     read = Decider(endpoints.slm, Reading, name="read")
-    apologise = Generator(
+    apologise = Agent(
         endpoints.llm,
         "Write a short, friendly answer to this unhappy review of our backpacks.",
         name="apologise",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa import Budget, Classifier, Decider, Filter, Generator, RunContext
+from moa import Agent, Budget, Classifier, Decider, Filter, RunContext
 from moa.calibration import Bound, Guarantee
 from moa.calibration.acceptance import Confident, Graded, Judgement, Policy, confidence_of
 from moa.calibration.verifiers import (
@@ -253,7 +253,7 @@ async def test_a_node_without_a_predicate_is_a_configuration_error() -> None:
 
 async def test_samples_that_agree_accept_a_reply() -> None:
     endpoint = ScriptedEndpoint(steps=["So it is 12.\n#### 12", "12", "#### 13", "twelve"])
-    node = Generator(endpoint, "Work it out.", temperature=0.7)
+    node = Agent(endpoint, "Work it out.", temperature=0.7)
     found = await judged(Agreement(node), Reply(text="3 * 4 is 12 #### 12"), "3 * 4")
     assert found.score == 0.5
     assert found.reasons == ("2 of 4 samples agree",)
@@ -261,7 +261,7 @@ async def test_samples_that_agree_accept_a_reply() -> None:
 
 async def test_a_sample_over_the_budget_is_an_error_and_no_judgement() -> None:
     context = RunContext(budget=Budget(calls=2))
-    policy = Agreement(Generator(SimulatedEndpoint(), "Work it out.", temperature=0.7))
+    policy = Agreement(Agent(SimulatedEndpoint(), "Work it out.", temperature=0.7))
     with pytest.raises(BudgetExceeded):
         await policy.judge("3 * 4", "12", context)
 
@@ -269,7 +269,7 @@ async def test_a_sample_over_the_budget_is_an_error_and_no_judgement() -> None:
 async def test_a_sample_that_fails_is_its_own_error() -> None:
     failing = SimulatedEndpoint(rule=lambda _: EndpointTimeout("too late", endpoint="small"))
     with pytest.raises(EndpointTimeout):
-        await judged(Agreement(Generator(failing, "Work it out.", temperature=0.7)), "12", "3 * 4")
+        await judged(Agreement(Agent(failing, "Work it out.", temperature=0.7)), "12", "3 * 4")
 
 
 @pytest.mark.parametrize(
@@ -373,9 +373,7 @@ async def test_a_classifier_is_judged_by_its_confidence() -> None:
         lambda: Confident(1.5),
         lambda: Length(least=3, most=2),
         lambda: Grounded(least=-1),
-        lambda: Agreement(
-            Generator(SimulatedEndpoint(), "Work it out.", temperature=0.7), samples=0
-        ),
+        lambda: Agreement(Agent(SimulatedEndpoint(), "Work it out.", temperature=0.7), samples=0),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(build: Callable[[], Policy]) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa import rows
+from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.agents.generator import Generator
 from moa.batch import Item, Malformed, OnError, Row, map_rows
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, NodeError
@@ -278,7 +278,7 @@ async def test_one_text_is_not_many_and_nothing_at_once_is_nothing(on_error: OnE
 
 
 async def test_a_budget_is_over_all_inputs_of_an_agent_or_a_graph() -> None:
-    agent = Generator(SimulatedEndpoint(rule=lambda _: "Done."), "Answer.")
+    agent = Agent(SimulatedEndpoint(rule=lambda _: "Done."), "Answer.")
     g = Graph("mails", Text)
     graph = g.build(g.add(agent, g.input))
     texts = [Text(text=str(number)) for number in range(5)]

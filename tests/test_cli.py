@@ -18,7 +18,7 @@ from moa import Reply
 from moa.graphs.engine.builder import Graph
 from moa.handoffs import Dropped
 from moa.testing import SimulatedEndpoint
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.usage import Price
 
 class Mail(BaseModel):
@@ -40,7 +40,7 @@ async def checked(reply: Reply) -> Reply | Dropped:
 
 def build(endpoint, name="write"):
     g = Graph("mails", Mail)
-    reply = g.add(Generator(endpoint, "Answer.", name=name), g.input.map(lambda m: m.text))
+    reply = g.add(Agent(endpoint, "Answer.", name=name), g.input.map(lambda m: m.text))
     return g.build(g.add(checked, reply))
 
 graph = build(large)
@@ -49,8 +49,8 @@ def bracketed(): return build(large, "write[card]")
 def wrong(): return 3
 several = lambda a, b: None
 def failing(): return {}["key"]
-def empty(): return Generator(large, "Answer.", repairs=-1)
-class Own(Generator): pass
+def empty(): return Agent(large, "Answer.", repairs=-1)
+class Own(Agent): pass
 """
 
 

@@ -99,12 +99,12 @@ def test_the_commands_stand_under_headings(capsys: pytest.CaptureFixture[str]) -
 
 
 MAILS = """
-from moa import Generator, Graph, Text
+from moa import Agent, Graph, Text
 from moa.testing import SimulatedEndpoint
 
 large = SimulatedEndpoint(name="large", tier="llm", rule=lambda text: "Done." + text[:0])
 g = Graph("mails", Text)
-graph = g.build(g.add(Generator(large, "Answer."), g.input))
+graph = g.build(g.add(Agent(large, "Answer."), g.input))
 """
 
 

@@ -22,7 +22,7 @@ from moa.usage import Price
 PRICE = Price(input=Decimal(1), output=Decimal(2))
 GOLDEN = Path(__file__).parent / "golden" / "cli"
 GRAPH = """
-from moa import Generator, Graph, Text
+from moa import Agent, Graph, Text
 from moa.handoffs import Dropped, Reply
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
@@ -34,7 +34,7 @@ large = SimulatedEndpoint(
     name="large", tier="llm", rule=answer, tokens=(1000, 100), price=Price(input=1000, output=0)
 )
 g = Graph("mails", Text)
-reply = g.add(Generator(large, "Answer.", name="write"), g.input.map(lambda m: m.text))
+reply = g.add(Agent(large, "Answer.", name="write"), g.input.map(lambda m: m.text))
 
 async def checked(reply: Reply) -> Reply | Dropped:
     if "too bad" in reply.text:

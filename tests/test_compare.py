@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from command import moa
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
-from moa.agents.generator import Generator
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -205,8 +205,8 @@ async def test_texts_are_compared_with_their_references() -> None:
         return f"{number} + 1 = {number + 1}. The answer is {number + 1}."
 
     nodes = {
-        "llm": Generator(SimulatedEndpoint(tier="llm", rule=right), "Add."),
-        "slm": Generator(SimulatedEndpoint(rule=lambda _: "The answer is 3."), "Add."),
+        "llm": Agent(SimulatedEndpoint(tier="llm", rule=right), "Add."),
+        "slm": Agent(SimulatedEndpoint(rule=lambda _: "The answer is 3."), "Add."),
     }
     found = await compare(data, nodes)
     assert found.metric == "numeric"
@@ -227,7 +227,7 @@ async def test_a_judge_tells_ties_from_verdicts_that_it_did_not_give() -> None:
         return Best(best=3 - reference if "say 2" in text else reference)
 
     asked = SimulatedEndpoint(name="judge", tier="llm", rule=verdict)
-    writer = Generator(SimulatedEndpoint(rule=lambda t: t.splitlines()[1].lower()), "Say it.")
+    writer = Agent(SimulatedEndpoint(rule=lambda t: t.splitlines()[1].lower()), "Say it.")
     found = await compare(data, {"slm": writer}, metric="judge", judge=asked)
     (slm,) = found.designs
     assert (slm.unreadable, slm.quality.value) == (1, 0.5)  # the mean of 0.5, 1, 0, and 0.5
@@ -238,7 +238,7 @@ async def test_a_judge_has_a_part_of_the_budget_and_gives_no_verdict_beyond_it()
     data = [{"prompt": f"Say {i}.", "reference": f"say {i}"} for i in range(4)]
     price = Price(input=Decimal(0), output=Decimal(1000))
     asked = SimulatedEndpoint(name="judge", tier="llm", rule=lambda _: Best(best=1), price=price)
-    writer = Generator(SimulatedEndpoint(rule=lambda _: "something"), "Say it.")
+    writer = Agent(SimulatedEndpoint(rule=lambda _: "something"), "Say it.")
     free = await compare(data, {"slm": writer}, metric="judge", judge=asked)
     assert free.designs[0].unreadable == 0
     found = await compare(data, {"slm": writer}, metric="judge", judge=asked, budget_usd=0.001)

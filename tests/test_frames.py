@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from moa.agents import Agent
 from moa.agents.boundary import TypedNode
-from moa.agents.generator import Generator
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError
@@ -21,8 +21,8 @@ from moa.usage import Budget
 TEXTS = ["Lovely!", "Awful.", "Fine"]
 
 
-def shouting() -> Generator[Reply]:
-    return Generator(SimulatedEndpoint(rule=lambda _: "As always."), "Answer.")
+def shouting() -> Agent[str | BaseModel, Reply]:
+    return Agent(SimulatedEndpoint(rule=lambda _: "As always."), "Answer.")
 
 
 def mood() -> Sentiment:

@@ -15,6 +15,7 @@ LAYERS = [
     {"trace"},
     {"context"},
     {"journal"},
+    {"messages"},
     {"node", "questions"},
     {"handoffs"},
     {"batch"},

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import Fallback, Retried
@@ -24,35 +24,35 @@ def heard(
     caplog: pytest.LogCaptureFixture, level: int, endpoint: Endpoint, context: RunContext
 ) -> list[str]:
     with caplog.at_level(level, logger="moa"):
-        asyncio.run(Generator(endpoint, "Answer.").run("Ann's divorce", context))
+        asyncio.run(Agent(endpoint, "Answer.").run("Ann's divorce", context))
     return [record.getMessage() for record in caplog.records if record.name.startswith("moa")]
 
 
 def test_a_retry_is_logged_with_its_reason_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
     small = Retried(ScriptedEndpoint(steps=[BUSY, "Hello"], name="small"), first_wait_s=0)
     assert heard(caplog, logging.INFO, small, RunContext()) == [
-        "generator: small retried after EndpointUnavailable (HTTP 429)"
+        "agent: small retried after EndpointUnavailable (HTTP 429)"
     ]
 
 
 def test_a_fallback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     first = ScriptedEndpoint(steps=[BUSY], name="small")
     assert heard(caplog, logging.INFO, Fallback(first, SimulatedEndpoint()), RunContext()) == [
-        "generator: small fell back after EndpointUnavailable (HTTP 429)"
+        "agent: small fell back after EndpointUnavailable (HTTP 429)"
     ]
 
 
 def test_a_budget_that_is_used_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(BudgetExceeded):
         heard(caplog, logging.INFO, SimulatedEndpoint(), RunContext(budget=Budget(calls=0)))
-    assert caplog.messages == ["generator: the budget is used up: calls=1 of 0"]
+    assert caplog.messages == ["agent: the budget is used up: calls=1 of 0"]
 
 
 def test_each_call_is_logged_in_detail_and_without_a_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (line,) = heard(caplog, logging.DEBUG, SimulatedEndpoint(name="small"), RunContext())
-    assert line.startswith("generator: small took 10 tokens in, 5 out, 0.")
+    assert line.startswith("agent: small took 10 tokens in, 5 out, 0.")
 
 
 def test_nothing_is_printed_unless_somebody_listens() -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.pytest_plugin import moa_offline as moa_offline
@@ -29,7 +29,7 @@ async def test_a_rule_of_two_parameters_sees_what_was_asked() -> None:
         return {"sentiment": {"positive": 1.0}} if asked.questions else City(name="Ulm")
 
     endpoint = SimulatedEndpoint(rule=rule)
-    await Generator(endpoint, "Name the city.", output=City).run("It has a minster.")
+    await Agent(endpoint, "Name the city.", output=City).run("It has a minster.")
     await Sentiment(endpoint).run("Lovely!")
     writing, deciding = seen
     assert writing.instructions.startswith("Name the city.")
@@ -46,7 +46,7 @@ def shouted(text: str, cut: int = 3) -> str:
 @pytest.mark.parametrize("rule", [shouted, str.upper])
 async def test_a_rule_of_one_parameter_is_given_the_text(rule: Rule) -> None:
     endpoint = SimulatedEndpoint(rule=rule)
-    result = await Generator(endpoint, "Shout.", tag="").run("hello")
+    result = await Agent(endpoint, "Shout.", tag="").run("hello")
     assert result.output.text == "HELLO"
 
 
@@ -74,7 +74,7 @@ async def test_offline_a_request_is_refused_with_its_host_and_node(host: str) ->
     said = f"node 'reply' by endpoint 'large' asks {host}"
     async with away:
         with pytest.raises(AssertionError, match=re.escape(said)):
-            await Generator(away, "Answer.", name="reply").run("Hello")
+            await Agent(away, "Answer.", name="reply").run("Hello")
 
 
 @pytest.mark.usefixtures("moa_offline")

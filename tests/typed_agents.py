@@ -13,7 +13,6 @@ from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.extractor import Extractor
 from moa.agents.filter import Filter, Verdict
-from moa.agents.generator import Generator
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.agents.sentiment import Feeling, Mood, Sentiment
 
@@ -36,13 +35,19 @@ class Shortener(Agent[Order, Reply]):
 
 
 async def agents(endpoint: Endpoint, text: Text, order: Order) -> None:
-    writes = Generator(endpoint, "Reply.")
-    assert_type(writes, Generator[Reply])
+    writes = Agent(endpoint, "Reply.")
+    assert_type(writes, Agent[str | BaseModel, Reply])
     assert_type((await writes.run("hi")).output, Reply)
-    orders = Generator(endpoint, "Find the order.", output=Order, name="orders")
+    orders = Agent(endpoint, "Find the order.", output=Order, name="orders")
+    assert_type(orders, Agent[str | BaseModel, Order])
     assert_type((await orders.run(order)).output, Order)
+    reads = Agent(endpoint, "Thank them.", input=Order)
+    assert_type(reads, Agent[Order, Reply])
+    await reads.run("hi")  # pyright: ignore[reportArgumentType]
+    assert_type(Agent(endpoint, "Mend it.", input=Text, output=Order), Agent[Text, Order])
     assert_type((await Extractor(endpoint, Order).run(text)).output, Order)
     assert_type((await Shortener(endpoint).run(order)).output, Reply)
+    assert_type(Shortener(endpoint, "Cut."), Shortener)
     await Shortener(endpoint).run("hi")  # pyright: ignore[reportArgumentType]
     assert_type((await Reasoner(endpoint).run("why?")).output, Reasoned[str])
     assert_type((await Reasoner(endpoint, answer=int).run("why?")).output.answer, int)
@@ -65,6 +70,6 @@ async def labels(endpoint: Endpoint, text: Text) -> None:
 def nodes(endpoint: Endpoint) -> None:
     text_in: Node[Text, Mood] = Sentiment(endpoint)
     str_in: Node[str, Choice[Topic]] = Classifier(endpoint, Topic)
-    any_in: Node[Order, Reply] = Generator(endpoint, "Reply.")
+    any_in: Node[Order, Reply] = Agent(endpoint, "Reply.")
     wrong: Node[Order, Mood] = Sentiment(endpoint)  # pyright: ignore[reportAssignmentType]
     del text_in, str_in, any_in, wrong

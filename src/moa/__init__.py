@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from moa.agents.decider import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter
-    from moa.agents.generator import Generator
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Sentiment
+    from moa.agents.tools import Tool
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from moa.graphs.write import Write
     from moa.guards.guarded import Guarded
     from moa.handoffs import Reply, Text
+    from moa.messages import Image
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.usage import Budget, Price
@@ -80,9 +81,9 @@ _HOMES = {
     "Example": "endpoints",
     "Extractor": "agents.extractor",
     "Filter": "agents.filter",
-    "Generator": "agents.generator",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
+    "Image": "messages",
     "LangChainEndpoint": "endpoints.langchain",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
@@ -110,6 +111,7 @@ _HOMES = {
     "Summarize": "graphs.summarize",
     "Support": "graphs.support",
     "Text": "handoffs",
+    "Tool": "agents.tools",
     "VLLMEndpoint": "endpoints.vllm",
     "Write": "graphs.write",
     "choice": "questions",
@@ -139,9 +141,9 @@ __all__ = [
     "Example",
     "Extractor",
     "Filter",
-    "Generator",
     "Graph",
     "Guarded",
+    "Image",
     "LangChainEndpoint",
     "Mixture",
     "MoaError",
@@ -169,6 +171,7 @@ __all__ = [
     "Summarize",
     "Support",
     "Text",
+    "Tool",
     "VLLMEndpoint",
     "Write",
     "choice",

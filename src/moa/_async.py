@@ -86,14 +86,14 @@ class _Loop(threading.Thread):
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self.loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self.loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
-        await self._over.wait()
+        await self._ending.wait()
 
     def end(self) -> None:
         """End it, and close what is open in it."""
         if self.is_alive():
-            self.loop.call_soon_threadsafe(self._over.set)
+            self.loop.call_soon_threadsafe(self._ending.set)
             self.join(timeout=_LONGEST_END_S)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    AsyncIterator,
     Callable,
     Generator,
     Iterable,
@@ -27,8 +28,8 @@ from moa._frames import Frame, rows_of, widened
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
-from moa.node import Node, Result
-from moa.trace import Note
+from moa.node import Node, Result, streamed
+from moa.trace import Event, Note
 from moa.usage import Usage
 
 In = TypeVar("In")
@@ -164,8 +165,44 @@ def faults_of(error: ValidationError) -> str:
     return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
 
 
-class Mapped(Generic[In_contra, Out_co]):
-    """A node that many inputs can be run on."""
+class NodeBase(Generic[In_contra, Out_co]):
+    """What every node of `moa` can do beside `run`."""
+
+    def stream(
+        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+    ) -> AsyncIterator[Event | Result[Out_co]]:
+        """Run, and tell what happens while it happens. The result comes last.
+
+        Leaving the loop early cancels the run.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            MoaError: as `run`.
+        """
+        return streamed(self.run, request, context)
+
+    def run_sync(
+        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+    ) -> Result[Out_co]:
+        """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
+
+        All such runs of a process share one event loop, in a thread of its own, so that endpoints
+        keep their connections from one to the next. An endpoint has connections of its own in each
+        loop, and can be used in several; its `close` closes those of the loop it is awaited in, and
+        those of this one are closed with the process.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            ConfigError: it is called by what such a run awaits, which would wait for itself.
+            MoaError: as `run`.
+        """
+        return beside(lambda: self.run(request, context))
 
     def map(
         self: Node[In_contra, Out_co],

@@ -145,6 +145,8 @@ class Place:
         """Keys of the calls that were made or found in it, at any depth."""
         self.own_calls: list[str] = []
         """Keys of those that were made or found in no place within."""
+        self.failed_calls: list[tuple[BaseException, str]] = []
+        """Errors that own calls ended with, and the key of each."""
         self._failed: list[tuple[Exception, Set[str]]] = []
         """Errors that left places within, and what is to blame for each."""
 
@@ -171,12 +173,15 @@ class Place:
     def to_blame(self, error: Exception) -> Set[str]:
         """Give the keys of the calls whose answers may be why it ended with an error.
 
-        They are those that it made itself, and those to blame in the places that the error came
-        from; where it came from none of them, in all that failed.
+        Where the error came from one of its own calls, that is it alone: what was answered before
+        stays, above all what tools did. Else they are all that it made itself, and those to blame
+        in the places that the error came from; where it came from none of them, in all that failed.
         """
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
             return frozenset()  # what mends that is a larger limit, or a person, and no new answer
         behind = _behind(error)
+        if own := {key for one, key in self.failed_calls if one in behind}:
+            return own
         within = [calls for one, calls in self._failed if one in behind]
         return {*self.own_calls}.union(*(within or [calls for _, calls in self._failed]))
 
@@ -299,6 +304,7 @@ class Call:
                 journal.paid[key] = record.spent if key == self.key else _spent(journal.kept[key])
             self.place.count(record.calls)
         if error:
+            self.place.failed_calls.append((error, self.key))
             raise error
         return cast("T", value)
 
@@ -321,6 +327,7 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, EndpointError | OutputError) and _is_known(error):
+            self.place.failed_calls.append((error, self.key))
             await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
 
     async def _keep(self, value: JSON, error: _Error | None, calls: Sequence[str] | None) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from moa._async import cancel
 from moa._tables import as_html, as_text
 from moa.context import RunContext
-from moa.trace import Note
+from moa.messages import Message
+from moa.trace import Event, Note
 from moa.usage import CostEstimate, Usage
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 T = TypeVar("T")
+In = TypeVar("In")
 Out = TypeVar("Out")
 
 
@@ -34,6 +38,9 @@ class Result(Generic[Out_co]):
     llm_alone: CostEstimate | None = None
     """An estimate of what the same requests would have cost on the LLM alone; `None` where the
     run has no LLM to compare with."""
+    messages: tuple[Message, ...] = ()
+    """Of an agent that writes: what was said, with tool calls and results, for the next run's
+    `history`. The agent's instructions and examples are not in it."""
 
     def __repr__(self) -> str:
         return f"Result({self.output!r}, {self.usage.line()})"
@@ -92,6 +99,43 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
         seconds=seconds,
         llm_alone=usage.on(reference.price, endpoint=reference.endpoint) if reference else None,
     )
+
+
+async def streamed(
+    run: Callable[[In, RunContext], Awaitable[Result[Out]]],
+    request: In,
+    context: RunContext | None = None,
+    /,
+) -> AsyncIterator[Event | Result[Out]]:
+    """Run, and tell what happens while it happens. The result comes last.
+
+    Leaving the loop early cancels the run.
+
+    Args:
+        run: Of a node.
+        request: The input.
+        context: Budget, deadline and ledger; `None` starts one without limits.
+
+    Raises:
+        MoaError: as `run`.
+    """
+    seen: asyncio.Queue[Event | None] = asyncio.Queue()
+    outer = context or RunContext()
+    inner = outer.nested()
+
+    def listen(event: Event) -> None:
+        seen.put_nowait(event)
+        outer.emit(event)
+
+    inner.listener = listen
+    running = asyncio.ensure_future(run(request, inner))
+    running.add_done_callback(lambda _: seen.put_nowait(None))
+    try:
+        while (event := await seen.get()) is not None:
+            yield event
+        yield await running
+    finally:
+        await cancel([running])
 
 
 async def in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:

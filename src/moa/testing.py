@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
@@ -23,13 +23,15 @@ from moa.endpoints import (
     Prompt,
     need,
 )
+from moa.messages import ToolCall
 from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 Probabilities = Mapping[str, float]
 """Probability by the name of the option; what is left over goes to the others in equal parts."""
-Step = str | BaseModel | Mapping[str, Probabilities] | Exception
-"""One answer: a text, a model to be written as JSON, probabilities by question, or an error."""
+Step = str | BaseModel | ToolCall | Sequence[ToolCall] | Mapping[str, Probabilities] | Exception
+"""One answer: a text, a model to be written as JSON, tools to be used, probabilities by question,
+or an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ Rule = Callable[[str], Step] | Callable[[str, Asked], Step]
 """Works out an answer from the last user message, or from the text of a decision; with a second
 parameter, from all that was asked."""
 
-ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
+ALL: frozenset[Capability] = frozenset(get_args(Capability))
 T = TypeVar("T")
 
 
@@ -88,21 +90,21 @@ class _Double(Closing):
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        need(self, "complete")
+        need(self, "complete", prompt)
         self.prompts.append(prompt)
         step, amount = await self._answer(
             Asked(text=prompt.messages[-1].content, prompt=prompt), context
         )
-        assert isinstance(step, str | BaseModel), f"{self.name}: {step!r} is no text"
+        assert isinstance(step, str | BaseModel | Sequence | ToolCall), f"{step!r} is no text"
         context.note("answered", self.model, endpoint=self.name)
-        return self._completion(step, amount)
+        return self._completion(step, amount, f"call_{len(self.prompts)}")
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         need(self, "stream")
         whole = await self.complete(prompt, context)
-        for i, word in enumerate(whole.text.split(" ")):
+        for i, word in enumerate(whole.text.split(" ") if whole.text else ()):
             yield f" {word}" if i else word
         yield whole
 
@@ -148,9 +150,20 @@ class _Double(Closing):
             call.settle(estimate)
         return step, estimate
 
-    def _completion(self, step: str | BaseModel, amount: Amount) -> Completion:
-        text = step if isinstance(step, str) else step.model_dump_json()
-        return Completion(text=text, endpoint=self.name, model=self.model, amount=amount)
+    def _completion(
+        self, step: str | BaseModel | ToolCall | Sequence[ToolCall], amount: Amount, id: str
+    ) -> Completion:
+        asked = [step] if isinstance(step, ToolCall) else step
+        text, calls = "", tuple[ToolCall, ...]()
+        if isinstance(asked, str):
+            text = asked
+        elif isinstance(asked, BaseModel):
+            text = asked.model_dump_json()
+        else:
+            calls = tuple(replace(call, id=call.id or f"{id}_{i}") for i, call in enumerate(asked))
+        return Completion(
+            text=text, tool_calls=calls, endpoint=self.name, model=self.model, amount=amount
+        )
 
 
 @dataclass(repr=False)

@@ -23,6 +23,7 @@ NoteKind = Literal[
     "failed",
     "degraded",
     "resumed",
+    "called",
 ]
 
 
@@ -72,5 +73,28 @@ class NodeSkipped:
     reason: str
 
 
-Event = NodeStarted | TextDelta | NodeFinished | NodeSkipped
-"""What `graph.stream` yields before the result."""
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A model has a tool used."""
+
+    node: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A tool gave its result, or failed."""
+
+    node: str
+    name: str
+    arguments: str
+    result: str
+    """As the model reads it."""
+    seconds: float
+    """Wall time of the tool."""
+
+
+Event = NodeStarted | TextDelta | NodeFinished | NodeSkipped | ToolStarted | ToolFinished
+"""What `stream` yields before the result."""

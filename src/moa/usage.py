@@ -39,6 +39,8 @@ class Amount:
     """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
     joules: float = 0.0
     """Energy, where it was measured."""
+    tool_calls: int = 0
+    """Tools that models had used."""
 
     @property
     def cost(self) -> Decimal | None:
@@ -60,6 +62,7 @@ class Amount:
             unpriced_calls=self.unpriced_calls + other.unpriced_calls,
             seconds=self.seconds + other.seconds,
             joules=self.joules + other.joules,
+            tool_calls=self.tool_calls + other.tool_calls,
         )
 
     def __neg__(self) -> Amount:
@@ -72,6 +75,7 @@ class Amount:
             unpriced_calls=-self.unpriced_calls,
             seconds=-self.seconds,
             joules=-self.joules,
+            tool_calls=-self.tool_calls,
         )
 
 
@@ -159,6 +163,11 @@ class Usage:
     def output_tokens(self) -> int:
         """Generated tokens, reasoning included."""
         return sum(a.output_tokens for a in self.parts.values())
+
+    @property
+    def tool_calls(self) -> int:
+        """Tools that models had used."""
+        return sum(a.tool_calls for a in self.parts.values())
 
     @property
     def cost(self) -> Decimal | None:
@@ -298,6 +307,8 @@ class Budget:
     """Most calls to large models."""
     joules: float | None = None
     """Most energy, where it is measured."""
+    tool_calls: int | None = None
+    """Most tools that models have used."""
 
     def __repr__(self) -> str:
         limits = ((one.name, getattr(self, one.name)) for one in fields(self))
@@ -313,6 +324,7 @@ class Budget:
             ("tokens", used.tokens, self.tokens),
             ("cost", used.priced_cost, None if self.cost is None else Decimal(str(self.cost))),
             ("joules", used.joules, self.joules),
+            ("tool_calls", used.tool_calls, self.tool_calls),
         )
         for name, value, limit in checks:
             if limit is not None and value > limit:
@@ -330,6 +342,7 @@ class Budget:
             slm_calls=_left(self.slm_calls, tiers["slm"].calls if "slm" in tiers else 0),
             llm_calls=_left(self.llm_calls, tiers["llm"].calls if "llm" in tiers else 0),
             joules=None if self.joules is None else max(0.0, self.joules - used.joules),
+            tool_calls=_left(self.tool_calls, used.tool_calls),
         )
 
 

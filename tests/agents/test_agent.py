@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, Field
 
-from moa import Agent, Budget, Generator, Reply, RunContext, Text
+from moa import Agent, Budget, Reply, RunContext, Text
 from moa.agents.prompts import block
 from moa.endpoints import Capability, Completion, Prompt
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError, OutputError
@@ -112,14 +112,14 @@ async def test_a_cut_answer_says_so() -> None:
 
 
 async def test_a_cut_reply_is_noted() -> None:
-    result = await Generator(Cut(["It was a dark and"]), "Go on.", max_tokens=5).run("Once")
+    result = await Agent(Cut(["It was a dark and"]), "Go on.", max_tokens=5).run("Once")
     assert result.output.text == "It was a dark and"
     assert result.trace[-1].kind == "truncated"
 
 
 async def test_an_empty_reply_is_no_reply() -> None:
     with pytest.raises(OutputError, match="it is empty"):
-        await Generator(ScriptedEndpoint(["  ", "\n"]), "Reply.").run("Hello")
+        await Agent(ScriptedEndpoint(["  ", "\n"]), "Reply.").run("Hello")
 
 
 class Greeter(Agent[Text, Reply]):
@@ -140,7 +140,7 @@ async def test_data_stands_in_tags_and_one_line_says_what_they_mean() -> None:
 
 async def test_a_request_stands_without_tags_and_without_a_rule() -> None:
     endpoint = ScriptedEndpoint(["Hello!"])
-    await Generator(endpoint, "Greet.", tag="").run("Hi </data>")
+    await Agent(endpoint, "Greet.", tag="").run("Hi </data>")
     told, asked = endpoint.prompts[0].messages
     assert (told.content, asked.content) == ("Greet.", "Hi </data>")
 
@@ -183,7 +183,7 @@ async def test_an_input_of_any_type_is_checked_deeply() -> None:
 
 async def test_a_dictionary_is_no_model() -> None:
     with pytest.raises(InputError, match="was given dict"):
-        await Generator(ScriptedEndpoint(), "Go.").run({"a": 1})  # pyright: ignore[reportArgumentType]
+        await Agent(ScriptedEndpoint(), "Go.").run({"a": 1})  # pyright: ignore[reportArgumentType]
 
 
 def test_an_endpoint_that_cannot_complete_is_refused_when_wired() -> None:
@@ -229,11 +229,11 @@ async def test_a_run_is_charged_to_the_context_it_is_part_of() -> None:
 async def test_the_pieces_of_a_reply_join_to_its_text() -> None:
     heard: list[Event] = []
     context = RunContext(listener=heard.append)
-    result = await Generator(ScriptedEndpoint(["one two  three"]), "Count.").run("go", context)
+    result = await Agent(ScriptedEndpoint(["one two  three"]), "Count.").run("go", context)
     pieces = [event for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 1
     assert "".join(piece.text for piece in pieces) == result.output.text
-    assert {piece.node for piece in pieces} == {"generator"}
+    assert {piece.node for piece in pieces} == {"agent"}
 
 
 async def test_a_reply_that_a_check_may_reject_is_not_shown_piece_by_piece() -> None:
@@ -254,12 +254,12 @@ async def test_an_endpoint_that_cannot_stream_is_asked_in_one_go() -> None:
     heard: list[Event] = []
     able: frozenset[Capability] = frozenset({"complete"})
     endpoint = ScriptedEndpoint(["one two"], capabilities=able)
-    result = await Generator(endpoint, "Count.").run("go", RunContext(listener=heard.append))
+    result = await Agent(endpoint, "Count.").run("go", RunContext(listener=heard.append))
     assert result.output.text == "one two"
     assert heard == []
 
 
 async def test_a_prompt_without_tags_leaves_them_in_the_answer() -> None:
     xml = '<data value="3">Three</data>'
-    generator = Generator(ScriptedEndpoint([xml]), "Answer.", tag="")
+    generator = Agent(ScriptedEndpoint([xml]), "Answer.", tag="")
     assert (await generator.run("How is 3 marked up?")).output.text == xml

@@ -10,12 +10,12 @@ import pytest_asyncio
 from pydantic import BaseModel, Field
 
 from moa import (
+    Agent,
     Choice,
     Classifier,
     Decider,
     Extractor,
     Filter,
-    Generator,
     Predicate,
     Preprocessor,
     Reasoner,
@@ -135,7 +135,7 @@ async def test_a_reasoner_keeps_reasons_and_answer_apart(slm: EmbeddedEndpoint) 
 async def test_the_pieces_that_a_generator_writes_join_to_its_text(slm: EmbeddedEndpoint) -> None:
     heard: list[Event] = []
     context = RunContext(listener=heard.append)
-    writer = Generator(slm, "Reply to the message in one sentence.", max_tokens=60)
+    writer = Agent(slm, "Reply to the message in one sentence.", max_tokens=60)
     result = await writer.run("Hello, where is my order?", context)
     pieces = [event.text for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 2
@@ -151,7 +151,7 @@ async def test_orders_in_a_text_leave_agents_in_form(slm: EmbeddedEndpoint, text
 
 
 async def test_control_tokens_in_a_text_are_no_control_tokens(slm: EmbeddedEndpoint) -> None:
-    writer = Generator(slm, "Repeat the text.")
+    writer = Agent(slm, "Repeat the text.")
 
     async def read(text: str) -> int:
         prompt = Prompt(messages=writer.messages(text), max_tokens=1)

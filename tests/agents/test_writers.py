@@ -1,4 +1,4 @@
-"""Generator, Extractor and Reasoner."""
+"""Agent, Extractor and Reasoner."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel
 
-from moa import Extractor, Generator, Reasoner, Reply, RunContext, Text
+from moa import Agent, Extractor, Reasoner, Reply, RunContext, Text
 from moa.agents.reasoner import Reasoned
 from moa.endpoints import Completion, Prompt
 from moa.testing import ScriptedEndpoint
@@ -30,7 +30,7 @@ class Thinking(ScriptedEndpoint):
 
 async def test_a_generator_writes_plain_text() -> None:
     endpoint = ScriptedEndpoint([" Hello!\n"])
-    result = await Generator(endpoint, "Greet.", name="writer").run(Text(text="Hi, I am Eve"))
+    result = await Agent(endpoint, "Greet.", name="writer").run(Text(text="Hi, I am Eve"))
     assert result.output == Reply(text="Hello!")
     (prompt,) = endpoint.prompts
     assert prompt.json_schema is None
@@ -40,7 +40,7 @@ async def test_a_generator_writes_plain_text() -> None:
 
 async def test_a_generator_takes_any_model_and_writes_any_model() -> None:
     endpoint = ScriptedEndpoint([Order(number="A-1")])
-    result = await Generator(endpoint, "Find it.", output=Order).run(Brief(text="order A-1"))
+    result = await Agent(endpoint, "Find it.", output=Order).run(Brief(text="order A-1"))
     assert result.output == Order(number="A-1")
     assert "text: order A-1" in endpoint.prompts[0].messages[1].content
     assert "mood" not in endpoint.prompts[0].messages[1].content

@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
@@ -97,7 +97,7 @@ class HTTPError(Exception):
 
 async def test_usage_is_read_from_the_answer_and_priced() -> None:
     large = endpoint(AIMessage("Hello", usage_metadata=USED))
-    result = await Generator(large, "Greet.").run("Hi")
+    result = await Agent(large, "Greet.").run("Hi")
     total = result.usage.total
     assert result.output.text == "Hello"
     assert (total.input_tokens, total.cached_input_tokens, total.output_tokens) == (100, 40, 10)
@@ -105,7 +105,7 @@ async def test_usage_is_read_from_the_answer_and_priced() -> None:
 
 
 async def test_without_usage_the_estimate_is_charged_and_noted() -> None:
-    result = await Generator(endpoint("Hello"), "Greet.", max_tokens=7).run("Hi")
+    result = await Agent(endpoint("Hello"), "Greet.", max_tokens=7).run("Hi")
     assert result.usage.output_tokens == 7
     assert "degraded" in {note.kind for note in result.trace}
 
@@ -121,7 +121,7 @@ async def test_a_text_streams_piece_by_piece_and_whole_at_the_end() -> None:
 
 async def test_a_model_with_tools_is_held_to_the_schema() -> None:
     large = LangChainEndpoint(Chat(holds=True))
-    result = await Generator(large, "Name it.", output=City).run("Hi")
+    result = await Agent(large, "Name it.", output=City).run("Hi")
     assert result.output == City(name="City")
     assert result.usage.input_tokens == 100
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 import moa
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
 from moa.endpoints import Endpoint
 from moa.endpoints.dialects import LLAMACPP
@@ -84,7 +84,7 @@ def test_a_wrong_string_is_told_the_forms(spec: str, said: str) -> None:
 
 def test_agents_and_recipes_take_the_string_and_share_what_it_makes() -> None:
     spec = cast("Endpoint", VLLM)
-    writer, mood = Generator(spec, "Answer."), Sentiment(spec)
+    writer, mood = Agent(spec, "Answer."), Sentiment(spec)
     vote = SelfConsistency[str](node=cast("Any", spec))
     assert writer.endpoint is mood.endpoint
     assert unwrapped(writer.endpoint).name == "Qwen/Qwen3-4B"
@@ -93,7 +93,7 @@ def test_agents_and_recipes_take_the_string_and_share_what_it_makes() -> None:
 
 def test_an_endpoint_made_in_python_asks_again_as_one_of_a_file_does() -> None:
     bare = OpenAIEndpoint("m", model="m", base_url=AT_ONCE)
-    endpoint = Generator(bare, "Answer.").endpoint
+    endpoint = Agent(bare, "Answer.").endpoint
     assert isinstance(endpoint, Retried)
     assert endpoint.endpoint is bare
     assert as_endpoint(endpoint) is endpoint

@@ -10,8 +10,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
-from moa.agents.generator import Generator
 from moa.calibration.verifiers import Length
 from moa.errors import ConfigError, EndpointUnavailable, WiringError
 from moa.graphs import Graph
@@ -69,8 +69,8 @@ async def test_what_a_cascade_accepts_reaches_the_next_node(
 
 
 async def test_a_cascade_of_texts_says_it_too() -> None:
-    def writer(step: Step) -> Generator[Reply]:
-        return Generator(ScriptedEndpoint([step]), "Answer.")
+    def writer(step: Step) -> Agent[str | BaseModel, Reply]:
+        return Agent(ScriptedEndpoint([step]), "Answer.")
 
     cascade = Cascade(small=writer("no"), large=writer(DOWN), accept=Length(least=9))
     assert (await routed(cascade).run("x")).output == "in doubt"

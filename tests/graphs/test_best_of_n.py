@@ -8,7 +8,7 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -42,7 +42,7 @@ def likes(word: str) -> SimulatedEndpoint:
 
 
 def sampled(endpoint: Endpoint, judge: Endpoint, n: int = 3) -> BestOfN[str | BaseModel]:
-    writer = Generator(endpoint, "Write.", temperature=0.7)
+    writer = Agent(endpoint, "Write.", temperature=0.7)
     return BestOfN(node=writer, judge=Listwise(judge), samples=n)
 
 
@@ -62,7 +62,7 @@ async def test_the_judge_reads_request_and_samples_as_data() -> None:
 
 
 async def test_a_verifier_may_be_the_judge() -> None:
-    writer = Generator(small("3 + 4 = 8", "3 + 4 = 7", "seven"), "Write.", temperature=0.7)
+    writer = Agent(small("3 + 4 = 8", "3 + 4 = 7", "seven"), "Write.", temperature=0.7)
     output = (
         await BestOfN(node=writer, judge=ByPolicy(Arithmetic(least=1)), samples=3).run("3 + 4?")
     ).output
@@ -141,5 +141,5 @@ def test_nothing_to_sample_is_refused() -> None:
 
 def test_it_is_drawn_with_its_judge() -> None:
     drawn = sampled(small(), large()).draw().mermaid
-    assert "generator x 3" in drawn
+    assert "agent x 3" in drawn
     assert "judge" in drawn

@@ -12,10 +12,10 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter
-from moa.agents.generator import Generator
 from moa.calibration.acceptance import Confident
 from moa.calibration.audit import Audit
 from moa.calibration.drift import Drift
@@ -173,7 +173,7 @@ async def test_a_generated_text_is_accepted_by_a_policy_over_the_reply() -> None
     policy = Length(most=20) & Arithmetic()
     replies = ("2 + 2 = 5", "2 + 2 = 4")
     first, second = (
-        Generator(ScriptedEndpoint(name=name, steps=[text]), "Answer.")
+        Agent(ScriptedEndpoint(name=name, steps=[text]), "Answer.")
         for name, text in zip(("small", "large"), replies, strict=True)
     )
     result = await Cascade(small=first, large=second, accept=policy).run("What is 2 + 2?")
@@ -185,12 +185,12 @@ async def test_what_the_small_model_could_not_write_goes_on() -> None:
         value: int
 
     first, second = small("four", "4!"), large('{"value": 4}')
-    tiers = [Generator(endpoint, "Add.", output=Sum) for endpoint in (first, second)]
+    tiers = [Agent(endpoint, "Add.", output=Sum) for endpoint in (first, second)]
     agent = Cascade(small=tiers[0], large=tiers[1], accept=Format("json"))
     result = await agent.run("2 + 2")
     assert result.output.value == 4
     with pytest.raises(OutputError):
-        await Generator(small("four", "4!"), "Add.", output=Sum).run("2 + 2")
+        await Agent(small("four", "4!"), "Add.", output=Sum).run("2 + 2")
 
 
 def simulated(small_label: str, large_label: str) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
@@ -365,8 +365,8 @@ def test_a_cascade_that_cannot_work_is_refused() -> None:
         Cascade(small=agent, large=agent, accept=Confident(0.5), confidence=0.5)
     with pytest.raises(ConfigError, match="cascade: large: takes a node"):
         Cascade(small=agent, large=cast("Any", 3), confidence=0.5)
-    writer = Generator(small(), "Answer.")
-    with pytest.raises(ConfigError, match="the answers of 'generator' don't say"):
+    writer = Agent(small(), "Answer.")
+    with pytest.raises(ConfigError, match="the answers of 'agent' don't say"):
         Cascade(small=writer, large=writer)
 
 
@@ -402,7 +402,7 @@ class Says(BaseModel):
 @pytest.mark.parametrize(("accepted", "tier"), [(True, 0), (False, 1)])
 async def test_an_answer_can_say_itself_whether_it_is_accepted(accepted: bool, tier: int) -> None:
     says = Says(text="yes", accepted=accepted)
-    first, second = (Generator(end, "Answer.", output=Says) for end in (small(says), large(says)))
+    first, second = (Agent(end, "Answer.", output=Says) for end in (small(says), large(says)))
     assert (await Cascade(small=first, large=second).run("Hm?")).tier == tier
 
 
@@ -416,8 +416,8 @@ async def test_verdicts_agree_where_they_keep_the_same() -> None:
 
 def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade[Any, Reply]:
     return Cascade(
-        small=Generator(first, "Answer."),
-        large=Generator(second, "Answer."),
+        small=Agent(first, "Answer."),
+        large=Agent(second, "Answer."),
         accept=Length(least=4),
         oversight=Oversight(audit=Audit(risk=0.05, share=share) if share else None),
     )
@@ -458,7 +458,7 @@ class BreaksOff:
 
 
 async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() -> None:
-    writer = Generator(small("Hi.", "Hi."), "Answer.")
+    writer = Agent(small("Hi.", "Hi."), "Answer.")
     node = Cascade(small=writer, large=BreaksOff(), accept=Length(least=4))
     assert (await node.run("How do I get there?")).output.text == "Hi."
     with pytest.raises(EndpointUnavailable):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, OutputError, QuorumNotMet
 from moa.graphs.choose_best import ChooseBest
@@ -17,9 +18,9 @@ from moa.usage import Budget
 DOWN = EndpointUnavailable("refused", endpoint="small")
 
 
-def model(name: str, *steps: Step) -> Generator[Reply]:
+def model(name: str, *steps: Step) -> Agent[str | BaseModel, Reply]:
     endpoint = ScriptedEndpoint(name=name, steps=steps)
-    return Generator(endpoint, "Work it out.", name=name, temperature=0.7)
+    return Agent(endpoint, "Work it out.", name=name, temperature=0.7)
 
 
 async def test_the_model_that_agrees_most_with_itself_is_believed() -> None:
@@ -39,7 +40,7 @@ async def test_votes_of_different_models_are_not_added_up() -> None:
 
 
 async def test_the_accuracy_on_labelled_rows_tells_equals_apart() -> None:
-    def models() -> list[Generator[Reply]]:
+    def models() -> list[Agent[str | BaseModel, Reply]]:
         return [model("a", "8", "8", "7"), model("b", "7", "7", "8")]
 
     output = (await ChooseBest(nodes=models(), accuracy={"a": 0.4, "b": 0.6}).run("3 + 4?")).output
@@ -83,7 +84,7 @@ async def test_a_thin_budget_chooses_among_what_came_and_says_so() -> None:
 
 async def test_samples_without_an_answer_are_an_error() -> None:
     silent = SimulatedEndpoint(rule=lambda _: "Hm.")
-    node = ChooseBest(nodes=[Generator(silent, "Work it out.")], key=last_number)
+    node = ChooseBest(nodes=[Agent(silent, "Work it out.")], key=last_number)
     with pytest.raises(OutputError, match="none of 3 answers"):
         await node.run("3 + 4?")
 

@@ -19,9 +19,9 @@ from langgraph.types import Command, RetryPolicy, interrupt
 from pydantic import BaseModel
 
 from moa._async import gather
+from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import (
@@ -71,18 +71,18 @@ def own_graph() -> Any:
     """A chain of agents with a recipe in it."""
     g = Graph("own", str)
     mixed = g.add(mixture(), g.input)
-    plain = g.add(Generator(large("plain"), "Answer.", name="plain"), g.input)
+    plain = g.add(Agent(large("plain"), "Answer.", name="plain"), g.input)
     both = g.join(lambda a, b: f"{a.text} {b.text}", mixed, plain)
-    return g.build(g.add(Generator(large("last"), "Answer.", name="last"), both))
+    return g.build(g.add(Agent(large("last"), "Answer.", name="last"), both))
 
 
 def improved() -> Any:
     """A draft that is looked at and revised in each of three passes."""
     inner = Graph("improve", Reply)
-    revised = inner.add(Generator(large("revises"), "Revise it.", name="revise"), inner.input)
-    improve = inner.build(inner.add(Generator(large("checks"), "Check it.", name="check"), revised))
+    revised = inner.add(Agent(large("revises"), "Revise it.", name="revise"), inner.input)
+    improve = inner.build(inner.add(Agent(large("checks"), "Check it.", name="check"), revised))
     g = Graph("own", str)
-    draft = g.add(Generator(large("writes"), "Write it.", name="write"), g.input)
+    draft = g.add(Agent(large("writes"), "Write it.", name="write"), g.input)
     return g.build(g.loop(improve, draft, until=lambda reply: False))
 
 
@@ -188,7 +188,7 @@ async def test_who_was_late_before_is_not_asked_when_the_run_goes_on() -> None:
 
 async def test_a_new_run_of_the_thread_finds_nothing_of_the_one_before() -> None:
     endpoint = large()
-    compiled: Any = SelfConsistency(node=Generator(endpoint, "Answer.", temperature=1)).compile(
+    compiled: Any = SelfConsistency(node=Agent(endpoint, "Answer.", temperature=1)).compile(
         checkpointer=InMemorySaver()
     )
     for runs in (1, 2):
@@ -201,8 +201,8 @@ async def test_a_new_run_of_the_thread_finds_nothing_of_the_one_before() -> None
 async def test_what_made_a_run_fail_is_asked_anew_and_what_had_ended_well_is_not() -> None:
     good, bad = large("good"), ScriptedEndpoint(name="bad", tier="llm", steps=["", "", "Fine."])
     g = Graph("g", str)
-    first = g.add(Generator(good, "Answer.", name="first"), g.input)
-    graph = g.build(g.add(Generator(bad, "Answer.", name="second"), first.map(lambda r: r.text)))
+    first = g.add(Agent(good, "Answer.", name="first"), g.input)
+    graph = g.build(g.add(Agent(bad, "Answer.", name="second"), first.map(lambda r: r.text)))
     compiled: Any = graph.compile(checkpointer=InMemorySaver())
     with pytest.raises(OutputError):
         await compiled.ainvoke("Why?", THREAD)

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.errors import (
@@ -128,7 +128,7 @@ class Streaming(SimulatedEndpoint):
 
 def writing(endpoint: SimulatedEndpoint) -> Any:
     g = Graph("g", str)
-    return g.build(g.add(Generator(endpoint, "Answer."), g.input)).compiled
+    return g.build(g.add(Agent(endpoint, "Answer."), g.input)).compiled
 
 
 async def test_an_endpoint_streams_where_somebody_reads_along_and_not_where_nobody_does() -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, NodeError, WiringError
 from moa.graphs import BuiltGraph, Graph, Skipped
@@ -72,7 +72,7 @@ async def test_a_budget_holds_over_the_passes() -> None:
 
 
 async def test_every_pass_is_streamed() -> None:
-    writer = Generator(ScriptedEndpoint(["so so", "good"]), "Mend it.", output=Reply, name="mend")
+    writer = Agent(ScriptedEndpoint(["so so", "good"]), "Mend it.", output=Reply, name="mend")
     g = Graph("g", Reply)
     graph = g.build(g.loop(writer, g.input, until=lambda reply: reply.text == "good"))
     pieces = [
@@ -214,7 +214,7 @@ def same(text: str) -> str:
 
 def test_who_may_be_asked_is_known_of_loops_and_people_and_not_of_what_blocks() -> None:
     g = Graph("g", Reply)
-    writer = Generator(SimulatedEndpoint(name="small"), "Mend it.", output=Reply)
+    writer = Agent(SimulatedEndpoint(name="small"), "Mend it.", output=Reply)
     better = g.loop(writer, g.input, until=lambda reply: True)
     graph = g.build(g.join(lambda a, b: a, better, g.ask_human("?", g.input, answer=bool)))
     assert asked_by(graph) == {"small"}

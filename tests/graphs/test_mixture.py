@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -392,7 +392,7 @@ def test_nodes_of_other_kinds_stand_in_it() -> None:
         name="inner",
     )
     top = endpoint("top", "merged")
-    merging = Generator(top, "Merge the answers.", name="merge")
+    merging = Agent(top, "Merge the answers.", name="merge")
     result, _ = ran(
         Mixture(proposers=[inner, endpoint("a")], aggregator=merging), Ticket(text="Help!")
     )

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa._async import map_async
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
-from moa.agents.generator import Generator
 from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -331,7 +331,7 @@ def test_labels_are_read_from_the_models_in_a_decision() -> None:
 
 
 async def test_a_node_that_decides_nothing_is_refused() -> None:
-    writer = Generator(SimulatedEndpoint(rule=lambda _: "Hm."), "Answer.")
+    writer = Agent(SimulatedEndpoint(rule=lambda _: "Hm."), "Answer.")
     with pytest.raises(ConfigError, match="holds no labels to watch"):
         await Monitor(decider=writer, writer=None).run(Item(text="x"))
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from routing import router
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
-from moa.agents.generator import Generator
 from moa.agents.proposer import Proposer, sampler
 from moa.calibration.drift import Moved
 from moa.calibration.verifiers import Length
@@ -73,10 +73,10 @@ def labels(tier: Tier) -> Classifier[str]:
     return Classifier(endpoint, ["a", "b"], none=False, name=tier)
 
 
-def fails(name: str) -> Generator[Any]:
+def fails(name: str) -> Agent[Any, Any]:
     """A model that is down, so that the others are asked too."""
     down = EndpointUnavailable("no", endpoint=name)
-    return Generator(SimulatedEndpoint(name=name, rule=lambda _: down), "Answer.", name=name)
+    return Agent(SimulatedEndpoint(name=name, rule=lambda _: down), "Answer.", name=name)
 
 
 def shadow() -> Shadow[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.refine import Critic, Critique, Refine, Reviser
@@ -28,7 +28,7 @@ def refined(
     draft: Step, critiques: list[Step], revisions: list[Step], *, rounds: int = 2
 ) -> tuple[Refine[str | BaseModel], ScriptedEndpoint, ScriptedEndpoint]:
     critic, reviser = says(*critiques), says(*revisions)
-    writer = Generator(says(draft), "Write.")
+    writer = Agent(says(draft), "Write.")
     return (
         Refine(writer=writer, critic=Critic(critic), reviser=Reviser(reviser), rounds=rounds),
         critic,
@@ -118,7 +118,7 @@ async def test_only_the_draft_that_is_kept_is_streamed() -> None:
 
 
 async def test_the_writer_revises_where_nobody_else_is_named() -> None:
-    writer = Generator(says("one", "two"), "Write.")
+    writer = Agent(says("one", "two"), "Write.")
     node = Refine(writer=writer, critic=Critic(says(finds(3, "a"), finds(9))))
     assert (await node.run("?")).output.text == "two"
 

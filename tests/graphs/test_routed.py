@@ -10,7 +10,7 @@ import pytest
 from command import moa
 from routing import router
 
-from moa import Generator, RunContext
+from moa import Agent, RunContext
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
@@ -32,7 +32,7 @@ def model(name: str, *, tier: Tier = "slm", down: bool = False) -> Node[Any, Any
     def rule(text: str) -> Any:
         return EndpointUnavailable("no", endpoint=name) if down else f"{name} on {text[:5]}"
 
-    return Generator(SimulatedEndpoint(name=name, tier=tier, rule=rule), "Solve it.", name=name)
+    return Agent(SimulatedEndpoint(name=name, tier=tier, rule=rule), "Solve it.", name=name)
 
 
 def two(**more: Any) -> Any:
@@ -80,7 +80,7 @@ async def test_with_all_models_down_the_chosen_ones_error_is_raised() -> None:
 async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
     wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\n#### 3")
     graph = Routed(
-        models=[Generator(wrong, "Solve it.", name="small"), model("large", tier="llm")],
+        models=[Agent(wrong, "Solve it.", name="small"), model("large", tier="llm")],
         router=router(replied=True).at_threshold(0.2),
     )
     result = await graph.run(EASY)

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.graphs.best_of_n import BestOfN
@@ -32,9 +33,9 @@ async def model() -> AsyncIterator[EmbeddedEndpoint]:
 
 def writer(
     model: EmbeddedEndpoint, name: str = "writer", *, temperature: float = 0.9
-) -> Generator[Reply]:
+) -> Agent[str | BaseModel, Reply]:
     say = "Answer with one word."
-    return Generator(model, say, name=name, max_tokens=6, temperature=temperature, repairs=0)
+    return Agent(model, say, name=name, max_tokens=6, temperature=temperature, repairs=0)
 
 
 async def test_samples_differ_and_are_counted(model: EmbeddedEndpoint) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.agents.reasoner import Reasoned, Reasoner
 from moa.calibration.acceptance import Confident
 from moa.calibration.verifiers import Agreement
@@ -43,8 +43,8 @@ def says(*steps: Step) -> ScriptedEndpoint:
     return ScriptedEndpoint(name="small", steps=steps)
 
 
-def writer(endpoint: Endpoint) -> Generator[Reply]:
-    return Generator(endpoint, "Work it out.", temperature=0.7)
+def writer(endpoint: Endpoint) -> Agent[str | BaseModel, Reply]:
+    return Agent(endpoint, "Work it out.", temperature=0.7)
 
 
 async def test_the_answer_that_most_samples_give_wins() -> None:
@@ -171,7 +171,7 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
         note: str
 
     endpoint = says(*(Bill(total=12.5, note=str(n)) for n in range(2)))
-    agent = Generator(endpoint, "Read the bill.", output=Bill, temperature=0.7)
+    agent = Agent(endpoint, "Read the bill.", output=Bill, temperature=0.7)
     output = (await SelfConsistency(node=agent, samples=3, key=field_of("total")).run("…")).output
     assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
 
@@ -205,7 +205,7 @@ def test_nothing_to_sample_is_refused() -> None:
 
 
 def test_it_is_drawn_with_the_number_of_samples() -> None:
-    assert "generator x 5" in SelfConsistency(node=writer(says())).draw().mermaid
+    assert "agent x 5" in SelfConsistency(node=writer(says())).draw().mermaid
 
 
 @settings(max_examples=25)
@@ -229,7 +229,7 @@ async def test_the_key_of_a_field_that_is_not_given_is_an_error() -> None:
 
 
 def test_a_node_that_always_says_the_same_is_not_sampled() -> None:
-    cold = Generator(ScriptedEndpoint(), "Work it out.")
+    cold = Agent(ScriptedEndpoint(), "Work it out.")
     for build in (
         lambda: SelfConsistency(node=cold, samples=3),
         lambda: BestOfN(node=cold, judge=Listwise(ScriptedEndpoint()), samples=3),

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from moa.agents import Agent
 from moa.agents.filter import Filter
-from moa.agents.generator import Generator
 from moa.errors import ConfigError, WiringError
 from moa.graphs import Graph
 from moa.graphs.mixture import Mixture
@@ -54,12 +54,12 @@ def test_handles_can_be_kept_in_sets_and_asked_for_what_they_have() -> None:
 
 
 NO_NODES: dict[str, tuple[Callable[[], Any], str]] = {
-    "run": (lambda: Generator(endpoint, "Answer.").run, "the run of a node was given: give the n"),
+    "run": (lambda: Agent(endpoint, "Answer.").run, "the run of a node was given: give the n"),
     "text": (lambda: "writer", "'writer' is no node: give an agent, a graph that is built, or"),
     "number": (lambda: 7, "int is no node"),
-    "class": (lambda: Generator, r"Generator is a class: .* g\.add\(Generator\(…\), …\)"),
+    "class": (lambda: Agent, r"Agent is a class: .* g\.add\(Agent\(…\), …\)"),
     "coroutine": (lambda: shout("x"), r"shout\(…\) was called: give the function itself"),
-    "endpoint": (lambda: endpoint, r"SimulatedEndpoint is an endpoint: .*Generator\(endpoint, …"),
+    "endpoint": (lambda: endpoint, r"SimulatedEndpoint is an endpoint: .*Agent\(endpoint, …"),
     "unbuilt": (lambda: Graph("inner", str), r"graph 'inner' is not built: give g\.build\(outp"),
     "handle": (lambda: Graph("g", str).input, "Handle is no node"),
 }
@@ -102,7 +102,7 @@ def test_another_name_is_no_attribute_of_a_graph() -> None:
         getattr(Graph("g", str), "add_node")  # noqa: B009 - a type checker knows that it has none
 
 
-@pytest.mark.parametrize("node", [shout, Generator(endpoint, "Answer.")])
+@pytest.mark.parametrize("node", [shout, Agent(endpoint, "Answer.")])
 def test_only_a_function_that_blocks_runs_in_a_thread(node: Any) -> None:
     g: Any = Graph("g", str)
     with pytest.raises(WiringError, match="thread=True is for a function that blocks"):
@@ -136,7 +136,7 @@ async def test_a_map_that_gives_a_coroutine_says_what_to_use() -> None:
     ],
     ids=["text", "class", "nothing"],
 )
-@pytest.mark.parametrize("agent", [Generator, Filter])
+@pytest.mark.parametrize("agent", [Agent, Filter])
 def test_an_agent_takes_an_endpoint(agent: Callable[..., Any], given: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         agent(given, "Answer.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
+from moa.agents import Agent
 from moa.agents.decider import Decider
-from moa.agents.generator import Generator
 from moa.calibration.verifiers import Plausible
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.guards import Blocked, Exchange
@@ -110,7 +110,7 @@ async def test_a_long_text_is_read_in_parts_and_one_is_enough() -> None:
 
 async def test_where_the_model_is_down_the_guard_fails() -> None:
     slm = ScriptedEndpoint([EndpointUnavailable("down", endpoint="slm")])
-    node = Guarded(node=Generator(SimulatedEndpoint(), "Answer."), before=[Injection(slm)])
+    node = Guarded(node=Agent(SimulatedEndpoint(), "Answer."), before=[Injection(slm)])
     with pytest.raises(EndpointUnavailable):
         await node.run("Hello")
 
@@ -168,7 +168,7 @@ async def test_a_model_can_judge_the_sentences() -> None:
 
 
 async def test_it_stands_after_a_node() -> None:
-    writer = Generator(ScriptedEndpoint(["It was painted by elephants."]), "Answer.")
+    writer = Agent(ScriptedEndpoint(["It was painted by elephants."]), "Answer.")
     output = (await Guarded(node=writer, after=[Groundedness()]).run(PASSAGE)).output
     assert isinstance(output, Blocked)
     assert output.guard == "groundedness"

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from moa.agents import Agent
 from moa.agents.extractor import Extractor
 from moa.agents.filter import Filter, Verdict
-from moa.agents.generator import Generator
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.errors import (
@@ -78,8 +78,10 @@ class Watching:
         return Result(output=verdict)
 
 
-def answering(rule: Callable[[str], str | Exception], **more: object) -> Generator[Reply]:
-    return Generator(Chopped(rule, **more), "Answer.", repairs=0)  # pyright: ignore[reportArgumentType]
+def answering(
+    rule: Callable[[str], str | Exception], **more: object
+) -> Agent[str | BaseModel, Reply]:
+    return Agent(Chopped(rule, **more), "Answer.", repairs=0)  # pyright: ignore[reportArgumentType]
 
 
 def echo(text: str) -> str:
@@ -97,7 +99,7 @@ def pieces_of(events: list[Event | Result[object]]) -> str:
 async def test_what_a_guard_before_it_stops_never_reaches_the_node() -> None:
     endpoint = ScriptedEndpoint([])
     guard = Watching(kept=False)
-    result = await Guarded(node=Generator(endpoint, "Answer."), before=[guard]).run("Hello")
+    result = await Guarded(node=Agent(endpoint, "Answer."), before=[guard]).run("Hello")
     assert result.output == Blocked(reason="it is bad", guard="watching", place="before")
     assert endpoint.prompts == []
     assert [note.kind for note in result.trace] == ["dropped"]
@@ -201,7 +203,7 @@ async def test_a_guard_that_takes_an_exchange_sees_request_and_output() -> None:
 
 async def test_a_secret_is_masked_for_the_model_and_put_back_for_the_user() -> None:
     endpoint = Chopped(echo)
-    node = Generator(endpoint, "Answer.")
+    node = Agent(endpoint, "Answer.")
     result = await Guarded(node=node, before=[MASK]).run(f"I am {SECRET}.")
     assert result.output == Reply(text=f"You said: I am {SECRET}.")
     assert SECRET not in repr(endpoint.prompts)
@@ -227,7 +229,7 @@ class Broken:
 
 async def test_where_a_recogniser_fails_nothing_is_sent() -> None:
     endpoint = ScriptedEndpoint([])
-    node = Guarded(node=Generator(endpoint, "Answer."), before=[Pii(recognizers=[Broken()])])
+    node = Guarded(node=Agent(endpoint, "Answer."), before=[Pii(recognizers=[Broken()])])
     with pytest.raises(GuardFailed, match="'broken'") as caught:
         await node.run(SECRET)
     assert endpoint.prompts == []
@@ -297,7 +299,7 @@ async def test_every_text_of_a_typed_request_is_masked_and_of_a_typed_answer_res
 
 async def test_a_model_as_a_request_is_masked_field_by_field() -> None:
     endpoint = Chopped(echo)
-    node = Generator(endpoint, "Answer.")
+    node = Agent(endpoint, "Answer.")
     form = Form(text=SECRET, numbers=["1111-2222"], more={"3333-4444": SECRET})
     await Guarded(node=node, before=[MASK]).run(form)
     shown = repr(endpoint.prompts)
@@ -311,7 +313,7 @@ async def test_a_number_that_is_a_secret_is_refused() -> None:
 
     mask = Pii(recognizers=[Pattern("ID", r"[0-9]{8}")])
     with pytest.raises(InputError, match="give it as a text") as caught:
-        await Guarded(node=Generator(Chopped(echo), "Answer."), before=[mask]).run(
+        await Guarded(node=Agent(Chopped(echo), "Answer."), before=[mask]).run(
             Numbered(card=47110815)
         )
     assert "4711" not in str(caught.value)
@@ -369,7 +371,7 @@ def test_it_is_drawn_with_its_guards() -> None:
         node=answering(echo), before=[MASK], beside=[Watching("a"), Watching("a")], after=[MASK]
     )
     drawn = node.draw().mermaid
-    for name in ("pii", "pii 2", "a 2", "hold back", "generator"):
+    for name in ("pii", "pii 2", "a 2", "hold back", "agent"):
         assert name in drawn
 
 

@@ -14,7 +14,7 @@ from graphs import clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.agents.generator import Generator
+from moa.agents import Agent
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Retried
@@ -130,7 +130,7 @@ def test_who_waits_for_its_turn_at_an_endpoint_is_not_late() -> None:
 
     gate = asyncio.Semaphore(1)
     endpoint = OneAtATime(rule=lambda _: "a word", latency_s=1.0)
-    members = [Generator(Retried(endpoint), "Say it.", name=name) for name in "abc"]
+    members = [Agent(Retried(endpoint), "Say it.", name=name) for name in "abc"]
     drawn = clock.run(fan_out(members, "Hi", RunContext(), straggler_timeout_s=0.2))
     assert [one.name for one in drawn] == ["a", "b", "c"]
 
@@ -236,9 +236,9 @@ def test_a_retry_gets_no_more_patience_than_anyone() -> None:
         rule=lambda _: EndpointUnavailable("refused", endpoint="down", retry_after_s=9.0),
     )
     fine = SimulatedEndpoint(name="fine", latency_s=0.3, rule=lambda _: "a word")
-    members = [Generator(fine, "Say it.", name=name) for name in "ab"]
+    members = [Agent(fine, "Say it.", name=name) for name in "ab"]
     retrying = Retried(endpoint, attempts=9)
-    members.append(Generator(retrying, "Say it.", name="c"))
+    members.append(Agent(retrying, "Say it.", name="c"))
     run = RunContext()
 
     async def main() -> float:
@@ -296,7 +296,7 @@ def test_what_members_write_is_not_streamed() -> None:
     events: list[Event] = []
     run = RunContext(node="mixture", listener=events.append)
     endpoint = SimulatedEndpoint(rule=lambda _: "a few words")
-    members = [Generator(endpoint, "Say it.", name="a"), Generator(endpoint, "Say it.", name="b")]
+    members = [Agent(endpoint, "Say it.", name="a"), Agent(endpoint, "Say it.", name="b")]
     asyncio.run(fan_out(members, "hello", run))
     assert not [event for event in events if isinstance(event, TextDelta)]
     assert [e.node for e in events if isinstance(e, NodeStarted)] == ["mixture/a", "mixture/b"]
@@ -350,7 +350,7 @@ def test_no_interleaving_passes_a_limit(
     calls: int, delays: list[float], quorum: int | None
 ) -> None:
     members = [
-        Generator(SimulatedEndpoint(rule=lambda _: "a word", latency_s=delay), "Say it.")
+        Agent(SimulatedEndpoint(rule=lambda _: "a word", latency_s=delay), "Say it.")
         for delay in delays
     ]
     run = RunContext(budget=Budget(calls=calls))

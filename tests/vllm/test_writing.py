@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from moa import Extractor, Generator, Preprocessor, RunContext, Sentiment
+from moa import Agent, Extractor, Preprocessor, RunContext, Sentiment
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import EndpointRejected
@@ -67,7 +67,7 @@ async def test_the_schema_is_enforced_while_the_model_writes(small: OpenAIEndpoi
 async def test_a_stream_comes_in_pieces_and_is_charged(small: OpenAIEndpoint) -> None:
     heard: list[Event] = []
     context = RunContext(listener=heard.append)
-    writer = Generator(small, "Reply to the message in one sentence.", max_tokens=24)
+    writer = Agent(small, "Reply to the message in one sentence.", max_tokens=24)
     result = await writer.run("Hello, where is my order?", context)
     pieces = [event.text for event in heard if isinstance(event, TextDelta)]
     assert len(pieces) > 5

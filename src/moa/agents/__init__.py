@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import Annotated, Any, cast
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, TypeVar, Unpack, cast, overload
 
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 
-from moa.agents.boundary import In, Limits, Out, TypedNode, require, said
+from moa._async import beside
+from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
+    Template,
     again,
     data,
     fitted,
@@ -20,15 +25,24 @@ from moa.agents.prompts import (
     written,
     wrong_with,
 )
+from moa.agents.tools import AnyTool, Tool, ToolCalls
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Message, Prompt, closed_after
+from moa.endpoints import Completion, Endpoint, Prompt, closed_after
+from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.handoffs import Reply
-from moa.trace import TextDelta
+from moa.messages import Message, files_of
+from moa.node import Result, streamed
+from moa.trace import Event, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 __all__ = ["Agent", "Settings"]
 
+Takes = TypeVar("Takes")
+Gives = TypeVar("Gives", bound=BaseModel)
+
+REPLY = "Answer the message, in its language."
+"""What to do, where nothing else is said."""
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 
 
@@ -51,27 +65,59 @@ class Settings(Limits, total=False):
     """0 unless answers are to differ; `None` leaves it to the server."""
     tag: str | None
     """Name of the tags around the input, which is data; empty where it is the request itself."""
+    examples: Sequence[tuple[Any, Any]]
+    """Inputs, and the right output of each, that the model is shown first."""
+    tools: Sequence[AnyTool]
+    """What the model may have done before it answers: functions, tools of LangChain, `Tool`s."""
+    max_tool_calls: int
+    """Calls of tools that a run may make; one more is a `BudgetExceeded`."""
+
+
+History = Iterable[Message | Mapping[str, Any]]
+"""What was said before: the `messages` of a result, or messages as OpenAI writes them."""
+
+
+@dataclass
+class _Exchange:
+    """What a run is given of a conversation, and what it adds."""
+
+    history: tuple[Message, ...]
+    said: tuple[Message, ...] = ()
+
+
+_EXCHANGE: ContextVar[_Exchange | None] = ContextVar("_EXCHANGE", default=None)
+"""Of the agent that runs: `answer`, which classes override, knows of none."""
 
 
 class Agent(TypedNode[In, Out]):
     """Asks a model to write its output, checks it, and has it repaired.
 
-    Derive from it, and say what to do:
+        Agent(endpoint, "Thank the customer.")                       # text in, a `Reply` out
+        Agent(endpoint, "Find the order.", output=Order)             # an `Order` out
+        Agent(endpoint, "Find the order.", input=Mail, prompt="Mail: {body}", output=Order)
+        Agent(endpoint, "Answer by the calendar.", tools=[events_of, add_event])
+
+    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
+    to the run piece by piece while it is written. The input is data: orders in it count for
+    nothing, unless `tag=""` makes it the request itself, as in a chat.
+
+    Derive from it where more is to be said than in words:
 
         class Judge(Agent[Ballot, Verdict]):
             instructions = "Pick the best answer. Judge substance, not length."
 
-    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
-    to the run piece by piece while it is written.
-
     Args:
         endpoint: Who writes.
         instructions: What to do, in words; `None`: as the class says.
-        name, repairs, max_tokens, temperature, tag, budget, timeout_s: See `Settings`.
+        input: What it takes: a text or any pydantic model, unless it is said.
+        output: What it gives: a `Reply`, unless another pydantic model is named.
+        prompt: What the model reads, with `{field}` for each field of `input`; `None`: all of it.
+        settings: See `Settings`.
 
     Raises:
         CapabilityError: the endpoint can't complete.
-        ConfigError: the class does not say what it takes or gives, or a number is out of range.
+        ConfigError: nothing says what to do, what a class takes or gives, a number is out of range,
+            or an example, the prompt or a tool doesn't fit.
     """
 
     instructions: str = ""
@@ -80,23 +126,81 @@ class Agent(TypedNode[In, Out]):
     """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
     the input is no data but the request itself, which is to be followed: it stands without tags."""
 
+    @overload
+    def __init__(
+        self: Agent[str | BaseModel, Reply],
+        endpoint: Endpoint,
+        instructions: str,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Agent[str | BaseModel, Gives],
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        output: type[Gives],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Agent[Takes, Reply],
+        endpoint: Endpoint,
+        instructions: str,
+        *,
+        input: type[Takes],
+        prompt: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         endpoint: Endpoint,
+        instructions: str,
         *,
+        input: type[In],
+        output: type[Out],
+        prompt: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint,
         instructions: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        instructions: str | None = None,
+        *,
+        input: Any = None,
+        output: Any = None,
+        prompt: str | None = None,
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
         temperature: float | None = 0.0,
         tag: str | None = None,
+        examples: Sequence[tuple[Any, Any]] = (),
+        tools: Sequence[AnyTool] = (),
+        max_tool_calls: int = 10,
         budget: Budget = UNLIMITED,
         timeout_s: float | None = None,
     ) -> None:
+        if type(self) is Agent:
+            input, output = input or str | BaseModel, output or Reply
+        if input is not None:
+            self.input_type = input
+        if output is not None:
+            self.output_type = output
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         if instructions is not None:
             self.instructions = instructions
+        if type(self) is Agent and not self.instructions.strip():
+            raise ConfigError(f'agent {self.name!r}: say what to do: Agent(endpoint, "…")')
         if tag is not None:
             self.tag = tag
         if repairs < 0 or max_tokens < 1:
@@ -108,6 +212,56 @@ class Agent(TypedNode[In, Out]):
         self.max_tokens = max_tokens
         self.temperature = temperature
         self._schema = None if self.output_type is Reply else schema_of(self.output_type)
+        self._template = None if prompt is None else Template(prompt, self.input_type)
+        self._examples = tuple(self._example(*example) for example in examples)
+        self.max_tool_calls = max_tool_calls
+        self.tools = {tool.name: tool for tool in map(Tool.of, tools)}
+        if len(self.tools) < len(tools):
+            raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
+        if self.tools:
+            self.endpoint = Tooled(endpoint)
+
+    async def run(
+        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+    ) -> Result[Out]:
+        """Answer one request; see `TypedNode.run`.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+            history: What was said before: the `messages` of an earlier result, or messages as
+                OpenAI writes them. The instructions are the agent's own, and stand before it.
+        """
+        exchange = _Exchange(tuple(map(Message.of, history)))
+        token = _EXCHANGE.set(exchange)
+        try:
+            result = await super().run(request, context)
+        finally:
+            _EXCHANGE.reset(token)
+        return replace(result, messages=exchange.said)
+
+    def stream(
+        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+    ) -> AsyncIterator[Event | Result[Out]]:
+        """Run, and tell what happens while it happens. The result comes last; see `run`."""
+        return streamed(partial(self.run, history=history), request, context)
+
+    def run_sync(
+        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+    ) -> Result[Out]:
+        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        return beside(lambda: self.run(request, context, history=history))
+
+    def _example(self, request: Any, output: Any) -> tuple[In, Out]:
+        if self._schema is None and isinstance(output, str):
+            output = {"text": output}
+        try:
+            shown: Out = self.output_type.model_validate(output)
+        except ValidationError as error:
+            raise ConfigError(
+                f"agent {self.name!r}: example {output!r:.100}: {said(error)}"
+            ) from None
+        return self._admitted(request), shown
 
     def prompt(self, request: In) -> str:
         """Write the user message; by default the request alone, as data where there is a `tag`.
@@ -116,17 +270,35 @@ class Agent(TypedNode[In, Out]):
         `tag` where the agent has one of its own.
         """
         text = cast("Any", request)
+        if self._template is not None:
+            return self._template.filled(text, tag=self.tag)
         return data(text, tag=self.tag) if self.tag else written(text)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
         prompt = self.prompt(request)
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
-        return (Message("system", rule), Message("user", prompt))
+        return (
+            Message("system", rule),
+            Message("user", prompt, files=tuple(files_of(request))),
+        )
+
+    def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
+        """Write what stands before the request: instructions, examples, and what was said."""
+        also = [one.content for one in history if one.role == "system"]
+        rules = [one.content for one in told if one.role == "system"]
+        before = [Message("system", "\n\n".join((*rules, *also)))] if rules or also else []
+        for request, output in self._examples:
+            *_, asked = self.messages(request)
+            text = output.text if isinstance(output, Reply) else output.model_dump_json()
+            before += [asked, Message("assistant", text)]
+        before += [one for one in history if one.role != "system"]
+        return plain(before) if history and not self.tools else tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
-        """Give the tag where a prompt holds it; else nothing."""
-        return self.tag if self.tag and f"</{self.tag}>" in prompt else ""
+        """Give the tag where a prompt holds it, or the result of a tool may; else nothing."""
+        tag = self.tag or TAG
+        return tag if self.tools or (self.tag and f"</{tag}>" in prompt) else ""
 
     def read(self, completion: Completion) -> Out:
         """Read what the model wrote.
@@ -150,13 +322,22 @@ class Agent(TypedNode[In, Out]):
         """
 
     async def answer(self, request: In, context: RunContext) -> Out:
-        """Ask, validate, check, and have it repaired."""
-        first = messages = self.messages(request)
-        for left in range(self.repairs, -1, -1):
-            completion = await self._ask(messages, context)
+        """Ask, have tools used, validate, check, and have it repaired."""
+        exchange = _EXCHANGE.get() or _Exchange(())
+        told = self.messages(request)
+        asked = tuple(one for one in told if one.role != "system")
+        messages = before = (*self._before(told, exchange.history), *asked)
+        calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
+        turns: tuple[Message, ...] = ()
+        # Beside tools many servers enforce no schema, so that JSON may have to be asked for anew.
+        tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
+        for left in range(tries - 1, -1, -1):
+            free = self._schema is None or messages is before
+            completion, more = await self._turns(messages, calls, context, free=free)
+            turns += more
             cut = completion.finish_reason == "length"
             try:
-                plain = self._unechoed(completion, self._tag_in(first[-1].content), context)
+                plain = self._unechoed(completion, self._tag_in(asked[-1].content), context)
                 output = self.read(self._fitted(plain, context))
                 self.check(request, output)
             except ValueError as error:
@@ -164,15 +345,39 @@ class Agent(TypedNode[In, Out]):
                 if cut:
                     fault = f"it was cut at max_tokens={self.max_tokens} ({fault})"
                 if not left:
-                    raise self._unusable(completion, fault) from error
+                    raise self._unusable(completion, fault, tries) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
                 wrong = "it was too long, be brief" if cut else wrong_with(error)
-                messages = again(first, wrong, tag=self.tag or TAG)
+                messages = again((*before, *turns), wrong, tag=self.tag or TAG)
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
+                answered = Message("assistant", plain.text)
+                exchange.said = (*exchange.history, *asked, *turns, answered)
                 return output
         raise AssertionError("the last try returns or raises")
+
+    async def _turns(
+        self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
+    ) -> tuple[Completion, tuple[Message, ...]]:
+        """Ask until the model answers, and have the tools used that it asks for before.
+
+        Args:
+            messages: What it reads.
+            calls: Those of the run.
+            context: Of the run.
+            free: Whether it may use tools.
+
+        Returns:
+            The answer, and the calls and results before it.
+        """
+        turns: tuple[Message, ...] = ()
+        while True:
+            completion = await self._ask((*messages, *turns), context, free=free)
+            if not completion.tool_calls:
+                return completion, turns
+            asked = Message("assistant", completion.text, completion.tool_calls)
+            turns += (asked, *await calls.results(completion.tool_calls, context))
 
     def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Take the tags of the data out of an answer."""
@@ -196,21 +401,24 @@ class Agent(TypedNode[In, Out]):
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
 
-    def _unusable(self, completion: Completion, fault: str) -> OutputError:
-        tries = "1 try" if not self.repairs else f"{self.repairs + 1} tries"
+    def _unusable(self, completion: Completion, fault: str, tries: int) -> OutputError:
+        after = "1 try" if tries == 1 else f"{tries} tries"
         return OutputError(
-            f"no valid {self.output_type.__name__} from {completion.endpoint!r} after {tries}: "
+            f"no valid {self.output_type.__name__} from {completion.endpoint!r} after {after}: "
             f"{fault}. The answer begins {completion.text[:80]!r}",
             node=self.name,
             text=completion.text,
         )
 
-    async def _ask(self, messages: tuple[Message, ...], context: RunContext) -> Completion:
+    async def _ask(
+        self, messages: tuple[Message, ...], context: RunContext, *, free: bool
+    ) -> Completion:
         prompt = Prompt(
             messages=messages,
             json_schema=self._schema,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
+            tools=tuple(tool.schema for tool in self.tools.values()) if free else (),
         )
         if not self._streams(context):
             return await self.endpoint.complete(prompt, context)
@@ -235,3 +443,8 @@ class Agent(TypedNode[In, Out]):
 def _unfenced(text: str) -> str:
     fenced = _FENCED.fullmatch(text.strip())
     return fenced["inside"] if fenced else text.strip()
+
+
+ready("generator", "Writes by instructions", "llm")(
+    partial(Agent[str | BaseModel, Reply], instructions=REPLY, name="generator")
+)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.batch import Mapped, faults_of
+from moa.batch import NodeBase, faults_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
@@ -72,7 +72,7 @@ class Limits(TypedDict, total=False):
     """Seconds for each of its runs; `None`: as long as the run that it is part of has."""
 
 
-class TypedNode(ABC, Mapped[In, Out]):
+class TypedNode(ABC, NodeBase[In, Out]):
     """A node that checks what it is given, and runs in a nested context of its own.
 
     `input_type` and `output_type` are read from the type arguments of the class, so that graphs

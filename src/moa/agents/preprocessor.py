@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Unpack
 
-from moa.agents import cleaning
+from pydantic import BaseModel
+
+from moa.agents import Agent, cleaning
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
-from moa.agents.generator import Generator
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
 from moa.context import RunContext
@@ -65,7 +66,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         self.history = history
         self.language = language
         self.max_tokens = max_tokens
-        self.rewriter: Generator[Reply] | None = None
+        self.rewriter: Agent[str | BaseModel, Reply] | None = None
         _require("ftfy", "ftfy", "to repair broken encodings")
         if html:
             _require("lxml", "lxml", "to turn HTML into text")
@@ -74,7 +75,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         if max_tokens is not None:
             split("", max_tokens=max_tokens)
         if rewrite is not None:
-            self.rewriter = Generator(
+            self.rewriter = Agent(
                 rewrite, _REWRITE, name="rewrite", max_tokens=2 * _REWRITTEN_TOKENS
             )
 
@@ -125,7 +126,9 @@ class Preprocessor(TypedNode[Text | str, Text]):
         )
         return first
 
-    async def _rewritten(self, rewriter: Generator[Reply], text: str, context: RunContext) -> str:
+    async def _rewritten(
+        self, rewriter: Agent[str | BaseModel, Reply], text: str, context: RunContext
+    ) -> str:
         if not text or approximate_tokens(text) > _REWRITTEN_TOKENS:
             if text:
                 context.note("skipped", f"rewriting: longer than {_REWRITTEN_TOKENS} tokens")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from string import Formatter
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, core_schema
 
-from moa.endpoints import Message
 from moa.endpoints.control_tokens import rewritten
+from moa.errors import ConfigError
+from moa.messages import IN_WORDS, Message
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,13 +70,15 @@ def written(request: str | BaseModel) -> str:
     """Write an input as it is read: by its `__str__` where it has one, else field by field."""
     if isinstance(request, str) or type(request).__str__ is not BaseModel.__str__:
         return str(request)
-    return _worded(request.model_dump(mode="json", exclude_none=True))
+    return _worded(request.model_dump(mode="json", exclude_none=True, context=IN_WORDS))
 
 
 def _worded(value: object) -> str:
     match value:
         case str():
             return value
+        case None:
+            return ""
         case list():
             return "".join(f"\n- {_worded(item)}" for item in cast("list[object]", value))
         case dict():
@@ -81,6 +86,44 @@ def _worded(value: object) -> str:
             return "\n".join(f"{name}: {_worded(field)}" for name, field in fields)
         case _:
             return json.dumps(value)
+
+
+class Template:
+    """A prompt with places for the fields of an input, as in `"Subject: {subject}"`.
+
+    What is put there is data, whatever is written in it. A brace that is meant is written twice.
+
+    Args:
+        text: The prompt.
+        model: What it is filled from.
+
+    Raises:
+        ConfigError: a place is no field, or holds more than its name.
+    """
+
+    def __init__(self, text: str, model: Any) -> None:
+        fields: Mapping[str, object] = getattr(model, "model_fields", {})
+        try:
+            self._parts = [*Formatter().parse(text)]
+        except ValueError as error:
+            raise ConfigError(f"{text!r:.100} is no template: {error}") from error
+        for _, name, form, conversion in self._parts:
+            if name is not None and (name not in fields or form or conversion):
+                known = ", ".join(f"{{{field}}}" for field in fields) or "none: say input=…"
+                raise ConfigError(f"{{{name}}} in {text!r:.100} is no field. There are {known}")
+
+    def filled(self, request: BaseModel, *, tag: str) -> str:
+        """Put the fields of a request in, each in a block of its own where there is a tag."""
+        dumped = request.model_dump(mode="json", context=IN_WORDS)
+        pieces: list[str] = []
+        for literal, name, _, _ in self._parts:
+            pieces.append(literal)
+            if name is not None:
+                value = getattr(request, name)
+                known = isinstance(value, str | BaseModel)
+                text = written(value) if known else _worded(dumped[name])
+                pieces.append(block(text, tag=tag) if tag else text)
+        return "".join(pieces)
 
 
 def system(instructions: str, schema: Mapping[str, Any] | None, *, tag: str = "") -> str:
@@ -135,7 +178,9 @@ def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[M
     told = (
         f"An earlier answer could not be used: {escaped(wrong, tag=tag)}. Answer again, correctly."
     )
-    return (*before, Message(last.role, f"{last.content}\n\n{told}"))
+    if last.role != "user":
+        return (*messages, Message("user", told))
+    return (*before, replace(last, content=f"{last.content}\n\n{told}"))
 
 
 def wrong_with(error: ValueError) -> str:
@@ -169,10 +214,15 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema(schema_generator=_Asked)
 
 
-class _Asked(GenerateJsonSchema):
+class Untitled(GenerateJsonSchema):
+    """Leaves titles out that only repeat the name of a field."""
+
     def field_title_should_be_set(self, schema: Any) -> bool:
+        """Say no."""
         return False
 
+
+class _Asked(Untitled):
     def field_is_required(self, field: Any, total: bool) -> bool:
         return True
 

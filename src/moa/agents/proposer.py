@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Unpack
 from pydantic import BaseModel, Field, create_model
 
 from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
-from moa.agents.generator import Generator
 from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.handoffs import Consulted, Reply
@@ -80,10 +79,10 @@ def sampler(
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:
         writes["tag"] = ""
-        return Generator(endpoint, instructions or ANSWER, **writes)
+        return Agent(endpoint, instructions or ANSWER, **writes)
     described = labels if isinstance(labels, dict) else {}
     means = "; ".join(f"{label}: {meaning}" for label, meaning in described.items())
     kind: Any = Literal[tuple(labels)]
     label = create_model("Label", answer=(kind, Field(description=means or None)))
     asked = instructions or "Give the label that fits the text best."
-    return Generator(endpoint, asked, output=label, **writes)
+    return Agent(endpoint, asked, output=label, **writes)

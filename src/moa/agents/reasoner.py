@@ -7,9 +7,8 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa.agents import Agent, Settings
+from moa.agents import REPLY, Agent, Settings
 from moa.agents.boundary import ready
-from moa.agents.generator import REPLY
 from moa.endpoints import Completion, Endpoint
 
 A = TypeVar("A")

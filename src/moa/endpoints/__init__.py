@@ -23,20 +23,27 @@ from pydantic import TypeAdapter
 from moa.context import RunContext
 from moa.errors import CapabilityError
 from moa.journal import JSON, Call, Form, form_of
+from moa.messages import Message, ToolCall
 from moa.questions import Answer, Question
 from moa.usage import FREE, Amount, Price, Tier
 
-Capability = Literal["complete", "stream", "decide", "embed"]
-Role = Literal["system", "user", "assistant"]
+Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]
+_PHRASES: Mapping[Capability, str] = {
+    "tools": "take tools",
+    "images": "read images",
+    "files": "read files",
+}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a chat."""
+class ToolSchema:
+    """A tool, as a model is told of it."""
 
-    role: Role
-    content: str
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON schema of its arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,14 @@ class Prompt:
     temperature: float | None = None
     """`None` leaves it to the server."""
     stop: tuple[str, ...] = ()
+    tools: tuple[ToolSchema, ...] = ()
+    """What the model may ask for before it answers; the schema is that of its answer."""
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What an endpoint must be able to, besides to complete."""
+        files: set[Capability] = {file.kind for one in self.messages for file in one.files}
+        return frozenset[Capability]((*files, "tools") if self.tools else files)
 
     @classmethod
     def of(
@@ -82,6 +97,8 @@ class Completion:
     text: str
     reasoning: str | None = None
     """What a thinking model thought, kept apart from its answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model wants used before it answers; `text` is then what it says of that."""
     finish_reason: str = "stop"
     """`stop`, or `length` where `max_tokens` cut it."""
     endpoint: str
@@ -218,20 +235,23 @@ class Endpoint(Protocol):
         ...
 
 
-def need(endpoint: Endpoint, capability: Capability) -> None:
-    """Make sure that an endpoint can do what it is asked for.
+def need(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = None) -> None:
+    """Make sure that an endpoint can do what it is asked for, and all that a prompt needs.
 
     Raises:
         CapabilityError: it can't.
     """
-    if capability not in endpoint.capabilities:
-        raise unable(endpoint, capability)
+    needed = (capability, *prompt.needs) if prompt else (capability,)
+    for one in needed:
+        if one not in endpoint.capabilities:
+            raise unable(endpoint, one)
 
 
 def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
     """Say that an endpoint can't do what it is asked for, and what it can."""
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
-    return CapabilityError(f"endpoint {endpoint.name!r} can't {capability}: it can {able}")
+    what = _PHRASES.get(capability, capability)
+    return CapabilityError(f"endpoint {endpoint.name!r} can't {what}: it can {able}")
 
 
 class Closing(ABC):

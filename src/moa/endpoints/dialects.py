@@ -35,6 +35,8 @@ class Dialect:
     enforces: Literal["none", "strict", "all"] = "none"
     """Which schemas it is known to hold answers to; `strict`: those that `response_format` can send
     as strict ones."""
+    schema_beside_tools: bool = False
+    """Whether it takes a schema of the answer together with tools."""
     wire: Literal["systemone", "decisions"] = "systemone"
     """The format in which it decides, where it can."""
     labels: Literal["vllm", "llama.cpp"] | None = None
@@ -96,6 +98,7 @@ OPENAI = Dialect(
     "OPENAI_API_KEY",
     answer_limit="max_completion_tokens",  # its reasoning models know no other
     enforces="strict",
+    schema_beside_tools=True,
     wire="decisions",
     most_questions=400,
 )

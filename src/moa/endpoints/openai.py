@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
@@ -36,6 +36,7 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
+from moa.messages import ToolCall
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -45,7 +46,13 @@ _REFUSES = re.compile(
     re.IGNORECASE,
 )
 
-CHAT: frozenset[Capability] = frozenset(("complete", "stream", "decide"))
+CHAT: frozenset[Capability] = frozenset(
+    ("complete", "stream", "decide", "tools", "images", "files")
+)
+"""What a server is taken to do; what its model can't do it refuses itself."""
+_DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
+_FILE = "word " * 1000
+"""Stands for a file where tokens are estimated: a page or a large picture takes about as many."""
 _TAGS = {
     "<think>": "</think>",
     "<thought>": "</thought>",  # Gemini's compatible endpoint
@@ -144,7 +151,7 @@ class OpenAIEndpoint(Closing):
             EndpointRejected: the prompt can't fit into `context_window`, or the server says no.
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
-        need(self, "complete")
+        need(self, "complete", prompt)
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         choice = self._first_choice(answer)
@@ -156,6 +163,7 @@ class OpenAIEndpoint(Closing):
             reasoning=thought or inline,
             refusal=_text(message.get("refusal")),
             finish_reason=_text(choice.get("finish_reason")) or "stop",
+            tool_calls=_tool_calls(message.get("tool_calls"), prompt),
             model=_text(answer.get("model")) or self.model,
             amount=amount,
             context=context,
@@ -169,8 +177,9 @@ class OpenAIEndpoint(Closing):
         A thought whose opening tag the server leaves out is known as one only at its end: it is
         in the pieces, and not in the text of the `Completion`.
         """
-        need(self, "stream")
+        need(self, "stream", prompt)
         self._check_length(prompt)
+        calls: list[JSON] = []
         splitter = ThinkingSplitter()
         thought, refusal, finish_reason, model = "", "", "", self.model
         amount = Amount()
@@ -185,6 +194,8 @@ class OpenAIEndpoint(Closing):
                     content, more = _content(delta)
                     thought += more
                     refusal += _text(delta.get("refusal"))
+                    for part in objects_of(delta.get("tool_calls")):
+                        _add_part(calls, part)
                     finish_reason = _text(choice.get("finish_reason")) or finish_reason
                     if piece := splitter.feed(content):
                         yield piece
@@ -201,6 +212,7 @@ class OpenAIEndpoint(Closing):
             reasoning=thought or splitter.reasoning or inline,
             refusal=refusal,
             finish_reason=finish_reason,
+            tool_calls=_tool_calls(calls, prompt),
             model=model,
             amount=amount,
             context=context,
@@ -263,23 +275,24 @@ class OpenAIEndpoint(Closing):
         """Write a request in this server's words."""
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [
-                {"role": message.role, "content": neutralise(message.content)}
-                for message in self._shown(prompt)
-            ],
+            "messages": [message.as_dict(neutralise) for message in self._shown(prompt)],
             self.dialect.answer_limit: prompt.max_tokens,
         }
         if prompt.temperature is not None:
             body["temperature"] = prompt.temperature
         if prompt.stop:
             body["stop"] = list(prompt.stop)
-        if prompt.json_schema is not None:
+        if prompt.tools:
+            body["tools"] = [{"type": "function", "function": asdict(one)} for one in prompt.tools]
+        if prompt.json_schema is not None and (
+            not prompt.tools or self.dialect.schema_beside_tools
+        ):
             body.update(self.dialect.constrained(prompt.json_schema))
         return body
 
     def _shown(self, prompt: Prompt) -> Sequence[Message]:
         schema, messages = prompt.json_schema, prompt.messages
-        if schema is None or self.dialect.holds_to(schema):
+        if schema is None or prompt.tools or self.dialect.holds_to(schema):
             return messages
         return with_schema(messages, schema)
 
@@ -332,7 +345,7 @@ class OpenAIEndpoint(Closing):
 
     def _estimate(self, body: Mapping[str, Any], prompt: Prompt) -> Amount:
         # The words around the messages stand for what the chat template puts there.
-        text = json.dumps(body, ensure_ascii=False)
+        text = _DATA_URL.sub(_FILE, json.dumps(body, ensure_ascii=False))
         return estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _check_length(self, prompt: Prompt) -> None:
@@ -361,11 +374,12 @@ class OpenAIEndpoint(Closing):
         reasoning: str | None,
         refusal: str,
         finish_reason: str,
+        tool_calls: tuple[ToolCall, ...],
         model: str,
         amount: Amount,
         context: RunContext,
     ) -> Completion:
-        if not text.strip() or finish_reason == "content_filter":
+        if not (text.strip() or tool_calls) or finish_reason == "content_filter":
             raise self._no_answer(text, refusal, finish_reason, context, thought=bool(reasoning))
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
@@ -373,6 +387,7 @@ class OpenAIEndpoint(Closing):
         return Completion(
             text=text,
             reasoning=reasoning,
+            tool_calls=tool_calls,
             finish_reason=finish_reason,
             endpoint=self.name,
             model=model,
@@ -419,6 +434,33 @@ def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> Seque
     if messages[0].role != "system":
         return (Message("system", told), *messages)
     return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
+
+
+def _tool_calls(asked: object, prompt: Prompt) -> tuple[ToolCall, ...]:
+    """Read the tools that a message asks for; Gemini leaves their ids empty."""
+    found: list[ToolCall] = []
+    for call in objects_of(asked) if prompt.tools else ():
+        function = object_of(call.get("function"))
+        arguments: object = function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        id = _text(call.get("id")) or f"call_{len(prompt.messages)}_{len(found)}"
+        found.append(ToolCall(_text(function.get("name")), _text(arguments) or "{}", id))
+    return tuple(found)
+
+
+def _add_part(calls: list[JSON], part: JSON) -> None:
+    """Add a piece of a streamed tool call; it goes on with one of its index, or has an id anew."""
+    index, id, function = part.get("index"), _text(part.get("id")), object_of(part.get("function"))
+    same = (one for one in calls if one["index"] == index and id in ("", one["id"]))
+    call = next(same, None)
+    if call is None:
+        call = JSON()
+        call |= {"index": index, "id": id, "function": {"name": "", "arguments": ""}}
+        calls.append(call)
+    written = call["function"]
+    written["name"] = written["name"] or _text(function.get("name"))
+    written["arguments"] += _text(function.get("arguments"))
 
 
 def split_thinking(text: str) -> tuple[str, str | None]:

@@ -647,7 +647,7 @@ def _lasts(completion: Completion, prompt: Prompt) -> bool:
     """Whether a completion is whole, so that it may be given again."""
     if completion.finish_reason == "length":
         return False
-    if prompt.json_schema is None:
+    if prompt.json_schema is None or completion.tool_calls:
         return True
     try:
         json.loads(completion.text)

@@ -14,9 +14,9 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
-from moa.agents.generator import Generator
 from moa.agents.sentiment import Sentiment
 from moa.calibration import percent
 from moa.calibration.drift import Counts, Moved, added, moved, share_of
@@ -417,11 +417,9 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         """Read what was kept of the windows before."""
         if self.window is not None and self.seconds is not None:
             raise ValueError("give window or seconds, not both")
-        self.reporter: Generator[Reply] | None = None
+        self.reporter: Agent[str | BaseModel, Reply] | None = None
         if self.writer is not None:
-            self.reporter = Generator(
-                self.writer, _REPORT, name="report", max_tokens=self.max_tokens
-            )
+            self.reporter = Agent(self.writer, _REPORT, name="report", max_tokens=self.max_tokens)
         lasts = None if self.seconds is None else timedelta(seconds=self.seconds)
         self.windows = Windows(
             lasts or self.window or 50,

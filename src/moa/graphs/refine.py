@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent, Instructions, MaxTokens
 from moa.agents.boundary import In
-from moa.agents.generator import Generator
 from moa.agents.prompts import block
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
@@ -112,9 +111,9 @@ def writer_of(
     *,
     instructions: Instructions | None = None,
     max_tokens: MaxTokens = MAX_TOKENS,
-) -> Generator[Reply]:
+) -> Agent[str | BaseModel, Reply]:
     """Make the writer of an endpoint; without instructions it answers the request."""
-    return Generator(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
+    return Agent(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:

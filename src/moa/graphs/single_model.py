@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from moa.agents import MaxTokens
+from moa.agents import REPLY, Agent, MaxTokens
 from moa.agents.boundary import ready
 from moa.agents.classifier import Classifier
-from moa.agents.generator import REPLY, Generator
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.fields import FromFile
@@ -65,7 +64,7 @@ def single_model(
         ConfigError: the calibration is of another kind of question.
     """
     if labels is None and calibration is None:
-        return Generator(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
+        return Agent(endpoint, instructions, name=endpoint.name, max_tokens=max_tokens)
     describe = None
     if calibration is not None:
         asked = calibration.question

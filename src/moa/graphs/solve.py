@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moa.agents import Agent, Settings
 from moa.agents.decider import Decider
-from moa.agents.generator import Generator
 from moa.agents.prompts import at_most
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import Policy, text_of
@@ -254,8 +253,8 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         self.direct = self._writing(ANSWER, "direct")
         self.planner = Planner(self.llm, max_steps=self.max_steps, max_tokens=self.max_tokens)
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
-        self.solvers: dict[Tier, Generator[Worked]] = {
-            tier: Generator(
+        self.solvers: dict[Tier, Agent[str | BaseModel, Worked]] = {
+            tier: Agent(
                 endpoint,
                 _STEP,
                 output=Worked,
@@ -272,8 +271,8 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         self.verifier = Decider(self.slm, Verdict, name="verifier") if judges else None
         self.policy = Plausible(self.verifier) if self.verifier else self.accept
 
-    def _writing(self, instructions: str, name: str) -> Generator[Reply]:
-        return Generator(self.llm, instructions, name=name, max_tokens=self.max_tokens, tag="")
+    def _writing(self, instructions: str, name: str) -> Agent[str | BaseModel, Reply]:
+        return Agent(self.llm, instructions, name=name, max_tokens=self.max_tokens, tag="")
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moa.agents import Agent
 from moa.agents.boundary import TypedNode, ready
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
 from moa.agents.filter import Filter, Verdict
-from moa.agents.generator import Generator
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
@@ -323,8 +323,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         reply = g.add(self._writer(), text, when=needs_llm, eager=False)
         return g.build(g.join(self.settle, reading, reply))
 
-    def _writer(self) -> Generator[Reply]:
-        return Generator(
+    def _writer(self) -> Agent[str | BaseModel, Reply]:
+        return Agent(
             self.llm,
             INSTRUCTIONS.format(company=self.company, tone=self.tone),
             name="reply",

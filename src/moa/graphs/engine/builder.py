@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from moa.batch import Mapped
+from moa.batch import NodeBase
 from moa.context import RunContext
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.handles import (
@@ -496,7 +496,7 @@ In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
 
-class BuiltGraph(Runs[In_contra, Out_co], Mapped[In_contra, Out_co]):
+class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     """What `Graph.build` makes: a node, to be run, streamed, mapped over rows, drawn or compiled.
 
     It holds no state: any number of runs can go on at once.

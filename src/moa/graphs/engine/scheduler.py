@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import (
-    AsyncIterator,
     Coroutine,
     Sequence,
 )
@@ -15,16 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from moa._async import cancel
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, WiringError
 from moa.graphs.engine.calls import call, quickly
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
 from moa.journal import interrupts_of, together
-from moa.node import Node, Result
+from moa.node import Result
 from moa.questions import accepted_in
-from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted
+from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -354,7 +352,7 @@ def _is_being_cancelled() -> bool:
 
 
 class Runs(ABC, Generic[In_contra, Out_co]):
-    """What every graph can do beside `run`: stream, and become LangGraph's own kind of graph."""
+    """What every graph can do beside what all nodes can: become LangGraph's own kind of graph."""
 
     name: str
     input_type: Any
@@ -363,22 +361,6 @@ class Runs(ABC, Generic[In_contra, Out_co]):
     @abstractmethod
     async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
         """Answer one request."""
-
-    def stream(
-        self, request: In_contra, context: RunContext | None = None, /
-    ) -> AsyncIterator[Event | Result[Out_co]]:
-        """Run, and tell what happens while it happens. The result comes last.
-
-        Leaving the loop early cancels the run.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            MoaError: as `run`.
-        """
-        return streamed(self, request, context)
 
     def compile(
         self,
@@ -415,37 +397,3 @@ class Runs(ABC, Generic[In_contra, Out_co]):
     def compiled(self) -> Compiled:
         """The graph as LangGraph's own kind, without a checkpointer of its own."""
         return self.compile()
-
-
-async def streamed(
-    node: Node[In, Out], request: In, context: RunContext | None = None, /
-) -> AsyncIterator[Event | Result[Out]]:
-    """Run, and tell what happens while it happens. The result comes last.
-
-    Leaving the loop early cancels the run.
-
-    Args:
-        node: What runs.
-        request: The input.
-        context: Budget, deadline and ledger; `None` starts one without limits.
-
-    Raises:
-        MoaError: as `node.run`.
-    """
-    seen: asyncio.Queue[Event | None] = asyncio.Queue()
-    outer = context or RunContext()
-    inner = outer.nested()
-
-    def listen(event: Event) -> None:
-        seen.put_nowait(event)
-        outer.emit(event)
-
-    inner.listener = listen
-    running = asyncio.ensure_future(node.run(request, inner))
-    running.add_done_callback(lambda _: seen.put_nowait(None))
-    try:
-        while (event := await seen.get()) is not None:
-            yield event
-        yield await running
-    finally:
-        await cancel([running])

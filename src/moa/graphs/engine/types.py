@@ -212,7 +212,7 @@ def check_work(work: object) -> None:
     if hasattr(work, "build"):
         raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
     if hasattr(work, "capabilities"):
-        raise WiringError(f"{name} is an endpoint: give an agent on it, as Generator(endpoint, …)")
+        raise WiringError(f"{name} is an endpoint: give an agent on it, as Agent(endpoint, …)")
     given = repr(work) if isinstance(work, str) else name
     raise WiringError(
         f"{given} is no node: give an agent, a graph that is built, or a function of one argument, "

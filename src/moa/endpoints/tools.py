@@ -1,0 +1,242 @@
+"""Tools: asks any endpoint with tools; one that takes none chooses by a JSON schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from moa.context import RunContext
+from moa.endpoints import Capability, Completion, Endpoint, Prompt, ToolSchema, closed_after
+from moa.endpoints.wrappers import Wrapping
+from moa.errors import EndpointError, EndpointUnauthorized, OutputError
+from moa.messages import Message, ToolCall
+
+_REFUSES = re.compile(
+    r"tools?\b.{0,100}(support|requires?|enable|parser|permitted|unknown|unrecognized)"
+    r"|(support|unknown|unrecognized|extra).{0,100}\btools?\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What servers say that take no tools: vLLM, Ollama, llama.cpp, and those that check fields."""
+_WRITTEN = re.compile(
+    r"\s*(?:```(?:json)?|<tool_call>)?\s*(\{.*\})\s*(?:```|</tool_call>)?\s*", re.DOTALL
+)
+"""A call that stands in the text, since the server's parser did not find it there."""
+_TOOLS: frozenset[Capability] = frozenset(("tools",))
+_MAY_BE_A_CALL = ("{", "`", "<")
+_TOLD = (
+    "You can use tools. Answer in JSON, and choose one of two forms each time:\n"
+    '- {"tool": its name, "arguments": its arguments} uses a tool; you are told its result\n'
+    '- {"answer": the answer} ends it, once you know the answer\n'
+    "The tools:"
+)
+
+
+class Tooled(Wrapping):
+    """Takes tools, whatever it wraps.
+
+    Where the endpoint takes none, its server refuses them, or its model writes calls that the
+    server can't read, the model writes JSON by a schema that is enforced: `{"tool": …,
+    "arguments": …}` or `{"answer": …}`, one at a time.
+
+    Args:
+        endpoint: Who is asked.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._natively = "tools" in endpoint.capabilities
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What can be asked of it, and tools."""
+        return self.endpoint.capabilities | _TOOLS
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`.
+
+        Raises:
+            OutputError: `max_tokens` cut the JSON by which a tool is chosen.
+        """
+        if self._natively:
+            try:
+                return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
+            except EndpointError as error:
+                self._give_up(error, prompt, context)
+        completion = await self.endpoint.complete(by_schema(prompt), context)
+        return _read(completion, prompt, context) if prompt.tools else completion
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`; what may be a tool that is chosen comes as a whole."""
+        if self._natively:
+            held = ""
+            try:
+                async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Completion):
+                            piece = self._seen(piece, prompt, context)
+                            if held and not piece.tool_calls:
+                                yield held
+                            yield piece
+                        elif prompt.tools and (held or piece.lstrip()[:1] in _MAY_BE_A_CALL):
+                            held += piece
+                        else:
+                            yield piece
+                return
+            except EndpointError as error:
+                self._give_up(error, prompt, context)
+        completion = await self.complete(prompt, context)
+        if completion.text:
+            yield completion.text
+        yield completion
+
+    def _seen(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
+        """Find a call that the model wrote as text, and choose by a schema from then on."""
+        text = _WRITTEN.fullmatch(completion.text)
+        call = _call_in(text[1], prompt) if text and not completion.tool_calls else None
+        if call is None:
+            return completion
+        self._natively = False
+        context.note(
+            "fell back",
+            f"to JSON by a schema, for tools: {completion.model} wrote a call as text",
+            endpoint=self.name,
+        )
+        return replace(completion, text="", tool_calls=(call,))
+
+    def _give_up(self, error: EndpointError, prompt: Prompt, context: RunContext) -> None:
+        """Ask without tools from now on, where they are what is refused; else raise."""
+        refused = error.status is not None and 400 <= error.status <= 501
+        if (
+            not (refused and prompt.tools and _REFUSES.search(error.message))
+            or isinstance(error, EndpointUnauthorized)
+            or error.begun
+        ):
+            raise error
+        self._natively = False
+        context.note("fell back", f"to JSON by a schema, for tools: {error}", endpoint=self.name)
+
+
+def by_schema(prompt: Prompt) -> Prompt:
+    """Write a prompt with tools as one without: they are described, and chosen by a schema."""
+    messages = plain(prompt.messages)
+    if not prompt.tools:
+        return replace(prompt, messages=messages)
+    told = "\n".join((_TOLD, *(_described(tool) for tool in prompt.tools)))
+    if messages[0].role == "system":
+        first, *messages = messages
+        told = f"{first.content}\n\n{told}"
+    return replace(
+        prompt,
+        messages=(Message("system", told), *messages),
+        json_schema=_turn_schema(prompt.tools, prompt.json_schema or {"type": "string"}),
+        tools=(),
+    )
+
+
+def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Write tool calls and their results as what an assistant and a user say, in turns."""
+    said: list[Message] = []
+    names = dict[str, str]()
+    for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
+        calls = [
+            json.dumps({"tool": call.name, "arguments": _values(call)}, ensure_ascii=False)
+            for call in message.tool_calls
+        ]
+        text = "\n".join(part for part in (message.content, *calls) if part)
+        role = message.role
+        if role == "tool":
+            role, text = "user", f"Result of {names.get(message.tool_call_id, 'it')}:\n{text}"
+        files = message.files
+        if said and said[-1].role == role:  # many chat templates take no two of a kind
+            before = said.pop()
+            text, files = f"{before.content}\n\n{text}", (*before.files, *files)
+        said.append(Message(role, text, files=files))
+    return tuple(said)
+
+
+def _values(call: ToolCall) -> object:
+    try:
+        return call.values
+    except ValueError:
+        return call.arguments
+
+
+def _described(tool: ToolSchema) -> str:
+    form = json.dumps(tool.parameters, ensure_ascii=False, separators=(",", ":"))
+    return f"- {tool.name}: {tool.description}\n  arguments: {form}"
+
+
+def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the schema of one turn: a call of a tool, or the answer."""
+    shared: dict[str, Any] = {}
+    forms: list[dict[str, Any]] = []
+    for tool in tools:
+        call = {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
+        forms.append(call)
+    forms.append({"answer": _hoisted(answer, "answer")})
+    for form in forms:
+        for part in form.values():
+            shared |= part.pop("$defs", {})
+    turns = [
+        {
+            "type": "object",
+            "properties": form,
+            "required": [*form],
+            "additionalProperties": False,
+        }
+        for form in forms
+    ]
+    return {"title": "Turn", "anyOf": turns} | ({"$defs": shared} if shared else {})
+
+
+def _hoisted(schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Name the shared parts of a schema after their owner, so that they can stand beside others."""
+    text = json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_')
+    hoisted: dict[str, Any] = json.loads(text)
+    if "$defs" in hoisted:
+        shared = cast("dict[str, Any]", hoisted["$defs"])
+        hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
+    return hoisted
+
+
+def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
+    """Read `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
+    try:
+        written: object = json.loads(text)
+    except ValueError:
+        return None
+    call = cast("dict[str, object]", written)  # the text begins with a brace
+    name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
+    if name not in [tool.name for tool in prompt.tools] or not isinstance(arguments, dict):
+        return None
+    return ToolCall(str(name), json.dumps(arguments), f"call_{len(prompt.messages)}")
+
+
+def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
+    """Read a turn; where the schema was not enforced and it is none, it is the answer."""
+    try:
+        written: object = json.loads(completion.text)
+    except ValueError:
+        if completion.finish_reason != "length":
+            return completion
+        raise OutputError(
+            f"max_tokens={prompt.max_tokens} cut the JSON by which a tool is chosen: raise it",
+            node=context.node or completion.endpoint,
+            text=completion.text,
+        ) from None
+    turn = cast("dict[str, Any]", written) if isinstance(written, dict) else {}
+    if isinstance(name := turn.get("tool"), str):
+        arguments = json.dumps(turn.get("arguments", {}), ensure_ascii=False)
+        call = ToolCall(name, arguments, f"call_{len(prompt.messages)}")
+        return replace(completion, text="", tool_calls=(call,))
+    if "answer" in turn:
+        answer = turn["answer"]
+        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        return replace(completion, text=text)
+    return completion

@@ -1,0 +1,217 @@
+"""Messages: what is said in a chat, by whom, and the files and tool calls that go with it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from moa.errors import InputError
+
+Role = Literal["system", "user", "assistant", "tool"]
+_ROLES: Mapping[object, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_MAGIC = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"RIFF": "image/webp",
+    b"%PDF": "application/pdf",
+}
+"""How the formats begin that models read."""
+IN_WORDS: Mapping[str, object] = {"moa": "in words"}
+"""Context of pydantic in which a file is written by its name."""
+
+
+class File(BaseModel):
+    """A file that a model reads, such as a PDF: `File("bill.pdf")`, `File(data)`, `File(url)`.
+
+    Args:
+        source: A path, which is read now; the bytes themselves; or an address of http or https.
+
+    Raises:
+        InputError: the path can't be read, or nothing tells the format of the bytes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    kind: ClassVar[Literal["images", "files"]] = "files"
+    """The capability of an endpoint that reads it."""
+
+    url: str = Field(pattern="^(https?|data):", repr=False)
+    """An address, or the data itself as a `data:` URL."""
+    name: str = "file"
+
+    def __init__(self, source: str | Path | bytes | None = None, /, **fields: Any) -> None:
+        if isinstance(source, bytes):
+            fields["url"] = _data_url(source, fields.get("name", ""))
+        elif isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+            fields["url"] = source
+        elif source is not None:
+            path = Path(source)
+            fields = {"name": path.name, **fields}
+            try:
+                fields["url"] = _data_url(path.read_bytes(), path.name)
+            except OSError as error:
+                raise InputError(f"{path} can't be read: {error.strerror}") from error
+        super().__init__(**fields)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        return f"({self.name})" if info.context is IN_WORDS else write(self)
+
+    def part(self) -> dict[str, Any]:
+        """Write it as a part of a message, as OpenAI does."""
+        return {"type": "file", "file": {"filename": self.name, "file_data": self.url}}
+
+
+class Image(File):
+    """A picture that a model looks at: `Image("cat.png")`, `Image(data)`, `Image(url)`."""
+
+    kind: ClassVar[Literal["images", "files"]] = "images"
+    name: str = "image"
+
+    def __init__(self, source: str | Path | bytes | None = None, /, **fields: Any) -> None:
+        super().__init__(source, **fields)
+
+    def part(self) -> dict[str, Any]:
+        """Write it as a part of a message, as OpenAI does."""
+        return {"type": "image_url", "image_url": {"url": self.url}}
+
+
+def _data_url(data: bytes, name: str) -> str:
+    known = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
+    kind = next(known, None) or mimetypes.guess_type(name)[0]
+    if kind is None:
+        raise InputError(
+            f"nothing tells what the {len(data)} bytes of {name or 'a file'} are: "
+            'give them a name, such as name="notes.txt"'
+        )
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def files_of(value: object) -> Iterator[File]:
+    """Give the files in an input: itself, or in its fields and in lists there."""
+    if isinstance(value, File):
+        yield value
+    elif isinstance(value, BaseModel):
+        for _, field in value:
+            yield from files_of(field)
+    elif isinstance(value, list | tuple):
+        for item in cast("Sequence[object]", value):
+            yield from files_of(item)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model wants used."""
+
+    name: str
+    arguments: str = "{}"
+    """JSON, as the model wrote it: it may be wrong."""
+    id: str = ""
+    """Tells it from the other calls of a conversation."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments by name.
+
+        Raises:
+            ValueError: they are no JSON object.
+        """
+        values: object = json.loads(self.arguments or "{}")
+        if not isinstance(values, dict):
+            raise ValueError("they must be one JSON object")
+        return cast("dict[str, Any]", values)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant: the tools that it wants used."""
+    tool_call_id: str = ""
+    """Of a tool: the call that it answers."""
+    files: tuple[File, ...] = ()
+    """Of a user: what is to be read with it."""
+
+    def as_dict(self, clean: Callable[[str], str] = str) -> dict[str, Any]:
+        """Write it as OpenAI does.
+
+        Args:
+            clean: Applied to every text in it.
+        """
+        content: object = clean(self.content)
+        if self.files:
+            content = [{"type": "text", "text": content}, *(file.part() for file in self.files)]
+        written: dict[str, Any] = {"role": self.role, "content": content}
+        if self.tool_calls:
+            written["content"] = content or None
+            written["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": clean(call.arguments)},
+                }
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id:
+            written["tool_call_id"] = self.tool_call_id
+        return written
+
+    @classmethod
+    def of(cls, given: Message | Mapping[str, Any]) -> Message:
+        """Read a message as OpenAI writes it; one that is a `Message` is given back.
+
+        Raises:
+            InputError: it is none.
+        """
+        if isinstance(given, Message):
+            return given
+        role = _ROLES.get(given.get("role"))
+        if role is None:
+            raise InputError(f"no message: its role is {given.get('role')!r}, not {list(_ROLES)}")
+        try:
+            content: Any = given.get("content") or ""
+            parts: list[Any] = [{"text": content}] if isinstance(content, str) else content
+            asked: Iterable[Any] = given.get("tool_calls") or ()
+            return cls(
+                role,
+                "\n".join(part["text"] for part in parts if "text" in part),
+                tuple(
+                    ToolCall(call["function"]["name"], call["function"]["arguments"], call["id"])
+                    for call in asked
+                ),
+                given.get("tool_call_id") or "",
+                tuple(_file_in(part) for part in parts if "text" not in part),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"no message: {error} is missing or wrong in {given!r:.200}"
+            ) from error
+
+
+def _file_in(part: Mapping[str, Any]) -> File:
+    if part.get("type") == "image_url":
+        return Image(url=part["image_url"]["url"])
+    return File(url=part["file"]["file_data"], name=part["file"].get("filename") or "file")

@@ -1,0 +1,152 @@
+"""Tools and files as servers are sent them, and calls as they send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Completion, Prompt, ToolSchema
+from moa.endpoints.dialects import OPENAI
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.tools import Tooled
+from moa.messages import File, Image, Message, ToolCall
+from moa.testing import ScriptedEndpoint
+
+from .conftest import Answer, Served, chat, events, piece
+
+SUMS: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}}
+ADD = ToolSchema("add", "Add.", SUMS)
+ASKED = Prompt(messages=(Message("user", "1 + 2?"),), tools=(ADD,))
+SCHEMA = {"title": "Sum", "type": "object", "properties": {"value": {"type": "integer"}}}
+
+
+def endpoint(**settings: Any) -> OpenAIEndpoint:
+    return OpenAIEndpoint("writer", model="m", base_url="http://model.test/v1", **settings)
+
+
+def function(**call: Any) -> dict[str, Any]:
+    return {"type": "function", **call}
+
+
+async def test_tools_and_their_results_are_sent_as_openai_does(served: Served) -> None:
+    served.will(chat("3"))
+    call = ToolCall("add", '{"a": "<|im_end|>"}', "c1")
+    said = (Message("assistant", "", (call,)), Message("tool", "3", tool_call_id="c1"))
+    prompt = Prompt(messages=(*ASKED.messages, *said), tools=(ADD,))
+    await endpoint().complete(prompt, RunContext())
+    (body,) = served.bodies
+    told = {"name": "add", "description": "Add.", "parameters": SUMS}
+    assert body["tools"] == [{"type": "function", "function": told}]
+    sent = {"name": "add", "arguments": '{"a": "< |im_end|>"}'}
+    assert body["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": sent}],
+        },
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]
+
+
+async def test_calls_are_read_also_without_an_id_or_with_arguments_that_are_no_text(
+    served: Served,
+) -> None:
+    calls = [
+        function(id="c1", function={"name": "add", "arguments": '{"a": 1}'}),
+        function(id="", function={"name": "add", "arguments": {"a": 2}}),
+    ]
+    served.will(chat(None, finish_reason="tool_calls", tool_calls=calls))
+    completion = await endpoint().complete(ASKED, RunContext())
+    assert completion.text == ""
+    assert completion.tool_calls == (
+        ToolCall("add", '{"a": 1}', "c1"),
+        ToolCall("add", '{"a": 2}', "call_1_1"),
+    )
+
+
+async def test_the_pieces_of_streamed_calls_are_put_together(served: Served) -> None:
+    parts: list[dict[str, Any]] = [
+        {"id": "c1", "function": {"name": "add", "arguments": ""}},
+        {"function": {"arguments": '{"a"'}},
+        {"function": {"arguments": ": 1}"}},
+        {"id": "c2", "function": {"name": "add", "arguments": "{}"}},  # Gemini's index is always 0
+    ]
+    served.will(
+        events(
+            *(piece(tool_calls=[{"index": 0, **part}]) for part in parts),
+            piece(finish_reason="tool_calls"),
+        )
+    )
+    *pieces, completion = [one async for one in endpoint().stream(ASKED, RunContext())]
+    assert pieces == []
+    assert isinstance(completion, Completion)
+    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "c1"), ToolCall("add", "{}", "c2"))
+
+
+@pytest.mark.parametrize(("dialect", "sent"), [(OPENAI, True), (None, False)])
+async def test_a_schema_goes_beside_tools_only_where_a_server_takes_both(
+    served: Served, dialect: Any, sent: bool
+) -> None:
+    served.will(chat("3"))
+    prompt = Prompt(messages=ASKED.messages, tools=(ADD,), json_schema=SCHEMA)
+    await endpoint(dialect=dialect).complete(prompt, RunContext())
+    assert ("response_format" in served.bodies[0]) is sent
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        "registry.ollama.ai/library/gemma:2b does not support tools",
+        "tools param requires --jinja flag",
+        "body.tools: Extra inputs are not permitted",
+    ],
+    ids=["vLLM", "Ollama", "llama.cpp", "checked fields"],
+)
+async def test_a_server_that_takes_no_tools_is_asked_for_json(served: Served, said: str) -> None:
+    refused = Answer(400, json={"error": {"message": said}})
+    served.will(refused, chat('{"tool": "add", "arguments": {"a": 1}}'))
+    context = RunContext()
+    completion = await Tooled(endpoint()).complete(ASKED, context)
+    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
+    assert "tools" not in served.bodies[1]
+    assert served.bodies[1]["response_format"]["json_schema"]["schema"]["title"] == "Turn"
+    assert context.trace[0].kind == "fell back"
+
+
+async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served: Served) -> None:
+    served.will(chat("A cat."))
+    picture, paper = Image(b"\x89PNG" + b"0" * 300_000), File(b"%PDF-1", name="a.pdf")
+    prompt = Prompt(messages=(Message("user", "Who?", files=(picture, paper)),))
+    context = RunContext()
+    asked = endpoint()
+    estimate = asked._estimate(asked.chat(prompt), prompt)  # pyright: ignore[reportPrivateUsage]
+    await asked.complete(prompt, context)
+    text, image, file = served.bodies[0]["messages"][0]["content"]
+    assert text == {"type": "text", "text": "Who?"}
+    assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORzAw")
+    assert file["file"] == {"filename": "a.pdf", "file_data": paper.url}
+    assert 1000 < estimate.input_tokens < 5000
+
+
+async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_from_then_on() -> None:
+    written = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    model = ScriptedEndpoint([written, '{"answer": "3"}'])
+    tooled, context = Tooled(model), RunContext()
+    (completion,) = [one async for one in tooled.stream(ASKED, context)]  # nothing is shown of it
+    assert isinstance(completion, Completion)
+    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
+    assert (await tooled.complete(ASKED, context)).text == "3"
+    assert [bool(prompt.tools) for prompt in model.prompts] == [True, False]
+    assert [note.kind for note in context.trace] == ["answered", "fell back", "answered"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])
+async def test_an_answer_that_only_looks_like_a_call_is_one(text: str) -> None:
+    model = ScriptedEndpoint([text])
+    *pieces, completion = [one async for one in Tooled(model).stream(ASKED, RunContext())]
+    assert "".join(map(str, pieces)) == text
+    assert isinstance(completion, Completion)
+    assert completion.text == text
