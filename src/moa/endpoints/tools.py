@@ -213,9 +213,9 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
         return None
     call = cast("dict[str, object]", written)  # the text begins with a brace
     name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
-    if name not in [tool.name for tool in prompt.tools] or not isinstance(arguments, dict):
+    if len(call) != 2 or not isinstance(name, str) or not isinstance(arguments, dict):
         return None
-    return ToolCall(str(name), json.dumps(arguments), f"call_{len(prompt.messages)}")
+    return ToolCall(name, json.dumps(arguments), f"call_{len(prompt.messages)}")
 
 
 def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
