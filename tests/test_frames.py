@@ -89,7 +89,7 @@ def test_a_frame_comes_back_with_the_fields_of_the_outputs(frame_of: Any) -> Non
 def test_a_column_that_is_there_already_is_kept(frame_of: Any) -> None:
     found = shouting().map_frame(frame_of({"text": TEXTS}))
     assert list(found["text"]) == TEXTS
-    assert list(found["generator_text"]) == ["As always."] * 3
+    assert list(found["agent_text"]) == ["As always."] * 3
 
 
 def test_a_cell_without_a_text_is_an_error_of_its_row(frame_of: Any) -> None:
