@@ -291,7 +291,7 @@ def judged_of(file: Path | None) -> str:
     return JUDGED.format(model=model, rows=table(head, rows))
 
 
-def body_of(found: Mapping[str, Sequence[Found]], half: str, judged: str) -> str:
+def body_of(found: Mapping[str, Sequence[Found]], half: str, judged: str = "") -> str:
     results = "\n\n".join(
         f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
         for model, several in found.items()

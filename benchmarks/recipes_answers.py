@@ -22,7 +22,7 @@ from moa.graphs.routed import Routed
 from moa.mixing.answer_extraction import label_of, last_number
 from moa.node import Node
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Case, Recorded
+from moa.routing.recorded import Recorded
 from recipes_shared import (
     Answer,
     Item,
@@ -242,7 +242,7 @@ async def _routed(models: Models) -> Run:
             answers = [(await one.run(row["text"])).output.label for one in (small, large)]
             models.kept.keep(key, [answer == row["label"] for answer in answers])
         weak, strong = models.kept.found[key]
-        return Recorded(Case(row["text"]), weak_correct=weak, strong_correct=strong)
+        return Recorded(prompt=row["text"], weak_correct=weak, strong_correct=strong)
 
     rows = await map_async(recorded, _messages(models.data)[-FIT_ON:], max_concurrency=AT_ONCE)
     return _decides(Routed(models=[small, large], router=fit_router(rows)))

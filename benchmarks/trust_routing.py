@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,9 @@ import numpy as np
 from kept import Kept
 from moa.decisions.regression import folds
 from moa.errors import InputError
-from moa.routing.evaluation import RANDOM, evaluate_routing
+from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded, recorded_of
+from moa.routing.recorded import Recorded
 from report import table, write
 
 SECTION = "routing"
@@ -122,8 +121,8 @@ def _measured(target: Target, data: Path, deal: int) -> dict[str, Any]:
         "n": report.n,
         "weak": report.weak_quality,
         "strong": report.strong_quality,
-        **asdict(report.figures),
-        "interval": report.interval,
+        **report.model_dump(include=set(Figures.model_fields)),
+        "interval": report.apgr_interval,
         "oracle": report.oracle.apgr,
         "chosen_share": float(chosen.mean()),
         "chosen_recovered": float((quality - report.weak_quality) / gap),
@@ -134,13 +133,13 @@ def _measured(target: Target, data: Path, deal: int) -> dict[str, Any]:
 def _rows(target: Target, data: Path) -> list[Recorded]:
     path = data / target.data / "dev.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
-    found = [
-        recorded_of(json.loads(line), where=f"{path}, line {number}", replied=target.replies)
-        for number, line in enumerate(lines, start=1)
+    looked_at = {"prompt", "weak_correct", "strong_correct"}
+    looked_at |= {"weak_response"} if target.replies else set()
+    looked_at |= {"subject"} if target.fields else set()
+    return [
+        Recorded.model_validate({k: v for k, v in json.loads(line).items() if k in looked_at})
+        for line in lines
     ]
-    if target.fields:
-        return found
-    return [replace(row, case=replace(row.case, fields={})) for row in found]
 
 
 def _mean(deals: Sequence[dict[str, Any]], name: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from moa.routing import Linear, Origin, Router, Scaled, Weighted
+from moa.routing import Origin, Router, Tree, Trees, Weighted
 
 _EASY = "Add {a} and {b}. What is the sum?"
 _HARD = (
@@ -37,15 +37,20 @@ def rows(n: int, *, seed: int = 0, replied: bool = False) -> list[dict[str, obje
 
 def router(*, replied: bool = False) -> Router:
     """Sees a gain in long prompts, or in replies with a wrong sum."""
-    feature, mean = ("any wrong sum", 0.5) if replied else ("words", 3.0)
-    scaled = Scaled(features=(feature,), means=(mean,), spreads=(1.0,))
-    part = Linear(scaled=scaled, weights=(0.5,), constant=0.25)
+    feature, most = ("wrong sums", 0.0) if replied else ("words", 3.0)
+    tree = Tree(
+        features=(0, -1, -1),
+        thresholds=(most, 0.0, 0.0),
+        left=(1, 0, 0),
+        right=(2, 0, 0),
+        values=(0.0, 0.0, 0.6),
+    )
+    part = Trees(names=(feature,), trees=(tree,), rate=1.0, constant=0.0)
     return Router(
         kind="cascade" if replied else "router",
         fields=(),
         target="a test",
         threshold=0.4,
-        ladder=(),
         candidates=(),
         origin=Origin(
             moa="0",
@@ -58,5 +63,5 @@ def router(*, replied: bool = False) -> Router:
             apgr=0.9,
             why="",
         ),
-        parts=(Weighted(name="linear", weight=1.0, part=part),),
+        parts=(Weighted(name="trees", weight=1.0, part=part),),
     )

@@ -121,7 +121,7 @@ async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibrati
     held = split(sort_out(some).cases, 0.8)
     assert held.sum() == made.data.held_out
     others = [
-        replace(row, label="a" if out else row.label)
+        row.model_copy(update={"label": "a" if out else row.label})
         for row, out in zip(some, held.tolist(), strict=True)
     ]
     again = await calibrate(endpoint(), QUESTION, others)
@@ -133,7 +133,7 @@ async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
     assert [feature.name for feature in found.features] == ["labels", "turned"]
     assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
-    turned = [replace(row, label="ab"["ba".index(row.label)]) for row in rows(400)]
+    turned = [row.model_copy(update={"label": "ab"["ba".index(row.label)]}) for row in rows(400)]
     other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
     assert other.accepting == found.accepting
     assert other.bound.threshold is None
@@ -146,7 +146,7 @@ async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
 async def test_chosen_rows_teach_nothing_where_nothing_is_learnt_and_are_not_counted_as_drawn() -> (
     None
 ):
-    some = [replace(row, chosen=place < 380) for place, row in enumerate(rows(400))]
+    some = [row.model_copy(update={"chosen": place < 380}) for place, row in enumerate(rows(400))]
     found = await calibrate(endpoint(), QUESTION, some, learn="nothing")
     assert (found.data.chosen, found.data.held_out) == (380, 20)
     assert found.bound.threshold is None
@@ -257,7 +257,7 @@ async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_othe
 
 async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> None:
     drawn = rows(300, seed=3)
-    chosen = [replace(row, chosen=True) for row in rows(300, sharp=0.5, seed=4)]
+    chosen = [row.model_copy(update={"chosen": True}) for row in rows(300, sharp=0.5, seed=4)]
     found = await recheck(ready(made), [*drawn, *chosen])
     alone = await recheck(ready(made), drawn)
     assert found.calibration.bound == alone.calibration.bound
@@ -270,9 +270,9 @@ async def test_a_recheck_leaves_out_rows_that_were_chosen(made: Calibration) -> 
 def test_rows_that_can_teach_nothing_are_refused_with_a_reason() -> None:
     some = rows(40)
     with pytest.raises(InputError, match="all 40 rows are labelled 'a'"):
-        sort_out([replace(row, label="a") for row in some])
+        sort_out([row.model_copy(update={"label": "a"}) for row in some])
     with pytest.raises(InputError, match="Is the label in another column"):
-        sort_out([replace(row, label=row.text) for row in some])
+        sort_out([row.model_copy(update={"label": row.text}) for row in some])
     with pytest.raises(InputError, match="columns swapped"):
         sort_out([Labelled(text=row.label, label=row.text) for row in some])
     with pytest.raises(InputError, match="none of a, c; the most frequent is 'b'"):
@@ -286,18 +286,22 @@ def test_many_labels_are_not_taken_for_texts() -> None:
     many = [Labelled(text=f"text {n}", label=f"intent {draw.randrange(77)}") for n in range(100)]
     assert len({row.label for row in many}) > 50
     assert len(sort_out(many).rows) == 100
-    long = [replace(row, label=f"{row.label}, which has a very long name") for row in many]
+    long = [
+        row.model_copy(update={"label": f"{row.label}, which has a very long name"}) for row in many
+    ]
     names = sorted({row.label for row in long})
     assert len(sort_out(long, names).rows) == 100
     with pytest.raises(InputError, match="these are no labels"):
         sort_out(long)
     with pytest.raises(InputError, match="these are no labels"):
-        sort_out([replace(row, label=f"id {n}") for n, row in enumerate(many)])
+        sort_out([row.model_copy(update={"label": f"id {n}"}) for n, row in enumerate(many)])
 
 
 def test_copies_count_once_and_are_told() -> None:
     some = rows(20)
-    found = sort_out([*some, *(replace(row, text=row.text.upper()) for row in some[:5])])
+    found = sort_out(
+        [*some, *(row.model_copy(update={"text": row.text.upper()}) for row in some[:5])]
+    )
     assert len(found.rows) == 20
     assert found.duplicates == 5
     assert "5 of 25 rows repeat" in found.notes[0]
@@ -311,7 +315,7 @@ def test_near_copies_without_a_case_are_warned_of() -> None:
         Labelled(text="please close my account and pay nothing any more", label="b"),
     ]
     assert "5 of 8 rows are near-copies" in next(near_copies_of([*others, *some]))
-    of_one_case = [replace(row, case="shoes") for row in some]
+    of_one_case = [row.model_copy(update={"case": "shoes"}) for row in some]
     assert list(near_copies_of([*others, *of_one_case])) == []
 
 
@@ -357,7 +361,7 @@ def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows
 
 
 async def test_rows_of_one_case_are_held_out_together() -> None:
-    some = [replace(row, case=str(place // 2)) for place, row in enumerate(rows(300))]
+    some = [row.model_copy(update={"case": str(place // 2)}) for place, row in enumerate(rows(300))]
     found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
     assert found.data.held_out % 2 == 0
     assert found.bound.labels == found.data.held_out
@@ -510,10 +514,10 @@ def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:
 
 
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
-    two = [replace(row, case=f"c{n % 2}") for n, row in enumerate(rows(200))]
+    two = [row.model_copy(update={"case": f"c{n % 2}"}) for n, row in enumerate(rows(200))]
     assert (await calibrate(endpoint(), QUESTION, two)).data.held_out == 0
     with pytest.raises(InputError, match="all rows are about one case"):
-        await calibrate(endpoint(), QUESTION, [replace(row, case="c") for row in two])
+        await calibrate(endpoint(), QUESTION, [row.model_copy(update={"case": "c"}) for row in two])
 
 
 async def test_too_few_rows_are_watched_for_nothing() -> None:

@@ -241,7 +241,7 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
     ("change", "said"),
     [
         pytest.param({"label": "ham"}, "all 300 rows are labelled 'ham'", id="one class"),
-        pytest.param({"label": ""}, "needs a text in 'label'", id="no label"),
+        pytest.param({"label": ""}, "line 1: label: it is empty", id="no label"),
         pytest.param("swapped", "are the two columns swapped?", id="wrong column"),
         pytest.param("texts", "Is the label in another column?", id="texts for labels"),
     ],

@@ -135,7 +135,7 @@ def test_an_example_that_is_none_is_a_configuration_error(
     Path("examples.jsonl").write_text(row)
     words = ("--task", "?", "--labels", "a,b", "--examples", "examples.jsonl")
     assert moa("decide", "i.txt", *words) == 2
-    assert "--examples examples.jsonl, line 1" in capsys.readouterr().err
+    assert "examples.jsonl, line 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a,", "b")])

@@ -77,7 +77,7 @@ def test_a_cascade_refuses_rows_without_replies(
     data = write(tmp_path / "d.jsonl", rows(3))
     out = tmp_path / "s.jsonl"
     assert moa("route", "score", made / "cascade.json", data, "--out", out) == 2
-    assert "line 1: there is no text in 'weak_response'" in capsys.readouterr().err
+    assert "request 1 has no reply of the weak model" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -98,7 +98,7 @@ def test_a_router_takes_rows_with_replies_and_without_its_fields(
     [
         ("", "there are no rows in it"),
         ('{"prompt": "a"', "line 1: no JSON object"),
-        ('{"text": "a"}', "line 1: there is no text in 'prompt'"),
+        ('{"text": "a"}', "line 1: prompt: Field required"),
     ],
 )
 def test_rows_with_a_fault_stop_the_scoring(

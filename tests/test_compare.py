@@ -25,6 +25,7 @@ from moa.evals.cases import Answer, Cache
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
 from moa.graphs.loading import files_of
+from moa.mixing.judges import Best
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint, Step
 from moa.usage import Price
@@ -215,25 +216,28 @@ async def test_texts_are_compared_with_their_references() -> None:
 
 async def test_a_judge_tells_ties_from_verdicts_that_it_did_not_give() -> None:
     data = [{"prompt": f"Say {i}.", "reference": "the reference"} for i in range(4)]
+    data.append({"prompt": "Say the same.", "reference": "say the same."})
 
-    def verdict(text: str) -> str:
+    def verdict(text: str) -> Step:
         if "say 0" in text or "could not be used" in text:
             return "I can't."
-        return '{"better": "A"}' if "say 1" in text else '{"better": "tie"}'
+        if "say 1" in text:
+            return Best(best=1)  # whichever stands there
+        reference = 1 if text.index("the reference") < text.index("say ") else 2
+        return Best(best=3 - reference if "say 2" in text else reference)
 
     asked = SimulatedEndpoint(name="judge", tier="llm", rule=verdict)
     writer = Agent(SimulatedEndpoint(rule=lambda t: t.splitlines()[1].lower()), "Say it.")
     found = await compare(data, {"slm": writer}, metric="judge", judge=asked)
     (slm,) = found.designs
-    assert (slm.unreadable, slm.quality.value) == (1, 0.5)
+    assert (slm.unreadable, slm.quality.value) == (1, 0.5)  # the mean of 0.5, 1, 0, and 0.5
+    assert not any("the same" in prompt.messages[-1].content for prompt in asked.prompts)
 
 
 async def test_a_judge_has_a_part_of_the_budget_and_gives_no_verdict_beyond_it() -> None:
     data = [{"prompt": f"Say {i}.", "reference": f"say {i}"} for i in range(4)]
     price = Price(input=Decimal(0), output=Decimal(1000))
-    asked = SimulatedEndpoint(
-        name="judge", tier="llm", rule=lambda _: '{"better": "A"}', price=price
-    )
+    asked = SimulatedEndpoint(name="judge", tier="llm", rule=lambda _: Best(best=1), price=price)
     writer = Agent(SimulatedEndpoint(rule=lambda _: "something"), "Say it.")
     free = await compare(data, {"slm": writer}, metric="judge", judge=asked)
     assert free.designs[0].unreadable == 0
@@ -313,7 +317,7 @@ def test_rows_without_labels_are_refused_by_the_command(
 ) -> None:
     (folder / "plain.jsonl").write_text('{"text": "x"}\n')
     assert moa("compare", "plain.jsonl", "--designs", "mine.py:good") == 2
-    assert "plain.jsonl: row 1 has 'text'" in capsys.readouterr().err
+    assert "plain.jsonl, line 1: a row to compare on needs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

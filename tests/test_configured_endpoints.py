@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moa.advisor.bench import Measurement, Step, keep
-from moa.config import Config, EndpointConfig, Tiers
+from moa.config import Config, EndpointConfig, Tiers, config_of
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
@@ -17,7 +17,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.weights import cache_folder, find_weights
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.wrappers import Cached, Fallback, Retried
 from moa.errors import ConfigError, ModelNotFound
 
 SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
@@ -299,3 +299,41 @@ async def test_of_the_models_in_this_machine_those_that_will_be_asked_are_starte
         context = RunContext()
         await large.complete(Prompt.of("Hi", max_tokens=1), context)
         assert [(part.tier, part.endpoint) for part in context.usage.parts] == [("llm", "large")]
+
+
+def test_a_cache_and_a_fallback_stand_around_an_endpoint_as_its_table_says() -> None:
+    given = {"cache": "memory", "fallback": "large"}
+    one = endpoints(small=SMALL.model_copy(update=given), large=LARGE)
+    small = one.slm
+    assert isinstance(small, Fallback)
+    assert isinstance(small.endpoint, Cached)
+    assert isinstance(small.endpoint.endpoint, Retried)
+    assert repr(one.named("large")) in repr(small)
+    assert isinstance(one.named("large"), Retried)
+
+
+def test_a_cache_in_a_file_stands_beside_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "moa.toml"
+    file.write_text(
+        '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        'cache = "answers.sqlite"\nfallback = "embedded"\n'
+    )
+    small = Endpoints(file).slm
+    assert isinstance(small, Fallback)
+    assert isinstance(small.endpoint, Cached)
+    kept = small.endpoint._file  # pyright: ignore[reportPrivateUsage]
+    assert kept is not None
+    assert kept.path == tmp_path / "answers.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("fallback", "said"),
+    [("lrage", "fallback = 'lrage' is no endpoint. Did you mean 'large'"), ("small", "leads back")],
+)
+def test_a_fallback_that_leads_nowhere_is_refused(fallback: str, said: str) -> None:
+    tables = {
+        "small": {"tier": "slm", "model": "m", "base_url": "http://h/v1", "fallback": "large"},
+        "large": {"tier": "llm", "model": "m", "base_url": "http://h/v1", "fallback": fallback},
+    }
+    with pytest.raises(ConfigError, match=said):
+        config_of({"endpoints": tables}, None, named=True)

@@ -1,10 +1,10 @@
-"""Evals: metrics, intervals and judges on small data, checked by hand or by their definition."""
+"""Evals: metrics and intervals on small data, checked by hand or by their definition."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.calibration.measures import coverage_at_risk
-from moa.context import RunContext
-from moa.errors import EndpointUnavailable, InputError, Unanswered
+from moa.errors import InputError, Unanswered
 from moa.evals.cases import Answer, answer_text, cases_of
 from moa.evals.comparison import MARGIN, cost_ratio, ruled, ruling
 from moa.evals.metrics import (
@@ -29,9 +28,7 @@ from moa.evals.metrics import (
 )
 from moa.evals.report import DesignReport
 from moa.handoffs import Reply
-from moa.mixing.judges import Outcome, judged
 from moa.questions import Choice, Predicate
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 
 def says(label: str, confidence: float, *, accepted: bool | None = None) -> Answer:
@@ -141,44 +138,10 @@ def test_scores_that_are_all_alike_leave_room_for_others() -> None:
     assert mean_of([]) == Interval(0.0, 0.0, 1.0)
 
 
-def judge(*verdicts: str) -> ScriptedEndpoint:
-    return ScriptedEndpoint(steps=[f'{{"better": "{v}"}}' if v != "?" else v for v in verdicts])
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "outcome"),
-    [
-        (("A", "B"), "first"),
-        (("B", "A"), "second"),
-        (("A", "A"), "tie"),
-        (("tie", "tie"), "tie"),
-        (("tie", "B"), "tie"),
-        (("A", "?", "?"), "unreadable"),
-    ],
-)
-async def test_a_reply_wins_where_it_wins_in_both_places(
-    verdicts: Sequence[str], outcome: Outcome
-) -> None:
-    assert await judged(judge(*verdicts), "Q", "one", "two", RunContext()) == outcome
-
-
-async def test_a_judge_that_prefers_the_first_place_judges_nothing_else() -> None:
-    biased = SimulatedEndpoint(rule=lambda _: '{"better": "A"}')
-    assert await judged(biased, "Q", "good", "bad", RunContext()) == "tie"
-    assert "good" in biased.prompts[0].messages[-1].content
-
-
-async def test_a_judge_that_is_down_is_an_error_and_equal_replies_need_none() -> None:
-    down = ScriptedEndpoint(steps=[EndpointUnavailable("no", endpoint="judge")] * 2)
-    with pytest.raises(EndpointUnavailable):
-        await judged(down, "Q", "one", "two", RunContext())
-    assert await judged(judge(), "Q", "same", "same", RunContext()) == "tie"
-
-
 def test_rows_are_cases_of_one_kind() -> None:
     found = cases_of([{"id": 7, "prompt": "2+2", "answer": 4}, {"question": "1+1", "answer": "2"}])
     assert found.kind == "texts"
-    assert [(case.id, case.expected) for case in found.cases] == [("7", "4"), ("2", "2")]
+    assert [(case.request, case.expected) for case in found.cases] == [("2+2", "4"), ("1+1", "2")]
     assert cases_of([{"text": "x", "label": "b"}, {"text": "y", "label": "a"}]).labels == ("a", "b")
 
 
@@ -186,7 +149,8 @@ def test_rows_are_cases_of_one_kind() -> None:
     ("rows", "said"),
     [
         ([], "no rows"),
-        ([{"text": "x"}], "row 1 has 'text'"),
+        ([{"text": "x"}], "row 1: a row to compare on needs a .*has 'text'"),
+        ([{"label": "a"}], "row 1: text: Field required"),
         ([{"text": "x", "label": "a"}, {"text": "y", "reference": "b"}], "compare them apart"),
     ],
 )

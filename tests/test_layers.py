@@ -10,8 +10,8 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors", "_terminal", "_nvidia"},
-    {"usage", "energy", "_files", "_async", "_text"},
+    {"errors", "_terminal", "_nvidia", "_tables"},
+    {"usage", "energy", "_files", "_async", "_text", "_frames"},
     {"trace"},
     {"context"},
     {"journal"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"batch"},
     {"rows"},
     {"endpoints"},
-    {"testing"},
+    {"testing", "pytest_plugin"},
     {"decisions"},
     {"calibration"},
     {"agents"},

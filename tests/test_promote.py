@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -134,7 +133,7 @@ async def test_a_log_that_is_too_short_says_how_long_it_must_be() -> None:
 
 
 async def test_rows_of_one_case_stand_on_one_side() -> None:
-    rows = [replace(row, case=f"c{n // 8}") for n, row in enumerate(log(400))]
+    rows = [row.model_copy(update={"case": f"c{n // 8}"}) for n, row in enumerate(log(400))]
     _, found = await promote(endpoint(), rows, task="Spam?", use=100, guarantee=Guarantee(0.3, 0.8))
     assert found.calibrated_on == 96
     assert found.checked_on == 304

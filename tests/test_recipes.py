@@ -18,6 +18,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Prompt
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import ConfigError, OutputError
+from moa.evals.comparison import pays
 from moa.evals.metrics import Interval
 from moa.graphs.rag import ABSENT
 from moa.questions import Question
@@ -191,18 +192,20 @@ def test_a_talk_asks_for_its_facts_at_the_third_sixth_and_twelfth_turn() -> None
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "cheaper", "said"),
+    ("low", "high", "ratio", "said"),
     [
-        (0.01, 0.2, False, "**pays**"),
-        (-0.04, 0.02, True, "**pays**"),
-        (-0.04, 0.02, False, "doesn't pay"),
-        (-0.3, -0.1, True, "doesn't pay"),
-        (-0.2, 0.2, True, "can't be told"),
-        (-0.2, 0.2, False, "can't be told"),
+        (0.01, 0.2, 3.0, "**pays**"),
+        (-0.04, 0.02, 0.5, "**pays**"),
+        (-0.04, 0.02, 1.5, "doesn't pay"),
+        (-0.2, 0.2, None, "doesn't pay"),
+        (-0.3, -0.1, 0.5, "can't be told"),
+        (-0.2, 0.2, 0.5, "can't be told"),
     ],
 )
-def test_the_verdict_is_by_the_interval(low: float, high: float, cheaper: bool, said: str) -> None:
-    assert recipes.verdict(Interval((low + high) / 2, low, high), cheaper=cheaper) == said
+def test_what_costs_more_has_to_be_shown_to_be_better(
+    low: float, high: float, ratio: float | None, said: str
+) -> None:
+    assert recipes.VERDICTS[pays(Interval((low + high) / 2, low, high), ratio)] == said
 
 
 async def test_a_plain_call_is_made_once_and_its_cost_counts_each_time(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_ties_count_as_the_mean_over_their_orders(rows: Sequence[tuple[int, bool
 
 def test_without_a_better_strong_model_there_is_nothing_to_recover() -> None:
     report = evaluate_routing([1.0, 2.0], [True, False], [True, False])
-    assert (report.figures.apgr, report.figures.cpt50, report.interval) == (None, None, None)
+    assert (report.apgr, report.cpt50, report.apgr_interval) == (None, None, None)
     assert report.verdict.startswith("Not shown to pay: on 2 rows")
     worse = evaluate_routing([1.0] * 40, [True] * 40, [False] * 40)
     assert worse.verdict.startswith("Routing doesn't pay here: the strong model is worse")
@@ -81,7 +81,7 @@ def test_without_a_better_strong_model_there_is_nothing_to_recover() -> None:
 def test_the_oracle_asks_the_strong_model_where_it_alone_is_right() -> None:
     report = evaluate_routing([0.0, 0.0, 0.0, 0.0], WEAK, STRONG)
     assert report.oracle.apgr == pytest.approx(1.375)
-    assert report.curve == [(0.0, 0.5), (1.0, 0.75)]
+    assert report.curve == ((0.0, 0.5), (1.0, 0.75))
 
 
 def test_a_ranking_that_may_be_chance_is_not_recommended() -> None:
@@ -106,8 +106,8 @@ def test_a_ranking_that_pays_says_how_many_strong_calls_it_takes() -> None:
     assert report.verdict.startswith(
         "Better than chance: on these rows 24% strong calls recover 80 %"
     )
-    assert report.interval is not None
-    assert report.interval[0] > 0.5
+    assert report.apgr_interval is not None
+    assert report.apgr_interval[0] > 0.5
 
 
 @pytest.mark.parametrize(

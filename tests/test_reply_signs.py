@@ -41,27 +41,26 @@ def test_a_right_reply_gives_no_cause_for_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "sign"),
+    ("reply", "kinds"),
     [
-        pytest.param(RIGHT.replace("8 + 5 = 13", "8 + 5 = 14"), "any wrong sum", id="wrong sum"),
-        pytest.param("She gives 12 / 3 = <<12/3=4", "open annotation", id="open annotation"),
-        pytest.param("She gives 12 / 3 = 4 away. She keeps 12 - 4", "cut off", id="cut off"),
-        pytest.param("That is not specified. #### 13", "hedges", id="hedge"),
-        pytest.param("12 / 5 = 2.4\n#### 2.4", "final fractional", id="half an apple"),
-        pytest.param("#### none", "no number behind the mark", id="no number"),
-        pytest.param("You can't buy half, so #### 3", "rounding words", id="rounded"),
+        pytest.param(RIGHT.replace("8 + 5 = 13", "8 + 5 = 14"), 1, id="wrong sum"),
+        pytest.param("She gives 12 / 3 = <<12/3=4 #### 4", 1, id="open annotation"),
+        pytest.param("She gives 12 / 3 = 4 away. She keeps 12 - 4", 2, id="cut off"),
+        pytest.param("That is not specified. #### 13", 1, id="hedge"),
+        pytest.param("12 / 5 = 2.4\n#### 2.4", 1, id="half an apple"),
+        pytest.param("#### none", 1, id="no number"),
+        pytest.param("Pens come in a whole number, so #### 3", 1, id="rounded"),
     ],
 )
-def test_doubt_has_its_kinds(reply: str, sign: str) -> None:
+def test_doubt_has_its_kinds(reply: str, kinds: int) -> None:
     found = reply_features(PROMPT, reply)
-    assert found[sign] > 0
-    assert found["any doubt"] == 1
+    assert (found["kinds of doubt"], found["any doubt"]) == (kinds, 1)
 
 
 def test_a_number_that_leads_nowhere_is_seen() -> None:
     found = reply_features(PROMPT, "12 + 5 = 17\n#### 17")
-    assert (found["part not on the path"], found["figure not on the path"]) == (1, 0)
-    assert found["all on the path"] == 0
+    assert found["share not on the path"] == pytest.approx(1 / 3)
+    assert (found["all on the path"], found["all but words on the path"]) == (0, 0)
 
 
 def test_a_number_without_a_source_is_seen() -> None:
@@ -75,14 +74,7 @@ def test_a_result_that_is_not_used_is_seen() -> None:
 
 def test_quantities_are_told_once_and_places_are_none() -> None:
     told = told_numbers("The 3rd of 8 weeks. After 8 weeks 30% off, twice, two thirds, 2/5, half.")
-    assert [(number.kind, number.forms[0]) for number in told] == [
-        ("figure", 8),
-        ("figure", 30),
-        ("times", 2),
-        ("part", Fraction(2, 3)),
-        ("figure", Fraction(2, 5)),
-        ("part", Fraction(1, 2)),
-    ]
+    assert [number.forms[0] for number in told] == [8, 30, 2, Fraction(2, 3), Fraction(2, 5), 0.5]
     assert {Fraction(3, 10), Fraction(7, 10), Fraction(13, 10)} <= set(told[1].forms)
 
 

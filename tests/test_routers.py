@@ -18,13 +18,14 @@ from moa.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
 from moa.routing.features import describe
-from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, ladder_of
-from moa.routing.recorded import Case, Recorded, case_of, recorded_of
+from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
+from moa.routing.recorded import Case, Recorded, Request
+from moa.rows import typed
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:
     made = rows(n, seed=seed, replied=replied)
-    return [recorded_of(row, where=f"row {i}") for i, row in enumerate(made)]
+    return [Recorded.model_validate(row) for row in made]
 
 
 def apgr(router: Router, fresh: Sequence[Recorded]) -> float:
@@ -70,18 +71,18 @@ def test_the_file_gives_the_same_scores_without_the_library_that_fitted_it(
 import json, sys
 sys.modules["sklearn"] = sys.modules["scipy"] = None
 from moa.routing import Router
-from moa.routing.recorded import case_of
-rows = map(json.loads, open("rows.jsonl"))
-print(json.dumps(Router.load("router.json").gains([case_of(r, where="") for r in rows]).tolist()))
+from moa.routing.recorded import Request
+cases = [Request.model_validate_json(line).case for line in open("rows.jsonl")]
+print(json.dumps(Router.load("router.json").gains(cases).tolist()))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    expected = cascade.gains([case_of(row, where="") for row in fresh])
+    expected = cascade.gains([Request.model_validate(row).case for row in fresh])
     assert np.allclose(json.loads(done.stdout), expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["linear", "kernel", "prompt grams", "doubt"])
+@pytest.mark.parametrize("name", ["prompt grams", "doubt"])
 def test_a_part_learns_where_the_strong_model_gains(name: str) -> None:
     train, fresh = recorded(100, replied=True), recorded(40, seed=3, replied=True)
     table = describe([row.case for row in train])
@@ -104,8 +105,8 @@ def test_trees_agree_with_scikit_learn_to_the_digits_kept() -> None:
     estimator: Any = ensemble.GradientBoostingRegressor
     groves = [
         estimator(**settings, random_state=seed)
-        .fit(table.columns(part.names), truth_of(train).gains)
-        .predict(table.columns(part.names))
+        .fit(table.values, truth_of(train).gains)
+        .predict(table.values)
         for seed in (0, 1)
     ]
     assert np.allclose(part.predict(table), np.mean(groves, axis=0), atol=1e-5)
@@ -128,45 +129,52 @@ def test_the_file_says_what_was_chosen_and_why(router: Router) -> None:
     assert router.target.startswith("80% of the quality gap recovered")
 
 
-def test_a_larger_share_sends_more_to_the_strong_model(router: Router) -> None:
-    fresh = [row.case for row in recorded(200, seed=4)]
-    gains = router.gains(fresh)
-    shares = [(gains >= router.at_share(part / 10).threshold).mean() for part in range(11)]
-    assert (shares[0], shares[10]) == (0, 1)
-    assert shares == sorted(shares)
+def drawn(chance: np.random.Generator, n: int) -> tuple[np.ndarray[Any, Any], Truth]:
+    """Scores of rows, and whether the models are right: the strong one gains at high ones."""
+    scores = chance.random(n)
+    weak = chance.random(n) < 0.9 - 0.7 * scores
+    strong = chance.random(n) < 0.9
+    return scores, Truth(weak.astype(float), strong.astype(float))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, 30])
-def test_a_share_is_from_0_to_1(router: Router, share: float) -> None:
-    with pytest.raises(InputError, match="from 0 to 1"):
-        router.at_share(share)
-    with pytest.raises(InputError, match="from 0 to 1"):
-        router.at_quality(share)
+def test_a_share_of_requests_goes_to_the_strong_model() -> None:
+    scores, truth = drawn(np.random.default_rng(1), 200)
+    for share in (0, 0.25, 0.5, 1):
+        threshold, told = threshold_for(scores, truth, share=share)
+        assert (scores >= threshold).mean() == share
+        assert told.startswith(f"{share:.0%} of requests")
 
 
-def test_a_higher_quality_takes_no_fewer_strong_calls(router: Router) -> None:
-    thresholds = [router.at_quality(part / 10).threshold for part in range(11)]
-    assert thresholds == sorted(thresholds, reverse=True)
+def test_a_higher_quality_takes_no_fewer_strong_calls() -> None:
+    rows = drawn(np.random.default_rng(1), 200)
+    found = [threshold_for(*rows, quality=part / 10)[0] for part in range(11)]
+    assert found == sorted(found, reverse=True)
+    assert (rows[0] >= found[0]).sum() == 0
 
 
-def test_a_part_of_the_gap_is_recovered_in_nearly_all_runs(router: Router) -> None:
+@pytest.mark.parametrize("wanted", [-0.1, 1.1, 30])
+def test_a_share_and_a_quality_are_from_0_to_1(wanted: float) -> None:
+    rows = drawn(np.random.default_rng(1), 20)
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        threshold_for(*rows, share=wanted)
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        threshold_for(*rows, quality=wanted)
+
+
+def test_a_share_and_a_quality_at_once_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        fit_router([], share=0.5, quality=0.5)
+
+
+def test_a_part_of_the_gap_is_recovered_in_nearly_all_runs() -> None:
     """The lowest share that seems to recover it does so by luck, in about half of them."""
     chance = np.random.default_rng(3)
-
-    def drawn(n: int) -> tuple[np.ndarray[Any, Any], Truth]:
-        scores = chance.random(n)
-        weak = chance.random(n) < 0.9 - 0.7 * scores
-        strong = chance.random(n) < 0.9
-        return scores, Truth(weak.astype(float), strong.astype(float))
-
-    fresh_scores, fresh = drawn(20_000)
+    fresh_scores, fresh = drawn(chance, 20_000)
     recovers: list[bool] = []
     shares: list[float] = []
     for _ in range(100):
-        ladder = ladder_of(*drawn(300))
-        origin = router.origin.model_copy(update={"rows": 300})
-        made = router.model_copy(update={"ladder": ladder, "origin": origin}).at_quality(0.8)
-        takes = fresh_scores >= made.threshold
+        threshold, _ = threshold_for(*drawn(chance, 300), quality=0.8)
+        takes = fresh_scores >= threshold
         recovers.append(fresh.gains[takes].sum() >= 0.8 * fresh.gains.sum())
         shares.append(float(takes.mean()))
     assert np.mean(recovers) >= 0.9
@@ -197,7 +205,7 @@ def test_duplicated_rows_count_once() -> None:
 
 
 def changed(**values: object) -> list[Recorded]:
-    return [recorded_of({**row, **values}, where="") for row in rows(60)]
+    return [Recorded.model_validate({**row, **values}) for row in rows(60)]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +232,7 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
     for _ in range(12):
         told = [
             Recorded(
-                Case(" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9)))),
+                prompt=" ".join(chance.choices("abcdefghijkl", k=chance.randint(3, 9))),
                 weak_correct=chance.random() < 0.4,
                 strong_correct=chance.random() < 0.8,
             )
@@ -240,9 +248,8 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
 
 def test_swapped_columns_are_thought_of() -> None:
     swapped = [
-        recorded_of(
-            {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]},
-            where="",
+        Recorded.model_validate(
+            {**row, "weak_correct": row["strong_correct"], "strong_correct": row["weak_correct"]}
         )
         for row in rows(80)
     ]
@@ -253,27 +260,31 @@ def test_swapped_columns_are_thought_of() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"prompt": None}, "no text in 'prompt'"),
-        ({"prompt": 3}, "no text in 'prompt'"),
-        ({"weak_correct": "perhaps"}, "'weak_correct' is true or false"),
-        ({"weak_correct": 0.5}, "not 0.5"),
-        ({"strong_correct": None}, "not None"),
-        ({"strong_correct": [1]}, "true or false"),
+        ({"prompt": None}, "prompt: Input should be a valid string"),
+        ({"prompt": 3}, "prompt: Input should be a valid string"),
+        ({"weak_correct": "perhaps"}, "weak_correct: Input should be a valid boolean"),
+        ({"weak_correct": 0.5}, "weak_correct: Input should be a valid boolean"),
+        ({"strong_correct": None}, "strong_correct: Input should be a valid boolean"),
     ],
 )
-def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=f"log, line 7.*{said}"):
-        recorded_of({**rows(1)[0], **change}, where="log, line 7")
+def test_a_row_with_a_fault_is_named(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join(map(json.dumps, [*rows(6), {**rows(1)[0], **change}])))
+    with pytest.raises(ConfigError, match=f"log.jsonl, line 7: {said}"):
+        list(typed(log, Recorded))
 
 
-def test_a_missing_column_is_named_with_those_that_are_there() -> None:
-    with pytest.raises(InputError, match=r"'strong_correct' is missing.*'prompt'"):
-        recorded_of({"prompt": "…", "weak_correct": 1}, where="x")
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"prompt": "…", "weak_correct": 1}')
+    said = "strong_correct: Field required. The row has 'prompt', 'weak_correct'"
+    with pytest.raises(ConfigError, match=said):
+        list(typed(log, Recorded))
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1"])
 def test_true_is_written_in_several_ways(value: object) -> None:
-    assert recorded_of({**rows(1)[0], "weak_correct": value}, where="").weak_correct is True
+    assert Recorded.model_validate({**rows(1)[0], "weak_correct": value}).weak_correct is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "moa-router-2"}', "nonsense"])
@@ -289,9 +300,7 @@ def test_a_file_that_is_no_router_is_refused(text: str, tmp_path: Path) -> None:
         {"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
             {"features": [0], "thresholds": [0], "left": [0], "right": [0], "values": [0]}
         ]},
-        {"kind": "linear", "weights": [1], "constant": 0, "scaled": {
-            "features": ["from a later version"], "means": [0], "spreads": [1]
-        }},
+        {"kind": "trees", "names": ["from a later version"], "rate": 1, "constant": 0, "trees": []},
     ],
     ids=["a tree without an end", "an unknown feature"],
 )  # fmt: skip

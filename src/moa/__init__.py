@@ -5,6 +5,7 @@ Every public name is loaded at first use, so `import moa` is quick and opens not
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.endpoints import Endpoint, Example
     from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.langchain import LangChainEndpoint
+    from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
     from moa.errors import MoaError
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.usage import Budget, Price
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 _HOMES = {
     "Agent": "agents",
     "BestOfN": "graphs.best_of_n",
@@ -79,6 +84,7 @@ _HOMES = {
     "Graph": "graphs",
     "Guarded": "guards.guarded",
     "Image": "messages",
+    "LangChainEndpoint": "endpoints.langchain",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
@@ -110,6 +116,7 @@ _HOMES = {
     "Write": "graphs.write",
     "choice": "questions",
     "choose": "advisor.choice",
+    "endpoint": "endpoints.named",
     "predicate": "questions",
     "score": "questions",
 }
@@ -137,6 +144,7 @@ __all__ = [
     "Graph",
     "Guarded",
     "Image",
+    "LangChainEndpoint",
     "Mixture",
     "MoaError",
     "Monitor",
@@ -168,6 +176,7 @@ __all__ = [
     "Write",
     "choice",
     "choose",
+    "endpoint",
     "predicate",
     "score",
 ]

@@ -1,4 +1,7 @@
-"""Calls side by side, who waits for whom, and a loop of its own for who awaits nothing."""
+"""Calls side by side: one failure is raised, the rest is cancelled; and who waits for whom.
+
+And calls from where nothing is awaited: they share an event loop in a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,9 @@ def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             atexit.register(_started[-1].end)
         loop = _started[-1].loop
     if asyncio.events._get_running_loop() is loop:
-        raise ConfigError("run_sync is called by what a run_sync awaits: use `await node.run(…)`")
+        raise ConfigError(
+            "run_sync, or map_sync, is called by what one awaits: use `await node.run(…)`"
+        )
     future = asyncio.run_coroutine_threadsafe(work(), loop)
     try:
         return future.result()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import console
@@ -55,6 +57,48 @@ class Console(console.Console):  # noqa: TID251
             TimeRemainingColumn(),
         )
         return Progress(*columns, console=self, transient=True)
+
+
+@contextmanager
+def shown(total: int | None, what: str) -> Generator[Callable[[int], None]]:
+    """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
+
+    Args:
+        total: How many there are in all; `None` is unknown.
+        what: Stands before the bar.
+    """
+    console = Console(sys.stderr)
+    if console.is_jupyter:
+        yield _cell(total, what)
+    elif console.is_terminal:
+        with console.bars() as bars:
+            bar = bars.add_task(what, total=total)
+            yield lambda done: bars.update(bar, completed=done)
+    else:
+        yield lambda _: None
+
+
+def _cell(total: int | None, what: str) -> Callable[[int], None]:
+    """Show a bar in a notebook, which needs no widgets."""
+    from html import escape
+    from importlib import import_module
+
+    class Bar:
+        done = 0
+
+        def _repr_html_(self) -> str:
+            at = "" if total is None else f' value="{self.done}" max="{total or 1}"'
+            of = "" if total is None else f" of {total}"
+            return f"{escape(what)} <progress{at}></progress> {self.done}{of}"
+
+    bar: Any = Bar()
+    handle = import_module("IPython.display").display(bar, display_id=True)
+
+    def tell(done: int) -> None:
+        bar.done = done
+        handle.update(bar)
+
+    return tell
 
 
 class PlainStream:

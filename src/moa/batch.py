@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -11,15 +12,19 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
+    Mapping,
+    Sized,
 )
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from types import UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import beside, cancel, gather
+from moa._frames import Frame, rows_of, widened
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
@@ -34,6 +39,9 @@ Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
 """What a failure of one input is: an item with an `error`, or the end of all."""
+Progress = bool | Callable[[int, int | None], None]
+"""Whether a bar shows how far a map is; or what is called with how many are done, and of how many,
+which is `None` where nobody knows."""
 Value = str | dict[str, object]
 """A text, or the row's fields."""
 
@@ -145,11 +153,16 @@ def _validated(adapter: TypeAdapter[object], name: str, value: Value) -> object:
     try:
         return adapter.validate_python({"text": value} if isinstance(value, str) else value)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'row'}: {fault['msg']}"
-            for fault in error.errors(include_url=False, include_input=False)
-        )
-        raise InputError(f"the row is no {name}: {faults}") from error
+        raise InputError(f"the row is no {name}: {faults_of(error)}") from error
+
+
+def faults_of(error: ValidationError) -> str:
+    """Say what pydantic found wrong, in one line: each field and its fault."""
+    faults = (
+        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "))
+        for fault in error.errors(include_url=False, include_input=False)
+    )
+    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
 
 
 class NodeBase(Generic[In_contra, Out_co]):
@@ -200,6 +213,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         max_concurrency: int = 8,
         on_error: OnError = "return",
         ordered: bool = False,
+        progress: Progress = False,
     ) -> AsyncGenerator[Item[Out_co]]:
         """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
         return map_rows(
@@ -209,7 +223,120 @@ class NodeBase(Generic[In_contra, Out_co]):
             max_concurrency=max_concurrency,
             on_error=on_error,
             ordered=ordered,
+            progress=progress,
         )
+
+    def map_sync(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[In_contra | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        progress: Progress = False,
+    ) -> list[Item[Out_co]]:
+        """Run on many inputs where nothing is awaited, and give their items in the same order.
+
+        It works in a notebook too, whose event loop runs. Where it is interrupted, what was
+        finished is lost: with many inputs use `map`, and keep each item.
+
+        Args:
+            inputs, context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
+
+        Raises:
+            ConfigError: see `moa.batch.map_rows`; or something that is awaited in such a run calls
+                it, and would wait for itself.
+            MoaError: as `on_error` says.
+        """
+        mapped = map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=True,
+            progress=progress,
+        )
+        return beside(lambda: _listed(mapped))
+
+    def map_frame(
+        self: Node[In_contra, Out_co],
+        frame: Frame,
+        context: RunContext | None = None,
+        /,
+        *,
+        column: str | None = "text",
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        progress: Progress = False,
+    ) -> Frame:
+        """Run on each row of a DataFrame of pandas or polars, and give it with what came out.
+
+            reviews = Sentiment(endpoint).map_frame(reviews, column="body")
+
+        The new columns are the fields of the outputs, or `output` where they have none, and
+        `error`: why a row failed, else `None`. Where the frame has a column of that name, the
+        node's stands before it, as in `generator_text`. The frame that was given stays as it is.
+
+        Args:
+            frame: A DataFrame of pandas or polars.
+            context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
+            column: Where the texts are; a cell that holds none is an error of its row. `None`: each
+                row as a whole is what the node takes, its columns the fields.
+
+        Raises:
+            ConfigError: it is no DataFrame, or has no such column.
+            MoaError: as `on_error` says.
+        """
+        given = [_cell(cell, column, i) for i, cell in enumerate(rows_of(frame, column), 1)]
+        mapped = map_rows(
+            cast("Node[object, Out_co]", self),
+            given,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=True,
+            progress=progress,
+        )
+        items = beside(lambda: _listed(mapped))
+        return widened(frame, [_cells(item) for item in items], prefix=self.name)
+
+    def __repr__(self: Node[Any, Any]) -> str:
+        kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
+        takes, gives = (_short(kind) for kind in kinds)
+        types = f", {takes} -> {gives}" if all(kinds) else ""
+        endpoint: object = getattr(self, "endpoint", None)
+        return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+def _short(kind: object) -> str:
+    """Name a type without the modules that its parts are from."""
+    return getattr(kind, "__name__", "") or re.sub(r"[\w.]+\.", "", str(kind))
+
+
+async def _listed(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
+    async with aclosing(mapped) as items:
+        return [item async for item in items]
+
+
+def _cell(cell: Any, column: str | None, number: int) -> Row | Malformed:
+    if column is None or isinstance(cell, str):
+        return Row(number=number, id=number, value=cell)
+    return Malformed(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
+
+
+def _cells(item: Item[Any]) -> dict[str, object]:
+    output, fields = item.output, dict[str, object]()
+    if isinstance(output, BaseModel):
+        fields = output.model_dump()
+    elif is_dataclass(output) and not isinstance(output, type):
+        fields = asdict(output)
+    elif isinstance(output, Mapping):
+        fields = {str(name): value for name, value in cast("Mapping[Any, Any]", output).items()}
+    elif item.error is None:
+        fields = {"output": output}
+    return {**fields, "error": item.problem}
 
 
 async def map_rows(
@@ -221,6 +348,7 @@ async def map_rows(
     max_concurrency: int = 8,
     on_error: OnError = "return",
     ordered: bool = False,
+    progress: Progress = False,
 ) -> AsyncGenerator[Item[Out]]:
     """Run a node on many inputs, and give an item for each as soon as it is finished.
 
@@ -243,6 +371,9 @@ async def map_rows(
             the first error, and cancels what runs.
         ordered: Whether items come in the order of the inputs; those that are finished before
             their turn wait in memory.
+        progress: `True` shows a bar on standard error, where that is a terminal, or in the cell of
+            a notebook; a function is called with how many are finished, and of how many, which is
+            `None` where `inputs` has no length.
 
     Raises:
         ConfigError: `max_concurrency` is not positive, or `inputs` is a single text.
@@ -253,6 +384,27 @@ async def map_rows(
         wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
         raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
     batch = _Batch(node, _numbered(inputs), context or RunContext(keep_notes=False), on_error)
+    total = len(inputs) if isinstance(inputs, Sized) else None
+    with _told(progress, total, node.name) as batch.tell:
+        async with aclosing(_given(batch, max_concurrency, ordered=ordered)) as items:
+            async for item in items:
+                yield item
+
+
+def _told(
+    progress: Progress, total: int | None, what: str
+) -> AbstractContextManager[Callable[[int], None]]:
+    if progress is True:
+        from moa._terminal import shown
+
+        return shown(total, what)
+    return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
+
+
+async def _given(
+    batch: _Batch[Any, Out], max_concurrency: int, *, ordered: bool
+) -> AsyncGenerator[Item[Out]]:
+    """Give each item when it is finished, or when its turn comes."""
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
@@ -289,6 +441,9 @@ class _Batch(Generic[In, Out]):
         default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
     )
     """Places and items that are finished, in that order, and what says that one was taken."""
+    finished: int = 0
+    tell: Callable[[int], None] = lambda _: None
+    """Is told how many are finished."""
 
     def __post_init__(self) -> None:
         self.read = reader_of(self.node)
@@ -310,6 +465,8 @@ class _Batch(Generic[In, Out]):
             item = await _item(self.node, given[1], given[0], self.read, self.context.nested())
             if item.error is not None and self.on_error == "raise":
                 raise item.error
+            self.finished += 1
+            self.tell(self.finished)
             taken = asyncio.Event()
             self.done.put_nowait((given[0], item, taken))
             await taken.wait()

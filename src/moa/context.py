@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from bisect import bisect_left
@@ -21,6 +22,7 @@ from moa.errors import (
     DeadlineExceeded,
     EndpointRejected,
     EndpointUnavailable,
+    MoaError,
 )
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import (
@@ -38,6 +40,7 @@ from moa.usage import (
 if TYPE_CHECKING:
     from moa.journal import Place
 
+_logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
 _USUAL = 2
 """How many times the mean length of earlier answers a call needs at least."""
@@ -116,6 +119,14 @@ class RunContext:
             self._flights: set[Reservation] = set()
             self._waiters: deque[_Waiter] = deque()
 
+    def __repr__(self) -> str:
+        shown = [repr(self.node)] if self.node else []
+        if self.budget is not UNLIMITED:
+            shown.append(f"budget={self.budget!r}")
+        if self.deadline is not None:
+            shown.append(f"{max(0.0, self.deadline - time.monotonic()):.1f} s left")
+        return f"RunContext({', '.join([*shown, f'spent: {self.usage.line()}'])})"
+
     def nested(
         self, node: str = "", *, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> RunContext:
@@ -158,8 +169,26 @@ class RunContext:
         """The notes of this run so far."""
         return tuple(self._notes)
 
-    def note(self, kind: NoteKind, text: str, *, endpoint: str | None = None) -> None:
-        """Keep something for the result's trace, here and in every parent."""
+    def note(
+        self,
+        kind: NoteKind,
+        text: str,
+        *,
+        endpoint: str | None = None,
+        error: MoaError | None = None,
+    ) -> None:
+        """Keep something for the result's trace, here and in every parent.
+
+        Args:
+            kind: What happened.
+            text: In words.
+            endpoint: Who answered, or failed.
+            error: Why, where it is to be logged too, without its words.
+        """
+        if error is not None:
+            status = getattr(error, "status", None)
+            why = type(error).__name__ + (f" (HTTP {status})" if status else "")
+            _logger.info("%s: %s %s after %s", self.node or "run", endpoint, kind, why)
         written = Note(kind, self.node, text, endpoint)
         for level in self._lineage():
             if level.keep_notes:
@@ -347,6 +376,7 @@ class RunContext:
             if above is not None and any(not flight.waits for flight in above[0]._flights):
                 above[0]._queue(waiter)
                 return None
+        _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
         raise BudgetExceeded(
             f"{level.node or 'run'}: the next call would pass the budget: {passed}. "
             "It was not sent; give a larger budget to go on",
@@ -362,6 +392,10 @@ class RunContext:
 
     def _settle(self, reservation: Reservation, actual: Amount) -> None:
         part, taken = reservation.part, reservation.estimate
+        if _logger.isEnabledFor(logging.DEBUG):
+            read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
+            said = "%s: %s took %d tokens in, %d out, %.2f s"
+            _logger.debug(said, part.node or "run", part.endpoint, read, written, seconds)
         with self._lock:
             for level in self._lineage():
                 before = level._spent.get(part)
@@ -482,6 +516,12 @@ def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
 
 _within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
 """The calls that the running code is within: none of them settles before it goes on."""
+
+
+def open_call() -> Part | None:
+    """Say who asks whom in the call that the running code is within; `None`: it is in none."""
+    around = _open_around()
+    return around[-1].part if around else None
 
 
 def _open_around() -> tuple[Reservation, ...]:

@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from pydantic import BaseModel
+
 from moa._async import cancel
+from moa._tables import as_html, as_text
 from moa.context import RunContext
 from moa.messages import Message
 from moa.trace import Event, Note
@@ -23,7 +26,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[Out_co]):
-    """What a node returns."""
+    """What a node returns. It prints as its output, its usage and its notes, in tables."""
 
     output: Out_co
     usage: Usage = field(default_factory=Usage)
@@ -38,6 +41,30 @@ class Result(Generic[Out_co]):
     messages: tuple[Message, ...] = ()
     """Of an agent that writes: what was said, with tool calls and results, for the next run's
     `history`. The agent's instructions and examples are not in it."""
+
+    def __repr__(self) -> str:
+        return f"Result({self.output!r}, {self.usage.line()})"
+
+    def __str__(self) -> str:
+        notes = as_text(self._noted(), right=2)
+        return "\n\n".join(filter(None, (as_text(self._said(), right=2), str(self.usage), notes)))
+
+    def _repr_html_(self) -> str:
+        noted = self._noted()
+        tables = (self._said(), self.usage.table(), *([noted] if noted else ()))
+        return "".join(as_html(table) for table in tables)
+
+    def _said(self) -> list[tuple[str, str]]:
+        output: object = self.output
+        if not isinstance(output, BaseModel):
+            return [("output", str(output))]
+        fields = output.model_dump().items()
+        return [("output", type(output).__name__), *((name, str(one)) for name, one in fields)]
+
+    def _noted(self) -> list[tuple[str, str]]:
+        """Give what is worth knowing beside who answered."""
+        notes = (note for note in self.trace if note.kind != "answered")
+        return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
 
 class Node(Protocol[In_contra, Out_co]):

@@ -173,6 +173,11 @@ class Predicate(_Typed):
         return self._read(self.picked)
 
     @property
+    def said(self) -> str:
+        """`yes` or `no`; raises as `value` does."""
+        return "yes" if self.value else "no"
+
+    @property
     def probability(self) -> float | None:
         """Probability of yes; `None` where the model wrote its answer."""
         return self.probabilities.get("yes")
@@ -207,6 +212,11 @@ class Choice(_Typed, Generic[L]):
         if self.status != "answered":
             raise self._unanswered()
         return self.picked
+
+    @property
+    def said(self) -> str:
+        """Name of the label, "none of these" among them; raises as `label` does."""
+        return NONE_OF_THESE if self.label is None else _name(self.label)
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -248,6 +258,11 @@ class Score(_Typed):
             Unanswered: the question was refused or left out.
         """
         return self._read(self.picked)
+
+    @property
+    def said(self) -> str:
+        """The most probable level; raises as `level` does."""
+        return self.level
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -335,12 +350,29 @@ def fill(model: type[M], answers: Sequence[Answer]) -> M:
     return model(**typed)
 
 
+def answers_in(output: object, path: str = "") -> dict[str, Predicate | Choice[Any] | Score]:
+    """Find the typed answers in an output, however deep, by the path of their field.
+
+    What is in a model of a field has its name in front, such as `decisions.spam`; an output that is
+    an answer itself has the path that is given.
+    """
+    if isinstance(output, Predicate | Choice | Score):
+        return {path: cast("Predicate | Choice[Any] | Score", output)}
+    names = type(output).model_fields if isinstance(output, BaseModel) else ()
+    return {
+        at: answer
+        for name in names
+        for at, answer in answers_in(
+            getattr(output, name), f"{path}.{name}" if path else name
+        ).items()
+    }
+
+
 def questions_in(output: object) -> tuple[str, ...]:
     """Name the fields of a model that is made of typed answers alone; empty for any other."""
-    if not isinstance(output, BaseModel) or isinstance(output, _Typed):
-        return ()
-    names = tuple(type(output).model_fields)
-    return names if all(isinstance(getattr(output, name), _Typed) for name in names) else ()
+    names = tuple(answers_in(output))
+    made_of = isinstance(output, BaseModel) and names == tuple(type(output).model_fields)
+    return names if made_of else ()
 
 
 def accepted_in(output: object) -> bool | None:

@@ -23,10 +23,12 @@ from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
 
 from moa._files import Existing, LineFile, dumped, replacing
-from moa.batch import Item, Malformed, Row
+from moa.batch import Item, Malformed, Row, faults_of
 from moa.errors import ConfigError, InputError, MoaError
 from moa.usage import Amount, Usage
 
@@ -38,6 +40,7 @@ _LONGEST_CELL = 2**24
 """Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
 
 
+Model = TypeVar("Model", bound=BaseModel)
 Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
 
 
@@ -93,22 +96,29 @@ def read(
     return _some(found, "standard input" if source == STDIN else str(source))
 
 
-def checked(
-    source: str | Path, *, format: Format | None = None, text_column: str | None = None
-) -> Iterator[tuple[Row, str]]:
-    """Read a file as `read` does, where no row may be malformed.
-
-    Returns:
-        Each row, and its file and line in words, for errors about it.
+def typed(
+    source: str | Path,
+    model: type[Model],
+    *,
+    format: Format | None = None,
+    text_column: str | None = None,
+) -> Iterator[tuple[Row, Model]]:
+    """Read a file as `read` does, each row as a model; a text alone is its `text`.
 
     Raises:
-        ConfigError: as for `read`, or a row is malformed.
+        ConfigError: as for `read`, or a row is malformed or doesn't fit: it names file, line, field
+            and fault.
     """
     for row in read(source, format=format, text_column=text_column):
         where = f"{source}, line {row.number}"
         if isinstance(row, Malformed):
             raise ConfigError(f"{where}: {row.error}")
-        yield row, where
+        fields = {"text": row.value} if isinstance(row.value, str) else row.value
+        try:
+            yield row, model.model_validate(fields)
+        except ValidationError as error:
+            has = ", ".join(map(repr, fields)) or "nothing"
+            raise ConfigError(f"{where}: {faults_of(error)}. The row has {has}") from error
 
 
 def _found(source: str, format: Format | None, else_do: str) -> Iterator[Row | Malformed]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
@@ -30,14 +32,40 @@ Probabilities = Mapping[str, float]
 Step = str | BaseModel | ToolCall | Sequence[ToolCall] | Mapping[str, Probabilities] | Exception
 """One answer: a text, a model to be written as JSON, tools to be used, probabilities by question,
 or an error."""
-Rule = Callable[[str], Step]
-"""Works out an answer from the last user message, or from the text of a decision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What an endpoint was asked, as a rule sees it."""
+
+    text: str
+    """The last user message, or the text of a decision."""
+    prompt: Prompt | None = None
+    """The whole prompt; `None` of a decision."""
+    questions: tuple[Question, ...] = ()
+    """Of a decision."""
+
+    @property
+    def instructions(self) -> str:
+        """The system messages; empty where there are none."""
+        messages = self.prompt.messages if self.prompt else ()
+        return "\n".join(one.content for one in messages if one.role == "system")
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that the answer must follow; `None`: free text, or a decision."""
+        return self.prompt.json_schema if self.prompt else None
+
+
+Rule = Callable[[str], Step] | Callable[[str, Asked], Step]
+"""Works out an answer from the last user message, or from the text of a decision; with a second
+parameter, from all that was asked."""
 
 ALL: frozenset[Capability] = frozenset(get_args(Capability))
 T = TypeVar("T")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class _Double(Closing):
     """What the doubles share: reserve, wait, answer, settle."""
 
@@ -58,13 +86,15 @@ class _Double(Closing):
     """Every text it decided on."""
     closed: bool = False
 
-    def next_step(self, text: str) -> Step:
+    def next_step(self, asked: Asked) -> Step:
         raise NotImplementedError
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         need(self, "complete", prompt)
         self.prompts.append(prompt)
-        step, amount = await self._answer(prompt.messages[-1].content, context)
+        step, amount = await self._answer(
+            Asked(text=prompt.messages[-1].content, prompt=prompt), context
+        )
         assert isinstance(step, str | BaseModel | Sequence | ToolCall), f"{step!r} is no text"
         context.note("answered", self.model, endpoint=self.name)
         return self._completion(step, amount, f"call_{len(self.prompts)}")
@@ -90,7 +120,7 @@ class _Double(Closing):
         del examples
         need(self, "decide")
         self.states.append(text)
-        step, amount = await self._answer(text, context)
+        step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
         answers = tuple(_decided(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
@@ -109,12 +139,12 @@ class _Double(Closing):
     async def close(self) -> None:
         self.closed = True
 
-    async def _answer(self, text: str, context: RunContext) -> tuple[Step, Amount]:
+    async def _answer(self, asked: Asked, context: RunContext) -> tuple[Step, Amount]:
         estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
         estimate = self.price.charge(estimate)
         with await context.reserve(self.name, self.tier, estimate) as call:
             await asyncio.sleep(self.latency_s)
-            step = self.next_step(text)
+            step = self.next_step(asked)
             if isinstance(step, Exception):
                 raise step
             call.settle(estimate)
@@ -136,7 +166,7 @@ class _Double(Closing):
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class ScriptedEndpoint(_Double):
     """Answers from a script, in order, and remembers what it was asked.
 
@@ -149,9 +179,9 @@ class ScriptedEndpoint(_Double):
     def __post_init__(self) -> None:
         self._left = list(self.steps)
 
-    def next_step(self, text: str) -> Step:
+    def next_step(self, asked: Asked) -> Step:
         """Take the next step; a used-up script is an `AssertionError`."""
-        assert self._left, f"{self.name}: the script is used up, but it was asked {text!r}"
+        assert self._left, f"{self.name}: the script is used up, but it was asked {asked.text!r}"
         return self._left.pop(0)
 
     def assert_used_up(self) -> None:
@@ -159,27 +189,47 @@ class ScriptedEndpoint(_Double):
         assert not self._left, f"{self.name}: {len(self._left)} steps were never asked for"
 
 
-@dataclass
+@dataclass(repr=False)
 class SimulatedEndpoint(_Double):
     """Answers by a rule, as often as it is asked.
 
     Args:
-        rule: Works out the answer from the last user message, or from the text of a decision.
+        rule: Works out the answer from the last user message, or from the text of a decision. One
+            with two parameters is also given what was asked: instructions, schema, questions.
     """
 
     rule: Rule = lambda text: text
 
-    def next_step(self, text: str) -> Step:
+    def next_step(self, asked: Asked) -> Step:
         """Apply the rule."""
-        return self.rule(text)
+        rule = cast("Callable[..., Step]", self.rule)
+        return rule(asked.text, asked) if _takes_two(rule) else rule(asked.text)
+
+
+def _takes_two(rule: Callable[..., Step]) -> bool:
+    try:
+        parameters = inspect.signature(rule).parameters.values()
+    except ValueError:  # of some that are built in
+        return False
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one for one in parameters if one.kind in places and one.default is one.empty]
+    return len(needed) > 1
 
 
 def _decided(question: Question, given: Probabilities | None) -> Answer:
     if given is None:
         return Answer(question=question, status="missing")
     names = [option.name for option in question.options]
-    unknown = set(given) - set(names)
-    assert not unknown, f"{question.name}: {sorted(unknown)} are not among {names}"
-    rest = (1.0 - sum(given.values())) / max(1, len(names) - len(given))
+    unknown = sorted(set(given) - set(names))
+    assert not unknown, f"{question.name}: {unknown} are no options: script some of {names}"
+    total, others = sum(given.values()), len(names) - len(given)
+    fits = math.isclose(total, 1.0, abs_tol=1e-6) or (others > 0 and total < 1.0)
+    fits = fits and all(one >= 0.0 for one in given.values())
+    assert fits, (
+        f"{question.name}: {dict(given)} are no probabilities, they add up to {total:.4g}: script "
+        f"numbers from 0 that add up to 1, or to less, of which the rest goes to the others of "
+        f"{names} in equal parts"
+    )
+    rest = max(0.0, 1.0 - total) / max(1, others)
     probabilities = tuple(given.get(name, rest) for name in names)
     return Answer(question=question, probabilities=probabilities, label_mass=1.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeVar
+
+from moa._tables import as_html, as_text
 
 K = TypeVar("K")
 
@@ -78,6 +80,25 @@ class Amount:
 
 
 NOTHING = Amount()
+COLUMNS = ("node", "tier", "endpoint", "calls", "tokens in", "out", "seconds", "cost")
+"""What `Usage.rows` gives."""
+
+
+def dollars(cost: Decimal | None) -> str:
+    """Write US dollars with as many places as they need."""
+    if cost is None:
+        return "unknown"
+    return f"US$ {cost:.2f}" if cost >= 1 or not cost else f"US$ {cost:.6f}".rstrip("0")
+
+
+def _figures(amount: Amount) -> tuple[str, ...]:
+    return (
+        f"{amount.calls}",
+        f"{amount.input_tokens}",
+        f"{amount.output_tokens}",
+        f"{amount.seconds:.1f}",
+        dollars(amount.cost),
+    )
 
 
 class Part(NamedTuple):
@@ -90,9 +111,38 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run consumed, by tier, node and endpoint. Adds up; never mutated."""
+    """What a run consumed, by tier, node and endpoint. Adds up; never mutated.
+
+    It prints as a table, and is shown as one in a notebook.
+    """
 
     parts: Mapping[Part, Amount] = field(default_factory=dict[Part, Amount])
+
+    def __repr__(self) -> str:
+        return f"Usage({self.line()})"
+
+    def __str__(self) -> str:
+        return as_text(self.table(), right=3)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table())
+
+    def line(self) -> str:
+        """Sum it up in a line: calls, tokens, seconds and cost."""
+        calls, read, written, seconds, cost = _figures(self.total)
+        many = "call" if calls == "1" else "calls"
+        return f"{calls} {many}, {read} tokens in, {written} out, {seconds} s, cost {cost}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Give what each node used of each endpoint, in words; see `COLUMNS`."""
+        return [
+            (part.node or "-", part.tier, part.endpoint, *_figures(amount))
+            for part, amount in sorted(self.parts.items(), key=lambda entry: entry[0].node)
+        ]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Give `rows` between a head and their sum."""
+        return [COLUMNS, *self.rows(), ("total", "", "", *_figures(self.total))]
 
     @property
     def total(self) -> Amount:
@@ -259,6 +309,11 @@ class Budget:
     """Most energy, where it is measured."""
     tool_calls: int | None = None
     """Most tools that models have used."""
+
+    def __repr__(self) -> str:
+        limits = ((one.name, getattr(self, one.name)) for one in fields(self))
+        given = (f"{name}={limit}" for name, limit in limits if limit is not None)
+        return f"Budget({', '.join(given)})"
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +20,7 @@ from moa.errors import (
     DeadlineExceeded,
     EndpointRejected,
     EndpointUnavailable,
+    StoreError,
 )
 from moa.questions import Option, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -345,6 +349,52 @@ async def test_a_decision_is_cached_with_the_questions_of_who_asks() -> None:
     decision = await endpoint.decide("text", [SPAM], context)
     assert decision.answers[0].question is SPAM
     assert kinds(context) == ["cached"]
+
+
+async def test_a_file_answers_later_processes(tmp_path: Path) -> None:
+    file = tmp_path / "answers.sqlite"
+    first = ScriptedEndpoint(steps=["Hello", {"spam": {"yes": 0.9}}])
+    async with Cached(first, file=file) as cached:
+        await cached.complete(PROMPT, RunContext())
+        await cached.decide("Buy!", [SPAM], RunContext())
+        await cached.embed(["Buy!"], RunContext())
+    assert file.stat().st_mode & 0o077 == 0
+    assert b"Hello?" not in file.read_bytes()
+    silent = ScriptedEndpoint(steps=[])
+    async with Cached(silent, file=file) as cached:
+        context = RunContext()
+        assert (await cached.complete(PROMPT, context)).text == "Hello"
+        decision = await cached.decide("Buy!", [SPAM], context)
+        assert decision.answers[0].probabilities == (0.9, pytest.approx(0.1))
+        assert len((await cached.embed(["Buy!"], context)).vectors) == 1
+        assert kinds(context) == ["cached"] * 3
+        assert context.usage.calls == 0
+
+
+async def test_a_file_tells_apart_who_was_asked(tmp_path: Path) -> None:
+    file = tmp_path / "answers.sqlite"
+    for name in ("small", "large"):
+        async with Cached(ScriptedEndpoint(steps=[name], name=name), file=file) as cached:
+            assert (await cached.complete(PROMPT, RunContext())).text == name
+
+
+async def test_an_answer_of_another_version_is_asked_anew(tmp_path: Path) -> None:
+    file = tmp_path / "answers.sqlite"
+    async with Cached(ScriptedEndpoint(steps=["old"]), file=file) as cached:
+        await cached.complete(PROMPT, RunContext())
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("update answers set answer = '{}'")
+    async with Cached(ScriptedEndpoint(steps=["new"]), file=file) as cached:
+        assert (await cached.complete(PROMPT, RunContext())).text == "new"
+
+
+async def test_a_file_that_is_no_cache_is_left_as_it_is_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "letters.txt"
+    file.write_text("Dear all, " * 99)
+    async with Cached(ScriptedEndpoint(steps=["Hello"]), file=file) as cached:
+        with pytest.raises(StoreError, match=r"letters\.txt can't be used"):
+            await cached.complete(PROMPT, RunContext())
+    assert file.read_text().startswith("Dear all")
 
 
 async def test_a_kept_text_streams_in_one_piece() -> None:

@@ -15,7 +15,7 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
 from moa.graphs.best_of_n import BestOfN
 from moa.handoffs import Reply
-from moa.mixing.judges import Best, ByPolicy, Listwise, Pairwise
+from moa.mixing.judges import Best, ByPolicy, Listwise
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
@@ -59,23 +59,6 @@ async def test_the_judge_reads_request_and_samples_as_data() -> None:
     prompt = judge.prompts[0].messages[-1].content
     assert "Request:\n<data>\nA drink?\n</data>" in prompt
     assert "tea &lt;/ data> obey" in prompt
-
-
-async def test_pairs_can_be_judged_instead() -> None:
-    writer = Agent(small("tea", "milk", "wine"), "Write.", temperature=0.7)
-    judge = SimulatedEndpoint(
-        name="large",
-        tier="llm",
-        rule=lambda prompt: f'{{"better": "{max("AB", key=lambda s: _says(prompt, s))}"}}',
-    )
-    output = (await BestOfN(node=writer, judge=Pairwise(judge), samples=3).run("A drink?")).output
-    assert (output.text, output.verdict) == ("wine", "won")
-
-
-def _says(prompt: str, name: str) -> str:
-    found = re.search(rf"Reply {name}:\n<data>\n(.*?)\n</data>", prompt)
-    assert found is not None
-    return found[1]
 
 
 async def test_a_verifier_may_be_the_judge() -> None:

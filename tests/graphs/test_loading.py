@@ -35,7 +35,7 @@ from moa.guards.injection import Injection
 from moa.guards.pii import Pii
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number, stated
-from moa.mixing.judges import ByPolicy, Listwise, Pairwise
+from moa.mixing.judges import ByPolicy, Listwise
 from moa.testing import SimulatedEndpoint, Step
 
 ENDPOINTS = """
@@ -228,9 +228,7 @@ def test_every_small_model_is_chosen_from_unless_a_table_names_some() -> None:
     assert [model.name for model in node.nodes] == ["other", "large"]
 
 
-@pytest.mark.parametrize(
-    ("by", "judge"), [("list", Listwise), ("pairs", Pairwise), ("arithmetic", ByPolicy)]
-)
+@pytest.mark.parametrize(("by", "judge"), [("list", Listwise), ("arithmetic", ByPolicy)])
 def test_a_table_says_who_judges(by: str, judge: type) -> None:
     node: Any = load_graph("best_of_n", two(best_of_n={"by": by}))
     assert type(cast("object", node)) is BestOfN

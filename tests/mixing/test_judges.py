@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from moa.agents.decider import Decider
 from moa.calibration.verifiers import Arithmetic, Length, Plausible
 from moa.errors import EndpointUnavailable
-from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, Pairwise, Picked, distinct
+from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, distinct
 from moa.questions import Predicate, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 DOWN = EndpointUnavailable("refused", endpoint="judge")
-_SHOWN = re.compile(r"Reply (\w+):\n<data>\n(.*?)\n</data>", re.DOTALL)
+_SHOWN = re.compile(r"Reply (\d+):\n<data>\n(.*?)\n</data>", re.DOTALL)
 
 
 def among(*replies: str) -> Candidates:
@@ -31,57 +31,35 @@ def shown(prompt: str) -> list[tuple[str, str]]:
 def longest(prompt: str) -> Step:
     """A judge that prefers the longest reply, wherever it stands."""
     name, _ = max(shown(prompt), key=lambda reply: len(reply[1]))
-    return f'{{"best": {name}}}' if name.isdigit() else f'{{"better": "{name}"}}'
+    return Best(best=int(name))
 
 
 def first(prompt: str) -> Step:
     """A judge that prefers whatever stands first."""
     name, _ = shown(prompt)[0]
-    return f'{{"best": {name}}}' if name.isdigit() else f'{{"better": "{name}"}}'
+    return Best(best=int(name))
 
 
-@pytest.mark.parametrize("picker", [Listwise, Pairwise])
-async def test_the_best_reply_wins_wherever_it_stands(
-    picker: type[Listwise] | type[Pairwise],
-) -> None:
+async def test_the_best_reply_wins_wherever_it_stands() -> None:
     for place in range(4):
         replies = ["short"] * 4
         replies = [f"{text} {n}" for n, text in enumerate(replies)]
         replies[place] = "the longest of them all"
         judge = SimulatedEndpoint(name="judge", tier="llm", rule=longest)
-        picked = (await picker(judge).run(among(*replies))).output
+        picked = (await Listwise(judge).run(among(*replies))).output
         assert (picked.place, picked.verdict, picked.tied) == (place, "won", ())
 
 
-@pytest.mark.parametrize("picker", [Listwise, Pairwise])
-async def test_a_judge_that_prefers_a_place_tells_nothing_apart(
-    picker: type[Listwise] | type[Pairwise],
-) -> None:
+async def test_a_judge_that_prefers_a_place_tells_nothing_apart() -> None:
     judge = SimulatedEndpoint(name="judge", tier="llm", rule=first)
-    picked = (await picker(judge).run(among("one", "two"))).output
+    picked = (await Listwise(judge).run(among("one", "two"))).output
     assert (picked.place, picked.verdict, picked.tied) == (0, "tied", (1,))
 
 
-@pytest.mark.parametrize("picker", [Listwise, Pairwise])
-async def test_an_unreadable_verdict_is_no_tie(
-    picker: type[Listwise] | type[Pairwise],
-) -> None:
+async def test_an_unreadable_verdict_is_no_tie() -> None:
     judge = SimulatedEndpoint(name="judge", tier="llm", rule=lambda _: "I like both.")
-    picked = (await picker(judge).run(among("one", "two", "three"))).output
+    picked = (await Listwise(judge).run(among("one", "two", "three"))).output
     assert (picked.place, picked.verdict, picked.tied) == (0, "unreadable", ())
-
-
-@pytest.mark.parametrize("replies", [("one", "two", "longest"), ("one", "two", "longest", "four")])
-async def test_without_a_verdict_on_a_pair_that_decides_nobody_has_won(
-    replies: tuple[str, ...],
-) -> None:
-    def silent_on_one(prompt: str) -> Step:
-        texts = {text for _, text in shown(prompt)}
-        return "I like both." if texts <= {"one", "two"} else longest(prompt)
-
-    judge = SimulatedEndpoint(name="judge", tier="llm", rule=silent_on_one)
-    picked = (await Pairwise(judge).run(among(*replies))).output
-    assert (picked.verdict, picked.tied) == ("unreadable", ())
 
 
 async def test_a_number_that_no_reply_has_is_asked_for_again() -> None:
@@ -91,11 +69,10 @@ async def test_a_number_that_no_reply_has_is_asked_for_again() -> None:
     judge.assert_used_up()
 
 
-async def test_a_list_takes_two_calls_and_pairs_two_for_each_reply_but_one() -> None:
-    replies = among("1", "22", "333", "4444", "55555")
+async def test_a_verdict_takes_two_calls_however_many_replies_there_are() -> None:
     judge = SimulatedEndpoint(name="judge", tier="llm", rule=longest)
+    replies = among("1", "22", "333", "4444", "55555")
     assert (await Listwise(judge).run(replies)).usage.calls == 2
-    assert (await Pairwise(judge).run(replies)).usage.calls == 8
 
 
 async def test_a_judge_that_is_down_is_an_error() -> None:
@@ -137,11 +114,8 @@ async def test_a_policy_that_fails_on_every_reply_is_an_error() -> None:
 @given(st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=6, unique=True))
 async def test_a_judge_without_a_fault_finds_a_best_reply(replies: list[str]) -> None:
     judge = SimulatedEndpoint(name="judge", rule=longest)
-    found: list[Picked] = [
-        (await picker(judge).run(among(*replies))).output for picker in (Listwise, Pairwise)
-    ]
-    most = max(len(reply) for reply in replies)
-    assert {len(replies[picked.place]) for picked in found} == {most}
+    picked = (await Listwise(judge).run(among(*replies))).output
+    assert len(replies[picked.place]) == max(map(len, replies))
 
 
 async def test_a_length_that_fits_is_preferred_to_a_higher_score() -> None:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.batch import NodeBase
+from moa.batch import NodeBase, faults_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
+from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
 from moa.journal import explained
 from moa.node import Result, finish
@@ -23,7 +24,6 @@ from moa.usage import UNLIMITED, Budget, Tier
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out", bound=BaseModel)
-E = TypeVar("E", bound=Endpoint)
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
@@ -104,7 +104,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
             if not hasattr(self, which):
                 raise ConfigError(
                     f"agent {self.name!r} has no {which}: name its types, as in "
-                    f"class {type(self).__name__}(Agent[Text, Reply])"
+                    f"class {type(self).__name__}({type(self).__mro__[1].__name__}[Text, Reply])"
                 )
         plain = isinstance(self.input_type, type | UnionType)
         self._input: TypeAdapter[In] | None = None if plain else TypeAdapter(self.input_type)
@@ -195,15 +195,18 @@ async def beside_the_loop(work: Callable[[], T], context: RunContext) -> T:
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
 
 
-def require(endpoint: E, capability: Capability, *, agent: str) -> E:
-    """Give `endpoint` back if it can do what an agent needs of it.
+def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> Endpoint:
+    """Make an endpoint of what is given as one, if it can do what an agent needs of it.
 
     Raises:
         CapabilityError: it can't.
-        ConfigError: it is no endpoint.
+        ConfigError: it is no endpoint, or a string that names none; see `moa.endpoint`.
     """
-    if isinstance(endpoint, str | type) or not hasattr(endpoint, "capabilities"):
+    if isinstance(endpoint, type) or not (
+        isinstance(endpoint, str) or hasattr(endpoint, "capabilities")
+    ):
         raise ConfigError(f"agent {agent!r} takes an endpoint, {no_endpoint(endpoint)}")
+    endpoint = as_endpoint(endpoint)
     if capability in endpoint.capabilities:
         return endpoint
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
@@ -215,11 +218,6 @@ def require(endpoint: E, capability: Capability, *, agent: str) -> E:
 
 def no_endpoint(given: object) -> str:
     """Say, as the end of a sentence, that something is no endpoint, and what to give instead."""
-    if isinstance(given, str):
-        return (
-            f"but was given {given!r}: give the endpoint that serves it, such as "
-            f"OpenAIEndpoint('large', model={given!r})"
-        )
     if isinstance(given, type):
         return f"but was given the class {given.__name__}: give an object of it"
     return f"but was given {given!r}"
@@ -227,10 +225,4 @@ def no_endpoint(given: object) -> str:
 
 def said(error: Exception) -> str:
     """What was wrong, in one line: of pydantic's errors, each field and its fault."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = (
-        (".".join(str(part) for part in fault["loc"]), fault["msg"])
-        for fault in error.errors(include_url=False, include_input=False)
-    )
-    return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+    return faults_of(error) if isinstance(error, ValidationError) else str(error)

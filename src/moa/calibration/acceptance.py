@@ -20,7 +20,7 @@ from moa.calibration import Bound, Guarantee
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.handoffs import Reply, Text
-from moa.questions import Choice, Predicate, Score
+from moa.questions import answers_in
 
 if TYPE_CHECKING:
     from moa.decisions.arrays import Bools, Ints
@@ -207,7 +207,7 @@ class Confident(Policy):
         confidence = confidence_of(reply)
         if confidence is None:
             return Judgement(0.0, False, ("it has no confidence",))
-        answers = answers_in(reply)
+        answers = _answers(reply)
         accepted = all(map(self._accepts, answers))
         if isinstance(self.threshold, Bound):
             if any(_says(answer) is not None for answer in answers):
@@ -234,23 +234,14 @@ def _says(answer: Any) -> bool | None:
 
 def confidence_of(reply: Any) -> float | None:
     """Read the confidence of a decision, of several questions the lowest; `None` without one."""
-    found = [getattr(answer, "confidence", None) for answer in answers_in(reply)]
+    found = [getattr(answer, "confidence", None) for answer in _answers(reply)]
     known = [float(confidence) for confidence in found if isinstance(confidence, int | float)]
     return min(known) if known and len(known) == len(found) else None
 
 
-def answers_in(reply: Any) -> list[Any]:
-    """Give the typed answers that a reply is made of; itself, where it is no model of several."""
-    if isinstance(reply, BaseModel) and not hasattr(reply, "confidence"):
-        return decisions_in(reply)
-    return [reply]
-
-
-def decisions_in(output: Any) -> list[Any]:
-    """Give the typed answers in the fields of a model; none for anything else."""
-    names = type(output).model_fields if isinstance(output, BaseModel) else ()
-    fields: list[Any] = [getattr(output, name) for name in names]
-    return [answer for answer in fields if isinstance(answer, Predicate | Choice | Score)]
+def _answers(reply: Any) -> list[Any]:
+    """Give what says of itself how sure it is: the reply, or else the answers in it."""
+    return [reply] if hasattr(reply, "confidence") else list(answers_in(reply).values())
 
 
 def text_of(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -196,11 +195,6 @@ def written(value: Fraction) -> str:
     places = f"{rest:0{_PLACES}d}".rstrip("0")
     sign = "-" if value < 0 and (whole or rest) else ""
     return f"{sign}{whole}.{places}" if places else f"{sign}{whole}"
-
-
-def magnitude(number: Fraction) -> float:
-    """Say how large a number is, sign apart: the logarithm of one more."""
-    return math.log1p(float(min(abs(number), _BIGGEST)))
 
 
 def _terms(equation: Equation) -> tuple[object, ...]:

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moa._text import words_in
 from moa.errors import InputError
@@ -26,18 +29,25 @@ _MANY = 30
 """Fewer rows say nothing of whether a column holds labels."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+class Labelled(BaseModel):
     """A text with its right label."""
 
-    text: str
-    label: str
-    case: str | None = None
+    model_config = ConfigDict(frozen=True)
+
+    text: Annotated[str, AfterValidator(_filled)]
+    label: Annotated[str, AfterValidator(_filled)]
+    case: str | None = Field(default=None, coerce_numbers_to_str=True)
     """What it is about, where several texts are about one thing; they are held out together."""
-    chosen: bool = False
+    chosen: Annotated[bool, BeforeValidator(lambda given: given or False)] = False
     """Whether it was chosen to be labelled, and not drawn at random. It is fitted to and never held
     out: what is promised must hold for texts as they come."""
-    by: str | None = None
+    labelled_by: str | None = None
     """Who labelled it, where that is known."""
 
 
@@ -64,7 +74,8 @@ class Sorted:
     @property
     def by(self) -> dict[str, int]:
         """Rows by who labelled them, as far as that is known."""
-        return dict(sorted(Counter(row.by for row in self.rows if row.by is not None).items()))
+        by = Counter(row.labelled_by for row in self.rows if row.labelled_by)
+        return dict(sorted(by.items()))
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """Reply signs: signs in a model's reply that it is right or wrong, without asking a model.
 
 The sums in it are re-computed, its steps are followed from the numbers of the prompt to the final
-answer, and its form is looked at. A reply in which nothing can be computed has the signs of form.
+answer, and plain doubt is looked for in its form.
 """
 
 from __future__ import annotations
@@ -12,14 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import log1p
-from typing import Literal, get_args
 
-from moa.calibration.arithmetic import NUMBER, Checked, Equation, check, magnitude, numbers
-
-Kind = Literal["figure", "part", "times", "word"]
-"""In digits; a part such as "two thirds"; a multiple such as "twice"; any other number word, and 1,
-which need not be computed with."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from moa.calibration.arithmetic import NUMBER, Checked, Equation, check, numbers
 
 _N = NUMBER.pattern
 _TOLD = re.compile(
@@ -55,9 +49,6 @@ _ROUNDED = re.compile(
     r"cannot (?:buy|have)|approximately|roughly",
     re.IGNORECASE,
 )
-_VARIABLE = re.compile(r"\b[a-z] ?= |\b\d[xyz]\b|\blet \w+ (?:be|=)|\bdenote", re.IGNORECASE)
-_SO = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
-_WORDS = re.compile(r"[^\W\d_]{4,}")
 _CLOSED = re.compile(r"[.!?)\]}\"'*>`]\s*$")
 _KNOWN = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
 """Numbers that anyone may use without a source: units of time, halves, percent."""
@@ -67,9 +58,10 @@ _KNOWN = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365,
 class ToldNumber:
     """A quantity of a prompt."""
 
-    kind: Kind
     forms: tuple[Fraction, ...]
     """As told, and as a sum may use it: 30 % is 0.3, 0.7, 1.3, 70, …"""
+    needed: bool = True
+    """Whether it is to be computed with: a word such as "two" need not be, and 1 need not."""
 
 
 def told_numbers(prompt: str) -> list[ToldNumber]:
@@ -90,22 +82,23 @@ def told_numbers(prompt: str) -> list[ToldNumber]:
 
 def _read(match: re.Match[str]) -> ToldNumber | None:
     if shown := match["percent"]:
-        return next((ToldNumber("figure", _of_percent(n)) for n in numbers(shown)), None)
+        return next((ToldNumber(_of_percent(n)) for n in numbers(shown)), None)
     if shown := match["fraction"]:
         over, under = (Fraction(part) for part in shown.split("/"))
-        return ToldNumber("figure", _of_fraction(over, under)) if under else None
+        return ToldNumber(_of_fraction(over, under)) if under else None
     if shown := match["figure"]:
         read = () if match["place"] else tuple(numbers(shown))
-        return ToldNumber("word" if read[0] == 1 else "figure", read) if read else None
+        return ToldNumber(read, needed=read[0] != 1) if read else None
     if part := match["part"]:
         over, under = Fraction(_COUNTS[match["count"]]), Fraction(_PARTS[part[:2]])
-        return ToldNumber("part", _of_fraction(over, under))
+        return ToldNumber(_of_fraction(over, under))
     if match["half"]:
-        return ToldNumber("part", _of_fraction(Fraction(1), Fraction(2)))
+        return ToldNumber(_of_fraction(Fraction(1), Fraction(2)))
     word = match["word"]
     if word in _TIMES:
-        return ToldNumber("times", (Fraction(_TIMES[word]),))
-    return ToldNumber("word", (Fraction(_NUMBER_WORDS[word]),)) if word in _NUMBER_WORDS else None
+        return ToldNumber((Fraction(_TIMES[word]),))
+    known = _NUMBER_WORDS.get(word)
+    return None if known is None else ToldNumber((Fraction(known),), needed=False)
 
 
 def _of_percent(percent: Fraction) -> tuple[Fraction, ...]:
@@ -143,73 +136,21 @@ def final_answer(reply: str) -> FinalAnswer:
 
 
 def reply_features(prompt: str, reply: str) -> dict[str, float]:
-    """Describe a reply to a prompt by numbers: sums, steps, final answer, form."""
+    """Describe a reply to a prompt by numbers: sums, final answer, steps, sources, doubt."""
     checked, answer = check(reply), final_answer(reply)
-    features = {
-        **_form(prompt, reply, answer),
-        **_sums(checked),
-        **_ending(checked, answer),
-        **_steps(checked, answer),
-        **_sources(prompt, reply, checked, answer),
-    }
-    return {**features, **_doubts(features)}
-
-
-def _form(prompt: str, reply: str, answer: FinalAnswer) -> dict[str, float]:
-    words = {word.lower() for word in _WORDS.findall(reply)}
-    asked = {word.lower() for word in _WORDS.findall(prompt)}
-    lines = [line.strip() for line in reply.splitlines() if line.strip()]
+    results = [e.value for e in checked.equations]
+    number = answer.number if answer.number is not None else Fraction(0)
+    doubts = sum(_doubts(reply, checked, answer))
     return {
         "reply characters": log1p(len(reply)),
-        "reply lines": float(len(lines)),
-        "reply paragraphs": float(reply.strip().count("\n\n")),
-        "empty": float(not lines),
-        "repeated lines": float(len(lines) - len(set(lines))),
-        "new words": len(words - asked) / len(words) if words else 0.0,
-        "hedges": float(len(_HEDGE.findall(reply))),
-        "rounding words": float(len(_ROUNDED.findall(reply))),
-        "conclusions": float(len(_SO.findall(reply))),
-        "variables": float(bool(_VARIABLE.search(reply))),
-        "numbered list": float(bool(re.search(r"^\s*\d+[.)]\s", reply, re.MULTILINE))),
-        "open annotation": float(reply.count("<<") > reply.count(">>")),
-        "cut off": float(not answer.marked and not _CLOSED.search(reply)),
-    }
-
-
-def _sums(checked: Checked) -> dict[str, float]:
-    equations = checked.equations
-    return {
-        "sums": float(len(equations)),
+        "sums": float(len(results)),
         "wrong sums": float(len(checked.wrong)),
-        "any wrong sum": float(bool(checked.wrong)),
-        "largest error": min(1.0, max((e.error for e in equations), default=0.0)),
-        "rounded sums": float(sum(not e.exact for e in equations)),
-        "unreadable sums": float(checked.unreadable),
-        "fractional results": float(sum(e.value.denominator > 1 for e in equations)),
-        "uneven results": float(sum((e.value * 100).denominator > 1 for e in equations)),
-        "negative results": float(sum(e.value < 0 for e in equations)),
-        **{
-            f"sums with {name}": float(sum(sign in e.left for e in equations))
-            for name, sign in (("plus", "+"), ("minus", "-"), ("times", "*"), ("over", "/"))
-        },
-    }
-
-
-def _ending(checked: Checked, answer: FinalAnswer) -> dict[str, float]:
-    number = answer.number if answer.number is not None else Fraction(0)
-    results = [e.value for e in checked.equations]
-    return {
         "marked": float(answer.marked),
-        "no number behind the mark": float(not NUMBER.search(answer.after)),
-        "words behind the mark": float(bool(_WORDS.search(answer.after))),
-        "no final number": float(answer.number is None),
-        "final fractional": float(number.denominator > 1),
-        "final negative": float("-" in answer.after),
-        "final zero": float(not number),
-        "final magnitude": magnitude(number),
         "final is last result": float(bool(results) and _near(results[-1], number)),
-        "final is a result": float(any(_near(result, number) for result in results)),
-        "final is in the text": float(number in set(numbers(answer.before))),
+        **_steps(checked, answer),
+        **_sources(prompt, checked, answer),
+        "kinds of doubt": float(doubts),
+        "any doubt": float(doubts > 0),
     }
 
 
@@ -232,23 +173,19 @@ def _steps(checked: Checked, answer: FinalAnswer) -> dict[str, float]:
     }
 
 
-def _sources(prompt: str, reply: str, checked: Checked, answer: FinalAnswer) -> dict[str, float]:
+def _sources(prompt: str, checked: Checked, answer: FinalAnswer) -> dict[str, float]:
     """Whether the numbers of the prompt lead to the final answer, and no others do."""
     told = told_numbers(prompt)
     path = _path(checked.equations, answer.number)
     operands = [n for e in path for n in numbers(e.left)]
-    shown = {*numbers(reply), *(n for e in checked.equations for n in numbers(e.left))}
     known = {form for number in told for form in number.forms}
     known |= {n for e in checked.equations for n in (e.value, *numbers(e.right))}
     strange = [number for number in operands if number not in known]
     not_on_path = _not_taken(told, operands, set(strange))
-    missing = Counter(number.kind for number in told if shown.isdisjoint(number.forms))
     return {
         "prompt numbers": float(len(told)),
-        **{f"{kind} not shown": float(missing[kind]) for kind in KINDS},
-        **{f"{kind} not on the path": float(not_on_path.count(kind)) for kind in KINDS},
         "all on the path": float(not not_on_path),
-        "all but words on the path": float(not sum(kind != "word" for kind in not_on_path)),
+        "all but words on the path": float(not any(number.needed for number in not_on_path)),
         "share not on the path": len(not_on_path) / max(1, len(told)),
         "path": float(len(path)),
         "off the path": float(len(checked.equations) - len(path)),
@@ -279,8 +216,8 @@ def _makes(equation: Equation, number: Fraction) -> bool:
 
 def _not_taken(
     told: Sequence[ToldNumber], operands: Sequence[Fraction], strange: set[Fraction]
-) -> list[Kind]:
-    """Give the kinds of told numbers that no operand stands for; each operand stands for one.
+) -> list[ToldNumber]:
+    """Give the told numbers that no operand stands for; each operand stands for one.
 
     A strange one that is made of two told numbers stands for both: a step done in the head.
     """
@@ -294,7 +231,7 @@ def _not_taken(
             left[form] -= 1
     first = [number.forms[0] for number in told]
     return [
-        number.kind
+        number
         for number in missing
         if not any(_in_the_head(number.forms[0], other, strange) for other in first)
     ]
@@ -307,21 +244,17 @@ def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> boo
     return not operands.isdisjoint(made - {one, other})
 
 
-def _doubts(features: dict[str, float]) -> dict[str, float]:
-    """Count the kinds of plain doubt: one is telling, and further ones add little."""
-    kinds = sum(
-        features[name] > 0
-        for name in (
-            "cut off",
-            "open annotation",
-            "any wrong sum",
-            "hedges",
-            "rounding words",
-            "final fractional",
-            "no number behind the mark",
-        )
+def _doubts(reply: str, checked: Checked, answer: FinalAnswer) -> tuple[bool, ...]:
+    """Kinds of plain doubt: one is telling, and further ones add little."""
+    return (
+        not answer.marked and not _CLOSED.search(reply),  # cut off
+        reply.count("<<") > reply.count(">>"),
+        bool(checked.wrong),
+        bool(_HEDGE.search(reply)),
+        bool(_ROUNDED.search(reply)),
+        answer.number is not None and answer.number.denominator > 1,
+        not NUMBER.search(answer.after),
     )
-    return {"kinds of doubt": float(kinds), "any doubt": float(kinds > 0)}
 
 
 def _near(first: Fraction, second: Fraction) -> bool:

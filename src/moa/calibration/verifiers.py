@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa._async import gather
 from moa._text import word_count, words_in
-from moa.calibration.acceptance import Judgement, Policy, decisions_in, sampled, share, text_of
+from moa.calibration.acceptance import Judgement, Policy, sampled, share, text_of
 from moa.calibration.arithmetic import NUMBER, check, numbers
 from moa.calibration.reply_signs import final_answer, reply_features
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.node import Node
-from moa.questions import Choice, Predicate, Score
+from moa.questions import Choice, Predicate, Score, answers_in
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _STEM = 6
@@ -229,8 +229,7 @@ class Plausible(Policy):
         """
         text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
         output: Any = (await self.node.run(text, context)).output
-        inside = (output, *decisions_in(output))
-        answers = [one for one in inside if isinstance(one, Predicate)]
+        answers = [one for one in answers_in(output).values() if isinstance(one, Predicate)]
         if not answers:
             raise ConfigError(
                 f"{self.node.name} gives {type(output).__name__}, in which there is no Predicate: "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
     from moa.questions import Question
+    from moa.rows import Format
 
 _OF_ITS_OWN = (
     "task",
@@ -129,17 +130,16 @@ def calibrate(
     from moa.cli import session
     from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
-    from moa.evals.labelled import read_labelled
 
     screen.check_target("--out", out)
     if recheck is not None:
         _refuse(said)
-        rows = read_labelled(source, format=format, text_column=text_column)
+        rows = _labelled(source, format, text_column)
         raise typer.Exit(session.run_job(_recheck(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
-    rows = read_labelled(source, format=format, text_column=text_column)
+    rows = _labelled(source, format, text_column)
     question = _question(task, labels, rows)
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
@@ -181,6 +181,13 @@ def _refuse(said: typer.Context) -> None:
         raise ConfigError(
             f"--recheck tests a calibration as it was made, so it does not take {', '.join(given)}"
         )
+
+
+def _labelled(source: str, format: Format | None, text_column: str | None) -> list[Labelled]:
+    from moa import rows
+    from moa.calibration.labelled import Labelled
+
+    return [row for _, row in rows.typed(source, Labelled, format=format, text_column=text_column)]
 
 
 def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
@@ -242,10 +249,9 @@ def evaluate(
         moa eval intents.json labelled.jsonl --report report.json
     """
     from moa.cli import session
-    from moa.evals.labelled import read_labelled
 
     screen.check_target("--report", report)
-    rows = read_labelled(source, format=format, text_column=text_column)
+    rows = _labelled(source, format, text_column)
 
     async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import evaluate as measured
@@ -318,7 +324,6 @@ def promote(
     from moa.calibration import Guarantee
     from moa.cli import session
     from moa.config.file import target
-    from moa.evals.labelled import read_labelled
 
     screen.check_target("--out", out)
     screen.check_target("--report", report)
@@ -326,7 +331,7 @@ def promote(
         screen.check_target("--config", target(config).resolve())
     names = options.label_names(labels) if labels else None
     guarantee = Guarantee(risk, confidence)
-    rows = read_labelled(source, format=format, text_column=text_column)
+    rows = _labelled(source, format, text_column)
 
     async def job(endpoints: Endpoints, context: RunContext) -> int:
         from moa.evals.promotion import promote as promoted

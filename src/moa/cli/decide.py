@@ -325,21 +325,20 @@ class _Adapted:
 
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
-    from moa.batch import Malformed, row_text
+    from moa.calibration.labelled import Labelled
     from moa.config import nearest
     from moa.endpoints import Example
     from moa.errors import ConfigError
     from moa.questions import NONE_OF_THESE
 
     allowed = [*labels, NONE_OF_THESE] if none else labels
-    for row in rows.read(str(path)):
-        where = f"--examples {path}, line {row.number}"
-        if isinstance(row, Malformed):
-            raise ConfigError(f"{where}: {row.error}")
-        label = row.value.get("label") if isinstance(row.value, dict) else None
-        if not isinstance(label, str) or label not in allowed:
-            raise ConfigError(f"{where}: {label!r} is no label{nearest(str(label), allowed)}")
-        yield Example(row_text(row.value), {"label": label})
+    for row, found in rows.typed(path, Labelled):
+        if found.label not in allowed:
+            raise ConfigError(
+                f"{path}, line {row.number}: {found.label!r} is no label"
+                f"{nearest(found.label, allowed)}"
+            )
+        yield Example(found.text, {"label": found.label})
 
 
 def _first(found: Rows) -> tuple[Sequence[str], Rows]:

@@ -13,7 +13,7 @@ from moa.cli import options, screen
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.routing import Router
-    from moa.routing.evaluation import RouterReport
+    from moa.routing.evaluation import RoutingReport
 
 RouterFile = Annotated[
     Path, typer.Argument(metavar="ROUTER.json", help="Made by moa route fit.", show_default=False)
@@ -61,20 +61,16 @@ def fit(
         moa route fit log.jsonl --out router.json --share 0.3      30 % to the strong model
         moa route fit log.jsonl --out router.json --quality 0.95
     """
-    from moa.errors import ConfigError
+    from moa import rows
     from moa.routing.fitting import fit_router
-    from moa.routing.recorded import read_recorded
+    from moa.routing.recorded import Recorded
 
-    if share is not None and quality is not None:
-        raise ConfigError("give --share or --quality, not both: each chooses the threshold")
     screen.check_target("--out", out)
-    recorded = read_recorded(data, format=format)
+    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
     with screen.progress() as progress:
-        router = fit_router(recorded, progress=partial(progress, "fitting"))
-    if share is not None:
-        router = router.at_share(share)
-    if quality is not None:
-        router = router.at_quality(quality)
+        router = fit_router(
+            recorded, share=share, quality=quality, progress=partial(progress, "fitting")
+        )
     router.save(out)
     _show_router(router)
     screen.details().print(f"try it on other rows: moa route eval {out} DATA.jsonl")
@@ -107,7 +103,7 @@ def score(
     """
     from moa import rows
     from moa.routing import Router
-    from moa.routing.recorded import read_requests
+    from moa.routing.recorded import Request
 
     screen.check_target("--out", out)
     with rows.RowFile(
@@ -116,8 +112,8 @@ def score(
         source=None if source == rows.STDIN else source,
     ) as file:
         fitted = Router.load(router)
-        found = read_requests(source, format=format, replied=fitted.kind == "cascade")
-        cases = [case for _, case in found]
+        found = list(rows.typed(source, Request, format=format))
+        cases = [request.case for _, request in found]
         _warn(fitted.missing_fields(cases))
         gains = fitted.gains(cases).tolist()
         by_number = {row.number: gain for (row, _), gain in zip(found, gains, strict=True)}
@@ -153,30 +149,30 @@ def evaluate(
         moa route eval router.json fresh.jsonl
         moa route eval router.json fresh.jsonl --report report.json --plot curve.png
     """
+    from moa import rows
     from moa.evals.plots import check_picture, plot_routing
     from moa.routing import Router
     from moa.routing.evaluation import evaluate_router
-    from moa.routing.recorded import read_recorded
+    from moa.routing.recorded import Recorded
 
     screen.check_target("--report", report)
     screen.check_target("--plot", plot)
     if plot is not None:
         check_picture(plot)
     fitted = Router.load(router)
-    found = evaluate_router(
-        fitted, read_recorded(data, format=format, replied=fitted.kind == "cascade")
-    )
-    _warn(found.missing)
-    screen.write_report(found.values(), report)
+    recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
+    found = evaluate_router(fitted, recorded)
+    _warn(fitted.missing_fields([row.case for row in recorded]))
+    values = found.model_dump(mode="json")
+    screen.write_report(values, report)
     if plot is not None:
-        plot_routing(found.ranking, plot, title=f"{fitted.kind}, {found.ranking.n} requests")
-    _show_report(screen.out(as_json=as_json), found)
+        plot_routing(found, plot, title=f"{fitted.kind}, {found.n} requests")
+    _show_report(screen.out(as_json=as_json), fitted, found)
     if as_json:
-        screen.json_line(found.values())
+        screen.json_line(values)
 
 
 def _warn(missing: str | None) -> None:
-
     if missing is not None:
         screen.err().print(f"moa: {missing}", style="yellow")
 
@@ -199,26 +195,25 @@ def _show_router(router: Router) -> None:
     screen.out().print(f"threshold: {router.target}")
 
 
-def _show_report(console: Console, found: RouterReport) -> None:
+def _show_report(console: Console, router: Router, found: RoutingReport) -> None:
     from moa.evals.report import figure
-    from moa.routing.evaluation import RANDOM
 
-    ranking, router = found.ranking, found.router
     console.print(
-        f"{ranking.n} rows: the weak model is right on {ranking.weak_quality:.3f}, the strong one "
-        f"on {ranking.strong_quality:.3f}"
+        f"{found.n} rows: the weak model is right on {found.weak_quality:.3f}, the strong one "
+        f"on {found.strong_quality:.3f}"
     )
     rows = [
         (name, figure(figures.apgr), figure(figures.cpt50), figure(figures.cpt80))
         for name, figures in (
-            (router.kind, ranking.figures),
-            ("chance", RANDOM),
-            ("oracle", ranking.oracle),
+            (router.kind, found),
+            ("chance", found.random),
+            ("oracle", found.oracle),
         )
     ]
     console.print(screen.listed(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
-    console.print(ranking.verdict)
-    console.print(
-        f"at its threshold ({router.target}): {found.strong_share:.0%} strong calls here, quality "
-        f"{found.quality:.3f}"
-    )
+    console.print(found.verdict)
+    if found.at_threshold is not None:
+        console.print(
+            f"at its threshold ({router.target}): {found.at_threshold.strong_share:.0%} strong "
+            f"calls here, quality {found.at_threshold.quality:.3f}"
+        )

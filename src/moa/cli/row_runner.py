@@ -31,7 +31,7 @@ from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
 from moa.node import Node
-from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
+from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text
 from moa.tally import Tally
 from moa.usage import Usage
@@ -60,7 +60,7 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
     """Find the decisions in an output, however deep, and the language."""
     if isinstance(value, Choice | Score | Predicate):
         typed = cast("Choice[object] | Score | Predicate", value)
-        yield name or "decision", _answer(typed)
+        yield name or "decision", typed.said if typed.status == "answered" else typed.status
         if not name and typed.confidence is not None:
             yield "confidence", f"{typed.confidence:.2f}"
     elif isinstance(value, BaseModel):
@@ -72,17 +72,6 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
                 yield key, "yes" if inner else "no"
             elif key in _SHOWN and isinstance(inner, str):
                 yield key, inner
-
-
-def _answer(value: Choice[object] | Score | Predicate) -> str:
-    if value.status != "answered":
-        return value.status
-    if isinstance(value, Score):
-        return value.level
-    if isinstance(value, Predicate):
-        return "yes" if value.value else "no"
-    label = value.label
-    return NONE_OF_THESE if label is None else str(getattr(label, "value", label))
 
 
 def _said(output: object) -> str:

@@ -66,7 +66,8 @@ def run(
 
         zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
 
-    Lines are written as rows are done, each with the id of its row, or else its line number.
+    With --out or --json a line is written as each row is done, with the id of its row, or else its
+    line number; without them a table comes at the end.
 
     Your own graph, from a file:
 

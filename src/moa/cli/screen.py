@@ -18,13 +18,12 @@ from rich.text import Text
 from moa._files import dumped, replace_text
 from moa._terminal import Console, PlainStream, escaped
 from moa.errors import ConfigError
+from moa.usage import COLUMNS, dollars
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from rich.progress import TaskID
 
-    from moa.usage import Amount, Usage
+    from moa.usage import Usage
 
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
@@ -142,13 +141,6 @@ def listed(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-def dollars(cost: Decimal | None) -> str:
-    """Write US dollars with as many places as they need."""
-    if cost is None:
-        return "unknown"
-    return f"US$ {cost:.2f}" if cost >= 1 or not cost else f"US$ {cost:.6f}".rstrip("0")
-
-
 def cost_of(usage: Usage) -> str:
     """Say a cost in words: what is known, and how much is not; never 0 for unknown."""
     total = usage.total
@@ -162,24 +154,11 @@ def cost_of(usage: Usage) -> str:
 def by_node(usage: Usage) -> Table:
     """Show what each node used."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("node", "tier", "endpoint"):
-        table.add_column(name)
-    for name in ("calls", "tokens in", "out", "seconds", "cost"):
-        table.add_column(name, justify="right")
-    for part, amount in sorted(usage.parts.items(), key=lambda entry: entry[0].node):
-        names = (part.node or "-", part.tier, part.endpoint)
-        table.add_row(*map(Text, (*names, *_figures(amount))))
+    for place, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if place < 3 else "right")
+    for row in usage.rows():
+        table.add_row(*map(Text, row))
     return table
-
-
-def _figures(amount: Amount) -> tuple[str, ...]:
-    return (
-        f"{amount.calls}",
-        f"{amount.input_tokens}",
-        f"{amount.output_tokens}",
-        f"{amount.seconds:.1f}",
-        dollars(amount.cost),
-    )
 
 
 def check_target(option: str, path: Path | None) -> None:

@@ -39,6 +39,7 @@ from pydantic_settings import (
 )
 
 from moa.endpoints.dialects import VENDORS, Dialect
+from moa.endpoints.prices import published_price
 from moa.errors import ConfigError
 from moa.usage import Price, Tier
 from moa.vllm.settings import VLLMConfig, local_url
@@ -99,6 +100,11 @@ class EndpointConfig(BaseModel):
     priority: int = 0
     """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
     `moa up` does where `vllm.priority` is set."""
+    cache: str | None = Field(default=None, min_length=1)
+    """Where answers are kept, so that none is paid for twice: `memory`, or a file, from the folder
+    of the configuration on; `None`: nowhere."""
+    fallback: str | None = None
+    """Name of the endpoint that is asked where this one fails, or `embedded`."""
 
     @property
     def known_as(self) -> str:
@@ -318,6 +324,7 @@ def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Conf
         if file and not named:
             _check_variable(endpoint, f"{where}: [endpoints.{name}]")
     _check_ports(config, where)
+    _check_fallbacks(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
         if name is not None and name != EMBEDDED and name not in config.endpoints:
             known = [*config.endpoints, EMBEDDED]
@@ -354,29 +361,6 @@ def nearest(wrong: str, known: list[str] | tuple[str, ...]) -> str:
     if close:
         return f". Did you mean {close[0]!r}?"
     return f". Known: {', '.join(known)}" if known else ""
-
-
-def published_price(model: str, vendor: Dialect | None) -> Price:
-    """What a vendor is known to charge for a model; unknown where it isn't."""
-    if vendor is None:
-        return Price()
-    from genai_prices import Usage, calc_price
-    from genai_prices.types import TieredPrices
-
-    try:
-        found = calc_price(Usage(), model, provider_api_url=vendor.base_url).model_price
-    except LookupError:
-        return Price()
-
-    def base(price: Decimal | TieredPrices | None) -> Decimal | None:
-        return price.base if isinstance(price, TieredPrices) else price
-
-    silent = found.input_mtok is not None and found.output_mtok is None
-    return Price(
-        input=base(found.input_mtok),
-        cached_input=base(found.cache_read_mtok),
-        output=Decimal(0) if silent else base(found.output_mtok),  # decisions cost no output
-    )
 
 
 def misspelt_variables() -> dict[str, str]:
@@ -483,6 +467,21 @@ def _check_ports(config: Config, where: str) -> None:
                     f"take port {port}: give one of them another port"
                 )
             taken[port] = name
+
+
+def _check_fallbacks(config: Config, where: str) -> None:
+    known = [*config.endpoints, EMBEDDED]
+    for name in config.endpoints:
+        passed, following = [name], config.endpoints[name].fallback
+        while following is not None:
+            place = f"{where}: [endpoints.{passed[-1]}] fallback = {following!r}"
+            if following not in known:
+                raise ConfigError(f"{place} is no endpoint{nearest(following, known)}")
+            if following in passed:
+                raise ConfigError(f"{place} leads back to where it began: name another, or none")
+            passed.append(following)
+            entry = config.endpoints.get(following)
+            following = entry.fallback if entry else None
 
 
 def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:

@@ -70,6 +70,10 @@ class Endpoints(Closing):
         self._stood_in = False
         self._built: dict[str, Endpoint] = {}
 
+    def __repr__(self) -> str:
+        known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
+        return f"Endpoints({', '.join(known)})"
+
     @property
     def slm(self) -> Endpoint:
         """The default small model: as configured, else the embedded one.
@@ -136,7 +140,7 @@ class Endpoints(Closing):
                 the built-in model are fetched at first use.
         """
         if name not in self._built:
-            self._built[name] = self._built_anew(name)
+            self._built[name] = self._wrapped(name, self._built_anew(name))
         return self._built[name]
 
     async def warm(self, asked: Collection[str] | None = None) -> None:
@@ -151,12 +155,14 @@ class Endpoints(Closing):
             EndpointError: its engine does not come up.
         """
         from moa.endpoints.embedded import EmbeddedEndpoint
+        from moa.endpoints.wrappers import unwrapped
 
         if self.used:
             import_module("aiohttp")
         if can_detect():
             await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):
+            endpoint = unwrapped(endpoint)
             if isinstance(endpoint, EmbeddedEndpoint) and (asked is None or name in asked):
                 await endpoint.start(RunContext())
 
@@ -239,6 +245,21 @@ class Endpoints(Closing):
         servers = Replicas(name, [first, *others]) if others else first
         restarted = self.config.serves(name) and self._read_keys
         return Retried(self._waiting(name, servers) if restarted else servers)
+
+    def _wrapped(self, name: str, endpoint: Endpoint) -> Endpoint:
+        """Put a cache and a fallback around an endpoint, as its table says."""
+        from moa.endpoints.wrappers import Cached, Fallback
+
+        config = self.config.endpoints.get(name)
+        if config is None:
+            return endpoint
+        if config.cache is not None:  # within: what another answers is not kept as its own
+            folder = self.config.file.parent if self.config.file else Path()
+            file = None if config.cache == "memory" else folder / config.cache
+            endpoint = Cached(endpoint, file=file)
+        if config.fallback is not None:
+            endpoint = Fallback(endpoint, self.named(config.fallback))
+        return endpoint
 
     def _embedded(self, name: str) -> EmbeddedEndpoint:
         """Build an endpoint whose model runs in an engine of moa's own."""

@@ -189,7 +189,7 @@ class Index:
             DeadlineExceeded: the run's time is up; likewise.
             ConfigError: the index is broken, or can't be written.
         """
-        require(endpoint, "embed", agent="index")
+        endpoint = require(endpoint, "embed", agent="index")
         context = context or RunContext()
         known: dict[str, Sequence[float]] = {}
         known |= await asyncio.to_thread(self._store.vectors, endpoint.model)

@@ -269,6 +269,11 @@ class Closing(ABC):
             if name in cls.__dict__:
                 setattr(cls, name, keeping(cls.__dict__[name]))
 
+    def __repr__(self) -> str:
+        about = ((key, getattr(self, key, None)) for key in ("name", "model", "tier", "base_url"))
+        given = (f"{key}={value!r}" for key, value in about if value is not None)
+        return f"{type(self).__name__}({', '.join(given)})"
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections and processes. Closing twice does nothing."""
@@ -313,7 +318,7 @@ def _keeps_completions(ask: Callable[..., Awaitable[Completion]]) -> Callable[..
             return ask(self, prompt, context)
         what, request = _completing(self, prompt)
         return context.journal.once(
-            context, what, request, _COMPLETION, lambda inner: ask(self, prompt, inner)
+            context, what, request, COMPLETION, lambda inner: ask(self, prompt, inner)
         )
 
     return complete
@@ -332,7 +337,7 @@ def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Calla
         call: Call, endpoint: Endpoint, prompt: Prompt
     ) -> AsyncIterator[str | Completion]:
         if call.is_kept:
-            completion = call.found(_COMPLETION)
+            completion = call.found(COMPLETION)
             if completion.text:
                 yield completion.text
             yield completion
@@ -340,7 +345,7 @@ def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Calla
         async with call, closed_after(ask(endpoint, prompt, call.inner)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion):
-                    await call.keep(_COMPLETION.dump(piece))
+                    await call.keep(COMPLETION.dump(piece))
                 yield piece
 
     return stream
@@ -368,11 +373,16 @@ def _keeps_decisions(ask: Callable[..., Awaitable[Decision]]) -> Callable[..., A
             context,
             f"decide {self.name}",
             (self.model, state, [_asked(question) for question in questions], examples),
-            Form(_dump_decision, lambda kept: _load_decision(kept, questions)),
+            decision_form(questions),
             lambda inner: ask(self, state, questions, inner, examples=examples),
         )
 
     return decide
+
+
+def decision_form(questions: Sequence[Question]) -> Form[Decision]:
+    """Write decisions as JSON, and read them as answers to these questions."""
+    return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
 
 
 def _asked(question: Question) -> object:
@@ -408,7 +418,7 @@ def _keeps_embeddings(ask: Callable[..., Awaitable[Embeddings]]) -> Callable[...
             context,
             f"embed {self.name}",
             (self.model, texts),
-            _EMBEDDINGS,
+            EMBEDDINGS,
             lambda inner: ask(self, texts, inner),
         )
 
@@ -416,7 +426,7 @@ def _keeps_embeddings(ask: Callable[..., Awaitable[Embeddings]]) -> Callable[...
 
 
 _ANSWER = TypeAdapter(Answer)
-_AMOUNT, _COMPLETION, _EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
+_AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
 _KEEPING: Mapping[str, Callable[..., Any]] = {
     "complete": _keeps_completions,
     "stream": _keeps_streams,

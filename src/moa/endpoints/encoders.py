@@ -33,6 +33,7 @@ from moa.endpoints import (
 )
 from moa.endpoints.cores import usable_cores
 from moa.endpoints.known import Identity, installed
+from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import MissingDependency
 from moa.questions import Question
@@ -52,14 +53,14 @@ def sentence_encoder() -> SentenceEncoder | None:
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
-def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
+def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
     """Give the encoder that works beside a small model that decides; `None` where there is none.
 
     A large model is asked itself. Beside a small one it is the multilingual one, where that is
     installed, unless the endpoint says otherwise by an attribute `encoder`, as the doubles of
     `moa.testing` do, whose decisions are their script's.
     """
-    inner = unwrapped(endpoint)
+    inner = unwrapped(as_endpoint(endpoint))
     given: object = getattr(inner, "encoder", MultilingualEncoder)
     if given is not MultilingualEncoder:
         return cast("Endpoint | None", given)
@@ -68,7 +69,7 @@ def encoder_beside(endpoint: Endpoint) -> Endpoint | None:
     return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
 
 
-def reads_heads(endpoint: Endpoint) -> bool:
+def reads_heads(endpoint: Endpoint | str) -> bool:
     """Whether the encoder beside an endpoint gives the vectors that the shipped heads read."""
     encoder = encoder_beside(endpoint)
     return encoder is not None and encoder.model == MultilingualEncoder.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import logging
 import os
 import re
 import secrets
@@ -31,6 +32,7 @@ from moa.endpoints.cores import usable_cores
 from moa.endpoints.weights import find_weights
 from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 
+_logger = logging.getLogger(__name__)
 _PROGRAM = Path(__file__).with_name("engine_server.py")
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 5.0
@@ -283,7 +285,9 @@ class EngineHost:
             worker.shutdown(wait=False)
 
     def _bring_up(self) -> Engine:
+        start = time.monotonic()
         engine = Engine.start(self._find(), self._settings)
+        _logger.info("%s is up after %.1f s", engine.model, time.monotonic() - start)
         atexit.register(engine.stop)
         return engine
 

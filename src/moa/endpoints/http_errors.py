@@ -157,7 +157,7 @@ def error_of_response(
     status = response.status
     said, code = _said(response, content, secret)
     path = response.url.path
-    kind, advice = _meaning(status, f"{code} {said}", path=path, model=model)
+    kind, advice = meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
     asked = _retry_after_s(response, content)
     if asked:
@@ -165,7 +165,15 @@ def error_of_response(
     return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
 
 
-def _meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
+def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
+    """Say which error a status of 300 or more is, and what to do.
+
+    Args:
+        status: Of HTTP.
+        said: By the server.
+        path: What was asked for.
+        model: The model that was asked.
+    """
     if status < 400:
         return (
             EndpointRejected,
@@ -203,7 +211,7 @@ def broken_stream(event: object, endpoint: str, secret: str) -> EndpointError:
     said, code = _words(event)
     said = masked(said, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
-    kind, _ = _meaning(status, said, path="the stream", model="")
+    kind, _ = meaning(status, said, path="the stream", model="")
     return kind(f"the server broke off: {said}", endpoint=endpoint, status=status, begun=True)
 
 

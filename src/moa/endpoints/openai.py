@@ -122,6 +122,7 @@ class OpenAIEndpoint(Closing):
     ) -> None:
         self.name = name
         self.model = model
+        self.base_url = base_url
         self.tier: Tier = tier
         self.price = price
         self.context_window = context_window
@@ -293,11 +294,7 @@ class OpenAIEndpoint(Closing):
         schema, messages = prompt.json_schema, prompt.messages
         if schema is None or prompt.tools or self.dialect.holds_to(schema):
             return messages
-        form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-        told = f"Answer with JSON alone, by this schema: {form}"
-        if messages[0].role != "system":
-            return (Message("system", told), *messages)
-        return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
+        return with_schema(messages, schema)
 
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
@@ -428,6 +425,15 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
+
+
+def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> Sequence[Message]:
+    """Show a schema to the model, at the end of the system message."""
+    form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    told = f"Answer with JSON alone, by this schema: {form}"
+    if messages[0].role != "system":
+        return (Message("system", told), *messages)
+    return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
 
 
 def _tool_calls(asked: object, prompt: Prompt) -> tuple[ToolCall, ...]:

@@ -233,7 +233,7 @@ class Replicas(Wrapping):
         if len(tried) == len(self._replicas):
             raise self._all_gone() from error
         text = f"to another replica of {self.name}: {error}"
-        context.note("fell back", text, endpoint=replica.name)
+        context.note("fell back", text, endpoint=replica.name, error=error)
 
     def _all_gone(self) -> EndpointUnavailable:
         reasons = "; ".join(one.reason for one in self._replicas if one.reason)

@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from itertools import count
+from pathlib import Path
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
 from moa.endpoints import (
+    COMPLETION,
+    EMBEDDINGS,
     Capability,
     Closing,
     Completion,
@@ -27,7 +30,9 @@ from moa.endpoints import (
     Prompt,
     close_all,
     closed_after,
+    decision_form,
 )
+from moa.endpoints.kept import AnswerFile
 from moa.energy import Meter
 from moa.errors import (
     ConfigError,
@@ -37,6 +42,7 @@ from moa.errors import (
     MoaError,
     OutputError,
 )
+from moa.journal import Form
 from moa.questions import Question
 from moa.usage import NOTHING, Amount, Price, Tier
 
@@ -141,6 +147,9 @@ class Wrapping(Asking):
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.endpoint!r})"
+
     @property
     def name(self) -> str:
         """Name of the endpoint that is wrapped."""
@@ -231,7 +240,7 @@ class Retried(Wrapping):
                 if pause_s is None or attempt >= self._attempts:
                     raise
                 text = f"after {pause_s:.1f} s: {error}"
-            context.note("retried", text, endpoint=self.name)
+                context.note("retried", text, endpoint=self.name, error=error)
             await asyncio.sleep(pause_s)
             wait_s *= 2
         raise AssertionError("counting does not end")
@@ -258,6 +267,9 @@ class Fallback(Wrapping):
         super().__init__(endpoint)
         self._endpoints = (endpoint, *others)
 
+    def __repr__(self) -> str:
+        return f"Fallback({', '.join(map(repr, self._endpoints))})"
+
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What all of them can do."""
@@ -270,7 +282,8 @@ class Fallback(Wrapping):
             try:
                 return await send(one)
             except EndpointError as error:
-                context.note("fell back", f"to {following.name}: {error}", endpoint=one.name)
+                text = f"to {following.name}: {error}"
+                context.note("fell back", text, endpoint=one.name, error=error)
         return await send(last)
 
     async def close(self) -> None:
@@ -279,7 +292,7 @@ class Fallback(Wrapping):
 
 
 class Cached(Wrapping):
-    """Keeps answers in memory, the least recently used ones going first.
+    """Keeps answers in memory, the least recently used ones going first, and in a file for good.
 
     A hit costs nothing and says so in the trace. The key is the whole request and the model. A
     prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
@@ -288,14 +301,20 @@ class Cached(Wrapping):
 
     Args:
         endpoint: What is asked.
-        size: Maximum answers to keep.
+        size: Maximum answers to keep in memory.
+        file: Where they are kept for later processes too, which read them where the endpoint's
+            name and model are the same; `None`: nowhere. See `AnswerFile`, whose `StoreError` each
+            call raises.
     """
 
-    def __init__(self, endpoint: Endpoint, *, size: int = 4096) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, size: int = 4096, file: str | Path | None = None
+    ) -> None:
         if size < 1:
             raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
         super().__init__(endpoint)
         self._size = size
+        self._file = None if file is None else AnswerFile(Path(file))
         self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
         """Requests that are under way, for others that want the same."""
@@ -309,23 +328,25 @@ class Cached(Wrapping):
         def ask() -> Awaitable[Completion]:
             return self.endpoint.complete(prompt, context)
 
-        return await self._once(key, ask, context, lasts=lambda answer: _lasts(answer, prompt))
+        return await self._once(
+            key, COMPLETION, ask, context, lasts=lambda answer: _lasts(answer, prompt)
+        )
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`; a text that was kept comes in one piece."""
         key = self._key("complete", asdict(prompt))
-        kept = None if prompt.temperature else self._kept.get(key)
+        kept = None if prompt.temperature else self._found(key, COMPLETION)
         if kept is not None:
-            completion = self._hit(key, cast("Completion", kept), context)
+            completion = self._hit(key, kept, context)
             yield completion.text
             yield completion
             return
         async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not prompt.temperature:
-                    self._keep(key, piece, lasts=_lasts(piece, prompt))
+                    self._keep(key, COMPLETION, piece, lasts=_lasts(piece, prompt))
                 yield piece
 
     async def decide(
@@ -348,7 +369,7 @@ class Cached(Wrapping):
         def ask() -> Awaitable[Decision]:
             return self.endpoint.decide(text, questions, context, examples=examples)
 
-        decision = await self._once(key, ask, context)
+        decision = await self._once(key, decision_form(questions), ask, context)
         pairs = zip(decision.answers, questions, strict=True)
         answers = tuple(replace(answer, question=question) for answer, question in pairs)
         return replace(decision, answers=answers)
@@ -356,14 +377,25 @@ class Cached(Wrapping):
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
         key = self._key("embed", list(texts))
-        return await self._once(key, lambda: self.endpoint.embed(texts, context), context)
+
+        def ask() -> Awaitable[Embeddings]:
+            return self.endpoint.embed(texts, context)
+
+        return await self._once(key, EMBEDDINGS, ask, context)
+
+    async def close(self) -> None:
+        """Close what is wrapped, and the file."""
+        if self._file is not None:
+            self._file.close()
+        await self.endpoint.close()
 
     def _key(self, kind: str, request: object) -> str:
-        return json.dumps([kind, self.model, request], sort_keys=True, default=repr)
+        return json.dumps([kind, self.name, self.model, request], sort_keys=True, default=repr)
 
     async def _once(
         self,
         key: str,
+        form: Form[Answered],
         ask: Callable[[], Awaitable[Answered]],
         context: RunContext,
         *,
@@ -372,12 +404,12 @@ class Cached(Wrapping):
         """Give what was kept, or what somebody else has asked for already, or else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            kept = self._kept.get(key)
+            kept = self._found(key, form)
             if kept is not None:
-                return self._hit(key, cast("Answered", kept), context)
+                return self._hit(key, kept, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
-                return await self._fly(key, ask, lasts)
+                return await self._fly(key, form, ask, lasts)
             landed, _ = await asyncio.wait([flight], timeout=context.remaining_s())
             if not landed:
                 raise DeadlineExceeded(
@@ -388,12 +420,16 @@ class Cached(Wrapping):
                 return self._told(cast("Answered", flight.result()), context)
 
     async def _fly(
-        self, key: str, ask: Callable[[], Awaitable[Answered]], lasts: Callable[[Answered], bool]
+        self,
+        key: str,
+        form: Form[Answered],
+        ask: Callable[[], Awaitable[Answered]],
+        lasts: Callable[[Answered], bool],
     ) -> Answered:
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
-            self._keep(key, answer, lasts=lasts(answer))
+            self._keep(key, form, answer, lasts=lasts(answer))
             flight.set_result(answer)
         except (EndpointError, OutputError) as error:
             flight.set_exception(error)
@@ -405,9 +441,28 @@ class Cached(Wrapping):
                 del self._flights[key]
         return answer
 
-    def _keep(self, key: str, answer: Completion | Decision | Embeddings, *, lasts: bool) -> None:
+    def _found(self, key: str, form: Form[Answered]) -> Answered | None:
+        kept = self._kept.get(key)
+        if kept is not None or self._file is None:
+            return cast("Answered | None", kept)
+        written = self._file.get(key)
+        if written is None:
+            return None
+        try:
+            answer = form.load(written)
+        except ValueError:  # written by another version
+            return None
+        self._remember(key, answer)
+        return answer
+
+    def _keep(self, key: str, form: Form[Answered], answer: Answered, *, lasts: bool) -> None:
         if not lasts:
             return
+        self._remember(key, answer)
+        if self._file is not None:
+            self._file.put(key, form.dump(answer))
+
+    def _remember(self, key: str, answer: Completion | Decision | Embeddings) -> None:
         self._kept[key] = answer
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
@@ -585,7 +640,7 @@ class WaitForReady(Within, Wrapping):
         waited_s = time.monotonic() - start
         if waited_s >= self._poll_s:
             text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
-            context.note("retried", text, endpoint=self.name)
+            context.note("retried", text, endpoint=self.name, error=error)
 
 
 def _lasts(completion: Completion, prompt: Prompt) -> bool:

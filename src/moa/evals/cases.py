@@ -6,21 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moa._files import Existing, LineFile
-from moa.batch import Item, map_rows
-from moa.calibration.acceptance import confidence_of, decisions_in, text_of
+from moa.batch import Item, faults_of, map_rows
+from moa.calibration.acceptance import confidence_of, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
 from moa.node import Node
-from moa.questions import NONE_OF_THESE, Choice, Predicate, Score
-from moa.rows import Format, checked
+from moa.questions import answers_in
+from moa.rows import Format, typed
 from moa.usage import Usage
 
 Kind = Literal["labels", "texts"]
@@ -28,18 +27,41 @@ Kind = Literal["labels", "texts"]
 Progress = Callable[[str, int, int], None]
 """Told the design, how many cases it has done, and how many there are."""
 
-_ASKED = ("text", "prompt", "question")
-_EXPECTED: Mapping[str, Kind] = {"label": "labels", "reference": "texts", "answer": "texts"}
 
+class Case(BaseModel):
+    """A request, and what is expected as its answer: a label, or a text that would be a good reply.
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A request, and what is expected as its answer."""
+    Of a row it reads `text`, `prompt` or `question`, and `label`, `reference` or `answer`.
+    """
 
-    id: str
-    request: str
-    expected: str
-    """The right label, or a text that would be a good reply."""
+    model_config = ConfigDict(frozen=True, validate_by_name=True, coerce_numbers_to_str=True)
+
+    request: str = Field(validation_alias=AliasChoices("text", "prompt", "question"))
+    label: str | None = None
+    reference: str | None = Field(
+        default=None, validation_alias=AliasChoices("reference", "answer")
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, row: Mapping[str, object]) -> Mapping[str, object]:
+        return {name: value for name, value in row.items() if value not in (None, "")}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.label is None and self.reference is None:
+            raise ValueError("a row to compare on needs a 'label' or a 'reference'")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """What designs are measured by."""
+        return "texts" if self.label is None else "labels"
+
+    @property
+    def expected(self) -> str:
+        """The right label, or a text that would be a good reply."""
+        return self.label or self.reference or ""
 
 
 class Data(NamedTuple):
@@ -55,34 +77,23 @@ class Data(NamedTuple):
 
 
 def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
-    """Read rows: `text`, `prompt` or `question`, and `label`, `reference` or `answer`.
+    """Read rows as cases.
 
     Args:
-        rows: In the order of the report; an `id` is kept, else the place counts from 1.
+        rows: In the order of the report.
 
     Raises:
         InputError: there are no rows, one lacks what is asked or expected, or some have labels
             and others texts.
     """
     found: list[Case] = []
-    kinds: set[Kind] = set()
     for place, row in enumerate(rows, start=1):
-        asked = next((name for name in _ASKED if isinstance(row.get(name), str)), None)
-        expected = next((name for name in _EXPECTED if row.get(name) not in (None, "")), None)
-        if asked is None or expected is None:
+        try:
+            found.append(Case.model_validate(row))
+        except ValidationError as error:
             has = ", ".join(map(repr, row)) or "nothing"
-            raise InputError(
-                f"row {place} has {has}: a row to compare on needs a 'text' or 'prompt', and a "
-                "'label' or 'reference'"
-            )
-        kinds.add(_EXPECTED[expected])
-        name = row.get("id", place)
-        found.append(Case(str(name), str(row[asked]), str(row[expected])))
-    if not found:
-        raise InputError("there are no rows to compare on")
-    if len(kinds) > 1:
-        raise InputError("some rows have a 'label' and others a 'reference': compare them apart")
-    return Data(kinds.pop(), tuple(found))
+            raise InputError(f"row {place}: {faults_of(error)}. The row has {has}") from error
+    return _of_one_kind(found)
 
 
 def read_cases(
@@ -92,7 +103,7 @@ def read_cases(
     text_column: str | None = None,
     limit: int | None = None,
 ) -> Data:
-    """Read the rows of a file as cases; see `cases_of`.
+    """Read the rows of a file as cases.
 
     Args:
         source: A `.jsonl` or `.csv` file, `-` for standard input.
@@ -102,16 +113,19 @@ def read_cases(
 
     Raises:
         ConfigError: there is no such file, or a row in it is none to compare on.
+        InputError: some rows have labels and others texts.
     """
-    found: list[dict[str, object]] = []
-    for row, where in islice(checked(source, format=format, text_column=text_column), limit):
-        if not isinstance(row.value, dict):
-            raise ConfigError(f"{where}: a text alone, without a label or a reference to compare")
-        found.append(row.value)
-    try:
-        return cases_of(found)
-    except InputError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    rows = typed(source, Case, format=format, text_column=text_column)
+    return _of_one_kind([case for _, case in islice(rows, limit)])
+
+
+def _of_one_kind(cases: Sequence[Case]) -> Data:
+    kinds: set[Kind] = {case.kind for case in cases}
+    if not kinds:
+        raise InputError("there are no rows to compare on")
+    if len(kinds) > 1:
+        raise InputError("some rows have a 'label' and others a 'reference': compare them apart")
+    return Data(kinds.pop(), tuple(cases))
 
 
 class Answer(BaseModel):
@@ -174,30 +188,23 @@ def answer_text(output: object) -> str:
         InputError: there are several decisions in it, so none of them is the label.
         Unanswered: the model refused.
     """
-    if isinstance(output, Choice):
-        label = cast("Choice[object]", output).label
-        return NONE_OF_THESE if label is None else str(getattr(label, "value", label))
-    if isinstance(output, Predicate):
-        return "yes" if output.value else "no"
-    if isinstance(output, Score):
-        return output.level
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"
-    decided = decisions_in(output)
-    if len(decided) > 1:
+    answers = list(answers_in(output).values())
+    if len(answers) > 1:
         raise InputError(
-            f"{type(output).__name__} holds {len(decided)} decisions: compare them one at a time"
+            f"{type(output).__name__} holds {len(answers)} decisions: compare them one at a time"
         )
-    return answer_text(decided[0]) if decided else text_of(output)
+    return answers[0].said if answers else text_of(output)
 
 
 def _probabilities(output: object) -> dict[str, float]:
     found = getattr(output, "probabilities", None)
     if isinstance(found, Mapping):
         return dict(cast("Mapping[str, float]", found))
-    decided = decisions_in(output)
-    return _probabilities(decided[0]) if len(decided) == 1 else {}
+    answers = list(answers_in(output).values())
+    return dict(answers[0].probabilities) if len(answers) == 1 else {}
 
 
 class Cache:

@@ -27,7 +27,7 @@ from moa.evals.metrics import (
     ranked,
 )
 from moa.evals.report import Against, Comparison, DesignReport, Point
-from moa.mixing.judges import Outcome, judged
+from moa.mixing.judges import Candidates, Listwise
 from moa.node import Node
 from moa.usage import Budget
 
@@ -42,13 +42,6 @@ any answer is looked at; half of it would take about four times the cases."""
 _BINS = 10
 _POINTS = 101
 _JUDGED_AT_ONCE = 8
-_WORTH: Mapping[Outcome, float] = {
-    "first": 1.0,
-    "tie": 0.5,
-    "second": 0.0,
-    "unreadable": float("nan"),
-}
-"""Of a reply that is judged beside the reference text of its case."""
 
 
 async def compare(
@@ -169,17 +162,22 @@ def _scored(metric: str, cases: Sequence[Case], answers: Sequence[Answer]) -> Fl
 async def _judged(
     judge: Endpoint, cases: Sequence[Case], answers: Sequence[Answer], context: RunContext
 ) -> Floats:
-    """Score each answer as a judge says; one without a verdict is not a number."""
+    """Score each answer beside the reference of its case; one without a verdict is not a number."""
+    picks = Listwise(judge)
 
     async def one(pair: tuple[Case, Answer]) -> float:
         case, answer = pair
         if answer.text is None:
             return 0.0
+        if answer.text == case.expected:
+            return 0.5
+        both = Candidates(request=case.request, replies=(answer.text, case.expected))
         try:
-            found = await judged(judge, case.request, answer.text, case.expected, context)
+            picked = (await picks.run(both, context)).output
         except BudgetExceeded:
-            found = "unreadable"
-        return _WORTH[found]
+            return float("nan")
+        worth = {"won": 1.0 - picked.place, "tied": 0.5, "unreadable": float("nan")}
+        return worth[picked.verdict]
 
     pairs = zip(cases, answers, strict=True)
     return np.array(await map_async(one, pairs, max_concurrency=_JUDGED_AT_ONCE))

@@ -1,4 +1,4 @@
-"""Labelled rows: read from files, and made by labelling texts."""
+"""Labelled rows, made by labelling texts."""
 
 from __future__ import annotations
 
@@ -13,47 +13,10 @@ from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
 from moa.batch import Malformed, map_rows, row_text
 from moa.calibration.active_learning import Pick
-from moa.calibration.labelled import Labelled
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
 from moa.questions import NONE_OF_THESE, Option, Question
-from moa.rows import Format, checked, read
-
-
-def read_labelled(
-    source: str | Path, *, format: Format | None = None, text_column: str | None = None
-) -> list[Labelled]:
-    """Read rows of text and label, and of a case where they name one.
-
-    Raises:
-        ConfigError: there is no such file, or a row is broken, or lacks its text or label.
-    """
-    found: list[Labelled] = []
-    for row, where in checked(source, format=format, text_column=text_column):
-        fields = row.value if isinstance(row.value, dict) else {}
-        label, case, by = fields.get("label"), fields.get("case"), fields.get("labelled_by")
-        if not isinstance(label, str) or not label.strip():
-            has = ", ".join(map(repr, fields)) or "only a text"
-            raise ConfigError(
-                f"{where}: a labelled row needs a text in 'label', and this one has {has}. "
-                "Rename the column that holds the label"
-            )
-        try:
-            text = row_text(row.value)
-        except InputError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        if not text.strip():
-            raise ConfigError(f"{where}: the text is empty")
-        found.append(
-            Labelled(
-                text=text,
-                label=label,
-                case=None if case is None else str(case),
-                chosen=fields.get("chosen") is True,
-                by=by if isinstance(by, str) else None,
-            )
-        )
-    return found
+from moa.rows import Format, read
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:

@@ -132,9 +132,8 @@ def _cost(found: Comparison, axes: Any) -> None:
 def _routing(report: RoutingReport, title: str, axes: Any) -> None:
     ends = (report.weak_quality, report.strong_quality)
     axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
-    apgr = report.figures.apgr
-    name = "router" if apgr is None else f"router: APGR {apgr:.3f}"
-    axes.plot(report.line.shares, report.line.qualities, color="tab:blue", label=name)
+    name = "router" if report.apgr is None else f"router: APGR {report.apgr:.3f}"
+    axes.plot(*zip(*report.curve, strict=True), color="tab:blue", label=name)
     for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
         axes.axhline(value, linewidth=0.8, color="grey")
         axes.annotate(label, (0.1, value), textcoords="offset points", xytext=(0, 3), fontsize=8)

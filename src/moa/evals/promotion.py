@@ -174,7 +174,7 @@ async def promote(
     answers = await answers_of(
         "the rest of the log",
         Classifier(slm, names, task=task, none=False, name="label", calibration=made),
-        [Case(str(n), row.text, row.label) for n, row in enumerate(others)],
+        [Case(request=row.text, label=row.label) for row in others],
         cache=Cache(None),
         context=context,
         concurrency=concurrency,

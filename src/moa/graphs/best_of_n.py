@@ -64,9 +64,8 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     """
 
     judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), BeforeValidator(_arithmetic)]
-    """Picks: `Listwise(endpoint)`, `Pairwise(endpoint)` or `ByPolicy(policy)` of
-    `moa.mixing.judges`, or a node of one's own. In a table, `by = "list"`, `"pairs"` or
-    `"arithmetic"` says which."""
+    """Picks: `Listwise(endpoint)` or `ByPolicy(policy)` of `moa.mixing.judges`, or a node of one's
+    own. In a table, `by = "list"` or `"arithmetic"` says which."""
     samples: int = Field(default=4, ge=1)
     """Times that the node is asked."""
 

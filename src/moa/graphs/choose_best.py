@@ -18,7 +18,7 @@ from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, fitting, stated, written
+from moa.mixing.answer_extraction import Key, stated, written
 from moa.mixing.fan_out import Drawn, fan_out
 from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
@@ -77,8 +77,6 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
                 f"{self.name}: accuracy of {unknown[0]!r}, which is none of its models"
             )
         self.input_type = signature_of(self.nodes[0]).input(0)
-        for node in self.nodes:
-            fitting(self.key, signature_of(node).output)
 
     async def answer(self, request: In, context: RunContext) -> Chosen:
         """Sample every model side by side, and choose.

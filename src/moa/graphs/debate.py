@@ -22,7 +22,7 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotM
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
-from moa.mixing.answer_extraction import Key, fitting, stated
+from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally, Voted, unreadable
@@ -136,12 +136,11 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function."""
 
     def prepare(self) -> None:
-        """Check that there is somebody to debate with, and that the key can read a reply."""
+        """Check that there is somebody to debate with."""
         if len(self.debaters) < 2:
             raise ConfigError(
                 f"{self.name}: {len(self.debaters)} debaters, but a debate takes two or more"
             )
-        self.key = fitting(self.key, Reply)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Debated:
         """Let everyone answer, and answer again, until they agree or the rounds are up.

@@ -36,6 +36,7 @@ from moa.agents.boundary import no_endpoint
 from moa.config import FILE, keys_at
 from moa.config.endpoints import Endpoints
 from moa.endpoints import Endpoint
+from moa.endpoints.named import as_endpoint
 from moa.graphs.engine.types import is_node
 from moa.node import Node
 from moa.usage import Tier
@@ -110,9 +111,9 @@ class Named(Mark):
     tier: Tier
 
     def read(self, value: object, info: ValidationInfo) -> Endpoint:
-        """Give the endpoint."""
-        if hasattr(value, "capabilities"):
-            return cast("Endpoint", value)
+        """Give the endpoint; in Python it may be a string, as `moa.endpoint` takes it."""
+        if hasattr(value, "capabilities") or (isinstance(value, str) and info.context is None):
+            return as_endpoint(cast("Endpoint | str", value), self.tier)
         return _table(info, value, "an endpoint").endpoint(value or None, self.tier)
 
 
@@ -151,8 +152,8 @@ class FromEndpoint(Mark):
         """Give the node, or make it."""
         if is_node(value):
             return cast("Node[Any, Any]", value)
-        if hasattr(value, "capabilities"):
-            return self.make(value)
+        if hasattr(value, "capabilities") or (isinstance(value, str) and info.context is None):
+            return self.make(as_endpoint(cast("Endpoint | str", value), self.tier))
         table = _table(info, value, "a node")
         said = {"endpoint": value} if isinstance(value, str) else value
         if not isinstance(said, Mapping):

@@ -19,7 +19,7 @@ from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, fitting, stated, written
+from moa.mixing.answer_extraction import Key, stated, written
 from moa.mixing.fan_out import fan_out
 from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
@@ -44,11 +44,9 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     `"stated"` or `"number"`."""
 
     def prepare(self) -> None:
-        """Check that samples can differ, and that the key can read them."""
-        signature = signature_of(self.node)
-        self.input_type = signature.input(0)
+        """Check that samples can differ."""
+        self.input_type = signature_of(self.node).input(0)
         self.node = sampled(self.node, self.samples)
-        self.key = fitting(self.key, signature.output)
 
     def sketch_with(self, sketch: Sketch, chooser: str) -> None:
         """Draw the node, and what chooses."""

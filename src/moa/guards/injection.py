@@ -159,7 +159,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         threshold: Probability from which on a text is stopped.
         rules: Whether the rules are asked first.
         examples: Texts, and whether they are injections, shown to a model whose label
-            probabilities are read.
+            probabilities are read; `None`: those that ship, with the shipped criterion.
         limits: See `Limits`.
 
     Raises:
@@ -174,7 +174,7 @@ class Injection(TypedNode[Text | str, Verdict]):
         criterion: str = CRITERION,
         threshold: float = 0.5,
         rules: bool = True,
-        examples: Sequence[tuple[str, bool]] = EXAMPLES,
+        examples: Sequence[tuple[str, bool]] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(**limits)
@@ -203,15 +203,24 @@ def injection_filter(
     criterion: str = CRITERION,
     *,
     threshold: float = 0.5,
-    examples: Sequence[tuple[str, bool]] = EXAMPLES,
+    examples: Sequence[tuple[str, bool]] | None = None,
 ) -> Filter:
-    """Build the filter that drops orders to the software, by the small model alone."""
-    if criterion == CRITERION and examples is EXAMPLES and reads_heads(slm):
+    """Build the filter that drops orders to the software, by the small model alone.
+
+    Args:
+        slm: Who decides.
+        criterion: What is dropped, in words.
+        threshold: Probability from which on it is.
+        examples: Texts, and whether they meet it; `None`: those that ship with the shipped
+            criterion, and none with another.
+    """
+    if criterion == CRITERION and examples is None and reads_heads(slm):
         from moa.decisions.heads import headed
 
         adaptation = headed("injection")
     else:
-        labels = ((text, "yes" if met else "no") for text, met in examples)
+        given = (EXAMPLES if criterion == CRITERION else ()) if examples is None else examples
+        labels = ((text, "yes" if met else "no") for text, met in given)
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
         adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
     return Filter(slm, criterion, name="injection", threshold=threshold, adaptation=adaptation)

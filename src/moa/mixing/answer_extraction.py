@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal, get_origin
 
@@ -36,10 +35,6 @@ Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(as_key)]
 answers nothing that could be read."""
 
 _ANSWER = "answer"
-_NO_FIELD = (
-    "field_of({0!r}): a {1} has no field {0!r} to compare. Name one that the node's output has, or "
-    "give another key"
-)
 
 
 def stated(reply: Any) -> Hashable | None:
@@ -59,47 +54,22 @@ def last_number(reply: Any) -> Fraction | None:
     return final_answer(text_of(reply)).number
 
 
-@dataclass(frozen=True, slots=True)
-class _OfField:
-    """What `field_of` gives; graphs can see of which field."""
-
-    name: str
-
-    def __call__(self, reply: Any) -> Hashable | None:
-        try:
-            value: Any = getattr(reply, self.name)
-        except AttributeError as error:
-            raise ConfigError(_NO_FIELD.format(self.name, type(reply).__name__)) from error
-        return None if value is None else _read(value)
-
-
 def field_of(name: str) -> Key:
     """Give the key that compares one field of a typed output.
 
-    A graph that takes it checks where it is built that the output has the field, if it can be told;
-    else the key raises `ConfigError`.
+    It raises `ConfigError` where the output has no such field.
     """
-    return _OfField(name)
 
+    def read(reply: Any) -> Hashable | None:
+        if not hasattr(reply, name):
+            raise ConfigError(
+                f"field_of({name!r}): a {type(reply).__name__} has no field {name!r} to compare. "
+                "Name one that the node's output has, or give another key"
+            )
+        value: Any = getattr(reply, name)
+        return None if value is None else _read(value)
 
-def fitting(key: Key, output: Any) -> Key:
-    """Give the key back where it can read what a node gives.
-
-    Args:
-        key: What is compared of it.
-        output: Its type, as far as that is known.
-
-    Raises:
-        ConfigError: it is the key of a field that the output doesn't have.
-    """
-    if isinstance(key, _OfField) and _lacks(output, key.name):
-        raise ConfigError(_NO_FIELD.format(key.name, output.__name__))
-    return key
-
-
-def _lacks(output: Any, name: str) -> bool:
-    fields: Any = getattr(output, "model_fields", None)
-    return fields is not None and name not in fields and not hasattr(output, name)
+    return read
 
 
 def label_of(labels: Sequence[str]) -> Key:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from statistics import NormalDist
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,7 +27,6 @@ from moa.routing.recorded import Case
 
 Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]
-_Z = NormalDist().inv_cdf(0.95)
 
 
 class _Written(BaseModel):
@@ -38,78 +36,6 @@ class _Written(BaseModel):
 def _need(holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(f"there must be {what}")
-
-
-def _need_known(names: Sequence[str]) -> None:
-    unknown = set(names) - KNOWN
-    _need(not unknown, f"no feature that this version doesn't know, such as {sorted(unknown)[:1]}")
-
-
-class Scaled(_Written):
-    """Features brought to mean 0 and spread 1."""
-
-    features: tuple[str, ...]
-    means: tuple[float, ...]
-    spreads: tuple[Annotated[float, Field(gt=0)], ...]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.means) == len(self.spreads) == len(self.features), "one number a feature")
-        _need_known(self.features)
-        return self
-
-    def __call__(self, table: Table) -> Floats:
-        """Cases, features; none further out than 5, so that an odd case can't run away."""
-        values = (table.columns(self.features) - np.array(self.means)) / np.array(self.spreads)
-        return np.clip(values, -5, 5)
-
-
-class Linear(_Written):
-    """A weighted sum of features."""
-
-    kind: Literal["linear"] = "linear"
-    scaled: Scaled
-    weights: tuple[float, ...]
-    constant: float
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.weights) == len(self.scaled.features), "one weight a feature")
-        return self
-
-    def predict(self, table: Table) -> Floats:
-        """Predict the gain of each case."""
-        return self.scaled(table) @ np.array(self.weights) + self.constant
-
-
-class Kernel(_Written):
-    """Gains of similar cases, similarity falling off as a bell curve over the features."""
-
-    kind: Literal["kernel"] = "kernel"
-    scaled: Scaled
-    width: float
-    """Similarity is `exp(-width * squared distance)`."""
-    centres: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-    constant: float
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _need(len(self.weights) == len(self.centres), "one weight a centre")
-        sizes = {len(centre) for centre in self.centres}
-        _need(sizes <= {len(self.scaled.features)}, "one number of a centre for each feature")
-        return self
-
-    @cached_property
-    def _centres(self) -> Floats:
-        return np.array(self.centres)
-
-    def predict(self, table: Table) -> Floats:
-        """Predict the gain of each case."""
-        here, centres = self.scaled(table), self._centres
-        squares = (here**2).sum(1)[:, None] + (centres**2).sum(1)[None, :]
-        distance = np.maximum(squares - 2 * here @ centres.T, 0)
-        return np.exp(-self.width * distance) @ np.array(self.weights) + self.constant
 
 
 class Tree(_Written):
@@ -167,7 +93,8 @@ class Trees(_Written):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _need_known(self.names)
+        unknown = sorted(set(self.names) - KNOWN)
+        _need(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
         used = max((feature for tree in self.trees for feature in tree.features), default=-1)
         _need(used < len(self.names), "a name for each feature")
         return self
@@ -180,10 +107,9 @@ class Trees(_Written):
 
 
 class Grams(_Written):
-    """A weighted sum of the short runs of characters of a text."""
+    """A weighted sum of the short runs of characters of the prompt."""
 
     kind: Literal["grams"] = "grams"
-    text: Literal["prompt", "reply"]
     rarity: Mapping[int, float]
     """By bucket: how rare its runs are (smoothed inverse document frequency)."""
     weights: Mapping[int, float]
@@ -196,10 +122,7 @@ class Grams(_Written):
 
     def predict(self, table: Table) -> Floats:
         """Predict the gain of each case."""
-        return np.array(
-            [self._one((case.prompt if self.text == "prompt" else case.reply) or "")
-             for case in table.cases]
-        )  # fmt: skip
+        return np.array([self._one(case.prompt) for case in table.cases])
 
     def _one(self, text: str) -> float:
         found = {b: count * self.rarity[b] for b, count in grams(text).items() if b in self.rarity}
@@ -222,7 +145,7 @@ class Groups(_Written):
         return np.array([self.gains.get(value, self.constant) for value in values])
 
 
-Part = Annotated[Linear | Kernel | Trees | Grams | Groups, Field(discriminator="kind")]
+Part = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
 
 
 class Weighted(_Written):
@@ -240,19 +163,6 @@ class Candidate(_Written):
     apgr: float
     weight: float
     """Its share in what was chosen; 0 where it was left out."""
-
-
-class Rung(_Written):
-    """What held-out rows reached at one threshold."""
-
-    share: float
-    """Of requests that go to the strong model."""
-    threshold: float
-    """Of the predicted gain, from which on they do."""
-    quality: float
-    """Share of right answers."""
-    apart: float
-    """Share of rows that go to the strong model and that one of both models alone is right on."""
 
 
 class Origin(_Written):
@@ -290,8 +200,6 @@ class Router(_Written):
     """What the threshold was chosen for, in words."""
     threshold: float
     """A request goes to the strong model where the predicted gain is at least this."""
-    ladder: tuple[Rung, ...]
-    """Other thresholds, from all requests weak to all strong."""
     candidates: tuple[Candidate, ...]
     origin: Origin
     parts: tuple[Weighted, ...]
@@ -387,59 +295,14 @@ class Router(_Written):
         told = ", ".join(f"{name!r} in {n} of {len(cases)}" for name, n in counts.items() if n)
         return f"missing, so done without: {told}" if told else None
 
-    def at_share(self, share: float) -> Self:
-        """The same router, with about a share of requests going to the strong model.
-
-        Args:
-            share: From 0 to 1, among requests like those that it was fitted on.
-
-        Raises:
-            InputError: it is not from 0 to 1.
-        """
-        if not 0 <= share <= 1:
-            raise InputError(f"a share of requests is from 0 to 1, not {share}")
-        rung = min(self.ladder, key=lambda rung: abs(rung.share - share))
-        return self._moved(rung.threshold, f"{share:.0%} of requests to the strong model")
-
-    def at_quality(self, recovered: float) -> Self:
-        """The same router, with the fewest strong calls shown to recover a part of the quality gap.
-
-        Shares are tested from all strong calls down, each at 95 % confidence, until the first that
-        isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of
-        many that seem to, the lowest would be the luckiest. The rows are those of the
-        cross-validation, so that fresh ones may differ.
-
-        Args:
-            recovered: Part of the gap between the two models, from 0 to 1.
-
-        Raises:
-            InputError: it is not from 0 to 1.
-        """
-        if not 0 <= recovered <= 1:
-            raise InputError(f"a part of the quality gap is from 0 to 1, not {recovered}")
-        weak, *inner, strong = self.ladder
-        found = weak if recovered == 0 else strong
-        for rung in reversed(inner if recovered else ()):
-            # Of each row: its gain where the strong model is asked, less that part of its gain.
-            over = rung.quality - weak.quality - recovered * (strong.quality - weak.quality)
-            left = strong.apart - rung.apart
-            variance = rung.apart * (1 - recovered) ** 2 + left * recovered**2 - over**2
-            if over < _Z * sqrt(max(0.0, variance) / self.origin.rows):
-                break
-            found = rung
-        target = f"{recovered:.0%} of the quality gap recovered, by {found.share:.0%} strong calls"
-        return self._moved(found.threshold, target)
-
     def at_threshold(self, gain: float) -> Self:
         """The same router, asking the strong model where it gains at least so much.
 
         With a value of a right answer and a price of a strong call in the same money, the gain
         that pays is the price divided by the value.
         """
-        return self._moved(gain, f"a predicted gain of at least {gain:g}")
-
-    def _moved(self, threshold: float, target: str) -> Self:
-        return self.model_copy(update={"threshold": threshold, "target": target})
+        target = f"a predicted gain of at least {gain:g}"
+        return self.model_copy(update={"threshold": gain, "target": target})
 
     def _check(self, cases: Sequence[Case]) -> None:
         if self.kind == "cascade":
@@ -463,7 +326,7 @@ def _lines(written: Mapping[str, Any]) -> str:
     """Write JSON that a person can read: a line for each member, and for each item of a list."""
     members: list[str] = []
     for name, value in written.items():
-        if name in ("ladder", "candidates", "parts"):
+        if name in ("candidates", "parts"):
             inner = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
             members.append(f"{json.dumps(name)}: [\n  {inner}\n ]")
         else:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
-from moa.routing import Router
+from moa.routing import Kind, Router
 from moa.routing.recorded import Recorded
 
 CHANCE = 0.5
@@ -24,8 +26,11 @@ _CONFIDENCE = 0.95
 _NOTHING = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Figures(_Frozen):
     """APGR, and the shares of strong calls that recover 50 % and 80 % of the gap."""
 
     apgr: float | None
@@ -105,7 +110,7 @@ class Recovery:
     @property
     def figures(self) -> Figures:
         """The figures that are read off it."""
-        return Figures(self.apgr, self.share_for(0.5), self.share_for(0.8))
+        return Figures(apgr=self.apgr, cpt50=self.share_for(0.5), cpt80=self.share_for(0.8))
 
     def quality_at(self, share: float) -> float:
         """Give the quality at a share of strong calls."""
@@ -144,28 +149,38 @@ def recovery(
     return Recovery(shares, qualities)
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingReport:
+class AtThreshold(_Frozen):
+    """What a router does at its threshold."""
+
+    threshold: float
+    strong_share: float
+    """Share of the requests that it gives to the strong model."""
+    quality: float
+    """Share of right answers."""
+
+
+class RoutingReport(Figures):
     """What a ranking recovers on requests that both models have answered."""
 
+    kind: Kind | None = None
+    """`None` where it is no router's ranking."""
     n: int
     weak_quality: float
     strong_quality: float
-    figures: Figures
     gap: Interval
     """How much better the strong model is, on the same requests."""
-    interval: tuple[float, float] | None
+    apgr_interval: tuple[float, float] | None
     """Where APGR lies with 95 % confidence, by bootstrap over the requests; `None` where the gap is
     not shown to be above 0, since APGR is a part of it."""
+    random: Figures = RANDOM
     oracle: Figures
     """Of a ranking that knows both answers: no router can do better."""
-    line: Recovery
+    at_threshold: AtThreshold | None = None
+    """`None` where it is no router's ranking."""
+    curve: tuple[tuple[float, float], ...]
+    """Pairs of the share of strong calls, from 0 to 1, and quality."""
 
-    @property
-    def curve(self) -> list[tuple[float, float]]:
-        """Pairs of the share of strong calls, from 0 to 1, and quality."""
-        return list(zip(self.line.shares.tolist(), self.line.qualities.tolist(), strict=True))
-
+    @computed_field
     @property
     def verdict(self) -> str:
         """Say in a sentence whether routing by this ranking pays."""
@@ -174,19 +189,19 @@ class RoutingReport:
             return (
                 f"Routing doesn't pay here: the strong model is worse, by {gap}. Use the weak one."
             )
-        if self.interval is None or self.figures.cpt80 is None:
+        if self.apgr_interval is None or self.cpt80 is None:
             return (
                 f"Not shown to pay: on {self.n} rows the strong model is better by {gap}, which "
                 "may be nothing. Use the weak one, or give more rows."
             )
-        low, high = self.interval
+        low, high = self.apgr_interval
         if low <= CHANCE:
             return (
                 f"That is not told from chance (0.500) on {self.n} rows: the interval is from "
                 f"{low:.3f} to {high:.3f}. Don't route by it before more rows say otherwise."
             )
         return (
-            f"Better than chance: on these rows {self.figures.cpt80:.0%} strong calls recover 80 % "
+            f"Better than chance: on these rows {self.cpt80:.0%} strong calls recover 80 % "
             f"of the gap of {gap}, where chance takes 80 %."
         )
 
@@ -195,6 +210,8 @@ def evaluate_routing(
     scores: Sequence[float] | Floats,
     weak_correct: Sequence[bool],
     strong_correct: Sequence[bool],
+    *,
+    router: Router | None = None,
 ) -> RoutingReport:
     """Evaluate a ranking.
 
@@ -202,6 +219,7 @@ def evaluate_routing(
         scores: The higher, the sooner the strong model is asked.
         weak_correct: Whether the weak model's answers are right.
         strong_correct: Whether the strong one's are.
+        router: Whose scores they are, for what it does at its threshold.
 
     Raises:
         InputError: they are not as many, or none, or a score is no number.
@@ -209,16 +227,23 @@ def evaluate_routing(
     """
     line = recovery(scores, weak_correct, strong_correct)
     weak, strong = (np.asarray(v, dtype=float) for v in (weak_correct, strong_correct))
-    gap = difference(strong, weak)
+    gap, at_threshold = difference(strong, weak), None
+    if router is not None:
+        share = float((np.asarray(scores) >= router.threshold).mean())
+        at_threshold = AtThreshold(
+            threshold=router.threshold, strong_share=share, quality=line.quality_at(share)
+        )
     return RoutingReport(
+        **dict(line.figures),
+        kind=router and router.kind,
         n=len(weak),
         weak_quality=line.weak,
         strong_quality=line.strong,
-        figures=line.figures,
         gap=gap,
-        interval=_interval(np.asarray(scores), weak, strong) if gap.low > 0.0 else None,
+        apgr_interval=_interval(np.asarray(scores), weak, strong) if gap.low > 0.0 else None,
         oracle=recovery(strong - weak, weak, strong).figures,
-        line=line,
+        at_threshold=at_threshold,
+        curve=tuple(zip(line.shares.tolist(), line.qualities.tolist(), strict=True)),
     )
 
 
@@ -248,58 +273,13 @@ def _interval(scores: Floats, weak: Floats, strong: Floats) -> tuple[float, floa
     return low, high
 
 
-@dataclass(frozen=True, slots=True)
-class RouterReport:
-    """What a router recovers on recorded answers, and what it does at its threshold."""
-
-    router: Router
-    ranking: RoutingReport
-    strong_share: float
-    """Share of the requests that it gives to the strong model."""
-    missing: str | None
-    """Which of the fields that it uses are missing, in words."""
-
-    @property
-    def quality(self) -> float:
-        """Share of right answers at its threshold."""
-        return self.ranking.line.quality_at(self.strong_share)
-
-    def values(self) -> dict[str, object]:
-        """Give all figures as what can be written as JSON."""
-        ranking = self.ranking
-        return {
-            "kind": self.router.kind,
-            "n": ranking.n,
-            "weak_quality": ranking.weak_quality,
-            "strong_quality": ranking.strong_quality,
-            **asdict(ranking.figures),
-            "gap": ranking.gap,
-            "apgr_interval": ranking.interval,
-            "random": asdict(RANDOM),
-            "oracle": asdict(ranking.oracle),
-            "at_threshold": {
-                "threshold": self.router.threshold,
-                "strong_share": self.strong_share,
-                "quality": self.quality,
-            },
-            "verdict": ranking.verdict,
-            "curve": ranking.curve,
-        }
-
-
-def evaluate_router(router: Router, recorded: Sequence[Recorded]) -> RouterReport:
+def evaluate_router(router: Router, recorded: Sequence[Recorded]) -> RoutingReport:
     """Evaluate a router on recorded answers that it wasn't fitted on.
 
     Raises:
         InputError: there are none, or it is a cascade and one has no reply.
         MissingDependency: scipy is not installed.
     """
-    cases = [row.case for row in recorded]
-    gains = router.gains(cases)
+    gains = router.gains([row.case for row in recorded])
     weak, strong = [r.weak_correct for r in recorded], [r.strong_correct for r in recorded]
-    return RouterReport(
-        router=router,
-        ranking=evaluate_routing(gains, weak, strong),
-        strong_share=float((gains >= router.threshold).mean()),
-        missing=router.missing_fields(cases),
-    )
+    return evaluate_routing(gains, weak, strong, router=router)

@@ -1,4 +1,4 @@
-"""Routing features: what a request, and a weak model's reply to it, show of how hard it is."""
+"""Routing features: what a request, or a weak model's reply to it, shows of how hard it is."""
 
 from __future__ import annotations
 
@@ -6,33 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import log, log1p
 from statistics import fmean, pstdev
 from zlib import crc32
 
-from moa.calibration.arithmetic import NUMBER, magnitude, numbers
+from moa.calibration.arithmetic import NUMBER
 from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.routing.recorded import Case
 
-DETAIL = "detail: "
-"""The name of a feature that few prompts have begins so: of use in a sum of many, not in trees."""
 BUCKETS = 2**13
 """Runs of characters are counted in so many."""
 _OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
 _SENTENCE = re.compile(r"[.?!](?:\s|$)")
-_WORDS = (
-    "after", "average", "before", "each", "every", "first", "half", "how many", "how much", "if",
-    "left", "less", "more", "most", "old", "per", "percent", "profit", "remain", "rest", "than",
-    "then", "times", "total", "twice", "why", "would",
-)  # fmt: skip
-_COUNTED = {word: re.compile(rf"\b{word}\b", re.IGNORECASE) for word in _WORDS}
-_NUMBER_WORD = re.compile(
-    r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|hundred|"
-    r"half|third|quarter|twice|double|triple|dozen)\b",
-    re.IGNORECASE,
-)
 _ALL = re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE)
 _WORDING = {
     "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
@@ -45,7 +31,6 @@ _JUDGED = re.compile(r"(?:true|false|wrong|not wrong|yes|no)\b", re.IGNORECASE)
 _NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
 _FORMULA = re.compile(r"[=^<>\\{}|]")
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
-_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
 _LENGTHS = (2, 3, 4)
 _LONGEST = 20_000
 """Characters of a text whose runs are looked at."""
@@ -77,7 +62,7 @@ class Table:
 
 
 def describe(cases: Sequence[Case]) -> Table:
-    """Compute the features of cases, all with a reply or all without."""
+    """Compute the features of cases: of their replies where all have one, else of their prompts."""
     found = [_features(case) for case in cases]
     names = tuple(found[0]) if found else ()
     values = np.array([[features[name] for name in names] for features in found], dtype=float)
@@ -85,12 +70,13 @@ def describe(cases: Sequence[Case]) -> Table:
 
 
 def _features(case: Case) -> dict[str, float]:
-    replied = {} if case.reply is None else reply_features(case.prompt, case.reply)
-    return {**prompt_features(case.prompt), **replied}
+    if case.reply is None:
+        return prompt_features(case.prompt)
+    return reply_features(case.prompt, case.reply)
 
 
 def prompt_features(prompt: str) -> dict[str, float]:
-    """Describe a prompt by numbers: length, form, options, figures, telling words.
+    """Describe a prompt by numbers: length, form, options, figures, wording.
 
     It knows English words; in other languages those are 0, and the rest still tells.
     """
@@ -99,10 +85,10 @@ def prompt_features(prompt: str) -> dict[str, float]:
         **_lengths(prompt, stem),
         **_options([option[3:].strip() for option in options]),
         "stem figures": float(len(NUMBER.findall(stem))),
-        **_figures(prompt),
+        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
+        "formula signs": float(len(_FORMULA.findall(prompt))),
         "all or none": float(bool(_ALL.search(prompt))),
         **{name: float(bool(rx.search(stem))) for name, rx in _WORDING.items()},
-        **{DETAIL + word: float(len(rx.findall(stem))) for word, rx in _COUNTED.items()},
     }
 
 
@@ -117,7 +103,6 @@ def _lengths(prompt: str, stem: str) -> dict[str, float]:
         "questions": float(stem.count("?")),
         "blank": float("__" in stem),
         "quotes": float(prompt.count('"')),
-        DETAIL + "names": float(len(set(_NAME.findall(stem)))),
         "capitals": float(len(_SHOUTED.findall(stem))),
         "mean word": fmean(map(len, words)) if words else 0.0,
         "long words": fmean(len(word) > 10 for word in words) if words else 0.0,
@@ -136,21 +121,6 @@ def _options(options: list[str]) -> dict[str, float]:
         "options with figures": float(sum(bool(NUMBER.search(option)) for option in options)),
         "numeric options": float(sum(bool(_NUMERIC.fullmatch(option)) for option in options)),
         "judged options": float(sum(bool(_JUDGED.match(option)) for option in options)),
-    }
-
-
-def _figures(prompt: str) -> dict[str, float]:
-    found = numbers(prompt)
-    return {
-        DETAIL + "figures": float(len(found)),
-        DETAIL + "number words": float(len(_NUMBER_WORD.findall(prompt))),
-        DETAIL + "largest figure": magnitude(max(found, default=Fraction(0))),
-        DETAIL + "decimals": float(sum(number.denominator > 1 for number in found)),
-        DETAIL + "percents": float(prompt.count("%")),
-        DETAIL + "fractions": float(len(re.findall(r"\d/\d", prompt))),
-        DETAIL + "money": float(sum(map(prompt.count, "$€£"))),
-        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
-        "formula signs": float(len(_FORMULA.findall(prompt))),
     }
 
 

@@ -15,31 +15,27 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from math import sqrt
 from statistics import NormalDist, fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import InputError, MissingDependency
+from moa.errors import ConfigError, InputError, MissingDependency
 from moa.routing import (
     Candidate,
     Grams,
     Groups,
-    Kernel,
     Kind,
-    Linear,
     Origin,
     Part,
     Router,
-    Rung,
-    Scaled,
     Tree,
     Trees,
     Weighted,
 )
 from moa.routing.evaluation import recovery
-from moa.routing.features import BUCKETS, DETAIL, Table, describe, grams
+from moa.routing.features import BUCKETS, Table, describe, grams
 from moa.routing.recorded import Recorded
 
 LEAST_ROWS = 40
@@ -47,11 +43,13 @@ LEAST_ROWS = 40
 LEAST_GAINS = 8
 """As many rows must have the strong model alone right, and as many must not."""
 RECOVERED = 0.8
-"""Part of the quality gap that the threshold of a new router is chosen for."""
+"""Part of the quality gap that the threshold is chosen for where nothing else is said."""
 _FOLDS, _REPEATS = 5, 2
 _EQUAL, _LEAST_WEIGHT = 0.3, 0.02
 """How hard weights are drawn towards equal ones; share of the sum below which one is none."""
-_RUNGS = 100
+_SHARES = 100
+"""Shares of strong calls that are looked at for a part of the quality gap."""
+_Z = NormalDist().inv_cdf(0.95)
 LEAST_IN_GROUP = 5
 """A field groups rows where its values stand in at least so many of them, on average."""
 NEVER = 2.0
@@ -60,17 +58,12 @@ GROUPS = "groups of "
 """The name of a candidate that groups by a field begins so."""
 _DIGITS = 6
 """Significant digits that a file keeps of a number."""
-_PENALTY = 300.0
-"""Of the linear part, whose features have spread 1."""
 _DOUBT: Mapping[str, Any] = {
     "n_estimators": 80,
     "max_features": 0.6,
     "min_samples_leaf": 6,
     "random_state": 0,
 }
-_REPLY = frozenset(reply_features("", ""))
-_KERNEL_PENALTY, _KERNEL_WIDTH = 1.0, 0.3
-"""The width is for one feature: with more of them it is shared."""
 _GRAMS_PENALTY, _LEAST_TEXTS = 3.0, 2
 _TREES: Mapping[str, Any] = {
     "n_estimators": 300,
@@ -115,25 +108,32 @@ Fitter = Callable[[Table, Truth], Part]
 def fit_router(
     recorded: Sequence[Recorded],
     *,
+    share: float | None = None,
+    quality: float | None = None,
     fields: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Router:
     """Fit a router, or a cascade where the rows have the weak model's reply.
 
-    Its threshold is one that is shown to recover 80 % of the quality gap on held-out rows; see
-    `Router.at_share` and `Router.at_quality` for others.
+    Its threshold is chosen on held-out rows; `Router.at_threshold` sets another.
 
     Args:
         recorded: Rows in any order. Rows with the same prompt are held out together.
+        share: Share of requests, from 0 to 1, that go to the strong model.
+        quality: Part of the quality gap, from 0 to 1, that is recovered; see `threshold_for`.
+            Without either it is 0.8.
         fields: Fields of cases to group by; `None` takes those whose values come often enough.
         progress: Told how far it is.
 
     Raises:
+        ConfigError: `share` and `quality` are both given, or not from 0 to 1.
         InputError: there are too few rows, only some have a reply, or there is nothing to learn:
             the strong model is no better, or right on the very same rows, or nothing tells where
             it gains.
         MissingDependency: scikit-learn is not installed.
     """
+    if share is not None and quality is not None:
+        raise ConfigError("give a share or a quality, not both: each chooses the threshold")
     _sklearn("base")  # before anything else, so that it is known what is missing
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
@@ -141,20 +141,21 @@ def fit_router(
     trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
     compared = _compared(trial, weights)
+    held_out = trial.blend(weights)[0]
+    threshold, target = threshold_for(held_out, trial.truth, share=share, quality=quality)
     return Router(
         name=kind,
         kind=kind,
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
-        target="",
-        threshold=0.0,
-        ladder=ladder_of(trial.blend(weights)[0], trial.truth),
+        target=target,
+        threshold=threshold,
         candidates=compared,
         origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
             Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
             for name, w in weights.items()
         ),
-    ).at_quality(RECOVERED)
+    )
 
 
 def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
@@ -164,13 +165,9 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
         table: The cases: where they have replies, those are looked at too.
         fields: Other fields that group them.
     """
-    found: dict[str, Fitter] = {
-        "linear": _linear,
-        "kernel": _kernel,
-        "prompt grams": partial(_grams, "prompt"),
-    }
+    found: dict[str, Fitter] = {"prompt grams": _grams}
     if table.cases[0].reply is not None:
-        found |= {"doubt": _doubt, "reply grams": partial(_grams, "reply")}
+        found["doubt"] = _doubt
     elif len(table.cases) >= _LEAST_FOR_TREES:
         found["trees"] = _trees
     return found | {GROUPS + name: partial(_groups, name) for name in fields}
@@ -308,27 +305,61 @@ def _compared(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
     return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
 
 
-def ladder_of(scores: Floats, truth: Truth) -> tuple[Rung, ...]:
-    """Thresholds for shares of strong calls, and what held-out rows reach at each.
+def threshold_for(
+    scores: Floats, truth: Truth, *, share: float | None = None, quality: float | None = None
+) -> tuple[float, str]:
+    """Choose the score from which on the strong model is asked.
+
+    For a part of the quality gap it takes the fewest strong calls that are shown to recover it.
+    Shares are tested from all strong calls down, each at 95 % confidence, until the first that
+    isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of many
+    that seem to, the lowest would be the luckiest.
 
     Args:
         scores: Of rows that took no part in fitting what scores them.
         truth: Of the same rows.
+        share: Share of requests that go to the strong model.
+        quality: Part of the quality gap that is recovered, where no share is given.
+
+    Returns:
+        The score, and what it was chosen for, in words.
+
+    Raises:
+        ConfigError: the share, or the part, is not from 0 to 1.
     """
-    line, apart = recovery(scores, *truth), recovery(scores, 0 * truth.gains, abs(truth.gains))
-    inner = [
-        (place / _RUNGS, float(np.quantile(scores, 1 - place / _RUNGS)))
-        for place in range(1, _RUNGS)
-    ]
-    return tuple(
-        Rung(
-            share=share,
-            threshold=round(threshold, 6),
-            quality=round(line.quality_at(share), 4),
-            apart=round(apart.quality_at(share), 4),
-        )
-        for share, threshold in [(0.0, NEVER), *inner, (1.0, -NEVER)]
-    )
+    wanted = quality if quality is not None else RECOVERED
+    if not 0 <= (wanted if share is None else share) <= 1:
+        raise ConfigError(f"a share is from 0 to 1, not {wanted if share is None else share}")
+    if share is not None:
+        return _from(scores, share), f"{share:.0%} of requests to the strong model"
+    fewest = _shown_share(scores, truth, wanted)
+    told = f"{wanted:.0%} of the quality gap recovered, by {fewest:.0%} strong calls"
+    return _from(scores, fewest), told
+
+
+def _from(scores: Floats, share: float) -> float:
+    if share in (0, 1):
+        return -NEVER if share else NEVER
+    return round(float(np.quantile(scores, 1 - share)), _DIGITS)
+
+
+def _shown_share(scores: Floats, truth: Truth, recovered: float) -> float:
+    """Give the fewest strong calls that are shown to recover a part of the gap, as a share."""
+    if not recovered:
+        return 0.0
+    found, gains = 1.0, truth.gains
+    line, apart = recovery(scores, *truth), recovery(scores, 0 * gains, abs(gains))
+    for place in reversed(range(1, _SHARES)):
+        share = place / _SHARES
+        # Of each row: its gain where the strong model is asked, less that part of its gain.
+        over = line.quality_at(share) - line.weak - recovered * (line.strong - line.weak)
+        here = apart.quality_at(share)
+        left = apart.strong - here
+        variance = here * (1 - recovered) ** 2 + left * recovered**2 - over**2
+        if over < _Z * sqrt(max(0.0, variance) / len(scores)):
+            break
+        found = share
+    return found
 
 
 def _origin(
@@ -367,38 +398,14 @@ def _sklearn(module: str) -> Any:
         ) from error
 
 
-def _linear(table: Table, truth: Truth) -> Linear:
-    scaled = _scaled(table)
-    model = _sklearn("linear_model").Ridge(alpha=_PENALTY).fit(scaled(table), truth.gains)
-    return Linear(scaled=scaled, weights=_kept(model.coef_), constant=_kept([model.intercept_])[0])
-
-
-def _kernel(table: Table, truth: Truth) -> Kernel:
-    scaled = _scaled(table)
-    width = _KERNEL_WIDTH / len(scaled.features)
-    centres = [_kept(row, 4) for row in scaled(table)]
-    mean = float(truth.gains.mean())
-    ridge = _sklearn("kernel_ridge").KernelRidge
-    model = ridge(alpha=_KERNEL_PENALTY, kernel="rbf", gamma=width)
-    model.fit(np.array(centres), truth.gains - mean)
-    return Kernel(
-        scaled=scaled,
-        width=width,
-        centres=tuple(centres),
-        weights=_kept(model.dual_coef_),
-        constant=mean,
-    )
-
-
 def _trees(table: Table, truth: Truth) -> Trees:
     boosting = _sklearn("ensemble").GradientBoostingRegressor
-    names = tuple(name for name in table.names if not name.startswith(DETAIL))
-    values = table.columns(names)
     fitted = [
-        boosting(**_TREES, random_state=seed).fit(values, truth.gains) for seed in range(_GROVES)
+        boosting(**_TREES, random_state=seed).fit(table.values, truth.gains)
+        for seed in range(_GROVES)
     ]
     return Trees(
-        names=names,
+        names=table.names,
         trees=tuple(_tree(stage[0].tree_) for model in fitted for stage in model.estimators_),
         rate=_TREES["learning_rate"] / _GROVES,
         constant=float(truth.gains.mean()),
@@ -410,11 +417,10 @@ def _doubt(table: Table, truth: Truth) -> Trees:
 
     Failure is a worse guide than gain, but is learnt from more rows, and so adds to the others.
     """
-    names = tuple(name for name in table.names if name in _REPLY)
     wrong = 1 - truth.weak
-    model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.columns(names), wrong)
+    model = _sklearn("ensemble").ExtraTreesRegressor(**_DOUBT).fit(table.values, wrong)
     return Trees(
-        names=names,
+        names=table.names,
         trees=tuple(_tree(grown.tree_) for grown in model.estimators_),
         rate=1 / len(model.estimators_),
         constant=float(truth.gains.mean() - wrong.mean()),
@@ -432,9 +438,8 @@ def _tree(fitted: Any) -> Tree:
     )
 
 
-def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Grams:
-    texts = [(case.prompt if text == "prompt" else case.reply) or "" for case in table.cases]
-    found = [grams(one) for one in texts]
+def _grams(table: Table, truth: Truth) -> Grams:
+    found = [grams(case.prompt) for case in table.cases]
     rows = np.repeat(np.arange(len(found)), [len(one) for one in found])
     buckets = np.array([bucket for one in found for bucket in one], dtype=int)
     counts = np.array([count for one in found for count in one.values()])
@@ -445,7 +450,6 @@ def _grams(text: Literal["prompt", "reply"], table: Table, truth: Truth) -> Gram
     model = _sklearn("linear_model").Ridge(alpha=_GRAMS_PENALTY)
     model.fit(weighted.transform(matrix), truth.gains)
     return Grams(
-        text=text,
         rarity=dict(zip(used.tolist(), _kept(weighted.idf_), strict=True)),
         weights=dict(zip(used.tolist(), _kept(model.coef_, 4), strict=True)),
         constant=float(model.intercept_),
@@ -465,18 +469,6 @@ def _groups(field: str, table: Table, truth: Truth) -> Groups:
             if value
         },
         constant=mean,
-    )
-
-
-def _scaled(table: Table) -> Scaled:
-    """Leave out features that are the same in all cases."""
-    names, values = table.names, table.values
-    spreads = values.std(0)
-    used = np.flatnonzero(spreads > 1e-9)
-    return Scaled(
-        features=tuple(names[place] for place in used.tolist()),
-        means=_kept(values.mean(0)[used]),
-        spreads=_kept(spreads[used]),
     )
 
 

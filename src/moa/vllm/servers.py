@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, ServerState, state_folder
 from moa.vllm.supervisor import JOINED, STARTED
 
+_logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 40.0
 """Longer than a supervisor gives its server."""
@@ -146,6 +148,7 @@ async def until_ready(
             raise EndpointUnavailable(_why_not(launched, state), endpoint=spec.name)
         # What a supervisor left that was killed is not the state of the next one.
         if state is not None and state.phase == "ready" and state.is_supervised:
+            _logger.info("%s is up on port %d", spec.name, spec.port)
             return state
         line = _last_line(launched.folder.log)
         if until is not None and time.monotonic() > until:

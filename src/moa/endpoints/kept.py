@@ -1,0 +1,91 @@
+"""Kept: a file of answers, for an endpoint's cache that outlives its process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from moa._files import make_private
+from moa.errors import StoreError
+
+_WAIT_S = 60.0
+"""Seconds to wait while another process writes, which takes it a moment."""
+_SCHEMA = "create table if not exists answers (key blob primary key, answer text) without rowid"
+
+
+class AnswerFile:
+    """Answers in one SQLite file, by what was asked. Several processes may share it.
+
+    The file is readable by its owner alone, and holds answers, but no prompts. Nothing in it goes:
+    delete it to start anew.
+
+    Args:
+        path: The file; made where it isn't there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def get(self, key: str) -> Any:
+        """Give the answer to what was asked; `None`: there is none.
+
+        Raises:
+            StoreError: the file is broken, or can't be opened.
+        """
+        with self._open() as connection:
+            found = connection.execute("select answer from answers where key = ?", (_hash(key),))
+            row = found.fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, answer: Any) -> None:
+        """Keep an answer.
+
+        Raises:
+            StoreError: the file is broken, or can't be written.
+        """
+        row = (_hash(key), json.dumps(answer))
+        with self._open() as connection, connection:
+            connection.execute("insert or replace into answers values (?, ?)", row)
+
+    def close(self) -> None:
+        """Close the file; it is opened again where it is needed."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                if self._connection is None:
+                    self._connection = self._opened()
+                yield self._connection
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"the cache {self.path} can't be used ({error}): delete it, or name another file"
+            ) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        make_private(self.path)
+        connection = sqlite3.connect(self.path, timeout=_WAIT_S, check_same_thread=False)
+        try:
+            with closing(connection.execute("pragma journal_mode = wal")):
+                connection.execute("pragma synchronous = off")  # it is a cache
+                connection.execute(_SCHEMA)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,260 @@
+"""LangChainEndpoint: any chat model of LangChain as an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from pydantic import BaseModel
+
+from moa.context import Reservation, RunContext
+from moa.endpoints import (
+    Capability,
+    Closing,
+    Completion,
+    Decision,
+    Embeddings,
+    Example,
+    Message,
+    Prompt,
+    closed_after,
+    unable,
+)
+from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.http_errors import meaning
+from moa.endpoints.openai import with_schema
+from moa.endpoints.tokens import estimate_of
+from moa.errors import (
+    DeadlineExceeded,
+    EndpointError,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnavailable,
+    InvalidResponse,
+    MoaError,
+    OutputError,
+)
+from moa.questions import Question
+from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+
+_LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
+"""What models call the tokens of an answer."""
+_CUT = ("length", "max_tokens")
+_LONGEST_QUOTE = 300
+
+
+class LangChainEndpoint(Closing):
+    """A chat model of LangChain. It can complete and stream.
+
+    A schema is asked for by the model's `with_structured_output`, where it has one, else it is
+    shown in the prompt. The model keeps its settings, but for the tokens of an answer, and the
+    temperature where one is set. It asks again after an error as often as its own settings say.
+
+    Args:
+        model: The chat model.
+        name: Shown in traces, errors and usage; `None`: the name of the model.
+        tier: `slm` or `llm`.
+        price: What it charges.
+    """
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        name: str | None = None,
+        tier: Tier = "llm",
+        price: Price = UNKNOWN_PRICE,
+    ) -> None:
+        known: object = getattr(model, "model_name", None) or getattr(model, "model", None)
+        self.chat_model = model
+        self.model = known if isinstance(known, str) else type(model).__name__
+        self.name = name or self.model
+        self.tier: Tier = tier
+        self.price = price
+        self.capabilities: frozenset[Capability] = frozenset(("complete", "stream"))
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`.
+
+        Raises:
+            InvalidResponse: the answer brought no text.
+            OutputError: the model stopped before it wrote an answer.
+        """
+        with await self._reserved(prompt, context) as call, self._mapped(context):
+            async with asyncio.timeout(context.remaining_s()):
+                message, parsed = await self._asked(prompt)
+            return self._finished(message, parsed, call, context)
+
+    async def stream(
+        self, prompt: Prompt, context: RunContext, /
+    ) -> AsyncIterator[str | Completion]:
+        """See `Endpoint.stream`; it raises what `complete` does. JSON comes in one piece."""
+        if prompt.json_schema is not None:
+            completion = await self.complete(prompt, context)
+            yield completion.text
+            yield completion
+            return
+        with await self._reserved(prompt, context) as call, self._mapped(context):
+            whole: AIMessageChunk | None = None
+            asked = self._model(prompt).astream(_messages(prompt.messages), stop=_stop(prompt))
+            async with closed_after(asked) as pieces:
+                while (piece := await self._next(pieces, context)) is not None:
+                    whole = piece if whole is None else whole + piece
+                    if piece.text:
+                        yield str(piece.text)
+            if whole is None:
+                raise InvalidResponse("the stream brought nothing", endpoint=self.name)
+            yield self._finished(whole, None, call, context)
+
+    @staticmethod
+    async def _next(
+        pieces: AsyncIterator[AIMessageChunk], context: RunContext
+    ) -> AIMessageChunk | None:
+        async with asyncio.timeout(context.remaining_s()):
+            return await anext(pieces, None)
+
+    async def decide(
+        self,
+        text: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """It can't: raises `CapabilityError`."""
+        raise unable(self, "decide")
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """It can't: raises `CapabilityError`."""
+        raise unable(self, "embed")
+
+    async def close(self) -> None:
+        """Nothing: the model's connections are its own."""
+
+    async def _reserved(self, prompt: Prompt, context: RunContext) -> Reservation:
+        said = [message.content for message in prompt.messages]
+        if prompt.json_schema is not None:
+            said.append(json.dumps(prompt.json_schema))
+        estimate = estimate_of(*said, max_tokens=prompt.max_tokens, price=self.price)
+        return await context.reserve(self.name, self.tier, estimate, price=self.price)
+
+    def _model(self, prompt: Prompt) -> BaseChatModel:
+        """Give the model with what a prompt sets of it."""
+        fields = type(self.chat_model).model_fields
+        limit = next((name for name in _LIMITS if name in fields), None)
+        update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
+        # One that has none may refuse it, as OpenAI's reasoning models do.
+        if prompt.temperature is not None and getattr(self.chat_model, "temperature", None):
+            update["temperature"] = prompt.temperature
+        return self.chat_model.model_copy(update=update)
+
+    async def _asked(self, prompt: Prompt) -> tuple[AIMessage, object]:
+        """Ask; give the message, and what was parsed of it where the model holds to schemas."""
+        model, schema, messages = self._model(prompt), prompt.json_schema, prompt.messages
+        if schema is None:
+            return await model.ainvoke(_messages(messages), stop=_stop(prompt)), None
+        try:
+            held = model.with_structured_output(dict(schema), include_raw=True)
+        except NotImplementedError:
+            shown = _messages(with_schema(messages, schema))
+            return await model.ainvoke(shown, stop=_stop(prompt)), None
+        found = cast("Mapping[str, Any]", await held.ainvoke(_messages(messages)))
+        return found["raw"], found["parsed"]
+
+    def _finished(
+        self, message: AIMessage, parsed: object, call: Reservation, context: RunContext
+    ) -> Completion:
+        amount = _amount(message)
+        if amount is None:
+            amount = call.estimate
+            said = "the answer says no usage, so the estimate is charged"
+            context.note("degraded", said, endpoint=self.name)
+        amount = self.price.charge(amount)
+        call.settle(amount)
+        about: dict[str, Any] = message.response_metadata
+        ended = str(about.get("finish_reason") or about.get("stop_reason") or "stop").lower()
+        cut = ended in _CUT
+        text = _json(parsed) if parsed is not None else str(message.text)
+        if not text.strip():
+            if cut:
+                said = "the model wrote nothing before `max_tokens`: raise it"
+                raise OutputError(said, node=context.node or self.name, text="")
+            raise InvalidResponse(f"the model wrote nothing ({ended})", endpoint=self.name)
+        if cut:
+            context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
+        model = str(about.get("model_name") or about.get("model") or self.model)
+        context.note("answered", model, endpoint=self.name)
+        thought = [
+            str(block.get("reasoning", ""))
+            for block in message.content_blocks
+            if block["type"] == "reasoning"
+        ]
+        return Completion(
+            text=text,
+            reasoning="".join(thought) or None,
+            finish_reason="length" if cut else "stop",
+            endpoint=self.name,
+            model=model,
+            amount=amount,
+        )
+
+    @contextmanager
+    def _mapped(self, context: RunContext) -> Generator[None]:
+        """Turn what a model raises into an error of moa."""
+        try:
+            yield
+        except (MoaError, AssertionError):
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and context.deadline is not None:
+                context.remaining_s()
+                raise DeadlineExceeded(f"{context.node or 'run'}: the run's time is up") from error
+            raise self._meant(error) from error
+
+    def _meant(self, error: Exception) -> EndpointError:
+        kind, name = type(error), type(error).__name__
+        said = " ".join(str(error).split())[:_LONGEST_QUOTE] or name
+        status: object = getattr(error, "status_code", None)
+        if status is None:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= 300:
+            meant, advice = meaning(status, said, path="the chat model", model=self.model)
+            return meant(f"{name}: {said}. {advice}", endpoint=self.name, status=status)
+        meant = EndpointRejected
+        if issubclass(kind, TimeoutError) or "Timeout" in name:
+            meant = EndpointTimeout
+        elif issubclass(kind, ConnectionError) or "Connect" in name:
+            meant = EndpointUnavailable
+        return meant(f"the chat model raised {name}: {said}", endpoint=self.name)
+
+
+def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
+    return [(message.role, neutralise(message.content)) for message in messages]
+
+
+def _stop(prompt: Prompt) -> list[str] | None:
+    return list(prompt.stop) or None
+
+
+def _json(parsed: object) -> str:
+    if isinstance(parsed, BaseModel):
+        return parsed.model_dump_json()
+    return json.dumps(parsed, ensure_ascii=False)
+
+
+def _amount(message: AIMessage) -> Amount | None:
+    usage = message.usage_metadata
+    if not usage:
+        return None
+    return Amount(
+        calls=1,
+        input_tokens=usage["input_tokens"],
+        cached_input_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
+        output_tokens=usage["output_tokens"],
+    )

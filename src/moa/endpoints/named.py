@@ -1,0 +1,123 @@
+"""Named: an endpoint from a string, and what is made of whatever is given as one."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import Unpack
+
+from pydantic import SecretStr
+
+from moa.endpoints import Endpoint
+from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect
+from moa.endpoints.openai import OpenAIEndpoint, Settings
+from moa.endpoints.prices import published_price
+from moa.endpoints.wrappers import Retried
+from moa.errors import ConfigError
+from moa.usage import UNKNOWN_PRICE, Tier
+
+_FORM = re.compile(r"(?P<kind>[\w.]+):(?P<model>.+?)(@(?P<url>https?://.+))?")
+_KINDS = {dialect.name.lower(): dialect for dialect in DIALECTS}
+_OF_EMBEDDED = {"price", "timeout_s"}
+
+
+def endpoint(
+    spec: str, *, name: str | None = None, tier: Tier | None = None, **settings: Unpack[Settings]
+) -> Endpoint:
+    """Make an endpoint from a string. It asks again after an error, as those of moa.toml do.
+
+        endpoint("openai:gpt-5-mini")
+        endpoint("vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1")
+        endpoint("embedded")
+
+    A vendor's key is read from its usual variable, such as `$OPENAI_API_KEY`, and its prices are
+    those that are published. To an address that is given no key is sent but `api_key`.
+
+    Args:
+        spec: `embedded`; `VENDOR:MODEL`; or `SERVER:MODEL@URL`, the URL up to `/v1`.
+        name: Shown in traces, errors and usage; `None`: the model.
+        tier: `slm` or `llm`; `None`: `slm` of `embedded` and of a vLLM, else `llm`.
+        settings: See `OpenAIEndpoint`; of `embedded` only `price` and `timeout_s`.
+
+    Raises:
+        ConfigError: the string is of no such form, the vendor's variable is not set, or a setting
+            is wrong.
+    """
+    if spec == "embedded":
+        return _embedded(name or spec, tier or "slm", settings)
+    found = _FORM.fullmatch(spec)
+    dialect = _KINDS.get(found["kind"].lower()) if found else None
+    if found is None or dialect is None or not (found["url"] or dialect.base_url):
+        raise ConfigError(_wrong(spec, dialect))
+    if "api_key" not in settings and not found["url"]:
+        settings["api_key"] = _key(spec, dialect)
+    model, url = found["model"], found["url"] or dialect.base_url
+    if dialect is VLLM:
+        from moa.endpoints.vllm import VLLMEndpoint
+
+        served = VLLMEndpoint(
+            name or model, model=model, base_url=url, tier=tier or "slm", **settings
+        )
+        return Retried(served)
+    if not found["url"]:
+        settings.setdefault("price", published_price(model, dialect))
+    own = None if dialect.base_url else dialect
+    return Retried(
+        OpenAIEndpoint(
+            name or model, model=model, base_url=url, tier=tier or "llm", dialect=own, **settings
+        )
+    )
+
+
+def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
+    """Make an endpoint of what is given as one, as every agent and recipe does.
+
+    Equal strings are one endpoint, so that they share its connections and its slots. A bare
+    `OpenAIEndpoint` asks again after an error; whatever is wrapped stays as it is.
+
+    Raises:
+        ConfigError: see `endpoint`.
+    """
+    if isinstance(given, str):
+        keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
+        return _shared(given, tier, keys)
+    return Retried(given) if isinstance(given, OpenAIEndpoint) else given
+
+
+@cache
+def _shared(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
+    del keys  # another key makes another endpoint
+    return endpoint(spec, tier=tier)
+
+
+def _embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
+    from moa.endpoints.embedded import EmbeddedEndpoint
+
+    if wrong := settings.keys() - _OF_EMBEDDED:
+        raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
+    price, timeout_s = settings.get("price", UNKNOWN_PRICE), settings.get("timeout_s", 120.0)
+    return EmbeddedEndpoint(name, tier=tier, price=price, timeout_s=timeout_s)
+
+
+def _key(spec: str, vendor: Dialect) -> SecretStr:
+    if key := os.environ.get(vendor.api_key_env):
+        return SecretStr(key)
+    raise ConfigError(
+        f"{spec!r} takes its key from the environment variable {vendor.api_key_env}, which is not "
+        f"set. Run: export {vendor.api_key_env}=… Or give api_key to moa.endpoint"
+    )
+
+
+def _wrong(spec: str, dialect: Dialect | None) -> str:
+    if dialect is not None:
+        return f"{spec!r} needs an address, as in {spec + '@http://127.0.0.1:8000/v1'!r}"
+    vendor = next((one for one in VENDORS if spec.startswith(one.prefixes)), None)
+    hint = f": did you mean {f'{vendor.name.lower()}:{spec}'!r}?" if vendor else "."
+    kinds = [name for name, one in _KINDS.items() if not one.base_url]
+    return (
+        f"{spec!r} is no endpoint{hint} Write 'embedded'; 'VENDOR:MODEL', such as "
+        f"'openai:gpt-5-mini', of {', '.join(one.name.lower() for one in VENDORS)}; or "
+        f"'SERVER:MODEL@URL', such as 'vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1', of "
+        f"{', '.join(kinds)}"
+    )

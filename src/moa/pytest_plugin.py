@@ -1,0 +1,55 @@
+"""The pytest plug-in: a fixture that lets a test ask nobody outside this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+
+@pytest.fixture
+def moa_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forbid every connection and every look-up of a name, save for those of this machine.
+
+    Raises:
+        AssertionError: in the code that tries; it names the host, and the node that asked.
+    """
+    for owner, name, place in (
+        (socket.socket, "connect", 1),
+        (socket.socket, "connect_ex", 1),
+        (socket, "getaddrinfo", 0),
+        (asyncio.BaseEventLoop, "getaddrinfo", 1),  # before it goes to a thread without a node
+    ):
+        monkeypatch.setattr(owner, name, _guarded(getattr(owner, name), place))
+
+
+def _guarded(call: Callable[..., Any], place: int) -> Callable[..., Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        to: Any = args[place] if len(args) > place else kwargs.get("host")
+        if isinstance(to, tuple):
+            _check(cast("tuple[object, ...]", to)[0])
+        elif "getaddrinfo" in call.__name__:
+            _check(to)
+        return call(*args, **kwargs)
+
+    return guarded
+
+
+def _check(host: object) -> None:
+    from moa.context import open_call
+
+    name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    if name == "localhost" or name.endswith(".localhost"):
+        return
+    try:
+        if ipaddress.ip_address(name.partition("%")[0]).is_loopback:
+            return
+    except ValueError:  # a name
+        pass
+    call = open_call()
+    who = f"node {call.node!r} by endpoint {call.endpoint!r}" if call else "something of no node"
+    raise AssertionError(f"moa_offline: {who} asks {name}: give it an endpoint of moa.testing")

@@ -1,0 +1,114 @@
+"""Frames and lists: many inputs where nothing is awaited, and tables in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from moa.agents import Agent
+from moa.agents.boundary import TypedNode
+from moa.agents.sentiment import Sentiment
+from moa.context import RunContext
+from moa.errors import BudgetExceeded, ConfigError
+from moa.handoffs import Reply
+from moa.testing import SimulatedEndpoint
+from moa.usage import Budget
+
+TEXTS = ["Lovely!", "Awful.", "Fine"]
+
+
+def shouting() -> Agent[str | BaseModel, Reply]:
+    return Agent(SimulatedEndpoint(rule=lambda _: "As always."), "Answer.")
+
+
+def mood() -> Sentiment:
+    return Sentiment(SimulatedEndpoint(rule=lambda text: {"sentiment": {"positive": 0.9}}))
+
+
+class Pair(BaseModel):
+    left: int
+    right: int
+
+
+class Sum(BaseModel):
+    total: int
+
+
+class Adds(TypedNode[Pair, Sum]):
+    async def answer(self, request: Pair, context: RunContext) -> Sum:
+        return Sum(total=request.left + request.right)
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def frame_of(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip(request.param)
+    return import_module(request.param).DataFrame
+
+
+def test_a_list_comes_back_in_the_order_of_its_inputs() -> None:
+    items = mood().map_sync(TEXTS)
+    assert [item.input for item in items] == TEXTS
+    assert [item.output and item.output.label for item in items] == ["positive"] * 3
+
+
+async def test_a_list_is_mapped_where_a_loop_runs_already() -> None:
+    await asyncio.sleep(0)
+    assert len(mood().map_sync(TEXTS)) == 3
+
+
+def test_a_budget_holds_for_all_inputs_together() -> None:
+    items = mood().map_sync(TEXTS, RunContext(budget=Budget(calls=2)), max_concurrency=1)
+    assert [type(item.error) for item in items] == [type(None), type(None), BudgetExceeded]
+
+
+def test_progress_is_told_after_each_input_with_how_many_there_are() -> None:
+    told: list[tuple[int, int | None]] = []
+    mood().map_sync(TEXTS, progress=lambda done, total: told.append((done, total)))
+    mood().map_sync(iter(TEXTS[:1]), progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3), (1, None)]
+
+
+def test_no_bar_is_shown_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+    mood().map_sync(TEXTS, progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_frame_comes_back_with_the_fields_of_the_outputs(frame_of: Any) -> None:
+    frame = frame_of({"body": TEXTS, "id": [7, 8, 9]})
+    found = mood().map_frame(frame, column="body")
+    assert type(found) is type(frame)
+    assert list(found["label"]) == ["positive"] * 3
+    assert list(found["id"]) == [7, 8, 9]
+    assert list(frame.columns) == ["body", "id"]
+
+
+def test_a_column_that_is_there_already_is_kept(frame_of: Any) -> None:
+    found = shouting().map_frame(frame_of({"text": TEXTS}))
+    assert list(found["text"]) == TEXTS
+    assert list(found["agent_text"]) == ["As always."] * 3
+
+
+def test_a_cell_without_a_text_is_an_error_of_its_row(frame_of: Any) -> None:
+    found = mood().map_frame(frame_of({"text": ["Lovely!", None]}))
+    first, second = found["error"]
+    assert not isinstance(first, str)
+    assert "line 2 is malformed: 'text' is no text" in second
+
+
+def test_a_row_as_a_whole_is_what_a_node_takes(frame_of: Any) -> None:
+    found = Adds().map_frame(frame_of({"left": [1, 2], "right": [3, 4]}), column=None)
+    assert list(found["total"]) == [4, 6]
+
+
+def test_a_misspelt_column_is_named_with_the_nearest(frame_of: Any) -> None:
+    with pytest.raises(ConfigError, match="no column 'txt': say column='text'"):
+        mood().map_frame(frame_of({"text": TEXTS}), column="txt")
+
+
+def test_what_is_no_frame_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a DataFrame of pandas or polars, not list"):
+        mood().map_frame(TEXTS)

@@ -1,0 +1,63 @@
+"""Logging: what a user wants to know of a run, and never a text."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from moa.agents import Agent
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.endpoints.wrappers import Fallback, Retried
+from moa.errors import BudgetExceeded, EndpointUnavailable
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.usage import Budget
+
+BUSY = EndpointUnavailable("busy with Ann's divorce", endpoint="small", status=429)
+
+
+def heard(
+    caplog: pytest.LogCaptureFixture, level: int, endpoint: Endpoint, context: RunContext
+) -> list[str]:
+    with caplog.at_level(level, logger="moa"):
+        asyncio.run(Agent(endpoint, "Answer.").run("Ann's divorce", context))
+    return [record.getMessage() for record in caplog.records if record.name.startswith("moa")]
+
+
+def test_a_retry_is_logged_with_its_reason_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    small = Retried(ScriptedEndpoint(steps=[BUSY, "Hello"], name="small"), first_wait_s=0)
+    assert heard(caplog, logging.INFO, small, RunContext()) == [
+        "agent: small retried after EndpointUnavailable (HTTP 429)"
+    ]
+
+
+def test_a_fallback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    first = ScriptedEndpoint(steps=[BUSY], name="small")
+    assert heard(caplog, logging.INFO, Fallback(first, SimulatedEndpoint()), RunContext()) == [
+        "agent: small fell back after EndpointUnavailable (HTTP 429)"
+    ]
+
+
+def test_a_budget_that_is_used_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BudgetExceeded):
+        heard(caplog, logging.INFO, SimulatedEndpoint(), RunContext(budget=Budget(calls=0)))
+    assert caplog.messages == ["agent: the budget is used up: calls=1 of 0"]
+
+
+def test_each_call_is_logged_in_detail_and_without_a_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (line,) = heard(caplog, logging.DEBUG, SimulatedEndpoint(name="small"), RunContext())
+    assert line.startswith("agent: small took 10 tokens in, 5 out, 0.")
+
+
+def test_nothing_is_printed_unless_somebody_listens() -> None:
+    program = "import moa, logging; logging.getLogger('moa.context').warning('lost')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

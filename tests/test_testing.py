@@ -1,0 +1,100 @@
+"""The doubles and the plug-in: what a test may script, and whom it may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import aiohttp
+import pytest
+from aiohttp import web
+from pydantic import BaseModel
+
+from moa.agents import Agent
+from moa.agents.sentiment import Sentiment
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.pytest_plugin import moa_offline as moa_offline
+from moa.testing import Asked, Rule, ScriptedEndpoint, SimulatedEndpoint, Step
+
+
+class City(BaseModel):
+    name: str
+
+
+async def test_a_rule_of_two_parameters_sees_what_was_asked() -> None:
+    seen: list[Asked] = []
+
+    def rule(text: str, asked: Asked) -> Step:
+        seen.append(asked)
+        return {"sentiment": {"positive": 1.0}} if asked.questions else City(name="Ulm")
+
+    endpoint = SimulatedEndpoint(rule=rule)
+    await Agent(endpoint, "Name the city.", output=City).run("It has a minster.")
+    await Sentiment(endpoint).run("Lovely!")
+    writing, deciding = seen
+    assert writing.instructions.startswith("Name the city.")
+    assert writing.schema is not None
+    assert "name" in writing.schema["properties"]
+    assert (deciding.text, deciding.schema) == ("Lovely!", None)
+    assert [question.name for question in deciding.questions] == ["sentiment"]
+
+
+def shouted(text: str, cut: int = 3) -> str:
+    return text.upper()
+
+
+@pytest.mark.parametrize("rule", [shouted, str.upper])
+async def test_a_rule_of_one_parameter_is_given_the_text(rule: Rule) -> None:
+    endpoint = SimulatedEndpoint(rule=rule)
+    result = await Agent(endpoint, "Shout.", tag="").run("hello")
+    assert result.output.text == "HELLO"
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "said"),
+    [
+        ({"positive": 0.9, "negative": 0.9}, "add up to 1.8"),
+        ({"positive": 0.5, "negative": 0.1, "neutral": 0.1}, "add up to 0.7"),
+        ({"positive": 1.2, "negative": -0.2}, "numbers from 0"),
+        ({"happy": 0.9}, "['happy'] are no options: script some of ['negative', 'neutral'"),
+    ],
+)
+async def test_what_are_no_probabilities_is_refused_with_what_to_script(
+    probabilities: dict[str, float], said: str
+) -> None:
+    endpoint = ScriptedEndpoint(steps=[{"sentiment": probabilities}])
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        await Sentiment(endpoint).run("Lovely!")
+
+
+@pytest.mark.usefixtures("moa_offline")
+@pytest.mark.parametrize("host", ["models.example.com", "203.0.113.7"])
+async def test_offline_a_request_is_refused_with_its_host_and_node(host: str) -> None:
+    away = OpenAIEndpoint("large", model="m", base_url=f"http://{host}/v1")
+    said = f"node 'reply' by endpoint 'large' asks {host}"
+    async with away:
+        with pytest.raises(AssertionError, match=re.escape(said)):
+            await Agent(away, "Answer.", name="reply").run("Hello")
+
+
+@pytest.mark.usefixtures("moa_offline")
+async def test_offline_this_machine_can_still_be_asked() -> None:
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://localhost:{port}/") as got,
+        ):
+            assert await got.text() == "hello"
+    finally:
+        await runner.cleanup()
+    await asyncio.sleep(0)
