@@ -37,7 +37,7 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.engine.builder import Graph
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
-from moa.node import Result, streamed
+from moa.node import Result
 from moa.questions import Answer, Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
