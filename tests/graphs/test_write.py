@@ -218,13 +218,7 @@ async def test_of_an_outline_with_too_many_sections_the_first_are_written() -> N
 async def test_of_sections_with_one_heading_the_first_is_written() -> None:
     twice = json.loads(OUTLINE)
     twice["sections"][1]["heading"] = "sound"
-    inner = model(first=f"{FIRST} {SECOND}").rule
-
-    def rule(text: str) -> Step:
-        return inner(text) if "Write section" in text else json.dumps(twice)
-
-    llm = SimulatedEndpoint(name="large", tier="llm", rule=rule)
-    result = await outlined(llm).run(TASK)
+    result = await outlined(model(first=f"{FIRST} {SECOND}", outline=json.dumps(twice))).run(TASK)
     assert [section.heading for section in result.output.sections] == ["Sound"]
 
 
