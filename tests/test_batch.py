@@ -336,3 +336,19 @@ async def test_items_out_of_turn_are_given_before_what_reading_failed_with() -> 
     assert (await anext(items)).number == 2
     with pytest.raises(InputError, match="half a line"):
         await anext(items)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loop_that_is_left_and_forgotten_ends_quietly_with_its_event_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held: list[object] = []
+
+    async def leave() -> None:
+        items = map_rows(Node(), range(9))
+        held.append(items)
+        async for _ in items:
+            break
+
+    asyncio.run(leave())
+    assert not caplog.records

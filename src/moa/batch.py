@@ -383,28 +383,10 @@ async def map_rows(
     if max_concurrency < 1 or isinstance(inputs, str):
         wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
         raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
-    batch = _Batch(node, _numbered(inputs), context or RunContext(keep_notes=False), on_error)
     total = len(inputs) if isinstance(inputs, Sized) else None
-    with _told(progress, total, node.name) as batch.tell:
-        async with aclosing(_given(batch, max_concurrency, ordered=ordered)) as items:
-            async for item in items:
-                yield item
-
-
-def _told(
-    progress: Progress, total: int | None, what: str
-) -> AbstractContextManager[Callable[[int], None]]:
-    if progress is True:
-        from moa._terminal import shown
-
-        return shown(total, what)
-    return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
-
-
-async def _given(
-    batch: _Batch[Any, Out], max_concurrency: int, *, ordered: bool
-) -> AsyncGenerator[Item[Out]]:
-    """Give each item when it is finished, or when its turn comes."""
+    told = _told(progress, total, node.name)
+    context = context or RunContext(keep_notes=False)
+    batch = _Batch(node, _numbered(inputs), context, on_error, told)
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
@@ -428,6 +410,16 @@ async def _given(
         await batch.inputs.aclose()
 
 
+def _told(
+    progress: Progress, total: int | None, what: str
+) -> AbstractContextManager[Callable[[int], None]]:
+    if progress is True:
+        from moa._terminal import shown
+
+        return shown(total, what)
+    return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
+
+
 @dataclass
 class _Batch(Generic[In, Out]):
     """What the workers of one run share."""
@@ -436,14 +428,14 @@ class _Batch(Generic[In, Out]):
     inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
     context: RunContext
     on_error: OnError
+    told: AbstractContextManager[Callable[[int], None]]
+    """Gives what is told how many are finished."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
         default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
     )
     """Places and items that are finished, in that order, and what says that one was taken."""
     finished: int = 0
-    tell: Callable[[int], None] = lambda _: None
-    """Is told how many are finished."""
 
     def __post_init__(self) -> None:
         self.read = reader_of(self.node)
@@ -451,11 +443,12 @@ class _Batch(Generic[In, Out]):
     async def run(self, max_concurrency: int) -> None:
         """Work on all inputs; `None` is the last of `done`."""
         try:
-            await gather(self._work() for _ in range(max_concurrency))
+            with self.told as tell:
+                await gather(self._work(tell) for _ in range(max_concurrency))
         finally:
             self.done.put_nowait(None)
 
-    async def _work(self) -> None:
+    async def _work(self, tell: Callable[[int], None]) -> None:
         """Work on one input after the other; the next one begins when the last item was taken."""
         while True:
             async with self.turn:
@@ -466,7 +459,7 @@ class _Batch(Generic[In, Out]):
             if item.error is not None and self.on_error == "raise":
                 raise item.error
             self.finished += 1
-            self.tell(self.finished)
+            tell(self.finished)
             taken = asyncio.Event()
             self.done.put_nowait((given[0], item, taken))
             await taken.wait()
