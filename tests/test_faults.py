@@ -227,7 +227,7 @@ def test_a_password_in_an_address_is_refused_and_never_printed(
     for words in (["models"], ["models", "--json"], ["run", "sentiment", "hi", "--text"]):
         moa(*words)
         out, err = capsys.readouterr()
-        assert "holds a user name or a password" in " ".join((out + err).split())
+        assert "holds a user name, a password or a query" in " ".join((out + err).split())
         assert "hush" not in out + err
 
 
