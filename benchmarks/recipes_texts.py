@@ -13,13 +13,14 @@ from moa.chat.messages import UserMessage
 from moa.chat.speaker import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
-from moa.endpoints import Message, Prompt
+from moa.endpoints import Prompt
 from moa.endpoints.tokens import tokens_of
 from moa.evals.metrics import rouge_l
 from moa.graphs.loading import load_graph
 from moa.graphs.recommend import Interests
 from moa.graphs.summarize import Original
 from moa.graphs.write import Assignment
+from moa.messages import Message
 from recipes_shared import (
     Answer,
     Item,

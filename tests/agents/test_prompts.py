@@ -25,7 +25,7 @@ from moa.agents.prompts import (
     system,
     wrong_with,
 )
-from moa.endpoints import Message
+from moa.messages import Message
 
 PARTS = st.sampled_from(
     ["<", ">", "/", "</data>", "<data>", "data", "DATA", " ", "\n", "\u200b", "&lt;", "</", "a"]

@@ -12,8 +12,9 @@ from moa.chat.graph import Chat
 from moa.chat.messages import ChatReply, UserMessage
 from moa.chat.speaker import Exchange, Speaker
 from moa.context import RunContext
-from moa.endpoints import Message, Prompt
+from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.messages import Message
 from moa.node import Result
 from moa.trace import TextDelta
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Message, Prompt
+from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import (
@@ -23,6 +23,7 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
+from moa.messages import Message
 from moa.questions import Option, Question
 from moa.usage import Budget, Price
 

@@ -11,6 +11,7 @@ from moa.endpoints import Completion, Prompt, ToolSchema
 from moa.endpoints.dialects import OPENAI
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tools import Tooled
+from moa.endpoints.wrappers import Cached
 from moa.messages import File, Image, Message, ToolCall
 from moa.testing import ScriptedEndpoint
 
@@ -129,6 +130,14 @@ async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served:
     assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORzAw")
     assert file["file"] == {"filename": "a.pdf", "file_data": paper.url}
     assert 1000 < estimate.input_tokens < 5000
+
+
+async def test_a_cache_tells_pictures_apart() -> None:
+    model = ScriptedEndpoint(["A cat.", "A dog."])
+    cached, context = Cached(model), RunContext()
+    for data, said in ((b"\x89PNG1", "A cat."), (b"\x89PNG2", "A dog."), (b"\x89PNG1", "A cat.")):
+        prompt = Prompt(messages=(Message("user", "Who?", files=(Image(data),)),))
+        assert (await cached.complete(prompt, context)).text == said
 
 
 async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_from_then_on() -> None:

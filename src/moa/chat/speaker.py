@@ -11,8 +11,9 @@ from moa.agents import Agent, Settings
 from moa.agents.prompts import TAG, block, system
 from moa.chat.conversation import LEFT_OUT, Summary, Turn
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Message
+from moa.endpoints import Completion, Endpoint
 from moa.handoffs import Reply
+from moa.messages import Message
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer the last message of the user, in {language}."

@@ -10,13 +10,14 @@ from typing import Any, Literal, Protocol, cast
 from weakref import WeakKeyDictionary
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Example, Message, Prompt
+from moa.endpoints import Completion, Decision, Example, Prompt
 from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.labels import LabelBackend, LlamaCppReader, VLLMLabelReader
 from moa.endpoints.native import Native, unique
 from moa.endpoints.wires import DecisionsWire, SystemOneWire, written
 from moa.errors import ConfigError, EndpointRejected, EndpointUnsupported, OutputError
+from moa.messages import Message
 from moa.questions import Option, Question
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]

@@ -20,9 +20,9 @@ from moa.endpoints import (
     Decision,
     Embeddings,
     Example,
-    Message,
     Prompt,
     closed_after,
+    need,
     unable,
 )
 from moa.endpoints.control_tokens import neutralise
@@ -39,6 +39,7 @@ from moa.errors import (
     MoaError,
     OutputError,
 )
+from moa.messages import Message
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -138,6 +139,7 @@ class LangChainEndpoint(Closing):
         """Nothing: the model's connections are its own."""
 
     async def _reserved(self, prompt: Prompt, context: RunContext) -> Reservation:
+        need(self, "complete", prompt)
         said = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
             said.append(json.dumps(prompt.json_schema))

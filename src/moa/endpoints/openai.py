@@ -20,7 +20,6 @@ from moa.endpoints import (
     Decision,
     Embeddings,
     Example,
-    Message,
     Prompt,
     need,
 )
@@ -36,7 +35,7 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
-from moa.messages import ToolCall
+from moa.messages import Message, ToolCall
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 

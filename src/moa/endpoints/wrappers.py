@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel
+
 from moa.context import RunContext
 from moa.endpoints import (
     COMPLETION,
@@ -390,7 +392,10 @@ class Cached(Wrapping):
         await self.endpoint.close()
 
     def _key(self, kind: str, request: object) -> str:
-        return json.dumps([kind, self.name, self.model, request], sort_keys=True, default=repr)
+        def written(value: object) -> object:
+            return value.model_dump() if isinstance(value, BaseModel) else repr(value)
+
+        return json.dumps([kind, self.name, self.model, request], sort_keys=True, default=written)
 
     async def _once(
         self,
