@@ -16,7 +16,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -60,6 +60,8 @@ price."""
 WAYS = ("plain", "graph")
 VERDICTS = {True: "**pays**", False: "doesn't pay", None: "can't be told"}
 MEASURED = Path(__file__).parent.parent / "src/moa/graphs/measured.json"
+READ = Path(__file__).parent / "data" / "recipes_judged.json"
+"""How often which way was better, as it was read on 2026-11-27."""
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
 UNCHECKED = ("summarize_long", "cascade", "routed")
@@ -273,16 +275,12 @@ told which answer came in which way (a large model, and no person):
 """
 
 
-def judged_of(file: Path | None) -> str:
-    """Tell of the answers that were read.
-
-    Args:
-        file: Such as `{"model": "…", "write": {"plain": 2, "graph": 8, "tie": 0}}`.
-    """
-    if file is None:
-        return ""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+def judged_of(models: Collection[str]) -> str:
+    """Tell of the answers that were read, where they are of a model that was measured."""
+    found: dict[str, Any] = json.loads(READ.read_text(encoding="utf-8"))
     model = found.pop("model")
+    if model not in models:
+        return ""
     rows = [
         [f"`{name}`", *(str(counts[way]) for way in (*WAYS, "tie"))]
         for name, counts in found.items()
@@ -291,7 +289,7 @@ def judged_of(file: Path | None) -> str:
     return JUDGED.format(model=model, rows=table(head, rows))
 
 
-def body_of(found: Mapping[str, Sequence[Found]], half: str, judged: str = "") -> str:
+def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
     results = "\n\n".join(
         f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
         for model, several in found.items()
@@ -310,7 +308,7 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str, judged: str = "") -
         results=results,
         left_out=left_out,
         further=further,
-        judged=judged,
+        judged=judged_of(found),
         found=120 - recipes_documents.HELD_OUT,
         read=recipes_texts.READ + recipes_texts.SUMMED,
         joined=recipes_texts.JOINED,
@@ -413,7 +411,6 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, help="keeps the plain calls, for any --json")
     parser.add_argument("--samples", type=Path, help="keeps what the model wrote, for any --json")
     parser.add_argument("--texts", type=Path, help="is given the texts that people are to read")
-    parser.add_argument("--judged", type=Path, help="how often which way was better, as read")
     parser.add_argument("--page", action="store_true", help="of what is kept; asks nothing")
     parser.add_argument("--check", action="store_true", help="that every graph answers; no page")
     args = parser.parse_args()
@@ -427,7 +424,7 @@ def main() -> None:
     except KeyboardInterrupt:
         where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
         raise SystemExit(f"stopped; {where}, and the same command goes on") from None
-    body = body_of(found, args.half, judged_of(args.judged))
+    body = body_of(found, args.half)
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))

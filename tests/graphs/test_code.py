@@ -115,6 +115,22 @@ async def test_of_what_the_tester_writes_only_tests_are_run() -> None:
     assert program.tests == "assert add(1, 2) == 3"
 
 
+async def test_each_test_is_run_with_what_all_of_them_import() -> None:
+    first, second = "assert math.isclose(add(1, 2), 3)", "assert add(1, 2) == 3"
+    tests = f"```python\nimport math\n\n{first}\n{second}\n```"
+    sandbox = Recorder([SandboxResult(passed=True)] * 2)
+    await Code(writer=large(tests, GOOD), sandbox=sandbox).run("Add.")
+    assert [ran for _, ran in sandbox.ran] == [f"import math\n{one}" for one in (first, second)]
+
+
+async def test_a_tester_who_asserts_nothing_at_the_top_is_told_of() -> None:
+    inside = "```python\ndef test_add():\n    assert add(1, 2) == 3\n```"
+    sandbox = Recorder([SandboxResult(passed=True)])
+    result = await Code(writer=large(inside, GOOD), sandbox=sandbox).run("Add.")
+    assert result.output.tests == ""
+    assert any("none of them is an assert" in note.text for note in result.trace)
+
+
 async def test_without_tests_the_program_is_run_alone() -> None:
     sandbox = Recorder([SandboxResult(passed=True)])
     model = large(EndpointUnavailable("down", endpoint="large"), GOOD)

@@ -38,8 +38,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from moa.endpoints.dialects import VENDORS, Dialect
-from moa.endpoints.prices import published_price
+from moa.endpoints.dialects import VENDORS, Dialect, published_price
 from moa.errors import ConfigError
 from moa.usage import Price, Tier
 from moa.vllm.settings import VLLMConfig, local_url

@@ -10,9 +10,8 @@ from typing import Unpack
 from pydantic import SecretStr
 
 from moa.endpoints import Endpoint
-from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect
+from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_price
 from moa.endpoints.openai import OpenAIEndpoint, Settings
-from moa.endpoints.prices import published_price
 from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError
 from moa.usage import UNKNOWN_PRICE, Tier

@@ -86,7 +86,7 @@ class Program(Reply):
 
     language: str
     tests: str
-    """Its tests, one a line; written where a sandbox runs them, else empty."""
+    """Its tests, one after another; written where a sandbox runs them, else empty."""
     parsed_by: Parser | None
     """What found it to be valid; `None`: nothing here parses its language."""
     faults: tuple[str, ...]
@@ -285,7 +285,12 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             check_recoverable(error)
             hidden.note("degraded", f"the program runs without tests: {error}")
             return ()
-        return _asserts(found.code) if parser_of(found.language) == "python" else (found.code,)
+        if parser_of(found.language) != "python":
+            return (found.code,)
+        tests = _asserts(found.code)
+        if not tests:
+            hidden.note("degraded", "the program runs without tests: none of them is an assert")
+        return tests
 
     async def _tried(self, draft: Draft, tests: Sequence[str], hidden: RunContext) -> _Written:
         reply = (await self.coder.run(draft, hidden)).output.text
@@ -364,9 +369,11 @@ def source_of(text: str) -> Source:
 
 
 def _asserts(source: str) -> Sequence[str]:
-    """Keep what tests: with the tests a model may write the program once more."""
+    """Keep what tests, each with what all import; a model may write the program once more."""
     lines = ast.parse(source).body
-    return [ast.unparse(each) for each in lines if isinstance(each, ast.Assert)][:_MAX_TESTS]
+    imports = [ast.unparse(each) for each in lines if isinstance(each, ast.Import | ast.ImportFrom)]
+    asserts = [ast.unparse(each) for each in lines if isinstance(each, ast.Assert)]
+    return ["\n".join([*imports, each]) for each in asserts[:_MAX_TESTS]]
 
 
 def _parse(source: str, parser: Parser) -> None:
