@@ -92,6 +92,12 @@ def test_a_column_that_is_there_already_is_kept(frame_of: Any) -> None:
     assert list(found["agent_text"]) == ["As always."] * 3
 
 
+def test_a_frame_that_was_widened_is_widened_again(frame_of: Any) -> None:
+    agent = shouting()
+    found = agent.map_frame(agent.map_frame(frame_of({"text": TEXTS})))
+    assert list(found["agent_agent_text"]) == list(found["agent_text"])
+
+
 def test_a_cell_without_a_text_is_an_error_of_its_row(frame_of: Any) -> None:
     found = mood().map_frame(frame_of({"text": ["Lovely!", None]}))
     first, second = found["error"]

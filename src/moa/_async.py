@@ -8,11 +8,19 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from moa.errors import ConfigError
+from moa.errors import ConfigError, DeadlineExceeded
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -27,11 +35,40 @@ class Lock:
     def __init__(self) -> None:
         self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
-    async def __aenter__(self) -> None:
-        await self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()).acquire()
+    @asynccontextmanager
+    async def held(self, left_s: float | None) -> AsyncGenerator[None]:
+        """Hold it.
 
-    async def __aexit__(self, *_: object) -> None:
-        self._locks[asyncio.get_running_loop()].release()
+        Args:
+            left_s: Seconds that the run has left, after which it waits no longer; `None`: any.
+
+        Raises:
+            DeadlineExceeded: another one held it until then.
+        """
+        lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        async with in_time(left_s):
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@asynccontextmanager
+async def in_time(left_s: float | None, said: str = "the run's time is up") -> AsyncGenerator[None]:
+    """Do something within the seconds that a run has left; `None`: without a limit.
+
+    Raises:
+        DeadlineExceeded: they are over; with what is to be said then.
+    """
+    limit = asyncio.timeout(left_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(said) from error
 
 
 async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

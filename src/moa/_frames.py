@@ -39,18 +39,22 @@ def widened(frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str) 
     Args:
         frame: A DataFrame of pandas or polars.
         rows: Cells by column, of each row; what one lacks is `None`.
-        prefix: Put before the name of a column that is there already, with `_` between.
+        prefix: Put before the name of a column that is there already, with `_` between; again,
+            where that is there too.
     """
     known: Any = frame
     there: Collection[object] = set(known.columns)
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {
-        (f"{prefix}_{name}" if name in there else name): [row.get(name) for row in rows]
-        for name in names
-    }
+    columns = {_free(name, there, prefix): [row.get(name) for row in rows] for name in names}
     if _is_polars(frame):
         return cast("Frame", known.hstack(type(known)(columns, strict=False)))
     return cast("Frame", known.assign(**columns))
+
+
+def _free(name: str, there: Collection[object], prefix: str) -> str:
+    while name in there:
+        name = f"{prefix}_{name}"
+    return name
 
 
 def _is_polars(frame: object) -> bool:

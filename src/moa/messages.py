@@ -188,6 +188,8 @@ class Message:
         """
         if isinstance(given, Message):
             return given
+        if not hasattr(given, "get"):
+            raise InputError(f"no message: {given!r:.200}")
         role = _ROLES.get(given.get("role"))
         if role is None:
             raise InputError(f"no message: its role is {given.get('role')!r}, not {list(_ROLES)}")
@@ -205,7 +207,7 @@ class Message:
                 given.get("tool_call_id") or "",
                 tuple(_file_in(part) for part in parts if "text" not in part),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"no message: {error} is missing or wrong in {given!r:.200}"
             ) from error

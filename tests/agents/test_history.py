@@ -61,11 +61,24 @@ def test_a_message_comes_back_from_what_openai_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"role": "narrator", "content": "x"}, {"role": "user", "content": 3}, {"text": "hi"}]
+    "wrong",
+    [
+        {"role": "narrator", "content": "x"},
+        {"role": "user", "content": 3},
+        {"role": "user", "content": ["hi"]},
+        {"text": "hi"},
+        "hello",
+    ],
 )
-async def test_what_is_no_message_is_refused(wrong: dict[str, Any]) -> None:
+async def test_what_is_no_message_is_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="no message"):
         await Agent(ScriptedEndpoint(), "Talk.").run("Hi", history=[wrong])
+
+
+async def test_a_history_that_ends_with_a_question_is_no_second_turn_of_the_user() -> None:
+    endpoint = ScriptedEndpoint(["Both."])
+    await Agent(endpoint, "Talk.").run("And now?", history=[{"role": "user", "content": "Hi"}])
+    assert [one.role for one in endpoint.prompts[0].messages] == ["system", "user"]
 
 
 async def test_calls_in_a_history_are_told_in_words_to_an_agent_without_tools() -> None:
@@ -76,10 +89,10 @@ async def test_calls_in_a_history_are_told_in_words_to_an_agent_without_tools() 
         Message("tool", "3", tool_call_id="c1"),
     ]
     await Agent(endpoint, "Talk.", tag="").run("And?", history=history)
-    assert said(endpoint)[1:-1] == [
+    assert said(endpoint)[1:] == [
         ("user", "1 + 2?"),
         ("assistant", '{"tool": "add", "arguments": {"a": 1}}'),
-        ("user", "Result of add:\n3"),
+        ("user", "Result of add:\n3\n\nAnd?"),
     ]
 
 

@@ -57,6 +57,12 @@ async def test_an_extract_keeps_the_newest_sentences_of_the_user_and_marks_the_g
     ]
 
 
+async def test_a_line_that_does_not_fit_takes_no_place_from_those_that_do() -> None:
+    log = "error " * 200
+    text = await extracted(turn(1, "My order is 4711."), turn(2, log), max_tokens=20)
+    assert "user: My order is 4711." in text.splitlines()
+
+
 async def test_what_the_user_stated_is_kept_before_what_they_asked_since() -> None:
     asked = [turn(i, f"Why is thing {i} so?", "It just is.") for i in range(2, 9)]
     text = await extracted(turn(1, "My dog is called Biscuit."), *asked, max_tokens=20)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -69,6 +70,20 @@ async def test_an_endpoint_that_is_dropped_closes_its_connections(
         gc.collect()
         await asyncio.sleep(0)
     assert caplog.records == []
+
+
+def test_an_endpoint_that_lives_on_keeps_no_loop_that_has_ended(url: str) -> None:
+    endpoint = OpenAIEndpoint("e", model="m", base_url=url)
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def once() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await ask(endpoint)
+
+    for _ in range(4):
+        asyncio.run(once())
+    gc.collect()
+    assert sum(one() is not None for one in loops) <= 1  # the last one's connections are kept
 
 
 async def test_a_closed_endpoint_can_be_asked_again(url: str) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 import pytest
 
+from moa._async import Lock
 from moa.context import RunContext
 from moa.endpoints.decide import Decides, way_of
 from moa.endpoints.dialects import OLLAMA, UNKNOWN, VLLM, Dialect
 from moa.errors import (
+    DeadlineExceeded,
     EndpointRejected,
     EndpointUnavailable,
     EndpointUnsupported,
@@ -155,3 +157,13 @@ def test_what_is_said_of_a_server_is_no_more_than_is_known(
     decides: Decides, known: Dialect | None, said: str
 ) -> None:
     assert way_of(decides, known) == said
+
+
+async def test_a_run_waits_for_another_that_finds_the_backend_no_longer_than_it_has_time() -> None:
+    lock = Lock()
+    async with lock.held(None):
+        with pytest.raises(DeadlineExceeded):
+            async with lock.held(0.05):
+                raise AssertionError("it is held already")
+    async with lock.held(0.05):
+        pass

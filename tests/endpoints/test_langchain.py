@@ -133,12 +133,27 @@ async def test_a_model_without_tools_is_shown_the_schema() -> None:
     assert 'by this schema: {"properties":{"name"' in completion.text
 
 
-@pytest.mark.parametrize(("own", "sent"), [(None, "None"), (0.7, "0.0")])
+async def test_a_choice_of_tools_is_shown_since_langchain_would_leave_it_out() -> None:
+    def double(n: int) -> int:
+        """Double a number."""
+        return 2 * n
+
+    large = LangChainEndpoint(Chat(holds=True))
+    result = await Agent(large, "Do sums.", tools=[double]).run("2?")
+    assert '"const":"double"' in result.output.text  # the double gives back what it was told
+
+
+async def test_an_answer_that_ollama_cut_is_told_as_cut() -> None:
+    cut = AIMessage("Hel", response_metadata={"done_reason": "length"})
+    assert (await endpoint(cut).complete(Prompt.of("Hi"), RunContext())).finish_reason == "length"
+
+
+@pytest.mark.parametrize(("own", "sent"), [(None, "None"), (0.7, "0.5"), (0.0, "0.5")])
 async def test_the_limit_of_an_answer_is_set_and_the_temperature_where_there_is_one(
     own: float | None, sent: str
 ) -> None:
     chat = Chat(temperature=own)
-    prompt = Prompt.of("Hi", max_tokens=9, temperature=0.0)
+    prompt = Prompt.of("Hi", max_tokens=9, temperature=0.5)
     completion = await LangChainEndpoint(chat).complete(prompt, RunContext())
     assert completion.text == f"9 {sent} Hi"
     assert (chat.max_tokens, chat.temperature) == (None, own)
@@ -158,8 +173,9 @@ async def test_the_limit_of_an_answer_is_set_and_the_temperature_where_there_is_
 async def test_what_a_model_raises_is_an_error_of_moa(
     raised: Exception, meant: type[EndpointError]
 ) -> None:
+    context = RunContext(timeout_s=60)  # a model's own time is not the run's
     with pytest.raises(meant) as caught:
-        await LangChainEndpoint(Chat(error=raised)).complete(Prompt.of("Hi"), RunContext())
+        await LangChainEndpoint(Chat(error=raised)).complete(Prompt.of("Hi"), context)
     assert type(caught.value) is meant
     assert caught.value.__cause__ is raised
 

@@ -88,7 +88,14 @@ def test_agents_and_recipes_take_the_string_and_share_what_it_makes() -> None:
     vote = SelfConsistency[str](node=cast("Any", spec))
     assert writer.endpoint is mood.endpoint
     assert unwrapped(writer.endpoint).name == "Qwen/Qwen3-4B"
-    assert unwrapped(cast("Any", vote.node).endpoint).model == "Qwen/Qwen3-4B"
+    assert cast("Any", vote.node).endpoint is writer.endpoint
+    cloud = "openai:gpt-5-mini@http://127.0.0.1:9/v1"
+    assert as_endpoint(cloud) is as_endpoint(cloud, "llm")
+
+
+def test_a_server_with_a_vendors_name_is_spoken_to_as_the_vendor_is() -> None:
+    served = unwrapped(moa.endpoint("openai:gpt-5-mini@http://127.0.0.1:9/v1"))
+    assert cast("OpenAIEndpoint", served).dialect.name == "OpenAI"
 
 
 def test_an_endpoint_made_in_python_asks_again_as_one_of_a_file_does() -> None:

@@ -86,6 +86,21 @@ async def test_the_pieces_of_streamed_calls_are_put_together(served: Served) -> 
     assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "c1"), ToolCall("add", "{}", "c2"))
 
 
+async def test_streamed_calls_without_ids_are_told_apart(served: Served) -> None:
+    parts: list[dict[str, Any]] = [
+        {"function": {"name": "add", "arguments": f'{{"a": {n}}}'}} for n in (1, 2)
+    ]
+    served.will(
+        events(
+            *(piece(tool_calls=[{"index": 0, **part}]) for part in parts),
+            piece(finish_reason="tool_calls"),
+        )
+    )
+    *_, completion = [one async for one in endpoint().stream(ASKED, RunContext())]
+    assert isinstance(completion, Completion)
+    assert [call.arguments for call in completion.tool_calls] == ['{"a": 1}', '{"a": 2}']
+
+
 @pytest.mark.parametrize(("dialect", "sent"), [(OPENAI, True), (None, False)])
 async def test_a_schema_goes_beside_tools_only_where_a_server_takes_both(
     served: Served, dialect: Any, sent: bool

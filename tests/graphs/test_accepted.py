@@ -68,6 +68,32 @@ async def test_what_a_cascade_accepts_reaches_the_next_node(
     assert (await routed(topic(large)).run(text)).output == output
 
 
+def written(
+    name: str, step: Step = "It is as long as nine words can well be."
+) -> Cascade[Any, Reply]:
+    small, large = (Agent(ScriptedEndpoint([one]), "Answer.") for one in (step, DOWN))
+    return Cascade(small=small, large=large, accept=Length(least=9), name=name)
+
+
+async def test_a_match_over_cascades_says_what_the_one_that_ran_says() -> None:
+    g: Any = Graph("g", str)
+    label = g.add(topic(), g.input)
+    reply = g.match(label, lambda one: g.add(written(f"on {one}"), g.input), labels=["card", "app"])
+    doubt = g.add(in_doubt, g.input)
+    graph = g.build(g.add(settled, g.input, when=reply.accepted, otherwise=doubt))
+    assert (await graph.run("Oh!")).output == "settled"
+
+
+def test_a_cascade_whose_stand_in_says_nothing_is_refused_when_it_is_built() -> None:
+    g: Any = Graph("g", str)
+    plain = g.add(Agent(ScriptedEndpoint(["Hi."]), "Answer.", name="plain"), g.input)
+    short = g.input.map(lambda text: len(text) < 9)
+    answer = g.add(written("reply"), g.input, when=short, otherwise=plain)
+    doubt = g.add(in_doubt, g.input)
+    with pytest.raises(WiringError, match="doesn't say whether it is accepted"):
+        g.build(g.add(settled, g.input, when=answer.accepted, otherwise=doubt))
+
+
 async def test_a_cascade_of_texts_says_it_too() -> None:
     def writer(step: Step) -> Agent[str | BaseModel, Reply]:
         return Agent(ScriptedEndpoint([step]), "Answer.")

@@ -193,6 +193,32 @@ async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run(
     assert any(note.kind == "degraded" for note in result.trace)
 
 
+async def test_a_program_that_uses_up_the_time_is_given_with_its_fault() -> None:
+    class Slow:
+        async def run(self, code: str, tests: str, /) -> SandboxResult:
+            await asyncio.sleep(60)
+            raise AssertionError("it is cancelled")
+
+    two = "```python\nassert add(1, 2) == 3\nassert add(2, 2) == 4\n```"
+    graph = Code(writer=large(two, GOOD), sandbox=Slow(), timeout_s=0.5)
+    program = (await graph.run("Add.")).output
+    assert "it had not ended" in program.faults[0]
+
+
+async def test_a_program_that_could_not_be_run_is_no_better_than_one_that_was() -> None:
+    class Breaking(Recorder):
+        async def run(self, code: str, tests: str, /) -> SandboxResult:
+            if "return 4" in code:
+                raise OSError("no container")
+            return await super().run(code, tests)
+
+    failing, passing = SandboxResult(passed=False, output="3 != 4"), SandboxResult(passed=True)
+    two = "```python\nassert add(1, 2) == 3\nassert add(2, 2) == 5\n```"
+    model = large(two, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
+    graph = Code(writer=model, sandbox=Breaking([passing, failing]), tries=2)
+    assert "return a + b" in (await graph.run("Add.")).output.text
+
+
 async def test_of_a_long_output_the_writer_sees_the_end() -> None:
     long = SandboxResult(passed=False, output="x" * 9000 + "the end")
     model = large(TESTS, GOOD, GOOD)

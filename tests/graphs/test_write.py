@@ -89,6 +89,19 @@ async def test_where_a_text_is_cut_no_heading_is_left_at_its_end() -> None:
     assert result.output.sections[0].text == "They hum."
 
 
+async def test_sentences_that_differ_in_a_word_both_stay() -> None:
+    first = "In 2021 the herd grew by five whales, and sang for company."
+    text = f"# W\n\n## A\n\n{first} {first.replace('2021', '2022')}"
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    assert (await Write(llm=llm, words=22).run(TASK)).output.text == text
+
+
+async def test_a_section_is_never_cut_to_its_heading() -> None:
+    text = f"# W\n\n## A\n\n### Inside\n\n{'far ' * 40}away.\n\n## B\n\nThey dive."
+    llm = ScriptedEndpoint([text], name="large", tier="llm")
+    assert (await Write(llm=llm, words=5).run(TASK)).output.text == text
+
+
 async def test_a_heading_without_a_text_stays() -> None:
     text = "# W\n\n## A\n\n## B\n\nThey dive at night."
     llm = ScriptedEndpoint([text], name="large", tier="llm")

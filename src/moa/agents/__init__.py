@@ -219,7 +219,7 @@ class Agent(TypedNode[In, Out]):
         if len(self.tools) < len(tools):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
-            self.endpoint = Tooled(endpoint)
+            self.endpoint = Tooled(self.endpoint)
 
     async def run(
         self, request: In, context: RunContext | None = None, /, *, history: History = ()
@@ -293,7 +293,7 @@ class Agent(TypedNode[In, Out]):
             text = output.text if isinstance(output, Reply) else output.model_dump_json()
             before += [asked, Message("assistant", text)]
         before += [one for one in history if one.role != "system"]
-        return plain(before) if history and not self.tools else tuple(before)
+        return tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
         """Give the tag where a prompt holds it, or the result of a tool may; else nothing."""
@@ -326,7 +326,10 @@ class Agent(TypedNode[In, Out]):
         exchange = _EXCHANGE.get() or _Exchange(())
         told = self.messages(request)
         asked = tuple(one for one in told if one.role != "system")
-        messages = before = (*self._before(told, exchange.history), *asked)
+        before = (*self._before(told, exchange.history), *asked)
+        if exchange.history and not self.tools:
+            before = plain(before)
+        messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
         # Beside tools many servers enforce no schema, so that JSON may have to be asked for anew.
@@ -337,8 +340,8 @@ class Agent(TypedNode[In, Out]):
             turns += more
             cut = completion.finish_reason == "length"
             try:
-                plain = self._unechoed(completion, self._tag_in(asked[-1].content), context)
-                output = self.read(self._fitted(plain, context))
+                said_alone = self._unechoed(completion, self._tag_in(asked[-1].content), context)
+                output = self.read(self._fitted(said_alone, context))
                 self.check(request, output)
             except ValueError as error:
                 fault = said(error)
@@ -352,7 +355,7 @@ class Agent(TypedNode[In, Out]):
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
-                answered = Message("assistant", plain.text)
+                answered = Message("assistant", said_alone.text)
                 exchange.said = (*exchange.history, *asked, *turns, answered)
                 return output
         raise AssertionError("the last try returns or raises")

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from moa._async import in_time
 from moa.batch import NodeBase, faults_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.errors import CapabilityError, ConfigError, DeadlineExceeded, InputError
+from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
 from moa.node import Result, finish
 from moa.usage import UNLIMITED, Budget, Tier
@@ -179,17 +180,12 @@ async def beside_the_loop(work: Callable[[], T], context: RunContext) -> T:
     Raises:
         DeadlineExceeded: the time is up; the thread goes on alone to its end.
     """
-    timeout = asyncio.timeout(context.remaining_s())
-    try:
-        async with timeout:
-            return await asyncio.to_thread(work)
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded(
-            f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
-            "give it more time or a shorter text"
-        ) from error
+    late = (
+        f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
+        "give it more time or a shorter text"
+    )
+    async with in_time(context.remaining_s(), late):
+        return await asyncio.to_thread(work)
 
 
 _ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}

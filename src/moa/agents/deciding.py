@@ -313,7 +313,7 @@ class FoundOut:
         free = costs_nothing(agent.endpoint)
         if agent.encoder is None and not free:
             return None
-        async with self._lock:
+        async with self._lock.held(context.remaining_s()):
             if not self._known:
                 from moa.decisions.zero_shot import zero_shot
 

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Protocol, cast, get_type_hints
 
@@ -28,13 +28,14 @@ from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 
 Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
-"""Says whether a call may be made: `True`, `False`, or why not. `call.values` are its arguments."""
+"""Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
+the tool is given them, checked and with defaults, written as JSON."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_QUOTE = 300
 _NO_TIME = 1e-12
 """Seconds of a charge for a tool: those of a usage are spent with endpoints."""
-_ENDS_A_RUN = (ConfigError, BudgetExceeded, DeadlineExceeded, EndpointUnauthorized)
+_ENDS_A_RUN = (ConfigError, BudgetExceeded, EndpointUnauthorized)
 """What no model can do anything about."""
 
 
@@ -157,7 +158,14 @@ async def in_thread(function: Callable[..., Any], /, *given: Any, **named: Any) 
     """Call a function, and await it where it is asynchronous; else it runs in a thread."""
     if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         return await function(*given, **named)
-    result = await asyncio.to_thread(function, *given, **named)
+
+    def called() -> Any:
+        try:
+            return function(*given, **named)
+        except StopIteration as error:  # no future can hold one
+            raise RuntimeError("StopIteration") from error
+
+    result = await asyncio.to_thread(called)
     return await result if inspect.isawaitable(result) else result
 
 
@@ -169,7 +177,12 @@ def _arguments_of(function: Callable[..., Any], hints: Mapping[str, Any]) -> Cal
         return values
 
     signature = inspect.signature(function)
-    kept = [one for key, one in signature.parameters.items() if hints.get(key) is not RunContext]
+    bound = getattr(function, "keywords", {})  # of a `partial`: not for the model to say
+    kept = [
+        one
+        for key, one in signature.parameters.items()
+        if hints.get(key) is not RunContext and key not in bound
+    ]
     for one in kept:
         if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL):
             raise ConfigError(f"{function!r}: a model names its arguments, and {one} has no name")
@@ -297,7 +310,10 @@ class ToolCalls:
     async def _approved(
         self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
     ) -> str:
-        allowed = True if tool.approve is None else await in_thread(tool.approve, call)
+        allowed: object = True
+        if tool.approve is not None:  # it sees what will run, and not what the model wrote
+            asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
+            allowed = await in_thread(tool.approve, asked)
         if allowed is True:
             return await self._called(tool, call, values, context)
         if not isinstance(allowed, str | bool):
@@ -316,6 +332,9 @@ class ToolCalls:
             async with limit:
                 text = await tool.run(values, context)
             failure = None
+        except DeadlineExceeded as error:
+            context.remaining_s()  # raises where it is the run's own time that is up
+            text, failure = _worded(error), type(error).__name__
         except _ENDS_A_RUN:
             raise
         except Exception as error:  # noqa: BLE001  a model can do without one tool

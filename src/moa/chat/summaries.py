@@ -94,10 +94,10 @@ class Extract(TypedNode[Passage, Reply]):
         kept: set[int] = set()
         left = self.max_tokens
         for place in reversed(newest):
-            left -= approximate_tokens(lines[place])
-            if left < 0:
-                break
-            kept.add(place)
+            tokens = approximate_tokens(lines[place])
+            if tokens <= left:
+                kept.add(place)
+                left -= tokens
         if not lines:
             return Reply(text=LEFT_OUT)
         if not kept:

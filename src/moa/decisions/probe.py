@@ -242,7 +242,7 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
         EndpointError: a request failed.
         DeadlineExceeded: the run's time is up.
     """
-    async with _lock:
+    async with _lock.held(context.remaining_s()):
         who = f"{endpoint.name}: {endpoint.model}"
         calls = _ROOM * len(LAYOUTS) * len(shipped_trials())
         room = Amount(calls=calls, input_tokens=calls * _TOKENS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple, Unpack
 
-from moa._async import Lock
+from moa._async import Lock, in_time
 from moa.agents.boundary import Limits, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
@@ -31,7 +31,6 @@ from moa.documents.store import Store
 from moa.endpoints import Endpoint
 from moa.errors import (
     ConfigError,
-    DeadlineExceeded,
     InputError,
     MissingDependency,
     MoaError,
@@ -271,18 +270,11 @@ class Indexed(Retriever):
         return (await ready.retriever.run(request, context)).output
 
     async def _prepared(self, context: RunContext) -> _Search:
-        timer = asyncio.timeout(context.remaining_s())
-        try:
-            async with timer:
-                read = await asyncio.wrap_future(self._read())
-                async with self._lock:
-                    return self._ready or await self._over(read, context)
-        except TimeoutError as error:
-            if not timer.expired():
-                raise
-            raise DeadlineExceeded(
-                f"{self.name}: the time given to the run was up before its documents were read"
-            ) from error
+        late = f"{self.name}: the time given to the run was up before its documents were read"
+        async with in_time(context.remaining_s(), late):
+            read = await asyncio.wrap_future(self._read())
+            async with self._lock.held(None):
+                return self._ready or await self._over(read, context)
 
     def _read(self) -> Future[_Read]:
         """Give the reading that goes on or is over, or begin one; it is no run's own.

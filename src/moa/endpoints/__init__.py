@@ -372,7 +372,7 @@ def _keeps_decisions(ask: Callable[..., Awaitable[Decision]]) -> Callable[..., A
         return context.journal.once(
             context,
             f"decide {self.name}",
-            (self.model, state, [_asked(question) for question in questions], examples),
+            (self.model, state, [asked(question) for question in questions], examples),
             decision_form(questions),
             lambda inner: ask(self, state, questions, inner, examples=examples),
         )
@@ -385,7 +385,8 @@ def decision_form(questions: Sequence[Question]) -> Form[Decision]:
     return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
 
 
-def _asked(question: Question) -> object:
+def asked(question: Question) -> object:
+    """Write down all that an answer to a question depends on."""
     options = [(option.name, option.description) for option in question.options]
     return question.name, question.kind, question.text, options, question.layout
 

@@ -288,6 +288,8 @@ class Client:
         loop = asyncio.get_running_loop()
         line = self._lines.get(loop)
         if line is None:
+            for ended in [one for one in self._lines if one.is_closed()]:
+                del self._lines[ended]  # its connections hold it, so it would stay for good
             line = self._lines[loop] = self._open()
         return line
 
@@ -299,15 +301,19 @@ class Client:
             base = os.environ.get("OPENAI_BASE_URL") or _OPENAI
             check_address(base, self.name, "$OPENAI_BASE_URL")
         secret = self._secret()
+        proxy = None if is_loopback(base) else proxy_of(base, self.name)
+        secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(self.name)
+                limit=0,
+                keepalive_timeout=_KEEP_IDLE_S,
+                ssl=trusted(self.name) if secured else True,
             ),
             headers=self._headers(secret),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             # aiohttp's `trust_env` knows no $ALL_PROXY, and reads ~/.netrc for every request.
-            proxy=None if is_loopback(base) else proxy_of(base, self.name),
+            proxy=proxy,
         )
         slots = asyncio.Semaphore(self._concurrency)
         return _Line(http, base.rstrip("/"), slots, secret, _close_at_end(self, http))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, Protocol, cast
-from weakref import WeakKeyDictionary
 
+from moa._async import Lock
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt
 from moa.endpoints.client import Client
@@ -95,9 +94,7 @@ class Decider:
         """The one that works; `None` until it is found."""
         self._passed: list[str] = []
         """Why others were not taken, as the trace says it."""
-        self._finding: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
+        self._finding = Lock()
 
     async def decide(
         self,
@@ -109,7 +106,7 @@ class Decider:
         examples: Sequence[Example],
     ) -> Decision:
         """Answer typed questions about `text`; see `Backend.decide`."""
-        async with self._finding.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._finding.held(context.remaining_s()):
             known = self._backend is not None
             first = None if known else await self._try(text, questions, context, examples)
         if first is not None:

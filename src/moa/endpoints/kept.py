@@ -14,8 +14,8 @@ from typing import Any
 from moa._files import make_private
 from moa.errors import StoreError
 
-_WAIT_S = 60.0
-"""Seconds to wait while another process writes, which takes it a moment."""
+_WAIT_S = 5.0
+"""Seconds to wait while another process writes, a moment; the event loop stands still meanwhile."""
 _SCHEMA = "create table if not exists answers (key blob primary key, answer text) without rowid"
 
 

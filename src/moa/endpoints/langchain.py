@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from pydantic import BaseModel
 
+from moa._async import in_time
 from moa.context import Reservation, RunContext
 from moa.endpoints import (
     Capability,
@@ -30,7 +30,6 @@ from moa.endpoints.http_errors import meaning
 from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import estimate_of
 from moa.errors import (
-    DeadlineExceeded,
     EndpointError,
     EndpointRejected,
     EndpointTimeout,
@@ -46,6 +45,7 @@ from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
 """What models call the tokens of an answer."""
 _CUT = ("length", "max_tokens")
+_ENDED = ("finish_reason", "stop_reason", "done_reason")
 _LONGEST_QUOTE = 300
 
 
@@ -86,8 +86,8 @@ class LangChainEndpoint(Closing):
             InvalidResponse: the answer brought no text.
             OutputError: the model stopped before it wrote an answer.
         """
-        with await self._reserved(prompt, context) as call, self._mapped(context):
-            async with asyncio.timeout(context.remaining_s()):
+        with await self._reserved(prompt, context) as call, self._mapped():
+            async with in_time(context.remaining_s()):
                 message, parsed = await self._asked(prompt)
             return self._finished(message, parsed, call, context)
 
@@ -100,7 +100,7 @@ class LangChainEndpoint(Closing):
             yield completion.text
             yield completion
             return
-        with await self._reserved(prompt, context) as call, self._mapped(context):
+        with await self._reserved(prompt, context) as call, self._mapped():
             whole: AIMessageChunk | None = None
             asked = self._model(prompt).astream(_messages(prompt.messages), stop=_stop(prompt))
             async with closed_after(asked) as pieces:
@@ -116,7 +116,7 @@ class LangChainEndpoint(Closing):
     async def _next(
         pieces: AsyncIterator[AIMessageChunk], context: RunContext
     ) -> AIMessageChunk | None:
-        async with asyncio.timeout(context.remaining_s()):
+        async with in_time(context.remaining_s()):
             return await anext(pieces, None)
 
     async def decide(
@@ -152,7 +152,8 @@ class LangChainEndpoint(Closing):
         limit = next((name for name in _LIMITS if name in fields), None)
         update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
         # One that has none may refuse it, as OpenAI's reasoning models do.
-        if prompt.temperature is not None and getattr(self.chat_model, "temperature", None):
+        own = getattr(self.chat_model, "temperature", None)
+        if prompt.temperature is not None and own is not None:
             update["temperature"] = prompt.temperature
         return self.chat_model.model_copy(update=update)
 
@@ -162,7 +163,10 @@ class LangChainEndpoint(Closing):
         if schema is None:
             return await model.ainvoke(_messages(messages), stop=_stop(prompt)), None
         try:
-            held = model.with_structured_output(dict(schema), include_raw=True)
+            if "properties" not in schema:  # LangChain makes a function of it, without the rest
+                raise NotImplementedError
+            titled = {"title": "answer", **schema}
+            held = model.with_structured_output(titled, include_raw=True)
         except NotImplementedError:
             shown = _messages(with_schema(messages, schema))
             return await model.ainvoke(shown, stop=_stop(prompt)), None
@@ -180,7 +184,7 @@ class LangChainEndpoint(Closing):
         amount = self.price.charge(amount)
         call.settle(amount)
         about: dict[str, Any] = message.response_metadata
-        ended = str(about.get("finish_reason") or about.get("stop_reason") or "stop").lower()
+        ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
         cut = ended in _CUT
         text = _json(parsed) if parsed is not None else str(message.text)
         if not text.strip():
@@ -207,16 +211,13 @@ class LangChainEndpoint(Closing):
         )
 
     @contextmanager
-    def _mapped(self, context: RunContext) -> Generator[None]:
+    def _mapped(self) -> Generator[None]:
         """Turn what a model raises into an error of moa."""
         try:
             yield
         except (MoaError, AssertionError):
             raise
         except Exception as error:
-            if isinstance(error, TimeoutError) and context.deadline is not None:
-                context.remaining_s()
-                raise DeadlineExceeded(f"{context.node or 'run'}: the run's time is up") from error
             raise self._meant(error) from error
 
     def _meant(self, error: Exception) -> EndpointError:

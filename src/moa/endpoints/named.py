@@ -61,10 +61,14 @@ def endpoint(
         return Retried(served)
     if not found["url"]:
         settings.setdefault("price", published_price(model, dialect))
-    own = None if dialect.base_url else dialect
     return Retried(
         OpenAIEndpoint(
-            name or model, model=model, base_url=url, tier=tier or "llm", dialect=own, **settings
+            name or model,
+            model=model,
+            base_url=url,
+            tier=tier or "llm",
+            dialect=dialect,
+            **settings,
         )
     )
 
@@ -80,7 +84,8 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
     """
     if isinstance(given, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
-        return _shared(given, tier, keys)
+        usual = _shared(given, None, keys)
+        return usual if tier in (None, usual.tier) else _shared(given, tier, keys)
     return Retried(given) if isinstance(given, OpenAIEndpoint) else given
 
 

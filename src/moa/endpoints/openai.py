@@ -449,9 +449,19 @@ def _tool_calls(asked: object, prompt: Prompt) -> tuple[ToolCall, ...]:
 
 
 def _add_part(calls: list[JSON], part: JSON) -> None:
-    """Add a piece of a streamed tool call; it goes on with one of its index, or has an id anew."""
+    """Add a piece of a streamed tool call; it goes on with one of its index, or is another one.
+
+    Another one has another id. Where ids are empty, as Gemini's, it has a name and follows one with
+    whole arguments; some servers repeat the name in each piece.
+    """
     index, id, function = part.get("index"), _text(part.get("id")), object_of(part.get("function"))
-    same = (one for one in calls if one["index"] == index and id in ("", one["id"]))
+    named = bool(_text(function.get("name")))
+    same = (
+        one
+        for one in calls
+        if one["index"] == index
+        and (one["id"] == id if id else not (named and _is_json(one["function"]["arguments"])))
+    )
     call = next(same, None)
     if call is None:
         call = JSON()
@@ -460,6 +470,14 @@ def _add_part(calls: list[JSON], part: JSON) -> None:
     written = call["function"]
     written["name"] = written["name"] or _text(function.get("name"))
     written["arguments"] += _text(function.get("arguments"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def split_thinking(text: str) -> tuple[str, str | None]:

@@ -60,7 +60,7 @@ class Tooled(Wrapping):
         Raises:
             OutputError: `max_tokens` cut the JSON by which a tool is chosen.
         """
-        if self._natively:
+        if self._natively and prompt.tools:  # some servers take no results without tools
             try:
                 return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
             except EndpointError as error:
@@ -72,8 +72,8 @@ class Tooled(Wrapping):
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`; what may be a tool that is chosen comes as a whole."""
-        if self._natively:
-            held = ""
+        if self._natively and prompt.tools:
+            held, begun = "", False
             try:
                 async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
                     async for piece in pieces:
@@ -82,9 +82,10 @@ class Tooled(Wrapping):
                             if held and not piece.tool_calls:
                                 yield held
                             yield piece
-                        elif prompt.tools and (held or piece.lstrip()[:1] in _MAY_BE_A_CALL):
+                        elif held or (not begun and piece.lstrip()[:1] in _MAY_BE_A_CALL):
                             held += piece
                         else:
+                            begun = begun or bool(piece.strip())
                             yield piece
                 return
             except EndpointError as error:
@@ -98,7 +99,8 @@ class Tooled(Wrapping):
         """Find a call that the model wrote as text, and choose by a schema from then on."""
         text = _WRITTEN.fullmatch(completion.text)
         call = _call_in(text[1], prompt) if text and not completion.tool_calls else None
-        if call is None:
+        unknown = call is not None and call.name not in {tool.name for tool in prompt.tools}
+        if call is None or (unknown and prompt.json_schema is not None):  # it may be the answer
             return completion
         self._natively = False
         context.note(

@@ -30,6 +30,7 @@ from moa.endpoints import (
     Endpoint,
     Example,
     Prompt,
+    asked,
     close_all,
     closed_after,
     decision_form,
@@ -361,12 +362,8 @@ class Cached(Wrapping):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """See `Endpoint.decide`."""
-        asked = [
-            (q.name, q.kind, q.text, [(o.name, o.description) for o in q.options], q.layout)
-            for q in questions
-        ]
         shown = [(example.text, dict(example.labels)) for example in examples]
-        key = self._key("decide", [text, asked, shown])
+        key = self._key("decide", [text, [asked(question) for question in questions], shown])
 
         def ask() -> Awaitable[Decision]:
             return self.endpoint.decide(text, questions, context, examples=examples)
@@ -450,12 +447,12 @@ class Cached(Wrapping):
         kept = self._kept.get(key)
         if kept is not None or self._file is None:
             return cast("Answered | None", kept)
-        written = self._file.get(key)
-        if written is None:
-            return None
         try:
+            written = self._file.get(key)
+            if written is None:
+                return None
             answer = form.load(written)
-        except ValueError:  # written by another version
+        except ValueError:  # written by another version, or broken
             return None
         self._remember(key, answer)
         return answer

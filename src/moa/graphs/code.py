@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.errors import ConfigError, MoaError, NodeError, check_recoverable
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, check_recoverable
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.handoffs import Reply
@@ -199,7 +199,7 @@ class _Written:
     reviewed: bool = False
     sandboxed: SandboxResult | None = None
     failed: int = 0
-    """Tests that failed; where it was not run for its faults, more than there can be."""
+    """Tests that failed; where it could not be run, more than there can be."""
 
 
 class Code(Recipe[str | BaseModel, Program], recipe="code"):
@@ -313,7 +313,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             done = [await _run(self.sandbox, source.code, test, hidden) for test in tests or ("",)]
         except NodeError as error:
             hidden.note("degraded", f"the program is not run: {error}")
-            return written
+            return replace(written, failed=_NOT_RUN)
         failed = [one for one in done if not one.passed]
         if not failed:
             return replace(written, sandboxed=SandboxResult(passed=True))
@@ -414,7 +414,10 @@ async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> 
     Raises:
         NodeError: the sandbox itself failed.
     """
-    limit_s = context.remaining_s()
+    try:
+        limit_s = context.remaining_s()
+    except DeadlineExceeded:
+        return SandboxResult(passed=False, output="there was no time left to run it")
     timer = asyncio.timeout(limit_s)
     try:
         async with timer:

@@ -33,7 +33,7 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.handoffs import Dropped, Reply
 from moa.node import Node, Result
-from moa.questions import NONE_OF_THESE, Choice, Predicate, Question, Score
+from moa.questions import Choice, Predicate, Question, Score
 
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
@@ -312,15 +312,15 @@ class Windows:
 def labels_in(decision: object) -> dict[str, str]:
     """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
     found: dict[str, str] = {}
-    for question, answer in answers_in(decision):
+    for question, answer in watched_in(decision):
         if isinstance(answer, Verdict):
             found[question] = "kept" if answer.kept else "dropped"
-        else:
-            found |= _labels(question, answer)
+        elif answer.status == "answered":
+            found[question] = answer.said
     return found
 
 
-def answers_in(
+def watched_in(
     decision: object, name: str = ""
 ) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
     """Find the answers in a decision, and in the models in it, by the name of the question.
@@ -334,7 +334,7 @@ def answers_in(
         yield name or answer.question or "label", answer
     elif isinstance(decision, BaseModel):
         for field in type(decision).model_fields:
-            yield from answers_in(getattr(decision, field), f"{name}.{field}" if name else field)
+            yield from watched_in(getattr(decision, field), f"{name}.{field}" if name else field)
 
 
 def decider(
@@ -490,7 +490,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         """
         state = self.windows.state
         counted = state.learned or state.window.counts
-        if not counted and not isinstance(decision, Dropped) and not dict(answers_in(decision)):
+        if not counted and not isinstance(decision, Dropped) and not dict(watched_in(decision)):
             raise ConfigError(
                 f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
                 "labels to watch. Take a node that decides, or give seen="
@@ -555,15 +555,6 @@ def findings_of(change: Change) -> Findings:
         figures=tuple(_figures(change.reference, change.window.counts)),
         examples=_examples(change.moved, change.window),
     )
-
-
-def _labels(question: str, answer: Predicate | Choice[Any] | Score) -> dict[str, str]:
-    if answer.status != "answered":
-        return {}
-    picked = answer.picked
-    if isinstance(picked, bool):
-        picked = "yes" if picked else "no"
-    return {question: NONE_OF_THESE if picked is None else str(getattr(picked, "value", picked))}
 
 
 def _said(moved: Moved) -> str:

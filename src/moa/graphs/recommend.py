@@ -156,6 +156,9 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
                 f"the catalogue has {len(rows)} rows and {len(self.items)} ids: each item needs "
                 "an id of its own"
             )
+        self._by_title: dict[str, list[Item]] = {}
+        for item in rows:
+            self._by_title.setdefault((item.title or item.id).casefold(), []).append(item)
         if self.encoder is not None:
             require(self.encoder, "embed", agent=self.name)
         self.judge = None if self.scorer is None else Decider(self.scorer, Suits, name="score")
@@ -213,13 +216,11 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _had(self, request: Interests, context: RunContext) -> list[Item]:
-        by_title: dict[str, list[Item]] = {}
-        for item in self.items.values():
-            by_title.setdefault((item.title or item.id).casefold(), []).append(item)
         had: dict[str, Item] = {}
         unknown = 0
         for name in request.history:
-            found = [self.items[name]] if name in self.items else by_title.get(name.casefold(), [])
+            one, titled = self.items.get(name), self._by_title.get(name.casefold(), [])
+            found = titled if one is None else [one]
             unknown += not found
             had |= {item.id: item for item in found}
         if unknown:
@@ -242,7 +243,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
         if self.encoder is None:
             return None
-        async with self._lock:
+        async with self._lock.held(context.remaining_s()):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa._async import map_async
-from moa._text import UNSPACED, word_count
+from moa._text import UNSPACED, word_count, words_in
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
-from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, check_recoverable
@@ -32,8 +31,8 @@ WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
 topics that were tried with a model of 1.5B they met less of the task."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
-_FEW, _SAME = 5, 0.8
-"""Different words from which on a sentence can repeat another, and the share of them in both."""
+_FEW = 5
+"""Words from which on a sentence can repeat another; shorter ones may be meant to."""
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
@@ -175,9 +174,10 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         note_drafts(context, [self.llm])
         text = (await self.whole.run(_Attempt(assignment=request), silent)).output.text
         article = self._tidied(article_of(text, request.text), context)
-        if (fault := self._fault(article)) is not None:
+        fault = self._fault(article)
+        if fault is not None and not self.length.too_long(_prose(article.sections)):
             context.note("repaired", f"asked again: {fault}")
-            again = _Attempt(assignment=request, draft=text, fault=fault)
+            again = _Attempt(assignment=request, draft=article.text, fault=fault)
             try:
                 text = (await self.whole.run(again, silent)).output.text
             except MoaError as error:
@@ -186,8 +186,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             else:
                 anew = self._tidied(article_of(text, request.text), context)
                 article = min(article, anew, key=self._off)
-            if (left := self._fault(article)) is not None:
-                context.note("degraded", f"the length of the text: {left}")
+        if (left := self._fault(article)) is not None:
+            context.note("degraded", f"the length of the text: {left}")
         return article
 
     def _tidied(self, article: Article, context: RunContext) -> Article:
@@ -196,12 +196,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         shorter = list(sections)
         while self.length.too_long(_prose(shorter)):
             longest = max(shorter, key=lambda section: word_count(section.text))
-            *kept, last = sentences(longest.text)
-            if not kept:
+            begin, _ = sentences(longest.text)[-1]
+            text = _LAST_HEADING.sub("", longest.text[:begin].rstrip()).rstrip()
+            if not text:
                 break
-            place = shorter.index(longest)
-            text = _LAST_HEADING.sub("", longest.text[: last[0]].rstrip())
-            shorter[place] = longest.model_copy(update={"text": text.rstrip()})
+            shorter[shorter.index(longest)] = longest.model_copy(update={"text": text})
         if shorter != list(sections):
             context.note("truncated", "the ends of the longest sections, by its length")
         return _put_together(article.title, tuple(shorter))
@@ -414,8 +413,8 @@ def _prose(sections: Sequence[Section]) -> str:
 
 
 def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Section, ...]:
-    """Take out sentences that say again what one before them said, in nearly the same words."""
-    seen: list[set[str]] = []
+    """Take out sentences that one before them said word for word: near ones may mean more."""
+    seen: set[tuple[str, ...]] = set()
     kept: list[Section] = []
     gone = 0
     for section in sections:
@@ -423,11 +422,11 @@ def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Sectio
         found = sentences(section.text)
         ends = [*(start for start, _ in found), len(section.text)][1:]
         for (start, sentence), end in zip(found, ends, strict=True):
-            said = set(words(sentence))
-            if len(said) >= _FEW and any(_alike(said, one) for one in seen):
+            said = tuple(words_in(sentence))
+            if len(said) >= _FEW and said in seen:
                 gone += 1
                 continue
-            seen.append(said)
+            seen.add(said)
             pieces.append(section.text[start:end])
         if pieces or not section.text:
             text = "".join(pieces).rstrip()
@@ -435,10 +434,6 @@ def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Sectio
     if gone:
         context.note("dropped", f"sentences that said again what was said: {gone}")
     return tuple(kept)
-
-
-def _alike(one: set[str], other: set[str]) -> bool:
-    return len(one & other) >= _SAME * len(one | other)
 
 
 def _put_together(title: str, sections: tuple[Section, ...]) -> Article:

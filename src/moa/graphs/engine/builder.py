@@ -488,8 +488,11 @@ class Graph(Generic[In]):
 
 def _same(one: NodeStep, other: NodeStep) -> bool:
     """Whether two labels of a `match` ask for the same node on the same source."""
-    mine = (one.node, one.source, one.when, one.otherwise, one.eager)
-    return mine == (other.node, other.source, other.when, other.otherwise, other.eager)
+    first, second = (
+        (step.node, step.source, step.when, step.otherwise, step.eager, step.thread)
+        for step in (one, other)
+    )
+    return first == second
 
 
 In_contra = TypeVar("In_contra", contravariant=True)

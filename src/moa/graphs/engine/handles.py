@@ -19,7 +19,7 @@ from typing import (
 )
 
 from moa.errors import WiringError
-from moa.graphs.engine.types import UNKNOWN, Signature, field_type, picked, signature_of
+from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
 from moa.questions import Choice, Question
 from moa.usage import Tier
 
@@ -278,7 +278,7 @@ def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> Fu
     output, fields = signature.output, picked(function)
     if output is UNKNOWN and not sources[0].may_skip:
         output = field_type(sources[0].type, fields)
-    called = getattr(function, "__name__", "function")
+    called = name_of(function)
     names = ".".join((", ".join(step.name for step in sources), *fields))
     return FunctionStep(
         graph=sources[0].graph,

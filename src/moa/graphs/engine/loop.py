@@ -54,7 +54,7 @@ class Loop:
     @property
     def goal(self) -> str:
         """What it runs until, as far as a name says it; may be empty."""
-        called = getattr(self.until, "__name__", type(self.until).__name__)
+        called = name_of(self.until)
         return ".".join(picked(self.until)) if called == "<lambda>" else called
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:

@@ -290,16 +290,20 @@ def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
     source = step.source
     if source.may_skip:
         yield f"{step.name!r} is of what can be skipped: give {source.name!r} an otherwise="
-    if not can_be_accepted(source.type) and not _settles(source):
+    if not _says(source):
         yield (
             f"{source.name!r} gives {shown(source.type)}, which doesn't say whether it is "
             "accepted: take .accepted of a Cascade, or of an agent that has a calibration"
         )
 
 
-def _settles(step: Step) -> bool:
-    """Whether a node's result says if its output is accepted, as a cascade's does."""
-    return isinstance(step, NodeStep) and step.signature.settles
+def _says(step: Step) -> bool:
+    """Whether what a step holds may say if it is accepted, or its result does, as a cascade's."""
+    if isinstance(step, MatchStep):
+        return all(map(_says, step.cases.values()))
+    if isinstance(step, NodeStep) and step.signature.settles:
+        return step.otherwise is None or _says(step.otherwise)
+    return can_be_accepted(step.type)
 
 
 def _match_problems(step: MatchStep) -> Iterator[str]:
