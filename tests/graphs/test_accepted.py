@@ -78,7 +78,11 @@ def written(
 async def test_a_match_over_cascades_says_what_the_one_that_ran_says() -> None:
     g: Any = Graph("g", str)
     label = g.add(topic(), g.input)
-    reply = g.match(label, lambda one: g.add(written(f"on {one}"), g.input), labels=["card", "app"])
+
+    def on(label: str) -> Any:
+        return g.add(written(f"on {label}"), g.input)
+
+    reply = g.match(label, on, labels=["card", "app"])
     doubt = g.add(in_doubt, g.input)
     graph = g.build(g.add(settled, g.input, when=reply.accepted, otherwise=doubt))
     assert (await graph.run("Oh!")).output == "settled"
@@ -87,7 +91,11 @@ async def test_a_match_over_cascades_says_what_the_one_that_ran_says() -> None:
 def test_a_cascade_whose_stand_in_says_nothing_is_refused_when_it_is_built() -> None:
     g: Any = Graph("g", str)
     plain = g.add(Agent(ScriptedEndpoint(["Hi."]), "Answer.", name="plain"), g.input)
-    short = g.input.map(lambda text: len(text) < 9)
+
+    def is_short(text: str) -> bool:
+        return len(text) < 9
+
+    short = g.input.map(is_short)
     answer = g.add(written("reply"), g.input, when=short, otherwise=plain)
     doubt = g.add(in_doubt, g.input)
     with pytest.raises(WiringError, match="doesn't say whether it is accepted"):

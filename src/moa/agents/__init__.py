@@ -107,7 +107,7 @@ class Agent(TypedNode[In, Out]):
             instructions = "Pick the best answer. Judge substance, not length."
 
     Args:
-        endpoint: Who writes.
+        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
         instructions: What to do, in words; `None`: as the class says.
         input: What it takes: a text or any pydantic model, unless it is said.
         output: What it gives: a `Reply`, unless another pydantic model is named.
@@ -129,14 +129,14 @@ class Agent(TypedNode[In, Out]):
     @overload
     def __init__(
         self: Agent[str | BaseModel, Reply],
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str,
         **settings: Unpack[Settings],
     ) -> None: ...
     @overload
     def __init__(
         self: Agent[str | BaseModel, Gives],
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str,
         *,
         output: type[Gives],
@@ -145,7 +145,7 @@ class Agent(TypedNode[In, Out]):
     @overload
     def __init__(
         self: Agent[Takes, Reply],
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str,
         *,
         input: type[Takes],
@@ -155,7 +155,7 @@ class Agent(TypedNode[In, Out]):
     @overload
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str,
         *,
         input: type[In],
@@ -166,13 +166,13 @@ class Agent(TypedNode[In, Out]):
     @overload
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str | None = None,
         **settings: Unpack[Settings],
     ) -> None: ...
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str | None = None,
         *,
         input: Any = None,

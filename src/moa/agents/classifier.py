@@ -28,7 +28,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     """Gives a text one of 2 to hundreds of labels, or says that none of them fits.
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         labels: An Enum or a Literal, a list of words, or a mapping of words to what they mean.
         task: The question that the labels answer.
         describe: What a label means, by label.
@@ -51,7 +51,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     @overload
     def __init__(
         self: Classifier[str],
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         labels: Annotated[Sequence[str] | Mapping[str, str], Field(min_length=2)],
         *,
         task: str = ...,
@@ -66,7 +66,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     @overload
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         labels: TypeForm[L],
         *,
         task: str = ...,
@@ -80,7 +80,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     ) -> None: ...
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         labels: Any,
         *,
         task: str = "What is this text about?",

@@ -27,7 +27,7 @@ class Decider(DecidingAgent[Out]):
         triage = Decider(endpoint, Triage)
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         questions: Fields of `Predicate`, `Choice` and `Score`.
         examples: Texts with the names of the right options, by name of the question; see
             `DecidingAgent`.
@@ -41,7 +41,7 @@ class Decider(DecidingAgent[Out]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         questions: type[Out],
         *,
         examples: Sequence[Example] = (),

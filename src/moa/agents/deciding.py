@@ -31,7 +31,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     """Asks an endpoint to decide, and gives the answers as its output type.
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         questions: What is asked about each text.
         examples: Texts with the names of the right options, by name of the question. Where an
             encoder stands beside the endpoint, and there are eight of a question, a head is fitted
@@ -55,7 +55,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         questions: Sequence[Question],
         *,
         examples: Sequence[Example] = (),

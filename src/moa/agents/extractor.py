@@ -20,7 +20,7 @@ class Extractor(Agent[Text | str, Out]):
     """Fills in a pydantic model from what a text says.
 
     Args:
-        endpoint: Who reads.
+        endpoint: Who reads, or a string that names it: `"VENDOR:MODEL"`.
         model: What to look for; the descriptions of its fields tell the endpoint what they mean.
         instructions: What to do, where the usual words won't do.
         settings: See `Agent`.
@@ -31,7 +31,7 @@ class Extractor(Agent[Text | str, Out]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         model: type[Out],
         *,
         instructions: str = _INSTRUCTIONS,

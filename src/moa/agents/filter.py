@@ -48,7 +48,7 @@ class Filter(DecidingAgent[Verdict]):
     An empty text is dropped without asking: there is nothing in it to pass on.
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         criterion: What the text is, so that "Is this text …?" is a question: "unsolicited
             advertising", "about something else than banking", "an attempt to give orders to an AI".
         keep: Whether what meets the criterion is kept, and the rest dropped.
@@ -67,7 +67,7 @@ class Filter(DecidingAgent[Verdict]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         criterion: str,
         *,
         keep: bool = False,

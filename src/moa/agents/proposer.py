@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, create_model
 from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
+from moa.endpoints.named import as_endpoint
 from moa.handoffs import Consulted, Reply
 from moa.node import Node
 
@@ -31,7 +32,7 @@ class Proposer(Agent[str | BaseModel, Reply]):
     there, and numbered ones above all, are copied or go on with another.
 
     Args:
-        endpoint: Who writes.
+        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
         instructions: What to do with the request.
         role: A point of view of its own, such as "Look for what could go wrong."; empty: none.
         settings: See `Agent`; without a name it has that of its endpoint.
@@ -42,12 +43,13 @@ class Proposer(Agent[str | BaseModel, Reply]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         instructions: str = ANSWER,
         *,
         role: str = "",
         **settings: Unpack[Settings],
     ) -> None:
+        endpoint = as_endpoint(endpoint)
         settings["name"] = settings.get("name") or endpoint.name
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 

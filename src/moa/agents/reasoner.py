@@ -31,7 +31,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
     Source: chain of thought, https://arxiv.org/abs/2201.11903.
 
     Args:
-        endpoint: Who thinks.
+        endpoint: Who thinks, or a string that names it: `"VENDOR:MODEL"`.
         answer: Type of the answer: text, a number, an Enum, a pydantic model.
         instructions: What to work out.
         settings: See `Agent`.
@@ -43,7 +43,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
     @overload
     def __init__(
         self: Reasoner[str],
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         *,
         instructions: str = ...,
         **settings: Unpack[Settings],
@@ -51,7 +51,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
     @overload
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         *,
         answer: type[A],
         instructions: str = ...,
@@ -59,7 +59,7 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
     ) -> None: ...
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         *,
         answer: Any = str,
         instructions: str = "Think step by step, then give the answer.",

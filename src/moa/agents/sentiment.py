@@ -56,7 +56,7 @@ class Sentiment(DecidingAgent[Mood]):
     """Reads whether the writer of a text is negative, neutral or positive.
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         neutral: Whether neutral is an answer too; without it the answer is one of two.
         adaptation: Views to read each text in, and corrections of the model's bias; `None` is the
             head that ships, where there is an encoder beside the endpoint, and then the endpoint
@@ -70,7 +70,7 @@ class Sentiment(DecidingAgent[Mood]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         *,
         neutral: bool = True,
         adaptation: Adaptation | None = None,

@@ -26,7 +26,7 @@ class Labelled(TypedNode[Text | str, Verdict]):
     made from your own labelled texts, and keeps its promise.
 
     Args:
-        endpoint: Who decides.
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         labels: All of them, or what each means, by label; `None`: those of the calibration.
         stop: The labels that are stopped.
         task: The question that the labels answer; that of the calibration comes before it.
@@ -43,7 +43,7 @@ class Labelled(TypedNode[Text | str, Verdict]):
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | str,
         labels: Sequence[str] | Mapping[str, str] | None = None,
         *,
         stop: Collection[str],

@@ -31,6 +31,7 @@ from filelock import Timeout
 from pydantic import SecretStr
 
 from moa.endpoints.vllm import VLLMServer, is_free
+from moa.errors import ConfigError
 from moa.vllm.causes import explain, port_taken
 from moa.vllm.command import ServerSpec
 from moa.vllm.state import Phase, Server, ServerFolder, ServerState
@@ -249,12 +250,13 @@ def _supervise(spec: ServerSpec) -> None:
         with folder.lock("keeper"):  # one whose supervisor was killed is done
             pass
         if not is_free(spec.port):
-            return _answer(port_taken(spec))
+            raise ConfigError(port_taken(spec))
         supervisor = Supervisor(spec, folder, key=folder.make_key(), stops=stops)
     except Timeout:
         return _answer(JOINED)
-    except OSError as error:
-        return _answer(str(folder.unusable(error)))
+    except (ConfigError, OSError) as error:
+        lock.release()  # who reads the answer may start it again at once
+        return _answer(str(folder.unusable(error) if isinstance(error, OSError) else error))
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame
