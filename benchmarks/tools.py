@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
@@ -26,6 +27,7 @@ from typing import Any, Literal
 
 from kept import Kept
 from moa import Agent, OpenAIEndpoint, RunContext
+from moa._async import map_async
 from moa.endpoints import Capability
 from moa.endpoints.dialects import LLAMACPP, VLLM, Dialect
 from moa.endpoints.engine import Engine, EngineSettings
@@ -48,7 +50,8 @@ TEXT = """
 towns. A task has the right **tool** if exactly the tools were called that it takes, the right
 **arguments** if each of those calls is among them, and the right **answer** if that says so.
 `native` asks in OpenAI's format, `schema` by a JSON schema. All have the same instructions,
-functions and limits, at temperature 0. An error counts as 0. Tokens and seconds are for a task.
+functions and limits, at temperature 0. An error counts as 0. Tokens and seconds are for a task,
+beside the other tasks that were asked at the same time.
 
 {rows}
 """
@@ -287,23 +290,26 @@ def _says(answer: str, wanted: str) -> bool:
     return any(abs(float(one) - number) <= abs(number) / 100 for one in found)
 
 
-async def measured(tasks: Sequence[Task], at: Served, kept: Kept) -> None:
+async def measured(tasks: Sequence[Task], at: Served, kept: Kept, *, max_concurrency: int) -> None:
     """Ask every way about each task that isn't kept yet."""
-    for way, ask in WAYS.items():
-        for task in tasks:
-            key = f"{at.model}|{way}|{task['id']}"
-            if key in kept.found:
-                continue
-            begun = time.perf_counter()
-            try:
-                answer, calls, tokens = await ask(task, at)
-                found = {"answer": answer, "calls": calls, "tokens": tokens}
-            except MoaError as error:
-                found = {"error": f"{type(error).__name__}: {error}"}
-            except Exception as error:  # noqa: BLE001  a peer's own
-                found = {"error": f"{type(error).__name__}: {error}"[:300]}
-            kept.keep(key, {**found, "seconds": time.perf_counter() - begun})
-            print(f"{key}: {found.get('error') or found['answer']!r}", flush=True)
+
+    async def one(way: str, task: Task) -> None:
+        key = f"{at.model}|{way}|{task['id']}"
+        if key in kept.found:
+            return
+        begun = time.perf_counter()
+        try:
+            answer, calls, tokens = await WAYS[way](task, at)
+            found = {"answer": answer, "calls": calls, "tokens": tokens}
+        except MoaError as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+        except Exception as error:  # noqa: BLE001  a peer's own
+            found = {"error": f"{type(error).__name__}: {error}"[:300]}
+        kept.keep(key, {**found, "seconds": time.perf_counter() - begun})
+        print(f"{key}: {found.get('error') or found['answer']!r}", flush=True)
+
+    for way in WAYS:
+        await map_async(partial(one, way), tasks, max_concurrency=max_concurrency)
 
 
 def row(model: str, way: str, tasks: Sequence[Task], kept: Kept) -> list[str] | None:
@@ -329,6 +335,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", required=True, help="GGUF files, or NAME@URL")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of tools.jsonl")
     parser.add_argument("--items", type=int, help="tasks; all, and a page, without it")
+    parser.add_argument("--concurrency", type=int, default=1, help="tasks at a time")
     parser.add_argument("--json", type=Path, help="keeps each answer, and is read again")
     args = parser.parse_args()
     lines = (args.data / "tools.jsonl").read_text(encoding="utf-8").splitlines()
@@ -336,7 +343,7 @@ def main() -> None:
     kept, rows = Kept(args.json), list[list[str]]()
     for model in args.model:
         with served(model) as at:
-            asyncio.run(measured(tasks, at, kept))
+            asyncio.run(measured(tasks, at, kept, max_concurrency=args.concurrency))
         rows += filter(None, (row(at.model, way, tasks, kept) for way in WAYS))
     head = ("model", *MEASURES, "tokens", "seconds", "failed")
     text = TEXT.format(items=len(tasks), rows=table(head, rows))
