@@ -167,6 +167,26 @@ async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_fro
     assert [note.kind for note in context.trace] == ["answered", "fell back", "answered"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{"name": "add", "arguments": {"a": 1}}}}',
+        'I use the function:\n```json\n{\n  "name": "add",\n  "arguments": {"a": 1}\n}\n```\nThen…',
+        '{"name": "add", {"arguments": {"a": 1}, "name": "add"}',
+    ],
+    ids=["doubled braces", "after words", "after a broken one"],
+)
+async def test_a_call_is_read_wherever_it_stands_in_the_text(text: str) -> None:
+    completion = await Tooled(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
+
+
+async def test_a_call_of_no_tool_among_words_is_part_of_the_answer() -> None:
+    text = 'Write {"name": "delete", "arguments": {}} to delete it.'
+    completion = await Tooled(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    assert (completion.text, completion.tool_calls) == (text, ())
+
+
 @pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])
 async def test_an_answer_that_only_looks_like_a_call_is_one(text: str) -> None:
     model = ScriptedEndpoint([text])

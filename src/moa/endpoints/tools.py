@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 from moa.context import RunContext
@@ -20,10 +21,14 @@ _REFUSES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """What servers say that take no tools: vLLM, Ollama, llama.cpp, and those that check fields."""
-_WRITTEN = re.compile(
-    r"\s*(?:```(?:json)?|<tool_call>)?\s*(\{.*\})\s*(?:```|</tool_call>)?\s*", re.DOTALL
+_ALONE = re.compile(
+    r"\s*(?:```(?:json)?|<tool_call>)?\s*\{.*\}\s*(?:```|</tool_call>)?\s*", re.DOTALL
 )
-"""A call that stands in the text, since the server's parser did not find it there."""
+_CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
+"""Where a call may begin that stands in the text, since the server's parser did not find it there.
+Some templates have models double the braces around it."""
+_MAX_READ = 8
+_JSON = json.JSONDecoder()
 _TOOLS: frozenset[Capability] = frozenset(("tools",))
 _MAY_BE_A_CALL = ("{", "`", "<")
 _TOLD = (
@@ -97,10 +102,11 @@ class Tooled(Wrapping):
 
     def _seen(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
         """Find a call that the model wrote as text, and choose by a schema from then on."""
-        text = _WRITTEN.fullmatch(completion.text)
-        call = _call_in(text[1], prompt) if text and not completion.tool_calls else None
-        unknown = call is not None and call.name not in {tool.name for tool in prompt.tools}
-        if call is None or (unknown and prompt.json_schema is not None):  # it may be the answer
+        if completion.tool_calls or (call := _call_in(completion.text, prompt)) is None:
+            return completion
+        unknown = call.name not in {tool.name for tool in prompt.tools}
+        alone = prompt.json_schema is None and _ALONE.fullmatch(completion.text)
+        if unknown and not alone:  # it may be the answer, or stand in one
             return completion
         self._natively = False
         context.note(
@@ -208,16 +214,17 @@ def _hoisted(schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
 
 
 def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
-    """Read `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
-    try:
-        written: object = json.loads(text)
-    except ValueError:
-        return None
-    call = cast("dict[str, object]", written)  # the text begins with a brace
-    name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
-    if len(call) != 2 or not isinstance(name, str) or not isinstance(arguments, dict):
-        return None
-    return ToolCall(name, json.dumps(arguments), f"call_{len(prompt.messages)}")
+    """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
+    for begin in islice(_CALL.finditer(text), _MAX_READ):
+        try:
+            written: object = _JSON.raw_decode(text, begin.start())[0]
+        except (ValueError, RecursionError):
+            continue
+        call = cast("dict[str, object]", written)  # it begins with a brace
+        name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
+        if len(call) == 2 and isinstance(name, str) and isinstance(arguments, dict):
+            return ToolCall(name, json.dumps(arguments), f"call_{len(prompt.messages)}")
+    return None
 
 
 def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
