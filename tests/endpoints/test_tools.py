@@ -8,12 +8,13 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
-from moa.endpoints.dialects import OPENAI
+from moa.endpoints.dialects import OPENAI, VLLM
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tools import Tooled
 from moa.endpoints.wrappers import Cached
 from moa.messages import File, Image, Message, ToolCall
 from moa.testing import ScriptedEndpoint
+from moa.usage import Tier
 
 from .conftest import Answer, Served, chat, events, piece
 
@@ -130,6 +131,15 @@ async def test_a_server_that_takes_no_tools_is_asked_for_json(served: Served, sa
     assert "tools" not in served.bodies[1]
     assert served.bodies[1]["response_format"]["json_schema"]["schema"]["title"] == "Turn"
     assert context.trace[0].kind == "fell back"
+
+
+@pytest.mark.parametrize(("tier", "natively"), [("slm", False), ("llm", True)])
+async def test_a_small_model_is_asked_by_a_schema_where_its_server_enforces_one(
+    served: Served, tier: Tier, natively: bool
+) -> None:
+    served.will(chat('{"answer": "3"}'))
+    await Tooled(endpoint(tier=tier, dialect=VLLM)).complete(ASKED, RunContext())
+    assert ("tools" in served.bodies[0]) is natively
 
 
 async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served: Served) -> None:

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Endpoint, Prompt, ToolSchema, closed_after
-from moa.endpoints.wrappers import Wrapping
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
 from moa.messages import Message, ToolCall
 
@@ -42,9 +43,9 @@ _TOLD = (
 class Tooled(Wrapping):
     """Takes tools, whatever it wraps.
 
-    Where the endpoint takes none, its server refuses them, or its model writes calls that the
-    server can't read, the model writes JSON by a schema that is enforced: `{"tool": …,
-    "arguments": …}` or `{"answer": …}`, one at a time.
+    The model chooses by JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time,
+    where the endpoint takes no tools, its server refuses them, or its model writes calls that the
+    server can't read; and from the start where a small model's server holds it to the schema.
 
     Args:
         endpoint: Who is asked.
@@ -52,7 +53,7 @@ class Tooled(Wrapping):
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self._natively = "tools" in endpoint.capabilities
+        self._natively = "tools" in endpoint.capabilities and not _is_held(endpoint)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -127,6 +128,13 @@ class Tooled(Wrapping):
             raise error
         self._natively = False
         context.note("fell back", f"to JSON by a schema, for tools: {error}", endpoint=self.name)
+
+
+def _is_held(endpoint: Endpoint) -> bool:
+    """Whether a small model is sure to write the form of a turn, as it is not to write a call's."""
+    inner = unwrapped(endpoint)
+    held = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
+    return held and inner.tier == "slm"
 
 
 def by_schema(prompt: Prompt) -> Prompt:
