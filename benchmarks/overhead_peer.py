@@ -2,7 +2,8 @@
 
 Started by overhead.py, one process a peer. It reads jobs as JSON lines, runs them, and prints
 what they took. Every peer does the same work: W1 and W3 are one SLM call, three side by side,
-one LLM call; `unbalanced` is a branch of one call beside a branch of three.
+one LLM call; `unbalanced` is a branch of one call beside a branch of three; `mixture` is four
+proposers and an aggregator.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODELS = {"W1": ("slm-20", "llm-300"), "W3": ("slm-0", "llm-0")}
 def moa_peer(url: str) -> dict[str, Item]:
     from pydantic import SecretStr
 
-    from moa import Agent, Graph, Text
+    from moa import Agent, Graph, Mixture, Text
     from moa.endpoints.openai import OpenAIEndpoint
 
     def endpoint(model: str) -> OpenAIEndpoint:
@@ -66,8 +67,13 @@ def moa_peer(url: str) -> dict[str, Item]:
         graph = g.build(g.join(lambda a, b: f"{a}\n{b}", one, four))
         return lambda: graph.run(Text(text=TEXT))
 
+    def mixture() -> Item:
+        proposers = [Agent(endpoint("slm-0"), WRITE, name=f"proposer_{i}") for i in range(4)]
+        graph = Mixture(proposers=proposers, aggregator=endpoint("llm-0"))
+        return lambda: graph.run(TEXT)
+
     items = {name: item(*models) for name, models in MODELS.items()}
-    return items | {"unbalanced": unbalanced()}
+    return items | {"unbalanced": unbalanced(), "mixture": mixture()}
 
 
 def openai_peer(url: str) -> dict[str, Item]:
