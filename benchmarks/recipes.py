@@ -289,7 +289,17 @@ def judged_of(models: Collection[str]) -> str:
     return JUDGED.format(model=model, rows=table(head, rows))
 
 
-def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
+def left_out_of(found: Mapping[str, Sequence[Found]], kept: Kept) -> str:
+    """Say what is not in the tables, and why, where that is known."""
+    said: list[str] = []
+    for model, several in found.items():
+        for name in RECIPES.keys() - {one.recipe.name for one in several}:
+            why = kept.found.get(f"{model}|{name}|refused", "too few items were answered")
+            said.append(f"- `{name}` with {model}: {why}")
+    return "\nNot in the tables:\n\n" + "\n".join(sorted(said)) + "\n" if said else ""
+
+
+def body_of(found: Mapping[str, Sequence[Found]], half: str, kept: Kept) -> str:
     results = "\n\n".join(
         f"With {model}:\n\n{table(HEAD, [one.row() for one in several])}"
         for model, several in found.items()
@@ -298,15 +308,12 @@ def body_of(found: Mapping[str, Sequence[Found]], half: str) -> str:
         f"With {model}:\n\n" + table(("", *WAYS), [row for one in several for row in one.further()])
         for model, several in found.items()
     )
-    shown = {one.recipe.name for several in found.values() for one in several}
-    missing = ", ".join(f"`{name}`" for name in RECIPES if name not in shown)
-    left_out = f"\nToo few items were answered by {missing}.\n" if missing else ""
     return TEXT.format(
         half=HALF[half],
         margin=MARGIN,
         weight=OUTPUT_WEIGHT,
         results=results,
-        left_out=left_out,
+        left_out=left_out_of(found, kept),
         further=further,
         judged=judged_of(found),
         found=120 - recipes_documents.HELD_OUT,
@@ -362,8 +369,8 @@ async def check(model: str) -> int:
     return failures
 
 
-async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
-    kept, plain, samples = Kept(args.json), Kept(args.plain), Kept(args.samples)
+async def run(args: argparse.Namespace, kept: Kept) -> dict[str, list[Found]]:
+    plain, samples = Kept(args.plain), Kept(args.samples)
     found: dict[str, list[Found]] = {}
     every = {name: recipe.items(args.data) for name, recipe in RECIPES.items()}
     items = {name: half_of(every[name], args.half, args.items or ITEMS) for name in RECIPES}
@@ -382,7 +389,8 @@ async def run(args: argparse.Namespace) -> dict[str, list[Found]]:
                         concurrency=args.concurrency,
                     )
                 except MoaError as error:
-                    print(f"{models.llm.model}: {name} can't be measured: {failed(error)['error']}")
+                    kept.keep(f"{models.llm.model}|{name}|refused", str(error))
+                    print(f"{models.llm.model}: {name} can't be measured: {error}")
             model = models.llm.model
         several = [
             Found(RECIPES[name], model, _answered(items[name], name, model, kept), kept)
@@ -419,12 +427,13 @@ def main() -> None:
     if args.data is None:
         parser.error("give the folder of the data sets, by --data or $MOA_DATA")
     args.data = Path(args.data)
+    kept = Kept(args.json)
     try:
-        found = asyncio.run(run(args))
+        found = asyncio.run(run(args, kept))
     except KeyboardInterrupt:
         where = f"what was answered is in {args.json}" if args.json else "nothing was kept"
         raise SystemExit(f"stopped; {where}, and the same command goes on") from None
-    body = body_of(found, args.half)
+    body = body_of(found, args.half, kept)
     print(body)
     if args.texts:
         args.texts.write_text(texts_of([one for several in found.values() for one in several]))
