@@ -64,7 +64,7 @@ def test_on_the_processor_short_prefixes_are_cached() -> None:
 
 def test_json_is_written_without_spaces_unless_the_arguments_say_otherwise() -> None:
     assert "disable_any_whitespace" in words(VLLMConfig())
-    own = VLLMConfig(args=("--structured-outputs-config", '{"backend":"xgrammar"}'))
+    own = VLLMConfig(args=("--structured-outputs-config", '{"backend":"auto"}'))
     assert words(own).count("--structured-outputs-config") == 1
 
 

@@ -46,10 +46,10 @@ _HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
 
 _STRUCTURED = "--structured-outputs-config"
-_COMPACT = '{"backend":"guidance","disable_any_whitespace":true}'
+_COMPACT = '{"backend":"xgrammar","disable_any_whitespace":true}'
 """JSON without spaces: small models that may write spaces between its parts sometimes write nothing
-else, until their tokens are spent <https://github.com/vllm-project/vllm/issues/38696>. Of the
-backends that can forbid it, `guidance` takes the most schemas."""
+else, until their tokens are spent <https://github.com/vllm-project/vllm/issues/38696>. The other
+backend that can forbid it, `guidance`, refuses the tools of some clients."""
 _OWN = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds")
 _MODEL_FILES = ("config.json", "params.json", "adapter_config.json")
 _CPU_BLOCK = 32
