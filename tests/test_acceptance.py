@@ -246,7 +246,7 @@ async def test_a_question_that_is_not_answered_accepts_nothing() -> None:
 
 
 async def test_a_node_without_a_predicate_is_a_configuration_error() -> None:
-    node = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.5}}), "spam")
+    node = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.5}}), "spam", action="drop")
     with pytest.raises(ConfigError, match="no Predicate"):
         await judged(Plausible(node), "Canberra")
 

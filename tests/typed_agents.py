@@ -54,8 +54,9 @@ async def agents(endpoint: Endpoint, text: Text, order: Order) -> None:
     assert_type((await Decider(endpoint, Asked).run(text)).output.refund, Predicate)
     assert_type((await Sentiment(endpoint).run("hi")).output, Mood)
     assert_type((await Sentiment(endpoint).run(text)).output.label, Feeling)
-    assert_type((await Filter(endpoint, "spam").run(text)).output, Verdict)
-    await Filter(endpoint, "spam").run(order)  # pyright: ignore[reportArgumentType]
+    assert_type((await Filter(endpoint, "spam", action="drop").run(text)).output, Verdict)
+    Filter(endpoint, "spam")  # pyright: ignore[reportCallIssue]
+    await Filter(endpoint, "spam", action="drop").run(order)  # pyright: ignore[reportArgumentType]
 
 
 async def labels(endpoint: Endpoint, text: Text) -> None:

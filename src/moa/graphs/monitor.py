@@ -360,7 +360,7 @@ def decider(
     if labels is not None:
         return Classifier(endpoint, labels, task=task, name="label")
     if criterion is not None:
-        return Filter(endpoint, criterion)
+        return Filter(endpoint, criterion, action="drop")
     return Sentiment(endpoint)
 
 

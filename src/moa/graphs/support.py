@@ -418,9 +418,16 @@ def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5)
     if reads_heads(slm) and criterion == SPAM:
         from moa.decisions.heads import headed
 
-        return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=headed("spam"))
+        return Filter(
+            slm,
+            criterion,
+            action="drop",
+            name="spam",
+            threshold=threshold,
+            adaptation=headed("spam"),
+        )
     shown = SPAM_EXAMPLES if criterion == SPAM else ()
-    return Filter(slm, criterion, name="spam", threshold=threshold, examples=shown)
+    return Filter(slm, criterion, action="drop", name="spam", threshold=threshold, examples=shown)
 
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:

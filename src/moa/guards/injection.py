@@ -223,7 +223,14 @@ def injection_filter(
         labels = ((text, "yes" if met else "no") for text, met in given)
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
         adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
-    return Filter(slm, criterion, name="injection", threshold=threshold, adaptation=adaptation)
+    return Filter(
+        slm,
+        criterion,
+        action="drop",
+        name="injection",
+        threshold=threshold,
+        adaptation=adaptation,
+    )
 
 
 def _how_bad(verdict: Verdict) -> tuple[bool, float]:
