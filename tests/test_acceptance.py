@@ -92,7 +92,7 @@ async def test_what_cannot_change_the_judgement_is_not_asked() -> None:
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What about?")
+    topic: Choice[Literal["card", "app"] | None] = choice("What about?")
     urgency: Score = score("How urgent?", levels=["can wait", "now"])
 
 

@@ -38,7 +38,7 @@ from moa.usage import Amount
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What is it about?")
+    topic: Choice[Literal["card", "app"] | None] = choice("What is it about?")
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 
 
@@ -214,17 +214,17 @@ async def test_a_classifier_gives_the_label_as_it_was_given(
     labels: list[str], expected: object
 ) -> None:
     endpoint = ScriptedEndpoint([{"intent": {"card": 0.7, "app": 0.2}}])
-    result = await Classifier(endpoint, labels, name="intent").run("My card is gone")
+    result = await Classifier(endpoint, labels, none=True, name="intent").run("My card is gone")
     assert result.output.label == expected
     assert set(result.output.probabilities) == {"card", "app", "none of these"}
     assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
 
 
-async def test_a_classifier_says_that_none_fits_unless_told_otherwise() -> None:
+async def test_a_classifier_says_that_none_fits_only_where_it_is_told_that_it_may() -> None:
     endpoint = ScriptedEndpoint([{"classifier": {"none of these": 0.9}}])
-    result = await Classifier(endpoint, ["card", "app"]).run("Nice weather")
+    result = await Classifier(endpoint, ["card", "app"], none=True).run("Nice weather")
     assert result.output.label is None
-    (question,) = Classifier(endpoint, ["card", "app"], none=False).questions
+    (question,) = Classifier(endpoint, ["card", "app"]).questions
     assert [option.name for option in question.options] == ["card", "app"]
 
 

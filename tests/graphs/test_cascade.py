@@ -140,7 +140,7 @@ async def test_tiers_are_asked_in_turn_each_with_its_own_policy() -> None:
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What is it about?", none=False)
+    topic: Choice[Literal["card", "app"]] = choice("What is it about?")
 
 
 async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:

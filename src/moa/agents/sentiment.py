@@ -31,15 +31,6 @@ _EXAMPLES: tuple[tuple[str, Feeling], ...] = (
 class Mood(Choice[Feeling]):
     """What the writer feels."""
 
-    @property
-    def label(self) -> Feeling:
-        """The most probable feeling.
-
-        Raises:
-            Unanswered: the model refused, or left it out.
-        """
-        return self._read(super().label)
-
     @computed_field
     @property
     def intensity(self) -> float | None:

@@ -358,7 +358,7 @@ def decider(
     if labels is not None and criterion is not None:
         raise ValueError("give labels or a criterion, not both")
     if labels is not None:
-        return Classifier(endpoint, labels, task=task, name="label")
+        return Classifier(endpoint, labels, task=task, none=True, name="label")
     if criterion is not None:
         return Filter(endpoint, criterion, action="drop")
     return Sentiment(endpoint)

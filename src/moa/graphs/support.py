@@ -77,7 +77,7 @@ class Reading(BaseModel):
 
     language: str | None
     sentiment: Mood
-    intent: Choice[str]
+    intent: Choice[str | None]
     urgency: Score
     spam: Verdict
     injection: Verdict
@@ -435,7 +435,7 @@ def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sent
     return Sentiment(slm, adaptation=_headed(slm, intents, "sentiment"))
 
 
-def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str]:
+def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
     """Build the agent that tells what a message is about."""
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
@@ -449,6 +449,7 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         slm,
         {name: intent.means for name, intent in intents.items()},
         task="What is this message about?",
+        none=True,
         name="intent",
         examples=examples,
         adaptation=_headed(slm, intents, "intent"),
@@ -495,7 +496,7 @@ def read(
     spam: Verdict | Skipped,
     injection: Verdict | None,
     mood: Mood | Skipped,
-    intent: Choice[str] | Skipped,
+    intent: Choice[str | None] | Skipped,
     urgency: Urgency | Skipped,
 ) -> Reading | None:
     """Gather the decisions; `None` where the message is empty."""

@@ -10,17 +10,14 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     NoReturn,
     TypeVar,
     cast,
-    get_args,
-    get_origin,
 )
 
 from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
-from moa.questions import Choice, Question
+from moa.questions import Choice, Question, labels_typed
 from moa.usage import Tier
 
 
@@ -313,8 +310,4 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
 def _of_type(kind: object) -> tuple[object, ...] | None:
     if not (isinstance(kind, type) and issubclass(kind, Choice)):
         return None
-    arguments: tuple[Any, ...] = kind.__pydantic_generic_metadata__["args"]
-    labels: object = arguments[0] if arguments else None
-    if isinstance(labels, type) and issubclass(labels, Enum):
-        return tuple(labels)
-    return get_args(labels) if get_origin(labels) is Literal else None
+    return labels_typed(cast("type[Choice[Any]]", kind))[0]
