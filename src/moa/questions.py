@@ -161,7 +161,13 @@ class _Typed(BaseModel):
 
 
 class Predicate(_Typed):
-    """The answer to a yes-or-no question."""
+    """The answer to a yes-or-no question.
+
+    Examples:
+        >>> answer = Predicate(value=True, probabilities={"yes": 0.8, "no": 0.2})
+        >>> answer.value, answer.probability
+        (True, 0.8)
+    """
 
     picked: bool | None = Field(default=None, alias="value")
 
@@ -203,6 +209,11 @@ class Choice(_Typed, Generic[L]):
     """The answer to a question with one of several labels.
 
     `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`, "none of these".
+
+    Examples:
+        >>> answer = Choice[str](label="card", probabilities={"card": 0.9, "app": 0.1})
+        >>> answer.label, answer.confidence
+        ('card', 0.9)
     """
 
     picked: L | None = Field(default=None, alias="label")
@@ -241,7 +252,13 @@ class Choice(_Typed, Generic[L]):
 
 
 class Score(_Typed):
-    """The answer to a question with ordered levels."""
+    """The answer to a question with ordered levels.
+
+    Examples:
+        >>> answer = Score(value=1.5, level="now", probabilities={"today": 0.5, "now": 0.5})
+        >>> answer.value, answer.level
+        (1.5, 'now')
+    """
 
     expected: float | None = Field(default=None, alias="value")
     picked: str | None = Field(default=None, alias="level")
@@ -296,6 +313,13 @@ def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> An
         text: The question.
         yes: What a yes means, where the question alone doesn't say it.
         no: What a no means.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     loud: Predicate = predicate("Is it loud?", yes="one can't sleep beside it")
+        >>> small = ScriptedEndpoint([{"loud": {"yes": 0.9}}])
+        >>> Decider(small, Asked).run_sync("A siren.").output.loud.value
+        True
     """
     return Field(description=text, json_schema_extra={"yes": yes, "no": no})
 
@@ -314,6 +338,13 @@ def choice(
         text: The question.
         labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
         describe: What a label means, by label.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     topic: Choice[str | None] = choice("What is it about?", labels=["card", "app"])
+        >>> small = ScriptedEndpoint([{"topic": {"none of these": 0.9}}])
+        >>> Decider(small, Asked).run_sync("Nice weather.").output.topic.label is None
+        True
     """
     extra: dict[str, Any] = {
         "describe": {_name(label): words for label, words in (describe or {}).items()},
@@ -329,6 +360,13 @@ def score(text: str, *, levels: Sequence[str]) -> Any:
     Args:
         text: The question.
         levels: Their names, lowest first.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
+        >>> small = ScriptedEndpoint([{"urgency": {"now": 1.0}}])
+        >>> Decider(small, Asked).run_sync("Help!").output.urgency.level
+        'now'
     """
     return Field(description=text, json_schema_extra={"levels": list(levels)})
 

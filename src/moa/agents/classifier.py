@@ -52,6 +52,12 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         ConfigError: labels are missing, empty or not different, an example has another, or the
             adaptation belongs to other questions.
         CalibrationError: the calibration belongs to another question.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 0.9}})
+        >>> topic = Classifier(small, ["card", "app"])
+        >>> topic.run_sync("My card is gone.").output.label
+        'card'
     """
 
     @overload

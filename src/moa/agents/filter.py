@@ -67,6 +67,14 @@ class Filter(DecidingAgent[Verdict]):
         CapabilityError: the endpoint can't decide.
         ConfigError: there is no `action`, the criterion is empty, the threshold is not between 0
             and 1, or the adaptation belongs to other questions.
+
+    Examples:
+        >>> def rule(text: str) -> dict[str, dict[str, float]]:
+        ...     return {"filter": {"yes": 0.9 if "WIN" in text else 0.1}}
+        >>> small = SimulatedEndpoint(rule=rule)
+        >>> spam = Filter(small, "unsolicited advertising", action="drop")
+        >>> [spam.run_sync(text).output.kept for text in ("WIN a cruise!", "See you at nine.")]
+        [False, True]
     """
 
     def __init__(

@@ -57,8 +57,6 @@ class LangChainTool(Protocol):
 class Tool:
     """A function that a model may have called, and how.
 
-        Agent(endpoint, "…", tools=[look_up, Tool(delete, approve=ask, timeout_s=5)])
-
     The arguments are told and checked by its signature; what they mean is read from its docstring
     (Google's style) or from `Annotated[…, Field(description=…)]`. A parameter of type `RunContext`
     is given the run's, so that the budget holds for what the tool asks in turn.
@@ -77,6 +75,15 @@ class Tool:
     Raises:
         ConfigError: its name, its description or its signature can't be told to a model, or a
             guard is no node.
+
+    Examples:
+        >>> def in_stock(item: str) -> int:
+        ...     '''Look up how many pieces of an item are in stock.'''
+        ...     return {"pens": 137}[item]
+        >>> model = ScriptedEndpoint([ToolCall("in_stock", '{"item": "pens"}'), "There are 137."])
+        >>> agent = Agent(model, "Answer by the stock list.", tools=[Tool(in_stock, timeout_s=5)])
+        >>> print(agent.run_sync("Pens left?").output)
+        There are 137.
     """
 
     def __init__(

@@ -65,6 +65,12 @@ class LangChainEndpoint(Closing):
         name: Shown in traces, errors and usage; `None`: the name of the model.
         tier: `slm` or `llm`.
         price: What it charges.
+
+    Examples:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> large = LangChainEndpoint(FakeListChatModel(responses=["Tomorrow."]), name="large")
+        >>> print(Agent(large, "Answer.").run_sync("When?").output)
+        Tomorrow.
     """
 
     def __init__(

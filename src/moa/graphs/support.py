@@ -264,6 +264,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
         MissingDependency: a library for cleaning is not installed.
+
+    Examples:
+        >>> from moa.graphs.support import Ticket
+        >>> endpoints = Endpoints()  # of moa.toml  # doctest: +SKIP
+        >>> support = Support(slm=endpoints.slm, llm=endpoints.llm)  # doctest: +SKIP
+        >>> support.run_sync(Ticket(text="Where is my parcel?"))  # doctest: +SKIP
     """
 
     slm: Small

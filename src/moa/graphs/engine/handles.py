@@ -187,7 +187,14 @@ class MatchStep(Step):
 
 
 class Handle(Generic[T_co]):
-    """The output of a node in a graph that is being declared. It holds a value only in a run."""
+    """The output of a node in a graph that is being declared. It holds a value only in a run.
+
+    Examples:
+        >>> g = Graph("length", Text)
+        >>> length: Handle[int] = g.input.map(lambda text: len(text.text))
+        >>> g.build(length).run_sync(Text(text="Hello")).output
+        5
+    """
 
     __slots__ = ("_step",)
 
