@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +195,9 @@ async def test_a_filter_learns_from_examples_what_its_criterion_means(free: None
 def test_an_example_with_a_label_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="an example of 'classifier' has the label 'z'"):
         Classifier(SimulatedEndpoint(), ["x", "y"], examples=[("A text", "z")])
+    unlabelled: Any = [("A text", None)]
+    with pytest.raises(ConfigError, match="none=True lets it be one"):
+        Classifier(SimulatedEndpoint(), ["x", "y"], examples=unlabelled)
 
 
 @installed

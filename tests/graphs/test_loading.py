@@ -103,6 +103,16 @@ def test_a_filter_of_a_table_drops_unless_it_says_keep(said: Any, action: str) -
     assert node.action == action
 
 
+@pytest.mark.parametrize(("said", "options"), [({}, 3), ({"none": True}, 3), ({"none": False}, 2)])
+def test_a_classifier_of_a_table_may_say_that_none_fits_unless_told_not_to(
+    said: Any, options: int
+) -> None:
+    table = {"labels": ["card", "app"], **said}
+    node = load_graph("classifier", Endpoints(Config(graphs={"classifier": table})))
+    assert isinstance(node, Classifier)
+    assert len(node.questions[0].options) == options
+
+
 def test_a_table_of_no_ready_graph_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"\[graphs.suport\].*Did you mean 'support'"):
         load_graph("sentiment", Endpoints(Config(graphs={"suport": {}})))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -286,7 +286,7 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
 def _written(call: ToolCall) -> Any:
     """Write a call as LangChain does; arguments that are no object it can't hold."""
     try:
-        values: Mapping[str, Any] = json.loads(neutralise(json.dumps(call.values)))
+        values = replace(call, arguments=neutralise(call.arguments)).values
     except ValueError:
         values = {}
     return {"type": "tool_call", "name": call.name, "args": values, "id": call.id}
