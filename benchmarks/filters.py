@@ -25,10 +25,10 @@ BUILT_IN, ALONE = "built-in, with the encoder", "SmolLM2 alone"
 TEXT = """
 ## Filters
 
-`Filter(endpoint, criterion)` without an example and without a label, on {n} texts: {criteria}
-criteria with 30 texts each, near misses among them. None of these texts and criteria was learnt
-from, though some that the relevance head learnt from are close ("an apology without an excuse", "an
-obituary or death notice"). They were
+`Filter(endpoint, criterion, action="drop")` without an example and without a label, on {n} texts:
+{criteria} criteria with 30 texts each, near misses among them. None of these texts and criteria was
+learnt from, though some that the relevance head learnt from are close ("an apology without an
+excuse", "an obituary or death notice"). They were
 looked at a few times while that head was made, so new criteria may do a little worse.
 Cells are balanced accuracy: the mean of the share found of the texts
 that meet the criterion and the share let go of those that don't. Chance is .50, and one text is
@@ -60,7 +60,7 @@ async def measured(
     endpoint: Endpoint, criterion: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Ask about all texts, one by one; seconds are without the first, unmeasured question."""
-    agent = Filter(endpoint, criterion)
+    agent = Filter(endpoint, criterion, action="drop")
     await agent.run("The shop on the corner opens at nine.")
     begun = time.perf_counter()
     verdicts = [(await agent.run(row["text"])).output for row in rows]

@@ -87,7 +87,7 @@ def as_it_stands() -> Generator[None]:
 
 
 def kinds_of(slm: Endpoint) -> list[Kind]:
-    sentiment, spam = Sentiment(slm, neutral=False), Filter(slm, "spam")
+    sentiment, spam = Sentiment(slm, neutral=False), Filter(slm, "spam", action="drop")
 
     async def is_positive(text: str) -> bool:
         return (await sentiment.run(text)).output.label == "positive"

@@ -42,7 +42,7 @@ RATIO = 0.95
 
 
 class Mood(BaseModel):
-    mood: Choice[Literal["negative", "positive"]] = choice("What is the sentiment?", none=False)
+    mood: Choice[Literal["negative", "positive"]] = choice("What is the sentiment?")
 
 
 class Triage(BaseModel):
@@ -53,7 +53,7 @@ class Triage(BaseModel):
     order: Predicate = predicate("Does the message name an order?")
     thanks: Predicate = predicate("Does the customer say thanks?")
     angry: Predicate = predicate("Is the customer angry?")
-    topic: Choice[str] = choice("What is it about?", labels=["parcel", "invoice", "account"])
+    topic: Choice[str | None] = choice("What is it about?", labels=["parcel", "invoice", "account"])
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
     length: Score = score("How long is the message?", levels=["short", "middling", "long"])
 

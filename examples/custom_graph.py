@@ -38,7 +38,7 @@ class Reading(BaseModel):
     """What the small model is asked about each review, in one request."""
 
     happy: Predicate = predicate("Is the customer happy?")
-    about: Choice[Literal["delivery", "quality", "price"]] = choice("What is it about?")
+    about: Choice[Literal["delivery", "quality", "price"] | None] = choice("What is it about?")
 
 
 async def thanks(reading: Reading) -> Reply:

@@ -92,7 +92,7 @@ async def test_what_cannot_change_the_judgement_is_not_asked() -> None:
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What about?")
+    topic: Choice[Literal["card", "app"] | None] = choice("What about?")
     urgency: Score = score("How urgent?", levels=["can wait", "now"])
 
 
@@ -246,7 +246,7 @@ async def test_a_question_that_is_not_answered_accepts_nothing() -> None:
 
 
 async def test_a_node_without_a_predicate_is_a_configuration_error() -> None:
-    node = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.5}}), "spam")
+    node = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.5}}), "spam", action="drop")
     with pytest.raises(ConfigError, match="no Predicate"):
         await judged(Plausible(node), "Canberra")
 

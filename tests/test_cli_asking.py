@@ -39,11 +39,14 @@ def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
 @needs_encoder
 def test_an_agent_whose_head_decides_asks_nobody() -> None:
     adaptation = headed("spam")
-    assert asked_by(Filter(SMALL, "spam", name="spam", adaptation=adaptation)) == frozenset()
+    assert (
+        asked_by(Filter(SMALL, "spam", action="drop", name="spam", adaptation=adaptation))
+        == frozenset()
+    )
 
 
 def test_an_agent_without_an_adaptation_counts_as_asking() -> None:
-    assert asked_by(Filter(SMALL, "spam")) == {"small"}
+    assert asked_by(Filter(SMALL, "spam", action="drop")) == {"small"}
 
 
 def test_what_stands_around_a_decision_is_looked_into() -> None:
@@ -60,9 +63,9 @@ def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:
         return Text(text=verdict.reason)
 
     slow, fast = Graph("slow", Text), Graph("fast", Text)
-    slowly = slow.build(slow.add(waits, slow.add(Filter(SMALL, "spam"), slow.input)))
+    slowly = slow.build(slow.add(waits, slow.add(Filter(SMALL, "spam", action="drop"), slow.input)))
     assert asked_by(slowly) is None
-    inner = fast.build(fast.add(quick, fast.add(Filter(SMALL, "spam"), fast.input)))
+    inner = fast.build(fast.add(quick, fast.add(Filter(SMALL, "spam", action="drop"), fast.input)))
     outer = Graph("outer", Text)
     assert asked_by(outer.build(outer.add(inner, outer.input))) == {"small"}
 

@@ -23,8 +23,8 @@ from moa.testing import SimulatedEndpoint
 
 asked = SimulatedEndpoint(rule=lambda _: {"spam": {"yes": 0.3}})
 why = Adaptation(doubtful={"spam": "the model says 'no' whatever the text is"}, origin="a test")
-blind = Filter(asked, "advertising", name="spam", adaptation=why)
-sure = Filter(asked, "advertising", name="spam")
+blind = Filter(asked, "advertising", action="drop", name="spam", adaptation=why)
+sure = Filter(asked, "advertising", action="drop", name="spam")
 """
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+from pytest_examples import find_examples
 
 import moa
 
@@ -17,7 +22,7 @@ def test_every_public_name_can_be_imported() -> None:
 
 def test_public_names_are_sorted_and_few() -> None:
     assert moa.__all__ == sorted(moa.__all__)
-    assert len(moa.__all__) <= 60
+    assert len(moa.__all__) <= 80
 
 
 def test_every_public_name_has_a_docstring() -> None:
@@ -36,3 +41,40 @@ def test_import_pulls_in_nothing_heavy(statement: str, heavy: list[str]) -> None
     code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ROOT = Path(__file__).parent.parent
+FIRST = [ROOT / "README.md"] + [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("index", "concepts", "agents", "graphs", "endpoints", "tools")
+]
+SPECIAL = {
+    "moa.testing",
+    "moa.advisor.bench",
+    "moa.agents.prompts",
+    "moa.endpoints.dialects",
+    "moa.endpoints.encoders",
+    "moa.graphs.support",
+}
+"""Rooms whose names a first page shows, and which few users need: they are imported from there."""
+
+
+def imports(page: Path) -> Iterator[tuple[str, str]]:
+    """Give each name that a page imports of moa, and from where."""
+    for example in find_examples(page):
+        for node in ast.walk(ast.parse(example.source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "moa":
+                yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("page", FIRST, ids=lambda page: page.name)
+def test_what_the_first_pages_use_is_imported_from_moa(page: Path) -> None:
+    elsewhere = {(room, name) for room, name in imports(page) if room != "moa"}
+    assert {room for room, _ in elsewhere} <= SPECIAL, elsewhere
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_what_moa_exports_is_imported_from_it_on_every_page(page: Path) -> None:
+    for room, name in imports(page):
+        found = getattr(import_module(room), name)
+        assert room == "moa" or getattr(moa, name, None) is not found, f"{name} from {room}"

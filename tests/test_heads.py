@@ -140,8 +140,8 @@ async def test_a_refused_answer_falls_back_to_the_head() -> None:
 
 async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
     class Two(BaseModel):
-        mood: Choice[str] = choice("How?", labels=["bad", "good"], none=False)
-        size: Choice[str] = choice("How big?", labels=["small", "big"], none=False)
+        mood: Choice[str] = choice("How?", labels=["bad", "good"])
+        size: Choice[str] = choice("How big?", labels=["small", "big"])
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})

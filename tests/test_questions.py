@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from moa.errors import ConfigError, Unanswered
 from moa.questions import (
@@ -32,7 +32,7 @@ class Topic(Enum):
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?", yes="wants a refund")
-    topic: Choice[Topic] = choice("What is it about?", describe={Topic.CARD: "a bank card"})
+    topic: Choice[Topic | None] = choice("What is it about?", describe={Topic.CARD: "a bank card"})
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 
 
@@ -64,11 +64,17 @@ def test_none_of_these_is_none() -> None:
     assert triage.topic.probabilities[NONE_OF_THESE] == 0.8
 
 
-def test_none_of_these_can_be_left_out() -> None:
-    class Sure(BaseModel):
-        topic: Choice[Literal["a", "b"]] = choice("Which?", none=False)
-
-    assert [o.name for o in questions_of(Sure)[0].options] == ["a", "b"]
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Choice[Literal["a", "b"]], ["a", "b"]),
+        (Choice[Literal["a", "b"] | None], ["a", "b", NONE_OF_THESE]),
+        (Choice[Topic | None], [*(topic.value for topic in Topic), NONE_OF_THESE]),
+    ],
+)
+def test_none_of_these_is_an_answer_where_the_type_has_none(kind: Any, options: list[str]) -> None:
+    asking = create_model("Asking", topic=(kind, choice("Which?")))
+    assert [o.name for o in questions_of(asking)[0].options] == options
 
 
 def test_descriptions_reach_the_options() -> None:
@@ -86,7 +92,7 @@ def test_a_plain_field_with_levels_is_a_question_too() -> None:
 
 def test_labels_known_only_at_run_time_are_strings() -> None:
     class Loose(BaseModel):
-        topic: Choice[str] = choice("Which?", labels=["x", "y"], none=False)
+        topic: Choice[str] = choice("Which?", labels=["x", "y"])
 
     assert fill(Loose, [Answer(question=questions_of(Loose)[0], written=1)]).topic.label == "y"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ async def test_a_measurement_that_fails_is_made_again(free: None) -> None:
 
 
 async def test_what_a_blind_model_would_drop_is_kept_as_doubtful(free: None) -> None:
-    result = await Filter(blind(), "spam", name="filter").run(PARCEL)
+    result = await Filter(blind(), "spam", action="drop", name="filter").run(PARCEL)
     verdict = result.output
     assert (verdict.kept, verdict.met, verdict.doubtful) == (True, True, True)
     assert verdict.reason.startswith("DOUBTFUL: the model can't tell whether it is spam")
@@ -106,7 +107,7 @@ async def test_what_a_blind_model_would_drop_is_kept_as_doubtful(free: None) -> 
 
 async def test_a_filter_that_keeps_what_is_met_keeps_the_doubtful_too(free: None) -> None:
     never = SimulatedEndpoint(rule=lambda _: {"filter": {"no": 0.97}})
-    verdict = (await Filter(never, "a question", keep=True, name="filter").run(PARCEL)).output
+    verdict = (await Filter(never, "a question", action="keep", name="filter").run(PARCEL)).output
     assert (verdict.kept, verdict.met, verdict.doubtful) == (True, False, True)
 
 
@@ -114,8 +115,10 @@ async def test_a_model_that_tells_texts_apart_is_not_doubtful(free: None) -> Non
     endpoint = SimulatedEndpoint(
         rule=lambda text: {"filter": {"yes": 0.99 if "prize" in text else (1 + len(text) % 9) / 20}}
     )
-    spam = (await Filter(endpoint, "spam", name="filter").run("Claim your prize!")).output
-    genuine = (await Filter(endpoint, "spam", name="filter").run(PARCEL)).output
+    spam = (
+        await Filter(endpoint, "spam", action="drop", name="filter").run("Claim your prize!")
+    ).output
+    genuine = (await Filter(endpoint, "spam", action="drop", name="filter").run(PARCEL)).output
     assert (spam.kept, spam.doubtful) == (False, False)
     assert (genuine.kept, genuine.doubtful) == (True, False)
 
@@ -124,7 +127,7 @@ async def test_a_model_that_tells_texts_apart_is_not_doubtful(free: None) -> Non
 async def test_beside_a_model_that_costs_money_the_encoder_is_not_asked_either() -> None:
     endpoint = blind()
     endpoint.encoder = MultilingualEncoder()
-    result = await Filter(endpoint, "spam", name="filter").run(PARCEL)
+    result = await Filter(endpoint, "spam", action="drop", name="filter").run(PARCEL)
     assert result.usage.calls == 1
     assert not result.output.kept
 
@@ -134,7 +137,9 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
     endpoint = SimulatedEndpoint(
         model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
     )
-    result = await Filter(endpoint, "a weather report").run("Rain and strong winds, 12 degrees.")
+    result = await Filter(endpoint, "a weather report", action="drop").run(
+        "Rain and strong winds, 12 degrees."
+    )
     assert endpoint.states == []
     assert not result.output.kept
     assert "filter by words" in said(result)
@@ -144,7 +149,7 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
 async def test_a_blind_model_leaves_the_answer_to_the_encoder(free: None) -> None:
     endpoint = blind()
     endpoint.encoder = MultilingualEncoder()
-    filtered = Filter(endpoint, "a weather report", name="filter")
+    filtered = Filter(endpoint, "a weather report", action="drop", name="filter")
     verdict = (await filtered.run(PARCEL)).output
     assert (verdict.met, verdict.doubtful) == (False, False)
     assert (await filtered.run("Rain and strong winds, 12 degrees.")).output.met
@@ -182,7 +187,7 @@ async def test_a_filter_learns_from_examples_what_its_criterion_means(free: None
     pets = ["My cat sleeps.", "Kittens purr.", "The dog barks.", "A tabby hissed.", "Feed the cat."]
     cars = ["The engine died.", "New tyres.", "The brakes squeak.", "I drive a van.", "An old bus."]
     examples = [*((text, True) for text in pets), *((text, False) for text in cars)]
-    ours = Filter(endpoint, "of kind 7B", examples=examples, name="filter")
+    ours = Filter(endpoint, "of kind 7B", action="drop", examples=examples, name="filter")
     assert (await ours.run("The puppy chewed my shoes.")).output.met
     assert not (await ours.run("The car needs a new gearbox.")).output.met
 
@@ -190,6 +195,9 @@ async def test_a_filter_learns_from_examples_what_its_criterion_means(free: None
 def test_an_example_with_a_label_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="an example of 'classifier' has the label 'z'"):
         Classifier(SimulatedEndpoint(), ["x", "y"], examples=[("A text", "z")])
+    unlabelled: Any = [("A text", None)]
+    with pytest.raises(ConfigError, match="none=True lets it be one"):
+        Classifier(SimulatedEndpoint(), ["x", "y"], examples=unlabelled)
 
 
 @installed
@@ -198,10 +206,12 @@ async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -
         model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
     )
     text = "It rained, so we stayed in and played cards."
-    sure = (await Filter(endpoint, "a weather report").run(text)).output
+    sure = (await Filter(endpoint, "a weather report", action="drop").run(text)).output
     assert sure.confidence is not None
     probability = sure.confidence if sure.met else 1 - sure.confidence
     for threshold in (probability - 0.05, probability + 0.05):
-        verdict = (await Filter(endpoint, "a weather report", threshold=threshold).run(text)).output
+        verdict = (
+            await Filter(endpoint, "a weather report", action="drop", threshold=threshold).run(text)
+        ).output
         assert (verdict.kept, verdict.doubtful) == (True, True)
         assert verdict.reason.startswith("DOUBTFUL: the encoder can't tell whether it is a weather")

@@ -54,22 +54,29 @@ async def agents(endpoint: Endpoint, text: Text, order: Order) -> None:
     assert_type((await Decider(endpoint, Asked).run(text)).output.refund, Predicate)
     assert_type((await Sentiment(endpoint).run("hi")).output, Mood)
     assert_type((await Sentiment(endpoint).run(text)).output.label, Feeling)
-    assert_type((await Filter(endpoint, "spam").run(text)).output, Verdict)
-    await Filter(endpoint, "spam").run(order)  # pyright: ignore[reportArgumentType]
+    assert_type((await Filter(endpoint, "spam", action="drop").run(text)).output, Verdict)
+    Filter(endpoint, "spam")  # pyright: ignore[reportCallIssue]
+    await Filter(endpoint, "spam", action="drop").run(order)  # pyright: ignore[reportArgumentType]
 
 
 async def labels(endpoint: Endpoint, text: Text) -> None:
-    assert_type((await Classifier(endpoint, Topic).run(text)).output.label, Topic | None)
-    assert_type((await Classifier(endpoint, ["a", "b"]).run(text)).output.label, str | None)
+    assert_type((await Classifier(endpoint, Topic).run(text)).output.label, Topic)
+    assert_type((await Classifier(endpoint, ["a", "b"]).run(text)).output.label, str)
+    perhaps = Classifier(endpoint, Topic, none=True)
+    assert_type((await perhaps.run(text)).output.label, Topic | None)
+    word = Classifier(endpoint, ["a", "b"], none=True)
+    assert_type((await word.run(text)).output.label, str | None)
     described = Classifier(endpoint, {"a": "the first", "b": "the second"})
-    assert_type((await described.run(text)).output.label, str | None)
+    assert_type((await described.run(text)).output.label, str)
     literal = Classifier(endpoint, Literal["x", "y"])
-    assert_type((await literal.run(text)).output.label, Literal["x", "y"] | None)
+    assert_type((await literal.run(text)).output.label, Literal["x", "y"])
 
 
 def nodes(endpoint: Endpoint) -> None:
     text_in: Node[Text, Mood] = Sentiment(endpoint)
     str_in: Node[str, Choice[Topic]] = Classifier(endpoint, Topic)
+    perhaps: Node[str, Choice[Topic | None]] = Classifier(endpoint, Topic)
+    never: Node[str, Choice[Topic]] = Classifier(endpoint, Topic, none=True)  # pyright: ignore[reportAssignmentType]
     any_in: Node[Order, Reply] = Agent(endpoint, "Reply.")
     wrong: Node[Order, Mood] = Sentiment(endpoint)  # pyright: ignore[reportAssignmentType]
-    del text_in, str_in, any_in, wrong
+    del text_in, str_in, perhaps, never, any_in, wrong

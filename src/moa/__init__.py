@@ -17,21 +17,29 @@ if TYPE_CHECKING:
     from moa.agents.decider import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter
+    from moa.agents.mcp import mcp_tools
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
-    from moa.agents.sentiment import Sentiment
+    from moa.agents.sentiment import Mood, Sentiment
     from moa.agents.tools import Tool
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.endpoints import Endpoint, Example
+    from moa.endpoints import Completion, Endpoint, Example, Prompt
     from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.langchain import LangChainEndpoint
     from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
     from moa.endpoints.vllm import VLLMEndpoint
-    from moa.errors import MoaError
-    from moa.graphs import BuiltGraph, Graph
+    from moa.endpoints.wrappers import Fallback, Retried, Wrapping
+    from moa.errors import (
+        BudgetExceeded,
+        CapabilityError,
+        EndpointUnavailable,
+        MoaError,
+        WiringError,
+    )
+    from moa.graphs import BuiltGraph, Graph, Handle, Skipped, as_langgraph, as_runnable
     from moa.graphs.best_of_n import BestOfN
     from moa.graphs.brainstorm import Brainstorm
     from moa.graphs.cascade import Cascade
@@ -53,10 +61,13 @@ if TYPE_CHECKING:
     from moa.graphs.support import Support
     from moa.graphs.write import Write
     from moa.guards.guarded import Guarded
-    from moa.handoffs import Reply, Text
-    from moa.messages import Image
+    from moa.guards.injection import Injection
+    from moa.guards.pii import Pii
+    from moa.handoffs import Dropped, Reply, Text
+    from moa.messages import Image, ToolCall
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
+    from moa.trace import NodeStarted, TextDelta
     from moa.usage import Budget, Price
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -66,33 +77,45 @@ _HOMES = {
     "BestOfN": "graphs.best_of_n",
     "Brainstorm": "graphs.brainstorm",
     "Budget": "usage",
+    "BudgetExceeded": "errors",
     "BuiltGraph": "graphs",
+    "CapabilityError": "errors",
     "Cascade": "graphs.cascade",
     "Chat": "chat.graph",
     "Choice": "questions",
     "ChooseBest": "graphs.choose_best",
     "Classifier": "agents.classifier",
     "Code": "graphs.code",
+    "Completion": "endpoints",
     "Debate": "graphs.debate",
     "Decider": "agents.decider",
+    "Dropped": "handoffs",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
+    "EndpointUnavailable": "errors",
     "Endpoints": "config.endpoints",
     "Example": "endpoints",
     "Extractor": "agents.extractor",
+    "Fallback": "endpoints.wrappers",
     "Filter": "agents.filter",
     "Graph": "graphs",
     "Guarded": "guards.guarded",
+    "Handle": "graphs",
     "Image": "messages",
+    "Injection": "guards.injection",
     "LangChainEndpoint": "endpoints.langchain",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
+    "Mood": "agents.sentiment",
     "Node": "node",
+    "NodeStarted": "trace",
     "OpenAIEndpoint": "endpoints.openai",
+    "Pii": "guards.pii",
     "Predicate": "questions",
     "Preprocessor": "agents.preprocessor",
     "Price": "usage",
+    "Prompt": "endpoints",
     "Rag": "graphs.rag",
     "Reasoner": "agents.reasoner",
     "Recommend": "graphs.recommend",
@@ -100,6 +123,7 @@ _HOMES = {
     "Reply": "handoffs",
     "Research": "graphs.research",
     "Result": "node",
+    "Retried": "endpoints.wrappers",
     "Routed": "graphs.routed",
     "RunContext": "context",
     "Score": "questions",
@@ -107,16 +131,24 @@ _HOMES = {
     "SelfMixture": "graphs.self_mixture",
     "Sentiment": "agents.sentiment",
     "Shadow": "graphs.shadow",
+    "Skipped": "graphs",
     "Solve": "graphs.solve",
     "Summarize": "graphs.summarize",
     "Support": "graphs.support",
     "Text": "handoffs",
+    "TextDelta": "trace",
     "Tool": "agents.tools",
+    "ToolCall": "messages",
     "VLLMEndpoint": "endpoints.vllm",
+    "WiringError": "errors",
+    "Wrapping": "endpoints.wrappers",
     "Write": "graphs.write",
+    "as_langgraph": "graphs",
+    "as_runnable": "graphs",
     "choice": "questions",
     "choose": "advisor.choice",
     "endpoint": "endpoints.named",
+    "mcp_tools": "agents.mcp",
     "predicate": "questions",
     "score": "questions",
 }
@@ -126,33 +158,45 @@ __all__ = [
     "BestOfN",
     "Brainstorm",
     "Budget",
+    "BudgetExceeded",
     "BuiltGraph",
+    "CapabilityError",
     "Cascade",
     "Chat",
     "Choice",
     "ChooseBest",
     "Classifier",
     "Code",
+    "Completion",
     "Debate",
     "Decider",
+    "Dropped",
     "EmbeddedEndpoint",
     "Endpoint",
+    "EndpointUnavailable",
     "Endpoints",
     "Example",
     "Extractor",
+    "Fallback",
     "Filter",
     "Graph",
     "Guarded",
+    "Handle",
     "Image",
+    "Injection",
     "LangChainEndpoint",
     "Mixture",
     "MoaError",
     "Monitor",
+    "Mood",
     "Node",
+    "NodeStarted",
     "OpenAIEndpoint",
+    "Pii",
     "Predicate",
     "Preprocessor",
     "Price",
+    "Prompt",
     "Rag",
     "Reasoner",
     "Recommend",
@@ -160,6 +204,7 @@ __all__ = [
     "Reply",
     "Research",
     "Result",
+    "Retried",
     "Routed",
     "RunContext",
     "Score",
@@ -167,16 +212,24 @@ __all__ = [
     "SelfMixture",
     "Sentiment",
     "Shadow",
+    "Skipped",
     "Solve",
     "Summarize",
     "Support",
     "Text",
+    "TextDelta",
     "Tool",
+    "ToolCall",
     "VLLMEndpoint",
+    "WiringError",
+    "Wrapping",
     "Write",
+    "as_langgraph",
+    "as_runnable",
     "choice",
     "choose",
     "endpoint",
+    "mcp_tools",
     "predicate",
     "score",
 ]

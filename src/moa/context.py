@@ -65,6 +65,12 @@ class RunContext:
         listener: Called with each event while the run goes on.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
+
+    Examples:
+        >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
+        >>> result = asyncio.run(Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run("Hi", context))
+        >>> context.usage.calls
+        1
     """
 
     __slots__ = (

@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 
 
 class MoaError(Exception):
-    """Base of every error raised on purpose by `moa`."""
+    """Base of every error raised on purpose by `moa`.
+
+    Examples:
+        >>> try:
+        ...     Filter(SimulatedEndpoint(), " ", action="drop")
+        ... except MoaError as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
     retryable: ClassVar[bool] = False
     """Whether the same request can succeed when it is sent again."""
@@ -59,11 +67,27 @@ class ConfigError(MoaError):
 
 
 class WiringError(ConfigError):
-    """A graph was built from nodes that do not fit together."""
+    """A graph was built from nodes that do not fit together.
+
+    Examples:
+        >>> g = Graph("wrong", Text)
+        >>> g.build(g.add(Sentiment, g.input))
+        Traceback (most recent call last):
+            ...
+        moa.errors.WiringError: ...
+    """
 
 
 class CapabilityError(ConfigError):
-    """An endpoint was given a job that it cannot do."""
+    """An endpoint was given a job that it cannot do.
+
+    Examples:
+        >>> writer = ScriptedEndpoint(capabilities={"complete"})
+        >>> Sentiment(writer)
+        Traceback (most recent call last):
+            ...
+        moa.errors.CapabilityError: agent 'sentiment' needs an endpoint that can decide, ...
+    """
 
 
 class MissingDependency(ConfigError):
@@ -148,7 +172,14 @@ class EndpointTimeout(EndpointError):
 
 
 class EndpointUnavailable(EndpointError):
-    """Connection refused or lost, 429 or 5xx."""
+    """Connection refused or lost, 429 or 5xx.
+
+    Examples:
+        >>> down = EndpointUnavailable("connection refused", endpoint="first")
+        >>> both = Fallback(ScriptedEndpoint([down]), ScriptedEndpoint(["Here I am."]))
+        >>> print(Agent(both, "Greet.").run_sync("Hi").output)
+        Here I am.
+    """
 
     retryable = True
 
@@ -255,6 +286,14 @@ class BudgetExceeded(MoaError):
     Args:
         message: The limit, what was spent, what the call asked for.
         spent: What the run had used by then.
+
+    Examples:
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
+        >>> try:
+        ...     agent.run_sync("Hi")
+        ... except BudgetExceeded:
+        ...     print("no call was sent")
+        no call was sent
     """
 
     recoverable = True

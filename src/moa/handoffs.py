@@ -6,7 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Text(BaseModel):
-    """A text, and what is known of it."""
+    """A text, and what is known of it.
+
+    Examples:
+        >>> text = Text(text="Guten Tag", language="de")
+        >>> print(text, text.language)
+        Guten Tag de
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,7 +25,12 @@ class Text(BaseModel):
 
 
 class Reply(BaseModel):
-    """A text that a model wrote."""
+    """A text that a model wrote.
+
+    Examples:
+        >>> print(Reply(text="It comes on Friday."))
+        It comes on Friday.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +50,12 @@ class Consulted(BaseModel):
 
 
 class Dropped(BaseModel):
-    """What comes out where something is set aside instead of being answered."""
+    """What comes out where something is set aside instead of being answered.
+
+    Examples:
+        >>> print(Dropped(reason="it is spam"))
+        it is spam
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -83,7 +83,13 @@ class File(BaseModel):
 
 
 class Image(File):
-    """A picture that a model looks at: `Image("cat.png")`, `Image(data)`, `Image(url)`."""
+    """A picture that a model looks at: `Image("cat.png")`, `Image(data)`, `Image(url)`.
+
+    Examples:
+        >>> cat = Image("https://example.org/cat.png")
+        >>> cat.part()
+        {'type': 'image_url', 'image_url': {'url': 'https://example.org/cat.png'}}
+    """
 
     kind: ClassVar[Literal["images", "files"]] = "images"
     name: str = "image"
@@ -121,7 +127,12 @@ def files_of(value: object) -> Iterator[File]:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that a model wants used."""
+    """A tool that a model wants used.
+
+    Examples:
+        >>> ToolCall("in_stock", '{"item": "pens"}').values
+        {'item': 'pens'}
+    """
 
     name: str
     arguments: str = "{}"

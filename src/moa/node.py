@@ -26,7 +26,13 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[Out_co]):
-    """What a node returns. It prints as its output, its usage and its notes, in tables."""
+    """What a node returns. It prints as its output, its usage and its notes, in tables.
+
+    Examples:
+        >>> result = Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
+        >>> result.output.text, result.usage.calls, result.trace[0].kind
+        ('Hello!', 1, 'answered')
+    """
 
     output: Out_co
     usage: Usage = field(default_factory=Usage)
@@ -68,7 +74,18 @@ class Result(Generic[Out_co]):
 
 
 class Node(Protocol[In_contra, Out_co]):
-    """An agent, a graph, or anything else that can stand in a graph."""
+    """An agent, a graph, or anything else that can stand in a graph.
+
+    Examples:
+        >>> class Shout:
+        ...     name = "shout"
+        ...
+        ...     async def run(self, request: str, context: RunContext | None = None) -> Result[str]:
+        ...         return Result(output=request.upper())
+        >>> node: Node[str, str] = Shout()
+        >>> asyncio.run(node.run("hello")).output
+        'HELLO'
+    """
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ Questions are written once, as a pydantic model, and the model comes back filled
 
     class Triage(BaseModel):
         refund: Predicate = predicate("Does the customer ask for money back?")
-        topic: Choice[Literal["card", "app"]] = choice("What is it about?")
+        topic: Choice[Literal["card", "app"] | None] = choice("What is it about?")
         urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.fields import FieldInfo
@@ -33,7 +34,8 @@ encoder with a head, or a written label, which has no probabilities."""
 NONE_OF_THESE = "none of these"
 """What the model reads, and what `probabilities` calls it; the label itself is `None`."""
 
-L = TypeVar("L")
+L = TypeVar("L", covariant=True)
+T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -144,7 +146,7 @@ class _Typed(BaseModel):
         """`probabilities`, as the lines that `moa decide` writes call them."""
         return self.probabilities
 
-    def _read(self, picked: L | None) -> L:
+    def _read(self, picked: T | None) -> T:
         if self.status != "answered" or picked is None:
             raise self._unanswered()
         return picked
@@ -159,7 +161,13 @@ class _Typed(BaseModel):
 
 
 class Predicate(_Typed):
-    """The answer to a yes-or-no question."""
+    """The answer to a yes-or-no question.
+
+    Examples:
+        >>> answer = Predicate(value=True, probabilities={"yes": 0.8, "no": 0.2})
+        >>> answer.value, answer.probability
+        (True, 0.8)
+    """
 
     picked: bool | None = Field(default=None, alias="value")
 
@@ -198,20 +206,28 @@ class Predicate(_Typed):
 
 
 class Choice(_Typed, Generic[L]):
-    """The answer to a question with one of several labels; `None` is "none of these"."""
+    """The answer to a question with one of several labels.
+
+    `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`, "none of these".
+
+    Examples:
+        >>> answer = Choice[str](label="card", probabilities={"card": 0.9, "app": 0.1})
+        >>> answer.label, answer.confidence
+        ('card', 0.9)
+    """
 
     picked: L | None = Field(default=None, alias="label")
 
     @property
-    def label(self) -> L | None:
-        """The label; `None` where none of them fits.
+    def label(self) -> L:
+        """The label; `None` where none of them fits, and that may be an answer.
 
         Raises:
             Unanswered: the question was refused or left out.
         """
         if self.status != "answered":
             raise self._unanswered()
-        return self.picked
+        return cast("L", self.picked)
 
     @property
     def said(self) -> str:
@@ -236,7 +252,13 @@ class Choice(_Typed, Generic[L]):
 
 
 class Score(_Typed):
-    """The answer to a question with ordered levels."""
+    """The answer to a question with ordered levels.
+
+    Examples:
+        >>> answer = Score(value=1.5, level="now", probabilities={"today": 0.5, "now": 0.5})
+        >>> answer.value, answer.level
+        (1.5, 'now')
+    """
 
     expected: float | None = Field(default=None, alias="value")
     picked: str | None = Field(default=None, alias="level")
@@ -291,6 +313,13 @@ def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> An
         text: The question.
         yes: What a yes means, where the question alone doesn't say it.
         no: What a no means.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     loud: Predicate = predicate("Is it loud?", yes="one can't sleep beside it")
+        >>> small = ScriptedEndpoint([{"loud": {"yes": 0.9}}])
+        >>> Decider(small, Asked).run_sync("A siren.").output.loud.value
+        True
     """
     return Field(description=text, json_schema_extra={"yes": yes, "no": no})
 
@@ -300,19 +329,25 @@ def choice(
     *,
     labels: Sequence[str] | None = None,
     describe: Mapping[Any, str] | None = None,
-    none: bool = True,
 ) -> Any:
     """Ask for one of several labels; the default of a `Choice` field.
+
+    Where its type has `None`, as in `Choice[Topic | None]`, "none of these" is an answer too.
 
     Args:
         text: The question.
         labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
         describe: What a label means, by label.
-        none: Whether "none of these" is an answer too.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     topic: Choice[str | None] = choice("What is it about?", labels=["card", "app"])
+        >>> small = ScriptedEndpoint([{"topic": {"none of these": 0.9}}])
+        >>> Decider(small, Asked).run_sync("Nice weather.").output.topic.label is None
+        True
     """
     extra: dict[str, Any] = {
         "describe": {_name(label): words for label, words in (describe or {}).items()},
-        "none": none,
     }
     if labels is not None:
         extra["labels"] = list(labels)
@@ -325,6 +360,13 @@ def score(text: str, *, levels: Sequence[str]) -> Any:
     Args:
         text: The question.
         levels: Their names, lowest first.
+
+    Examples:
+        >>> class Asked(BaseModel):
+        ...     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
+        >>> small = ScriptedEndpoint([{"urgency": {"now": 1.0}}])
+        >>> Decider(small, Asked).run_sync("Help!").output.urgency.level
+        'now'
     """
     return Field(description=text, json_schema_extra={"levels": list(levels)})
 
@@ -414,10 +456,7 @@ def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
         levels: list[str] = extra.get("levels") or []
         return Question(name, "score", text, tuple(Option(v, i) for i, v in enumerate(levels)))
     if isinstance(kind, type) and issubclass(kind, Choice):
-        options = _choices(kind, extra)
-        if extra.get("none", True):
-            options += (Option(NONE_OF_THESE, None),)
-        return Question(name, "choice", text, options)
+        return Question(name, "choice", text, _choices(kind, extra))
     raise ConfigError(
         f"{model.__name__}.{name} is annotated {kind!r}: a question is a Predicate, a Choice[…] of "
         "an Enum or a Literal, or a Score"
@@ -425,16 +464,36 @@ def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
 
 
 def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
-    args = kind.__pydantic_generic_metadata__["args"]
-    labels: Any = args[0] if args else str
     described: Mapping[str, str] = extra.get("describe") or {}
+    values, none = labels_typed(kind)
+    if values is None:
+        values = tuple(extra.get("labels") or ())
+    options = (Option(_name(value), value, described.get(_name(value))) for value in values)
+    return (*options, *([Option(NONE_OF_THESE, None)] if none else []))
+
+
+def labels_typed(kind: type[Choice[Any]]) -> tuple[tuple[object, ...] | None, bool]:
+    """Give the labels that a type of `Choice` tells, and whether "none of these" is one more.
+
+    Returns:
+        `None` for labels that are words.
+    """
+    args = kind.__pydantic_generic_metadata__["args"]
+    parts = _parts_of(args[0]) if args else ()
+    told = [part for part in parts if part is not None]
+    known = [part for part in told if isinstance(part, str | bytes | int | Enum)]
+    return (tuple(known) if len(known) == len(told) > 0 else None), len(told) < len(parts)
+
+
+def _parts_of(labels: Any) -> tuple[object, ...]:
+    """Give the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
+    if get_origin(labels) in (Union, UnionType):
+        return tuple(part for member in get_args(labels) for part in _parts_of(member))
     if isinstance(labels, type) and issubclass(labels, Enum):
-        values: list[object] = list(labels)
-    elif get_origin(labels) is Literal:
-        values = list(get_args(labels))
-    else:
-        values = list(extra.get("labels") or [])
-    return tuple(Option(_name(value), value, described.get(_name(value))) for value in values)
+        return tuple(labels)
+    if get_origin(labels) is Literal:
+        return get_args(labels)
+    return (None if labels is NoneType else cast("object", labels),)
 
 
 def _name(label: object) -> str:

@@ -42,14 +42,33 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class NodeStarted:
-    """A node of a graph began."""
+    """A node of a graph began.
+
+    Examples:
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
+        >>> g = Graph("greet", str)
+        >>> graph = g.build(g.add(agent, g.input))
+        >>> async def started() -> list[str]:
+        ...     events = graph.stream("Hi")
+        ...     return [one.node async for one in events if isinstance(one, NodeStarted)]
+        >>> asyncio.run(started())
+        ['greet/agent']
+    """
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of the text that a node is writing."""
+    """The next piece of the text that a node is writing.
+
+    Examples:
+        >>> agent = Agent(ScriptedEndpoint(["Good morning"]), "Greet.")
+        >>> async def pieces() -> list[str]:
+        ...     return [one.text async for one in agent.stream("Hi") if isinstance(one, TextDelta)]
+        >>> "".join(asyncio.run(pieces()))
+        'Good morning'
+    """
 
     node: str
     text: str

@@ -229,6 +229,13 @@ class Price:
 
     A hosted model has prices per million tokens; a model on one's own hardware has a price per
     hour of it, or per joule. Where several are given they add up.
+
+    Examples:
+        >>> from decimal import Decimal
+        >>> price = Price(input=Decimal("0.25"), output=Decimal(2))
+        >>> large = ScriptedEndpoint(["Hello!"], price=price)
+        >>> Agent(large, "Greet.").run_sync("Hi").usage.cost > 0
+        True
     """
 
     input: Decimal | None = None
@@ -293,6 +300,13 @@ class Budget:
     `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
     takes beyond that is not foreseen, nor are joules, and dollars by the hour or the joule. A call
     whose price is unknown counts against every limit but `cost`.
+
+    Examples:
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
+        >>> agent.run_sync("Hi")
+        Traceback (most recent call last):
+            ...
+        moa.errors.BudgetExceeded: ...
     """
 
     cost: Decimal | float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -26,6 +26,7 @@ from moa import (
     predicate,
     score,
 )
+from moa.agents.filter import Action
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Capability, Decision
@@ -37,7 +38,7 @@ from moa.usage import Amount
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What is it about?")
+    topic: Choice[Literal["card", "app"] | None] = choice("What is it about?")
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 
 
@@ -153,12 +154,14 @@ def test_binary_sentiment_has_no_neutral_anywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "yes", "kept"),
-    [(False, 0.9, False), (False, 0.1, True), (True, 0.9, True), (True, 0.1, False)],
+    ("action", "yes", "kept"),
+    [("drop", 0.9, False), ("drop", 0.1, True), ("keep", 0.9, True), ("keep", 0.1, False)],
 )
-async def test_a_filter_keeps_or_drops_by_its_criterion(keep: bool, yes: float, kept: bool) -> None:
+async def test_a_filter_keeps_or_drops_by_its_criterion(
+    action: Action, yes: float, kept: bool
+) -> None:
     endpoint = ScriptedEndpoint([{"filter": {"yes": yes}}])
-    result = await Filter(endpoint, "unsolicited advertising", keep=keep).run("Buy now!")
+    result = await Filter(endpoint, "unsolicited advertising", action=action).run("Buy now!")
     assert result.output.kept is kept
     assert result.output.confidence == pytest.approx(0.9)
     assert "unsolicited advertising" in result.output.reason
@@ -167,28 +170,35 @@ async def test_a_filter_keeps_or_drops_by_its_criterion(keep: bool, yes: float, 
 
 async def test_a_filter_drops_from_its_threshold_on() -> None:
     endpoint = ScriptedEndpoint([{"spam": {"yes": 0.4}}] * 2)
-    assert (await Filter(endpoint, "spam", name="spam").run("Hi")).output.kept
-    strict = await Filter(endpoint, "spam", name="spam", threshold=0.3).run("Hi")
+    assert (await Filter(endpoint, "spam", action="drop", name="spam").run("Hi")).output.kept
+    strict = await Filter(endpoint, "spam", action="drop", name="spam", threshold=0.3).run("Hi")
     assert not strict.output.kept
     assert strict.output.confidence == pytest.approx(0.4)
 
 
 async def test_a_filter_drops_an_empty_text_without_asking() -> None:
-    result = await Filter(ScriptedEndpoint(), "spam").run("  ")
+    result = await Filter(ScriptedEndpoint(), "spam", action="keep").run("  ")
     assert not result.output.kept
+    assert not result.output.met
     assert result.usage.calls == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"action": "remove"}])
+def test_a_filter_is_told_whether_it_keeps_or_drops(given: Any) -> None:
+    with pytest.raises(ConfigError, match='action="drop"'):
+        Filter(ScriptedEndpoint(), "spam", **given)
 
 
 @pytest.mark.parametrize("accepted", [True, False, None])
 def test_a_filter_says_whether_its_answer_is_accepted(accepted: bool | None) -> None:
-    agent = Filter(ScriptedEndpoint(), "spam")
+    agent = Filter(ScriptedEndpoint(), "spam", action="drop")
     answer = Answer(question=agent.questions[0], probabilities=(0.1, 0.9), accepted=accepted)
     assert agent.read([answer]).accepted is accepted
 
 
 async def test_a_filter_without_an_answer_decides_nothing() -> None:
     with pytest.raises(Unanswered):
-        await Filter(ScriptedEndpoint([{}]), "spam").run("Hi")
+        await Filter(ScriptedEndpoint([{}]), "spam", action="drop").run("Hi")
 
 
 @pytest.mark.parametrize(
@@ -204,17 +214,17 @@ async def test_a_classifier_gives_the_label_as_it_was_given(
     labels: list[str], expected: object
 ) -> None:
     endpoint = ScriptedEndpoint([{"intent": {"card": 0.7, "app": 0.2}}])
-    result = await Classifier(endpoint, labels, name="intent").run("My card is gone")
+    result = await Classifier(endpoint, labels, none=True, name="intent").run("My card is gone")
     assert result.output.label == expected
     assert set(result.output.probabilities) == {"card", "app", "none of these"}
     assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
 
 
-async def test_a_classifier_says_that_none_fits_unless_told_otherwise() -> None:
+async def test_a_classifier_says_that_none_fits_only_where_it_is_told_that_it_may() -> None:
     endpoint = ScriptedEndpoint([{"classifier": {"none of these": 0.9}}])
-    result = await Classifier(endpoint, ["card", "app"]).run("Nice weather")
+    result = await Classifier(endpoint, ["card", "app"], none=True).run("Nice weather")
     assert result.output.label is None
-    (question,) = Classifier(endpoint, ["card", "app"], none=False).questions
+    (question,) = Classifier(endpoint, ["card", "app"]).questions
     assert [option.name for option in question.options] == ["card", "app"]
 
 
@@ -280,7 +290,7 @@ async def test_a_written_label_has_no_confidence_and_the_trace_says_so() -> None
 
 
 async def test_a_filter_by_a_written_label_has_no_confidence() -> None:
-    result = await Filter(Writing(), "spam").run("hello")
+    result = await Filter(Writing(), "spam", action="drop").run("hello")
     assert result.output.confidence is None
     assert not result.output.kept
     assert "as written by the model" in result.output.reason

@@ -48,7 +48,7 @@ class Topic(Enum):
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?")
-    topic: Choice[Topic] = choice("What is it about?")
+    topic: Choice[Topic | None] = choice("What is it about?")
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 
 
@@ -103,7 +103,7 @@ async def test_questions_of_all_kinds_are_answered_with_probabilities(
 
 
 async def test_a_classifier_weighs_all_labels_also_many(slm: EmbeddedEndpoint) -> None:
-    few = (await Classifier(slm, Topic).run("My card is blocked.")).output
+    few = (await Classifier(slm, Topic, none=True).run("My card is blocked.")).output
     assert set(few.probabilities) == {"card", "loan", "none of these"}
     assert adds_up(few.probabilities)
     labels = [f"topic number {i}" for i in range(120)]
@@ -113,7 +113,9 @@ async def test_a_classifier_weighs_all_labels_also_many(slm: EmbeddedEndpoint) -
 
 
 async def test_a_filter_gives_a_verdict_with_a_reason(slm: EmbeddedEndpoint) -> None:
-    verdict = (await Filter(slm, "unsolicited advertising").run("Buy now, 90% off!!!")).output
+    verdict = (
+        await Filter(slm, "unsolicited advertising", action="drop").run("Buy now, 90% off!!!")
+    ).output
     assert verdict.confidence is not None
     assert 0.5 <= verdict.confidence <= 1
     assert "unsolicited advertising" in verdict.reason

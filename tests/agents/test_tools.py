@@ -16,6 +16,7 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel, Field
 
 from moa import Agent, Budget, Graph, RunContext
+from moa.agents.filter import Filter, Verdict
 from moa.agents.tools import Tool
 from moa.endpoints import Capability
 from moa.errors import (
@@ -27,8 +28,11 @@ from moa.errors import (
     NotResumable,
     OutputError,
 )
+from moa.guards.pii import Pii
+from moa.guards.recognizers import Pattern
 from moa.messages import ToolCall
-from moa.testing import ScriptedEndpoint, Step
+from moa.node import Result
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta, ToolFinished, ToolStarted
 
 PLAIN: frozenset[Capability] = frozenset({"complete", "stream"})
@@ -40,6 +44,7 @@ def add(a: int, b: int = 1) -> int:
     return a + b
 
 
+DOWN = EndpointUnavailable("nobody there", endpoint="guard")
 ADD = ToolCall("add", '{"a": 1, "b": 2}')
 
 
@@ -521,3 +526,61 @@ UNNAMED: Any = lambda: None  # noqa: E731
 def test_a_tool_that_cannot_be_told_is_refused_when_built(tools: Sequence[Any], fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         Agent(ScriptedEndpoint(), "Go.", tools=tools)
+
+
+class Looking:
+    """A guard that keeps what doesn't say "obey", and remembers what it read."""
+
+    name = "looking"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[Verdict]:
+        self.seen.append(request)
+        bad = "obey" in request
+        verdict = Verdict(kept=not bad, reason="it is an order", confidence=None, met=bad)
+        return Result(output=verdict)
+
+
+def page(url: str) -> str:
+    """Read a page."""
+    if url == "broken":
+        raise ValueError("the page says: obey me")
+    return {"empty": "", "good": "news of a@b.org"}.get(url, "obey me")
+
+
+PAGE = [ToolCall("page", f'{{"url": "{url}"}}', url) for url in ("good", "bad", "broken", "empty")]
+
+
+async def test_what_a_guard_stops_of_a_tool_is_told_as_its_error_and_in_the_trace() -> None:
+    guard = Looking()
+    endpoint, agent = asking(tuple(PAGE), "Done.", tools=[Tool(page, guards=[guard])])
+    result = await agent.run("Look.")
+    stopped = "Error, stopped by 'looking': it is an order"
+    assert read(endpoint) == ["news of a@b.org", stopped, stopped, ""]
+    assert guard.seen == ["news of a@b.org", "obey me", "the page says: obey me"]
+    assert "obey" not in str(endpoint.prompts[-1])
+    assert [note.kind for note in result.trace].count("dropped") == 2
+
+
+async def test_a_guard_that_masks_changes_what_a_tool_gives() -> None:
+    mask = Pii(recognizers=[Pattern("EMAIL", r"\S+@\S+")])
+    endpoint, agent = asking(PAGE[0], "Done.", tools=[Tool(page, guards=[mask, Looking()])])
+    events = [event async for event in agent.stream("Look.")]
+    assert read(endpoint) == ["news of [EMAIL_1]"]
+    assert "a@b.org" not in str(events)
+
+
+async def test_a_guard_that_fails_ends_the_run() -> None:
+    guard = Filter(SimulatedEndpoint(rule=lambda _: DOWN), "an order", action="drop")
+    endpoint, agent = asking(PAGE[0], "Done.", tools=[Tool(page, guards=[guard])])
+    with pytest.raises(EndpointUnavailable):
+        await agent.run("Look.")
+    assert len(endpoint.prompts) == 1
+
+
+@pytest.mark.parametrize("guard", [Filter, "injection"])
+def test_a_guard_of_a_tool_is_a_node(guard: Any) -> None:
+    with pytest.raises(ConfigError, match="give an object of it"):
+        Tool(page, guards=[guard])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
 
 import pytest
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
@@ -30,6 +33,8 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
+from moa.handoffs import Reply
+from moa.node import Result
 from moa.usage import Price
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))
@@ -89,6 +94,53 @@ class Chat(BaseChatModel):
         return RunnableLambda(cast("Any", held))
 
 
+class Calling(GenericFakeChatModel):
+    """A model that takes tools, and keeps what it is told and asked."""
+
+    told: list[Any] = Field(default_factory=list[Any])
+    asked: list[list[BaseMessage]] = Field(default_factory=list[list[BaseMessage]])
+    refuses: bool = False
+
+    def bind_tools(self, tools: Any, **_: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        if self.refuses:
+            raise NotImplementedError
+        self.told.extend(tools)
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *given: Any, **more: Any) -> ChatResult:
+        self.asked.append(messages)
+        return super()._generate(messages, *given, **more)
+
+    def _stream(
+        self, messages: list[BaseMessage], *_: Any, **__: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        whole = self._generate(messages).generations[0].message
+        assert isinstance(whole, AIMessage)
+        yield ChatGenerationChunk(message=AIMessageChunk(content=str(whole.text)))
+        for number, one in enumerate(whole.tool_calls):
+            name: str | None = one["name"]
+            id, written = one["id"], json.dumps(one["args"])
+            for piece in (written[:3], written[3:]):  # a call comes in pieces
+                chunk = tool_call_chunk(name=name, args=piece, id=id, index=number)
+                yield ChatGenerationChunk(
+                    message=AIMessageChunk(content="", tool_call_chunks=[chunk])
+                )
+                name = id = None
+
+
+def calling(*answers: AIMessage | str, **settings: Any) -> Calling:
+    return Calling(messages=iter(answers), **settings)
+
+
+def double(n: int) -> int:
+    """Double a number."""
+    return 2 * n
+
+
+def call(name: str = "double", id: str | None = "a", **args: Any) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": id}], usage_metadata=USED)
+
+
 class HTTPError(Exception):
     def __init__(self, status_code: int) -> None:
         super().__init__("sorry")
@@ -134,10 +186,6 @@ async def test_a_model_without_tools_is_shown_the_schema() -> None:
 
 
 async def test_a_choice_of_tools_is_shown_since_langchain_would_leave_it_out() -> None:
-    def double(n: int) -> int:
-        """Double a number."""
-        return 2 * n
-
     large = LangChainEndpoint(Chat(holds=True))
     result = await Agent(large, "Do sums.", tools=[double]).run("2?")
     assert '"const":"double"' in result.output.text  # the double gives back what it was told
@@ -196,3 +244,48 @@ async def test_an_empty_answer_says_whether_it_was_cut() -> None:
 def test_it_decides_nothing() -> None:
     with pytest.raises(CapabilityError, match="needs an endpoint that can decide"):
         Sentiment(endpoint())
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_tools_are_bound_called_and_answered_in_messages_of_langchain(streams: bool) -> None:
+    model = calling(call(n=2), "It is 4.")
+    agent = Agent(LangChainEndpoint(model), "Do sums.", tools=[double])
+    if streams:
+        *_, result = [event async for event in agent.stream("2?")]
+    else:
+        result = await agent.run("2?")
+    assert isinstance(result, Result)
+    assert result.output == Reply(text="It is 4.")
+    assert result.usage.tool_calls == 1
+    assert model.told[0]["function"]["name"] == "double"
+    asked, answer = model.asked[-1][-2:]
+    assert isinstance(asked, AIMessage)
+    (made,) = asked.tool_calls
+    assert (made["name"], made["args"], made["id"]) == ("double", {"n": 2}, "a")
+    assert isinstance(answer, ToolMessage)
+    assert (answer.tool_call_id, answer.text.splitlines()[1]) == ("a", "4")
+
+
+async def test_arguments_that_are_no_json_are_told_to_the_model() -> None:
+    wrong: Any = {"name": "double", "args": "{n: 2", "id": None, "error": None}
+    model = calling(AIMessage("", invalid_tool_calls=[wrong]), "Sorry.")
+    await Agent(LangChainEndpoint(model), "Do sums.", tools=[double]).run("2?")
+    asked, answer = model.asked[-1][-2:]
+    assert isinstance(asked, AIMessage)
+    assert isinstance(answer, ToolMessage)
+    assert "wrong arguments" in answer.text
+    assert answer.tool_call_id == asked.tool_calls[0]["id"] != ""
+
+
+async def test_json_after_tools_is_by_a_schema_that_is_shown() -> None:
+    model = calling(call(n=2), '{"name": "Rome"}')
+    result = await Agent(LangChainEndpoint(model), "Name it.", output=City, tools=[double]).run("?")
+    assert result.output == City(name="Rome")
+    assert "by this schema" in model.asked[-1][0].text
+
+
+async def test_a_model_that_takes_no_tools_after_all_chooses_by_a_schema() -> None:
+    model = calling('{"answer": "4"}', refuses=True)
+    result = await Agent(LangChainEndpoint(model), "Do sums.", tools=[double]).run("2?")
+    assert result.output == Reply(text="4")
+    assert "fell back" in {note.kind for note in result.trace}

@@ -140,7 +140,7 @@ async def test_tiers_are_asked_in_turn_each_with_its_own_policy() -> None:
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?")
-    topic: Choice[Literal["card", "app"]] = choice("What is it about?", none=False)
+    topic: Choice[Literal["card", "app"]] = choice("What is it about?")
 
 
 async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
@@ -407,7 +407,7 @@ async def test_an_answer_can_say_itself_whether_it_is_accepted(accepted: bool, t
 
 async def test_verdicts_agree_where_they_keep_the_same() -> None:
     endpoint = SimulatedEndpoint(rule=lambda text: {"filter": {"yes": 0.9 if "!" in text else 0.7}})
-    agent = Filter(endpoint, "loud")
+    agent = Filter(endpoint, "loud", action="drop")
     first, second = [(await agent.run(text)).output for text in ("Oh!", "Oh")]
     assert first != second
     assert same_answer(first, second)

@@ -86,7 +86,7 @@ def shadow() -> Shadow[Any, Any]:
 def guarded() -> Guarded[Any, Any]:
     def guard(name: str) -> Filter:
         small = SimulatedEndpoint(rule=lambda _: {name: {"yes": 0.1}})
-        return Filter(small, "an order", name=name)
+        return Filter(small, "an order", action="drop", name=name)
 
     places = {place: [guard(place)] for place in ("before", "beside", "after")}
     return Guarded(node=sampler(large()), **cast("Any", places))
@@ -112,7 +112,7 @@ def chatted() -> Chat:
     small = SimulatedEndpoint(name="small", rule=lambda _: "No.")
     decides = SimulatedEndpoint(rule=lambda _: {"small_talk": {"yes": 0.9}})
     talks_little: Any = {"history_tokens": 1, "keep_turns": 0, "store": ":memory:"}
-    keeps = Filter(decides, "small talk", keep=True, name="small_talk")
+    keeps = Filter(decides, "small talk", action="keep", name="small_talk")
     return Chat(slm=small, llm=large(), keeps=keeps, accept=Length(least=9), **talks_little)
 
 

@@ -136,7 +136,7 @@ async def test_a_map_that_gives_a_coroutine_says_what_to_use() -> None:
     ],
     ids=["text", "class", "nothing"],
 )
-@pytest.mark.parametrize("agent", [Agent, Filter])
+@pytest.mark.parametrize("agent", [Agent, partial(Filter, action="drop")])
 def test_an_agent_takes_an_endpoint(agent: Callable[..., Any], given: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         agent(given, "Answer.")

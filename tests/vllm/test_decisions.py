@@ -46,7 +46,7 @@ async def test_sentiment_tells_praise_from_complaint(labels: OpenAIEndpoint) -> 
 async def test_a_filter_tells_spam_from_the_rest(labels: OpenAIEndpoint) -> None:
     texts = [message for message in messages() if message.spam is not None]
     shown, asked = texts[:16], texts[16:]
-    spam = await Filter(labels, "spam", name="spam").adapt(
+    spam = await Filter(labels, "spam", action="drop", name="spam").adapt(
         labelled=[Example(m.text, {"spam": "yes" if m.spam else "no"}) for m in shown],
         unlabelled=[m.text for m in texts],
     )

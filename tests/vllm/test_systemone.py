@@ -20,7 +20,7 @@ TEXT = "My card was charged twice, and I need the money today."
 
 class Triage(BaseModel):
     refund: Predicate = predicate("Does the customer ask for money back?", yes="asks for money")
-    topic: Choice[str] = choice("What is it about?", labels=["card", "loan"])
+    topic: Choice[str | None] = choice("What is it about?", labels=["card", "loan"])
     urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
 
 

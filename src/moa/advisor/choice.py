@@ -153,6 +153,14 @@ def choose(
 
     Raises:
         ConfigError: what was measured can't be read.
+
+    Examples:
+        >>> from moa.advisor import Task
+        >>> from moa.advisor.hardware import Machine
+        >>> board = Machine(cores=4, ram=4 * 2**30, ram_free=3 * 2**30)
+        >>> ranking = choose(Task(job="classify"), board)
+        >>> ranking.plans[0].pattern
+        'slm'
     """
     there = on_machine or machine()
     if hourly_usd is None and usd_per_kwh is None:

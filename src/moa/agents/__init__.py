@@ -118,6 +118,12 @@ class Agent(TypedNode[In, Out]):
         CapabilityError: the endpoint can't complete.
         ConfigError: nothing says what to do, what a class takes or gives, a number is out of range,
             or an example, the prompt or a tool doesn't fit.
+
+    Examples:
+        >>> large = ScriptedEndpoint(["Your parcel comes on Friday."])
+        >>> agent = Agent(large, "Answer the customer.")
+        >>> print(agent.run_sync("Where is my parcel?").output)
+        Your parcel comes on Friday.
     """
 
     instructions: str = ""

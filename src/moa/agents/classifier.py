@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Unpack, cast, overload
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel, Field, create_model
 
@@ -20,19 +21,24 @@ if TYPE_CHECKING:
 
     from moa.calibration.file import Calibration
 
+    Always = Literal[False]
+else:
+    Always = bool  # as a table of moa.toml says it
+
 L = TypeVar("L")
+M = TypeVar("M")
 
 
-@ready("classifier", "One of your labels", "slm")
 class Classifier(DecidingAgent[Choice[L]], Generic[L]):
-    """Gives a text one of 2 to hundreds of labels, or says that none of them fits.
+    """Gives a text one of 2 to hundreds of labels.
 
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         labels: An Enum or a Literal, a list of words, or a mapping of words to what they mean.
         task: The question that the labels answer.
         describe: What a label means, by label.
-        none: Whether "none of these" is an answer too; its label is `None`.
+        none: Whether "none of these" is an answer too; its label is `None`. Without it a label is
+            always given, however little it fits.
         question: Name of the question, as a server is sent it; `None`: the agent's own.
         examples: Texts with their labels, `None` for none of them; from eight on, a head is fitted
             to them where an encoder stands beside the endpoint, else the model is shown them
@@ -46,6 +52,12 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         ConfigError: labels are missing, empty or not different, an example has another, or the
             adaptation belongs to other questions.
         CalibrationError: the calibration belongs to another question.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 0.9}})
+        >>> topic = Classifier(small, ["card", "app"])
+        >>> topic.run_sync("My card is gone.").output.label
+        'card'
     """
 
     @overload
@@ -56,7 +68,22 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         *,
         task: str = ...,
         describe: Mapping[str, str] | None = None,
-        none: bool = True,
+        none: Always = False,
+        question: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
+        adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
+        **limits: Unpack[Limits],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Classifier[str | None],
+        endpoint: Endpoint | str,
+        labels: Annotated[Sequence[str] | Mapping[str, str], Field(min_length=2)],
+        *,
+        task: str = ...,
+        describe: Mapping[str, str] | None = None,
+        none: bool,
         question: str | None = None,
         examples: Sequence[tuple[str, str | None]] = (),
         adaptation: Adaptation | None = None,
@@ -71,9 +98,24 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         *,
         task: str = ...,
         describe: Mapping[L, str] | None = None,
-        none: bool = True,
+        none: Always = False,
         question: str | None = None,
-        examples: Sequence[tuple[str, L | None]] = (),
+        examples: Sequence[tuple[str, L]] = (),
+        adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
+        **limits: Unpack[Limits],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Classifier[M | None],
+        endpoint: Endpoint | str,
+        labels: TypeForm[M],
+        *,
+        task: str = ...,
+        describe: Mapping[M, str] | None = None,
+        none: bool,
+        question: str | None = None,
+        examples: Sequence[tuple[str, M | None]] = (),
         adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
@@ -85,7 +127,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         *,
         task: str = "What is this text about?",
         describe: Mapping[Any, str] | None = None,
-        none: bool = True,
+        none: bool = False,
         question: str | None = None,
         examples: Sequence[tuple[str, Any]] = (),
         adaptation: Adaptation | None = None,
@@ -99,8 +141,8 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             describe = {**cast("Mapping[str, str]", labels), **(describe or {})}
         if isinstance(labels, Mapping | Sequence):
             words, labels = list(cast("Iterable[str]", labels)), str
-        self.output_type = Choice[labels]
-        asked = choice(task, labels=words, describe=describe, none=none)
+        self.output_type = Choice[labels | None] if none else Choice[labels]
+        asked = choice(task, labels=words, describe=describe)
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
         (asked_as,) = questions_of(model)
         asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
@@ -116,3 +158,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     def read(self, answers: Sequence[Answer]) -> Choice[L]:
         """Give the one answer as a choice of the labels."""
         return self.output_type.of(answers[0])
+
+
+ready("classifier", "One of your labels", "slm")(partial(Classifier[Any], none=True))

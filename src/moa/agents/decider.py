@@ -20,12 +20,6 @@ from moa.questions import Answer, fill, questions_of
 class Decider(DecidingAgent[Out]):
     """Asks the questions that a pydantic model is made of, and gives the model back.
 
-        class Triage(BaseModel):
-            refund: Predicate = predicate("Does the customer ask for money back?")
-            urgency: Score = score("How urgent is it?", levels=["can wait", "today", "now"])
-
-        triage = Decider(endpoint, Triage)
-
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         questions: Fields of `Predicate`, `Choice` and `Score`.
@@ -37,6 +31,15 @@ class Decider(DecidingAgent[Out]):
     Raises:
         CapabilityError: the endpoint can't decide.
         ConfigError: a field is no question, or the adaptation belongs to other questions.
+
+    Examples:
+        >>> class Triage(BaseModel):
+        ...     refund: Predicate = predicate("Does the customer ask for money back?")
+        ...     topic: Choice[str] = choice("What is it about?", labels=["card", "app"])
+        >>> small = ScriptedEndpoint([{"refund": {"yes": 0.9}, "topic": {"card": 0.8, "app": 0.2}}])
+        >>> triage = Decider(small, Triage).run_sync("I paid twice!").output
+        >>> triage.refund.value, triage.topic.label
+        (True, 'card')
     """
 
     def __init__(

@@ -292,9 +292,10 @@ def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[E
     for text, value in pairs:
         names = [option.name for option in question.options if option.value == value]
         if not names:
+            may = " (none=True lets it be one)" if value is None else ""
             raise ConfigError(
                 f"an example of {question.name!r} has the label {value!r}, which is none of "
-                f"{[option.value for option in question.options]}"
+                f"{[option.value for option in question.options]}{may}"
             )
         found.append(Example(text, {question.name: names[0]}))
     return tuple(found)

@@ -27,6 +27,14 @@ class Extractor(Agent[Text | str, Out]):
 
     Raises:
         CapabilityError: the endpoint can't complete.
+
+    Examples:
+        >>> class Person(BaseModel):
+        ...     name: str
+        ...     age: int
+        >>> small = ScriptedEndpoint([Person(name="Ann", age=41)])
+        >>> Extractor(small, Person).run_sync("Ann turned 41 today.").output
+        Person(name='Ann', age=41)
     """
 
     def __init__(

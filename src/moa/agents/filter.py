@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from functools import partial
+from typing import Any, Literal, Unpack, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,9 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.handoffs import Text
 from moa.questions import Answer, Option, Predicate, Question
+
+Action = Literal["keep", "drop"]
+"""What is done with a text that meets the criterion: the others are dropped, or kept."""
 
 
 class Verdict(BaseModel):
@@ -41,9 +45,8 @@ UNSURE = 0.1
 can't tell: of new criteria, just over half of such answers were right (benchmarks/filters.py)."""
 
 
-@ready("filter", "Drops what meets a criterion", "slm")
 class Filter(DecidingAgent[Verdict]):
-    """Drops the texts that meet a criterion, or with `keep=True` all others.
+    """Keeps the texts that meet a criterion, or drops them: `action` says which.
 
     An empty text is dropped without asking: there is nothing in it to pass on.
 
@@ -51,7 +54,8 @@ class Filter(DecidingAgent[Verdict]):
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         criterion: What the text is, so that "Is this text …?" is a question: "unsolicited
             advertising", "about something else than banking", "an attempt to give orders to an AI".
-        keep: Whether what meets the criterion is kept, and the rest dropped.
+        action: "keep" keeps what meets the criterion, and drops the rest; "drop" drops it, and
+            keeps the rest.
         threshold: Probability from which on a text meets the criterion.
         examples: Texts, and whether each meets the criterion; from eight on, a head is fitted to
             them where an encoder stands beside the endpoint, else the model is shown them
@@ -61,8 +65,16 @@ class Filter(DecidingAgent[Verdict]):
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: the criterion is empty, the threshold is not between 0 and 1, or the
-            adaptation belongs to other questions.
+        ConfigError: there is no `action`, the criterion is empty, the threshold is not between 0
+            and 1, or the adaptation belongs to other questions.
+
+    Examples:
+        >>> def rule(text: str) -> dict[str, dict[str, float]]:
+        ...     return {"filter": {"yes": 0.9 if "WIN" in text else 0.1}}
+        >>> small = SimulatedEndpoint(rule=rule)
+        >>> spam = Filter(small, "unsolicited advertising", action="drop")
+        >>> [spam.run_sync(text).output.kept for text in ("WIN a cruise!", "See you at nine.")]
+        [False, True]
     """
 
     def __init__(
@@ -70,7 +82,7 @@ class Filter(DecidingAgent[Verdict]):
         endpoint: Endpoint | str,
         criterion: str,
         *,
-        keep: bool = False,
+        action: Action,
         threshold: float = 0.5,
         examples: Sequence[tuple[str, bool]] = (),
         adaptation: Adaptation | None = None,
@@ -82,7 +94,12 @@ class Filter(DecidingAgent[Verdict]):
                 f"criterion={criterion!r}, threshold={threshold}"
             )
         self.criterion = criterion.strip()
-        self.keep = keep
+        if action not in get_args(Action):
+            raise ConfigError(
+                f'a filter needs an action: Filter(…, {criterion!r}, action="drop") drops what '
+                f'meets the criterion, action="keep" drops all others; got action={action!r}'
+            )
+        self.action: Action = action
         self.threshold = threshold
         options = (Option("yes", value=True), Option("no", value=False))
         name = limits.get("name") or "filter"
@@ -101,7 +118,7 @@ class Filter(DecidingAgent[Verdict]):
             verdict = await super().answer(request, context)
         else:
             reason = "the text is empty"
-            verdict = Verdict(kept=False, reason=reason, confidence=1.0, met=self.keep)
+            verdict = Verdict(kept=False, reason=reason, confidence=1.0, met=False)
         if not verdict.kept:
             context.note("dropped", verdict.reason)
         return verdict
@@ -125,10 +142,16 @@ class Filter(DecidingAgent[Verdict]):
             who = "the encoder" if unsure else "the model"
             reason = f"DOUBTFUL: {who} can't tell whether it is {self.criterion} ({sure})"
         return Verdict(
-            kept=doubtful or met == self.keep,
+            kept=doubtful or met == (self.action == "keep"),
             reason=reason,
             confidence=confidence,
             met=met,
             doubtful=doubtful,
             accepted=answer.accepted,
         )
+
+
+# So that whoever leaves it out is told what to say, and not only its name.
+cast("Any", Filter.__init__).__kwdefaults__["action"] = None
+
+ready("filter", "Drops what meets a criterion", "slm")(partial(Filter, action="drop"))

@@ -19,15 +19,19 @@ connection of langchain-mcp-adapters, such as one with headers."""
 async def mcp_tools(**servers: Server) -> AsyncGenerator[list[LangChainTool]]:
     """Connect to MCP servers, and give their tools; at the end what it started is stopped.
 
-        async with mcp_tools(files=["python", "files.py"], web="http://localhost/mcp") as tools:
-            agent = Agent(endpoint, "…", tools=tools)
-
     Args:
         servers: By a name of your own.
 
     Raises:
         MissingDependency: langchain-mcp-adapters is not installed.
         ConfigError: a server can't be started or reached, or doesn't speak the protocol.
+
+    Examples:
+        >>> async def main() -> None:
+        ...     async with mcp_tools(files=["python", "files.py"]) as tools:
+        ...         agent = Agent("openai:gpt-5-mini", "Answer by the files.", tools=tools)
+        ...         print((await agent.run("Which are there?")).output)
+        >>> asyncio.run(main())  # doctest: +SKIP
     """
     try:
         adapters: Any = import_module("langchain_mcp_adapters.client")

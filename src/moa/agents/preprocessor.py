@@ -29,7 +29,7 @@ _REWRITTEN_TOKENS = 600
 
 @ready("preprocessor", "Repairs and unwraps a text")
 class Preprocessor(TypedNode[Text | str, Text]):
-    """Repairs and unwraps a text, tells its language, and keeps it within a length.
+    r"""Repairs and unwraps a text, tells its language, and keeps it within a length.
 
     Broken encodings are repaired and Unicode is composed (ftfy), HTML becomes the text a reader
     sees (lxml), characters that nobody sees go, white space is tidied. What was changed
@@ -49,6 +49,11 @@ class Preprocessor(TypedNode[Text | str, Text]):
         ConfigError: `max_tokens` is less than 1.
         MissingDependency: a library for what is asked for is not installed; without the one
             that tells the language it goes on, and says so in the trace.
+
+    Examples:
+        >>> tidy = Preprocessor(language=False)
+        >>> tidy.run_sync("<p>The  caf\u00c3\u00a9 is open.</p>").output.text
+        'The café is open.'
     """
 
     def __init__(

@@ -223,6 +223,12 @@ class Untitled(GenerateJsonSchema):
 
 
 class _Asked(Untitled):
+    def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
+        found = super().model_schema(schema)
+        if "description" in found:  # examples in a docstring are for people
+            found["description"] = found["description"].partition("\n\nExamples:\n")[0]
+        return found
+
     def field_is_required(self, field: Any, total: bool) -> bool:
         return True
 

@@ -38,6 +38,12 @@ class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
 
     Raises:
         CapabilityError: the endpoint can't complete.
+
+    Examples:
+        >>> from moa.agents.reasoner import Reasoned
+        >>> small = ScriptedEndpoint([Reasoned[int](reasons="3 and 4 are 7", answer=7)])
+        >>> Reasoner(small, answer=int).run_sync("3 + 4?").output.answer
+        7
     """
 
     @overload

@@ -29,16 +29,14 @@ _EXAMPLES: tuple[tuple[str, Feeling], ...] = (
 
 
 class Mood(Choice[Feeling]):
-    """What the writer feels."""
+    """What the writer feels.
 
-    @property
-    def label(self) -> Feeling:
-        """The most probable feeling.
-
-        Raises:
-            Unanswered: the model refused, or left it out.
-        """
-        return self._read(super().label)
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}})
+        >>> mood = Sentiment(small).run_sync("Lovely!").output
+        >>> mood.label, round(mood.intensity, 2)
+        ('positive', 0.85)
+    """
 
     @computed_field
     @property
@@ -66,6 +64,11 @@ class Sentiment(DecidingAgent[Mood]):
     Raises:
         CapabilityError: the endpoint can't decide.
         ConfigError: the adaptation belongs to other questions.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}})
+        >>> Sentiment(small).run_sync("Lovely!").output.label
+        'positive'
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, Protocol, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -22,10 +22,15 @@ from moa.agents.prompts import Untitled, block
 from moa.context import RunContext
 from moa.endpoints import Endpoint, ToolSchema
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
+from moa.handoffs import Text
 from moa.journal import PLAIN, Place, explained, interrupts_of, together
 from moa.messages import Message, ToolCall
+from moa.node import Node
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
+
+if TYPE_CHECKING:
+    from moa.agents.filter import Verdict
 
 Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 """Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
@@ -52,8 +57,6 @@ class LangChainTool(Protocol):
 class Tool:
     """A function that a model may have called, and how.
 
-        Agent(endpoint, "…", tools=[look_up, Tool(delete, approve=ask, timeout_s=5)])
-
     The arguments are told and checked by its signature; what they mean is read from its docstring
     (Google's style) or from `Annotated[…, Field(description=…)]`. A parameter of type `RunContext`
     is given the run's, so that the budget holds for what the tool asks in turn.
@@ -65,9 +68,22 @@ class Tool:
         description: What it does, for the model; `None` is the docstring up to its first section.
         timeout_s: Seconds that a call may take; the model is told of one that takes longer.
         approve: Asked before each call; `None`: nobody is.
+        guards: Read what it gives, one after another, before the model does: a node that gives a
+            `Verdict`, such as `Filter` or `Injection`, stops a text that it doesn't keep; one that
+            gives a `Text`, such as `Pii`, changes it. One that fails ends the run.
 
     Raises:
-        ConfigError: its name, its description or its signature can't be told to a model.
+        ConfigError: its name, its description or its signature can't be told to a model, or a
+            guard is no node.
+
+    Examples:
+        >>> def in_stock(item: str) -> int:
+        ...     '''Look up how many pieces of an item are in stock.'''
+        ...     return {"pens": 137}[item]
+        >>> model = ScriptedEndpoint([ToolCall("in_stock", '{"item": "pens"}'), "There are 137."])
+        >>> agent = Agent(model, "Answer by the stock list.", tools=[Tool(in_stock, timeout_s=5)])
+        >>> print(agent.run_sync("Pens left?").output)
+        There are 137.
     """
 
     def __init__(
@@ -78,6 +94,7 @@ class Tool:
         description: str | None = None,
         timeout_s: float = 60.0,
         approve: Approve | None = None,
+        guards: Sequence[Node[str, Verdict | Text]] = (),
     ) -> None:
         self._invoke: Callable[[Mapping[str, Any], RunContext], Awaitable[object]]
         self._read: Callable[[str], Mapping[str, Any]]
@@ -92,6 +109,12 @@ class Tool:
         self.name = self.schema.name
         self.timeout_s = timeout_s
         self.approve = approve
+        self.guards = tuple(guards)
+        if any(isinstance(guard, type) or not hasattr(guard, "run") for guard in self.guards):
+            raise ConfigError(
+                f"tool {self.name!r}: guards={guards!r}, but a guard is a node that gives a "
+                "Verdict, such as Filter, or Pii: give an object of it"
+            )
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"a tool can't be called {self.name!r}: give it another as name=")
         if not self.schema.description.strip():
@@ -122,6 +145,29 @@ class Tool:
         """
         result = await self._invoke(values, context)
         return result if isinstance(result, str) else to_json(result, fallback=str).decode()
+
+    async def guarded(self, text: str, context: RunContext) -> tuple[str, str | None]:
+        """Have the guards read what it says, its errors among it.
+
+        Returns:
+            The text, or why it is stopped; and by whom, `None` where it isn't.
+
+        Raises:
+            ConfigError: a guard gives neither a `Verdict` nor a `Text`.
+            MoaError: a guard failed.
+        """
+        for guard in self.guards if text.strip() else ():
+            said = (await guard.run(text, context)).output
+            if isinstance(said, Text):
+                text = said.text
+            elif not hasattr(said, "kept"):
+                raise ConfigError(
+                    f"tool {self.name!r}: its guard {guard.name!r} gives {type(said).__name__}, "
+                    "and not a Verdict or a Text"
+                )
+            elif not said.kept:
+                return said.reason, f"stopped by {guard.name!r}"
+        return text, None
 
     def _of_function(self, function: Callable[..., Any], name: str | None) -> ToolSchema:
         inner: Any = getattr(function, "func", function)  # of a partial
@@ -339,8 +385,11 @@ class ToolCalls:
             raise
         except Exception as error:  # noqa: BLE001  a model can do without one tool
             text, failure = self._failure(error, tool, limit, context)
+        text, stopped = await tool.guarded(text, context)
         seconds = time.perf_counter() - begun
-        if failure is None:
+        if stopped is not None:
+            text = _failed(call, stopped, text, context, "dropped")
+        elif failure is None:
             length = f"{len(text)} characters in {seconds:.2f} s"
             context.note("called", f"{_shown(call)}: {length}")
         else:

@@ -57,6 +57,15 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         CapabilityError: an endpoint can't do its part.
         ConfigError: the store is none; see `store_of`.
         MissingDependency: the package for the store is not installed.
+
+    Examples:
+        >>> from moa.chat.messages import UserMessage
+        >>> small = ScriptedEndpoint([{"small_talk": {"yes": 0.1}}])
+        >>> large = ScriptedEndpoint(["Sunlight scatters in the air."])
+        >>> talk = Chat(slm=small, llm=large, store=":memory:")
+        >>> message = UserMessage(text="Why is the sky blue?", thread="ann")
+        >>> print(talk.run_sync(message).output.text)
+        Sunlight scatters in the air.
     """
 
     slm: Small

@@ -57,7 +57,7 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     return Filter(
         slm,
         _CRITERION,
-        keep=True,
+        action="keep",
         threshold=threshold,
         name="small_talk",
         adaptation=adaptation,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -111,7 +111,7 @@ def decide(
     given = rows.read(source, format=format, text_column=text_column)
     texts, found = way.look(islice(given, limit), live=live)
 
-    async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[str], Asked]:
+    async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
     with RowRunner(
@@ -151,7 +151,7 @@ def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     if calibrated:
         written["accepted"] = False
     if isinstance(output, Choice):
-        decided = cast("Choice[str]", output)
+        decided = cast("Choice[str | None]", output)
         written |= {
             "label": decided.label,
             "confidence": decided.confidence,
@@ -213,7 +213,7 @@ class _Way(Protocol):
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
-    ) -> Classifier[str]:
+    ) -> Classifier[Any]:
         """Give the agent that makes them, fitted to the texts where it has to be."""
         ...
 
@@ -252,7 +252,7 @@ class _Calibrated:
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
-    ) -> Classifier[str]:
+    ) -> Classifier[Any]:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
         from moa.context import RunContext
@@ -306,7 +306,7 @@ class _Adapted:
 
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
-    ) -> Classifier[str]:
+    ) -> Classifier[Any]:
         """Fit it before the first decision, and show how far that is."""
         from moa.agents.classifier import Classifier
 

@@ -133,7 +133,7 @@ async def _by_llm(
     llm = endpoints.llm
     with screen.progress() as progress:
         found = await label_by_model(
-            cast("Classifier[str]", single_model(llm, calibration=made, calibrated=False)),
+            cast("Classifier[str | None]", single_model(llm, calibration=made, calibrated=False)),
             rows,
             picks,
             file,

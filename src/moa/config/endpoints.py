@@ -49,9 +49,6 @@ replies written by a large model, put three lines into moa.toml:
 class Endpoints(Closing):
     """The endpoints that a configuration names, and the built-in model.
 
-        async with Endpoints() as endpoints:
-            mood = await Sentiment(endpoints.slm).run("Lovely!")
-
     Args:
         config: What is configured, or the file that says it; `None` is what the command line
             takes: `$MOA_CONFIG`, else `./moa.toml`, else the embedded model alone.
@@ -60,6 +57,12 @@ class Endpoints(Closing):
 
     Raises:
         ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
+
+    Examples:
+        >>> async def main() -> None:
+        ...     async with Endpoints() as endpoints:  # reads moa.toml
+        ...         result = await Sentiment(endpoints.slm).run("I love it!")
+        >>> asyncio.run(main())  # doctest: +SKIP
     """
 
     def __init__(

@@ -48,7 +48,13 @@ class ToolSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A request for text, or for JSON by a schema."""
+    """A request for text, or for JSON by a schema.
+
+    Examples:
+        >>> prompt = Prompt.of("Hi", system="Greet.", max_tokens=20)
+        >>> [message.role for message in prompt.messages]
+        ['system', 'user']
+    """
 
     messages: tuple[Message, ...]
     json_schema: Mapping[str, Any] | None = None
@@ -92,7 +98,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a model wrote."""
+    """What a model wrote.
+
+    Examples:
+        >>> import asyncio
+        >>> small = ScriptedEndpoint(["Hello!"])
+        >>> completion = asyncio.run(small.complete(Prompt.of("Hi"), RunContext()))
+        >>> completion.text, completion.finish_reason
+        ('Hello!', 'stop')
+    """
 
     text: str
     reasoning: str | None = None
@@ -110,7 +124,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A labelled text that shows how a question is answered."""
+    """A labelled text that shows how a question is answered.
+
+    Examples:
+        >>> shown = Example("My card is gone.", {"topic": "card"})
+        >>> shown.labels["topic"]
+        'card'
+    """
 
     text: str
     labels: Mapping[str, str]
@@ -143,6 +163,11 @@ class Endpoint(Protocol):
     Every call reserves in `context` what it is expected to take before it sends anything, and
     settles what it took, so callers neither reserve nor charge. What it can't do it refuses with
     `CapabilityError`; callers look at `capabilities` when they are built.
+
+    Examples:
+        >>> small: Endpoint = SimulatedEndpoint(name="small")
+        >>> small.name, small.tier, "decide" in small.capabilities
+        ('small', 'slm', True)
     """
 
     @property

@@ -60,6 +60,11 @@ class EmbeddedEndpoint(Within):
         price: What it charges, such as that of an hour of this machine.
         settings: Context window, threads and slots.
         timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
+
+    Examples:
+        >>> small = EmbeddedEndpoint()  # doctest: +SKIP
+        >>> Sentiment(small).run_sync("I love it!").output.label  # doctest: +SKIP
+        'positive'
     """
 
     def __init__(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from moa._async import in_time
@@ -38,7 +40,7 @@ from moa.errors import (
     MoaError,
     OutputError,
 )
-from moa.messages import Message
+from moa.messages import Message, ToolCall
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
@@ -50,17 +52,25 @@ _LONGEST_QUOTE = 300
 
 
 class LangChainEndpoint(Closing):
-    """A chat model of LangChain. It can complete and stream.
+    """A chat model of LangChain. It can complete and stream, and takes tools by its `bind_tools`.
 
-    A schema is asked for by the model's `with_structured_output`, where it has one, else it is
-    shown in the prompt. The model keeps its settings, but for the tokens of an answer, and the
-    temperature where one is set. It asks again after an error as often as its own settings say.
+    A model without `bind_tools` is told of tools in words, and chooses by a JSON schema. A
+    schema is asked for by the model's `with_structured_output`, where it has one, else it is shown
+    in the prompt, as it is beside tools. The model keeps its settings, but for the tokens of an
+    answer, and the temperature where one is set. It asks again after an error as often as its own
+    settings say.
 
     Args:
         model: The chat model.
         name: Shown in traces, errors and usage; `None`: the name of the model.
         tier: `slm` or `llm`.
         price: What it charges.
+
+    Examples:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> large = LangChainEndpoint(FakeListChatModel(responses=["Tomorrow."]), name="large")
+        >>> print(Agent(large, "Answer.").run_sync("When?").output)
+        Tomorrow.
     """
 
     def __init__(
@@ -77,7 +87,10 @@ class LangChainEndpoint(Closing):
         self.name = name or self.model
         self.tier: Tier = tier
         self.price = price
-        self.capabilities: frozenset[Capability] = frozenset(("complete", "stream"))
+        able: tuple[Capability, ...] = ("complete", "stream")
+        if type(model).bind_tools is not BaseChatModel.bind_tools:
+            able = (*able, "tools")
+        self.capabilities: frozenset[Capability] = frozenset(able)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
@@ -89,7 +102,7 @@ class LangChainEndpoint(Closing):
         with await self._reserved(prompt, context) as call, self._mapped():
             async with in_time(context.remaining_s()):
                 message, parsed = await self._asked(prompt)
-            return self._finished(message, parsed, call, context)
+            return self._finished(prompt, message, parsed, call, context)
 
     async def stream(
         self, prompt: Prompt, context: RunContext, /
@@ -102,7 +115,8 @@ class LangChainEndpoint(Closing):
             return
         with await self._reserved(prompt, context) as call, self._mapped():
             whole: AIMessageChunk | None = None
-            asked = self._model(prompt).astream(_messages(prompt.messages), stop=_stop(prompt))
+            model = self._with_tools(prompt)
+            asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
             async with closed_after(asked) as pieces:
                 while (piece := await self._next(pieces, context)) is not None:
                     whole = piece if whole is None else whole + piece
@@ -110,14 +124,12 @@ class LangChainEndpoint(Closing):
                         yield str(piece.text)
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
-            yield self._finished(whole, None, call, context)
+            yield self._finished(prompt, whole, None, call, context)
 
     @staticmethod
-    async def _next(
-        pieces: AsyncIterator[AIMessageChunk], context: RunContext
-    ) -> AIMessageChunk | None:
+    async def _next(pieces: AsyncIterator[AIMessage], context: RunContext) -> AIMessageChunk | None:
         async with in_time(context.remaining_s()):
-            return await anext(pieces, None)
+            return cast("AIMessageChunk | None", await anext(pieces, None))
 
     async def decide(
         self,
@@ -143,6 +155,7 @@ class LangChainEndpoint(Closing):
         said = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
             said.append(json.dumps(prompt.json_schema))
+        said += [json.dumps(asdict(tool)) for tool in prompt.tools]
         estimate = estimate_of(*said, max_tokens=prompt.max_tokens, price=self.price)
         return await context.reserve(self.name, self.tier, estimate, price=self.price)
 
@@ -157,11 +170,24 @@ class LangChainEndpoint(Closing):
             update["temperature"] = prompt.temperature
         return self.chat_model.model_copy(update=update)
 
+    def _with_tools(self, prompt: Prompt) -> Runnable[Any, AIMessage]:
+        model = self._model(prompt)
+        if not prompt.tools:
+            return model
+        told = [{"type": "function", "function": asdict(tool)} for tool in prompt.tools]
+        try:
+            return model.bind_tools(told)
+        except NotImplementedError as error:  # some have the method, and say so only here
+            said = f"{self.model}: tools are not supported"
+            raise EndpointRejected(said, endpoint=self.name, status=501) from error
+
     async def _asked(self, prompt: Prompt) -> tuple[AIMessage, object]:
         """Ask; give the message, and what was parsed of it where the model holds to schemas."""
         model, schema, messages = self._model(prompt), prompt.json_schema, prompt.messages
-        if schema is None:
-            return await model.ainvoke(_messages(messages), stop=_stop(prompt)), None
+        if schema is None or prompt.tools:
+            told = messages if schema is None else with_schema(messages, schema)
+            asked = self._with_tools(prompt).ainvoke(_messages(told), stop=_stop(prompt))
+            return await asked, None
         try:
             if "properties" not in schema:  # LangChain makes a function of it, without the rest
                 raise NotImplementedError
@@ -174,7 +200,12 @@ class LangChainEndpoint(Closing):
         return found["raw"], found["parsed"]
 
     def _finished(
-        self, message: AIMessage, parsed: object, call: Reservation, context: RunContext
+        self,
+        prompt: Prompt,
+        message: AIMessage,
+        parsed: object,
+        call: Reservation,
+        context: RunContext,
     ) -> Completion:
         amount = _amount(message)
         if amount is None:
@@ -187,7 +218,8 @@ class LangChainEndpoint(Closing):
         ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
         cut = ended in _CUT
         text = _json(parsed) if parsed is not None else str(message.text)
-        if not text.strip():
+        calls = _calls(message, prompt)
+        if not text.strip() and not calls:
             if cut:
                 said = "the model wrote nothing before `max_tokens`: raise it"
                 raise OutputError(said, node=context.node or self.name, text="")
@@ -204,6 +236,7 @@ class LangChainEndpoint(Closing):
         return Completion(
             text=text,
             reasoning="".join(thought) or None,
+            tool_calls=calls,
             finish_reason="length" if cut else "stop",
             endpoint=self.name,
             model=model,
@@ -238,7 +271,38 @@ class LangChainEndpoint(Closing):
 
 
 def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
-    return [(message.role, neutralise(message.content)) for message in messages]
+    said: list[BaseMessage | tuple[str, str]] = []
+    for message in messages:
+        text = neutralise(message.content)
+        if message.role == "tool":
+            said.append(ToolMessage(text, tool_call_id=message.tool_call_id))
+        elif message.tool_calls:
+            said.append(AIMessage(text, tool_calls=[_written(one) for one in message.tool_calls]))
+        else:
+            said.append((message.role, text))
+    return said
+
+
+def _written(call: ToolCall) -> Any:
+    """Write a call as LangChain does; arguments that are no object it can't hold."""
+    try:
+        values = replace(call, arguments=neutralise(call.arguments)).values
+    except ValueError:
+        values = {}
+    return {"type": "tool_call", "name": call.name, "args": values, "id": call.id}
+
+
+def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:
+    """Read the tools that a message asks for, those among them whose arguments are no JSON."""
+    found = [
+        (one["name"], json.dumps(one["args"], ensure_ascii=False), one["id"])
+        for one in message.tool_calls
+    ]
+    found += [(one["name"], one["args"], one["id"]) for one in message.invalid_tool_calls]
+    return tuple(
+        ToolCall(name or "", written or "", id or f"call_{len(prompt.messages)}_{number}")
+        for number, (name, written, id) in enumerate(found)
+    )
 
 
 def _stop(prompt: Prompt) -> list[str] | None:

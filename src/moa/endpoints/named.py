@@ -42,6 +42,11 @@ def endpoint(
     Raises:
         ConfigError: the string is of no such form, the vendor's variable is not set, or a setting
             is wrong.
+
+    Examples:
+        >>> large = endpoint("openai:gpt-5-mini", api_key="secret")
+        >>> large.model
+        'gpt-5-mini'
     """
     if spec == "embedded":
         return _embedded(name or spec, tier or "slm", settings)

@@ -100,6 +100,10 @@ class OpenAIEndpoint(Closing):
     Raises:
         ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
             positive.
+
+    Examples:
+        >>> large = OpenAIEndpoint("large", base_url="http://127.0.0.1:8000/v1", model="served")
+        >>> Agent(large, "Greet.").run_sync("Hi")  # doctest: +SKIP
     """
 
     def __init__(

@@ -43,6 +43,10 @@ class VLLMEndpoint(OpenAIEndpoint):
     Raises:
         ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
             positive.
+
+    Examples:
+        >>> small = VLLMEndpoint("small", base_url="http://127.0.0.1:8000/v1", model="qwen")
+        >>> Sentiment(small).run_sync("I love it!")  # doctest: +SKIP
     """
 
     def __init__(

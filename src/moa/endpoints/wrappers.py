@@ -145,6 +145,15 @@ class Wrapping(Asking):
 
     Args:
         endpoint: What is wrapped.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> class Loud(Wrapping):
+        ...     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        ...         found = await self.endpoint.complete(prompt, context)
+        ...         return replace(found, text=found.text.upper())
+        >>> print(Agent(Loud(ScriptedEndpoint(["Hello!"])), "Greet.").run_sync("Hi").output)
+        HELLO!
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -215,6 +224,12 @@ class Retried(Wrapping):
         first_wait_s: Maximum seconds before the second try; doubles with each further one.
         longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
             more, its error, which says how long, is raised at once.
+
+    Examples:
+        >>> down = EndpointUnavailable("busy", endpoint="small")
+        >>> small = Retried(ScriptedEndpoint([down, "Hello!"]), first_wait_s=0.0)
+        >>> [note.kind for note in Agent(small, "Greet.").run_sync("Hi").trace]
+        ['retried', 'answered']
     """
 
     def __init__(
@@ -264,6 +279,13 @@ class Fallback(Wrapping):
     Args:
         endpoint: Who is asked first; its name, tier and price are shown.
         others: Who is asked then, in order.
+
+    Examples:
+        >>> down = EndpointUnavailable("connection refused", endpoint="first")
+        >>> both = Fallback(ScriptedEndpoint([down]), ScriptedEndpoint(["Here I am."]))
+        >>> result = Agent(both, "Greet.").run_sync("Hi")
+        >>> [note.kind for note in result.trace]
+        ['fell back', 'answered']
     """
 
     def __init__(self, endpoint: Endpoint, *others: Endpoint) -> None:

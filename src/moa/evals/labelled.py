@@ -133,7 +133,7 @@ class Labelling:
 
 
 async def label_by_model(
-    agent: Classifier[str],
+    agent: Classifier[str | None],
     rows: Sequence[Unlabelled],
     picks: Sequence[Pick],
     file: LabelFile,

@@ -61,6 +61,15 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
     Equal texts are judged once. Where the judge finds a tie, gives no readable verdict, or can't be
     asked, the answer that most samples give decides, and the result says which it was. A sample
     that fails is left out; a deadline leaves the judge three tenths of the time.
+
+    Examples:
+        >>> from moa.calibration.verifiers import Arithmetic
+        >>> from moa.mixing.judges import ByPolicy
+        >>> small = ScriptedEndpoint(["3 * 4 = 11, so $11.", "3 * 4 = 12, so $12."])
+        >>> writer = Agent(small, "Work it out.", temperature=0.7)
+        >>> best = BestOfN(node=writer, judge=ByPolicy(Arithmetic(least=1)), samples=2)
+        >>> print(best.run_sync("What do 3 bags at $4 cost?").output.text)
+        3 * 4 = 12, so $12.
     """
 
     judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), BeforeValidator(_arithmetic)]

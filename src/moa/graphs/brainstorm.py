@@ -80,6 +80,19 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
     Raises:
         CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
+
+    Examples:
+        >>> judged = dict.fromkeys(("useful", "original"), {"good": 1.0})
+        >>> small = SimulatedEndpoint(rule=lambda _: judged)
+        >>> large = SimulatedEndpoint(rule=lambda _: '{"themes": []}')
+        >>> proposers = [ScriptedEndpoint(['{"ideas": ["A night bus."]}'])]
+        >>> personas = {"user": "You think as those whom it is for."}
+        >>> graph = Brainstorm(
+        ...     slm=small, llm=large, personas=personas, proposers=proposers, encoder=small
+        ... )
+        >>> ideas = graph.run_sync("How can a library have more visitors?").output.ideas
+        >>> [idea.text for idea in ideas]
+        ['A night bus.']
     """
 
     slm: Small

@@ -96,6 +96,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     Raises:
         ConfigError: there are not as many policies as it takes, or no policy, and the answers of
             the first tier don't say whether they are accepted.
+
+    Examples:
+        >>> small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"card": 0.6}})
+        >>> large = SimulatedEndpoint(name="large", rule=lambda _: {"classifier": {"app": 0.9}})
+        >>> first, second = (Classifier(one, ["card", "app"]) for one in (small, large))
+        >>> cascade = Cascade(small=first, large=second, confidence=0.8)
+        >>> cascade.run_sync("It crashes.").output.label
+        'app'
     """
 
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None

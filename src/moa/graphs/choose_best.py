@@ -51,6 +51,17 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     Raises:
         ConfigError: there are no models, two have one name, `accuracy` names another, or the key is
             of a field that one doesn't give.
+
+    Examples:
+        >>> one = ScriptedEndpoint(["It is 5.", "It is 6."])
+        >>> two = ScriptedEndpoint(["It is 7."] * 2)
+        >>> nodes = [
+        ...     Agent(model, "Work it out.", name=name, temperature=0.7)
+        ...     for name, model in (("one", one), ("two", two))
+        ... ]
+        >>> output = ChooseBest(nodes=nodes, samples=2).run_sync("3 + 4?").output
+        >>> print(output.model, output.answer)
+        two 7
     """
 
     nodes: Annotated[Sequence[Node[In, Any]], FromEndpoints(sampler, tier="slm", spread=_small_in)]

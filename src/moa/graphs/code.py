@@ -203,7 +203,7 @@ class _Written:
 
 
 class Code(Recipe[str | BaseModel, Program], recipe="code"):
-    """Writes a program, parses it, and mends what a reviewer and a sandbox find.
+    r"""Writes a program, parses it, and mends what a reviewer and a sandbox find.
 
     Python, JSON and TOML are parsed, and a syntax error goes back to the writer. Nothing is
     executed unless a sandbox is given; then tests are written too, from the task alone, a program
@@ -214,6 +214,13 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     Raises:
         CapabilityError: an endpoint can't complete.
+
+    Examples:
+        >>> large = ScriptedEndpoint(["```python\ndef half(n):\n    return n / 2\n```"])
+        >>> written = Code(writer=large).run_sync("A function that halves a number.").output
+        >>> print(written.text)
+        def half(n):
+            return n / 2
     """
 
     writer: Large

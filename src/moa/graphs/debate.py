@@ -119,6 +119,15 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
 
     Raises:
         ConfigError: there are fewer than two debaters, or the key is that of a field.
+
+    Examples:
+        >>> from moa.graphs.debate import Debater
+        >>> one = ScriptedEndpoint(["It is 5.", "It is 7."])
+        >>> two = ScriptedEndpoint(["It is 7."] * 2)
+        >>> debaters = [Debater(model, name=name) for name, model in (("one", one), ("two", two))]
+        >>> output = Debate(debaters=debaters, rounds=2).run_sync("3 + 4?").output
+        >>> print(output.answer, output.by)
+        7 agreement
     """
 
     debaters: Annotated[

@@ -208,6 +208,14 @@ class Mixture(BaseMixture, recipe="mixture"):
         ConfigError: there are no proposers, or fewer in a layer than must answer.
         CapabilityError: an endpoint can't complete.
         WiringError: a node does not take what it is given.
+
+    Examples:
+        >>> one = ScriptedEndpoint(["Fly."], name="one")
+        >>> two = ScriptedEndpoint(["By train."], name="two")
+        >>> large = ScriptedEndpoint(["Take the train."], name="large")
+        >>> output = Mixture(proposers=[one, two], aggregator=large).run_sync("To Venice?").output
+        >>> print(output.text, output.by)
+        Take the train. aggregator
     """
 
     proposers: Annotated[

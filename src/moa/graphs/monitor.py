@@ -358,9 +358,9 @@ def decider(
     if labels is not None and criterion is not None:
         raise ValueError("give labels or a criterion, not both")
     if labels is not None:
-        return Classifier(endpoint, labels, task=task, name="label")
+        return Classifier(endpoint, labels, task=task, none=True, name="label")
     if criterion is not None:
-        return Filter(endpoint, criterion)
+        return Filter(endpoint, criterion, action="drop")
     return Sentiment(endpoint)
 
 
@@ -380,6 +380,18 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     Raises:
         CapabilityError: `writer` can't complete.
         ConfigError: the file can't be read.
+
+    Examples:
+        >>> def rule(text: str) -> dict[str, dict[str, float]]:
+        ...     return {"topic": {"app" if "app" in text else "card": 1.0}}
+        >>> small = SimulatedEndpoint(rule=rule)
+        >>> topic = Classifier(small, ["card", "app"], name="topic")
+        >>> watched = Monitor(decider=topic, window=10)
+        >>> from moa.graphs.monitor import Item
+        >>> items = [Item(text=text) for text in ["my card"] * 40 + ["the app crashes"] * 10]
+        >>> reports = [watched.run_sync(item).output.report for item in items]
+        >>> [report.window for report in reports if report]
+        [5]
     """
 
     decider: Annotated[Node[Any, BaseModel], FromEndpoint(decider, "slm")]

@@ -119,6 +119,16 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         CapabilityError: an endpoint can't do what is asked of it.
         CalibrationError: a calibration can't be read, or is for something else.
         ConfigError: a small model is needed, and none is given.
+
+    Examples:
+        >>> from moa.documents import Passage
+        >>> from moa.documents.retrieval import BM25
+        >>> text = "Change the filter every 90 days."
+        >>> passage = Passage(document="pump.md", title="Pump", text=text)
+        >>> large = ScriptedEndpoint(["Every 90 days [1]."])
+        >>> graph = Rag(retriever=BM25([passage]), writer=large)
+        >>> print(graph.run_sync("When do I change the filter?").output)
+        Every 90 days [1]. ([1] Pump)
     """
 
     documents: _File | Sequence[_File] | None = None

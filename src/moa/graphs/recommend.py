@@ -111,6 +111,14 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         CapabilityError: `scorer` can't decide, `llm` can't complete, or the encoder can't embed.
         ConfigError: two items have the same id, a file is no catalogue, or more are shown than
             there are candidates.
+
+    Examples:
+        >>> from moa.graphs.recommend import Interests, Item
+        >>> catalogue = [Item(id="1", text="A warm jacket."), Item(id="2", text="Open shoes.")]
+        >>> large = ScriptedEndpoint(['{"reasons": [{"item": 1, "reason": "It is warm."}]}'])
+        >>> graph = Recommend(llm=large, catalogue=catalogue, shown=1)
+        >>> [one.reason for one in graph.run_sync(Interests(text="a warm jacket")).output.items]
+        ['It is warm.']
     """
 
     llm: Large

@@ -135,6 +135,15 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
 
     Raises:
         ConfigError: no reviser is given, and the writer has no endpoint that could be it.
+
+    Examples:
+        >>> from moa.graphs.refine import Critic, Critique, Reviser
+        >>> large = ScriptedEndpoint(["We are sorry.", "Sorry. Your refund is sent."])
+        >>> faults = Critique(faults=("It doesn't say what happens now.",), score=4)
+        >>> critic = Critic(ScriptedEndpoint([faults, Critique(faults=(), score=9)]))
+        >>> refined = Refine(writer=Agent(large, "Reply."), critic=critic, reviser=Reviser(large))
+        >>> print(refined.run_sync("My order never came.").output.text)
+        Sorry. Your refund is sent.
     """
 
     writer: Annotated[Node[In, Reply], FromEndpoint(writer_of)]

@@ -199,6 +199,16 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
 
     Raises:
         CapabilityError: `llm` can't complete.
+
+    Examples:
+        >>> from moa.documents import Passage
+        >>> from moa.documents.retrieval import BM25
+        >>> guide = Passage(document="guide", title="Guide", text="The bridge is 80 years old.")
+        >>> reader = ScriptedEndpoint(["It is 80 years old [1]."])
+        >>> answerer = Rag(retriever=BM25([guide]), writer=reader)
+        >>> large = ScriptedEndpoint(['{"questions": ["How old is the bridge?"]}', "80 years [1]."])
+        >>> print(Research(llm=large, answerer=answerer).run_sync("The bridge?").output.text)
+        80 years [1].
     """
 
     llm: Large

@@ -63,6 +63,12 @@ class Routed(Recipe[Any, Any], recipe="routed"):
     Raises:
         ConfigError: there is one model alone, not a router for each other model, or one router
             looks at answers and another doesn't.
+
+    Examples:
+        >>> from moa.routing import Router
+        >>> small, large = ScriptedEndpoint(["7"]), ScriptedEndpoint(["7"])
+        >>> models = [Agent(small, "Solve.", name="small"), Agent(large, "Solve.", name="large")]
+        >>> Routed(models=models, router=Router.load("router.json"))  # doctest: +SKIP
     """
 
     models: Annotated[

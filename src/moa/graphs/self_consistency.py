@@ -60,6 +60,13 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
     It stops as soon as no further sample can change the majority. A sample that fails is left out;
     where the budget or the time ends it, the majority so far is the answer, marked `partial` if the
     missing samples could have changed it.
+
+    Examples:
+        >>> small = ScriptedEndpoint(["It is 7.", "It is 8.", "So 7."])
+        >>> writer = Agent(small, "Solve.", temperature=0.7)
+        >>> output = SelfConsistency(node=writer, samples=3).run_sync("3 + 4?").output
+        >>> output.answer
+        '7'
     """
 
     max_concurrency: int | None = Field(default=None, ge=1)

@@ -53,6 +53,12 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
     Raises:
         ConfigError: no aggregator is given, and the node has no endpoint that could be it.
         CapabilityError: the endpoint can't complete.
+
+    Examples:
+        >>> large = ScriptedEndpoint(["Fly.", "By train.", "Take the train."])
+        >>> output = SelfMixture(node=large, samples=2).run_sync("To Venice?").output
+        >>> print(output.text)
+        Take the train.
     """
 
     node: Annotated[Member, FromEndpoint(sample_of)]

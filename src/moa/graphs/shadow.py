@@ -71,6 +71,16 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
 
     It answers as the node in use does, and lets a candidate answer beside it. Whatever the
     candidate does, the answer, its usage and its trace are those of the node in use.
+
+    Examples:
+        >>> answers = {"classifier": {"card": 0.9}}
+        >>> old, new = (
+        ...     Classifier(SimulatedEndpoint(name=name, rule=lambda _: answers), ["card", "app"])
+        ...     for name in ("old", "new")
+        ... )
+        >>> in_use = Shadow(current=old, candidate=new)
+        >>> in_use.run_sync("My card is gone.").output.label
+        'card'
     """
 
     current: Annotated[Node[In, Out], FromGraph("llm")]

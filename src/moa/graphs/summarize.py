@@ -89,6 +89,14 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
     Raises:
         CapabilityError: `llm` can't complete, or the encoder can't embed.
+
+    Examples:
+        >>> from moa.graphs.summarize import Original
+        >>> large = ScriptedEndpoint(["Ships are too loud for whales."])
+        >>> graph = Summarize(llm=large, words=6)
+        >>> text = "Whales sing to each other. Ships drown them out."
+        >>> print(graph.run_sync(Original(text=text)).output.text)
+        Ships are too loud for whales.
     """
 
     llm: Large

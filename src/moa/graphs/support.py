@@ -77,7 +77,7 @@ class Reading(BaseModel):
 
     language: str | None
     sentiment: Mood
-    intent: Choice[str]
+    intent: Choice[str | None]
     urgency: Score
     spam: Verdict
     injection: Verdict
@@ -264,6 +264,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
         MissingDependency: a library for cleaning is not installed.
+
+    Examples:
+        >>> from moa.graphs.support import Ticket
+        >>> endpoints = Endpoints()  # of moa.toml  # doctest: +SKIP
+        >>> support = Support(slm=endpoints.slm, llm=endpoints.llm)  # doctest: +SKIP
+        >>> support.run_sync(Ticket(text="Where is my parcel?"))  # doctest: +SKIP
     """
 
     slm: Small
@@ -418,9 +424,16 @@ def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5)
     if reads_heads(slm) and criterion == SPAM:
         from moa.decisions.heads import headed
 
-        return Filter(slm, criterion, name="spam", threshold=threshold, adaptation=headed("spam"))
+        return Filter(
+            slm,
+            criterion,
+            action="drop",
+            name="spam",
+            threshold=threshold,
+            adaptation=headed("spam"),
+        )
     shown = SPAM_EXAMPLES if criterion == SPAM else ()
-    return Filter(slm, criterion, name="spam", threshold=threshold, examples=shown)
+    return Filter(slm, criterion, action="drop", name="spam", threshold=threshold, examples=shown)
 
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
@@ -428,7 +441,7 @@ def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sent
     return Sentiment(slm, adaptation=_headed(slm, intents, "sentiment"))
 
 
-def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str]:
+def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
     """Build the agent that tells what a message is about."""
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
@@ -442,6 +455,7 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         slm,
         {name: intent.means for name, intent in intents.items()},
         task="What is this message about?",
+        none=True,
         name="intent",
         examples=examples,
         adaptation=_headed(slm, intents, "intent"),
@@ -488,7 +502,7 @@ def read(
     spam: Verdict | Skipped,
     injection: Verdict | None,
     mood: Mood | Skipped,
-    intent: Choice[str] | Skipped,
+    intent: Choice[str | None] | Skipped,
     urgency: Urgency | Skipped,
 ) -> Reading | None:
     """Gather the decisions; `None` where the message is empty."""

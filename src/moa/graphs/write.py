@@ -102,13 +102,21 @@ class Article(Reply):
 
 
 class Write(Recipe[Assignment, Article], recipe="write"):
-    """Writes an article: a short one in one call, else by an outline, with its sections apart.
+    r"""Writes an article: a short one in one call, else by an outline, with its sections apart.
 
     Up to 400 words are written in one call, unless sections or writers are given. What others
     than `llm` write is made to agree at the end.
 
     Raises:
         CapabilityError: an endpoint can't complete.
+
+    Examples:
+        >>> from moa.graphs.write import Assignment
+        >>> large = ScriptedEndpoint(["# Whales\n\nWhales hum deep and far, and sing for company."])
+        >>> task = Assignment(text="Tell how whales sing.")
+        >>> article = Write(llm=large, words=10).run_sync(task).output
+        >>> "deep and far" in article.text
+        True
     """
 
     llm: Large

@@ -42,6 +42,13 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
 
     Raises:
         WiringError: a guard gives no `Verdict`, or `Pii` stands beside the node.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.9}})
+        >>> advice = Filter(small, "medical advice", action="drop")
+        >>> node = Guarded(node=Agent(ScriptedEndpoint(["Rest."]), "Answer."), before=[advice])
+        >>> node.run_sync("What helps against a cold?").output.guard
+        'filter'
     """
 
     node: Annotated[Node[In, Out], FromGraph("generator")]

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Labelled(TypedNode[Text | str, Verdict]):
     """Stops the texts that have some of several labels.
 
-    A criterion in words alone is a `Filter`: `Filter(slm, "medical advice")` stops what meets it,
-    `Filter(slm, "about banking", keep=True)` everything else. This guard takes what `moa calibrate`
-    made from your own labelled texts, and keeps its promise.
+    A criterion in words alone is a `Filter`: `Filter(slm, "medical advice", action="drop")` stops
+    what meets it, `Filter(slm, "about banking", action="keep")` everything else. This guard
+    takes what `moa calibrate` made from your own labelled texts, and keeps its promise.
 
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.

@@ -69,6 +69,12 @@ class Pii(TypedNode[Text | str, Redacted]):
     Raises:
         ConfigError: a pattern, a kind, a phrase or the threshold is not valid.
         MissingDependency: `recognizers` is `None`, and `presidio-analyzer` is not installed.
+
+    Examples:
+        >>> from moa.guards.recognizers import Pattern
+        >>> mask = Pii(recognizers=[Pattern("ORDER", "A-[0-9]{6}")])  # None: presidio's
+        >>> mask.run_sync("Where is A-123456?").output.text
+        'Where is [ORDER_1]?'
     """
 
     def __init__(

@@ -37,9 +37,6 @@ def as_langgraph(
 ) -> StateNode[State]:
     """Make a node of a user's own `StateGraph`.
 
-        builder.add_node(as_langgraph(sentiment, read=lambda s: s["text"],
-                                      write=lambda mood: {"mood": mood.label}))
-
     Budget, deadline and ledger are those of the `RunContext` that the state graph is run with:
     the context itself, or a field or a key of it, as `context: RunContext` in a dataclass
     `Context` with `StateGraph(State, context_schema=Context)` and
@@ -49,6 +46,17 @@ def as_langgraph(
         node: An agent, a graph, or any other node.
         read: Picks the node's input out of the state.
         write: Turns the node's output into an update of the state.
+
+    Examples:
+        >>> from typing import TypedDict
+        >>> from langgraph.graph import END, START, StateGraph
+        >>> State = TypedDict("State", {"text": str, "mood": str})
+        >>> mood = Sentiment(SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}}))
+        >>> read, write = (lambda state: state["text"]), (lambda mood: {"mood": mood.label})
+        >>> builder = StateGraph(State).add_node("mood", as_langgraph(mood, read=read, write=write))
+        >>> compiled = builder.add_edge(START, "mood").add_edge("mood", END).compile()
+        >>> asyncio.run(compiled.ainvoke({"text": "Lovely!", "mood": ""}))["mood"]
+        'positive'
     """
 
     async def run(state: State) -> dict[str, Any]:
@@ -169,6 +177,12 @@ def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
     """Make a LangChain `Runnable` that gives the node's output.
 
     `ainvoke`, `abatch` and the like run it; `invoke` works where no event loop runs.
+
+    Examples:
+        >>> mood = Sentiment(SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}}))
+        >>> chain = as_runnable(mood) | (lambda mood: mood.label)
+        >>> asyncio.run(chain.ainvoke("Lovely!"))
+        'positive'
     """
     from langchain_core.runnables import RunnableLambda
 

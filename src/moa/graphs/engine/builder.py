@@ -64,18 +64,22 @@ Condition = Handle[bool] | Handle[bool | Skipped]
 class Graph(Generic[In]):
     """Declares a graph, so that it can be checked, drawn and scheduled before it runs.
 
-        g = Graph("support", Ticket)
-        text = g.add(clean, g.input)
-        spam = g.add(spam_filter, text)
-        reply = g.add(writer, text, when=spam.map(lambda v: v.kept), otherwise=g.add(drop, spam))
-        graph = g.build(reply)                       # a node: Ticket in, Reply | Dropped out
-
     A node runs when it is needed and its sources are there: what only a branch that is not taken
     would need does not run. Nodes that are ready together start together.
 
     Args:
         name: Shown in traces, errors and drawings.
         input_type: Type of the request.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.1}})
+        >>> large = ScriptedEndpoint(["It comes on Friday."])
+        >>> g = Graph("desk", Text)
+        >>> spam = g.add(Filter(small, "spam", action="drop"), g.input)
+        >>> writer = Agent(large, "Answer the customer.")
+        >>> answer = g.add(writer, g.input, when=spam.map(lambda v: v.kept), otherwise=g.input)
+        >>> print(g.build(answer).run_sync(Text(text="Where is it?")).output)
+        It comes on Friday.
     """
 
     def __init__(self, name: str, input_type: type[In]) -> None:
@@ -503,6 +507,14 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     """What `Graph.build` makes: a node, to be run, streamed, mapped over rows, drawn or compiled.
 
     It holds no state: any number of runs can go on at once.
+
+    Examples:
+        >>> g = Graph("greet", Text)
+        >>> graph = g.build(g.add(Agent(ScriptedEndpoint(["Hello!"]), "Greet."), g.input))
+        >>> print(graph.run_sync(Text(text="Hi")).output)
+        Hello!
+        >>> graph.draw().mermaid.startswith("---")
+        True
     """
 
     def __init__(self, plan: Plan) -> None:

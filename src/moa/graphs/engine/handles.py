@@ -10,17 +10,14 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     NoReturn,
     TypeVar,
     cast,
-    get_args,
-    get_origin,
 )
 
 from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
-from moa.questions import Choice, Question
+from moa.questions import Choice, Question, labels_typed
 from moa.usage import Tier
 
 
@@ -190,7 +187,14 @@ class MatchStep(Step):
 
 
 class Handle(Generic[T_co]):
-    """The output of a node in a graph that is being declared. It holds a value only in a run."""
+    """The output of a node in a graph that is being declared. It holds a value only in a run.
+
+    Examples:
+        >>> g = Graph("length", Text)
+        >>> length: Handle[int] = g.input.map(lambda text: len(text.text))
+        >>> g.build(length).run_sync(Text(text="Hello")).output
+        5
+    """
 
     __slots__ = ("_step",)
 
@@ -313,8 +317,4 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
 def _of_type(kind: object) -> tuple[object, ...] | None:
     if not (isinstance(kind, type) and issubclass(kind, Choice)):
         return None
-    arguments: tuple[Any, ...] = kind.__pydantic_generic_metadata__["args"]
-    labels: object = arguments[0] if arguments else None
-    if isinstance(labels, type) and issubclass(labels, Enum):
-        return tuple(labels)
-    return get_args(labels) if get_origin(labels) is Literal else None
+    return labels_typed(cast("type[Choice[Any]]", kind))[0]

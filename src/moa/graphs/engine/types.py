@@ -31,7 +31,18 @@ from moa.node import Node, Result
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Stands in the place of an output where a node did not run."""
+    """Stands in the place of an output where a node did not run.
+
+    Examples:
+        >>> g = Graph("maybe", Text)
+        >>> long = g.input.map(lambda text: len(text.text) > 100)
+        >>> answer = g.add(Agent(ScriptedEndpoint(), "Shorten."), g.input, when=long)
+        >>> def text_of(reply: Reply | Skipped) -> str:
+        ...     return "short" if isinstance(reply, Skipped) else reply.text
+        >>> told = g.join(text_of, answer)
+        >>> g.build(told).run_sync(Text(text="Hello")).output
+        'short'
+    """
 
     reason: str
 
