@@ -93,6 +93,15 @@ async def test_a_call_whose_usage_nobody_says_is_charged_by_its_estimate() -> No
     assert [note.kind for note in result.trace] == ["degraded", "answered"]
 
 
+async def test_the_estimate_counts_what_the_model_wrote() -> None:
+    async def say(question: str, calls: Calls) -> str:
+        async with calls.one(question) as call:
+            call.used(None, "said")
+        return "said"
+
+    assert (await FunctionNode(say).run("123456")).usage.total.tokens == 4
+
+
 async def test_dollars_that_an_answer_names_are_charged_where_the_price_is_unknown() -> None:
     async def say(question: str, calls: Calls) -> str:
         async with calls.one(question) as call:

@@ -15,12 +15,21 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
 from pydantic import BaseModel
 
-from moa import Budget, RunContext
+from moa import Budget, Graph, RunContext, Text
 from moa.adapters.langchain import LangChainNode
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointTimeout, NodeError, OutputError
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointTimeout,
+    NodeError,
+    OutputError,
+)
 from moa.trace import TextDelta
 
 USED: Any = {
@@ -118,6 +127,35 @@ async def test_a_graph_of_langgraph_gives_the_text_of_its_last_message() -> None
     result = await node.run("Write.")
     assert result.output.text == "a better one"
     assert result.usage.by_node()["writer"].calls == 2
+
+
+async def test_a_graph_that_asks_a_person_is_refused_when_it_does() -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [("ai", interrupt("Really?"))]}
+
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+
+    def read(text: str) -> dict[str, Any]:
+        return {"messages": [("user", text)]}
+
+    node = LangChainNode(builder.compile(), input=str, read=read, name="asker")
+    with pytest.raises(ConfigError, match=r"asker: .* g\.ask_human"):
+        await node.run("x")
+    g = Graph("desk", str)
+    graph = g.build(g.add(node, g.input)).compile(checkpointer=InMemorySaver())
+    with pytest.raises(ConfigError, match=r"asker: .* g\.ask_human"):
+        await graph.ainvoke("x", {"configurable": {"thread_id": "1"}})
+
+
+async def test_a_model_that_reads_as_a_text_is_given_as_one() -> None:
+    def repeat(given: object) -> str:
+        return repr(given)
+
+    echo = RunnableLambda(repeat)
+    assert (await LangChainNode(echo).run(Text(text="hi"))).output.text == "'hi'"
+    assert (await LangChainNode(echo).run(Order(item="pens"))).output.text == "{'item': 'pens'}"
 
 
 async def test_the_answer_of_an_agent_with_a_structure_is_that() -> None:

@@ -9,13 +9,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, ModelMessage, ModelResponse, RequestUsage, TextPart
 from pydantic_ai import RunContext as TheirContext
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
-from moa import Budget, Graph, Reply, RunContext
+from moa import Agent as Agents
+from moa import Budget, Graph, Mixture, Reply, RunContext
 from moa.adapters.pydantic_ai import PydanticAINode
 from moa.errors import (
     BudgetExceeded,
@@ -26,6 +29,7 @@ from moa.errors import (
     NodeError,
     OutputError,
 )
+from moa.testing import SimulatedEndpoint
 from moa.trace import TextDelta
 
 
@@ -77,6 +81,35 @@ async def test_a_model_comes_out_as_it_is_and_fits_into_a_graph() -> None:
     result = await g.build(found.map(item)).run("I want pens")
     assert result.output == "pens"
     assert result.usage.by_node()["desk/order"].calls == 1
+
+
+async def test_it_proposes_beside_agents_in_a_mixture() -> None:
+    merger = Agents(SimulatedEndpoint(rule=lambda _: "merged", tier="llm"), "Merge.")
+    writer = Agents(SimulatedEndpoint(rule=lambda _: "a draft"), "Write.", name="writer")
+    mixture = Mixture(proposers=[PydanticAINode(with_tool()), writer], aggregator=merger)
+    result = await mixture.run("Pens left?")
+    assert result.output.text == "merged"
+    assert result.usage.by_node()["mixture/stock"].calls == 2
+
+
+async def test_with_a_checkpointer_it_is_not_run_again() -> None:
+    asked: list[str] = []
+
+    def say(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        asked.append("asked")
+        return ModelResponse(parts=[TextPart("a draft")])
+
+    def send(reply: Reply, approved: bool) -> str:
+        return f"{reply} {approved}"
+
+    g = Graph("desk", str)
+    reply = g.add(PydanticAINode(Agent(FunctionModel(say), name="write")), g.input)
+    approved = g.ask_human("Send it?", reply, answer=bool)
+    graph = g.build(g.join(send, reply, approved)).compile(checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke("x", thread)
+    assert await graph.ainvoke(Command(resume=True), thread) == "a draft True"
+    assert asked == ["asked"]
 
 
 async def test_a_limit_of_calls_stops_it_between_two_requests() -> None:

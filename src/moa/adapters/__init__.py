@@ -28,7 +28,7 @@ from moa.agents.boundary import Limits, TypedNode, said
 from moa.context import Reservation, RunContext
 from moa.endpoints import Capability
 from moa.endpoints.http_errors import known_error, worded
-from moa.endpoints.tokens import amount_of, estimate_of
+from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.handoffs import Reply
@@ -38,11 +38,12 @@ from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 
-In = TypeVar("In", default=str)
+In = TypeVar("In", default=str | BaseModel)
 Out = TypeVar("Out", bound=BaseModel, default=Reply)
 Takes = TypeVar("Takes")
 
-TEXT = cast("Any", str)
+TEXT = cast("Any", str | BaseModel)
+"""What a node takes unless it is said, as an `Agent` does."""
 REPLY = cast("Any", Reply)
 _UNUSABLE = {
     "AdapterParseError",
@@ -64,7 +65,7 @@ class Settings(Limits, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ForeignModels:
     """Who a foreign node asks, for drawings and the order of a graph. It can do nothing itself."""
 
     name: str
@@ -86,17 +87,19 @@ class Call:
     context: RunContext
     price: Price
 
-    def used(self, usage: object) -> None:
-        """Charge what it took, once; where that can't be read, the estimate.
+    def used(self, usage: object, *written: str) -> None:
+        """Charge what it took, once; where that can't be read, an estimate.
 
         Args:
             usage: As a client gives it: an object or a mapping with the words of OpenAI,
                 LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
+            written: What the model wrote, for the estimate.
         """
         name, known = self.reservation.part.endpoint, _mapping(usage)
         amount = amount_of({"usage": known}, estimate=self.reservation.estimate)
         if amount is None:
-            amount = self.reservation.estimate
+            more = sum(map(approximate_tokens, written))
+            amount = replace(self.reservation.estimate, output_tokens=more)
             lacks = "the answer says no usage, so the estimate is charged"
             self.context.note("degraded", lacks, endpoint=name)
         amount = self.price.charge(amount)
@@ -129,7 +132,7 @@ class Calls:
 
     context: RunContext
     """Of the run."""
-    asked: Asked
+    asked: ForeignModels
     open: dict[object, Call] = field(default_factory=dict[object, Call], init=False)
     """Calls under way that a framework tells of, by its own key."""
     answered: Amount = field(default=NOTHING, init=False)
@@ -181,10 +184,10 @@ class Calls:
         reserved = self.context.reserve_now(name, tier, estimate, price=price)
         self.open[key] = Call(reserved, self.context, price)
 
-    def answer(self, key: object, usage: object) -> None:
+    def answer(self, key: object, usage: object, *written: str) -> None:
         """Charge a call that was answered; see `Call.used`."""
         if call := self.open.pop(key, None):
-            call.used(usage)
+            call.used(usage, *written)
 
     def fail(self, key: object, error: BaseException | None) -> None:
         """Charge a call that failed; see `Call.failed`."""
@@ -239,12 +242,18 @@ class Adapter(TypedNode[In, Out], Generic[In, Out]):
         tier, price = settings.pop("tier", "llm"), settings.pop("price", UNKNOWN_PRICE)
         settings["name"] = settings.get("name") or named
         super().__init__(**cast("Limits", settings))
-        self.endpoint = Asked(self.name, tier, price)
+        self.endpoint = ForeignModels(self.name, tier, price)
         self._read, self._write = read or self.given, write
 
     def given(self, request: Any) -> Any:
-        """Make what the framework takes of an input: a model's fields by name, or the text."""
-        return dict(request) if isinstance(request, BaseModel) else request
+        """Make what the framework takes of an input: a text, or the fields of a model by name.
+
+        A model that has a `__str__` of its own, such as `Text` and `Reply`, is a text.
+        """
+        if not isinstance(request, BaseModel):
+            return request
+        is_text = type(request).__str__ is not BaseModel.__str__
+        return str(request) if is_text else dict(request)
 
     @abstractmethod
     async def ask(self, value: Any, calls: Calls) -> Any:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Unpack, cast
 
-from pydantic import BaseModel
-
 from moa.adapters import REPLY, TEXT, Adapter, Calls, In, Out, Settings
 from moa.errors import ConfigError, MissingDependency, MoaError
 
@@ -25,7 +23,7 @@ class DSPyNode(Adapter[In, Out]):
 
     Args:
         module: Is called by its `acall`.
-        input: What the node takes: a text, unless a pydantic model is named.
+        input: What it takes: a text or any pydantic model, unless it is said.
         output: What it gives: a `Reply` of the last field, or a pydantic model that is made of the
             fields of the prediction.
         read: Makes the fields of the module's input; `None`: those of the model, or the text as
@@ -62,15 +60,16 @@ class DSPyNode(Adapter[In, Out]):
 
     def given(self, request: Any) -> Any:
         """Name the fields of the input."""
-        if isinstance(request, BaseModel):
-            return dict(request)
+        given = super().given(request)
+        if isinstance(given, dict):
+            return cast("object", given)
         fields = [*self.module.predictors()[0].signature.input_fields]
         if len(fields) != 1:
             raise ConfigError(
                 f"{self.name}: takes the fields {', '.join(fields)}: say read=, a function that "
                 "gives them by name, or input=, a pydantic model that has them"
             )
-        return {fields[0]: request}
+        return {fields[0]: given}
 
     async def ask(self, value: Any, calls: Calls) -> Any:
         """Run the module; each model that it asks is told to the ledger."""

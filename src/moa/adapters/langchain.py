@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Unpack, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
 
 from moa.adapters import REPLY, TEXT, Adapter, Calls, In, Out, Settings
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -23,11 +25,12 @@ class LangChainNode(Adapter[In, Out]):
         LangChainNode(create_agent(model, tools), read=lambda text: {"messages": [("user", text)]})
 
     Every call of a model inside is counted, by LangChain's callbacks. Its texts go to whoever
-    listens to the run, where the output is a `Reply`.
+    listens to the run, where the output is a `Reply`. A graph that asks a person by `interrupt` is
+    a `ConfigError`, once it does.
 
     Args:
         runnable: What is run, by `ainvoke`; settings of its own are bound by its `with_config`.
-        input: What the node takes: a text, unless a pydantic model is named.
+        input: What it takes: a text or any pydantic model, unless it is said.
         output: What it gives: a `Reply` of the text, or a pydantic model that is made of the value
             or of its `structured_response`.
         read: Makes the runnable's input; `None`: the text, or the fields of the model by name.
@@ -58,7 +61,19 @@ class LangChainNode(Adapter[In, Out]):
     async def ask(self, value: Any, calls: Calls) -> Any:
         """Run it; each model that it asks is told to the ledger."""
         meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
-        return await self.runnable.ainvoke(value, {"callbacks": [meter]})
+        # It is no part of a graph of LangGraph that this node stands in: that one would be asked
+        # for what this one keeps, and would hear of its texts twice.
+        around = var_child_runnable_config.set(None)
+        try:
+            found: Any = await self.runnable.ainvoke(value, {"callbacks": [meter]})
+        finally:
+            var_child_runnable_config.reset(around)
+        if isinstance(found, Mapping) and "__interrupt__" in found:
+            raise ConfigError(
+                f"{self.name}: the graph stopped to ask a person, and nothing here can answer it. "
+                "Ask in the graph of moa, by g.ask_human, before or after this node"
+            )
+        return cast("object", found)
 
 
 class _Meter(BaseCallbackHandler):
@@ -96,9 +111,10 @@ class _Meter(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **about: Any) -> None:
         """Charge what it took."""
         del about
-        generated = response.generations[0][0] if response.generations else None
-        usage = getattr(getattr(generated, "message", None), "usage_metadata", None)
-        self._calls.answer(run_id, usage or (response.llm_output or {}).get("token_usage"))
+        generated: Any = response.generations[0][0] if response.generations else None
+        usage: object = getattr(getattr(generated, "message", None), "usage_metadata", None)
+        usage = usage or (response.llm_output or {}).get("token_usage")
+        self._calls.answer(run_id, usage, str(getattr(generated, "text", "")))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **about: Any) -> None:
         """Charge what it may have taken."""

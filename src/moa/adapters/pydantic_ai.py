@@ -29,7 +29,7 @@ class PydanticAINode(Adapter[In, Out]):
 
     Args:
         agent: Is run by its `run`.
-        input: What the node takes: a text, unless a pydantic model is named.
+        input: What it takes: a text or any pydantic model, unless it is said.
         deps: What its tools are given.
         read: Makes its prompt; `None`: the text, or the fields of the model in words.
         write: Makes the output of the agent's; `None`: a text is a `Reply`, and a pydantic model
@@ -77,7 +77,7 @@ class PydanticAINode(Adapter[In, Out]):
         self,
         agent: AbstractAgent[Any, Any],
         *,
-        input: Any = str,
+        input: Any = TEXT,
         output: Any = None,
         write: Callable[[Any], Any] | None = None,
         deps: Any = None,
@@ -118,7 +118,7 @@ class PydanticAINode(Adapter[In, Out]):
             texts = _contents(request_context.messages)
             async with calls.one(*texts, model=request_context.model.model_name) as call:
                 response = await handler(request_context)
-                call.used(response.usage)
+                call.used(response.usage, response.text or "")
             calls.answered += _counted(response.usage, 1)
             return response
 
