@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -158,9 +158,8 @@ class Calls:
             BudgetExceeded: a limit would be passed; the block isn't entered.
             DeadlineExceeded: the run's time is up.
         """
-        name, tier, price = model or self.asked.name, self.asked.tier, self.asked.price
-        estimate = estimate_of(*texts, max_tokens=0, price=price)
-        reserved = await self.context.reserve(name, tier, estimate, price=price)
+        price = self.asked.price
+        reserved = await self.context.reserve(*self._planned(texts, model), price=price)
         call = Call(reserved, self.context, price)
         try:
             yield call
@@ -179,9 +178,8 @@ class Calls:
         """
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
-        name, tier, price = model or self.asked.name, self.asked.tier, self.asked.price
-        estimate = estimate_of(*texts, max_tokens=0, price=price)
-        reserved = self.context.reserve_now(name, tier, estimate, price=price)
+        price = self.asked.price
+        reserved = self.context.reserve_now(*self._planned(texts, model), price=price)
         self.open[key] = Call(reserved, self.context, price)
 
     def answer(self, key: object, usage: object, *written: str) -> None:
@@ -209,13 +207,17 @@ class Calls:
 
     def show(self, text: str) -> None:
         """Give whoever listens to the run the next piece of the answer, from any thread."""
-        event = TextDelta(self.context.node, text)
         if not text:
             return
+        event = TextDelta(self.context.node, text)
         if asyncio._get_running_loop() is self.loop:
             self.context.emit(event)
         else:
             self.loop.call_soon_threadsafe(self.context.emit, event)
+
+    def _planned(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
+        estimate = estimate_of(*texts, max_tokens=0, price=self.asked.price)
+        return model or self.asked.name, self.asked.tier, estimate
 
 
 class Adapter(TypedNode[In, Out], Generic[In, Out]):
