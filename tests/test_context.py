@@ -327,6 +327,21 @@ async def test_a_limit_ahead_is_named_before_anything_is_set_aside() -> None:
     assert run.usage.calls == 1
 
 
+async def test_what_cannot_wait_is_refused_while_another_call_holds_the_budget() -> None:
+    run = RunContext(budget=Budget(tokens=250))
+    with await run.reserve("e", "slm", ONE) as call:
+        with pytest.raises(BudgetExceeded, match="tokens=300 of 250"):
+            run.reserve_now("e", "slm", ONE)
+        call.settle(NOTHING)
+
+
+async def test_a_call_that_nobody_was_asked_for_is_given_back() -> None:
+    run = RunContext(budget=Budget(calls=1, llm_calls=1))
+    run.nested("inner").reserve_now("e", "llm", ONE).release()
+    assert not run.usage.parts
+    await spend(run, tier="llm")
+
+
 async def test_a_passed_deadline_stops_the_next_call() -> None:
     run = RunContext(timeout_s=0.0, node="run")
     with pytest.raises(DeadlineExceeded, match="run: the time"):

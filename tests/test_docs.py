@@ -24,6 +24,8 @@ from moa.graphs.loading import READY
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EMBEDDED = 'test="embedded"'
+ELSEWHERE = "job="
+"""Of blocks that `test_migrating.py` runs."""
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -33,6 +35,8 @@ _ABSOLUTE = re.compile(r"(?<![\w.:/~$}])/(?:home|root|work|tmp|Users|usr|opt|var
 
 def _examples() -> Iterator[object]:
     for example in find_examples(*PAGES):
+        if ELSEWHERE in example.prefix:
+            continue
         marks = [pytest.mark.embedded] if EMBEDDED in example.prefix else []
         yield pytest.param(example, marks=marks, id=f"{example.path.stem}:{example.start_line}")
 
@@ -84,6 +88,8 @@ def test_a_block_of_python_runs_and_prints_what_it_says(
 
 def test_the_blocks_hold_under_a_strict_type_checker(tmp_path: Path) -> None:
     for example in find_examples(*PAGES):
+        if ELSEWHERE in example.prefix:
+            continue
         file = tmp_path / f"{example.path.stem}_{example.start_line}.py"
         file.write_text(example.source, encoding="utf-8")
     settings = {

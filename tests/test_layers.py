@@ -33,7 +33,7 @@ LAYERS = [
     {"advisor"},
     {"config endpoints"},
     {"graphs engine"},
-    {"guards", "chat"},
+    {"guards", "chat", "adapters"},
     {"graphs"},
     {"doctor", "servers", "tally"},
     {"cli"},

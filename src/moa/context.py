@@ -283,6 +283,24 @@ class RunContext:
                 return self._set_aside(part, estimate, price)
         return await self._awaited(part, estimate, price, cuttable=cuttable)
 
+    def reserve_now(
+        self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
+    ) -> Reservation:
+        """As `reserve`, where nothing can be awaited: what doesn't fit now is refused.
+
+        Raises:
+            BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
+                they set aside.
+            DeadlineExceeded: the deadline has passed.
+        """
+        self.remaining_s()
+        part = Part(tier, self.node, endpoint)
+        with self._lock:
+            refused = self._refusal([(tier, estimate)])
+            if refused is None:
+                return self._set_aside(part, estimate, price)
+            raise self._exceeded(part, *refused)
+
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
 
@@ -382,8 +400,12 @@ class RunContext:
             if above is not None and any(not flight.waits for flight in above[0]._flights):
                 above[0]._queue(waiter)
                 return None
+        raise self._exceeded(part, level, passed)
+
+    @staticmethod
+    def _exceeded(part: Part, level: RunContext, passed: str) -> BudgetExceeded:
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
-        raise BudgetExceeded(
+        return BudgetExceeded(
             f"{level.node or 'run'}: the next call would pass the budget: {passed}. "
             "It was not sent; give a larger budget to go on",
             spent=Usage(dict(level._spent)),
@@ -408,6 +430,11 @@ class RunContext:
                 level._spent[part] = actual if before is None else before + actual
             if self._limited:
                 self._give_back(reservation, calls=actual.calls - taken.calls)
+
+    def _release(self, reservation: Reservation) -> None:
+        with self._lock:
+            if self._limited:
+                self._give_back(reservation, calls=-reservation.estimate.calls)
 
     def _give_back(self, reservation: Reservation, *, calls: int) -> None:
         """Free what was set aside where there is a budget; `calls` were made beyond it."""
@@ -474,6 +501,12 @@ class Reservation:
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
         self._context._settle(self, actual)  # pyright: ignore[reportPrivateUsage]
+
+    def release(self) -> None:
+        """Charge nothing, once: nobody was asked."""
+        assert not self._settled, "a reservation is settled once"
+        self._settled = True
+        self._context._release(self)  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> Reservation:
         return self

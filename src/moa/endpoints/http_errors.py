@@ -199,6 +199,38 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
     return EndpointRejected, "The request is wrong, so it was not sent again"
 
 
+def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
+    """Say what an error means that the client of somebody else raised; `None`: nobody knows.
+
+    Args:
+        error: Has a status of HTTP, or a name that says that time is up or nobody was reached.
+        endpoint: Who was asked.
+        model: The model that was asked.
+        who: Raised it, in words.
+    """
+    kind, said = type(error), worded(error)
+    response: object = getattr(error, "response", None)
+    for status in (
+        getattr(error, "status_code", None),
+        getattr(response, "status_code", None),
+        getattr(error, "status", None),
+    ):
+        if isinstance(status, int) and status >= 300:
+            meant, advice = meaning(status, said, path=who, model=model)
+            return meant(f"{said}. {advice}", endpoint=endpoint, status=status)
+    if issubclass(kind, TimeoutError) or "Timeout" in kind.__name__:
+        return EndpointTimeout(f"{who} raised {said}", endpoint=endpoint)
+    if issubclass(kind, ConnectionError) or re.search("Connect|Transport", kind.__name__):
+        return EndpointUnavailable(f"{who} raised {said}", endpoint=endpoint)
+    return None
+
+
+def worded(error: Exception) -> str:
+    """Write an error in a line: its class, and what it says."""
+    said = " ".join(str(error).split())[:_LONGEST_QUOTE]
+    return f"{type(error).__name__}: {said or type(error).__name__}"
+
+
 def _unreachable(
     reason: str, endpoint: str, url: str, *, begun: bool = False
 ) -> EndpointUnavailable:

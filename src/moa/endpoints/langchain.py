@@ -28,27 +28,18 @@ from moa.endpoints import (
     unable,
 )
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.http_errors import meaning
+from moa.endpoints.http_errors import known_error, worded
 from moa.endpoints.openai import with_schema
-from moa.endpoints.tokens import estimate_of
-from moa.errors import (
-    EndpointError,
-    EndpointRejected,
-    EndpointTimeout,
-    EndpointUnavailable,
-    InvalidResponse,
-    MoaError,
-    OutputError,
-)
+from moa.endpoints.tokens import amount_of, estimate_of
+from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
 from moa.questions import Question
-from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
 """What models call the tokens of an answer."""
 _CUT = ("length", "max_tokens")
 _ENDED = ("finish_reason", "stop_reason", "done_reason")
-_LONGEST_QUOTE = 300
 
 
 class LangChainEndpoint(Closing):
@@ -207,7 +198,7 @@ class LangChainEndpoint(Closing):
         call: Reservation,
         context: RunContext,
     ) -> Completion:
-        amount = _amount(message)
+        amount = amount_of({"usage": message.usage_metadata}, estimate=call.estimate)
         if amount is None:
             amount = call.estimate
             said = "the answer says no usage, so the estimate is charged"
@@ -251,23 +242,10 @@ class LangChainEndpoint(Closing):
         except (MoaError, AssertionError):
             raise
         except Exception as error:
-            raise self._meant(error) from error
-
-    def _meant(self, error: Exception) -> EndpointError:
-        kind, name = type(error), type(error).__name__
-        said = " ".join(str(error).split())[:_LONGEST_QUOTE] or name
-        status: object = getattr(error, "status_code", None)
-        if status is None:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int) and status >= 300:
-            meant, advice = meaning(status, said, path="the chat model", model=self.model)
-            return meant(f"{name}: {said}. {advice}", endpoint=self.name, status=status)
-        meant = EndpointRejected
-        if issubclass(kind, TimeoutError) or "Timeout" in name:
-            meant = EndpointTimeout
-        elif issubclass(kind, ConnectionError) or "Connect" in name:
-            meant = EndpointUnavailable
-        return meant(f"the chat model raised {name}: {said}", endpoint=self.name)
+            who = "the chat model"
+            said = f"{who} raised {worded(error)}"
+            found = known_error(error, endpoint=self.name, model=self.model, who=who)
+            raise found or EndpointRejected(said, endpoint=self.name) from error
 
 
 def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]]:
@@ -313,15 +291,3 @@ def _json(parsed: object) -> str:
     if isinstance(parsed, BaseModel):
         return parsed.model_dump_json()
     return json.dumps(parsed, ensure_ascii=False)
-
-
-def _amount(message: AIMessage) -> Amount | None:
-    usage = message.usage_metadata
-    if not usage:
-        return None
-    return Amount(
-        calls=1,
-        input_tokens=usage["input_tokens"],
-        cached_input_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
-        output_tokens=usage["output_tokens"],
-    )

@@ -85,7 +85,9 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
 
 
 def amount_of(body: Mapping[str, Any], *, estimate: Amount) -> Amount | None:
-    """Read the `usage` of an answer, in OpenAI's words or in System One's; it isn't priced yet.
+    """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
+
+    It isn't priced yet.
 
     Args:
         body: The answer, or the event of a stream that holds it.
@@ -121,8 +123,11 @@ def _cached(usage: Mapping[str, Any]) -> int | None:
         details = usage.get(key)
         if isinstance(details, dict):
             return _count(cast("dict[str, Any]", details), "cached_tokens")
-    # DeepSeek's name for it, and Mistral's.
-    return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens")
+    read = usage.get("input_token_details")
+    if isinstance(read, dict):
+        return _count(cast("dict[str, Any]", read), "cache_read")
+    # DeepSeek's name for it, Mistral's, and pydantic-ai's.
+    return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens")
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:

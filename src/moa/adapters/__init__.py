@@ -1,0 +1,374 @@
+"""Adapters: what other frameworks run, as nodes whose calls are in the budget and in the ledger.
+
+    moa.adapters              FunctionNode(ask)        an asynchronous function that calls a client
+    moa.adapters.langchain    LangChainNode(runnable)  a chain, or an agent or graph of LangGraph
+    moa.adapters.pydantic_ai  PydanticAINode(agent)    an agent of pydantic-ai
+    moa.adapters.dspy         DSPyNode(module)         a module of DSPy
+
+Each call is set aside before a model is asked, and what it took is charged afterwards. How long an
+answer will be nobody knows before, so limits of calls hold exactly, and a limit of tokens or of
+dollars stops the call after the one that passed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Generic, Unpack, cast, overload
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import TypeVar
+
+from moa._async import in_time
+from moa.agents.boundary import Limits, TypedNode, said
+from moa.context import Reservation, RunContext
+from moa.endpoints import Capability
+from moa.endpoints.http_errors import known_error, worded
+from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
+from moa.graphs.engine.types import UNKNOWN, signature_of
+from moa.handoffs import Reply
+from moa.journal import explained
+from moa.trace import TextDelta
+from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
+
+__all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
+
+In = TypeVar("In", default=str | BaseModel)
+Out = TypeVar("Out", bound=BaseModel, default=Reply)
+Takes = TypeVar("Takes")
+
+TEXT = cast("Any", str | BaseModel)
+"""What a node takes unless it is said, as an `Agent` does."""
+REPLY = cast("Any", Reply)
+_UNUSABLE = {
+    "AdapterParseError",
+    "GraphRecursionError",
+    "OutputParserException",
+    "UnexpectedModelBehavior",
+    "UsageLimitExceeded",
+}
+"""What frameworks raise where a model gave no usable answer."""
+
+
+class Settings(Limits, total=False):
+    """The keywords that every adapter takes."""
+
+    tier: Tier
+    """Of the models behind it: `llm`, unless it is `slm`."""
+    price: Price
+    """What they charge. Where it isn't known, dollars are charged that an answer itself names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignModels:
+    """Who a foreign node asks, for drawings and the order of a graph. It can do nothing itself."""
+
+    name: str
+    tier: Tier
+    price: Price = field(repr=False)
+    capabilities: frozenset[Capability] = field(default=frozenset(), repr=False)
+
+    @property
+    def model(self) -> str:
+        """As the name."""
+        return self.name
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call of a model, which is set aside in the budget."""
+
+    reservation: Reservation
+    context: RunContext
+    price: Price
+
+    def used(self, usage: object, *written: str) -> None:
+        """Charge what it took, once; where that can't be read, an estimate.
+
+        Args:
+            usage: As a client gives it: an object or a mapping with the words of OpenAI,
+                LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
+            written: What the model wrote, for the estimate.
+        """
+        name, known = self.reservation.part.endpoint, _mapping(usage)
+        amount = amount_of({"usage": known}, estimate=self.reservation.estimate)
+        if amount is None:
+            more = sum(map(approximate_tokens, written))
+            amount = replace(self.reservation.estimate, output_tokens=more)
+            lacks = "the answer says no usage, so the estimate is charged"
+            self.context.note("degraded", lacks, endpoint=name)
+        amount = self.price.charge(amount)
+        cost = known.get("cost")
+        if isinstance(cost, Decimal | float | int) and not self.price.known:
+            amount = replace(amount, priced_cost=Decimal(str(cost)), unpriced_calls=0)
+        self.reservation.settle(amount)
+        self.context.note("answered", name, endpoint=name)
+
+    def failed(self, error: BaseException | None) -> None:
+        """Charge the estimate; where it was refused or nobody was reached, the call alone."""
+        meant = error
+        if isinstance(error, Exception) and not isinstance(error, MoaError):
+            name = self.reservation.part.endpoint
+            meant = known_error(error, endpoint=name, model=name, who=name)
+        self.reservation.__exit__(None, meant, None)
+
+
+def _mapping(usage: object) -> dict[str, Any]:
+    if isinstance(usage, Mapping):
+        found = dict(cast("Mapping[str, Any]", usage))
+    else:
+        found = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
+    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in found.items()}
+
+
+@dataclass(eq=False)
+class Calls:
+    """The calls of one run of foreign code: each is set aside, and charged when it is answered."""
+
+    context: RunContext
+    """Of the run."""
+    asked: ForeignModels
+    open: dict[object, Call] = field(default_factory=dict[object, Call], init=False)
+    """Calls under way that a framework tells of, by its own key."""
+    answered: Amount = field(default=NOTHING, init=False)
+    """What calls took that ended well."""
+    ended: bool = field(default=False, init=False)
+    loop: asyncio.AbstractEventLoop = field(
+        default_factory=asyncio.get_running_loop, init=False, repr=False
+    )
+
+    @asynccontextmanager
+    async def one(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
+        """Set a call aside, make it in the block, and say what it took by its `used`.
+
+            async with calls.one(question, model="gpt-5-mini") as call:
+                answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
+                call.used(answer.usage)
+
+        Args:
+            texts: What the model reads, for the estimate.
+            model: Its name in the ledger; `None`: the node's.
+
+        Raises:
+            BudgetExceeded: a limit would be passed; the block isn't entered.
+            DeadlineExceeded: the run's time is up.
+        """
+        price = self.asked.price
+        reserved = await self.context.reserve(*self._planned(texts, model), price=price)
+        call = Call(reserved, self.context, price)
+        try:
+            yield call
+        except BaseException as error:
+            call.failed(error)
+            raise
+        if not reserved.settled:
+            call.used(None)
+
+    def begin(self, key: object, *texts: str, model: str | None = None) -> None:
+        """Set a call aside where nothing can be awaited: what doesn't fit now is refused.
+
+        Raises:
+            BudgetExceeded: a limit would be passed.
+            DeadlineExceeded: the run's time is up, or the run has ended without this call.
+        """
+        if self.ended:
+            raise DeadlineExceeded(f"{self.context.node}: the run has ended")
+        price = self.asked.price
+        reserved = self.context.reserve_now(*self._planned(texts, model), price=price)
+        self.open[key] = Call(reserved, self.context, price)
+
+    def answer(self, key: object, usage: object, *written: str) -> None:
+        """Charge a call that was answered; see `Call.used`."""
+        if call := self.open.pop(key, None):
+            call.used(usage, *written)
+
+    def fail(self, key: object, error: BaseException | None) -> None:
+        """Charge a call that failed; see `Call.failed`."""
+        if call := self.open.pop(key, None):
+            call.failed(error)
+
+    def cached(self, key: object) -> None:
+        """Charge nothing: the framework had the answer."""
+        if call := self.open.pop(key, None):
+            call.reservation.release()
+            name = call.reservation.part.endpoint
+            self.context.note("cached", f"{name} was not asked", endpoint=name)
+
+    def end(self) -> None:
+        """Charge the estimate of what nobody said the end of."""
+        self.ended = True
+        for key in [*self.open]:
+            self.fail(key, None)
+
+    def show(self, text: str) -> None:
+        """Give whoever listens to the run the next piece of the answer, from any thread."""
+        if not text:
+            return
+        event = TextDelta(self.context.node, text)
+        if asyncio._get_running_loop() is self.loop:
+            self.context.emit(event)
+        else:
+            self.loop.call_soon_threadsafe(self.context.emit, event)
+
+    def _planned(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
+        estimate = estimate_of(*texts, max_tokens=0, price=self.asked.price)
+        return model or self.asked.name, self.asked.tier, estimate
+
+
+class Adapter(TypedNode[In, Out], Generic[In, Out]):
+    """What the adapters share: what goes in and out is checked, errors are named, time is held.
+
+    Raises:
+        OutputError: what came out is no `output`, or the framework got no usable answer.
+        EndpointError: it raised an error of HTTP, of the connection, or a timeout.
+        NodeError: it raised something else, which is chained.
+        BudgetExceeded: no call is left, so it didn't begin, or went on no further.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: Any,
+        output: Any,
+        read: Callable[[Any], Any] | None,
+        write: Callable[[Any], Any] | None,
+        named: str,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.input_type, self.output_type = input, output
+        tier, price = settings.pop("tier", "llm"), settings.pop("price", UNKNOWN_PRICE)
+        settings["name"] = settings.get("name") or named
+        super().__init__(**cast("Limits", settings))
+        self.endpoint = ForeignModels(self.name, tier, price)
+        self._read, self._write = read or self.given, write
+
+    def given(self, request: Any) -> Any:
+        """Make what the framework takes of an input: a text, or the fields of a model by name.
+
+        A model that has a `__str__` of its own, such as `Text` and `Reply`, is a text.
+        """
+        if not isinstance(request, BaseModel):
+            return request
+        is_text = type(request).__str__ is not BaseModel.__str__
+        return str(request) if is_text else dict(request)
+
+    @abstractmethod
+    async def ask(self, value: Any, calls: Calls) -> Any:
+        """Have the framework work, and give what it gives."""
+
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Have the framework work within the budget and the time of the run."""
+        # What it does besides, such as a search, isn't begun either where no call is left.
+        context.reserve_now(self.name, self.endpoint.tier, Amount(calls=1)).release()
+        calls = Calls(context, self.endpoint)
+        late = f"{context.node}: the time given to the run is up"
+        try:
+            async with in_time(context.remaining_s(), late):
+                found = await self.ask(self._read(request), calls)
+            return self._written(found)
+        except Exception as error:
+            meant = self._meant(error, context)
+            if meant is error:
+                raise
+            raise meant from error
+        finally:
+            calls.end()
+
+    def shows(self, context: RunContext) -> bool:
+        """Whether texts are shown while models write them: where the text is the output."""
+        return context.listener is not None and self._write is None and self.output_type is Reply
+
+    def _written(self, found: Any) -> Out:
+        if self._write is not None:
+            return self._write(found)
+        kind: Any = self.output_type
+        if kind is Reply and not isinstance(found, Reply):
+            return cast("Out", Reply(text=_text(found)))
+        if isinstance(found, Mapping) and "structured_response" in found:
+            return self._written(cast("Mapping[str, Any]", found)["structured_response"])
+        try:
+            output: Out = TypeAdapter[Any](kind).validate_python(found)
+        except ValidationError as error:
+            fault, text = f"gave no {kind.__name__}: {said(error)}", repr(cast("object", found))
+            raise OutputError(fault, node=self.name, text=text) from error
+        return output
+
+    def _meant(self, error: Exception, context: RunContext) -> Exception:
+        """Say what an error of the framework is here; those of moa and signals stay as they are."""
+        while isinstance(error, ExceptionGroup):
+            error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+        if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
+            return OutputError(f"no usable answer: {worded(error)}", node=self.name, text="")
+        found = explained(error, context.node)
+        if isinstance(found, MoaError) or type(found).__module__.startswith("langgraph."):
+            return found
+        known = known_error(error, endpoint=self.name, model=self.name, who=self.name)
+        return known or NodeError(self.name, error)
+
+
+def _text(found: Any) -> str:
+    """Find the text of an answer: of a message, of the last message, or of the last field."""
+    if isinstance(found, Mapping) and found:
+        fields = cast("Mapping[str, Any]", found)
+        last: Any = [*fields.values()][-1]
+        return _text(fields["messages"][-1] if fields.get("messages") else last)
+    return str(getattr(cast("object", found), "text", cast("object", found)))
+
+
+class FunctionNode(Adapter[In, Out]):
+    """An asynchronous function that calls a client, and says what that took.
+
+        async def ask(question: str, calls: Calls) -> str:
+            async with calls.one(question, model="gpt-5-mini") as call:
+                answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
+                call.used(answer.usage)
+            return answer.choices[0].message.content or ""
+
+        FunctionNode(ask)                       # text in, a `Reply` out
+
+    Args:
+        ask: Its annotations say what the node takes and gives; a `str` is given as a `Reply`.
+        settings: See `Settings`.
+
+    Raises:
+        ConfigError: it isn't asynchronous, or its annotations name no pydantic model as output.
+    """
+
+    @overload
+    def __init__(
+        self: FunctionNode[Takes, Reply],
+        ask: Callable[[Takes, Calls], Awaitable[str]],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, ask: Callable[[In, Calls], Awaitable[Out]], **settings: Unpack[Settings]
+    ) -> None: ...
+    def __init__(
+        self, ask: Callable[[Any, Calls], Awaitable[Any]], **settings: Unpack[Settings]
+    ) -> None:
+        signature, name = signature_of(ask), getattr(ask, "__name__", "function")
+        gives = Reply if signature.output is str else signature.output
+        taken = signature.input(0)
+        if not (signature.waits and isinstance(gives, type) and issubclass(gives, BaseModel)):
+            raise ConfigError(
+                f"{name!r} is to be asynchronous, and its annotations are to name what it takes, "
+                f"and a str or a pydantic model that it gives: async def {name}(text: str, calls: "
+                "Calls) -> str"
+            )
+        taken = object if taken is UNKNOWN else taken
+        super().__init__(input=taken, output=gives, read=None, write=None, named=name, **settings)
+        self._ask = ask
+
+    def given(self, request: Any) -> Any:
+        """Leave the input as it is."""
+        return request
+
+    async def ask(self, value: Any, calls: Calls) -> Any:
+        """Call the function."""
+        return await self._ask(value, calls)

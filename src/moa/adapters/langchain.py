@@ -1,0 +1,142 @@
+"""LangChainNode: any runnable of LangChain as a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Unpack, cast
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
+
+from moa.adapters import REPLY, TEXT, Adapter, Calls, In, Out, Settings
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+    from langchain_core.runnables import Runnable
+
+
+class LangChainNode(Adapter[In, Out]):
+    """A runnable of LangChain: a chain, a chat model, or an agent or graph of LangGraph.
+
+        LangChainNode(prompt | model)                                  # text in, a `Reply` out
+        LangChainNode(create_agent(model, tools), read=lambda text: {"messages": [("user", text)]})
+
+    Every call of a model inside is counted, by LangChain's callbacks. Its texts go to whoever
+    listens to the run, where the output is a `Reply`. A graph that asks a person by `interrupt` is
+    a `ConfigError`, once it does.
+
+    Args:
+        runnable: What is run, by `ainvoke`; settings of its own are bound by its `with_config`.
+        input: What it takes: a text or any pydantic model, unless it is said.
+        output: What it gives: a `Reply` of the text, or a pydantic model that is made of the value
+            or of its `structured_response`.
+        read: Makes the runnable's input; `None`: the text, or the fields of the model by name.
+        write: Makes the output of what the runnable gave; `None`: as `output` says.
+        settings: See `Settings`.
+    """
+
+    def __init__(
+        self,
+        runnable: Runnable[Any, Any],
+        *,
+        input: type[In] = TEXT,
+        output: type[Out] = REPLY,
+        read: Callable[[In], Any] | None = None,
+        write: Callable[[Any], Out] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        super().__init__(
+            input=input,
+            output=output,
+            read=read,
+            write=write,
+            named=runnable.get_name(),
+            **settings,
+        )
+        self.runnable = runnable
+
+    async def ask(self, value: Any, calls: Calls) -> Any:
+        """Run it; each model that it asks is told to the ledger."""
+        meter = (_ShowingMeter if self.shows(calls.context) else _Meter)(calls)
+        # It is no part of a graph of LangGraph that this node stands in: that one would be asked
+        # for what this one keeps, and would hear of its texts twice.
+        around = var_child_runnable_config.set(None)
+        try:
+            found: Any = await self.runnable.ainvoke(value, {"callbacks": [meter]})
+        finally:
+            var_child_runnable_config.reset(around)
+        if isinstance(found, Mapping) and "__interrupt__" in found:
+            raise ConfigError(
+                f"{self.name}: the graph stopped to ask a person, and nothing here can answer it. "
+                "Ask in the graph of moa, by g.ask_human, before or after this node"
+            )
+        return cast("object", found)
+
+
+class _Meter(BaseCallbackHandler):
+    """Counts what LangChain asks. It stops a call by raising, also in threads."""
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        **about: Any,
+    ) -> None:
+        """Set the call aside."""
+        self.on_llm_start(
+            serialized,
+            [str(message.text) for batch in messages for message in batch],
+            run_id=run_id,
+            **about,
+        )
+
+    def on_llm_start(
+        self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **about: Any
+    ) -> None:
+        """Set the call aside."""
+        metadata: dict[str, Any] = about.get("metadata") or {}
+        self._calls.begin(run_id, *prompts, model=metadata.get("ls_model_name"))
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **about: Any) -> None:
+        """Charge what it took."""
+        del about
+        generated: Any = response.generations[0][0] if response.generations else None
+        usage: object = getattr(getattr(generated, "message", None), "usage_metadata", None)
+        usage = usage or (response.llm_output or {}).get("token_usage")
+        self._calls.answer(run_id, usage, str(getattr(generated, "text", "")))
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **about: Any) -> None:
+        """Charge what it may have taken."""
+        del about
+        self._calls.fail(run_id, error)
+
+
+class _ShowingMeter(_Meter):
+    """Shows texts too; by the two methods below LangChain knows that they are to be streamed."""
+
+    def on_llm_new_token(self, token: Any, **about: Any) -> None:
+        """Show a piece of text."""
+        del about
+        if isinstance(token, str):
+            self._calls.show(token)
+
+    def tap_output_aiter(self, run_id: UUID, output: Any) -> Any:
+        """Leave a stream as it is."""
+        del run_id
+        return output
+
+    def tap_output_iter(self, run_id: UUID, output: Any) -> Any:
+        """Leave a stream as it is."""
+        del run_id
+        return output

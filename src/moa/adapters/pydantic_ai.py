@@ -1,0 +1,168 @@
+"""PydanticAINode: an agent of pydantic-ai as a node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from pydantic import BaseModel
+
+from moa.adapters import TEXT, Adapter, Calls, In, Out, Settings, Takes
+from moa.agents.prompts import written
+from moa.errors import ConfigError, MissingDependency
+from moa.handoffs import Reply
+from moa.usage import Amount, Part, Usage
+
+if TYPE_CHECKING:
+    from pydantic_ai.agent import AbstractAgent
+
+
+class PydanticAINode(Adapter[In, Out]):
+    """An agent of pydantic-ai, from version 2 on.
+
+        PydanticAINode(agent)                   # text in, what the agent gives out
+
+    Every request of the agent is counted, by a capability that is added to the run; so a limit of
+    calls stops it between two of its tools. Its texts go to whoever listens to the run.
+
+    Args:
+        agent: Is run by its `run`.
+        input: What it takes: a text or any pydantic model, unless it is said.
+        deps: What its tools are given.
+        read: Makes its prompt; `None`: the text, or the fields of the model in words.
+        write: Makes the output of the agent's; `None`: a text is a `Reply`, and a pydantic model
+            stays what it is. Any other output needs it, and `output`.
+        output: What `write` gives.
+        settings: See `Settings`.
+
+    Raises:
+        ConfigError: the agent gives something else, and nothing says what to make of it.
+    """
+
+    @overload
+    def __init__(
+        self: PydanticAINode[Takes, Reply],
+        agent: AbstractAgent[Any, str],
+        *,
+        input: type[Takes] = TEXT,
+        deps: Any = None,
+        read: Callable[[Takes], Any] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        agent: AbstractAgent[Any, Out],
+        *,
+        input: type[In] = TEXT,
+        deps: Any = None,
+        read: Callable[[In], Any] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        agent: AbstractAgent[Any, Any],
+        *,
+        input: type[In] = TEXT,
+        output: type[Out],
+        write: Callable[[Any], Out],
+        deps: Any = None,
+        read: Callable[[In], Any] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        agent: AbstractAgent[Any, Any],
+        *,
+        input: Any = TEXT,
+        output: Any = None,
+        write: Callable[[Any], Any] | None = None,
+        deps: Any = None,
+        read: Callable[[Any], Any] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        gives: Any = agent.output_type
+        if output is None:
+            output = Reply if gives is str else gives
+        if not (isinstance(output, type) and issubclass(output, BaseModel)):
+            raise ConfigError(
+                f"the agent {agent.name!r} gives {gives!r}: say output=, a pydantic model, and "
+                "write=, a function that makes one of it"
+            )
+        named = agent.name or "agent"
+        super().__init__(
+            input=input, output=output, read=read, write=write, named=named, **settings
+        )
+        self.agent, self.deps = agent, deps
+        try:
+            self._hooks: Any = import_module("pydantic_ai.capabilities").Hooks
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise MissingDependency(
+                "pydantic-ai-slim",
+                extra="",
+                purpose="in version 2 or later, to count the requests of its agents",
+                command='pip install "pydantic-ai-slim>=2"',
+            ) from error
+
+    def given(self, request: Any) -> Any:
+        """Write the prompt."""
+        return written(request)
+
+    async def ask(self, value: Any, calls: Calls) -> Any:
+        """Run the agent; each of its requests is told to the ledger."""
+
+        async def metered(_: Any, *, request_context: Any, handler: Any) -> Any:
+            texts = _contents(request_context.messages)
+            async with calls.one(*texts, model=request_context.model.model_name) as call:
+                response = await handler(request_context)
+                call.used(response.usage, response.text or "")
+            calls.answered += _counted(response.usage, 1)
+            return response
+
+        async def shown(_: Any, *, stream: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+            async for event in stream:
+                calls.show(_piece(event))
+                yield event
+
+        hooks = {"run_event_stream": shown} if self.shows(calls.context) else {}
+        capability = self._hooks(model_request=metered, **hooks)
+        result = await self.agent.run(value, deps=self.deps, capabilities=[capability])
+        self._charge_delegated(result.usage, calls)
+        return result.output
+
+    def _charge_delegated(self, usage: Any, calls: Calls) -> None:
+        """Charge what agents took that its tools ran with `usage=ctx.usage`."""
+        more = _counted(usage, usage.requests) + -calls.answered
+        if more.calls > 0:
+            part = Part(self.endpoint.tier, calls.context.node, f"{self.name}'s agents")
+            calls.context.charge(Usage({part: replace(more, unpriced_calls=more.calls)}))
+            told = f"its tools ran agents, which made {more.calls} calls that no budget could stop"
+            calls.context.note("degraded", told, endpoint=part.endpoint)
+
+
+def _counted(usage: Any, calls: int) -> Amount:
+    return Amount(
+        calls=calls,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cache_read_tokens,
+        output_tokens=usage.output_tokens,
+    )
+
+
+def _contents(messages: list[Any]) -> list[str]:
+    """Give the texts of messages of pydantic-ai."""
+    instructions = [getattr(message, "instructions", None) for message in messages[-1:]]
+    parts = [getattr(part, "content", "") for message in messages for part in message.parts]
+    return [text for text in (*instructions, *parts) if isinstance(text, str)]
+
+
+def _piece(event: Any) -> str:
+    """Give the text that an event of pydantic-ai brings: of an answer, not of a thought."""
+    if event.event_kind == "part_start" and event.part.part_kind == "text":
+        return event.part.content
+    if event.event_kind == "part_delta" and event.delta.part_delta_kind == "text":
+        return event.delta.content_delta
+    return ""
