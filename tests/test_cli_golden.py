@@ -52,7 +52,7 @@ base_url = "https://example.com/v1"
 """
 SOME = '{"id": "a", "input": {"id": "a", "text": "one"}}\n'
 MAILS = '{"id": "a", "text": "one"}\n{"text": "a joke"}\n{\n{"text": "fail"}\n{"id": "e"}\n'
-FITTED = {"calibrated", "calibrate", "recheck", "eval", "promote", "compare", "fit", "bench"}
+FITTED = {"calibrated", "calibrate", "recheck", "eval", "promote", "compare", "fit"}
 SPAM = ("--task", "Is this message spam?")
 COMMANDS = {
     "run table": ("run", "graph.py:graph", "mails.jsonl", "--concurrency", "1"),
@@ -79,7 +79,6 @@ COMMANDS = {
     "models add": ("models", "add", "laya", "--config", "new.toml"),
     "status": ("status", "--config", "none.toml"),
     "down": ("down", "--all"),
-    "bench billed": ("bench", "large"),
 }
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from moa.advisor.bench import Measurement, Step, keep
 from moa.config import Config, EndpointConfig, Tiers, config_of
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import RunContext
@@ -170,32 +168,6 @@ def test_a_priority_is_said_to_vllm() -> None:
     urgent = endpoints(small=SMALL.model_copy(update={"priority": -1}))
     body = urgent.server("small").chat(Prompt.of("Hi"))
     assert body["priority"] == -1
-
-
-def test_a_measured_price_is_the_price_of_one_s_own_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    steps = (
-        Step(work="read", concurrency=1, seconds=1.0, requests=1, input_tokens=1000),
-        Step(work="write", concurrency=1, seconds=1.0, requests=1, output_tokens=10),
-    )
-    for name, model in (("small", "small-1"), ("embedded", EmbeddedEndpoint().model)):
-        keep(
-            Measurement(
-                endpoint=name,
-                model=model,
-                machine="a machine",
-                date=datetime(2026, 11, 25, tzinfo=UTC),
-                moa_version="0",
-                hourly_usd=Decimal(36),
-                steps=steps,
-            )
-        )
-    both = endpoints(small=SMALL)
-    for name in ("small", "embedded"):
-        price = both.named(name).price
-        assert (price.input, price.output, price.measured) == (10, 1000, True)
 
 
 def written(folder: Path, model: str, *lines: str, name: str = "moa.toml") -> Path:

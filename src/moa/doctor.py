@@ -13,7 +13,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from packaging.requirements import Requirement
 
-from moa.advisor.bench import price_of
 from moa.config import EMBEDDED, Config
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -161,7 +160,7 @@ async def _server(config: Config, name: str) -> Surveyed:
         servers=len(probes),
         answering=answering,
         state=_state(probes),
-        price=price_of(config, name),
+        price=entry.price(),
         can=can,
         decides=way_of(entry.decide, next((probe.known for probe in probes if probe.known), None)),
     )
@@ -246,7 +245,7 @@ def _embedded(config: Config, name: str) -> Surveyed:
         address="this machine",
         answering=int(there),
         state=state,
-        price=price_of(config, name) if entry else built_in.price,
+        price=entry.price() if entry else built_in.price,
         can=tuple(sorted(built_in.capabilities)),
         decides=way_of("labels", None),
     )

@@ -7,11 +7,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from math import ceil
 from typing import cast
 
 from pydantic import BaseModel
 
-from moa.advisor.bench import percentile
 from moa.batch import Item
 from moa.usage import Usage
 
@@ -82,8 +82,9 @@ class Tally:
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Seconds within which `share` of the items were done, from 0 to 1."""
-        return percentile(self._seconds, share)
+        """Seconds within which `share` of the items were done, from 0 to 1 (nearest rank)."""
+        rank = max(1, ceil(share * len(self._seconds)))
+        return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
     def _sample(self, seconds: float) -> None:
         if len(self._seconds) < _KEPT:

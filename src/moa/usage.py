@@ -248,8 +248,6 @@ class Price:
     """US dollars per hour of the hardware, charged for the seconds that a call takes."""
     joule: Decimal | None = None
     """US dollars per joule, charged for calls whose energy is measured."""
-    measured: bool = False
-    """Whether `moa bench` measured it, on the hardware that serves the model."""
 
     @property
     def known(self) -> bool:

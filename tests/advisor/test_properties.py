@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moa.advisor import Job
 from moa.advisor.catalogue import models
-from moa.advisor.choice import Chooser, Ranking
+from moa.advisor.choice import rank
 from moa.advisor.hardware import GPU, LocalModel, Machine, places, quantisations
 from moa.advisor.plans import Plan
 from moa.advisor.task import Task
@@ -34,10 +34,6 @@ TASKS = st.builds(
     private=st.booleans(),
     offline=st.booleans(),
 )
-
-
-def _ranking(task: Task, machine: Machine) -> Ranking:
-    return Chooser(task, machine).ranking()
 
 
 def _order(plans: tuple[Plan, ...]) -> list[str]:
@@ -88,7 +84,7 @@ def test_the_largest_concurrency_fits_and_one_more_does_not(
 def test_a_private_task_never_names_a_vendor_and_an_offline_one_needs_no_network(
     task: Task, machine: Machine
 ) -> None:
-    for plan in _ranking(task, machine).plans:
+    for plan in rank(task, machine).plans:
         if task.private or task.offline or not task.api:
             assert not plan.needs_network
             assert all(isinstance(member, LocalModel) for member in plan.members)
@@ -99,7 +95,7 @@ def test_a_private_task_never_names_a_vendor_and_an_offline_one_needs_no_network
 def test_no_cost_is_negative_and_no_quality_below_what_is_shown(
     task: Task, machine: Machine
 ) -> None:
-    for plan in _ranking(task, machine).plans:
+    for plan in rank(task, machine).plans:
         assert plan.cost.known >= 0
         assert plan.cost.total is None or plan.cost.total >= 0
         assert plan.quality >= plan.needed_quality - 0.5
@@ -112,7 +108,7 @@ def test_high_risk_and_few_labels_never_give_a_bare_small_model(
     task: Task, machine: Machine
 ) -> None:
     risky = task.model_copy(update={"risk": "high", "labels": min(task.labels, 60)})
-    assert "slm" not in {plan.pattern for plan in _ranking(risky, machine).plans}
+    assert "slm" not in {plan.pattern for plan in rank(risky, machine).plans}
 
 
 @FEW
@@ -120,8 +116,8 @@ def test_high_risk_and_few_labels_never_give_a_bare_small_model(
 def test_a_tighter_latency_never_ranks_a_slower_plan_higher(
     task: Task, machine: Machine, seconds: float
 ) -> None:
-    loose = _ranking(task.model_copy(update={"latency_s": seconds * 10}), machine).plans
-    tight = _ranking(task.model_copy(update={"latency_s": seconds}), machine).plans
+    loose = rank(task.model_copy(update={"latency_s": seconds * 10}), machine).plans
+    tight = rank(task.model_copy(update={"latency_s": seconds}), machine).plans
     assert all(plan.latency is None or plan.latency.p95_s <= seconds for plan in tight)
     kept = [name for name in _order(loose) if name in _order(tight)]
     assert kept == [name for name in _order(tight) if name in _order(loose)]

@@ -8,7 +8,7 @@ import pytest
 
 from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import vllm_table
-from moa.advisor.hardware import GPU, STEPS, LocalModel, Machine, largest_that_fits, vllm_fit
+from moa.advisor.hardware import GPU, STEPS, LocalModel, Machine, vllm_fit
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
@@ -89,7 +89,7 @@ def test_a_card_before_ampere_computes_in_float16() -> None:
 
 
 def test_a_model_that_goes_wrong_in_float16_is_not_served_there() -> None:
-    with pytest.raises(ConfigError, match=r"Gemma 3 4B IT goes wrong in float16, and T4 computes"):
+    with pytest.raises(ConfigError, match="compute in float16"):
         vllm_fit(model("gemma-3-4b"), MACHINES["T4"])
     assert vllm_fit(model("gemma-3-4b"), MACHINES["L4"]).fits
 
@@ -127,11 +127,10 @@ def test_a_processor_is_given_no_fp8() -> None:
 @pytest.mark.parametrize("place", ["L4", "none"])
 def test_what_is_configured_already_is_not_taken_twice(place: str) -> None:
     machine = MACHINES[place]
-    free = largest_that_fits(machine)
-    assert free is not None
-    first = EndpointConfig.model_validate(vllm_table(free))
-    beside = largest_that_fits(machine, config=Config(endpoints={"first": first}))
-    assert (beside.model.parameters or 0 if beside else 0) < (free.model.parameters or 0)
+    one = serving("qwen3-14b" if place == "L4" else "qwen3-1.7b", machine)
+    first = EndpointConfig.model_validate(vllm_table(one))
+    beside = vllm_fit(one.model, machine, config=Config(endpoints={"first": first}))
+    assert (beside.tokens, beside.concurrency) < (one.tokens, one.concurrency) or not beside.fits
 
 
 def test_a_server_without_a_stated_share_takes_the_whole_gpu() -> None:
@@ -148,12 +147,6 @@ def test_memory_of_a_server_that_is_up_is_counted_once() -> None:
     )
     served = serving("qwen3-1.7b", machine, config=Config(endpoints={"up": up}))
     assert served.budget == pytest.approx(0.42 * 24 * GIB, rel=0.01)
-
-
-def test_the_largest_of_equals_is_the_newest() -> None:
-    served = largest_that_fits(MACHINES["eight H100"])
-    assert served is not None
-    assert served.model.name == "llama-3.3-70b"
 
 
 def test_a_model_that_vllm_does_not_serve_is_an_error() -> None:

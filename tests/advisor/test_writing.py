@@ -50,12 +50,6 @@ def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
     assert made["small"].steps[0].startswith("llama serve -hf ")
 
 
-def test_where_another_endpoint_is_the_default_that_is_said() -> None:
-    Path("moa.toml").write_text('[endpoints.mine]\ntier = "slm"\nmodel = "gpt-5-nano"\n')
-    _, made = write_plan(plan_of(Task(job="classify", risk="low"), LAPTOP, "slm"), LAPTOP)
-    assert "[endpoints.mine] is the default of its tier" in made["small"].notes[1]
-
-
 def test_the_command_does_not_claim_to_have_written() -> None:
     words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "8"]
     done = CliRunner().invoke(app, [*words, "--stakes", "low", "--no-api", "--write"])

@@ -7,7 +7,7 @@ left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
@@ -16,7 +16,7 @@ from math import log10, sqrt
 from moa.advisor import Risk
 from moa.advisor.catalogue import BUILT_IN, VendorModel, models
 from moa.advisor.estimate import Member, cost_of, shown_seconds
-from moa.advisor.hardware import GIB, GPU, LocalModel, Machine, machine
+from moa.advisor.hardware import GPU, LocalModel, Machine, machine
 from moa.advisor.plans import (
     LABELS_FOR_A_BOUND,
     LABELS_FOR_A_HEAD,
@@ -25,13 +25,12 @@ from moa.advisor.plans import (
     Plan,
     Rejected,
     local_models,
-    measured_hourly_usd,
     plans_for,
     quality,
+    too_big,
     vendor_models,
 )
-from moa.advisor.task import Task, vendor_name
-from moa.config import Config
+from moa.advisor.task import PEAK, Task, vendor_name
 
 _SLACK = 0.5
 """How much less is still shown, as weaker than wanted."""
@@ -75,22 +74,18 @@ _LARGE_FOR_LABELS = 0.15
 time of many small ones."""
 _OWN_SERVER = 0.15
 """A model made to decide comes with a server of its own, which `moa` doesn't start."""
-_GATED = 0.03
-"""A licence to accept before the weights can be had."""
 _YEAR = 0.04
 """A year of a model's age: of two with the same hints, the newer one does better."""
-_ON_BATTERY = 0.1
-"""Ten times the parameters, from 100 million on, where every token drains a battery."""
 _USUAL_A_DAY = 1000
 
 _LADDER = (("T4", 1), ("L4", 1), ("L40S", 1), ("H100", 1), ("H100", 2), ("H100", 4), ("H100", 8))
 """GPUs that are suggested, smallest first; of some of them, several."""
+_SLOWER = (1.5, 2, 4, 10, 100, 1000)
+"""How much longer than allowed an answer is let take, until something fits."""
 _NOTHING_HELPS = (
     "no single change helps: split the task into smaller ones, or loosen several of its limits "
     "(length, time, risk) at once"
 )
-_SLOWER = (1.5, 2, 4, 10, 100, 1000)
-"""How much longer than allowed an answer is let take, until something fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +127,6 @@ def choose(
     task: Task,
     on_machine: Machine | None = None,
     *,
-    config: Config | None = None,
     hourly_usd: Decimal | None = None,
     usd_per_kwh: Decimal | None = None,
 ) -> Ranking:
@@ -145,14 +139,8 @@ def choose(
     Args:
         task: What is to be done.
         on_machine: Where; `None`: on this machine, as `moa.advisor.hardware.machine` reads it.
-        config: The configuration, whose endpoints may have been measured by `moa bench`: measured
-            speeds replace estimates. `None`: estimates alone.
-        hourly_usd: What the machine costs an hour, in US dollars; `None`: as `moa bench` was told
-            on it, else not known.
+        hourly_usd: What the machine costs an hour, in US dollars; `None`: not known.
         usd_per_kwh: What electricity costs; taken where `hourly_usd` is not given.
-
-    Raises:
-        ConfigError: what was measured can't be read.
 
     Examples:
         >>> from moa.advisor import Task
@@ -163,104 +151,91 @@ def choose(
         'slm'
     """
     there = on_machine or machine()
-    if hourly_usd is None and usd_per_kwh is None:
-        hourly_usd = measured_hourly_usd(config, there)
-    chooser = Chooser(task, there, config, hourly_usd, usd_per_kwh)
-    ranking = chooser.ranking()
+
+    def ranked(task: Task, there: Machine) -> Ranking:
+        return rank(task, there, hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh)
+
+    ranking = ranked(task, there)
     if ranking.best is not None and ranking.best.good_enough:
         return ranking
-    return replace(ranking, suggestions=tuple(chooser.suggestions()) or (_NOTHING_HELPS,))
+    helpful = tuple(_suggestions(task, there, ranked))
+    return replace(ranking, suggestions=helpful or (_NOTHING_HELPS,))
 
 
-@dataclass(frozen=True)
-class Chooser:
-    """Ranks what can be done on one machine, and looks for what would make more of it possible."""
+def rank(
+    task: Task,
+    there: Machine,
+    *,
+    hourly_usd: Decimal | None = None,
+    usd_per_kwh: Decimal | None = None,
+) -> Ranking:
+    """Rank what can be done, as `choose` does, without looking for what else would help."""
+    found = [*local_models(there, task), *vendor_models(task)]
+    members: list[Member] = [one for one in found if not isinstance(one, Rejected)]
+    rejected = [one for one in found if isinstance(one, Rejected)]
+    plans: list[Plan] = []
+    for plan in plans_for(task, members):
+        cost = cost_of(plan.stages, task, hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh)
+        priced = replace(plan, cost=cost)
+        broken = next(_broken_limits(priced), None)
+        if broken is None:
+            plans.append(replace(priced, score=_score(priced)))
+        else:
+            rejected.append(broken)
+    shown = tuple(replace(plan, reasons=tuple(_argued(plan))) for plan in _best(plans))
+    return Ranking(task=task, machine=there, plans=shown, rejected=_nearest_misses(rejected))
 
-    task: Task
-    machine: Machine
-    config: Config | None = None
-    hourly_usd: Decimal | None = None
-    usd_per_kwh: Decimal | None = None
 
-    def ranking(self) -> Ranking:
-        """Rank the plans."""
-        members: list[Member] = []
-        rejected: list[Rejected] = []
-        local = local_models(self.machine, self.task, config=self.config)
-        for one in (*local, *vendor_models(self.task)):
-            if isinstance(one, Rejected):
-                rejected.append(one)
-            else:
-                members.append(one)
-        plans: list[Plan] = []
-        for plan in plans_for(self.task, members):
-            priced = self._priced(plan)
-            broken = next(_broken_limits(priced, self.machine), None)
-            if broken is None:
-                plans.append(priced)
-            else:
-                rejected.append(broken)
-        return Ranking(
-            task=self.task,
-            machine=self.machine,
-            plans=tuple(_argued(plan) for plan in _best(plans)),
-            rejected=_nearest_misses(rejected),
-        )
+def _suggestions(
+    task: Task, there: Machine, ranked: Callable[[Task, Machine], Ranking]
+) -> Iterator[str]:
+    """Change one thing at a time, and say which change makes a good enough plan possible."""
 
-    def suggestions(self) -> Iterator[str]:
-        """Change one thing at a time, and say which change makes a good enough plan possible."""
-        task = self.task
-        if not task.outside:
-            plan = self._good(api=True, private=False, offline=False, vendors=())
-            barred = {
-                "the items may leave this machine": task.private,
-                "there is a network": task.offline,
-                "a vendor may be asked": not task.api,
-            }
-            if plan is not None and plan.needs_network:
-                changed = " and ".join(words for words, bars in barred.items() if bars)
-                yield f"if {changed}: {plan}, at {plan.cost} for a thousand items"
-        yield from self._on_a_gpu()
-        for times in _SLOWER if task.latency_s else ():
-            plan = self._good(latency_s=(task.latency_s or 0) * times)
-            if plan is not None and plan.latency is not None:
-                yield f"if {shown_seconds(plan.latency.p95_s)} an item are quick enough: {plan}"
-                break
-        if task.max_usd_per_thousand is not None:
-            plan = self._good(max_usd_per_thousand=None)
-            if plan is not None:
-                yield f"if a thousand items may cost {plan.cost}: {plan}"
-        labels = _LABELS_AT_HIGH_RISK if task.risk == "high" else LABELS_FOR_A_HEAD
-        if task.decides and task.labels < labels and (plan := self._good(labels=labels)):
-            yield f"with {labels} labelled items to fit it with: {plan}"
-        if task.risk != "low" and (plan := self._good(risk="low")):
-            yield (
-                "if people check every answer, so that a wrong one does no harm (low risk): "
-                f"{plan}, of quality {plan.quality:.1f} of 5"
-            )
-
-    def _on_a_gpu(self) -> Iterator[str]:
-        for name, count in _LADDER:
-            gpus = (GPU.named(name),) * count
-            there = replace(self.machine, gpus=gpus, disk_free=None, on_battery=False)
-            plan = replace(self, machine=there)._good()
-            if plan is not None and plan.on_gpu:
-                of = f"{count} x {name}" if count > 1 else name
-                each = " each" if count > 1 else ""
-                yield f"with a GPU such as {of} ({gpus[0].memory / GIB:.0f} GiB{each}): {plan}"
-                return
-
-    def _good(self, **changes: object) -> Plan | None:
-        """Give the best plan of the task with something changed, if it is good enough."""
-        best = replace(self, task=self.task.model_copy(update=changes)).ranking().best
+    def good(on: Machine = there, **changes: object) -> Plan | None:
+        best = ranked(task.model_copy(update=changes), on).best
         return best if best is not None and best.good_enough else None
 
-    def _priced(self, plan: Plan) -> Plan:
-        cost = cost_of(
-            plan.stages, self.task, hourly_usd=self.hourly_usd, usd_per_kwh=self.usd_per_kwh
+    yield from _at_a_vendor(task, good)
+    yield from _on_a_gpu(there, good)
+    yield from _slower(task, good)
+    if task.max_usd_per_thousand is not None and (plan := good(max_usd_per_thousand=None)):
+        yield f"if a thousand items may cost {plan.cost}: {plan}"
+    labels = _LABELS_AT_HIGH_RISK if task.risk == "high" else LABELS_FOR_A_HEAD
+    if task.decides and task.labels < labels and (plan := good(labels=labels)):
+        yield f"with {labels} labelled items to fit it with: {plan}"
+    if task.risk != "low" and (plan := good(risk="low")):
+        yield (
+            "if people check every answer, so that a wrong one does no harm (low risk): "
+            f"{plan}, of quality {plan.quality:.1f} of 5"
         )
-        priced = replace(plan, cost=cost)
-        return replace(priced, score=_score(priced, self.machine))
+
+
+def _at_a_vendor(task: Task, good: Callable[..., Plan | None]) -> Iterator[str]:
+    barred = {
+        "the items may leave this machine": task.private,
+        "there is a network": task.offline,
+        "a vendor may be asked": not task.api,
+    }
+    changed = " and ".join(words for words, bars in barred.items() if bars)
+    plan = good(api=True, private=False, offline=False, vendors=()) if changed else None
+    if plan is not None and plan.needs_network:
+        yield f"if {changed}: {plan}, at {plan.cost} for a thousand items"
+
+
+def _on_a_gpu(there: Machine, good: Callable[..., Plan | None]) -> Iterator[str]:
+    for name, count in _LADDER:
+        plan = good(replace(there, gpus=(GPU.named(name),) * count))
+        if plan is not None and plan.on_gpu:
+            yield f"with a GPU such as {count} x {name}: {plan}"
+            return
+
+
+def _slower(task: Task, good: Callable[..., Plan | None]) -> Iterator[str]:
+    for times in _SLOWER if task.latency_s else ():
+        plan = good(latency_s=(task.latency_s or 0) * times)
+        if plan is not None and plan.latency is not None:
+            yield f"if {shown_seconds(plan.latency.p95_s)} an item are quick enough: {plan}"
+            return
 
 
 def _best(plans: Iterable[Plan]) -> list[Plan]:
@@ -273,11 +248,10 @@ def _best(plans: Iterable[Plan]) -> list[Plan]:
         kind = (plan.pattern, not plan.needs_network)
         models_of = (plan.pattern, tuple(member.model.name for member in plan.members))
         most = 2 if plan.pattern == ordered[0].pattern else 1
-        if models_of in seen or counts.get(kind, 0) >= most:
-            continue
-        seen.add(models_of)
-        counts[kind] = counts.get(kind, 0) + 1
-        shown.append(plan)
+        if models_of not in seen and counts.get(kind, 0) < most:
+            seen.add(models_of)
+            counts[kind] = counts.get(kind, 0) + 1
+            shown.append(plan)
     return shown[:_SHOWN]
 
 
@@ -291,16 +265,23 @@ def _nearest_misses(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
     )
 
 
-def _broken_limits(plan: Plan, machine: Machine) -> Iterator[Rejected]:
+def _broken_limits(plan: Plan) -> Iterator[Rejected]:
     """Check a plan against the task's limits: risk, length, memory, time, dollars."""
     yield from _quality_and_risk(plan)
-    yield from _room(plan, machine)
+    for stage, times in plan.stages:
+        model, tokens = stage.member.model, stage.prompt + stage.writes
+        if model.context is not None and tokens > model.context:
+            why = f"{tokens} tokens are more than the {model.context} of {model.name}"
+            yield Rejected(str(plan), "too long", why, tokens / model.context)
+        if isinstance(stage.member, LocalModel):
+            there = replace(stage.member, concurrency=times.in_flight if times else 1)
+            if not there.fits:
+                yield too_big(str(plan), there)
     yield from _too_slow(plan)
     limit, known = plan.task.max_usd_per_thousand, plan.cost.known
     if limit is not None and known > limit:
         why = f"US$ {known:.3g} for a thousand items, where at most US$ {limit:.3g} are to be paid"
-        miss = float(known / limit) if limit else float(known) * 1e6
-        yield Rejected(str(plan), "over budget", why, miss)
+        yield Rejected(str(plan), "over budget", why, float(known / max(limit, Decimal("1e-6"))))
 
 
 def _quality_and_risk(plan: Plan) -> Iterator[Rejected]:
@@ -308,45 +289,21 @@ def _quality_and_risk(plan: Plan) -> Iterator[Rejected]:
     if found < needed - _SLACK:
         why = f"about {found:.1f} of 5 at this job, where {task.risk} risk wants {needed:g}"
         yield Rejected(str(plan), "too weak", why, needed / max(found, 0.1))
+    why = ""
     if task.risk != "high":
         return
     written_by_small = not task.decides and plan.members[-1].model.tier == "slm"
     if written_by_small and plan.pattern != "mixture":
         why = "what a small model writes carries no probability, so nothing says when it is wrong"
-        yield Rejected(str(plan), "too risky", why, needed / found)
     elif plan.pattern == "slm" and labels < _LABELS_AT_HIGH_RISK:
         why = (
             f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
             f"risk that takes {_LABELS_AT_HIGH_RISK}"
         )
-        yield Rejected(str(plan), "too risky", why, needed / found)
-    if plan.pattern == "cascade" and task.decides and labels < LABELS_FOR_A_BOUND:
+    elif plan.pattern == "cascade" and task.decides and labels < LABELS_FOR_A_BOUND:
         why = f"a threshold with a bound takes {LABELS_FOR_A_BOUND} labels, and there are {labels}"
-        yield Rejected(str(plan), "too risky", why)
-
-
-def _room(plan: Plan, machine: Machine) -> Iterator[Rejected]:
-    """Check what doesn't fit: into a context, on the disk, or into memory, all at once."""
-    for stage, _ in plan.stages:
-        model, tokens = stage.member.model, stage.prompt + stage.writes
-        if model.context is not None and tokens > model.context:
-            why = f"{tokens} tokens are more than the {model.context} of {model.name}"
-            yield Rejected(str(plan), "too long", why, tokens / model.context)
-    weights = sum(it.weights for it in plan.members if isinstance(it, LocalModel))
-    free = machine.disk_free
-    if free is not None and weights > free:
-        why = f"the weights take {weights / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free"
-        yield Rejected(str(plan), "no disk", why, weights / max(free, 1))
-    for stage, times in plan.stages:
-        if isinstance(stage.member, LocalModel):
-            there = replace(stage.member, concurrency=times.in_flight if times else 1)
-            if not there.fits:
-                why = (
-                    f"{there.model.name} in {there.quantisation} takes {there.needed / 1e9:.1f} GB "
-                    f"with {there.concurrency} sequences of {there.tokens} tokens, and "
-                    f"{there.place} has {there.budget / 1e9:.1f} GB left"
-                )
-                yield Rejected(str(plan), "too big", why, there.needed / max(there.budget, 1))
+    if why:
+        yield Rejected(str(plan), "too risky", why, needed / max(found, 0.1))
 
 
 def _too_slow(plan: Plan) -> Iterator[Rejected]:
@@ -381,7 +338,7 @@ def _too_slow(plan: Plan) -> Iterator[Rejected]:
             yield Rejected(str(plan), "too slow", why, _READING_PER_S / pace)
 
 
-def _score(plan: Plan, machine: Machine) -> float:
+def _score(plan: Plan) -> float:
     """Weigh a plan; higher is better."""
     task = plan.task
     beyond = plan.quality - plan.needed_quality
@@ -397,22 +354,19 @@ def _score(plan: Plan, machine: Machine) -> float:
         late = _TEN_TIMES_LATENCY * log10(1 + 10 * plan.latency.p95_s)
     wasteful = task.decides and task.risk != "high" and plan.pattern == "llm"
     waste = _LARGE_FOR_LABELS * (wasteful and not plan.needs_network)
-    burden = sum(_burden(member, machine) for member in plan.members)
+    burden = sum(map(_burden, plan.members))
     return worth - price - late - waste - burden - _PARTS[plan.pattern]
 
 
-def _burden(member: Member, machine: Machine) -> float:
+def _burden(member: Member) -> float:
     """What there is to look after for one model."""
     model = member.model
     burden = _YEAR * (_newest() - _years(model.released)) if model.released else 0.0
     if isinstance(member, VendorModel):
         return burden + _VENDOR
-    burden += _GATED * model.gated + _OWN_SERVER * (model.kind == "decision")
+    burden += _OWN_SERVER * (model.kind == "decision")
     burden += _SERVER if member.place.engine == "vllm" else _PROCESSOR
-    burden += _MORE_GPUS * (member.place.count.bit_length() - 1)
-    if machine.on_battery:
-        burden += _ON_BATTERY * max(0.0, log10((model.parameters or 1) / 1e8))
-    return burden
+    return burden + _MORE_GPUS * (member.place.count.bit_length() - 1)
 
 
 @cache
@@ -425,21 +379,10 @@ def _years(released: str) -> float:
     return int(year) + int(month) / 12
 
 
-def _argued(plan: Plan) -> Plan:
+def _argued(plan: Plan) -> Iterator[str]:
     """Argue for a plan, and against it where something speaks against it."""
-    reasons = (
-        *plan.reasons,
-        *_of_quality(plan),
-        *(line for member in plan.members for line in _of_member(member, plan)),
-        *_of_load(plan),
-        *_of_cost(plan),
-        *_advice(plan),
-    )
-    return replace(plan, reasons=reasons)
-
-
-def _of_quality(plan: Plan) -> Iterator[str]:
-    task = plan.task
+    task, cost, latency = plan.task, plan.cost, plan.latency
+    yield from plan.reasons
     verdict = "enough" if plan.good_enough else "weaker than wanted"
     yield (
         f"quality about {plan.quality:.1f} of 5 for {task.job}, {verdict} where {task.risk} risk "
@@ -447,11 +390,30 @@ def _of_quality(plan: Plan) -> Iterator[str]:
         "your own data)"
     )
     for member in plan.members:
-        yield from (f"{member.model.name}: {why}" for why in quality(member, task)[1])
+        yield from _of_member(member, plan)
+    if task.per_day is not None:
+        yield (
+            f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time ({PEAK:g} times "
+            "the mean)"
+        )
+    if latency is not None:
+        yield (
+            f"an item takes {shown_seconds(latency.mean_s)} on the mean, "
+            f"{shown_seconds(latency.p95_s)} at p95; the first token comes after "
+            f"{shown_seconds(latency.first_s)} (estimate)"
+        )
+    if cost.known or cost.total is not None:
+        yield f"a thousand items cost {cost} (estimate)"
+    if cost.own is None:
+        yield "what your own machine costs is not known: give its price per hour, or per kWh"
+    if cost.vendors is None:
+        yield "what the vendor takes is not known, nor whether it stays within any limit"
+    yield from _advice(plan)
 
 
 def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     model = member.model
+    yield from (f"{model.name}: {why}" for why in quality(member, plan.task)[1])
     if isinstance(member, VendorModel):
         yield (
             f"{model.name} is asked at {vendor_name(member.vendor)} (its key in "
@@ -467,59 +429,19 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
         f"{taken.overhead / 1e9:.2f}; at most {taken.max_sequences} at once"
     )
     if times is None:
-        yield f"how fast {member.place} is isn't known to moa: measure it with moa bench"
-    else:
-        yield (
-            f"alone it writes {1 / member.write_s(1):.0f} tokens/s and reads "
-            f"{1 / max(member.read_s(1000) / 1000, 1e-9):.0f} ({_basis(bool(member.measured))})"
-        )
-    if model.gated:
-        yield f"the weights of {model.name} are given to who accepts {model.licence} on the hub"
-    if plan.task.offline and model.name != BUILT_IN:
-        yield f"fetch {model.name} while there is a network; at run time it needs none"
-
-
-def _of_load(plan: Plan) -> Iterator[str]:
-    task = plan.task
-    if task.per_day is not None:
-        yield (
-            f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time "
-            f"({task.peak_factor:g} times the mean)"
-        )
-        for stage, times in plan.stages:
-            member = stage.member
-            if times is not None and isinstance(member, LocalModel):
-                replicas = member.place.replicas
-                of = f" each of {replicas} servers" if replicas > 1 else ""
-                yield (
-                    f"{member.model.name} is busy for {times.busy:.0%} of it{of}, with "
-                    f"{times.in_flight} in flight"
-                )
-    if plan.latency is not None:
-        yield (
-            f"an item takes {shown_seconds(plan.latency.mean_s)} on the mean, "
-            f"{shown_seconds(plan.latency.p95_s)} at p95; the first token comes after "
-            f"{shown_seconds(plan.latency.first_s)} ({_basis(plan.measured)})"
-        )
-
-
-def _of_cost(plan: Plan) -> Iterator[str]:
-    task = plan.task
-    cost = plan.cost
-    if cost.known or cost.total is not None:
-        yield f"a thousand items cost {cost} (estimate)"
-    if cost.own is None:
-        yield "what your own machine costs is not known: give its price per hour, or per kWh"
-    if cost.vendors is None:
-        yield "what the vendor takes is not known, nor whether it stays within any limit"
-    if task.per_day and cost.known and plan.needs_network:
-        yield f"that is US$ {float(cost.known) * task.per_day / 1000:.3g} a day"
+        yield f"how fast {member.place} is isn't known to moa"
+        return
+    yield (
+        f"alone it writes {1 / member.write_s(1):.0f} tokens/s and reads "
+        f"{1 / member.read_s(1):.0f}; at the busiest time it is busy for {times.busy:.0%}, with "
+        f"{times.in_flight} in flight (estimate)"
+    )
 
 
 def _advice(plan: Plan) -> Iterator[str]:
     task = plan.task
     if plan.pattern == "cascade" and task.decides:
-        yield "moa promote or moa calibrate makes it of labelled rows, and moa run cascade runs it"
+        yield "moa calibrate makes it of labelled rows, and moa run cascade runs it"
     elif not plan.exists:
         yield f"moa has no ready {plan.pattern} for this: it is a graph of your own"
     if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
@@ -529,7 +451,8 @@ def _advice(plan: Plan) -> Iterator[str]:
         )
     if task.risk == "high":
         yield "at high risk, have people look at a sample, and at all that it is not sure of"
-
-
-def _basis(measured: bool) -> str:
-    return "measured" if measured else "estimate"
+    gated = [it.model for it in plan.members if isinstance(it, LocalModel) and it.model.gated]
+    for model in gated:
+        yield f"the weights of {model.name} are given to who accepts {model.licence} on the hub"
+    if task.offline and any(member.model.name != BUILT_IN for member in plan.members):
+        yield "fetch the models while there is a network; at run time they need none"

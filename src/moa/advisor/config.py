@@ -23,10 +23,9 @@ from moa.advisor.hardware import (
     UTILISATION,
     LocalModel,
     Machine,
-    largest_that_fits,
     vllm_fit,
 )
-from moa.config import EMBEDDED, Config, EndpointConfig, load
+from moa.config import Config, EndpointConfig, load
 from moa.config.file import target, write_endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
@@ -96,13 +95,19 @@ def setup(
         quantisation=quantisation,
         config=others,
     )
-    lacking = () if served.fits else (f"{_too_big(served, machine, others)}.",)
-    if lacking and not anyway:
-        raise ConfigError(f"{lacking[0]} Nothing was written; --anyway writes it all the same")
+    beside = " beside what is configured" if others.served else ""
+    lacking = f"{model.title} does not fit this machine ({machine}){beside}"
+    if not served.fits and not anyway:
+        raise ConfigError(
+            f"{lacking}: {', '.join(_sizes(served))}. Nothing was written; --anyway writes it all "
+            "the same"
+        )
+    page = f"https://huggingface.co/{model.hub}"
+    licence = (f"accept the licence at {page}, and: export HF_TOKEN=…",) if model.gated else ()
     made = Setup(
         table=vllm_table(served, tier=tier, port=_free_port(others), replicas=replicas),
-        notes=(*lacking, *_sizes(served), *_cautions(model)),
-        steps=(*_licence_steps(model), f"moa up {name}"),
+        notes=(*(() if served.fits else (lacking,)), *_sizes(served), *_cautions(model)),
+        steps=(*licence, f"moa up {name}"),
     )
     return _with_default(made, name, config)
 
@@ -209,42 +214,24 @@ def _free_port(config: Config) -> int:
     return port
 
 
-def _sizes(served: LocalModel) -> tuple[str, str]:
+def _sizes(served: LocalModel) -> tuple[str, ...]:
     requests = "one request" if served.concurrency == 1 else f"{served.concurrency} requests"
-    room = f"room for {requests} of {served.tokens:,} tokens at once"
-    parts = (
-        f"weights {_gb(served.weights)} + cache {_gb(served.kv)} + server {_gb(served.overhead)}"
-    )
     return (
-        f"{served.quantisation} on {served.place}, {room}; by estimate",
-        f"{parts} = {_gb(served.needed)} of {_gb(served.budget)}",
+        (
+            f"{served.quantisation} on {served.place}, room for {requests} of {served.tokens:,} "
+            "tokens at once; by estimate"
+        ),
+        (
+            f"weights {_gb(served.weights)} + cache {_gb(served.kv)} + server "
+            f"{_gb(served.overhead)} = {_gb(served.needed)} of {_gb(served.budget)}"
+        ),
     )
-
-
-def _too_big(served: LocalModel, machine: Machine, config: Config) -> str:
-    beside = " beside what is configured" if config.served else ""
-    many = served.concurrency
-    requests = "one request" if many == 1 else f"{many} requests at once"
-    sentence = (
-        f"{served.model.title} does not fit this machine ({machine}){beside}: in "
-        f"{served.quantisation} with {requests} of {served.tokens:,} tokens it takes "
-        f"{_gb(served.needed)}, and {served.place} gives {_gb(served.budget)}"
-    )
-    largest = largest_that_fits(machine, config=config)
-    if largest is None:
-        return f"{sentence}. No model that vLLM serves fits"
-    return f"{sentence}. The largest that fits is {largest.model.name} ({largest.quantisation})"
 
 
 def _cautions(model: Model) -> tuple[str, ...]:
     licence = f"licence: {model.licence}" + (f", {model.licence_url}" if model.licence_url else "")
     unchecked = f"not compared with a source: {', '.join(model.unchecked)}"
     return (licence, unchecked) if model.unchecked else (licence,)
-
-
-def _licence_steps(model: Model) -> tuple[str, ...]:
-    page = f"https://huggingface.co/{model.hub}"
-    return (f"accept the licence at {page}, and: export HF_TOKEN=…",) if model.gated else ()
 
 
 def _gb(size: int) -> str:
@@ -311,22 +298,9 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
             replicas=servers,
         )
     if model.name == BUILT_IN:
-        return _built_in(config)
+        return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))
     made = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
     return _with_default(made, name, config)
-
-
-def _built_in(config: Config) -> Setup:
-    """The model of the engine that is built in, which needs no endpoint."""
-    said = f"{BUILT_IN} is built in, and needs no endpoint"
-    before = config.of_tier("slm")
-    if before in (None, EMBEDDED):
-        return Setup(notes=(said,))
-    instead = (
-        f"[endpoints.{before}] is the default of its tier; to have the built-in one, set "
-        f'[tiers] slm = "{EMBEDDED}"'
-    )
-    return Setup(notes=(said, instead))
 
 
 def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:

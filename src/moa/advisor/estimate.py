@@ -1,6 +1,6 @@
 """Estimate: how long an item takes at the models that are asked, and what a thousand items cost.
 
-A server that reads prompts one after the other is a queue: its mean wait is that of M/G/1
+A server that reads prompts one after the other is a queue: its mean wait is that of M/D/1
 (Pollaczek and Khinchine), the tail of the wait is taken as exponential (Kingman, 1961). Sequences
 that are written together each get a token a step, so by Little's law as many are in flight as come
 in while one is written. All figures are estimates.
@@ -14,16 +14,17 @@ from decimal import Decimal
 from math import ceil, log
 
 from moa.advisor.catalogue import VendorModel
-from moa.advisor.hardware import LocalModel, card
+from moa.advisor.hardware import LocalModel
 from moa.advisor.task import Task
 from moa.usage import Tier
 
 Member = LocalModel | VendorModel
 """A model of a plan."""
 
-_LONG = 1.8
-"""p95 of written answers, as a multiple of the mean: lengths spread by about half their mean."""
-_SHORT = 1.15
+_REQUEST_S = 0.0015
+"""Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
+_LONG, _SHORT = 1.8, 1.15
+"""p95 of answers, as a multiple of the mean: lengths of texts spread by about half their mean."""
 _TEXT = 20
 """Tokens from which on an answer is a text, whose length differs."""
 _ROUNDS = 30
@@ -35,8 +36,7 @@ _VENDOR_FIRST_S: dict[Tier, float] = {"slm": 0.5, "llm": 0.8}
 _VENDOR_TOKEN_S: dict[Tier, float] = {"slm": 1 / 120, "llm": 1 / 70}
 _VENDOR_TAIL = 2.0
 """Vendors publish no latency. These stand for what users see; they differ by model, by hour and by
-place, so measure: `moa bench`."""
-_JOULES_A_KWH = 3_600_000
+place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,96 +93,53 @@ class Stage:
                 p95_s=mean * _VENDOR_TAIL,
                 first_p95_s=first * _VENDOR_TAIL,
             )
-        if member.place.reached is None:
-            return None
-        servers = member.place.replicas
+        return None if member.place.reached is None else self._served(member, task)
+
+    def _served(self, member: LocalModel, task: Task) -> Times:
+        """Work out the times of a server that writes `slots` sequences together."""
+        servers, slots = member.place.replicas, member.slots
         coming = task.rate * self.share * self.calls / servers
-        if task.concurrency is not None:
-            return self._closed(member, ceil(task.concurrency * self.calls / servers), coming)
-        if member.place.engine == "vllm":
-            return self._batched(member, coming)
-        return self._one_by_one(member, coming)
-
-    def _batched(self, member: LocalModel, coming: float) -> Times:
-        """Times of a server that writes many sequences together, and reads prompts between."""
-        slots, read, writes = member.slots, self._read_s(member), self.writes
-        busy_s = max(member.request_s, read + writes * member.write_s(slots) / slots)
-        reading = min(coming * read, _BUSIEST)
-        batch = 1.0
-        for _ in range(_ROUNDS):  # of in flight and seconds each follows from the other
-            alone = read + writes * member.write_s(batch)
-            before, batch = batch, min(float(slots), max(1.0, coming * alone / (1 - reading)))
-            if batch <= before * 1.01:
-                break
+        read = member.read_s(self.fresh) + _REQUEST_S
+        busy_s = read + self.writes * member.write_s(slots) / slots
+        batch = self._batch(member, task, coming, read)
         step = member.write_s(batch)
-        served = (read + writes * step) / (1 - reading) + member.request_s
-        wait, tail = _waits(read, max(coming * busy_s, reading), spread=0.0)
-        first = read + step + member.request_s
-        return self._made(first, served, wait, tail, ceil(batch), coming, busy_s)
-
-    def _one_by_one(self, member: LocalModel, coming: float) -> Times:
-        """Times of an engine whose few slots share one processor."""
-        read = self._read_s(member) + member.request_s
-        served = read + self.writes * member.write_s(1)
-        spread = 0.25 if self.writes > _TEXT else 0.0
-        wait, tail = _waits(served, coming * served, spread=spread)
-        in_flight = min(member.slots, ceil(max(1.0, coming * (served + wait))))
-        return self._made(
-            read + member.write_s(1), served, wait, tail, in_flight, coming, busy_s=served
-        )
-
-    def _closed(self, member: LocalModel, together: int, coming: float) -> Times:
-        """Times where so many are always in flight, and the next comes when one is done."""
-        batch = min(together, member.slots)
-        rounds = ceil(together / member.slots)
-        read = self._read_s(member) + member.request_s
-        writing = self.writes * member.write_s(batch)
-        served = (read * (batch + 1) / 2 + writing) * rounds
-        tail = (read * batch + writing) * rounds - served
-        first = read * (batch + 1) / 2 + member.write_s(batch) + (rounds - 1) * served / rounds
-        return self._made(first, served, 0.0, tail, batch, coming, busy_s=served / together)
-
-    def _read_s(self, member: LocalModel) -> float:
-        """Seconds for a prompt; a decision that was measured is taken as it was."""
-        rate = member.measured.decisions_per_s if member.measured else None
-        return member.read_s(self.fresh) if rate is None or self.writes != 1 else 1 / rate
-
-    def _made(
-        self,
-        first: float,
-        served: float,
-        wait: float,
-        tail: float,
-        in_flight: int,
-        coming: float,
-        busy_s: float,
-    ) -> Times:
+        together = ceil(batch) if task.concurrency else 1
+        reading, writing = read * (together + 1) / 2, self.writes * step
+        # prompts are read one after the other; of a server with one slot, whole items are done so
+        blocked = read if slots > 1 else read + writing
+        mean_wait, wait_p95 = _waits(blocked, coming * busy_s)
         longer = _LONG if self.writes > _TEXT else _SHORT
-        first = min(first, served)
+        slower = 1 - min(coming * read, _BUSIEST) if slots > 1 else 1.0  # while others are read
+        first, whole = (reading + step) / slower, (reading + writing) / slower
         return Times(
-            first_s=first + wait,
-            mean_s=served + wait,
-            p95_s=served * longer + tail,
-            first_p95_s=first * _SHORT + tail,
-            in_flight=in_flight,
+            first_s=first + mean_wait,
+            mean_s=whole + mean_wait,
+            p95_s=whole * longer + wait_p95,
+            first_p95_s=first * _SHORT + wait_p95,
+            in_flight=ceil(batch),
             busy=coming * busy_s,
             busy_s=busy_s,
         )
 
+    def _batch(self, member: LocalModel, task: Task, coming: float, read: float) -> float:
+        """Sequences in flight in each server: as the task says, else by Little's law."""
+        slots = float(member.slots)
+        if task.concurrency:
+            return min(slots, ceil(task.concurrency * self.calls / member.place.replicas))
+        batch = 1.0
+        for _ in range(_ROUNDS):  # of in flight and seconds each follows from the other
+            alone = read + self.writes * member.write_s(batch)
+            before, batch = batch, min(slots, max(1.0, coming * alone))
+            if batch <= before * 1.01:
+                break
+        return batch
 
-def _waits(served: float, busy: float, *, spread: float) -> tuple[float, float]:
-    """Mean wait, and p95 of the wait, of a queue with one server.
 
-    Args:
-        served: Seconds of one item.
-        busy: Share of the time that the server is busy.
-        spread: Squared coefficient of variation of `served`.
-    """
+def _waits(served: float, busy: float) -> tuple[float, float]:
+    """Mean wait, and p95 of the wait, of a queue with one server that takes `served` seconds."""
     busy = min(busy, _BUSIEST)
-    mean = busy * served * (1 + spread) / (2 * (1 - busy))
-    if busy <= 0.05:
-        return mean, 0.0
-    return mean, max(mean, mean / busy * log(busy / 0.05))
+    mean = busy * served / (2 * (1 - busy))
+    return mean, mean / busy * log(busy / 0.05) if busy > 0.05 else 0.0
 
 
 Timed = tuple[Stage, Times | None]
@@ -254,8 +211,15 @@ def cost_of(
     for stage, times in stages:
         if isinstance(stage.member, VendorModel):
             vendors.append(_tokens_usd(stage))
+            continue
+        hour, watts = hourly_usd, stage.member.place.watts
+        if hour is None and usd_per_kwh is not None and watts is not None:
+            hour = Decimal(repr(watts / 1000)) * usd_per_kwh
+        if hour is None or times is None:
+            own.append(None)
         else:
-            own.append(_work_usd(stage, stage.member, times, hourly_usd, usd_per_kwh))
+            seconds = Decimal(repr(times.busy_s * stage.share * stage.calls))
+            own.append(seconds * 1000 * hour / 3600)
     if own and hourly_usd is not None and task.per_day:
         own = [hourly_usd * 24 / task.per_day * 1000]
     return Cost(vendors=_sum(vendors), own=_sum(own))
@@ -273,26 +237,6 @@ def _tokens_usd(stage: Stage) -> Decimal | None:
         return None
     tokens = price.input * stage.prompt + price.output * stage.writes  # priced by the million
     return Decimal(repr(stage.share)) * stage.calls * tokens * Decimal("0.001")
-
-
-def _work_usd(
-    stage: Stage,
-    member: LocalModel,
-    times: Times | None,
-    hourly_usd: Decimal | None,
-    usd_per_kwh: Decimal | None,
-) -> Decimal | None:
-    """For the seconds in which a server works for a thousand items."""
-    if times is None:
-        return None
-    seconds = Decimal(repr(times.busy_s * stage.share * stage.calls)) * 1000
-    if hourly_usd is not None:
-        return seconds * hourly_usd / 3600
-    place = member.place
-    known = card(place.gpu.name) if place.gpu else None
-    if usd_per_kwh is None or known is None:
-        return None
-    return seconds * Decimal(repr(known.watts)) * place.count / _JOULES_A_KWH * usd_per_kwh
 
 
 def shown_seconds(value: float) -> str:

@@ -15,7 +15,7 @@ Speed is estimated by the roofline. To write a token, the active weights and the
 sequence are read from memory once; to read one, two operations a parameter are done. So decoding is
 bounded by bandwidth, and reading by arithmetic (Williams and others, 2009,
 https://doi.org/10.1145/1498765.1498785; Pope and others, 2022, https://arxiv.org/abs/2211.05102).
-All of it is an estimate, unless it came from `moa bench`.
+All of it is an estimate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from typing import Any, Literal, NamedTuple
 
 from moa._nvidia import nvidia
 from moa.advisor import Quantisation
-from moa.advisor.bench import Measurement
 from moa.advisor.catalogue import GGUF, Model, models
 from moa.config import Config, EndpointConfig
 from moa.endpoints.cores import usable_cores, usable_memory
@@ -50,17 +48,15 @@ _FREE = 0.75
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mi?b|gi?b|ti?b|g|m|t)?", re.IGNORECASE)
 _UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
 
-
 UTILISATION = 0.92
 """Share of a GPU's memory that vLLM takes, by its own default since version 0.32."""
 RAM_SHARE = 0.9
 """Share of the free RAM that a model may take; the rest is left to everything else."""
 SPARE = 1.1
 """Memory that is asked of a GPU for each that is reckoned with: the overhead is an estimate."""
-_VLLM_FIXED = int(1.25 * GIB)
+_FIXED = {"vllm": int(1.25 * GIB), "llama.cpp": int(0.25 * GIB)}
 """CUDA context, CUDA graphs and the buffers of a batch. vLLM logs its own figures at start; for
 models of 0.5B to 8B these came to 1 to 2 GiB."""
-_LLAMACPP_FIXED = int(0.25 * GIB)
 _ACTIVATIONS = 0.05
 """Activations grow with the width of a model, and so with its weights."""
 _CAPABILITY: dict[Quantisation, tuple[int, int]] = {
@@ -103,11 +99,7 @@ GB/s together; a processor with more than 16 cores has more channels, about 3 GB
 _CORE_FLOPS = 58e9
 """Operations a second of one core, reached: the built-in model of 135M parameters read 430 tokens
 a second on two cores of an AMD EPYC (measured)."""
-_VLLM_REQUEST_S, _LLAMACPP_REQUEST_S = 0.0015, 0.001
-"""Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
 _VLLM_SLOTS = 256
-_CORES_A_SLOT = 4
-"""Cores for one request at a time on a processor: more at once only share them."""
 
 
 class Card(NamedTuple):
@@ -216,12 +208,11 @@ class GPU:
                     f'"{name}:1:24GB"'
                 )
             return cls(name=name, memory=memory, free=memory)
-        size = memory or int(known.gib * GIB)
-        usable = int(size * _SYSTEM_SHARE) if known.shared else size
+        size = int((memory or known.gib * GIB) * (_SYSTEM_SHARE if known.shared else 1))
         return cls(
             name=known.name,
-            memory=usable,
-            free=usable,
+            memory=size,
+            free=size,
             capability=known.capability,
             shared=known.shared,
         )
@@ -237,10 +228,6 @@ class Machine:
     """Bytes that may be used, a container's limit included."""
     ram_free: int
     gpus: tuple[GPU, ...] = ()
-    on_battery: bool = False
-    """Whether a battery is being used up."""
-    disk_free: int | None = None
-    """Bytes in the current folder; `None`: not known."""
 
     @property
     def kinds_of_gpu(self) -> dict[str, list[GPU]]:
@@ -250,37 +237,27 @@ class Machine:
             kinds.setdefault(gpu.name, []).append(gpu)
         return kinds
 
-    @property
-    def hardware(self) -> str:
-        """What doesn't change from one hour to the next, by which measurements know it again."""
-        parts = [f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM"]
-        for name, same in self.kinds_of_gpu.items():
-            parts.append(f"{len(same)} x {name} with {same[0].memory / GIB:.0f} GiB")
-        if not self.gpus:
-            parts.append("no GPU")
-        return ", ".join(parts)
-
     def __str__(self) -> str:
-        return self.hardware + (", on its battery" if self.on_battery else "")
+        gpus = [
+            f"{len(same)} x {name} with {same[0].memory / GIB:.0f} GiB"
+            for name, same in self.kinds_of_gpu.items()
+        ]
+        parts = (f"{self.cores} cores", f"{self.ram / GIB:.0f} GiB of RAM", *gpus)
+        return ", ".join(parts if gpus else (*parts, "no GPU"))
 
 
 def machine() -> Machine:
-    """Read what this machine has: cores, RAM, GPUs, battery, disk. Starts and sends nothing.
+    """Read what this machine has: cores, RAM, GPUs. Starts and sends nothing.
 
     A container's limits hold. A machine without NVIDIA's driver has no NVIDIA GPU; that is no
     error.
     """
-    import psutil
-
     memory = usable_memory()
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return Machine(
         cores=usable_cores(),
         ram=memory.total,
         ram_free=memory.free,
         gpus=_nvidia() or _on_chip(*memory),
-        on_battery=battery is not None and battery.power_plugged is False,
-        disk_free=shutil.disk_usage(Path.cwd()).free,
     )
 
 
@@ -430,6 +407,12 @@ class Placement:
         together = self.count * _ACROSS ** (self.count.bit_length() - 1)
         return bandwidth * _BANDWIDTH_SHARE * together, flops * _FLOPS_SHARE * together
 
+    @property
+    def watts(self) -> float | None:
+        """What its GPUs draw while they work; `None`: not known."""
+        known = card(self.gpu.name) if self.gpu else None
+        return known.watts * self.count if known else None
+
     def __str__(self) -> str:
         if self.gpu is None:
             return f"the processor ({self.cores} cores)"
@@ -449,8 +432,6 @@ class LocalModel:
     """Sequences in flight that there has to be room for."""
     taken: int = 0
     """Bytes of the place that others have already."""
-    measured: Measurement | None = None
-    """What `moa bench` found of it there replaces the estimate of its speed."""
 
     def __str__(self) -> str:
         return f"{self.model.name} ({self.quantisation}, {self.place})"
@@ -469,9 +450,7 @@ class LocalModel:
     @cached_property
     def overhead(self) -> int:
         """Bytes of activations, CUDA graphs, buffers."""
-        vllm = self.place.engine == "vllm"
-        fixed = _VLLM_FIXED * self.place.count if vllm else _LLAMACPP_FIXED
-        return fixed + int(self.weights * _ACTIVATIONS)
+        return _FIXED[self.place.engine] * self.place.count + int(self.weights * _ACTIVATIONS)
 
     @cached_property
     def kv_each(self) -> int:
@@ -509,44 +488,23 @@ class LocalModel:
         return min(_MAX_SEQUENCES, left // self.kv_each) if self.kv_each else _MAX_SEQUENCES
 
     @property
-    def request_s(self) -> float:
-        """Seconds of the server's own processor a request."""
-        return _VLLM_REQUEST_S if self.place.engine == "vllm" else _LLAMACPP_REQUEST_S
-
-    @property
     def slots(self) -> int:
-        """Maximum of sequences worked on at once."""
-        vllm = self.place.engine == "vllm"
-        most = _VLLM_SLOTS if vllm else self.place.cores // _CORES_A_SLOT
-        return max(1, min(most, self.max_sequences))
+        """Maximum of sequences worked on at once; on a processor more would share its cores."""
+        return max(1, min(_VLLM_SLOTS, self.max_sequences)) if self.place.engine == "vllm" else 1
 
     def read_s(self, tokens: int) -> float:
         """Seconds to read a prompt of `tokens` that are not cached; not of an unknown GPU."""
-        found = self.measured.token_seconds if self.measured else None
-        if found is not None:
-            return found.input * tokens
         assert self.place.reached, "asked only of a GPU that is known"
         return tokens * self._flops_a_token / self.place.reached[1]
 
     def write_s(self, batch: float) -> float:
         """Seconds of one decoding step, in which each of `batch` sequences gets a token."""
-        found = self._measured_step(batch)
-        if found is not None:
-            return found
         assert self.place.reached, "asked only of a GPU that is known"
         bandwidth, flops = self.place.reached
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
         moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
         least = _GPU_STEP_S if self.place.gpu else _CPU_STEP_S
         return max(moved, batch * self._flops_a_token / flops) + least
-
-    def _measured_step(self, batch: float) -> float | None:
-        steps = [s for s in self.measured.of("write") if s.requests] if self.measured else []
-        wide = [step for step in steps if step.concurrency >= batch] or steps[-1:]
-        if not wide or not wide[0].output_tokens:
-            return None
-        step = min(wide, key=lambda it: it.concurrency)
-        return step.latency_median_s * step.requests / step.output_tokens
 
     @property
     def _flops_a_token(self) -> float:
@@ -567,18 +525,17 @@ def places(machine: Machine) -> list[Placement]:
             memory = min(gpu.usable, ram)
             found.append(Placement(engine="llama.cpp", gpu=gpu, cores=cores, memory=memory))
             continue
-        for count in (2**power for power in range(len(same).bit_length())):
-            servers, memory = len(same) // count, gpu.usable * count
-            found.append(
-                Placement(
-                    engine="vllm",
-                    gpu=gpu,
-                    count=count,
-                    replicas=servers,
-                    cores=cores,
-                    memory=memory,
-                )
+        found += [
+            Placement(
+                engine="vllm",
+                gpu=gpu,
+                count=count,
+                replicas=len(same) // count,
+                cores=cores,
+                memory=gpu.usable * count,
             )
+            for count in (2**power for power in range(len(same).bit_length()))
+        ]
     return found
 
 
@@ -627,13 +584,12 @@ def vllm_fit(
         ConfigError: vLLM serves no form of it there.
     """
     ways = _ways(model, machine, quantisation)
-    if not ways and model.no_float16 and machine.gpus:
-        raise ConfigError(
-            f"{model.title} goes wrong in float16, and {machine.gpus[0].name} computes in nothing "
-            "else of its size: it takes a card from Ampere on (2020), or another model"
-        )
     if not ways:
-        raise ConfigError(f"vLLM serves no form of {model.name!r} that the catalogue knows")
+        raise ConfigError(
+            f"vLLM serves no form of {model.name!r} that the catalogue knows on this machine "
+            f"({machine}). Cards before Ampere (2020) compute in float16, in which some models go "
+            "wrong"
+        )
 
     def at(way: tuple[Placement, Quantisation], length: int, many: int) -> LocalModel:
         place, kind = way
@@ -641,31 +597,19 @@ def vllm_fit(
             model=model,
             place=place,
             quantisation=kind,
-            tokens=length,
-            concurrency=many,
+            tokens=tokens or min(length, model.context or length),
+            concurrency=concurrency or (many if place.gpu else min(many, CPU_CONCURRENCY)),
             taken=_taken(place, machine, config),
         )
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
     coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
     for kinds, steps in ((exact, STEPS[:_GOOD]), (coarse, STEPS), (exact, STEPS[_GOOD:])):
-        for (longest, many), way in product(steps, kinds):
-            at_once = many if way[0].gpu else min(many, CPU_CONCURRENCY)
-            length = tokens or min(longest, model.context or longest)
-            found = at(way, length, concurrency or at_once)
+        for step, way in product(steps, kinds):
+            found = at(way, *step)
             if found.fits:
                 return found
-    least, few = STEPS[-1]
-    tried = [at(way, tokens or least, concurrency or few) for way in ways]
-    return min(tried, key=lambda it: it.needed - it.budget)
-
-
-def largest_that_fits(machine: Machine, *, config: Config | None = None) -> LocalModel | None:
-    """Find the open model with most parameters that vLLM can serve on a machine."""
-    known = [it for it in models().values() if it.kind == "open" and _ways(it, machine)]
-    known.sort(key=lambda it: (it.parameters or 0, it.released or ""), reverse=True)
-    served = (vllm_fit(it, machine, config=config) for it in known)
-    return next((it for it in served if it.fits), None)
+    return min((at(way, *STEPS[-1]) for way in ways), key=lambda it: it.needed - it.budget)
 
 
 def _ways(

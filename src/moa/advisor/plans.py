@@ -10,21 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cached_property
 from math import ceil, inf, log2, sqrt
-from pathlib import Path
 from typing import Literal
 
-from moa.advisor import Job, Quantisation, Risk, Skill
-from moa.advisor.bench import Measurement, measured
+from moa.advisor import Job, Risk, Skill
 from moa.advisor.catalogue import BUILT_IN, Model, VendorModel, models
 from moa.advisor.estimate import NO_COST, Cost, Latency, Member, Stage, Timed, latency_of
 from moa.advisor.hardware import SPARE, LocalModel, Machine, Placement, places, quantisations
 from moa.advisor.task import Task, vendor_name
-from moa.config import EMBEDDED, Config, EndpointConfig
-from moa.endpoints.addresses import is_loopback
-from moa.endpoints.weights import SMOLLM2
 
 Pattern = Literal["slm", "cascade", "hybrid", "llm", "mixture"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.
@@ -42,7 +36,6 @@ Cause = Literal[
     "local only",
     "needs a network",
     "no API",
-    "no disk",
 ]
 _CASCADES = ("classify", "recommend", "extract", "reason")
 _HYBRIDS = ("converse", "answer-from-documents")
@@ -55,7 +48,9 @@ INSTRUCTIONS = 200
 server has them cached, and a vendor is paid for them."""
 LABELS_FOR_A_HEAD = 128
 """From about so many labels on, a model fitted to them did best in our measurements."""
-_FEW_LABELS = 32
+LABELS_FOR_A_BOUND = 59
+"""Accepted labels without an error that bound the errors at 5 % with 95 % confidence: the least n
+with 0.95^n below 0.05 (Clopper and Pearson, 1934)."""
 _SKILLS: dict[Job, tuple[Skill, ...]] = {
     "classify": ("classify",),
     "recommend": ("classify",),
@@ -66,31 +61,25 @@ _SKILLS: dict[Job, tuple[Skill, ...]] = {
     "reason": ("reason",),
     "create": ("create",),
 }
-_LITTLE = {"int4": 0.2, "q4_k_m": 0.2}
-"""What four bits take from a model of some billions; from one below a billion, twice that."""
 _BILLION = 10**9
-_SCORED = 0.5
-"""What a small model gains where its labels are scored, not written, and its bias is taken out on
-unlabelled texts: .41 to .77 on ten intents, in our measurements."""
+_FOUR_BITS = 0.2
+"""What they take from a model of some billions; from one below a billion, twice that."""
+_FITTED = ((LABELS_FOR_A_HEAD, 1.5), (32, 1.0), (0, 0.5))
+"""What a small model gains, by the least labels that there are: where it has none its labels are
+scored, not written, and its bias is taken out: .41 to .77 on ten intents, in our measurements."""
 _BEST_FITTED = 4.0
 """Beyond it, labels alone bring no small model."""
 _USUAL_SIZE, _MOST_BY_SIZE = 7 * _BILLION, 0.4
 """The hints are whole numbers: of two models with the same one, the larger does better, by this at
 most. In a mixture of experts, the geometric mean of all and of the active parameters counts."""
-_BUILT_IN_AS: Quantisation = "q4_k_m"
-"""What the weights of the built-in model come to; they are Q4_1, also 4 bits."""
 _IDLE = 0.1
 """Share of the busiest time up to which one server is enough, and a second saves no wait."""
-LABELS_FOR_A_BOUND = 59
-"""Accepted labels without an error that bound the errors at 5 % with 95 % confidence: the least n
-with 0.95^n below 0.05 (Clopper and Pearson, 1934)."""
 _LABEL_AS_TEXT = 10
 """Tokens in which a vendor's model writes a label."""
 _PROPOSERS = 3
-_DECISIONS = 3
-"""Questions that a hybrid graph asks about an item: is it wanted, what is it, what is felt."""
-_QUESTION = 25
-"""Tokens of one."""
+_DECISIONS, _QUESTION = 3, 25
+"""Questions that a hybrid graph asks about an item (is it wanted, what is it, what is felt), and
+the tokens of one."""
 _TO_WRITER = 0.5
 """Part of a mixed inbox that needs a writer; the rest is dropped, routed, or has a fixed reply."""
 _GAIN_AT_LEAST = 0.5
@@ -106,27 +95,41 @@ _ALONE: dict[tuple[Pattern, bool], str] = {
     ("llm", False): "one large model does it all: the plainest way to the quality of a large model",
 }
 """What argues for a model alone, where it decides and where it writes."""
-_HEAD_MEASURED = (
-    "with 512 labels and a target of 95 % right, a fitted small model kept 55 % of film reviews "
-    "and all spam and intents in our measurements"
-)
-_BOUND_ASSUMED = (
-    f"assumed; {LABELS_FOR_A_BOUND} accepted labels without an error bound errors at 5 %"
-)
-_UNBOUNDED = f"assumed, and bounded by nothing: a threshold needs {LABELS_FOR_A_BOUND} labels"
 _ESCALATED = (
-    (512, 0.35, 0.9, _HEAD_MEASURED),
+    (
+        512,
+        0.35,
+        0.9,
+        (
+            "with 512 labels and a target of 95 % right, a fitted small model kept 55 % of film "
+            "reviews and all spam and intents in our measurements"
+        ),
+    ),
     (LABELS_FOR_A_HEAD, 0.45, 0.85, "assumed; fewer labels than 512 accept less"),
-    (LABELS_FOR_A_BOUND, 0.6, 0.8, _BOUND_ASSUMED),
-    (0, 0.5, 0.6, _UNBOUNDED),
+    (
+        LABELS_FOR_A_BOUND,
+        0.6,
+        0.8,
+        f"assumed; {LABELS_FOR_A_BOUND} accepted labels without an error bound errors at 5 %",
+    ),
+    (
+        0,
+        0.5,
+        0.6,
+        f"assumed, and bounded by nothing: a threshold needs {LABELS_FOR_A_BOUND} labels",
+    ),
 )
 """Of a cascade that decides, by the least labels: the share that goes on to the large one, the part
 of the gap in quality that is recovered, and where that is from."""
 _CHECKED = (
-    "assumed; answers that can be checked (a schema, arithmetic, agreement of three) recovered "
-    ".81 to .83 of the gap on GSM8K in our measurements"
+    0.5,
+    0.8,
+    (
+        "assumed; answers that can be checked (a schema, arithmetic, agreement of three) recovered "
+        ".81 to .83 of the gap on GSM8K in our measurements"
+    ),
 )
-"""Where the same figures of a cascade that writes are from."""
+"""The same of a cascade that writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +189,6 @@ class Plan:
         """Whether one of its models runs on a GPU of the machine."""
         return any(isinstance(it, LocalModel) and it.place.gpu for it in self.members)
 
-    @property
-    def measured(self) -> bool:
-        """Whether its speed was measured; else it is an estimate."""
-        measured = all(isinstance(it, LocalModel) and it.measured for it in self.members)
-        return self.latency is not None and measured
-
     def servers(self, member: LocalModel) -> int:
         """Count the servers of a member: all that there is room for, or one where that is idle."""
         most = member.place.replicas
@@ -215,7 +212,7 @@ class Plan:
             "mean_s": latency.mean_s if latency else None,
             "p95_s": latency.p95_s if latency else None,
             "first_token_s": latency.first_s if latency else None,
-            "measured": self.measured,
+            "measured": False,
             "concurrency": self.concurrency,
             "needs_network": self.needs_network,
             "score": round(self.score, 3),
@@ -255,14 +252,12 @@ class Rejected:
 def vendor_models(task: Task) -> Iterator[VendorModel | Rejected]:
     """List the models that vendors sell, or why none may be asked.
 
-    A model is left out where the same vendor sells another one that is as good and no dearer.
+    A model is left out where the same vendor sells a cheaper one that is as good.
     """
-    offered = [
-        VendorModel(model, model.vendor)
-        for model in models().values()
-        if model.vendor is not None and not model.retired
+    all_sold = [
+        VendorModel(it, it.vendor) for it in models().values() if it.vendor and not it.retired
     ]
-    sold = [one for one in offered if not any(_outdone(one, other) for other in offered)]
+    sold = [one for one in all_sold if not any(_outdone(one, other) for other in all_sold)]
     what = f"{len(sold)} models of vendors"
     if task.private:
         yield Rejected(what, "local only", "the items would leave this machine")
@@ -276,29 +271,12 @@ def vendor_models(task: Task) -> Iterator[VendorModel | Rejected]:
 
 
 def _outdone(one: VendorModel, other: VendorModel) -> bool:
-    ours, theirs = one.model.price, other.model.price
-    if one is other or one.vendor != other.vendor:
-        return False
-    if ours.input is None or ours.output is None or theirs.input is None or theirs.output is None:
-        return False
-    if theirs.input > ours.input or theirs.output > ours.output:
-        return False
-    hints, others = one.model.quality, other.model.quality
-    if any(others.get(skill, 0) < hint for skill, hint in hints.items()):
-        return False
-    cheaper = theirs.input + theirs.output < ours.input + ours.output
-    return cheaper or sum(others.values()) > sum(hints.values())
+    better = all(other.model.quality.get(it, 0) >= hint for it, hint in one.model.quality.items())
+    return one.vendor == other.vendor and better and _weight(other) < _weight(one)
 
 
-def local_models(
-    machine: Machine, task: Task, *, config: Config | None = None
-) -> Iterator[LocalModel | Rejected]:
-    """List the models that fit a machine alone, and the others with what they would take.
-
-    Raises:
-        ConfigError: the file of measurements can't be read.
-    """
-    known = _measurements(config, machine)
+def local_models(machine: Machine, task: Task) -> Iterator[LocalModel | Rejected]:
+    """List the models that fit a machine alone, and the others with what they would take."""
     where = places(machine)
     tokens = INSTRUCTIONS + task.reads + task.writes
     for model in models().values():
@@ -310,86 +288,20 @@ def local_models(
             for kind in quantisations(model, place)
         ]
         fitting = [one for one in found if one.fits]
-        for one in fitting:
-            own = [measurement for entry, measurement in known if _is_of(entry, one)]
-            yield replace(one, measured=max(own, key=lambda it: it.date, default=None))
+        yield from fitting
         if found and not fitting:
             least = min(found, key=lambda it: it.needed - it.budget)
-            yield Rejected(
-                model.name,
-                "too big",
-                f"{least.quantisation} takes {least.needed / 1e9:.1f} GB with one sequence of "
-                f"{tokens} tokens, and {least.place} gives {least.budget / 1e9:.1f} GB",
-                least.needed / max(least.budget, 1),
-            )
+            yield too_big(model.name, least)
 
 
-def _beside(member: Member, other: Member) -> Member:
-    """Give what is left for a member where another one has its memory already."""
-    if isinstance(member, VendorModel) or isinstance(other, VendorModel):
-        return member
-    if _memory(member.place) != _memory(other.place):
-        return member
-    taken = other.needed * (member.place.count if member.place.gpu else 1)
-    if other.place.engine == "vllm":  # which is given a share with something to spare
-        taken = int(taken * SPARE)
-    return replace(member, taken=taken)
-
-
-def _memory(place: Placement) -> str:
-    return place.gpu.name if place.gpu and not place.gpu.shared else "RAM"
-
-
-def measured_hourly_usd(config: Config | None, machine: Machine) -> Decimal | None:
-    """Give what an hour of the machine was last measured with; `None`: with no price.
-
-    Raises:
-        ConfigError: the file of measurements can't be read.
-    """
-    priced = [found for _, found in _measurements(config, machine) if found.hourly_usd]
-    return max(priced, key=lambda it: it.date).hourly_usd if priced else None
-
-
-def _measurements(
-    config: Config | None, machine: Machine
-) -> list[tuple[EndpointConfig | None, Measurement]]:
-    """Find what `moa bench` measured on a machine, of endpoints that run on it.
-
-    The endpoint is `None` for the model that is built in. What was measured on another machine
-    holds for none that is described, and what a server elsewhere does tells nothing of this one.
-    """
-    if config is None:
-        return []
-    here = {
-        name: entry
-        for name, entry in config.endpoints.items()
-        if entry.serve is not None or (entry.urls and all(map(is_loopback, entry.urls)))
-    }
-    kept: list[tuple[EndpointConfig | None, Measurement]] = []
-    for name, entry in [*here.items(), (EMBEDDED, None)]:
-        asked = SMOLLM2.file.removesuffix(".gguf") if entry is None else entry.known_as
-        found = measured(name, config.file)
-        if found and (found.model, found.machine) == (asked, machine.hardware):
-            kept.append((entry, found))
-    return kept
-
-
-def _is_of(entry: EndpointConfig | None, one: LocalModel) -> bool:
-    """Whether an endpoint is this model, in this form, at this place."""
-    model, kind, place = one.model, one.quantisation, one.place
-    on_processor = place.engine == "llama.cpp" and place.gpu is None
-    if entry is None:
-        return on_processor and model.name == BUILT_IN and kind == _BUILT_IN_AS
-    if entry.serve == "llama.cpp":
-        file = model.files.get(kind)
-        return on_processor and bool(file) and entry.known_as in (model.name, Path(file or "").stem)
-    repository = model.weights[kind].repository
-    named = entry.known_as in (model.name, repository or model.hub)
-    if not entry.serve:  # how it was started isn't known
-        return named
-    made_while_loading = kind if repository is None and kind != "bf16" else None
-    placed = place.engine == "vllm" and place.count == entry.vllm.gpus_each
-    return named and placed and entry.vllm.quantization == made_while_loading
+def too_big(what: str, wanted: LocalModel) -> Rejected:
+    """Say what a model takes, and what its place has."""
+    why = (
+        f"{wanted.model.name} in {wanted.quantisation} takes {wanted.needed / 1e9:.1f} GB with "
+        f"{wanted.concurrency} sequences of {wanted.tokens} tokens, and {wanted.place} has "
+        f"{wanted.budget / 1e9:.1f} GB left"
+    )
+    return Rejected(what, "too big", why, wanted.needed / max(wanted.budget, 1))
 
 
 def quality(member: Member, task: Task) -> tuple[float, list[str]]:
@@ -410,14 +322,14 @@ def quality(member: Member, task: Task) -> tuple[float, list[str]]:
         value -= 1.0
         why.append(f"its makers don't name {', '.join(foreign)} among its languages (-1)")
     if isinstance(member, LocalModel):
-        lost = _LITTLE.get(member.quantisation, 0.0) * (2 if tiny else 1)
-        if lost:
+        if member.quantisation in ("int4", "q4_k_m"):
+            lost = _FOUR_BITS * (2 if tiny else 1)
             value -= lost
             why.append(f"{member.quantisation} may cost a little (-{lost:g})")
         if task.decides and model.tier == "slm" and value < _BEST_FITTED:
-            gained, how = _scored(task)
+            gained = next(gain for labels, gain in _FITTED if task.labels >= labels)
             value = min(_BEST_FITTED, value + gained)
-            why.append(f"{how} (+{gained:g})")
+            why.append(f"its labels are scored, with {task.labels} labelled items (+{gained:g})")
     return max(0.5, min(5.0, value)), why
 
 
@@ -434,15 +346,6 @@ def _speaks(model: Model, language: str) -> bool:
     return many or not model.languages or language in model.languages
 
 
-def _scored(task: Task) -> tuple[float, str]:
-    """What scoring labels adds, and labelled items; scores can be read but at a vendor."""
-    if task.labels >= LABELS_FOR_A_HEAD:
-        return _SCORED + 1.0, f"{task.labels} labelled items to fit it with"
-    if task.labels >= _FEW_LABELS:
-        return _SCORED + 0.5, f"{task.labels} labelled items to fit it with"
-    return _SCORED, "its labels are scored, and its bias is taken out on unlabelled items"
-
-
 _Judged = tuple[Member, float]
 """A member, and how good it is at a job."""
 
@@ -456,57 +359,37 @@ def plans_for(task: Task, members: list[Member]) -> Iterator[Plan]:
             yield _mixture(member, task, value)
     if task.job not in (*_CASCADES, *_HYBRIDS):
         return
-    paired, least = (_cascade, _GAIN_AT_LEAST) if task.job in _CASCADES else (_hybrid, 0.0)
-    writers = _large_ones(task, judged)
-    for small, low in _small_ones(task, members):
-        for large, high in writers:
-            if large.model.name != small.model.name and high >= low + least:
-                yield paired(small, _beside(large, small), task, low, high)
-
-
-def _plan(task: Task, pattern: Pattern, why: str, quality: float, *stages: Stage) -> Plan:
-    timed = tuple((stage, stage.times(task)) for stage in stages)
-    return Plan(task=task, pattern=pattern, stages=timed, quality=quality, reasons=(why,))
-
-
-def _small_ones(task: Task, members: list[Member]) -> list[_Judged]:
-    """Pick small ones of pairs: on one GPU, or where there is none, elsewhere.
-
-    They are judged by what they are asked, which in a hybrid graph is to decide. The model that is
-    built in is always among them.
-    """
+    # the small one of a hybrid graph is judged by what it is asked, which is to decide
     asked = task.model_copy(update={"job": "classify"}) if task.job in _HYBRIDS else task
-    able = [
+    small = [
         (it, quality(it, asked)[0])
         for it in members
         if isinstance(it, LocalModel) and it.model.tier == "slm" and it.place.count == 1
     ]
-    driven = [one for one in able if one[0].place.gpu] or able
-    built_in = [one for one in able if one[0].model.name == BUILT_IN and one not in driven]
-    return [*_frontier(asked, driven), *built_in[:1]]
+    paired, least = (_cascade, _GAIN_AT_LEAST) if task.job in _CASCADES else (_hybrid, 0.0)
+    for one, low in _lightest(task, small):
+        for other, high in _lightest(task, judged):
+            if other.model.name != one.model.name and high >= low + least:
+                yield paired(one, _beside(other, one), task, low, high)
 
 
-def _large_ones(task: Task, judged: list[_Judged]) -> list[_Judged]:
-    """Pick large ones of pairs: at vendors, and on each number of GPUs; without GPUs, elsewhere."""
-    driven = any(isinstance(member, LocalModel) and member.place.gpu for member, _ in judged)
-    by_count: dict[int, list[_Judged]] = {}
-    for member, value in judged:
-        if isinstance(member, VendorModel):
-            by_count.setdefault(0, []).append((member, value))
-        elif member.place.gpu or not driven:
-            by_count.setdefault(member.place.count, []).append((member, value))
-    return [one for _, same in sorted(by_count.items()) for one in _frontier(task, same)]
+def _lightest(task: Task, judged: Sequence[_Judged]) -> list[_Judged]:
+    """Keep at each kind of place those better than every lighter one, and long enough for the task.
 
-
-def _frontier(task: Task, judged: Sequence[_Judged]) -> list[_Judged]:
-    """Keep those that are better than every lighter one, and long enough for the task.
-
-    So some pairs are left of thousands.
+    So some pairs are left of thousands. Where there is a GPU, only the built-in model runs beside.
     """
     tokens = INSTRUCTIONS + task.reads + task.writes
+    driven = any(isinstance(it, LocalModel) and it.place.gpu for it, _ in judged)
+    best: dict[int, float] = {}
     kept: list[_Judged] = []
     for member, value in sorted(judged, key=lambda it: (_weight(it[0]), -it[1])):
-        if (member.model.context or inf) >= tokens and (not kept or value > kept[-1][1]):
+        count = member.place.count if isinstance(member, LocalModel) else 0
+        if count and driven and not (isinstance(member, LocalModel) and member.place.gpu):
+            if member.model.name != BUILT_IN:
+                continue
+            count = -1
+        if (member.model.context or inf) >= tokens and value > best.get(count, -1):
+            best[count] = value
             kept.append((member, value))
     return kept
 
@@ -517,6 +400,27 @@ def _weight(member: Member) -> float:
         return member.weights * member.active
     price = member.model.price
     return inf if price.input is None or price.output is None else float(price.input + price.output)
+
+
+def _beside(member: Member, other: Member) -> Member:
+    """Give what is left for a member where another one has its memory already."""
+    if isinstance(member, VendorModel) or isinstance(other, VendorModel):
+        return member
+    if _memory(member.place) != _memory(other.place):
+        return member
+    taken = other.needed * (member.place.count if member.place.gpu else 1)
+    if other.place.engine == "vllm":  # which is given a share with something to spare
+        taken = int(taken * SPARE)
+    return replace(member, taken=taken)
+
+
+def _memory(place: Placement) -> str:
+    return place.gpu.name if place.gpu and not place.gpu.shared else "RAM"
+
+
+def _plan(task: Task, pattern: Pattern, why: str, quality: float, *stages: Stage) -> Plan:
+    timed = tuple((stage, stage.times(task)) for stage in stages)
+    return Plan(task=task, pattern=pattern, stages=timed, quality=quality, reasons=(why,))
 
 
 def _whole(member: Member, task: Task, *, share: float = 1.0, calls: int = 1) -> Stage:
@@ -539,7 +443,7 @@ def _alone(member: Member, task: Task, value: float) -> Plan:
 
 def _cascade(small: Member, large: Member, task: Task, low: float, high: float) -> Plan:
     decided = (row[1:] for row in _ESCALATED if task.labels >= row[0])
-    share, recovered, how = next(decided) if task.decides else (0.5, 0.8, _CHECKED)
+    share, recovered, how = next(decided) if task.decides else _CHECKED
     return _plan(
         task,
         "cascade",

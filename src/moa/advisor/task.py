@@ -20,6 +20,8 @@ from moa.config import explained, nearest
 from moa.endpoints.dialects import VENDORS, Dialect
 from moa.errors import ConfigError
 
+PEAK = 3.0
+"""How much busier the busiest time is than the mean of the day."""
 _DAY_S = 86_400
 _LENGTHS: dict[Job, tuple[int, int]] = {
     "classify": (100, 1),
@@ -42,12 +44,6 @@ def vendor_name(vendor: Dialect) -> str:
 _VENDOR_NAMES = tuple(map(vendor_name, VENDORS))
 
 
-def _code(language: str) -> str:
-    if not re.fullmatch("[a-z]{2,3}", language):
-        raise ValueError(f"{language!r} is no code of a language: write de for German")
-    return language
-
-
 def _known(vendor: str) -> str:
     if vendor not in _VENDOR_NAMES:
         raise ValueError(f"there is no vendor {vendor!r}{nearest(vendor, _VENDOR_NAMES)}")
@@ -64,8 +60,8 @@ class Task(BaseModel):
     """Tokens of one item, without instructions; `None`: as usual for the job."""
     output_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of an answer, thoughts included; `None`: as usual for the job."""
-    languages: tuple[Annotated[str, AfterValidator(_code)], ...] = ("en",)
-    """ISO 639-1 codes of the items' languages."""
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = ("en",)
+    """ISO 639-1 codes of the items' languages, such as `de` for German."""
     risk: Risk = "medium"
     labels: int = Field(default=0, ge=0)
     """How many items there are whose right answer is known."""
@@ -75,8 +71,6 @@ class Task(BaseModel):
     """Whether `latency_s` is of an answer's first token, since a person reads along."""
     per_day: Annotated[int, Field(gt=0)] | None = None
     """Items a day; `None`: not known, so one after the other."""
-    peak_factor: float = Field(default=3.0, ge=1)
-    """How much busier the busiest time is than the mean of the day."""
     concurrency: Annotated[int, Field(gt=0)] | None = None
     """Items in flight at once; `None`: from `per_day`, by Little's law."""
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
@@ -108,12 +102,7 @@ class Task(BaseModel):
     @property
     def rate(self) -> float:
         """Items a second at the busiest time; 0 where it isn't known."""
-        return (self.per_day or 0) / _DAY_S * self.peak_factor
-
-    @property
-    def outside(self) -> bool:
-        """Whether vendors may be asked at all."""
-        return self.api and not self.private and not self.offline
+        return (self.per_day or 0) / _DAY_S * PEAK
 
 
 _JOBS: dict[Job, str] = {
@@ -139,26 +128,41 @@ _LANGUAGES = {
     "portuguese": "pt", "romanian": "ro", "russian": "ru", "spanish": "es", "swedish": "sv",
     "thai": "th", "turkish": "tr", "ukrainian": "uk", "vietnamese": "vi",
 }  # fmt: skip
-_HIGH = (
-    r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical|fraud\w*|compliance|"
-    r"(?:zero|no) (?:errors?|mistakes?)|error-free|never be wrong"
-    r"|financial advice"
+_SAID: tuple[tuple[str, object, str], ...] = (
+    (
+        "risk",
+        "high",
+        (
+            r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical|fraud\w*"
+            r"|compliance|(?:zero|no) (?:errors?|mistakes?)|error-free|financial advice"
+        ),
+    ),
+    ("risk", "low", r"low[- ]risk|hobby|casual|nice to have|for fun|internal use"),
+    (
+        "private",
+        True,
+        (
+            r"private|confidential|(?:may|must|can) ?not leave|on[- ]prem\w*|in[- ]house|gdpr"
+            r"|sensitive"
+        ),
+    ),
+    (
+        "offline",
+        True,
+        r"offline|air[- ]gapped|(?:no|without an?|without) (?:network|internet|connection)",
+    ),
+    ("api", True, r"api keys?|an? api|by api|(?:openai|gemini|anthropic|claude|gpt)(?:'s)?"),
 )
-_LOW = r"low[- ]risk|hobby|casual|nice to have|for fun|internal use"
-_PRIVATE = (
-    r"private|confidential|(?:may|must|can) ?not leave|on[- ]prem\w*|in[- ]house|gdpr|sensitive"
-)
-_OFFLINE = r"offline|air[- ]gapped|(?:no|without an?|without) (?:network|internet|connection)"
-_API_ITSELF = r"api(?: keys?)?"
-_API = r"api keys?|an? api|by api|(?:openai|gemini|anthropic|claude|gpt)(?:'s)?"
+"""Words that set a field, where no negation stands before them."""
 _NEGATION = (
     r"(?:\b(?:no|not|never|without|neither|nor|avoid\w*|lack\w*|cannot)|n['\u2019]t)\s+"
     r"(?:(?:an?|any|the|our|my|own|have|has|be|use|using|need|want|ask|call|send|to|by|via)\s+)*"
 )
-"""What stands before words that say the contrary."""
+_NO_API = rf"{_NEGATION}api(?: keys?)?\b"
 _SOON = r"real[- ]?time|interactive|live|instant\w*"
-_SOON_S = {"converse": 2.0, "answer-from-documents": 2.0}
-_ELSE_SOON_S = 0.5
+_TALKS = ("converse", "answer-from-documents")
+_SOON_S, _TALK_SOON_S = 0.5, 2.0
+"""Seconds of `_SOON`, and where a person reads along."""
 
 _NUMBER = r"(?<![\w.])(\d[\d.,]*)\s*(k|m|thousand|million|mio)?"
 _PER = (
@@ -166,10 +170,12 @@ _PER = (
     r"(second|minute|hour|day|week|month)"
 )
 _LATENCY = r"(?<![\w.])(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|min|minutes?)\b"
-_LABELS = rf"{_NUMBER}\s*(?:[a-z]+\s+)?(?:labell?ed|labels|annotated|examples)"
 _LENGTH = rf"{_NUMBER}\s*(tokens?|words?|pages?)\b"
 _DOLLARS = r"(?:us\$|\$|usd)\s*(\d+(?:\.\d+)?)\s*(?:per|a|for a|/)\s*(?:thousand|1,?000|1k)\b"
-_TOGETHER = rf"{_NUMBER}\s*(?:[a-z]+\s+)?(?:at once|concurrent\w*|in parallel|at the same time)"
+_COUNTS = {
+    "labels": rf"{_NUMBER}\s*(?:[a-z]+\s+)?(?:labell?ed|labels|annotated|examples)",
+    "concurrency": rf"{_NUMBER}\s*(?:[a-z]+\s+)?(?:at once|concurrent\w*|in parallel)",
+}
 _TIMES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "mio": 1e6}
 _PER_DAY = {"second": 86_400, "minute": 1440, "hour": 24, "day": 1, "week": 1 / 7, "month": 1 / 30}
 _TOKENS = {"t": 1.0, "w": 1.35, "p": 650.0}
@@ -224,29 +230,24 @@ def task_of(text: str, given: Mapping[str, Any]) -> tuple[Task, list[Read]]:
 
 
 def _found(text: str) -> Iterator[Read]:
-    job = _job(text)
+    jobs = [
+        (hit.start(), name, hit.group())
+        for name, words in _JOBS.items()
+        if (hit := re.search(rf"\b(?:{words})\b", text))
+    ]
+    _, job, words = min(jobs, default=(0, "", ""))
     if job:
-        yield job
-    yield from _numbers(text, job.value if job else None)
-    spoken = [(name, code) for name, code in _LANGUAGES.items() if re.search(rf"\b{name}\b", text)]
+        yield Read("job", job, words)
+    yield from _numbers(text, job)
+    spoken = [name for name in _LANGUAGES if re.search(rf"\b{name}\b", text)]
     if spoken:
-        codes = tuple(code for _, code in spoken)
-        yield Read("languages", codes, ", ".join(name for name, _ in spoken))
-    for field, value, words in (
-        ("risk", "high", _HIGH),
-        ("risk", "low", _LOW),
-        ("private", True, _PRIVATE),
-        ("offline", True, _OFFLINE),
-        ("api", True, _API),
-    ):
-        hit = _said(words, text)
-        if hit:
+        yield Read("languages", tuple(map(_LANGUAGES.__getitem__, spoken)), ", ".join(spoken))
+    for field, value, words in _SAID:
+        if hit := _said(words, text):
             yield Read(field, value, hit.group())
-    without = re.search(rf"{_NEGATION}(?:{_API_ITSELF})\b", text)
-    if without and _said(_API, text) is None:
-        yield Read("api", False, without.group())
-    named = tuple(name for name in _VENDOR_NAMES if _said(name, text))
-    if named:
+    if hit := re.search(_NO_API, text):
+        yield Read("api", False, hit.group())
+    if named := tuple(name for name in _VENDOR_NAMES if _said(name, text)):
         yield Read("vendors", named, ", ".join(named))
 
 
@@ -256,44 +257,27 @@ def _said(words: str, text: str) -> re.Match[str] | None:
     return next((hit for hit in hits if not re.search(f"{_NEGATION}$", text[: hit.start()])), None)
 
 
-def _job(text: str) -> Read | None:
-    hits = [
-        (hit.start(), name, hit.group())
-        for name, words in _JOBS.items()
-        if (hit := re.search(rf"\b(?:{words})\b", text))
-    ]
-    if not hits:
-        return None
-    _, name, words = min(hits)
-    return Read("job", name, words)
-
-
-def _numbers(text: str, job: str | None) -> Iterator[Read]:
+def _numbers(text: str, job: str) -> Iterator[Read]:
     if hit := re.search(_PER, text):
         amount = _number(hit[1], hit[2]) * _PER_DAY[hit[3]]
         yield Read("per_day", max(1, round(amount)), hit.group())
         text = text.replace(hit.group(), " ")
     if hit := re.search(_DOLLARS, text):
         yield Read("max_usd_per_thousand", hit[1], hit.group())
-    if hit := re.search(_LABELS, text):
-        yield Read("labels", round(_number(hit[1], hit[2])), hit.group())
-    if hit := re.search(_TOGETHER, text):
-        yield Read("concurrency", round(_number(hit[1], hit[2])), hit.group())
+    for field, words in _COUNTS.items():
+        if hit := re.search(words, text):
+            yield Read(field, round(_number(hit[1], hit[2])), hit.group())
     if hit := re.search(_LENGTH, text):
         field = "output_tokens" if job == "create" else "input_tokens"
         yield Read(field, max(1, round(_number(hit[1], hit[2]) * _TOKENS[hit[3][0]])), hit.group())
-    yield from _latency(text, job)
-
-
-def _latency(text: str, job: str | None) -> Iterator[Read]:
     soon = re.search(rf"\b(?:{_SOON})\b", text)
-    if soon and job in _SOON_S:
+    if soon and job in _TALKS:
         yield Read("streamed", True, soon.group())
     if hit := re.search(_LATENCY, text):
         unit = 0.001 if hit[2].startswith(("ms", "mil")) else 60 if hit[2].startswith("min") else 1
         yield Read("latency_s", float(hit[1]) * unit, hit.group())
     elif soon:
-        yield Read("latency_s", _SOON_S.get(job or "", _ELSE_SOON_S), soon.group())
+        yield Read("latency_s", _TALK_SOON_S if job in _TALKS else _SOON_S, soon.group())
 
 
 def _number(digits: str, times: str | None) -> float:

@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperGroup
 
 from moa.cli import (
-    bench,
     calibrate,
     chat,
     choose,
@@ -107,7 +106,7 @@ for heading, commands in {
         calibrate.promote,
         compare.compare,
     ),
-    "Choose and serve models": (choose.choose, serve.up, serve.down, serve.status, bench.bench),
+    "Choose and serve models": (choose.choose, serve.up, serve.down, serve.status),
     "Set up": (serve.doctor,),
 }.items():
     for command in commands:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moa.advisor.plans import Plan
     from moa.advisor.task import Read
 
-_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95", "figures")
+_COLUMNS = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95")
 
 
 def choose(
@@ -99,9 +99,8 @@ def choose(
     """Choose models and a pattern for a task, with reasons.
 
     What was read from the text is shown first, and each field has an option that corrects it.
-    Nothing is started, fetched or sent. Figures are estimates; those of endpoints that moa bench
-    has measured are measured, and say so. Exit codes: 0 there is a plan, 1 nothing fits, 2 the task
-    can't be read.
+    Nothing is started, fetched or sent. Figures are estimates. Exit codes: 0 there is a plan, 1
+    nothing fits, 2 the task can't be read.
 
         moa choose "classify support tickets in German, 10k a day, at most 300 ms"
         moa choose "answer questions about our manuals, private" --gpu L4:1 --hourly-usd 0.8
@@ -111,7 +110,6 @@ def choose(
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, task_of
-    from moa.cli.session import configured
     from moa.rows import plain
 
     given = {
@@ -123,9 +121,8 @@ def choose(
     ranking = choice.choose(
         task,
         described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
-        config=configured(config),
-        hourly_usd=_decimal(hourly_usd),
-        usd_per_kwh=_decimal(usd_per_kwh),
+        hourly_usd=None if hourly_usd is None else Decimal(repr(hourly_usd)),
+        usd_per_kwh=None if usd_per_kwh is None else Decimal(repr(usd_per_kwh)),
     )
     if as_json:
         read = [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood]
@@ -138,11 +135,6 @@ def choose(
         _write(ranking, config, overwrite=overwrite, as_json=as_json)
     if not ranking.plans:
         raise typer.Exit(1)
-
-
-def _decimal(value: float | None) -> Decimal | None:
-
-    return None if value is None else Decimal(repr(value))
 
 
 def _write(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: bool) -> None:
@@ -236,5 +228,4 @@ def _row(place: int, plan: Plan) -> tuple[str, ...]:
         str(plan.cost),
         shown_seconds(latency.mean_s) if latency else "unknown",
         shown_seconds(latency.p95_s) if latency else "unknown",
-        "measured" if plan.measured else "estimate",
     )

@@ -62,8 +62,7 @@ def _priced(price: Price) -> str:
     """Say a price per million tokens."""
     if not price.known:
         return "unknown"
-    measured = ", as measured" if price.measured else ""
-    return f"{screen.dollars(price.input)} in, {screen.dollars(price.output)} out{measured}"
+    return f"{screen.dollars(price.input)} in, {screen.dollars(price.output)} out"
 
 
 def list_models(

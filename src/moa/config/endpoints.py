@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from moa.advisor.bench import measured_price, price_of
 from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
@@ -124,7 +123,7 @@ class Endpoints(Closing):
             return None
         if name is None or not self.has_llm:
             return None
-        return Reference(endpoint=name, price=price_of(self.config, name))
+        return Reference(endpoint=name, price=self.config.endpoints[name].price())
 
     @property
     def used(self) -> tuple[Endpoint, ...]:
@@ -231,7 +230,7 @@ class Endpoints(Closing):
             base_url=url,
             api_key=key,
             tier=config.tier,
-            price=price_of(self.config, configured_as),
+            price=config.price(),
             context_window=config.context_window or window,
             concurrency=config.concurrency,
             timeout_s=config.timeout_s,
@@ -270,9 +269,7 @@ class Endpoints(Closing):
         from moa.endpoints.engine import EngineSettings
 
         if name == EMBEDDED:
-            embedded = EmbeddedEndpoint(EMBEDDED)
-            embedded.price = measured_price(EMBEDDED, embedded.model, self.config.file)
-            return embedded
+            return EmbeddedEndpoint(EMBEDDED)
         config, weights = self._configured(name), weights_of(self.config, name)
         if self._read_keys:
             _check_there(self.config, name, weights)
@@ -283,7 +280,7 @@ class Endpoints(Closing):
             tier=config.tier,
             model=config.known_as,
             model_path=weights.path,
-            price=price_of(self.config, name),
+            price=config.price(),
             settings=replace(settings, context_window=window) if window else settings,
             timeout_s=config.timeout_s,
         )
