@@ -8,24 +8,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from moa._files import replace_text
 from moa._terminal import escaped
 from moa.cli import options, screen
 from moa.cli.screen import by_node, cost_of, listed
 from moa.context import RunContext
-from moa.errors import MoaError, StoreError
+from moa.errors import MoaError
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     import asyncio
 
     from moa.chat.graph import Chat
-    from moa.chat.messages import ChatReply, UserMessage
+    from moa.chat.messages import ChatReply
     from moa.node import Result
 
 T = TypeVar("T")
@@ -36,18 +36,6 @@ _ALONE = (
     "No large model is configured, so a small one answers everything, as well as it can. "
     "`moa chat --help` says how to name one."
 )
-
-
-class Ended(Exception):
-    """Whoever talks wants to end."""
-
-
-class Command(NamedTuple):
-    """One of them."""
-
-    takes: str
-    does: str
-    obey: Callable[[Talk, str], None]
 
 
 def chat(
@@ -72,10 +60,9 @@ def chat(
 
     Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
 
-        /help      what there is            /usage          what the thread has cost
-        /new       begin another thread     /export FILE    write the thread as JSON
-        /threads   list them                /delete NAME    delete one
-        /thread X  go to one                /quit           end
+        /threads        list the threads        /usage     what the thread has cost
+        /thread NAME    go to one, or begin it  /export    print the thread as JSON
+        /help           list the commands       /quit      end; so does Ctrl-D
 
     Lines from a pipe are said one after another, and the answers go to standard output:
 
@@ -145,7 +132,7 @@ class Talk:
         return self._runner.run(work)
 
     def hold(self) -> int:
-        """Talk until the end of the lines, or of the patience; give the exit code.
+        """Talk until the end of the lines; give the exit code.
 
         Raises:
             StoreError: the store can't be read.
@@ -153,15 +140,10 @@ class Talk:
         lines = self._lines()
         first = None if self._live else next(lines, None)
         self.enter(said=first)
-        try:
-            while True:
-                line = next(lines, None) if first is None else first
-                first = None
-                if line is None:
-                    break
-                self._take(line)
-        except Ended:
-            pass
+        for line in lines if first is None else chain((first,), lines):
+            if line == "/quit":
+                break
+            self._take(line)
         return int(self._failed)
 
     def enter(self, *, said: str | None = None) -> None:
@@ -221,15 +203,14 @@ class Talk:
             self._say(line.removeprefix("/"))
             return
         name, _, rest = line[1:].partition(" ")
-        command = COMMANDS.get(name)
-        if command is None:
+        if name not in COMMANDS:
             self._wrong(
                 f"There is no command /{name}. /help lists them; // begins a message with /"
             )
             return
         try:
-            command.obey(self, rest.strip())
-        except (MoaError, OSError) as error:
+            COMMANDS[name](self, rest.strip())
+        except MoaError as error:
             self._wrong(str(error))
 
     def _say(self, text: str, *, id: str | None = None) -> None:
@@ -248,17 +229,9 @@ class Talk:
                 raise
         except MoaError as error:
             self.show("\n" if self._shown else "")
-            again = "Your message is kept: say it again to have it answered"
-            self._wrong(f"{error}. {again}" if self._is_kept(said) else str(error))
+            self._wrong(str(error))
         else:
             self._finish(result)
-
-    def _is_kept(self, said: UserMessage) -> bool:
-        try:
-            last = self.run(self.chat.threads.load(said.thread)).last
-        except StoreError:
-            return False
-        return last is not None and last.text == said.text and last.status != "answered"
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, TextDelta):
@@ -283,18 +256,9 @@ class Talk:
 
 
 def _help(talk: Talk, rest: str) -> None:
-    del talk, rest
-    rows = [(f"/{name} {c.takes}".strip(), c.does) for name, c in COMMANDS.items()]
-    screen.out().print(listed(["command", "does"], rows))
-
-
-def _new(talk: Talk, rest: str) -> None:
-    names = {thread.name for thread in talk.run(talk.chat.threads.list())}
-    number = 2
-    while f"{talk.thread}-{number}" in names:
-        number += 1
-    talk.thread = rest or f"{talk.thread}-{number}"
-    talk.enter()
+    del rest
+    talk.tell("/threads lists the threads; /thread NAME goes to one, or begins it")
+    talk.tell("/usage says what the thread has cost; /export prints it as JSON; /quit ends")
 
 
 def _threads(talk: Talk, rest: str) -> None:
@@ -313,10 +277,7 @@ def _threads(talk: Talk, rest: str) -> None:
 
 
 def _thread(talk: Talk, rest: str) -> None:
-    if not rest:
-        talk.tell(f"This is thread {talk.thread!r}. /thread NAME goes to another one")
-        return
-    talk.thread = rest
+    talk.thread = rest or talk.thread
     talk.enter()
 
 
@@ -324,44 +285,21 @@ def _usage(talk: Talk, rest: str) -> None:
     del rest
     kept = talk.run(talk.chat.threads.load(talk.thread))
     screen.out().print(by_node(kept.usage))
-    talk.tell(f"Thread {talk.thread!r}, over all restarts: {cost_of(kept.usage)}")
-    if kept.cut_off:
-        talk.tell(f"{kept.cut_off} answers were cut off; what those took is not known")
     if kept.summary is not None:
         talk.tell(f"Turns 1 to {kept.summary.turns} are read as a summary:\n{kept.summary.text}")
 
 
 def _export(talk: Talk, rest: str) -> None:
+    del rest
     whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
-    if not rest:
-        talk.show(f"{escaped(whole)}\n")
-        return
-    replace_text(Path(rest), f"{whole}\n")
-    talk.tell(f"Written to {rest}")
+    talk.show(f"{escaped(whole)}\n")
 
 
-def _delete(talk: Talk, rest: str) -> None:
-    if not rest:
-        talk.tell("Say which: /delete NAME")
-    elif talk.run(talk.chat.threads.delete(rest)):
-        talk.tell(f"Thread {rest!r} is deleted")
-    else:
-        talk.tell(f"There is no thread {rest!r}. /threads lists them")
-
-
-def _quit(talk: Talk, rest: str) -> None:
-    del talk, rest
-    raise Ended
-
-
-COMMANDS = {
-    "help": Command("", "lists the commands", _help),
-    "new": Command("[NAME]", "begins another thread", _new),
-    "threads": Command("", "lists the threads", _threads),
-    "thread": Command("NAME", "goes to a thread", _thread),
-    "usage": Command("", "says what the thread has cost, and what is read of it", _usage),
-    "export": Command("[FILE]", "writes the thread as JSON", _export),
-    "delete": Command("NAME", "deletes a thread", _delete),
-    "quit": Command("", "ends; so does Ctrl-D", _quit),
+COMMANDS: dict[str, Callable[[Talk, str], None]] = {
+    "help": _help,
+    "threads": _threads,
+    "thread": _thread,
+    "usage": _usage,
+    "export": _export,
 }
-"""By name, without the slash."""
+"""By name, without the slash; `/quit` ends."""
