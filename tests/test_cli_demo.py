@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command import moa
 
-from moa.cli.run import DEMOS, demo_of
+from moa.cli.run import demo_file
 from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
 
@@ -68,7 +68,7 @@ def test_a_built_wheel_brings_the_demo(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "installed")
-    code = "from moa.cli.run import demo_of; print(demo_of('support'))"
+    code = "from moa.cli.run import demo_file; print(demo_file())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
@@ -78,8 +78,8 @@ def test_a_built_wheel_brings_the_demo(tmp_path: Path) -> None:
     )
     shipped = Path(done.stdout.strip())
     assert shipped.is_relative_to(tmp_path / "installed")
-    assert shipped.read_bytes() == Path(demo_of("support")).read_bytes()
+    assert shipped.read_bytes() == demo_file().read_bytes()
 
 
 def test_every_demo_is_there() -> None:
-    assert all(Path(demo_of(name)).is_file() for name in DEMOS)
+    assert demo_file().is_file()

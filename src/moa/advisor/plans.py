@@ -204,7 +204,7 @@ class Plan:
         return {
             "pattern": self.pattern,
             "exists": self.exists,
-            "members": [_values(member) for member in self.members],
+            "members": list(map(_values, self.members)),
             "quality": round(self.quality, 2),
             "needed_quality": self.needed_quality,
             "usd_per_thousand": None if total is None else float(total),
@@ -220,14 +220,11 @@ class Plan:
         }
 
 
-def _values(member: Member) -> dict[str, object]:
-    here = isinstance(member, LocalModel)
-    return {
-        "model": member.model.name,
-        "place": str(member.place) if here else None,
-        "quantisation": member.quantisation if here else None,
-        "vendor_model": None if here else member.model.vendor_model,
-    }
+def _values(member: Member) -> dict[str, str | None]:
+    found = {"model": member.model.name, "place": None, "quantisation": None, "vendor_model": None}
+    if isinstance(member, LocalModel):
+        return found | {"place": str(member.place), "quantisation": member.quantisation}
+    return found | {"vendor_model": member.model.vendor_model}
 
 
 @dataclass(frozen=True, slots=True)

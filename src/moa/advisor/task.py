@@ -128,31 +128,16 @@ _LANGUAGES = {
     "portuguese": "pt", "romanian": "ro", "russian": "ru", "spanish": "es", "swedish": "sv",
     "thai": "th", "turkish": "tr", "ukrainian": "uk", "vietnamese": "vi",
 }  # fmt: skip
-_SAID: tuple[tuple[str, object, str], ...] = (
-    (
-        "risk",
-        "high",
-        (
-            r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical|fraud\w*"
-            r"|compliance|(?:zero|no) (?:errors?|mistakes?)|error-free|financial advice"
-        ),
-    ),
-    ("risk", "low", r"low[- ]risk|hobby|casual|nice to have|for fun|internal use"),
-    (
-        "private",
-        True,
-        (
-            r"private|confidential|(?:may|must|can) ?not leave|on[- ]prem\w*|in[- ]house|gdpr"
-            r"|sensitive"
-        ),
-    ),
-    (
-        "offline",
-        True,
-        r"offline|air[- ]gapped|(?:no|without an?|without) (?:network|internet|connection)",
-    ),
-    ("api", True, r"api keys?|an? api|by api|(?:openai|gemini|anthropic|claude|gpt)(?:'s)?"),
-)
+_SAID: dict[tuple[str, str | bool], str] = {
+    ("risk", "high"): r"high[- ]risk|medic\w*|clinic\w*|diagnos\w*|legal|court|safety|critical"
+    r"|fraud\w*|compliance|(?:zero|no) (?:errors?|mistakes?)|error-free|financial advice",
+    ("risk", "low"): r"low[- ]risk|hobby|casual|nice to have|for fun|internal use",
+    ("private", True): r"private|confidential|(?:may|must|can) ?not leave|on[- ]prem\w*"
+    r"|in[- ]house|gdpr|sensitive",
+    ("offline", True): r"offline|air[- ]gapped"
+    r"|(?:no|without an?|without) (?:network|internet|connection)",
+    ("api", True): r"api keys?|an? api|by api|(?:openai|gemini|anthropic|claude|gpt)(?:'s)?",
+}
 """Words that set a field, where no negation stands before them."""
 _NEGATION = (
     r"(?:\b(?:no|not|never|without|neither|nor|avoid\w*|lack\w*|cannot)|n['\u2019]t)\s+"
@@ -242,7 +227,7 @@ def _found(text: str) -> Iterator[Read]:
     spoken = [name for name in _LANGUAGES if re.search(rf"\b{name}\b", text)]
     if spoken:
         yield Read("languages", tuple(map(_LANGUAGES.__getitem__, spoken)), ", ".join(spoken))
-    for field, value, words in _SAID:
+    for (field, value), words in _SAID.items():
         if hit := _said(words, text):
             yield Read(field, value, hit.group())
     if hit := re.search(_NO_API, text):

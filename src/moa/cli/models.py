@@ -117,7 +117,7 @@ def _row(model: Model) -> tuple[str, ...]:
         _weights(model, "bf16"),
         _weights(model, "int4"),
         "-" if cache is None else f"{cache / 1e3:.0f}",
-        _price(model),
+        f"{model.price.input:f}, {model.price.output:f}" if model.price.known else "-",
         ", ".join(model.good_for),
     )
 
@@ -126,23 +126,12 @@ def _parameters(model: Model) -> str:
     if model.parameters is None:
         return "-"
     active = model.active_parameters
-    return _short(model.parameters) + (f" ({_short(active)} active)" if active else "")
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.0f}M"
+    return f"{model.parameters / 1e9:.2g}B" + (f" ({active / 1e9:.2g}B active)" if active else "")
 
 
 def _weights(model: Model, quantisation: Quantisation) -> str:
     kept = model.weights.get(quantisation)
-    if kept is None:
-        return "-"
-    return ("" if kept.published else "~") + f"{kept.bytes / 1e9:.1f}"
-
-
-def _price(model: Model) -> str:
-    price = model.price
-    return f"{price.input:f}, {price.output:f}" if price.known else "-"
+    return f"{'' if kept.published else '~'}{kept.bytes / 1e9:.1f}" if kept else "-"
 
 
 def add(

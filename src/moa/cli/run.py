@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from moa.context import RunContext
     from moa.graphs.loading import AnyNode
 
-DEMOS = {"support": "support/inbox.jsonl"}
-"""Files below `examples`, by the ready graph that they are for."""
 _PACKAGE = Path(__file__).parents[1]
 
 GraphName = Annotated[
@@ -52,10 +50,6 @@ def run(
     quiet: options.Quiet = False,
 ) -> None:
     """Run a graph or an agent on every item of a file.
-
-    Try it on the shipped inbox, on a small model in this machine, without a key:
-
-        moa run support --demo
 
     One text, its answer alone, and a line of JSON for other programs:
 
@@ -132,35 +126,22 @@ def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
 
     if demo and (text or source is not None):
         raise ConfigError("--demo brings its own INPUT: give one of the two")
+    if demo and graph != "support":
+        raise ConfigError(f"{graph!r} has no demo. Try: moa run support --demo")
     if demo:
-        return demo_of(graph)
+        return str(demo_file())
     if source is None:
-        hint = ", or --demo to run on what ships" if graph in DEMOS else ""
+        hint = ", or --demo to run on what ships" if graph == "support" else ""
         raise ConfigError(
             f"what is {graph!r} to run on? Give INPUT, a .jsonl, .csv or .txt file{hint}"
         )
     return source
 
 
-def demo_of(graph: str) -> str:
-    """Find the inputs that ship with a ready graph: in the package, or beside the source tree.
-
-    Raises:
-        ConfigError: none ship with it, or they are not where they should be.
-    """
-    from moa.errors import ConfigError
-
-    if graph not in DEMOS:
-        tried = " or ".join(f"moa run {name} --demo" for name in DEMOS)
-        raise ConfigError(f"{graph!r} has no demo. Try: {tried}")
-    inside = Path(DEMOS[graph])
-    places = (_PACKAGE / "data" / inside.name, _PACKAGE.parents[1] / "examples" / inside)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(
-            f"the demo of {graph!r} is not there: install mixture-of-agents again, or give INPUT"
-        )
-    return str(found)
+def demo_file() -> Path:
+    """Give the inputs that ship with the support graph: in the package, or beside its sources."""
+    shipped = _PACKAGE / "data" / "inbox.jsonl"
+    return shipped if shipped.is_file() else _PACKAGE.parents[1] / "examples/support/inbox.jsonl"
 
 
 def draw(

@@ -94,13 +94,7 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
         yield lambda line: None
         return
     with console.status("") as status:
-        yield lambda line: status.update(_one_line(line, console.width - 4))
-
-
-def _one_line(line: str, width: int) -> Text:
-    text = Text(" ".join(line.split()))
-    text.truncate(width, overflow="ellipsis")
-    return text
+        yield lambda line: status.update(Text(" ".join(line.split())[: console.width - 4]))
 
 
 @contextmanager

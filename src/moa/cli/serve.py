@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -166,8 +167,10 @@ def doctor(*, config: options.ConfigFile = None) -> None:
 
 
 def _row(report: Report) -> tuple[str, ...]:
-    known = (report.name, report.model, report.phase, str(report.port), _or_dash(report.pid))
-    known = (*known, _duration(report.up_s), str(report.restarts))
+    up = "-" if report.up_s is None else str(timedelta(seconds=int(report.up_s)))
+    pid = "-" if report.pid is None else str(report.pid)
+    known = (report.name, report.model, report.phase, str(report.port), pid, up)
+    known = (*known, str(report.restarts))
     metrics = report.metrics
     if metrics is None or report.tokens_per_s is None:
         return (*known, "-", "-", "-", "-", "-")
@@ -180,14 +183,3 @@ def _row(report: Report) -> tuple[str, ...]:
         "-" if hits is None else f"{hits:.1%}",
         f"{report.tokens_per_s:.1f}",
     )
-
-
-def _or_dash(number: int | None) -> str:
-    return "-" if number is None else str(number)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
