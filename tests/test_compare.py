@@ -17,14 +17,13 @@ from command import moa
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.config import load
-from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
 from moa.evals.cases import Answer, Cache
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
-from moa.graphs.loading import files_of
+from moa.graphs.loading import files_in
 from moa.mixing.judges import Best
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint, Step
@@ -32,7 +31,7 @@ from moa.usage import Price
 
 MINE = """
 from moa.agents.classifier import Classifier
-from moa.graphs.loading import files_of
+from moa.graphs.loading import files_in
 from moa.testing import SimulatedEndpoint
 
 def rule(text):
@@ -372,49 +371,16 @@ def test_a_comparison_that_is_stopped_says_how_to_go_on(folder: Path) -> None:
     assert kept(folder) == 30
 
 
-def test_files_of_a_design_are_those_of_its_table_and_of_what_it_names(folder: Path) -> None:
-    """Without those that it writes, which would be others after each run."""
-    (folder / "moa.toml").write_text(
-        '[graphs.routed]\nrouter = ["a.json", "b.json"]\n'
-        '[graphs.cascade]\ncalibration = "c.json"\nstate = "s.json"\n'
-        '[graphs.shadow]\ncurrent = "mine.py:good"\nguards = ["pii"]\n'
-        '[graphs.rag]\ndocuments = "texts"\nindex = "texts.index"\nfilter = "f.json"\n'
-        '[graphs.research]\ndocuments = ["texts", "more"]\ncheck = "k.json"\n'
-        '[graphs.recommend]\ncatalogue = "items.csv"\n'
-    )
-    endpoints = Endpoints(load(), read_keys=False)
-    names = {
-        name: {path.name for path in files_of(name, endpoints)}
-        for name in ("routed", "cascade", "shadow", "rag", "research", "recommend", "slm")
-    }
-    assert names == {
-        "routed": {"a.json", "b.json"},
-        "cascade": {"c.json"},
-        "shadow": {"mine.py", "c.json"},
-        "rag": {"texts", "f.json"},
-        "research": {"texts", "more", "k.json"},
-        "recommend": {"items.csv"},
-        "slm": set(),
-    }
-    given = files_of("slm", endpoints, given={"calibration": folder / "g.json"})
-    assert given == (folder / "g.json",)
-
-
-def test_files_that_tables_within_the_table_of_a_design_name_are_its_files_too(
+def test_files_of_designs_are_those_that_tables_name_but_not_what_graphs_write(
     folder: Path,
 ) -> None:
     (folder / "moa.toml").write_text(
-        '[graphs.routed]\nmodels = [{ calibration = "a.json" }, { endpoint = "large" }]\n'
-        '[graphs.cascade]\nsmall = { calibration = "b.json" }\n'
-        '[graphs.research.answerer]\ndocuments = ["texts", "more"]\nfilter = true\n'
+        '[graphs.routed]\nrouter = ["a.json"]\nmodels = [{ calibration = "b.json" }, {}]\n'
+        '[graphs.cascade]\ncalibration = "none.json"\nstate = "s.json"\n'
+        '[graphs.shadow]\ncurrent = "own.py:good"\nguards = ["pii"]\n'
+        '[graphs.research.answerer]\ndocuments = ["texts"]\nindex = "texts.index"\n'
     )
-    endpoints = Endpoints(load(), read_keys=False)
-    names = {
-        name: {path.name for path in files_of(name, endpoints)}
-        for name in ("routed", "cascade", "research")
-    }
-    assert names == {
-        "routed": {"a.json"},
-        "cascade": {"b.json"},
-        "research": {"texts", "more"},
-    }
+    for name in ("a.json", "b.json", "s.json", "own.py", "texts.index", "texts"):
+        (folder / name).write_text("x")
+    found = {path.name for path in files_in(load().graphs, folder)}
+    assert found == {"a.json", "b.json", "own.py", "texts"}

@@ -146,7 +146,7 @@ async def test_where_the_budget_has_no_call_to_the_large_model_left_the_text_is_
     context = RunContext(budget=Budget(llm_calls=0))
     result = await graph(large()).run(Original(text=TEXT), context)
     assert result.output.written_by == "extract"
-    assert "llm_calls" in notes(result, "failed")[0]
+    assert "llm_calls" in notes(result, "degraded")[0]
 
 
 async def test_a_model_too_small_to_write_is_not_asked() -> None:

@@ -88,7 +88,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """The small model, and in doubt the large one.
 
     A small node is asked first, and larger ones, one after another, where it is in doubt. What
-    can't be judged, and what a tier fails to answer, goes on. A last tier that is set up wrong,
+    can't be judged, and what a tier fails to answer, goes on; where no further tier can answer, the
+    answer in doubt is given, with `accepted=False`. A last tier that is set up wrong,
     such as without its key, is an error. Of several questions (a `Decider`) judged by `Confident`,
     only the doubtful ones go on. What the last tier writes is streamed; the text of another is
     shown once it is settled. In a table the tiers decide between labels.
@@ -132,10 +133,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     oversight: Oversight = Field(default_factory=Oversight)
     """Audit and drift of another kind than `calibration`, `audit`, `drift` and `state` describe. By
     default nothing is watched."""
-    unsettled: Literal["mark", "raise"] = "mark"
-    """What becomes of an answer in doubt where no further tier could answer, for the budget, the
-    time or since it is down: `mark` gives it, with `accepted=False` and a note in the trace;
-    `raise` raises what the last tier failed with."""
 
     def prepare(self) -> None:
         """Put the tiers in a row, each but the last with its policy."""
@@ -193,8 +190,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
         Raises:
             InputError: `request` is not what the tiers take.
-            MoaError: every tier failed, or with `unsettled="raise"` the last one did, and no answer
-                was accepted before; or the last one broke off when some of its text was streamed.
+            MoaError: every tier failed, or the last one broke off when some of its text was
+                streamed.
             EndpointUnauthorized, EndpointUnsupported: the last tier is set up wrong.
         """
         start = time.perf_counter()
@@ -342,7 +339,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self, best: _Standing[Out] | None, failed: MoaError, own: RunContext
     ) -> _Standing[Out]:
         """Give what there is, marked as not accepted, where no further tier could be asked."""
-        if best is None or self.unsettled == "raise":
+        if best is None:
             raise failed
         name = self.tiers[best.place].name
         own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")

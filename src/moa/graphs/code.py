@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, check_recoverable
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.handoffs import Reply
 
 Parser = Literal["python", "json", "toml"]
@@ -35,9 +35,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _PARSERS: dict[str, Parser] = {
-    "python": "python",
-    "python3": "python",
-    "py": "python",
+    **dict.fromkeys(("python", "python3", "py"), "python"),
     "json": "json",
     "toml": "toml",
 }
@@ -286,12 +284,12 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write the tests; none where nothing is run, or where that fails."""
         if self.tester is None:
             return ()
-        try:
-            found = source_of((await self.tester.run(Draft(task=task), hidden)).output.text)
-        except MoaError as error:
-            check_recoverable(error)
-            hidden.note("degraded", f"the program runs without tests: {error}")
+        without = "the program runs without tests"
+        writing = self.tester.run(Draft(task=task), hidden)
+        wrote = await tried(writing, hidden, without, kind="degraded")
+        if wrote is None:
             return ()
+        found = source_of(wrote.output.text)
         if parser_of(found.language) != "python":
             return (found.code,)
         tests = _asserts(found.code)

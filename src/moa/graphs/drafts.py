@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.documents.lengths import Length
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.errors import MoaError, check_recoverable
+from moa.graphs.recipe import tried
 from moa.handoffs import Reply
 from moa.node import Node
 
@@ -62,11 +62,8 @@ async def to_length(
     if fault is not None and not length.too_long(text):
         context.note("repaired", f"{what} asked again: {fault}")
         again = request.model_copy(update={"draft": text, "fault": fault})
-        try:
-            text = (await writer.run(again, context)).output.text
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"{what} was not written anew: {error}")
+        anew = await tried(writer.run(again, context), context, f"{what} was not written anew")
+        text = text if anew is None else anew.output.text
     cut = length.cut(text)
     if len(cut) < len(text):
         context.note("truncated", f"{what}, by its length")

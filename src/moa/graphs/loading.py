@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,20 +20,11 @@ from typing import Annotated, Any, NamedTuple, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
-from moa.agents import boundary
+from moa.agents.boundary import AGENTS
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, MoaError
-from moa.graphs.fields import (
-    FromEndpoint,
-    FromFile,
-    FromGraph,
-    FromTable,
-    Mark,
-    Table,
-    keys_in,
-    settings_below,
-)
+from moa.graphs.fields import FromEndpoint, Mark, Table, keys_in, settings_below
 from moa.graphs.recipe import Recipe
 from moa.guards.guarded import Guarded
 from moa.node import Node
@@ -103,10 +95,12 @@ def _all() -> Iterator[tuple[str, Ready]]:
         for found in iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(found.name)
     importlib.import_module("moa.chat.graph")
-    for name, recipe in Recipe.recipes.items():
-        yield name, Ready((recipe.__doc__ or "").partition("\n")[0].rstrip("."), recipe)
-    for name, agent in boundary.AGENTS.items():
-        yield name, Ready(agent.does, FromEndpoint(agent.make, agent.tier))
+    for name, agent in AGENTS.items():
+        is_recipe = hasattr(agent.make, "from_table")
+        yield (
+            name,
+            Ready(agent.does, agent.make if is_recipe else FromEndpoint(agent.make, agent.tier)),
+        )
 
 
 READY: dict[str, Ready] = dict(_all())
@@ -153,66 +147,6 @@ def _load(
     return guarded.from_table({**guards, "node": node, "name": node.name}, context)
 
 
-def files_of(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None = None
-) -> tuple[Path, ...]:
-    """List the files and folders that `load_graph` makes a node of, or that the node reads.
-
-    What it writes itself, such as the state of an audit, is left out, and so is what a file of
-    Python imports.
-
-    Args:
-        name: See `load_graph`, as for the others.
-        endpoints: Whose configuration says where they are.
-        given: Settings that come before those of its table.
-
-    Raises:
-        ConfigError: there is no such name.
-    """
-    own = _own(name)
-    if own is not None:
-        return (own[0],)
-    ready, table, around = _configured(name, endpoints, given)
-    folder = endpoints.config.file.parent if endpoints.config.file else Path()
-    found = [folder / path for path in _said(ready.settings, table, FromFile)]
-    others = [*_named([*around.values()])] if around else []
-    others += [name for name in _said(ready.settings, table, FromGraph) if name]
-    inner = [file for other in others for file in files_of(str(other), endpoints)]
-    return (*found, *inner)
-
-
-def _said(
-    settings: Mapping[str, tuple[Any, tuple[Mark, ...]]],
-    table: Mapping[str, object],
-    kind: type[FromFile | FromGraph],
-) -> Iterator[str | Path]:
-    """Give what a table, and each in it, says where a kind of mark stands."""
-    for key, (_, marks) in settings.items():
-        for mark in marks:
-            if isinstance(mark, kind):
-                default = mark.default if isinstance(mark, FromGraph) else None
-                yield from _named(table.get(key, default))
-            elif isinstance(mark, FromEndpoint | FromTable):
-                made_by = mark.make if isinstance(mark, FromEndpoint) else mark.recipe
-                for inner in _leaves(table.get(key)):
-                    if isinstance(inner, Mapping):
-                        within = cast("Mapping[str, object]", inner)
-                        yield from _said(settings_below(made_by), within, kind)
-
-
-def _named(value: object) -> Iterator[str | Path]:
-    return (leaf for leaf in _leaves(value) if isinstance(leaf, str | Path))
-
-
-def _leaves(value: object) -> Iterator[object]:
-    """Give what stands in a list, and in the lists in it; of anything else, itself."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        for inner in cast("Sequence[object]", value):
-            yield from _leaves(inner)
-    else:
-        yield value
-
-
 def _configured(
     name: str, endpoints: Endpoints, given: Mapping[str, object] | None
 ) -> tuple[Ready, dict[str, Any], dict[str, Any] | None]:
@@ -237,8 +171,9 @@ def _configured(
         )
     if isinstance(around, list):  # what masks stands before the node, whatever else beside it
         names = cast("list[object]", around)
-        masks = [guard for guard in names if guard == "pii"]
-        around = {"before": masks, "beside": [guard for guard in names if guard != "pii"]}
+        known = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
+        masks = [guard for guard in names if isinstance(guard, str) and known.get(guard)]
+        around = {"before": masks, "beside": [guard for guard in names if guard not in masks]}
     return ready, whole, around
 
 
@@ -248,23 +183,45 @@ def fingerprints(
     """Say what the answers of each of some nodes depend on, so that another setup is told apart.
 
     That is the endpoints and graphs of the configuration, the settings given, and whatever stands
-    in the files that the node is made of.
+    in the files that these name, and in the file of a node of one's own; what that imports is not.
 
     Args:
         names: See `load_graph`, as for the others. The nodes have been built.
         endpoints: Who is asked.
         given: Settings that come before those of its table.
-
-    Raises:
-        ConfigError: there is no such name, or its settings are wrong.
     """
-    config = endpoints.config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
+    config = endpoints.config
+    said = config.model_dump(mode="json", include={"endpoints", "tiers", "graphs"})
     asked = sorted([one.name, one.model] for one in endpoints.used)
-    said = [config, asked, {name: str(value) for name, value in (given or {}).items()}]
+    files = {*files_in(config.graphs, config.file.parent if config.file else Path())}
+    files |= {*files_in(given or {}, Path())}
+    settings = {name: str(value) for name, value in (given or {}).items()}
+    known = [said, asked, settings, _digests(sorted(files))]
+    own = {name: _own(name) for name in names}
     return {
-        name: json.dumps([*said, _digests(files_of(name, endpoints, given=given))])
-        for name in names
+        name: json.dumps([*known, _digests([file[0]] if file else [])])
+        for name, file in own.items()
     }
+
+
+_WRITTEN = ("index", "state", "store")
+"""Keys of what a graph writes itself, so that it is another after each run."""
+
+
+def files_in(said: object, folder: Path) -> Iterator[Path]:
+    """Find the files and folders that tables name, but for those that their graphs write."""
+    if isinstance(said, Mapping):
+        for key, value in cast("Mapping[str, object]", said).items():
+            if key not in _WRITTEN:
+                yield from files_in(value, folder)
+    elif isinstance(said, list | tuple):
+        for value in cast("Sequence[object]", said):
+            yield from files_in(value, folder)
+    elif isinstance(said, str | Path) and str(said):
+        own = _own(str(said))
+        path = folder / (own[0] if own else said)
+        if os.path.exists(path):
+            yield path
 
 
 def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:

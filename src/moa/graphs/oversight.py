@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +20,9 @@ from moa.questions import questions_in
 
 class _Kept(BaseModel):
     audit: Audit | None = None
-    audit_of: str = ""
-    """Digest of the promise that is audited."""
     drift: Drift | None = None
-    drift_of: str = ""
-    """Digest of what new inputs are compared with."""
+    of: str = ""
+    """Digest of what is watched."""
 
 
 class Oversight:
@@ -37,14 +34,11 @@ class Oversight:
         drift: What new inputs are compared with; `None` compares nothing.
         on_drift: `escalate` sends everything to the last tier after an alarm; `warn` notes it in
             the trace of each run, and goes on.
-        seen: What drift looks at, from a request and the answer of the first tier. What the drift
-            check doesn't watch is left out.
-        same: Whether two answers agree, for the audit.
         promise: Tells what is watched from anything else, as the `seal` of a calibration does.
         file: Keeps audit and drift from one process to the next; what it holds comes before
-            `audit` and `drift`, but for the share that is checked. An audit of another promise or
-            risk, and drift from another reference, are left: they start anew, and the trace of the
-            first run says so. `None` keeps nothing.
+            `audit` and `drift`, but for the share that is checked. Where it is of another promise,
+            risk or reference, both start anew, and the trace of the first run says so. `None`
+            keeps nothing.
 
     Raises:
         ConfigError: the file is there, and can't be read.
@@ -56,29 +50,17 @@ class Oversight:
         audit: Audit | None = None,
         drift: Drift | None = None,
         on_drift: Literal["escalate", "warn"] = "escalate",
-        seen: Callable[[Any, Any], Mapping[str, Value | None]] | None = None,
-        same: Callable[[Any, Any], bool] | None = None,
         promise: str = "",
         file: Path | None = None,
     ) -> None:
-        kept = read_kept(file, _Kept, what="the audit of a cascade") or _Kept()
-        self.audit, self._audit_of = audit, _digest(promise, audit)
-        self.drift, self._drift_of = drift, _digest(promise, drift)
-        self._left: list[str] = []
-        if audit and kept.audit:
-            if kept.audit_of == self._audit_of:
+        kept = read_kept(file, _Kept, what="the audit of a cascade")
+        self.audit, self.drift, self.on_drift = audit, drift, on_drift
+        self._file, self._of = file, _digest(promise, audit, drift)
+        self._anew = kept is not None and kept.of != self._of
+        if kept is not None and not self._anew:
+            self.drift = kept.drift
+            if audit and kept.audit:
                 self.audit = kept.audit.model_copy(update={"share": audit.share})
-            else:
-                self._left.append(f"{file} keeps the audit of another promise: it starts anew")
-        if drift and kept.drift:
-            if kept.drift_of == self._drift_of:
-                self.drift = kept.drift
-            else:
-                self._left.append(f"{file} keeps drift from other inputs: it is watched anew")
-        self.on_drift: Literal["escalate", "warn"] = on_drift
-        self._seen = seen or what_is_seen
-        self._same = same or same_answer
-        self._file = file
 
     @property
     def suspended(self) -> str | None:
@@ -96,15 +78,16 @@ class Oversight:
 
     def begin(self, context: RunContext) -> None:
         """Say in the trace of the first run what was kept of another promise, and left."""
-        while self._left:
-            context.note("changed", self._left.pop(0))
+        if self._anew:
+            self._anew = False
+            context.note("changed", f"{self._file} keeps another promise: it is watched anew")
 
     def look(self, request: Any, answer: Any, context: RunContext) -> None:
         """Take in an input and the answer of the first tier; an alarm goes into the trace."""
         if self.drift is None:
             return
         known = len(self.drift.alarms)
-        self.drift = self.drift.after(self._seen(request, answer))
+        self.drift = self.drift.after(what_is_seen(request, answer))
         self._keep()
         for alarm in self.drift.alarms[known:]:
             context.note("degraded", f"drift: {alarm.message}")
@@ -122,7 +105,7 @@ class Oversight:
     def record(self, small: Any, large: Any, context: RunContext) -> bool:
         """Take in a check, and say whether the two agree."""
         assert self.audit is not None, "only an audit picks"
-        agrees = self._same(small, large)
+        agrees = same_answer(small, large)
         stood = not self.audit.withdrawn
         self.audit = self.audit.record(correct=agrees)
         self._keep()
@@ -131,23 +114,17 @@ class Oversight:
         return agrees
 
     def _keep(self) -> None:
-        kept = _Kept(
-            audit=self.audit,
-            audit_of=self._audit_of,
-            drift=self.drift,
-            drift_of=self._drift_of,
-        )
-        keep(self._file, kept)
+        keep(self._file, _Kept(audit=self.audit, drift=self.drift, of=self._of))
 
 
-def _digest(promise: str, started: Audit | Drift | None) -> str:
+def _digest(promise: str, *started: Audit | Drift | None) -> str:
     """Tell what is watched from anything else; how often and which are checked may change."""
-    values = "" if started is None else started.model_dump_json(exclude={"share", "seed"})
+    values = [one and one.model_dump_json(exclude={"share", "seed"}) for one in started]
     return hashlib.sha256(f"{promise}/{values}".encode()).hexdigest()
 
 
 def what_is_seen(request: Any, answer: Any) -> dict[str, Value | None]:
-    """Give what drift looks at unless told otherwise: confidence, label mass, length and language.
+    """Give what drift looks at: confidence, label mass, length and language.
 
     Of a calibrated answer also whether it is accepted, and how surely then.
     """

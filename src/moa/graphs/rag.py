@@ -37,10 +37,10 @@ from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, simila
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, InputError, MissingDependency, MoaError, check_recoverable
+from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.handoffs import Dropped, Reply, Text
 from moa.node import Node
 from moa.trace import Event, TextDelta
@@ -270,12 +270,11 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     async def _rewritten(self, question: str, context: RunContext) -> list[str]:
         if self.rewriter is None:
             return []
-        try:
-            query = (await self.rewriter.run(question, context)).output.query
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"the question was searched as it is: {error}")
+        without = "the question was searched as it is"
+        rewritten = await tried(self.rewriter.run(question, context), context, without)
+        if rewritten is None:
             return []
+        query = rewritten.output.query
         return [query] if set(words(query)) - set(words(question)) else []
 
     async def _kept(
@@ -406,12 +405,10 @@ class Extractive(TypedNode[Sheet, Extracted]):
         sentences = list(numbers)
         rankings = [await self._by_words(request.question, sentences, context)]
         if self.endpoint is not None and sentences:
-            try:
-                rankings.append(await self._by_meaning(request.question, sentences, context))
-            except MoaError as error:
-                if not isinstance(error, MissingDependency):
-                    check_recoverable(error)
-                context.note("degraded", f"sentences are compared by words alone: {error}")
+            ranked = self._by_meaning(request.question, sentences, context)
+            without = "sentences are compared by words alone"
+            by_meaning = await tried(ranked, context, without, kind="degraded")
+            rankings += [] if by_meaning is None else [by_meaning]
         near = set(rankings[-1].passages)
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
         best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from moa.agents.boundary import In, Out, TypedNode
+from moa.agents.boundary import In, Out, TypedNode, ready
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
@@ -103,9 +103,6 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
     work out what follows from the fields in `prepare`.
     """
 
-    recipes: ClassVar[dict[str, type[Recipe[Any, Any]]]] = {}
-    """The ready graphs, by name."""
-
     name: str = ""
     """Shown in traces, errors and drawings; empty: the recipe's own."""
     budget: Budget = UNLIMITED
@@ -118,7 +115,7 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         if recipe:
             cls.name = recipe
             cls.__annotations__ = {"name": str, **cls.__annotations__}
-            Recipe.recipes[recipe] = cls
+            ready(recipe, (cls.__doc__ or "").partition("\n")[0].rstrip("."))(cls)
         validated(cls, kw_only=True, config=_CONFIG)
         check = cls.__init__
 

@@ -24,7 +24,7 @@ from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY
 from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.handoffs import Reply, Text
 from moa.node import Node, in_place
 
@@ -264,13 +264,10 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     async def _divided(self, question: str, context: RunContext) -> list[str]:
         if not self.writes:
             return [question]
-        try:
-            divided = (await self.divider.run(question, context)).output.questions
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"the question was not divided: {error}")
-            return [question]
-        return list(dict.fromkeys(divided))
+        divided = await tried(
+            self.divider.run(question, context), context, "the question was not divided"
+        )
+        return [question] if divided is None else [*dict.fromkeys(divided.output.questions)]
 
     async def _outcomes(
         self, asked: list[str], context: RunContext
@@ -295,13 +292,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     async def _compared(self, found: Findings, context: RunContext) -> Findings:
         if not self.writes or len(found.answered) < 2:
             return found
-        try:
-            conflicts = (await self.comparer.run(found, context)).output.disagreements
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"the findings were not compared: {error}")
+        compared = await tried(
+            self.comparer.run(found, context), context, "the findings were not compared"
+        )
+        if compared is None:
             return found
-        return found.model_copy(update={"disagreements": tuple(conflicts)})
+        return found.model_copy(update={"disagreements": tuple(compared.output.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report:
         text, written = str(found), False

@@ -26,10 +26,9 @@ from moa.documents.sentences import sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import MissingDependency, MoaError, check_recoverable
 from moa.graphs.drafts import Attempt, to_length
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, told
+from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.handoffs import Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
@@ -192,27 +191,19 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     ) -> Salience | None:
         """Rank the sentences; `None` where the encoder fails, and the first ones are taken."""
         batches = ([each.text for each in chunk] for chunk in _by_chunk(said))
-        try:
-            return await salience_of(self.vectors, batches, context, about=request.about)
-        except MoaError as error:
-            if not isinstance(error, MissingDependency):
-                check_recoverable(error)
-            context.note("degraded", f"the first sentences are taken, not the best: {error}")
-            return None
+        ranked = salience_of(self.vectors, batches, context, about=request.about)
+        without = "the first sentences are taken, not the best"
+        return await tried(ranked, context, without, kind="degraded")
 
     async def _written(
         self, brief: _Brief, kept: Sequence[Cited], context: RunContext
     ) -> list[Cited]:
         """Have it written; nothing where that fails."""
         silent = quiet(context)  # nothing is shown before its length is checked
-        try:
-            text = await to_length(self.writer, brief, self.length, silent, what="the summary")
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"the summary was not written: {error}")
-            context.note("degraded", "the summary is made of the text's own sentences")
-            return []
-        return _cited(text, [*_by_chunk(kept)])
+        written = to_length(self.writer, brief, self.length, silent, what="the summary")
+        without = "it is made of the text's own sentences, since it was not written"
+        text = await tried(written, context, without, kind="degraded")
+        return [] if text is None else _cited(text, [*_by_chunk(kept)])
 
 
 class _Brief(Attempt):

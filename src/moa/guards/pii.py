@@ -77,6 +77,9 @@ class Pii(TypedNode[Text | str, Redacted]):
         'Where is [ORDER_1]?'
     """
 
+    masks = True
+    """It stands before a node, and not beside it."""
+
     def __init__(
         self,
         *,
