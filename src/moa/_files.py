@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,9 +73,8 @@ def make_private(path: Path) -> None:
 class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
-    It is a context manager: entered, it is locked, by a file beside it that is called like it and
-    ends in `.lock`, and goes when it is closed; left empty, it is removed. A new file can be read
-    by its owner alone (mode 0600).
+    It is a context manager: entered, it is locked against other processes of this user; left empty,
+    it is removed. A new file can be read by its owner alone (mode 0600).
 
     Args:
         path: Made where it isn't there. Its name ends in `.jsonl`.
@@ -94,24 +94,25 @@ class LineFile:
         self._existing: Existing = existing
         self._source = source
         self._file = -1
-        self._lock = _Lock(self.path)
+        self._lock = _lock_of(self.path)
 
     def __enter__(self) -> Self:
         """Open and lock it."""
         check_lines(self.path, existing=self._existing, source=self._source)
         try:
-            if not self._lock.taken():
-                raise ConfigError(
-                    f"{self.path} is written by another process: wait for it, or give another file"
-                )
-            try:
-                check_lines(self.path, existing=self._existing)  # it may have been written since
-                self._file = os.open(self.path, _ADDED_TO, 0o600)
-            except BaseException:
-                self._lock.free()
-                raise
+            self._lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"{self.path} is written by another process: wait for it, or give another file"
+            ) from error
+        try:
+            check_lines(self.path, existing=self._existing)  # it may have been written since
+            self._file = os.open(self.path, _ADDED_TO, 0o600)
         except OSError as error:
             raise self._unwritable(error) from error
+        finally:
+            if self._file < 0:
+                self._lock.release()
         return self
 
     def __exit__(
@@ -178,7 +179,7 @@ class LineFile:
         self._file = -1
         if empty and self.path.is_file():
             self.path.unlink()
-        self._lock.free()
+        self._lock.release()
 
     def unreadable(self, number: int) -> ConfigError:
         """Close the file, and make the error of a line that doesn't belong there."""
@@ -240,54 +241,12 @@ def paired(text: str) -> str:
     return text
 
 
-class _Lock:
-    """The lock of a file: a file beside it, which is there while it is held.
-
-    One that a killed process left behind locks nothing, and goes with the next that takes it. What
-    is no plain file, such as `/dev/full`, isn't locked.
-    """
-
-    def __init__(self, path: Path) -> None:
-        resolved = path.resolve()
-        self._path = resolved.with_name(f"{resolved.name}.lock")
-        self._needed = resolved.is_file() or not resolved.exists()
-        self._handle = -1
-        self._lock = FileLock(
-            self._path, blocking=False, mode=0o600, on_acquired=self._opened, thread_local=False
-        )
-
-    def taken(self) -> bool:
-        """Take it; whether that could be done.
-
-        Raises:
-            OSError: the folder isn't there, or can't be written to.
-        """
-        if not self._needed:
-            return True
-        if not self._path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return False
-        # Another may have removed it between our opening and our locking it.
-        try:
-            same = os.path.samestat(os.fstat(self._handle), self._path.stat())
-        except FileNotFoundError:
-            same = False
-        if not same:
-            self._lock.release()
-        return same
-
-    def free(self) -> None:
-        """Free it. It is removed before that, so that nobody can lock a file that goes."""
-        if self._lock.is_locked:
-            with suppress(OSError):  # Windows removes no open file
-                self._path.unlink()
-            self._lock.release()
-
-    def _opened(self, handle: int) -> None:
-        self._handle = handle
+def _lock_of(path: Path) -> FileLock:
+    """Give the lock of a file, which lies with temporary ones, so that none is left beside it."""
+    whose = f"{os.path.expanduser('~')} {path.resolve()}"
+    name = hashlib.sha256(whose.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    lock = Path(tempfile.gettempdir()) / f"moa-{name}.lock"
+    return FileLock(lock, blocking=False, thread_local=False)
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

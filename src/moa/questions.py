@@ -194,15 +194,7 @@ class Predicate(_Typed):
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
         picked = None if answer.status != "answered" else answer.best == 0
-        return cls(
-            status=answer.status,
-            value=picked,
-            probabilities=answer.named(),
-            source=answer.source,
-            accepted=answer.accepted,
-            label_mass=answer.label_mass,
-            doubtful=answer.doubtful,
-        )._to(answer.question)
+        return cls(value=picked, **_shared(answer))._to(answer.question)
 
 
 class Choice(_Typed, Generic[L]):
@@ -240,15 +232,7 @@ class Choice(_Typed, Generic[L]):
         picked: Any = None
         if answer.status == "answered":
             picked = answer.question.options[answer.best].value
-        return cls(
-            status=answer.status,
-            label=picked,
-            probabilities=answer.named(),
-            source=answer.source,
-            accepted=answer.accepted,
-            label_mass=answer.label_mass,
-            doubtful=answer.doubtful,
-        )._to(answer.question)
+        return cls(label=picked, **_shared(answer))._to(answer.question)
 
 
 class Score(_Typed):
@@ -298,12 +282,14 @@ class Score(_Typed):
         return cls(
             value=expected,
             level=answer.question.options[answer.best].name,
-            probabilities=answer.named(),
-            source=answer.source,
-            accepted=answer.accepted,
-            label_mass=answer.label_mass,
-            doubtful=answer.doubtful,
+            **_shared(answer),
         )._to(answer.question)
+
+
+def _shared(answer: Answer) -> dict[str, Any]:
+    """Give what every typed answer takes over."""
+    taken = ("status", "source", "accepted", "label_mass", "doubtful")
+    return {name: getattr(answer, name) for name in taken} | {"probabilities": answer.named()}
 
 
 def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> Any:

@@ -6,8 +6,6 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Generator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,11 @@ from moa.errors import StoreError
 
 _WAIT_S = 5.0
 """Seconds to wait while another process writes, a moment; the event loop stands still meanwhile."""
-_SCHEMA = "create table if not exists answers (key blob primary key, answer text) without rowid"
+_SCHEMA = """
+pragma journal_mode = wal;
+pragma synchronous = off;  -- it is a cache
+create table if not exists answers (key blob primary key, answer text) without rowid;
+"""
 
 
 class AnswerFile:
@@ -40,10 +42,8 @@ class AnswerFile:
         Raises:
             StoreError: the file is broken, or can't be opened.
         """
-        with self._open() as connection:
-            found = connection.execute("select answer from answers where key = ?", (_hash(key),))
-            row = found.fetchone()
-        return None if row is None else json.loads(row[0])
+        found = self._execute("select answer from answers where key = ?", _hash(key))
+        return json.loads(found[0][0]) if found else None
 
     def put(self, key: str, answer: Any) -> None:
         """Keep an answer.
@@ -51,40 +51,32 @@ class AnswerFile:
         Raises:
             StoreError: the file is broken, or can't be written.
         """
-        row = (_hash(key), json.dumps(answer))
-        with self._open() as connection, connection:
-            connection.execute("insert or replace into answers values (?, ?)", row)
+        self._execute(
+            "insert or replace into answers values (?, ?)", _hash(key), json.dumps(answer)
+        )
 
     def close(self) -> None:
         """Close the file; it is opened again where it is needed."""
         with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
-    @contextmanager
-    def _open(self) -> Generator[sqlite3.Connection]:
+    def _execute(self, statement: str, *values: object) -> list[tuple[str]]:
         try:
             with self._lock:
                 if self._connection is None:
-                    self._connection = self._opened()
-                yield self._connection
+                    make_private(self.path)
+                    self._connection = sqlite3.connect(
+                        self.path, timeout=_WAIT_S, check_same_thread=False, isolation_level=None
+                    )
+                    self._connection.executescript(_SCHEMA)
+                return self._connection.execute(statement, values).fetchall()
         except (sqlite3.Error, OSError) as error:
+            self.close()
             raise StoreError(
                 f"the cache {self.path} can't be used ({error}): delete it, or name another file"
             ) from error
-
-    def _opened(self) -> sqlite3.Connection:
-        make_private(self.path)
-        connection = sqlite3.connect(self.path, timeout=_WAIT_S, check_same_thread=False)
-        try:
-            with closing(connection.execute("pragma journal_mode = wal")):
-                connection.execute("pragma synchronous = off")  # it is a cache
-                connection.execute(_SCHEMA)
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
 
 
 def _hash(key: str) -> bytes:
