@@ -23,7 +23,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_api_key_is_read_as_none_also_where_one_is_set() -> None:
     words = ["choose", "classify mails, we have no api key", *HERE]
     done = CliRunner().invoke(app, words, env={"OPENAI_API_KEY": "x"})
-    assert "--no-api ('no api key')" in " ".join(done.stdout.split())
+    assert "api False ('no api key')" in " ".join(done.stdout.split())
 
 
 def test_a_plan_at_a_vendor_is_written() -> None:

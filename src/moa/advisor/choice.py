@@ -43,18 +43,20 @@ _READING_PER_S = 6.0
 _SHOWN = 6
 
 _SHORT_OF = 4.0
-"""Weight of a point of quality that is missing."""
 _MORE: dict[Risk, float] = {"low": 0.1, "medium": 0.2, "high": 0.6}
-"""A point of quality beyond what is needed."""
 _MORE_TEXT = 0.2
-"""The same, in addition, where a text is written or reasoned: readers notice."""
-_TEN_TIMES_COST, _ROOT_COST = 0.25, 0.06
-"""Ten times the dollars a day, from one dollar a day on; and their root, so that a thousand dollars
-a day saved are worth building something for."""
-_TEN_TIMES_LATENCY = 0.2
-"""Ten times the seconds, from a tenth of a second on."""
+"""Weight of a point of quality that is missing, and of one beyond what is needed; more where a text
+is written or reasoned, since readers notice."""
+_TEN_TIMES_COST, _ROOT_COST, _TEN_TIMES_LATENCY = 0.25, 0.06, 0.2
+"""Ten times the dollars a day, from one on; their root, so that a thousand dollars a day saved are
+worth building something for; and ten times the seconds, from a tenth of a second on."""
+_UNPRICED, _UNKNOWN_SPEED = 0.5, 0.5
+"""What a vendor takes is a risk where it isn't known; one's own machine is there anyway."""
 _BOUNDED = 0.35
 """That a cascade's errors can be bounded, where risk is high."""
+_LARGE_FOR_LABELS = 0.15
+"""A large model on one's own machine for labels, where risk isn't high: it takes the room and the
+time of many small ones."""
 _PARTS: dict[Pattern, float] = {
     "slm": 0.0,
     "llm": 0.0,
@@ -62,20 +64,11 @@ _PARTS: dict[Pattern, float] = {
     "cascade": 0.1,
     "mixture": 0.2,
 }
-"""What there is to build and to look after."""
-_VENDOR, _SERVER, _PROCESSOR = 0.25, 0.12, 0.08
-"""A vendor has limits, changes its models and sees the items; a server has to be looked after."""
-_UNPRICED, _UNKNOWN_SPEED = 0.5, 0.5
-"""What a vendor takes is a risk where it isn't known; one's own machine is there anyway."""
-_MORE_GPUS = 0.05
-"""Twice as many GPUs for one model."""
-_LARGE_FOR_LABELS = 0.15
-"""A large model on one's own machine for labels, where risk isn't high: it takes the room and the
-time of many small ones."""
-_OWN_SERVER = 0.15
-"""A model made to decide comes with a server of its own, which `moa` doesn't start."""
-_YEAR = 0.04
-"""A year of a model's age: of two with the same hints, the newer one does better."""
+"""What there is to build."""
+_VENDOR, _SERVER, _PROCESSOR, _OWN_SERVER, _MORE_GPUS, _YEAR = 0.25, 0.12, 0.08, 0.15, 0.05, 0.04
+"""What there is to look after: a vendor has limits, changes its models and sees the items; a server
+has to run; a model made to decide comes with one that `moa` doesn't start; twice as many GPUs; and
+a year of age, since of two models with the same hints the newer one does better."""
 _USUAL_A_DAY = 1000
 
 _LADDER = (("T4", 1), ("L4", 1), ("L40S", 1), ("H100", 1), ("H100", 2), ("H100", 4), ("H100", 8))
@@ -386,29 +379,34 @@ def _argued(plan: Plan) -> Iterator[str]:
     verdict = "enough" if plan.good_enough else "weaker than wanted"
     yield (
         f"quality about {plan.quality:.1f} of 5 for {task.job}, {verdict} where {task.risk} risk "
-        f"wants {plan.needed_quality:g} (a judgement from the catalogue's hints: measure it on "
-        "your own data)"
+        f"wants {plan.needed_quality:g} (a judgement: measure it on your own data)"
     )
     for member in plan.members:
         yield from _of_member(member, plan)
     if task.per_day is not None:
-        yield (
-            f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time ({PEAK:g} times "
-            "the mean)"
-        )
+        yield f"{task.per_day:,} a day are {task.rate:.3g}/s at the busiest time ({PEAK:g} x mean)"
     if latency is not None:
         yield (
             f"an item takes {shown_seconds(latency.mean_s)} on the mean, "
             f"{shown_seconds(latency.p95_s)} at p95; the first token comes after "
             f"{shown_seconds(latency.first_s)} (estimate)"
         )
-    if cost.known or cost.total is not None:
-        yield f"a thousand items cost {cost} (estimate)"
+    yield f"a thousand items cost {cost} (estimate)"
     if cost.own is None:
         yield "what your own machine costs is not known: give its price per hour, or per kWh"
-    if cost.vendors is None:
-        yield "what the vendor takes is not known, nor whether it stays within any limit"
-    yield from _advice(plan)
+    if plan.pattern == "cascade" and task.decides:
+        yield "moa calibrate makes it of labelled rows, and moa run cascade runs it"
+    elif not plan.exists:
+        yield f"moa has no ready {plan.pattern} for this: it is a graph of your own"
+    if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
+        yield (
+            f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "
+            f"from {LABELS_FOR_A_BOUND} accepted ones on its errors can be bounded"
+        )
+    if task.risk == "high":
+        yield "at high risk, have people look at a sample, and at all that it is not sure of"
+    if task.offline and any(member.model.name != BUILT_IN for member in plan.members):
+        yield "fetch the models while there is a network; at run time they need none"
 
 
 def _of_member(member: Member, plan: Plan) -> Iterator[str]:
@@ -436,23 +434,3 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
         f"{1 / member.read_s(1):.0f}; at the busiest time it is busy for {times.busy:.0%}, with "
         f"{times.in_flight} in flight (estimate)"
     )
-
-
-def _advice(plan: Plan) -> Iterator[str]:
-    task = plan.task
-    if plan.pattern == "cascade" and task.decides:
-        yield "moa calibrate makes it of labelled rows, and moa run cascade runs it"
-    elif not plan.exists:
-        yield f"moa has no ready {plan.pattern} for this: it is a graph of your own"
-    if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
-        yield (
-            f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "
-            f"from {LABELS_FOR_A_BOUND} accepted ones on its errors can be bounded"
-        )
-    if task.risk == "high":
-        yield "at high risk, have people look at a sample, and at all that it is not sure of"
-    gated = [it.model for it in plan.members if isinstance(it, LocalModel) and it.model.gated]
-    for model in gated:
-        yield f"the weights of {model.name} are given to who accepts {model.licence} on the hub"
-    if task.offline and any(member.model.name != BUILT_IN for member in plan.members):
-        yield "fetch the models while there is a network; at run time they need none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
@@ -129,7 +129,7 @@ def choose(
         task = ranking.task.model_dump(mode="json")
         screen.json_line({"task": task, "read": read} | ranking.values())
     else:
-        for part in _shown(context, ranking, understood):
+        for part in _shown(ranking, understood):
             screen.out().print(part)
     if write:
         _write(ranking, config, overwrite=overwrite, as_json=as_json)
@@ -165,11 +165,9 @@ def _write(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: b
             console.print(Text(f"  {line}"))
 
 
-def _shown(
-    context: typer.Context, ranking: Ranking, understood: list[Read]
-) -> Iterator[RenderableType]:
+def _shown(ranking: Ranking, understood: list[Read]) -> Iterator[RenderableType]:
     """Show a ranking, part by part."""
-    yield Text(_told(context, ranking, understood))
+    yield Text(_told(ranking, understood))
     yield Text(f"On: {ranking.machine}")
     best = ranking.best
     if best is None:
@@ -188,31 +186,18 @@ def _shown(
     yield from (Text(f"  - {rejected}") for rejected in ranking.rejected)
 
 
-def _told(context: typer.Context, ranking: Ranking, understood: list[Read]) -> str:
-    """Say what was read of the task, and what is taken besides, as options that correct it."""
+def _told(ranking: Ranking, understood: list[Read]) -> str:
+    """Say what was read of the task, and what is taken besides; each field has an option."""
+    from moa.rows import plain
+
     task = ranking.task
-    taken = {
-        "risk": task.risk,
-        "labels": task.labels,
-        "languages": task.languages,
-        "input_tokens": task.reads,
-        "output_tokens": task.writes,
-        "api": task.api,
-    }
+    said = "; ".join(f"{one.field} {plain(one.value)} ({one.words!r})" for one in understood)
     read = {one.field for one in understood}
-    said = [f"{_option(context, one.field, one.value)} ({one.words!r})" for one in understood]
-    assumed = [_option(context, field, it) for field, it in taken.items() if field not in read]
-    first = f"I read: {'; '.join(said)}.\n" if said else ""
-    return f"{first}I take: {'; '.join(assumed)}. Correct it with these options."
-
-
-def _option(context: typer.Context, field: str, value: object) -> str:
-    """Write a field of the task as the option that sets it."""
-    option = next(it for it in context.command.params if it.name == field)
-    if isinstance(value, bool):
-        return (option.opts if value else option.secondary_opts)[0]
-    codes = cast("tuple[str, ...]", value) if isinstance(value, tuple) else (str(value),)
-    return f"{option.opts[0]} {','.join(codes)}"
+    taken = {"languages": task.languages, "risk": task.risk, "labels": task.labels}
+    taken |= {"input_tokens": task.reads, "output_tokens": task.writes, "api": task.api}
+    rest = "; ".join(f"{name} {plain(it)}" for name, it in taken.items() if name not in read)
+    first = f"I read: {said}.\n" if said else ""
+    return f"{first}I take: {rest}. Options correct it: moa choose --help"
 
 
 def _row(place: int, plan: Plan) -> tuple[str, ...]:

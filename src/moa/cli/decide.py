@@ -114,25 +114,21 @@ def decide(
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    with RowRunner(
+    runner = RowRunner(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
-        out=out,
-        existing=options.existing(out, resume=resume, overwrite=overwrite),
-        as_json=as_json,
+        live=live,
         total=rows.count(source, limit, format),
-        limited=limit is not None,
-        counts_dollars=budget_usd is not None,
-    ) as runner:
-        code = runner.run(
-            prepare,
-            found,
-            config=config,
-            budget_usd=budget_usd,
-            concurrency=concurrency,
-            live=live,
-        )
-        raise typer.Exit(code)
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        as_json=as_json,
+        limit=limit,
+        concurrency=concurrency,
+        budget_usd=budget_usd,
+        config=config,
+    )
+    raise typer.Exit(runner.run(prepare, found))
 
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:

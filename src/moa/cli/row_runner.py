@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel
@@ -23,10 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from moa._files import Existing
 from moa.batch import Item, Malformed, Row, map_rows, reader_of, row_text
-from moa.cli import screen, session
-from moa.cli.options import how_to_go_on
+from moa.cli import options, screen, session
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
@@ -172,17 +169,13 @@ class RowRunner:
     Args:
         line: Writes an item as a line of JSON.
         source: File that the items come from; `None`: they come from elsewhere.
-        out: File of lines; `None` writes none.
-        existing: What is done with lines that it has.
-        as_json: Whether lines go to standard output, and everything else to standard error.
+        live: Whether rows come from standard input.
         total: How many items there are; `None` is unknown.
-        limited: Whether the items are only the first ones.
-        counts_dollars: Whether the run has a limit in dollars, which unpriced calls don't count
-            against.
+        out, resume, overwrite, as_json, limit, concurrency, budget_usd, config: What the options of
+            these names say.
 
     Raises:
-        ConfigError: when it is entered: `out` can't be written, or is `source`, or has lines that
-            are to be refused.
+        ConfigError: `resume` and `overwrite` are both given, or one of them without `out`.
     """
 
     def __init__(
@@ -190,19 +183,27 @@ class RowRunner:
         line: Line,
         *,
         source: str | None,
-        out: Path | None,
-        existing: Existing,
-        as_json: bool,
+        live: bool,
         total: int | None,
-        limited: bool,
-        counts_dollars: bool,
+        out: Path | None,
+        resume: bool,
+        overwrite: bool,
+        as_json: bool,
+        limit: int | None,
+        concurrency: int,
+        budget_usd: float | None,
+        config: Path | None,
     ) -> None:
+        existing = options.existing(out, resume=resume, overwrite=overwrite)
         self.tally = Tally()
         self._line = line
+        self._live = live
         self._file = RowFile(out, existing=existing, source=source) if out else None
         self._as_json = as_json
-        self._limited = limited
-        self._counts_dollars = counts_dollars
+        self._limited = limit is not None
+        self._concurrency = concurrency
+        self._budget_usd, self._config = budget_usd, config
+        self._counts_dollars = budget_usd is not None
         self._first: list[Item[object]] = []
         self._reference: Reference | None = None
         self.errors = screen.err()
@@ -219,83 +220,57 @@ class RowRunner:
         )
         self._task = self._progress.add_task("moa", total=total, state="")
 
-    def __enter__(self) -> RowRunner:
-        if self._file:
-            check_target("--out", self._file.path)
-            self._file.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-        if self._file:
-            self._file.__exit__(kind, error, traceback)
-
-    def say(self, words: str) -> None:
-        """Say something beside the results."""
-        if not screen.quiet.get():
-            self.errors.print(words)
-
-    def run(
-        self,
-        prepare: Prepare,
-        rows: Rows,
-        *,
-        config: Path | None,
-        budget_usd: float | None,
-        concurrency: int,
-        live: bool,
-        tabular: bool = False,
-    ) -> int:
+    def run(self, prepare: Prepare, rows: Rows, *, tabular: bool = False) -> int:
         """Run rows, and give the exit code.
 
         Args:
             prepare: Gives the node.
             rows: Those that a resumed file has are passed over.
-            config: The configuration; `None` finds it.
-            budget_usd: Maximum US dollars for all items together; `None` is no limit.
-            concurrency: Maximum items at once.
-            live: Whether rows come from standard input.
             tabular: Whether all rows are of no use where the first has no text, and the node
                 takes one.
 
         Raises:
-            ConfigError: the configuration, or what is to be run, is wrong; nothing was run.
+            ConfigError: the configuration, the file of lines, or what is to be run, is wrong;
+                nothing was run.
         """
+        check_target("--out", self._file and self._file.path)
+        try:
+            with self._file or nullcontext():
+                return self._run(prepare, rows, tabular=tabular)
+        finally:
+            self._progress.stop()
+
+    def _run(self, prepare: Prepare, rows: Rows, *, tabular: bool) -> int:
         nodes: list[Node[Any, object]] = []
 
         async def job(endpoints: Endpoints, context: RunContext) -> int:
             left = self._file.left(rows, all_rows=not self._limited) if self._file else rows
-            if not live and (left := _begun(left)) is None:  # what is to be resumed is complete
+            if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
                 return session.ANSWERED
             node, asked = await prepare(endpoints, context)
             nodes.append(node)
             if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
-                left = left if live else chain((next(left),), left)
+                left = left if self._live else chain((next(left),), left)
             if endpoints.stood_in:
-                self.say(NO_LLM)
+                screen.notes().print(NO_LLM)
             await endpoints.warm(asked)
             self._reference, self.tally.before = context.reference, context.usage
             self.tally.start()
             self._progress.start()
-            found = aside(left) if live else left
+            found = aside(left) if self._live else left
             async with aclosing(
-                map_rows(node, found, context, max_concurrency=concurrency)
+                map_rows(node, found, context, max_concurrency=self._concurrency)
             ) as items:
                 async for item in items:
                     self.add(item)
             return session.FAILED if self.tally.failed else session.ANSWERED
 
-        code = session.run_job(job, config, budget_usd, stopped="")
+        code = session.run_job(job, self._config, self._budget_usd, stopped="")
         self.close(stopped=code == session.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):
-                self.say(node.summary)
+                screen.notes().print(node.summary)
         return code
 
     def add(self, item: Item[object]) -> None:
@@ -337,7 +312,7 @@ class RowRunner:
                 f"{file.changed} whose input has changed since, were due again"
             )
         if stopped:
-            go_on = how_to_go_on(file and file.path)
+            go_on = options.how_to_go_on(file and file.path)
             details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
 
     def _state(self) -> str:

@@ -94,26 +94,22 @@ def run(
         node = load_graph(graph, endpoints)
         return node, asked_by(node)
 
-    with RowRunner(
+    runner = RowRunner(
         rows.line,
         source=None if text or piped else source,
-        out=out,
-        existing=options.existing(out, resume=resume, overwrite=overwrite),
-        as_json=as_json,
+        live=piped,
         total=1 if text else rows.count(source, limit, format),
-        limited=limit is not None,
-        counts_dollars=budget_usd is not None,
-    ) as runner:
-        code = runner.run(
-            prepare,
-            islice(found, limit),
-            config=config,
-            budget_usd=budget_usd,
-            concurrency=concurrency,
-            live=piped,
-            tabular=not text and rows.format_of(source, format) == "csv",
-        )
-        raise typer.Exit(code)
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        as_json=as_json,
+        limit=limit,
+        concurrency=concurrency,
+        budget_usd=budget_usd,
+        config=config,
+    )
+    tabular = not text and rows.format_of(source, format) == "csv"
+    raise typer.Exit(runner.run(prepare, islice(found, limit), tabular=tabular))
 
 
 def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
