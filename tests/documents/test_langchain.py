@@ -1,4 +1,4 @@
-"""LangChain's retrievers as nodes, and nodes as its retrievers."""
+"""LangChain's retrievers as nodes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
 from moa.documents import Passage
-from moa.documents.langchain import FromLangChain, as_langchain
+from moa.documents.langchain import FromLangChain
 from moa.documents.retrieval import BM25, Hybrid
-from moa.errors import ConfigError, NodeError
+from moa.errors import NodeError
 
 FOX = Passage(document="a.pdf", title="Animals", text="Foxes jump.", start=7, page=3)
 
@@ -27,20 +27,10 @@ class Fixed(BaseRetriever):
         return self.documents
 
 
-async def test_a_passage_comes_back_from_langchain_as_it_went() -> None:
-    there = as_langchain(BM25([FOX]))
-    (document,) = await there.ainvoke("foxes")
-    assert document.metadata["page"] == 2  # LangChain counts from 0
+async def test_a_passage_has_what_langchain_says_of_it() -> None:
+    said = {"source": "a.pdf", "title": "Animals", "start_index": 7, "page": 2}  # counted from 0
+    there = Fixed(documents=[Document(page_content="Foxes jump.", metadata=said)])
     assert (await FromLangChain(there).run("foxes")).output.passages == (FOX,)
-
-
-def test_a_node_is_invoked_where_no_loop_runs() -> None:
-    assert as_langchain(BM25([FOX])).invoke("foxes")[0].page_content == "Foxes jump."
-
-
-async def test_a_node_that_is_invoked_where_a_loop_runs_is_refused() -> None:
-    with pytest.raises(ConfigError, match="ainvoke"):
-        as_langchain(BM25([FOX])).invoke("foxes")
 
 
 async def test_any_retriever_of_langchain_stands_beside_others() -> None:

@@ -409,7 +409,7 @@ async def test_a_text_alone_is_an_input(name: str, tmp_path: Path) -> None:
     [
         ("summarize", 'llm = "critic"'),
         ("brainstorm", 'proposers = ["large", "critic"]'),
-        ("write", 'writers = ["critic"]'),
+        ("write", 'llm = "critic"'),
         ("research", 'writer = "critic"'),
         ("recommend", 'llm = "critic"'),
     ],

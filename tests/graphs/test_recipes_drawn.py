@@ -180,9 +180,8 @@ def researched() -> Research:
 
 
 def recommended() -> Recommend:
-    small = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"very well": 1.0}})
     llm = large(rule=lambda _: '{"reasons": [{"item": 1, "reason": "It is warm."}]}')
-    return Recommend(scorer=small, llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
+    return Recommend(llm=llm, catalogue=[Item(id="1", text="A warm jacket.")])
 
 
 def summarized() -> Summarize:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from moa.context import RunContext
 from moa.endpoints import Embeddings
-from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.recommend import Interests, Item, Recommend, Recommendations, items_of
 from moa.node import Result
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget
 
 from .encoder import WordEncoder
@@ -31,11 +31,6 @@ CATALOGUE = [
 ]
 
 
-def _suits(state: str) -> Step:
-    item = state.split("The item:")[1]
-    return {"suits": {"very well": 1.0} if "jacket" in item else {"a little": 1.0}}
-
-
 def reasons(*numbers: int) -> str:
     return json.dumps({"reasons": [{"item": n, "reason": f"Reason {n}."} for n in numbers]})
 
@@ -44,18 +39,14 @@ def shop(
     llm: ScriptedEndpoint | SimulatedEndpoint,
     *,
     catalogue: Sequence[Item] = CATALOGUE,
-    scorer: SimulatedEndpoint | None = None,
     encoder: WordEncoder | None = None,
     shown: int = 2,
-    least: float = 0.2,
 ) -> Recommend:
     return Recommend(
         llm=llm,
-        scorer=scorer or SimulatedEndpoint(name="small", rule=_suits),
         catalogue=catalogue,
         encoder=encoder,
         shown=shown,
-        min_score=least,
     )
 
 
@@ -70,13 +61,6 @@ async def test_what_suits_best_is_shown_with_its_reason() -> None:
     assert result.output.text == "- Parka: Reason 1.\n- Windbreaker: Reason 2."
 
 
-async def test_without_a_scorer_items_stand_as_they_were_found_and_take_one_call() -> None:
-    graph = Recommend(llm=large(reasons(1, 2)), catalogue=CATALOGUE, shown=2)
-    result = await graph.run(Interests(text="a warm jacket"))
-    assert ids(result) == ["1", "2"]
-    assert result.usage.calls == 1
-
-
 async def test_what_was_had_is_not_recommended_by_id_or_title() -> None:
     request = Interests(text="a warm jacket", history=("1", "windbreaker"))
     result = await shop(large(reasons(1, 2))).run(request)
@@ -84,21 +68,14 @@ async def test_what_was_had_is_not_recommended_by_id_or_title() -> None:
 
 
 async def test_a_history_alone_finds_what_is_like_it() -> None:
-    result = await shop(large(reasons(1, 2)), least=0.0).run(Interests(history=("1",)))
+    result = await shop(large(reasons(1, 2))).run(Interests(history=("1",)))
     assert "2" in ids(result)
     assert "1" not in ids(result)
 
 
-async def test_what_suits_too_little_is_left_out() -> None:
-    result = await shop(large(reasons(1)), least=0.5).run(Interests(text="parka, hat"))
-    assert "3" not in ids(result)
-    assert "suit too little" in notes(result, "dropped")[0]
-
-
 async def test_items_are_found_by_meaning_where_there_is_an_encoder() -> None:
     words = WordEncoder(name="words", words=("beach", "shoes"))
-    alike = SimulatedEndpoint(name="small", rule=lambda _: {"suits": {"well": 1.0}})
-    graph = shop(large(reasons(1)), scorer=alike, encoder=words, shown=1)
+    graph = shop(large(reasons(1)), encoder=words, shown=1)
     result = await graph.run(Interests(text="Shoes?"))
     assert ids(result) == ["4"]
 
@@ -158,22 +135,6 @@ async def test_a_model_too_small_to_write_is_not_asked_for_reasons() -> None:
     assert "too small to write" in notes(result, "degraded")[0]
 
 
-async def test_without_scores_items_are_shown_in_the_order_they_were_found() -> None:
-    down = SimulatedEndpoint(
-        name="small", rule=lambda _: EndpointUnavailable("down", endpoint="small")
-    )
-    result = await shop(large(reasons(1, 2)), scorer=down).run(Interests(text="a warm jacket"))
-    assert ids(result)[0] == "1"
-    assert [each.score for each in result.output.items] == [None, None]
-
-
-async def test_a_wrong_key_of_the_model_that_scores_is_an_error() -> None:
-    no_key = EndpointUnauthorized("HTTP 401", endpoint="small", status=401)
-    scorer = SimulatedEndpoint(name="small", rule=lambda _: no_key)
-    with pytest.raises(EndpointUnauthorized):
-        await shop(large(), scorer=scorer).run(Interests(text="a warm jacket"))
-
-
 async def test_nothing_known_of_the_person_shows_the_first_items_and_says_so() -> None:
     result = await shop(large(reasons(1, 2))).run(Interests())
     assert ids(result) == ["1", "2"]
@@ -208,7 +169,7 @@ async def test_nothing_is_recommended_that_was_had_or_is_not_there(
     down = SimulatedEndpoint(
         name="large", tier="llm", rule=lambda _: EndpointUnavailable("down", endpoint="large")
     )
-    graph = shop(down, shown=5, least=0.0)
+    graph = shop(down, shown=5)
     result = await graph.run(Interests(text=text, history=tuple(history)))
     shown = ids(result)
     assert set(shown) <= {item.id for item in CATALOGUE}

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.graphs.recommend import Interests, Item, Recommend
 from moa.graphs.summarize import Original, Summarize
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
@@ -24,14 +23,3 @@ async def test_a_summary_is_made_of_the_sentences_of_the_text(model: EmbeddedEnd
     assert output.written_by == "extract"
     assert len(output.sentences) == 3
     assert all(sentence.text in text for sentence in output.sentences)
-
-
-async def test_items_of_the_catalogue_are_scored(model: EmbeddedEndpoint) -> None:
-    catalogue = [
-        Item(id="1", text="A warm jacket."),
-        Item(id="2", text="A jacket for rain."),
-    ]
-    graph = Recommend(scorer=model, llm=model, catalogue=catalogue, min_score=0.0)
-    output = (await graph.run(Interests(text="a jacket", history=("1",)))).output
-    assert [each.item.id for each in output.items] == ["2"]
-    assert output.items[0].score is not None

@@ -12,7 +12,6 @@ from moa.cli import options, screen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from moa.documents.files import Step
     from moa.documents.index import Changes, Index
 
 
@@ -67,7 +66,7 @@ def index(
 
     made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)
     with screen.waiting() as tell:
-        changes = made.update(sources, progress=lambda step: tell(_said(step)))
+        changes = made.update(sources, progress=tell)
         if not words:
             asyncio.run(_embed(made, embedder, config, tell))
     _report(changes, made)
@@ -89,11 +88,6 @@ async def _embed(
                 endpoint,
                 progress=lambda done, of: tell(f"vectors: {done} of {of} passages"),
             )
-
-
-def _said(step: Step) -> str:
-    page = f", page {step.page} of {step.pages}" if step.pages else ""
-    return f"reading {step.files_done + 1} of {step.files}: {step.file}{page}"
 
 
 def _report(changes: Changes, index: Index) -> None:

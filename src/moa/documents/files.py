@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
-from moa.agents.cleaning import html_to_text, is_html, tidy
+from moa.agents.cleaning import html_to_text, tidy
 from moa.documents import Document
 from moa.documents.pdf import pages_of
 from moa.errors import ConfigError, InputError, MissingDependency
@@ -27,21 +28,6 @@ KINDS = {
     ".pdf": "PDF",
 }
 """What is read, by the ending of a file's name."""
-Pages = Callable[[int, int], None]
-"""Told the pages read so far, and all that there are."""
-
-_MAGIC = (
-    (b"%PDF-", "a PDF"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"PK\x03\x04", "a ZIP archive, as files of Word, Excel and OpenDocument are"),
-    (b"\xd0\xcf\x11\xe0", "a file of an old Word or Excel"),
-    (b"{\\rtf", "rich text (RTF)"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x7fELF", "a program"),
-    (b"MZ", "a program"),
-)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.-]+)", re.I)
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,500}?)</title", re.IGNORECASE | re.DOTALL)
@@ -79,19 +65,8 @@ class Unread(NamedTuple):
         return self.reason
 
 
-class Step(NamedTuple):
-    """How far loading is."""
-
-    file: str
-    """What is being read."""
-    files_done: int
-    files: int
-    page: int = 0
-    """Pages of it that are read; 0 where it has none."""
-    pages: int = 0
-
-
-Progress = Callable[[Step], None]
+Progress = Callable[[str], None]
+"""Told in words how far reading is."""
 
 
 class Listed(NamedTuple):
@@ -124,50 +99,46 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
     Args:
         sources: Files and folders. Folders are read with those in them; what is hidden is not,
             and neither is what a link leads to outside of the folder.
-        progress: Told of each file before it is read, and of each page of a PDF.
+        progress: Told of each file before it is read.
 
     Raises:
         ConfigError: a file or folder isn't there, or two files would have the same id.
         MissingDependency: what reads a kind of file is not installed.
     """
     files, ignored, folders = listed(sources)
-    documents: list[Document] = []
-    unread = list(folders)
-    for done, file in enumerate(files):
-        tell = Telling(progress, file.id, done, len(files))
-        tell()
-        try:
-            documents.append(document_of(file.id, bytes_of(file), progress=tell))
-        except InputError as error:
-            unread.append(Unread(file.id, str(error)))
-    return Loaded(tuple(documents), tuple(unread), ignored)
+    read = [found for _, found in each_of(files, progress=progress)]
+    documents = tuple(each for each in read if isinstance(each, Document))
+    unread = tuple(each for each in read if isinstance(each, Unread))
+    return Loaded(documents, (*folders, *unread), ignored)
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """Tells how far one file of many is."""
+def each_of(
+    files: Sequence[File],
+    known: Mapping[str, str] = MappingProxyType({}),
+    *,
+    progress: Progress | None = None,
+) -> Iterator[tuple[File, Document | Unread | None]]:
+    """Read files, one after another; `None` stands for one that is as it was.
 
-    progress: Progress | None
-    file: str
-    done: int
-    files: int
-
-    def __call__(self, page: int = 0, pages: int = 0) -> None:
-        """Tell of a page that is read."""
-        if self.progress is not None:
-            self.progress(Step(self.file, self.done, self.files, page, pages))
-
-
-def bytes_of(file: File) -> bytes:
-    """Give the bytes of a file.
+    Args:
+        files: What to read.
+        known: SHA-256 of files as they were, by id.
+        progress: Told of each file before it is read.
 
     Raises:
-        InputError: the system doesn't give them.
+        MissingDependency: what reads a kind of file is not installed.
     """
-    try:
-        return file.path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file.id} can't be read: {error.strerror or error}") from error
+    for number, file in enumerate(files, 1):
+        if progress is not None:
+            progress(f"reading {number} of {len(files)}: {file.id}")
+        try:
+            data = file.path.read_bytes()
+            same = known.get(file.id) == digest_of(data)
+            yield file, None if same else document_of(file.id, data)
+        except OSError as error:
+            yield file, Unread(file.id, f"{file.id} can't be read: {error.strerror or error}")
+        except InputError as error:
+            yield file, Unread(file.id, str(error))
 
 
 def listed(sources: Sources) -> Listed:
@@ -247,13 +218,12 @@ def _check_apart(files: Sequence[File]) -> None:
             )
 
 
-def document_of(name: str, data: bytes, *, progress: Pages | None = None) -> Document:
+def document_of(name: str, data: bytes) -> Document:
     """Read the bytes of a file.
 
     Args:
         name: Path of the file within its folder; the ending says what it is.
         data: All of its bytes.
-        progress: Told of the pages of a PDF, which take long.
 
     Raises:
         InputError: it is of no kind that is read, not what its name says, empty, broken,
@@ -265,7 +235,7 @@ def document_of(name: str, data: bytes, *, progress: Pages | None = None) -> Doc
         raise InputError(f"{name} is of no kind that is read: {', '.join(KINDS)}")
     if not data.strip():
         raise InputError(f"{name} is empty")
-    document = _pdf(name, data, progress) if kind == "PDF" else _written(name, data, kind)
+    document = _pdf(name, data) if kind == "PDF" else _written(name, data, kind)
     return document.model_copy(update={"digest": digest_of(data)})
 
 
@@ -274,10 +244,10 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _pdf(name: str, data: bytes, progress: Pages | None) -> Document:
+def _pdf(name: str, data: bytes) -> Document:
     if b"%PDF-" not in data[:1024]:
-        raise InputError(_disguised(name, "a PDF", _kind_of(data)))
-    title, pages = pages_of(name, data, progress=progress)
+        raise InputError(f"{name} is no PDF, as its name says")
+    title, pages = pages_of(name, data)
     starts: list[int] = []
     at = 0
     for page in pages:
@@ -322,10 +292,10 @@ def _decoded(name: str, data: bytes, kind: str) -> str:
     # Of Japanese pages a guess alone reads a third wrong.
     if text is None and kind == "HTML" and (declared := _CHARSET.search(data[:4096])):
         text = _decode(data, declared[1].decode("ascii", "replace"))
-    if text is None and not any(data.startswith(magic) for magic, _ in _MAGIC):
+    if text is None:
         text = _guessed(data)
     if text is None or _CONTROL.search(text) or text.startswith(("%PDF-", "{\\rtf")):
-        raise InputError(_disguised(name, kind, _kind_of(data)))
+        raise InputError(f"{name} is no {kind}, as its name says")
     return text
 
 
@@ -345,20 +315,6 @@ def _guessed(data: bytes) -> str | None:
         ) from error
     best = from_bytes(data).best()
     return None if best is None else str(best)
-
-
-def _disguised(name: str, said: str, found: str) -> str:
-    return f"{name} is no {said.removeprefix('a ')}, as its name says, but {found}"
-
-
-def _kind_of(data: bytes) -> str:
-    for magic, kind in _MAGIC:
-        if data.startswith(magic):
-            return kind
-    text = _decode(data, "utf-8")
-    if text is None or _CONTROL.search(text):
-        return "bytes of an unknown kind"
-    return "a web page (HTML)" if is_html(text) else "plain text"
 
 
 def _listed(numbers: list[int]) -> str:

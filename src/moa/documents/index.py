@@ -16,26 +16,11 @@ from moa.agents.boundary import Limits, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages
-from moa.documents.files import (
-    Progress,
-    Sources,
-    Telling,
-    Unread,
-    bytes_of,
-    digest_of,
-    document_of,
-    listed,
-)
+from moa.documents.files import Progress, Sources, Unread, each_of, listed
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.documents.store import Store
 from moa.endpoints import Endpoint
-from moa.errors import (
-    ConfigError,
-    InputError,
-    MissingDependency,
-    MoaError,
-    check_recoverable,
-)
+from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.handoffs import Text
 
 MAX_TOKENS = 200
@@ -112,7 +97,7 @@ class Index:
         Args:
             sources: All files and folders that the index is of. What was read of others before
                 is removed.
-            progress: Told of each file before it is read, and of each page of a PDF.
+            progress: Told of each file before it is read.
 
         Raises:
             ConfigError: a file or folder isn't there, two files would have the same id, or the
@@ -125,23 +110,17 @@ class Index:
         found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
         unread = list(unlisted)
         notes: list[str] = []
+        known = {file: kept.digest for file, kept in before.items() if kept.form == form}
         writer = _Writer(self._store, form, self.max_tokens)
-        for done, file in enumerate(files):
-            tell = Telling(progress, file.id, done, len(files))
-            tell()
-            known = before.get(file.id)
-            try:
-                data = bytes_of(file)
-                if known is not None and known == (digest_of(data), form):
-                    found["kept"].append(file.id)
-                    continue
-                document = document_of(file.id, data, progress=tell)
-            except InputError as error:
-                unread.append(Unread(file.id, str(error)))
-                continue
-            writer.add(document)
-            notes += [f"{file.id}: {note}" for note in document.notes]
-            found["added" if known is None else "changed"].append(file.id)
+        for file, read in each_of(files, known, progress=progress):
+            if isinstance(read, Unread):
+                unread.append(read)
+            elif read is None:
+                found["kept"].append(file.id)
+            else:
+                writer.add(read)
+                notes += [f"{file.id}: {note}" for note in read.notes]
+                found["changed" if file.id in before else "added"].append(file.id)
         writer.flush()
         hidden = tuple(it.file for it in unlisted if not it.file or it.file.endswith("/"))
         gone = set(before).difference(file.id for file in files)

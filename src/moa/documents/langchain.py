@@ -1,4 +1,4 @@
-"""LangChain: its retrievers as nodes, and nodes as its retrievers."""
+"""LangChain: its retrievers as nodes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from moa.agents.boundary import Limits
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import TOP_K, Retriever
-from moa.errors import ConfigError, NodeError
+from moa.errors import NodeError
 from moa.handoffs import Text
-from moa.node import Node
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document as LangChainDocument
@@ -53,57 +52,6 @@ class FromLangChain(Retriever):
             context.remaining_s()
             raise NodeError(self.name, error) from error
         return Passages(passages=tuple(map(_passage, found[: self.top_k])))
-
-
-def as_langchain(retriever: Node[Text | str, Passages]) -> BaseRetriever:
-    """Make a retriever of LangChain: its documents have the metadata that `FromLangChain` reads.
-
-    `ainvoke` and `abatch` run it; `invoke` works where no event loop runs.
-    """
-    from langchain_core.callbacks import (
-        AsyncCallbackManagerForRetrieverRun,
-        CallbackManagerForRetrieverRun,
-    )
-    from langchain_core.retrievers import BaseRetriever
-
-    class AsLangChain(BaseRetriever):
-        """A node as a retriever of LangChain."""
-
-        async def _aget_relevant_documents(
-            self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
-        ) -> list[LangChainDocument]:
-            del run_manager
-            found = (await retriever.run(query)).output
-            return [_document(passage) for passage in found.passages]
-
-        def _get_relevant_documents(
-            self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-        ) -> list[LangChainDocument]:
-            del run_manager
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                found = asyncio.run(retriever.run(query)).output
-                return [_document(passage) for passage in found.passages]
-            raise ConfigError(
-                f"{retriever.name}: invoke was called while an event loop runs, as in a notebook "
-                "or a server: use `await retriever.ainvoke(…)`"
-            )
-
-    return AsLangChain(name=retriever.name)
-
-
-def _document(passage: Passage) -> LangChainDocument:
-    from langchain_core.documents import Document
-
-    metadata: dict[str, Any] = {
-        "source": passage.document,
-        "title": passage.title,
-        "start_index": passage.start,
-    }
-    if passage.page is not None:
-        metadata["page"] = passage.page - 1
-    return Document(id=passage.id, page_content=passage.text, metadata=metadata)
 
 
 def _passage(document: LangChainDocument) -> Passage:

@@ -22,10 +22,9 @@ from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.errors import MissingDependency, MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch, told
+from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.handoffs import Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
@@ -39,8 +38,6 @@ PERSONAS: Mapping[str, str] = {
 }
 """Points of view that ideas are proposed from, by the name of the persona."""
 _LEVELS = ["poor", "fair", "good", "excellent"]
-_SAME_THEME = 0.45
-"""Cosine from which on ideas are of one theme, where no model names the themes."""
 
 
 class Idea(BaseModel):
@@ -54,7 +51,7 @@ class Idea(BaseModel):
     score: float | None = None
     """How good it is, from 0 to 1; `None` where it could not be scored."""
     group: str = ""
-    """Its theme."""
+    """Its theme; empty where no model named the themes."""
 
 
 class Pool(BaseModel):
@@ -109,8 +106,8 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
     """Maximum number of ideas that are kept, by their score; `None` keeps all."""
     alike: float = Field(default=0.8, gt=0, le=1)
     """Cosine of the encoder's vectors from which on two ideas are one."""
-    temperatures: Sequence[float | None] = Field(default=(1.0,), min_length=1)
-    """For the personas in turn; `None` leaves it to the server."""
+    temperature: float | None = 1.0
+    """Of the personas; `None` leaves it to the server."""
     encoder: Large | None = None
     """Turns ideas into vectors; `None`: the built-in one."""
 
@@ -124,7 +121,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
                 persona,
                 view,
                 ideas=self.ideas,
-                temperature=self.temperatures[n % len(self.temperatures)],
+                temperature=self.temperature,
             )
             for n, (persona, view) in enumerate(self.personas.items())
         ]
@@ -162,11 +159,18 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
     async def _merged(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
         """Keep the first of those that say the same; it names all who had it."""
-        near = await _nearness(self.likeness, ideas, context)
+        found = None
+        if len(ideas) > 1:
+            without = "ideas are compared by their words alone"
+            made = self.likeness.embed([idea.text for idea in ideas], context)
+            found = await tried(made, context, without, kind="degraded")
+        rows = None if found is None else normalised(found.vectors)
+        said = [words(idea.text) for idea in ideas]
         kept: dict[int, list[str]] = {}
         for place, idea in enumerate(ideas):
-            twin = next((k for k in kept if near(k, place) >= self.alike), place)
-            names = kept.setdefault(twin, [])
+            near = [0.0] * place if found is None else similarities(rows, found.vectors[place])
+            alike = (k for k in kept if said[k] == said[place] or near[k] >= self.alike)
+            names = kept.setdefault(next(alike, place), [])
             names += [name for name in idea.proposed_by if name not in names]
         gone = len(ideas) - len(kept)
         if gone:
@@ -193,34 +197,24 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
 
     async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
         text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
-        try:
-            worth = (await self.scorer.run(text, context)).output
-            total = worth.useful.value + worth.original.value
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"no score for {idea.text[:60]!r}: {error}")
+        scored = self.scorer.run(text, context)
+        found = await tried(scored, context, f"no score for {idea.text[:60]!r}")
+        if found is None:
             return None
+        total = found.output.useful.value + found.output.original.value
         return round(total / (2 * (len(_LEVELS) - 1)), 4)
 
-    async def _grouped(self, pool: Pool, context: RunContext) -> list[Idea]:
-        """Have a large model sort them by theme; else those that are alike are put together."""
-        if not pool.ideas:
-            return []
-        if can_write(self.llm.model):
-            try:
-                themes = (await self.sorter.run(pool, context)).output.themes
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"no model named the themes: {error}")
-            else:
-                return _with(pool, {number: t.theme for t in themes for number in t.ideas})
-        context.note("degraded", "ideas that are alike are grouped, under the best of them")
-        near = await _nearness(self.likeness, pool.ideas, context)
-        heads: dict[int, int] = {}
-        for place in range(len(pool.ideas)):
-            of = [head for head in set(heads.values()) if near(head, place) >= _SAME_THEME]
-            heads[place] = max(of, key=lambda head: near(head, place), default=place)
-        return _with(pool, {n + 1: pool.ideas[head].text for n, head in heads.items()})
+    async def _grouped(self, pool: Pool, context: RunContext) -> Sequence[Idea]:
+        """Have a large model sort them by theme; else they stand in one list."""
+        if not pool.ideas or not can_write(self.llm.model):
+            return pool.ideas
+        found = await tried(self.sorter.run(pool, context), context, "no model named the themes")
+        if found is None:
+            return pool.ideas
+        themes = {number: each.theme for each in found.output.themes for number in each.ideas}
+        return [
+            idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
+        ]
 
 
 class Persona(Agent[str | BaseModel, Proposed]):
@@ -291,40 +285,6 @@ class Sorter(Agent[Pool, Themes]):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 
-def _with(pool: Pool, themes: Mapping[int, str]) -> list[Idea]:
-    return [idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)]
-
-
-class _Nearness:
-    """How near two ideas are to each other: 1 where they have the same words."""
-
-    def __init__(self, ideas: Sequence[Idea], vectors: Sequence[Sequence[float]]) -> None:
-        self._words = [words(idea.text) for idea in ideas]
-        self._rows = normalised(vectors) if vectors else None
-        self._vectors = vectors
-
-    def __call__(self, one: int, other: int) -> float:
-        if self._words[one] == self._words[other]:
-            return 1.0
-        if self._rows is None:
-            return 0.0
-        return similarities(self._rows[one : one + 1], self._vectors[other])[0]
-
-
-async def _nearness(encoder: Endpoint, ideas: Sequence[Idea], context: RunContext) -> _Nearness:
-    """Compare ideas by their vectors; by their words alone, where the encoder fails."""
-    if len(ideas) < 2:
-        return _Nearness(ideas, ())
-    try:
-        found = await encoder.embed([idea.text for idea in ideas], context)
-        return _Nearness(ideas, found.vectors)
-    except MoaError as error:
-        if not isinstance(error, MissingDependency):
-            check_recoverable(error)
-        context.note("degraded", f"ideas are compared by their words alone: {error}")
-        return _Nearness(ideas, ())
-
-
 def _listed(found: Sequence[Idea]) -> Ideas:
     """Put the ideas in the order of their themes, that of the best idea first."""
     themes = list(dict.fromkeys(idea.group for idea in found))
@@ -332,6 +292,9 @@ def _listed(found: Sequence[Idea]) -> Ideas:
     lines = [
         line
         for theme in themes
-        for line in (f"{theme}:", *(f"- {idea.text}" for idea in ideas if idea.group == theme))
+        for line in (
+            *([f"{theme}:"] if theme else []),
+            *(f"- {idea.text}" for idea in ideas if idea.group == theme),
+        )
     ]
     return Ideas(text="\n".join(lines), ideas=tuple(ideas))

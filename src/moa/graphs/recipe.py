@@ -17,7 +17,7 @@ from moa.agents.boundary import In, Out, TypedNode, ready
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.scheduler import Run, Runs
@@ -25,7 +25,7 @@ from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoints, Table, keys_in, settings_in
 from moa.handoffs import Reply
 from moa.node import Node, Result
-from moa.trace import NodeFinished, NodeStarted, TextDelta
+from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
 from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
@@ -232,6 +232,29 @@ async def told(step: str, work: Awaitable[T], context: RunContext) -> T:
     output = await work
     context.emit(NodeFinished(path, output, time.perf_counter() - start))
     return output
+
+
+async def tried(
+    work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
+) -> T | None:
+    """Do what a recipe can do without: where it fails, the trace says so, and it gives `None`.
+
+    Args:
+        work: What is done.
+        context: Has the trace.
+        without: What becomes of it then, in words; the error stands behind it.
+        kind: Of the note.
+
+    Raises:
+        MoaError: it is set up wrong, such as without a key.
+    """
+    try:
+        return await work
+    except MoaError as error:
+        if not isinstance(error, MissingDependency):
+            check_recoverable(error)
+        context.note(kind, f"{without}: {error}")
+        return None
 
 
 class WiredRecipe(Recipe[In, Out]):

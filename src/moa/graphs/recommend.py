@@ -1,7 +1,6 @@
 """Recommend: what of a catalogue may suit somebody, found by meaning and by words, with reasons.
 
-Retrieval that gives candidates, and a model that ranks the few, is the two-stage design of
-Covington et al. 2016, "Deep neural networks for YouTube recommendations", RecSys.
+The search ranks: a model of 1.5B that scored what it found ranked worse (see Benchmarks).
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._async import Lock, map_async
+from moa._async import Lock
 from moa.agents import Agent
 from moa.agents.boundary import require, said
-from moa.agents.decider import Decider
 from moa.agents.prompts import block
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -27,16 +25,16 @@ from moa.documents.index import BATCH
 from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, MoaError, check_recoverable
-from moa.graphs.drafts import MAX_CONCURRENCY
-from moa.graphs.fields import FromFile, Large, Small
-from moa.graphs.recipe import Recipe, Sketch, told
+from moa.errors import ConfigError
+from moa.graphs.fields import FromFile, Large
+from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.handoffs import Reply
-from moa.questions import Score, score
 
-_LEVELS = ["not at all", "a little", "well", "very well"]
+_BY_WORDS = "items are found by words alone"
 _RECENT = 5
 """Items of the history that are searched for, the latest."""
+_DEPTH = 7
+"""Times `shown` that each ranking gives, so that the fusion has something to weigh."""
 
 
 class Item(BaseModel):
@@ -75,8 +73,6 @@ class Recommended(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     item: Item
-    score: float | None = None
-    """How well it suits, from 0 to 1; `None` where it could not be scored."""
     reason: str = ""
     """In words; empty where no model could write it."""
 
@@ -108,9 +104,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     What it gives is in the catalogue, and not in the history.
 
     Raises:
-        CapabilityError: `scorer` can't decide, `llm` can't complete, or the encoder can't embed.
-        ConfigError: two items have the same id, a file is no catalogue, or more are shown than
-            there are candidates.
+        CapabilityError: `llm` can't complete, or the encoder can't embed.
+        ConfigError: two items have the same id, or a file is no catalogue.
 
     Examples:
         >>> from moa.graphs.recommend import Interests, Item
@@ -130,15 +125,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     encoder: Large | None = None
     """Turns items into vectors, at the first run, so that they are found by meaning too; `None`: by
     words alone, in a table by the built-in one, where it is installed."""
-    scorer: Small | None = None
-    """Scores the candidates, and so ranks them anew, with a call each; `None`: they stand as the
-    search ranked them. A model of 1.5B ranked worse than the search did (see Benchmarks)."""
-    candidates: int = Field(default=20, ge=1)
-    """Maximum number of items that are scored."""
     shown: int = Field(default=3, ge=1)
     """Maximum number of items that are given."""
-    min_score: float = Field(default=0.34, ge=0, le=1)
-    """Score under which an item is left out, where a model scores."""
 
     @classmethod
     def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
@@ -152,10 +140,6 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     def prepare(self) -> None:
         """Read the catalogue, and make the agents."""
-        if self.shown > self.candidates:
-            raise ConfigError(
-                f"{self.name}: shown={self.shown}, but there are {self.candidates} candidates"
-            )
         given = self.catalogue
         rows = items_of(Path(given)) if isinstance(given, str | Path) else given
         self.items = {item.id: item for item in rows}
@@ -169,7 +153,6 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             self._by_title.setdefault((item.title or item.id).casefold(), []).append(item)
         if self.encoder is not None:
             require(self.encoder, "embed", agent=self.name)
-        self.judge = None if self.scorer is None else Decider(self.scorer, Suits, name="score")
         self.writer = Writer(self.llm, name="writer", max_tokens=1024)
         self._passages = [
             Passage(document=item.id, title=item.title or "", text=str(item)) for item in rows
@@ -180,7 +163,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         self._lock = Lock()
 
     async def answer(self, request: Interests, context: RunContext) -> Recommendations:
-        """Find candidates, score them where a model is given for it, and write the reasons.
+        """Find what is near, and write the reasons.
 
         Raises:
             ConfigError: the catalogue is empty.
@@ -188,15 +171,11 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         if not self.items:
             raise ConfigError("the catalogue is empty: name a file of items")
         shelf = await told("candidates", self._candidates(request, context), context)
-        if self.judge is not None:
-            shelf = await told("scores", self._scored(shelf, self.judge, context), context)
         return _listed(await told("reasons", self._with_reasons(shelf, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
-        """The search, the scores, and the reasons."""
+        """The search, and the reasons."""
         boxes = [sketch.box(label="candidates")]
-        if self.judge is not None:
-            boxes.append(sketch.box(self.judge, "score of each"))
         if can_write(self.llm.model):
             boxes.append(sketch.box(self.writer, "reasons"))
         sketch.arrow(sketch.input, *boxes, sketch.output)
@@ -211,7 +190,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             context.note("degraded", said)
             found = self._passages
         else:
-            depth = self.candidates + len(had)
+            depth = _DEPTH * self.shown + len(had)
             near = await self._searcher(context)
             ranked = [await self._ranked(query, near, depth, context) for query in queries]
             found = fused(ranked, top_k=depth).passages
@@ -219,8 +198,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         items = [self.items[each.document] for each in found if each.document not in theirs]
         if not items:
             context.note("skipped", "nothing in the catalogue is near to what is wanted")
-        most = self.shown if self.judge is None else self.candidates
-        shown = tuple(Recommended(item=item) for item in items[:most])
+        shown = tuple(Recommended(item=item) for item in items[: self.shown])
         return Shelf(interests=request, had=tuple(had), items=shown)
 
     def _had(self, request: Interests, context: RunContext) -> list[Item]:
@@ -240,11 +218,9 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     ) -> Passages:
         found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
         if near is not None:
-            try:
-                found.append(await near.nearest(query, context, top_k=depth))
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("degraded", f"items are found by words alone: {error}")
+            nearest = near.nearest(query, context, top_k=depth)
+            by_meaning = await tried(nearest, context, _BY_WORDS, kind="degraded")
+            found += [] if by_meaning is None else [by_meaning]
         return fused(found, top_k=depth)
 
     async def _searcher(self, context: RunContext) -> Dense | None:
@@ -255,40 +231,14 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]
-                try:
-                    made = await self.encoder.embed([searched(each) for each in batch], context)
-                except MoaError as error:
-                    check_recoverable(error)
-                    context.note("degraded", f"items are found by words alone: {error}")
+                embedded = self.encoder.embed([searched(each) for each in batch], context)
+                made = await tried(embedded, context, _BY_WORDS, kind="degraded")
+                if made is None:
                     return None
                 self._vectors[begin:] = made.vectors
             if self._by_meaning is None:
                 self._by_meaning = Dense(self._passages, self._vectors, self.encoder)
             return self._by_meaning
-
-    async def _scored(self, shelf: Shelf, judge: Decider[Suits], context: RunContext) -> Shelf:
-        """Score all, and leave out what suits too little; what can't be scored stands behind."""
-        about = shelf.about()
-        if not about:
-            return shelf.model_copy(update={"items": shelf.items[: self.shown]})
-
-        async def scored(each: Recommended) -> Recommended:
-            try:
-                text = f"The person:\n{about}\n\nThe item:\n{each.item}"
-                value = (await judge.run(text, context)).output.suits.value
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"no score for {each.item.id!r}: {error}")
-                return each
-            return each.model_copy(update={"score": round(value / (len(_LEVELS) - 1), 4)})
-
-        items = await map_async(scored, shelf.items, max_concurrency=MAX_CONCURRENCY)
-        kept = [each for each in items if each.score is None or each.score >= self.min_score]
-        if len(kept) < len(items):
-            gone = len(items) - len(kept)
-            context.note("dropped", f"{gone} of {len(items)} items suit too little")
-        kept.sort(key=lambda each: -1.0 if each.score is None else each.score, reverse=True)
-        return shelf.model_copy(update={"items": tuple(kept[: self.shown])})
 
     async def _with_reasons(self, shelf: Shelf, context: RunContext) -> Shelf:
         """Have all reasons written in one call; where that fails, there are none."""
@@ -297,24 +247,15 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         if not can_write(self.llm.model):
             context.note("degraded", f"no reasons: {self.llm.model} is too small to write")
             return shelf
-        try:
-            written = (await self.writer.run(shelf, context)).output
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"no reasons were written: {error}")
+        written = await tried(self.writer.run(shelf, context), context, "no reasons were written")
+        if written is None:
             return shelf
-        by_number = {each.item: each.reason.strip() for each in written.reasons}
+        by_number = {each.item: each.reason.strip() for each in written.output.reasons}
         items = (
             each.model_copy(update={"reason": by_number[n]})
             for n, each in enumerate(shelf.items, 1)
         )
         return shelf.model_copy(update={"items": tuple(items)})
-
-
-class Suits(BaseModel):
-    """What is asked about each item."""
-
-    suits: Score = score("How well does the item suit this person?", levels=_LEVELS)
 
 
 class Reason(BaseModel):

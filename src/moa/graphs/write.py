@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa._async import map_async
-from moa._text import UNSPACED, word_count, words_in
+from moa._text import word_count, words_in
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
@@ -23,9 +23,8 @@ from moa.endpoints import Endpoint
 from moa.errors import MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, told
+from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.handoffs import Reply
-from moa.node import unique_names
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
@@ -104,8 +103,7 @@ class Article(Reply):
 class Write(Recipe[Assignment, Article], recipe="write"):
     r"""Writes an article: a short one in one call, else by an outline, with its sections apart.
 
-    Up to 400 words are written in one call, unless sections or writers are given. What others
-    than `llm` write is made to agree at the end.
+    Up to 400 words are written in one call, unless sections are given.
 
     Raises:
         CapabilityError: an endpoint can't complete.
@@ -120,31 +118,25 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     """
 
     llm: Large
-    """Writes a short text; else makes the outline, and the edits at the end."""
+    """Writes a short text; else the outline and the sections."""
     words: int = Field(default=600, ge=1)
     """Of the whole text, about."""
     sections: int | None = Field(default=None, ge=1)
     """Maximum number of sections, each written by a call of its own; `None`: one for each 100
     words, from 2 to 8."""
-    writers: Sequence[Large] = ()
-    """Who writes the sections, in turn; none: `llm`."""
 
     def prepare(self) -> None:
         """Make the agents."""
         self.length = Length(words=self.words)
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
         most, room = self.sections or by_length, max(512, 4 * self.words)
-        self.in_one = self.words <= WHOLE_WORDS and self.sections is None and not self.writers
+        self.in_one = self.words <= WHOLE_WORDS and self.sections is None
         self.whole = Writer(self.llm, length=self.length, sections=most)
         self.outliner = Outliner(self.llm, length=self.length, sections=most)
-        self.section_writers = [
-            SectionWriter(writer, name="section", max_tokens=room)
-            for writer in self.writers or (self.llm,)
-        ]
-        self.editor = Editor(self.llm, name="editor", max_tokens=2048) if self.writers else None
+        self.section_writer = SectionWriter(self.llm, name="section", max_tokens=room)
 
     async def answer(self, request: Assignment, context: RunContext) -> Article:
-        """Write it in one call; or outline it, write the sections, and make them agree.
+        """Write it in one call; or outline it, and write the sections.
 
         Raises:
             MoaError: it, the outline, or no section could be written.
@@ -155,22 +147,12 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         outline = (await told("outline", self.outliner.run(request, silent), context)).output
         planned = Planned(assignment=request, outline=outline)
         sections = await told("sections", self._sections(planned, context, silent), context)
-        agreeing = self._agreeing(planned, sections, context)
-        agreed = await told("consistency", agreeing, context)
-        return _put_together(outline.title, _said_once(agreed, context))
+        return _put_together(outline.title, _said_once(sections, context))
 
     def sketch(self, sketch: Sketch) -> None:
-        """One writer; or the outline, the sections, and what makes them agree."""
-        if self.in_one:
-            return sketch.arrow(sketch.input, sketch.box(self.whole), sketch.output)
-        outline, last = sketch.box(self.outliner), [sketch.output]
-        if self.editor is not None:
-            last.insert(0, sketch.box(self.editor))
-        names = unique_names([writer.endpoint.name for writer in self.section_writers])
-        for writer, name in zip(self.section_writers, names, strict=True):
-            sketch.arrow(outline, sketch.box(writer, f"sections · {name}"), last[0])
-        sketch.arrow(*last)
-        return sketch.arrow(sketch.input, outline)
+        """One writer; or the outline and the sections."""
+        nodes = [self.whole] if self.in_one else [self.outliner, self.section_writer]
+        sketch.arrow(sketch.input, *map(sketch.box, nodes), sketch.output)
 
     async def _in_one(
         self, request: Assignment, context: RunContext, silent: RunContext
@@ -186,13 +168,9 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         if fault is not None and not self.length.too_long(_prose(article.sections)):
             context.note("repaired", f"asked again: {fault}")
             again = _Attempt(assignment=request, draft=article.text, fault=fault)
-            try:
-                text = (await self.whole.run(again, silent)).output.text
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"it was not written anew: {error}")
-            else:
-                anew = self._tidied(article_of(text, request.text), context)
+            written = await tried(self.whole.run(again, silent), context, "it was not written anew")
+            if written is not None:
+                anew = self._tidied(article_of(written.output.text, request.text), context)
                 article = min(article, anew, key=self._off)
         if (left := self._fault(article)) is not None:
             context.note("degraded", f"the length of the text: {left}")
@@ -226,7 +204,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
         One that fails is left out.
         """
-        note_drafts(context, [writer.endpoint for writer in self.section_writers])
+        note_drafts(context, [self.llm])
         parts = planned.outline.sections
         length = Length(words=max(1, round(self.words / len(parts))))
 
@@ -234,8 +212,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             heading = parts[place].heading
             try:
                 task = _SectionTask(planned=planned, place=place, length=length)
-                writer = self.section_writers[place % len(self.section_writers)]
-                text = await to_length(writer, task, length, silent, what=f"section {place + 1}")
+                what = f"section {place + 1}"
+                text = await to_length(self.section_writer, task, length, silent, what=what)
             except MoaError as error:
                 check_recoverable(error)
                 context.note("failed", f"section {heading!r} is left out: {error}")
@@ -247,22 +225,6 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         if not written:
             raise next(each for each in found if isinstance(each, MoaError))
         return written
-
-    async def _agreeing(
-        self, planned: Planned, sections: tuple[Section, ...], context: RunContext
-    ) -> tuple[Section, ...]:
-        """Make sections agree by edits; they are cheaper than a text that is written anew."""
-        if self.editor is None or len(sections) < 2:
-            return sections
-        try:
-            drafted = Drafted(planned=planned, sections=sections)
-            edits = (await self.editor.run(drafted, context)).output.edits
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"no pass for consistency: {error}")
-            context.note("degraded", "the sections were not checked against each other")
-            return sections
-        return _edited(sections, edits, context)
 
 
 class _Attempt(Attempt):
@@ -294,13 +256,6 @@ class Planned(BaseModel):
 
     assignment: Assignment
     outline: Outline
-
-
-class Drafted(BaseModel):
-    """Sections as they were written, apart from each other."""
-
-    planned: Planned
-    sections: tuple[Section, ...]
 
 
 class Outliner(Agent[Assignment, Outline]):
@@ -360,38 +315,6 @@ class SectionWriter(Agent[_SectionTask, Reply]):
         return "\n\n".join(parts)
 
 
-class Edit(BaseModel):
-    """Words of the text, and what stands in their place."""
-
-    find: str = Field(min_length=1, description="whole words, copied exactly from the text")
-    replace: str
-
-
-class Edits(BaseModel):
-    """What is to be changed; nothing, where all is well."""
-
-    edits: list[Edit] = Field(max_length=12)
-
-
-class Editor(Agent[Drafted, Edits]):
-    """Finds what doesn't agree between sections, and says what to put in its place."""
-
-    instructions = (
-        "You are a copy editor. The sections of this text were written by different writers. Find "
-        "names, terms, numbers or tone that do not agree, repetitions and contradictions. Give as "
-        "few "
-        "and as short edits as possible; if nothing is wrong, give none. An edit replaces its "
-        "words "
-        "wherever they stand, so copy enough of the text to be unambiguous."
-    )
-
-    def prompt(self, request: Drafted) -> str:
-        """Show what all sections are to keep to, and the text."""
-        kept = "\n".join(request.planned.outline.conventions)
-        text = "\n\n".join(f"## {each.heading}\n\n{each.text}" for each in request.sections)
-        return "\n\n".join((block(kept, "To keep to"), block(text, "Text")))
-
-
 def article_of(text: str, task: str) -> Article:
     """Read the title and the sections of a text in Markdown.
 
@@ -449,37 +372,3 @@ def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
     parts = [f"# {title}"]
     parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
     return Article(text="\n\n".join(parts), title=title, sections=sections)
-
-
-def _edited(
-    sections: tuple[Section, ...], edits: Sequence[Edit], context: RunContext
-) -> tuple[Section, ...]:
-    for edit in edits:
-        find, replace = _whole(edit.find), edit.replace
-        if not any(find.search(each.text) for each in sections):
-            context.note("dropped", f"an edit of {edit.find[:60]!r}, which is not in the text")
-            continue
-        texts = [find.sub(lambda _, by=replace: by, each.text).strip() for each in sections]
-        if not all(texts):
-            context.note("dropped", f"an edit of {edit.find[:60]!r}, which empties a section")
-            continue
-        context.note("changed", f"{edit.find[:60]!r} to {edit.replace[:60]!r}")
-        sections = tuple(
-            each.model_copy(update={"text": text})
-            for each, text in zip(sections, texts, strict=True)
-        )
-    return sections
-
-
-def _whole(words: str) -> re.Pattern[str]:
-    """Find words where they stand as such: `he` not in `then`, `5` neither in `2005` nor in `1.5`.
-
-    In writing without spaces nobody can tell, and any place will do.
-    """
-    before = r"(?<!\w)(?<!\d[.,])" if _bounded(words[0]) else ""
-    after = r"(?!\w)(?![.,]\d)" if _bounded(words[-1]) else ""
-    return re.compile(before + re.escape(words) + after)
-
-
-def _bounded(character: str) -> bool:
-    return re.match(r"\w", character) is not None and UNSPACED.match(character) is None
