@@ -47,6 +47,7 @@ class Loop:
             node=body,
             signature=self._signature,
             source=start,
+            branches=[None],
         )
         self.plan: Plan = plan_of(name, start, once)
         """One pass."""
