@@ -8,7 +8,14 @@ from typing import Any, cast
 from moa.agents import Agent
 from moa.agents.deciding import DecidingAgent
 from moa.agents.preprocessor import Preprocessor
+from moa.graphs.cascade import Cascade
+from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.human import Human
+from moa.graphs.engine.loop import Loop
+from moa.graphs.recipe import WiredRecipe
+from moa.graphs.support import Excerpt, Waiting
+from moa.guards.injection import Injection, InjectionRules
 
 
 def asked_by(node: object) -> frozenset[str] | None:
@@ -20,7 +27,7 @@ def asked_by(node: object) -> frozenset[str] | None:
         node: An agent, a cascade or a graph, however deep, or anything else.
 
     Returns:
-        Names; `None`: a node in it doesn't say what it `runs`, and may ask any.
+        Names; `None`: a node in it is of another kind, and may ask any.
     """
     if isinstance(node, DecidingAgent):
         return frozenset({node.endpoint.name} if node.asks_endpoint else ())
@@ -35,11 +42,14 @@ def asked_by(node: object) -> frozenset[str] | None:
 
 def _parts(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
+    if isinstance(node, Cascade):
+        return cast("Cascade[Any, Any]", node).tiers
+    if isinstance(node, BuiltGraph | WiredRecipe | Loop):
+        steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
+        # A quick function waits for nobody.
+        return [step.node for step in steps if step.thread or not step.signature.quick]
+    if isinstance(node, Injection):
+        return (node.filter,)
     if isinstance(node, Preprocessor):
         return (node.rewriter,) if node.rewriter else ()
-    plan = getattr(node, "plan", None)
-    if plan is None:
-        return cast("Iterable[object] | None", getattr(node, "runs", None))
-    steps: list[Any] = [step for step in plan.steps if isinstance(step, NodeStep)]
-    # A quick function waits for nobody.
-    return [step.node for step in steps if step.thread or not step.signature.quick]
+    return () if isinstance(node, Excerpt | Human | InjectionRules | Waiting) else None

@@ -136,7 +136,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     def prepare(self) -> None:
         """Put the tiers in a row, each but the last with its policy."""
-        self.tiers = self.runs = (self.small, *self.between, self.large)
+        self.tiers = (self.small, *self.between, self.large)
         self.policies = self._policies()
         if self.calibration is not None:
             self.oversight = self._watching(self.calibration)

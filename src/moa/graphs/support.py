@@ -129,9 +129,6 @@ class Excerpt(TypedNode[Text, Text]):
         max_tokens: Maximum number of tokens, counted by `approximate_tokens`.
     """
 
-    runs = ()
-    """It asks no endpoint."""
-
     def __init__(self, max_tokens: int) -> None:
         super().__init__(name="excerpt")
         self.max_tokens = max_tokens
@@ -151,9 +148,6 @@ class Excerpt(TypedNode[Text, Text]):
 
 class Waiting(TypedNode[Text, Dropped]):
     """Stands where a large model would write, and leaves the text to people."""
-
-    runs = ()
-    """It asks no endpoint."""
 
     def __init__(self) -> None:
         super().__init__(name="reply")

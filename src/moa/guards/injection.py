@@ -130,8 +130,8 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
         limits: See `Limits`.
     """
 
-    runs = ()
-    """It asks no endpoint."""
+    def __init__(self, **limits: Unpack[Limits]) -> None:
+        super().__init__(**limits)
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
@@ -187,7 +187,6 @@ class Injection(TypedNode[Text | str, Verdict]):
         self._rules = InjectionRules(name="rules") if rules else None
         self.filter = injection_filter(slm, criterion, threshold=threshold, examples=examples)
         """The small model's part of it."""
-        self.runs = (self.filter,)
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules, then ask the model."""

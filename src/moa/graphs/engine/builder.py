@@ -427,6 +427,7 @@ class Graph(Generic[In]):
             graph=self,
             name=f"match({source.name})",
             type=None,
+            branches=[self._branch],
             source=source,
         )
         known = labels_of(source, labels)

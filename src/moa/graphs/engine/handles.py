@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import reduce
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -17,6 +18,7 @@ from typing import (
 from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
 from moa.questions import Choice, Question, labels_typed
+from moa.usage import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,21 @@ class Branch:
             level = level.outer
 
 
+def innermost(branches: Iterable[Branch | None]) -> Branch | None:
+    """The deepest of several branches."""
+    return max(branches, key=lambda branch: len(_lineage(branch)), default=None)
+
+
 def apart(one: Branch | None, other: Branch | None) -> bool:
     """Whether two branches are never taken together."""
     labels = {branch.match: branch.label for branch in _lineage(one)}
     return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
+
+
+def shared(one: Branch | None, other: Branch | None) -> Branch | None:
+    """The innermost branch around both."""
+    around = _lineage(other)
+    return next((branch for branch in _lineage(one) if branch in around), None)
 
 
 def path(branch: Branch | None) -> str:
@@ -75,6 +88,13 @@ class Step:
     """What it holds, as far as annotations say; `Skipped` is kept apart."""
     may_skip: bool = False
     """Whether it can hold `Skipped`."""
+    branches: list[Branch | None] = field(default_factory=lambda: [None])
+    """The innermost branch that it was declared in; several where labels share it."""
+
+    @property
+    def branch(self) -> Branch | None:
+        """The innermost branch around all those that it was declared in."""
+        return reduce(shared, self.branches)
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -99,8 +119,6 @@ class NodeStep(Step):
     node: Any
     signature: Signature
     source: Step
-    branches: list[Branch | None]
-    """The innermost branch that it was declared in; several where labels share it."""
     when: Step | None = None
     otherwise: Step | None = None
     eager: bool | None = None
@@ -116,6 +134,11 @@ class NodeStep(Step):
     def may_need(self) -> tuple[Step, ...]:
         """What stands in where it is skipped."""
         return () if self.otherwise is None else (self.otherwise,)
+
+    @property
+    def tier(self) -> Tier | None:
+        """Tier of the node's endpoint, where it has one."""
+        return getattr(getattr(self.node, "endpoint", None), "tier", None)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -206,6 +229,7 @@ class Handle(Generic[T_co]):
                 graph=self._step.graph,
                 name=f"{self._step.name}.accepted",
                 type=bool,
+                branches=[self._step.branch],
                 source=self._step,
             )
         )
@@ -265,6 +289,7 @@ def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> Fu
         name=names if called == "<lambda>" else f"{called}({names})",
         type=output,
         may_skip=signature.may_skip,
+        branches=[innermost(step.branch for step in sources)],
         function=function,
         signature=signature,
         sources=sources,

@@ -27,9 +27,6 @@ class Human:
         name: Shown in traces, errors and drawings.
     """
 
-    runs = ()
-    """It asks no endpoint."""
-
     def __init__(self, question: Asked | Callable[[Any], Asked], answer: Any, *, name: str) -> None:
         self.name = name
         self.question = question

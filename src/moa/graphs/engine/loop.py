@@ -47,7 +47,6 @@ class Loop:
             node=body,
             signature=self._signature,
             source=start,
-            branches=[None],
         )
         self.plan: Plan = plan_of(name, start, once)
         """One pass."""
