@@ -191,6 +191,15 @@ async def test_a_call_is_read_wherever_it_stands_in_the_text(text: str) -> None:
     assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
 
 
+async def test_a_model_that_writes_nothing_but_spaces_is_asked_again_without_the_schema(
+    served: Served,
+) -> None:
+    served.will(chat('{"answer":' + " " * 90, finish_reason="length"), chat('{"answer": "3"}'))
+    tooled = Tooled(endpoint(tier="slm", dialect=VLLM))
+    assert (await tooled.complete(ASKED, RunContext())).text == "3"
+    assert ["structured_outputs" in body for body in served.bodies] == [True, False]
+
+
 async def test_a_call_of_no_tool_among_words_is_part_of_the_answer() -> None:
     text = 'Write {"name": "delete", "arguments": {}} to delete it.'
     completion = await Tooled(ScriptedEndpoint([text])).complete(ASKED, RunContext())

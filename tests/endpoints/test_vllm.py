@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import date
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
@@ -240,22 +239,3 @@ async def test_reading_labels_is_reserved_and_tokenizing_is_free(served: Served)
     with pytest.raises(BudgetExceeded):
         await reader().read_labels(LabelPrompt("Answer:", (" yes", " no")), context)
     assert "/v1/completions" not in served.paths
-
-
-async def test_a_schema_is_sent_without_what_vllm_refuses(served: Served) -> None:
-    class Person(BaseModel):
-        tags: set[str]
-        born: date
-        size: float = Field(multiple_of=0.5)
-        name: str = Field(pattern="[a-z]+", max_length=9)
-        uniqueItems: int
-
-    served.will(chat("{}"))
-    prompt = Prompt.of("Who?", json_schema=Person.model_json_schema())
-    await endpoint().complete(prompt, RunContext())
-    sent = served.bodies[0]["structured_outputs"]["json"]["properties"]
-    assert "uniqueItems" in sent
-    assert "uniqueItems" not in sent["tags"]
-    assert sent["born"]["format"] == "date"
-    assert "multipleOf" not in sent["size"]
-    assert (sent["name"]["pattern"], "maxLength" in sent["name"]) == ("[a-z]+", False)

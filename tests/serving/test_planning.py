@@ -62,12 +62,6 @@ def test_on_the_processor_short_prefixes_are_cached() -> None:
     assert "--block-size 64" in words(VLLMConfig(block_size=64), CPU)
 
 
-def test_json_is_written_without_spaces_unless_the_arguments_say_otherwise() -> None:
-    assert "disable_any_whitespace" in words(VLLMConfig())
-    own = VLLMConfig(args=("--structured-outputs-config", '{"backend":"auto"}'))
-    assert words(own).count("--structured-outputs-config") == 1
-
-
 @pytest.mark.parametrize(
     "args", [("--host", "0.0.0.0"), ("--api-key=x",), ("--served_model_name",)]
 )

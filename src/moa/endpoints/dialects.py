@@ -57,7 +57,7 @@ class Dialect:
     def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Say that the answer must be JSON that follows `schema`."""
         if self.schema_field == "structured_outputs":
-            return {self.schema_field: {"json": _enforceable(schema)}}
+            return {self.schema_field: {"json": schema}}
         return {self.schema_field: response_format(schema)}
 
     def holds_to(self, schema: Mapping[str, Any]) -> bool:
@@ -206,38 +206,6 @@ def _closed(value: Any, *, named: bool = False) -> tuple[Any, bool]:
         parts = [_closed(inner) for inner in cast("list[Any]", value)]
         return [inner for inner, _ in parts], all(fine for _, fine in parts)
     return value, True
-
-
-_VALUES = ("const", "default", "enum", "examples")
-_IGNORED = {
-    *("multipleOf", "uniqueItems", "contains", "minContains", "maxContains"),
-    *("patternProperties", "propertyNames"),
-}
-_FORMATS = (
-    *("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"),
-    *("uri-reference", "uri-template", "json-pointer", "relative-json-pointer"),
-)
-
-
-def _enforceable(value: Any, *, named: bool = False) -> Any:
-    """Leave out of a schema what vLLM's `xgrammar` refuses; answers are validated in any case."""
-    if isinstance(value, list):
-        return [_enforceable(inner) for inner in cast("list[Any]", value)]
-    if not isinstance(value, Mapping):
-        return value
-    items = cast("Mapping[str, Any]", value)
-    if named:  # its keys are names of the user's own
-        return {key: _enforceable(inner) for key, inner in items.items()}
-    ignored = set(_IGNORED)
-    if items.get("format", "date") not in _FORMATS:
-        ignored.add("format")
-    if "pattern" in items or "format" in items.keys() - ignored:
-        ignored |= {"minLength", "maxLength"}
-    return {
-        key: inner if key in _VALUES else _enforceable(inner, named=key in _NAMED)
-        for key, inner in items.items()
-        if key not in ignored
-    }
 
 
 def published_price(model: str, vendor: Dialect | None) -> Price:

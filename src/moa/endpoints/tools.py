@@ -29,6 +29,7 @@ _CALL = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')
 """Where a call may begin that stands in the text, since the server's parser did not find it there.
 Some templates have models double the braces around it."""
 _MAX_READ = 8
+_BLANK = re.compile(r"\s{20}\Z")
 _JSON = json.JSONDecoder()
 _TOOLS: frozenset[Capability] = frozenset(("tools",))
 _MAY_BE_A_CALL = ("{", "`", "<")
@@ -71,7 +72,12 @@ class Tooled(Wrapping):
                 return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
             except EndpointError as error:
                 self._give_up(error, prompt, context)
-        completion = await self.endpoint.complete(by_schema(prompt), context)
+        asked = by_schema(prompt)
+        completion = await self.endpoint.complete(asked, context)
+        if completion.finish_reason == "length" and _BLANK.search(completion.text):
+            # A schema lets a model write spaces between its parts, and small ones may not end:
+            # <https://github.com/vllm-project/vllm/issues/38696>. What is wanted is shown, too.
+            completion = await self.endpoint.complete(replace(asked, json_schema=None), context)
         return _read(completion, prompt, context) if prompt.tools else completion
 
     async def stream(

@@ -45,11 +45,6 @@ _ALLOWED_NAMES = (
 _HUB_KEYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
 
-_STRUCTURED = "--structured-outputs-config"
-_COMPACT = '{"backend":"xgrammar","disable_any_whitespace":true}'
-"""JSON without spaces: small models that may write spaces between its parts sometimes write nothing
-else, until their tokens are spent <https://github.com/vllm-project/vllm/issues/38696>. The other
-backend that can forbid it, `guidance`, refuses the tools of some clients."""
 _OWN = ("--host", "--port", "--model", "--served-model-name", "--api-key", "--uds")
 _MODEL_FILES = ("config.json", "params.json", "adapter_config.json")
 _CPU_BLOCK = 32
@@ -269,8 +264,6 @@ def command(
     for name, value in valued.items():
         words += [] if value is None else [name, str(value)]
     words.append("--enable-prompt-tokens-details")  # else usage hides what was cached
-    if not any(word.startswith(_STRUCTURED) for word in config.args):
-        words += [_STRUCTURED, _COMPACT]
     return [*words, *_lora(config, base), *config.args]
 
 
