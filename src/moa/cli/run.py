@@ -51,6 +51,10 @@ def run(
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
+    Try it on the shipped inbox, on a small model in this machine, without a key:
+
+        moa run support --demo
+
     One text, its answer alone, and a line of JSON for other programs:
 
         moa run sentiment --text "What a lovely day" --quiet
