@@ -327,9 +327,12 @@ def test_the_page_has_a_row_for_each_recipe_and_says_which_half_it_is_of(tmp_pat
     answer = {"text": "a", "calls": 1, "input": 10, "output": 5, "seconds": 1.0}
     lines = [json.dumps([f"m|made|{way}|a", answer]) for way in ("plain", "graph")]
     file.write_text("\n".join(lines))
-    found = recipes.Found(made(None), "m", [{"id": "a"}], kept.Kept(file))
-    body = recipes.body_of({"m": [found]}, "chosen")
+    store = kept.Kept(file)
+    store.keep("m|routed|refused", "it doesn't pay")
+    found = recipes.Found(made(None), "m", [{"id": "a"}], store)
+    body = recipes.body_of({"m": [found]}, "chosen", store)
     assert "| `made`: right | 1 | 1.000 | 1.000 |" in body
+    assert "- `routed` with m: it doesn't pay" in body
     assert "too good" in body
 
 

@@ -6,8 +6,7 @@
     print(choose(Task(job="classify", per_day=10_000, latency_s=0.3)))
 
 Each pattern is tried with each model that fits; what breaks a limit of the task is rejected with
-the reason, and the rest is ranked by one score. Figures are estimates, but for those that
-`moa bench` measured.
+the reason, and the rest is ranked by one score. Figures are estimates.
 """
 
 from __future__ import annotations
