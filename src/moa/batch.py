@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -31,6 +31,9 @@ from moa.handoffs import Dropped
 from moa.node import Node, Result, streamed
 from moa.trace import Event, Note
 from moa.usage import Usage
+
+if TYPE_CHECKING:
+    from moa.journal import Journal
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -55,6 +58,10 @@ class Row:
     id: str | int
     """The row's own, else its line number."""
     value: Value
+    key: str = ""
+    """Of the row in its job; see `moa.jobs`."""
+    journal: Journal | None = None
+    """What its job keeps of its calls."""
 
     @property
     def input(self) -> Value:
@@ -70,6 +77,8 @@ class Malformed:
     error: str
     raw: str
     """The line, as far as it can be shown."""
+    key: str = ""
+    """Of the row in its job."""
 
     @property
     def id(self) -> int:
@@ -91,6 +100,8 @@ class Item(Generic[Out_co]):
     id: str | int
     """The row's own, else `number`."""
     input: object
+    key: str = ""
+    """Of the row in its job."""
     status: Status
     """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
     result: Result[Out_co] | None = None
@@ -501,15 +512,21 @@ async def _item(
     """Run the node on one input; whatever goes wrong is this item's alone."""
     item = partial(Item[Out], number=place, id=place, input=given)
     if isinstance(given, Row | Malformed):
-        item = partial(Item[Out], number=given.number, id=given.id, input=given.input)
+        item = partial(
+            Item[Out], number=given.number, id=given.id, input=given.input, key=given.key
+        )
     if isinstance(given, Malformed):
         error = MalformedRow(f"line {given.number} is malformed: {given.error}")
         return item(status="failed", error=error)
+    journal = given.journal if isinstance(given, Row) else None
+    context.journal = journal and journal.root
     start = time.perf_counter()
     try:
         result = await node.run(read(given.value) if isinstance(given, Row) else given, context)
     except MoaError as problem:
         error = problem
+        if journal is not None:
+            await journal.fail(problem)
     except asyncio.CancelledError as problem:
         task = asyncio.current_task()
         if task is None or task.cancelling():

@@ -494,7 +494,7 @@ class RowFile(LineFile):
             given = values.get("id")
             if not isinstance(given, str | int) or "input" not in values:
                 raise self.unreadable(number)
-            old = _Old(_digest(values["input"]), start, "error" in values)
+            old = _Old(digest_of(values["input"]), start, "error" in values)
             self._old.setdefault(given, []).append(old)
         return self
 
@@ -528,7 +528,7 @@ class RowFile(LineFile):
         """
         for row in found:
             old = self._old.get(row.id, [])
-            digest = _digest(row.input) if old else b""
+            digest = digest_of(row.input) if old else b""
             same = next((o for o in old if o.digest == digest and not o.failed), None)
             if same is None:
                 self.failed += any(o.failed for o in old)
@@ -564,7 +564,7 @@ class RowFile(LineFile):
                 start += len(raw)
 
 
-def _digest(value: object) -> bytes:
+def digest_of(value: object) -> bytes:
     """Tell an input from others, whatever the order of its fields."""
     if isinstance(value, dict):
         value = sorted(cast("dict[str, object]", value).items())
