@@ -44,6 +44,15 @@ OutFile = Annotated[
         "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
     ),
 ]
+JobStore = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        metavar="DIR",
+        help="Keep rows and calls in a job, which goes on after a crash or a stop, and which "
+        "several processes share; or postgresql://…#NAME.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
