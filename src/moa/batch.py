@@ -33,6 +33,9 @@ from moa.trace import Event, Note
 from moa.usage import Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moa.jobs import JobStatus
     from moa.journal import Journal
 
 In = TypeVar("In")
@@ -313,12 +316,52 @@ class NodeBase(Generic[In_contra, Out_co]):
         items = beside(lambda: _listed(mapped))
         return widened(frame, [_cells(item) for item in items], prefix=self.name)
 
+    async def run_job(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[Value | BaseModel | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        store: str | Path,
+        max_concurrency: int = 8,
+        progress: Progress = False,
+    ) -> JobStatus:
+        """Run on many inputs as a job that can't be lost: called again, it goes on.
+
+            status = await graph.run_job(rows.read("inbox.jsonl"), store="nightly")
+            with Job("nightly") as job:
+                job.export(Path("done.jsonl"))
+
+        Args:
+            inputs: Texts, models, or the rows of `moa.rows.read`: all of them, each time.
+            context: Budget, deadline and ledger over all rows of this call.
+            store: See `moa.jobs.Job`.
+            max_concurrency: Maximum number of inputs worked on at once.
+            progress: See `moa.batch.map_rows`.
+
+        Raises:
+            ConfigError: the store can't be used, or holds a job of another graph.
+            StoreError: the store fails; what is done is kept.
+        """
+        from moa.jobs import Job
+
+        with Job(store, graph=self.name) as job:
+            job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
+            return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
+
     def __repr__(self: Node[Any, Any]) -> str:
         kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
         takes, gives = (_short(kind) for kind in kinds)
         types = f", {takes} -> {gives}" if all(kinds) else ""
         endpoint: object = getattr(self, "endpoint", None)
         return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:
+    if isinstance(given, Row | Malformed):
+        return given
+    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+    return Row(number=number, id=number, value=value)
 
 
 def _short(kind: object) -> str:

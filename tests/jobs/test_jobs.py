@@ -21,6 +21,13 @@ def texts(*values: str) -> list[Row]:
     return [Row(number=n, id=n, value=value) for n, value in enumerate(values, start=1)]
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "job")
+    return f"{request.getfixturevalue('postgres')}#nightly"
+
+
 def shouting() -> Any:
     def shout(text: str) -> str:
         return text.upper()
@@ -33,14 +40,14 @@ def outputs(job: Job) -> list[object]:
     return [line.get("output") for line in job.lines()]
 
 
-async def worked(store: Path, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
+async def worked(store: str, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
     with Job(store, graph="g") as job:
         job.add(rows)
         return await job.run(node)
 
 
-async def test_rows_are_done_once_and_exported_in_their_order(tmp_path: Path) -> None:
-    with Job(tmp_path / "job", graph="shout") as job:
+async def test_rows_are_done_once_and_exported_in_their_order(store: str, tmp_path: Path) -> None:
+    with Job(store, graph="shout") as job:
         job.add(texts("a", "b", "b"))
         assert (await job.run(shouting())).rows == {"done": 3}
         assert job.export(tmp_path / "out.jsonl") == 3
@@ -51,9 +58,9 @@ async def test_rows_are_done_once_and_exported_in_their_order(tmp_path: Path) ->
 
 
 async def test_rows_that_are_added_again_stay_and_those_that_are_gone_are_left_out(
-    tmp_path: Path,
+    store: str,
 ) -> None:
-    with Job(tmp_path / "job", graph="shout") as job:
+    with Job(store, graph="shout") as job:
         job.add(texts("a", "b"))
         await job.run(shouting())
         job.add(texts("a", "c"))
@@ -65,7 +72,7 @@ async def test_rows_that_are_added_again_stay_and_those_that_are_gone_are_left_o
 
 
 async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
     monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
@@ -76,10 +83,10 @@ async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
         raise EndpointUnavailable("refused", endpoint="model")
 
     g = Graph("g", str)
-    status = await worked(tmp_path, texts("a"), g.build(g.add(fail, g.input)))
+    status = await worked(store, texts("a"), g.build(g.add(fail, g.input)))
     assert (tried, status.rows) == (["a"] * 3, {"dead": 1})
     assert status.causes == {"EndpointUnavailable": 1}
-    with Job(tmp_path) as job:
+    with Job(store) as job:
         assert next(job.lines("dead"))["error"] == "EndpointUnavailable: model: refused"
         assert job.retry() == 1
         assert job.status().left == 1
@@ -87,13 +94,13 @@ async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
 
 async def test_a_row_that_is_malformed_is_dead_at_once(tmp_path: Path) -> None:
     bad = Malformed(number=1, error="no JSON object", raw="{")
-    status = await worked(tmp_path, [bad], shouting())
+    status = await worked(str(tmp_path), [bad], shouting())
     assert (status.rows, status.causes) == ({"dead": 1}, {"MalformedRow": 1})
 
 
-async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(tmp_path: Path) -> None:
+async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(store: str) -> None:
     model = ScriptedEndpoint(["Fine."] * 3)
-    with Job(tmp_path, graph="answer") as job:
+    with Job(store, graph="answer") as job:
         job.add(texts("a", "b", "c"))
         agent = Agent(model, "Answer.")
         status = await job.run(agent, RunContext(budget=Budget(calls=2)), max_concurrency=1)
@@ -102,25 +109,33 @@ async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(tmp_pa
         assert (status.rows, status.calls) == ({"done": 3}, 3)
 
 
-async def test_leases_of_a_process_that_is_gone_run_out(tmp_path: Path) -> None:
-    with Job(tmp_path, graph="shout", lease_s=0.2) as first:
+async def test_leases_of_a_process_that_is_gone_run_out(store: str) -> None:
+    with Job(store, graph="shout", lease_s=0.2) as first:
         first.worker = "elsewhere|1|0|0"
         first.add(texts("a"))
         left = first.left(RunContext())
         await anext(left)
         await left.aclose()  # it renews nothing any more, and gives nothing back
-        with Job(tmp_path, graph="shout") as second:
+        with Job(store, graph="shout") as second:
             assert (await second.run(shouting())).rows == {"done": 1}
 
 
-def test_a_job_of_another_graph_is_refused(tmp_path: Path) -> None:
-    with Job(tmp_path, graph="support"):
+def test_a_job_of_another_graph_is_refused(store: str) -> None:
+    with Job(store, graph="support"):
         pass
     with pytest.raises(ConfigError, match="was begun with the graph 'support'"):
-        Job(tmp_path, graph="summarize").__enter__()
+        Job(store, graph="summarize").__enter__()
 
 
 def test_there_is_no_job_in_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no job in"):
         Job(tmp_path / "none").__enter__()
     assert not (tmp_path / "none").exists()
+
+
+async def test_a_graph_runs_a_job_by_itself_and_goes_on_with_it(tmp_path: Path) -> None:
+    for inputs in (["a"], ["a", "b"]):
+        status = await shouting().run_job(inputs, store=tmp_path)
+    assert status.rows == {"done": 2}
+    with Job(tmp_path) as job:
+        assert outputs(job) == ["A", "B"]

@@ -67,7 +67,7 @@ def retry(store: Store) -> None:
 def failed(store: Store) -> None:
     """Print the lines of the rows that failed or are dead, as JSON.
 
-        moa job failed nightly | jq -r .error | sort | uniq -c
+    moa job failed nightly | jq -r .error | sort | uniq -c
     """
     from moa.jobs import Job
 
