@@ -33,7 +33,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast
 import psutil
 
 from moa._async import cancel
-from moa._files import dumped, replacing
+from moa._files import dumped
 from moa.batch import Item, Malformed, Progress, Row, map_rows
 from moa.context import RunContext
 from moa.errors import (
@@ -47,7 +47,7 @@ from moa.errors import (
 )
 from moa.journal import Journal
 from moa.node import Node
-from moa.rows import digest_of, line
+from moa.rows import digest_of, exported, line
 
 T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
@@ -349,21 +349,19 @@ class Job:
     def export(self, path: Path) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
 
+        Args:
+            path: Its name ends in `.jsonl`, `.csv` or `.parquet`, and then in `.gz` where it is to
+                be compressed. A table has the columns `id`, `status`, `error`, `input` and
+                `output`; the last two are JSON.
+
         Returns:
             How many they are.
 
         Raises:
-            ConfigError: the file can't be written.
+            ConfigError: the file can't be written, or its name ends otherwise.
+            MissingDependency: it is Parquet, and `pyarrow` isn't installed.
         """
-        count = 0
-        try:
-            with replacing(path) as file:
-                for values in self.lines():
-                    file.write(dumped(values).encode() + b"\n")
-                    count += 1
-        except OSError as error:
-            raise ConfigError(f"{path} can't be written: {error.strerror}") from error
-        return count
+        return exported(self.lines(), path)
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._store.run(sql, (self._store.job, *values))

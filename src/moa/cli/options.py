@@ -26,7 +26,10 @@ def _named(labels: str | None) -> str | None:
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input.")
+    str,
+    typer.Argument(
+        metavar="INPUT", help=".jsonl, .csv, .txt or .parquet file, - for standard input."
+    ),
 ]
 LabelledRows = Annotated[
     str,
@@ -64,7 +67,7 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there, instead of refusing to.")
 ]
 Format = Annotated[
-    Literal["jsonl", "csv", "txt"] | None,
+    Literal["jsonl", "csv", "txt", "parquet"] | None,
     typer.Option(
         "--format", help="Format of the rows; default: by the file's name, or its first line."
     ),
