@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def status(store: Store, *, as_json: options.AsJson = False) -> None:
     out = screen.out()
     for state, count in sorted(found.rows.items()):
         out.print(f"{state:<8} {count}")
-    out.print(f"calls    {found.calls}, {screen.dollars(found.cost)}")
+    out.print(f"calls    {found.calls}, {screen.dollars(Decimal(str(found.cost)))}")
     out.print(f"LLM      needed by {found.needed_llm} of {found.total} rows")
     for cause, count in sorted(found.causes.items(), key=lambda one: -one[1]):
         out.print(f"{cause}: {count} rows")
