@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pwd
+import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +37,60 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     assert "OPENAI_API_KEY" not in os.environ
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A real Postgres on a socket in a folder, where there is one on this machine."""
+    pytest.importorskip("psycopg")
+    if shutil.which("initdb") is None or shutil.which("postgres") is None:
+        pytest.skip("no Postgres on this machine")
+    # Not pytest's own folder: a socket's path is short, and Postgres doesn't run as root, who
+    # alone gets into that one.
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        own: int | None = None
+        if os.getuid() == 0:
+            own = pwd.getpwnam("nobody").pw_uid
+            os.chown(folder, own, -1)
+        data = folder / "data"
+        made = ["initdb", "-D", str(data), "-U", "moa", "-A", "trust", "--no-sync"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder, user=own)
+        process = subprocess.Popen(
+            ["postgres", "-D", str(data), "-c", "listen_addresses=", "-k", str(folder), "-F"],
+            cwd=folder,
+            user=own,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        asyncio.run(_up(folder))
+        yield f"postgresql://moa@/postgres?host={folder}"
+        process.send_signal(signal.SIGINT)  # "fast": whoever is connected is let go
+        process.wait(timeout=20)
+
+
+async def _up(folder: Path) -> None:
+    import psycopg
+
+    for _ in range(200):
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                f"host={folder} user=moa dbname=postgres"
+            )
+        except psycopg.OperationalError:
+            await asyncio.sleep(0.1)  # nothing tells from outside when it is ready
+            continue
+        await connection.close()
+        return
+    raise AssertionError("Postgres takes no connections")
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The server, without what an earlier test left in it."""
+    import psycopg
+
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return postgres_server

@@ -19,7 +19,6 @@ LAYERS = [
     {"node", "questions"},
     {"handoffs"},
     {"batch"},
-    {"rows"},
     {"endpoints"},
     {"testing", "pytest_plugin"},
     {"decisions"},
@@ -52,6 +51,8 @@ def room(path: Path) -> str:
 def room_of(names: list[str]) -> str:
     if names[:2] == ["config", "endpoints"]:
         return "config endpoints"  # whose prices the advisor measures
+    if names[0] in ("rows", "jobs"):
+        return "batch"  # a node maps rows, and runs jobs of them
     return "graphs engine" if names[0] == "graphs" and {*names[1:2]} <= ENGINE else names[0]
 
 

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -31,6 +31,12 @@ from moa.handoffs import Dropped
 from moa.node import Node, Result, streamed
 from moa.trace import Event, Note
 from moa.usage import Usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moa.jobs import JobStatus
+    from moa.journal import Journal
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -55,6 +61,10 @@ class Row:
     id: str | int
     """The row's own, else its line number."""
     value: Value
+    key: str = ""
+    """Of the row in its job; see `moa.jobs`."""
+    journal: Journal | None = None
+    """What its job keeps of its calls."""
 
     @property
     def input(self) -> Value:
@@ -70,6 +80,8 @@ class Malformed:
     error: str
     raw: str
     """The line, as far as it can be shown."""
+    key: str = ""
+    """Of the row in its job."""
 
     @property
     def id(self) -> int:
@@ -91,6 +103,8 @@ class Item(Generic[Out_co]):
     id: str | int
     """The row's own, else `number`."""
     input: object
+    key: str = ""
+    """Of the row in its job."""
     status: Status
     """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
     result: Result[Out_co] | None = None
@@ -302,12 +316,52 @@ class NodeBase(Generic[In_contra, Out_co]):
         items = beside(lambda: _listed(mapped))
         return widened(frame, [_cells(item) for item in items], prefix=self.name)
 
+    async def run_job(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[Value | BaseModel | Row | Malformed],
+        context: RunContext | None = None,
+        /,
+        *,
+        store: str | Path,
+        max_concurrency: int = 8,
+        progress: Progress = False,
+    ) -> JobStatus:
+        """Run on many inputs as a job that can't be lost: called again, it goes on.
+
+            status = await graph.run_job(rows.read("inbox.jsonl"), store="nightly")
+            with Job("nightly") as job:
+                job.export(Path("done.jsonl"))
+
+        Args:
+            inputs: Texts, models, or the rows of `moa.rows.read`: all of them, each time.
+            context: Budget, deadline and ledger over all rows of this call.
+            store: See `moa.jobs.Job`.
+            max_concurrency: Maximum number of inputs worked on at once.
+            progress: See `moa.batch.map_rows`.
+
+        Raises:
+            ConfigError: the store can't be used, or holds a job of another graph.
+            StoreError: the store fails; what is done is kept.
+        """
+        from moa.jobs import Job
+
+        with Job(store, graph=self.name) as job:
+            job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
+            return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
+
     def __repr__(self: Node[Any, Any]) -> str:
         kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
         takes, gives = (_short(kind) for kind in kinds)
         types = f", {takes} -> {gives}" if all(kinds) else ""
         endpoint: object = getattr(self, "endpoint", None)
         return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:
+    if isinstance(given, Row | Malformed):
+        return given
+    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+    return Row(number=number, id=number, value=value)
 
 
 def _short(kind: object) -> str:
@@ -501,15 +555,21 @@ async def _item(
     """Run the node on one input; whatever goes wrong is this item's alone."""
     item = partial(Item[Out], number=place, id=place, input=given)
     if isinstance(given, Row | Malformed):
-        item = partial(Item[Out], number=given.number, id=given.id, input=given.input)
+        item = partial(
+            Item[Out], number=given.number, id=given.id, input=given.input, key=given.key
+        )
     if isinstance(given, Malformed):
         error = MalformedRow(f"line {given.number} is malformed: {given.error}")
         return item(status="failed", error=error)
+    journal = given.journal if isinstance(given, Row) else None
+    context.journal = journal and journal.root
     start = time.perf_counter()
     try:
         result = await node.run(read(given.value) if isinstance(given, Row) else given, context)
     except MoaError as problem:
         error = problem
+        if journal is not None:
+            await journal.fail(problem)
     except asyncio.CancelledError as problem:
         task = asyncio.current_task()
         if task is None or task.cancelling():

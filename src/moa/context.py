@@ -81,6 +81,7 @@ class RunContext:
         "_lock",
         "_notes",
         "_spent",
+        "_used_up",
         "_waiters",
         "budget",
         "charged",
@@ -121,6 +122,7 @@ class RunContext:
         self._notes: list[Note] = []
         if self._limited:
             self._held = NOTHING
+            self._used_up = False
             self._calls: dict[Tier, int] = {}
             self._flights: set[Reservation] = set()
             self._waiters: deque[_Waiter] = deque()
@@ -233,6 +235,12 @@ class RunContext:
         """Tell whoever listens to this run."""
         if self.listener is not None:
             self.listener(event)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether its own budget has refused a call, or its deadline has passed."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return late or (self.budget is not UNLIMITED and self._used_up)
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, or `None` where there is none.
@@ -404,6 +412,7 @@ class RunContext:
 
     @staticmethod
     def _exceeded(part: Part, level: RunContext, passed: str) -> BudgetExceeded:
+        level._used_up = True
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
         return BudgetExceeded(
             f"{level.node or 'run'}: the next call would pass the budget: {passed}. "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -20,7 +21,9 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from itertools import chain
+from glob import glob
+from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, TypeVar, cast
@@ -29,12 +32,17 @@ from pydantic import BaseModel, ValidationError
 
 from moa._files import Existing, LineFile, dumped, replacing
 from moa.batch import Item, Malformed, Row, faults_of
-from moa.errors import ConfigError, InputError, MoaError
+from moa.errors import ConfigError, InputError, MissingDependency, MoaError
 from moa.usage import Amount, Usage
 
-Format = Literal["jsonl", "csv", "txt"]
-"""How rows stand in a file: an object a line, a table with a header, a text a line."""
+Format = Literal["jsonl", "csv", "txt", "parquet"]
+"""How rows stand in a file: an object a line, a table with a header, a text a line, or a table of
+Parquet."""
 STDIN = "-"
+_PACKED = {".gz": "gzip", ".zst": "zstd"}
+"""How a file is compressed, by the end of its name."""
+_PARQUET_ROWS = 1024
+"""Rows of Parquet that are read together."""
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 2**24
 """Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
@@ -75,10 +83,14 @@ def read(
     text_column: str | None = None,
     else_do: str = "",
 ) -> Iterator[Row | Malformed]:
-    """Read a `.jsonl`, `.csv` or `.txt` file, or `-`, one row at a time.
+    """Read `.jsonl`, `.csv`, `.txt` or `.parquet` files, or `-`, one row at a time.
+
+    A file whose name ends in `.gz` or `.zst` is decompressed on the way. Rows of several files
+    without an `id` have that of their file and line, such as `b.csv:3`.
 
     Args:
-        source: The file; `-` is standard input.
+        source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
+            as `s3://bucket/mails.parquet`; or `-` for standard input.
         format: How the rows stand in it; `None` goes by the name. Standard input is then JSON Lines
             where its first line that isn't empty begins with `{`, else one text a line.
         text_column: The column, or key, that holds the text; it is given as `text` too. `None`
@@ -89,6 +101,7 @@ def read(
         ConfigError: there is no such file, it can't be read, or its name ends otherwise; or
             standard input is closed. While it is read: there are no rows in it, two columns have
             one name, or the first row lacks `text_column`.
+        MissingDependency: Parquet, `.zst` or an address needs a package that isn't installed.
     """
     found = _found(str(source), format, else_do)
     if text_column is not None:
@@ -127,19 +140,36 @@ def _found(source: str, format: Format | None, else_do: str) -> Iterator[Row | M
         if stdin is None:
             raise ConfigError("there is no standard input to read from: it is closed")
         return _until_it_breaks(_stdin(stdin, format))
+    if any(mark in source for mark in "*?[") and not Path(source).exists():
+        files = sorted(glob(source, recursive=True))
+        if not files:
+            raise ConfigError(f"no file is called like {source!r}")
+        return _of_several([(file, _found(file, format, else_do)) for file in files])
     path, kind = Path(source), format_of(source, format)
     if kind is None:
         raise ConfigError(
-            f"{source!r} is no .jsonl, .csv or .txt file, nor - for standard input"
+            f"{source!r} is no .jsonl, .csv, .txt or .parquet file, nor - for standard input"
             + (f". {else_do}" if else_do else "")
         )
+    if "://" in source:
+        return _of_file(source, kind)
     try:
         there = path.exists() and not path.is_dir()
     except OSError as error:
         raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
     if not there:
         raise ConfigError(f"there is no file {source!r}")
-    return _of_file(path, _READERS[kind])
+    return _of_file(source, kind)
+
+
+def _of_several(
+    files: Iterable[tuple[str, Iterator[Row | Malformed]]],
+) -> Iterator[Row | Malformed]:
+    for file, found in files:
+        for row in found:
+            if isinstance(row, Row) and row.id == row.number:
+                row = replace(row, id=f"{Path(file).name}:{row.number}")
+            yield row
 
 
 async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malformed]:
@@ -173,8 +203,10 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
 
 def format_of(source: str, format: Format | None = None) -> Format | None:
     """Say how rows stand in a file: as `format` says, else by its name; `None`: it doesn't tell."""
-    kind = Path(source).suffix.lower().removeprefix(".")
-    return format or (kind if kind in _READERS else None)
+    path = Path(source)
+    path = path.with_suffix("") if path.suffix.lower() in _PACKED else path
+    kind = path.suffix.lower().removeprefix(".")
+    return format or (kind if kind == "parquet" or kind in _READERS else None)
 
 
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
@@ -208,7 +240,7 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
     if source == STDIN or kind not in ("jsonl", "txt") or not path.is_file():
         return None
     try:
-        with _opened(path) as file:
+        with _opened(source) as file:
             items = sum(1 for line in file if kind == "txt" or line.strip())
     except OSError:  # reported when reading gets there
         return None
@@ -223,9 +255,10 @@ def _some(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malfo
     yield from found
 
 
-def _of_file(path: Path, reader: Reader) -> Iterator[Row | Malformed]:
-    with _opened(path) as file:
-        yield from _until_it_breaks(reader(_lines(file)))
+def _of_file(source: str, kind: Format) -> Iterator[Row | Malformed]:
+    with _opened(source) as file:
+        reader = _parquet(file) if kind == "parquet" else _READERS[kind](_lines(file))
+        yield from _until_it_breaks(reader)
 
 
 def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
@@ -240,11 +273,49 @@ def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malform
         yield Malformed(number=number + 1, error=problem, raw="")
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(source: str) -> BinaryIO:
+    packed = _PACKED.get(Path(source).suffix.lower())
     try:
-        return path.open("rb")
-    except OSError as error:
-        raise ConfigError(f"{str(path)!r} can't be read: {error.strerror}") from error
+        if "://" in source:
+            import fsspec
+
+            files = cast("Any", fsspec)
+            return cast("BinaryIO", files.open(source, "rb", compression=packed).open())
+        if packed == "gzip":
+            return cast("BinaryIO", gzip.open(source, "rb"))
+        if packed == "zstd":
+            import zstandard
+
+            unpacked = cast("Any", zstandard).open(source, "rb")
+            return cast("BinaryIO", io.BufferedReader(unpacked))
+        return Path(source).open("rb")
+    except ImportError as error:
+        raise MissingDependency(
+            error.name or "fsspec", extra="files", purpose=f"to read {source}"
+        ) from error
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{source!r} can't be read: {said}") from error
+
+
+def _arrow(purpose: str) -> Any:
+    try:
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
+    except ImportError as error:
+        raise MissingDependency("pyarrow", extra="files", purpose=purpose) from error
+
+
+def _parquet(file: BinaryIO) -> Iterator[Row | Malformed]:
+    arrow, number = _arrow("to read Parquet"), 0
+    try:
+        table = arrow.parquet.ParquetFile(file)
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+            for value in batch.to_pylist():
+                number += 1
+                yield _row(number, {name: plain(cell) for name, cell in value.items()})
+    except arrow.ArrowInvalid as error:
+        raise ConfigError(f"it is no Parquet: {error}") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[Line]:
@@ -446,6 +517,58 @@ def _dollars(cost: Decimal | None) -> float | None:
     return None if cost is None else float(cost)
 
 
+_COLUMNS = ("id", "status", "error", "input", "output")
+
+
+def exported(lines: Iterable[Mapping[str, Any]], path: Path) -> int:
+    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
+    kind = format_of(str(path))
+    if kind in (None, "txt") or path.suffix == ".zst":
+        raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv or .parquet")
+    write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[cast("str", kind)]
+    try:
+        with replacing(path) as file:
+            if path.suffix == ".gz":
+                with gzip.open(file, "wb") as packed:
+                    return write(lines, cast("BinaryIO", packed))
+            return write(lines, file)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _write_jsonl(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    count = 0
+    for values in lines:
+        file.write(dumped(values).encode() + b"\n")
+        count += 1
+    return count
+
+
+def _write_csv(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    count = 0
+    for cells in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], map(_as_cells, lines)):
+        file.write(f"{_written([cells[name] for name in _COLUMNS])}\r\n".encode())
+        count += 1
+    return count - 1
+
+
+def _write_parquet(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    arrow, count = _arrow("to write Parquet"), 0
+    schema = arrow.schema([(name, arrow.string()) for name in _COLUMNS])
+    cells = map(_as_cells, lines)
+    with arrow.parquet.ParquetWriter(file, schema) as writer:
+        while some := list(islice(cells, _PARQUET_ROWS)):
+            writer.write_table(arrow.Table.from_pylist(some, schema=schema))
+            count += len(some)
+    return count
+
+
+def _as_cells(values: Mapping[str, Any]) -> dict[str, str]:
+    told = {name: values.get(name, "") for name in ("id", "status", "error")}
+    parts = {name: dumped(values.get(name)) for name in ("input", "output")}
+    return {name: str(value) for name, value in told.items()} | parts
+
+
 class _Old(NamedTuple):
     """A line of an earlier run."""
 
@@ -494,7 +617,7 @@ class RowFile(LineFile):
             given = values.get("id")
             if not isinstance(given, str | int) or "input" not in values:
                 raise self.unreadable(number)
-            old = _Old(_digest(values["input"]), start, "error" in values)
+            old = _Old(digest_of(values["input"]), start, "error" in values)
             self._old.setdefault(given, []).append(old)
         return self
 
@@ -528,7 +651,7 @@ class RowFile(LineFile):
         """
         for row in found:
             old = self._old.get(row.id, [])
-            digest = _digest(row.input) if old else b""
+            digest = digest_of(row.input) if old else b""
             same = next((o for o in old if o.digest == digest and not o.failed), None)
             if same is None:
                 self.failed += any(o.failed for o in old)
@@ -564,7 +687,7 @@ class RowFile(LineFile):
                 start += len(raw)
 
 
-def _digest(value: object) -> bytes:
+def digest_of(value: object) -> bytes:
     """Tell an input from others, whatever the order of its fields."""
     if isinstance(value, dict):
         value = sorted(cast("dict[str, object]", value).items())

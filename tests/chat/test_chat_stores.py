@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,63 +61,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "chat.sqlite")
     return str(request.getfixturevalue("postgres"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A real Postgres on a socket in a folder, where there is one on this machine."""
-    pytest.importorskip("psycopg")
-    if shutil.which("initdb") is None or shutil.which("postgres") is None:
-        pytest.skip("no Postgres on this machine")
-    # Not pytest's own folder: a socket's path is short, and Postgres doesn't run as root, who
-    # alone gets into that one.
-    with tempfile.TemporaryDirectory(prefix="pg") as name:
-        folder = Path(name)
-        own: int | None = None
-        if os.getuid() == 0:
-            own = pwd.getpwnam("nobody").pw_uid
-            os.chown(folder, own, -1)
-        data = folder / "data"
-        made = ["initdb", "-D", str(data), "-U", "moa", "-A", "trust", "--no-sync"]
-        subprocess.run(made, check=True, capture_output=True, cwd=folder, user=own)
-        process = subprocess.Popen(
-            ["postgres", "-D", str(data), "-c", "listen_addresses=", "-k", str(folder), "-F"],
-            cwd=folder,
-            user=own,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        asyncio.run(_up(folder))
-        yield f"postgresql://moa@/postgres?host={folder}"
-        process.send_signal(signal.SIGINT)  # "fast": whoever is connected is let go
-        process.wait(timeout=20)
-
-
-async def _up(folder: Path) -> None:
-    import psycopg
-
-    for _ in range(200):
-        try:
-            connection = await psycopg.AsyncConnection.connect(
-                f"host={folder} user=moa dbname=postgres"
-            )
-        except psycopg.OperationalError:
-            await asyncio.sleep(0.1)  # nothing tells from outside when it is ready
-            continue
-        await connection.close()
-        return
-    raise AssertionError("Postgres takes no connections")
-
-
-@pytest.fixture
-def postgres(server: str) -> str:
-    """The server, without what an earlier test left in it."""
-    import psycopg
-
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    return server
 
 
 async def started(script: str, *words: str) -> asyncio.subprocess.Process:

@@ -16,6 +16,7 @@ from moa.cli import (
     compare,
     decide,
     index,
+    job,
     label,
     models,
     route,
@@ -111,6 +112,15 @@ for heading, commands in {
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is calibrate.evaluate else "", heading)
+
+jobs = _typer(
+    no_args_is_help=True,
+    help="Look at jobs, which moa run --job works on, and get what came out.",
+    epilog="Start with: moa run support inbox.jsonl --job nightly",
+)
+app.add_typer(jobs, name="job", rich_help_panel="Ask")
+for command in (job.status, job.retry, job.failed, job.export):
+    _add(jobs, command)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

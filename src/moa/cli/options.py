@@ -26,7 +26,10 @@ def _named(labels: str | None) -> str | None:
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input.")
+    str,
+    typer.Argument(
+        metavar="INPUT", help=".jsonl, .csv, .txt or .parquet file, - for standard input."
+    ),
 ]
 LabelledRows = Annotated[
     str,
@@ -44,6 +47,15 @@ OutFile = Annotated[
         "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
     ),
 ]
+JobStore = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        metavar="DIR",
+        help="Keep rows and calls in a job, which goes on after a crash or a stop, and which "
+        "several processes share; or postgresql://…#NAME.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -55,7 +67,7 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there, instead of refusing to.")
 ]
 Format = Annotated[
-    Literal["jsonl", "csv", "txt"] | None,
+    Literal["jsonl", "csv", "txt", "parquet"] | None,
     typer.Option(
         "--format", help="Format of the rows; default: by the file's name, or its first line."
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel
 from rich import box
@@ -18,6 +19,7 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -27,11 +29,15 @@ from moa.cli import options, screen, session
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
+from moa.errors import ConfigError
 from moa.node import Node
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text
 from moa.tally import Tally
 from moa.usage import Usage
+
+if TYPE_CHECKING:
+    from moa.jobs import Job
 
 OUTCOME = "outcome"
 _SHOWN = ("language", "kind")
@@ -139,6 +145,8 @@ def _alone(usage: Usage, reference: Reference | None) -> str:
     return f"{dollars(estimate.cost)} ({estimate.how})"
 
 
+_SAID_EVERY_S = 60.0
+"""Seconds between two lines on how far it is, where there is no terminal to show it in."""
 SHOWN = 100
 """Maximum items in the table of results."""
 
@@ -171,11 +179,13 @@ class RowRunner:
         source: File that the items come from; `None`: they come from elsewhere.
         live: Whether rows come from standard input.
         total: How many items there are; `None` is unknown.
-        out, resume, overwrite, as_json, limit, concurrency, budget_usd, config: What the options of
-            these names say.
+        out, resume, overwrite, as_json, limit, concurrency, budget_usd, config, job: What the
+            options of these names say.
+        graph: Name of what is run, where there is a `job`.
 
     Raises:
-        ConfigError: `resume` and `overwrite` are both given, or one of them without `out`.
+        ConfigError: `resume` and `overwrite` are both given, or one of them without `out`; or `job`
+            and `out` are.
     """
 
     def __init__(
@@ -193,8 +203,21 @@ class RowRunner:
         concurrency: int,
         budget_usd: float | None,
         config: Path | None,
+        job: str | None = None,
+        graph: str = "",
     ) -> None:
         existing = options.existing(out, resume=resume, overwrite=overwrite)
+        if job is not None and out is not None:
+            raise ConfigError(
+                "--job keeps what comes out itself: leave out --out, and write a file of it by "
+                f"moa job export {job} --out {out}"
+            )
+        self._job: Job | None = None
+        if job is not None:
+            from moa.jobs import Job
+
+            self._job = Job(job, graph=graph)
+        self._store = job
         self.tally = Tally()
         self._line = line
         self._live = live
@@ -204,6 +227,8 @@ class RowRunner:
         self._concurrency = concurrency
         self._budget_usd, self._config = budget_usd, config
         self._counts_dollars = budget_usd is not None
+        self._done_before = 0
+        self._said = time.monotonic()
         self._first: list[Item[object]] = []
         self._reference: Reference | None = None
         self.errors = screen.err()
@@ -213,6 +238,7 @@ class RowRunner:
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}", markup=False),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=self.errors,
             transient=True,
             disable=not self.errors.is_terminal or screen.quiet.get(),
@@ -235,7 +261,7 @@ class RowRunner:
         """
         check_target("--out", self._file and self._file.path)
         try:
-            with self._file or nullcontext():
+            with self._file or self._job or nullcontext():
                 return self._run(prepare, rows, tabular=tabular)
         finally:
             self._progress.stop()
@@ -252,18 +278,23 @@ class RowRunner:
             if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if self._live else chain((next(left),), left)
+            due = self._due(left, context)
             if endpoints.stood_in:
                 screen.notes().print(NO_LLM)
             await endpoints.warm(asked)
             self._reference, self.tally.before = context.reference, context.usage
             self.tally.start()
             self._progress.start()
-            found = aside(left) if self._live else left
+            found = due or (aside(left) if self._live else left)
             async with aclosing(
                 map_rows(node, found, context, max_concurrency=self._concurrency)
             ) as items:
                 async for item in items:
+                    if self._job:
+                        await self._job.take(item, context)
                     self.add(item)
+            if self._job and self._job.status().left:
+                return session.FAILED
             return session.FAILED if self.tally.failed else session.ANSWERED
 
         code = session.run_job(job, self._config, self._budget_usd, stopped="")
@@ -272,6 +303,16 @@ class RowRunner:
             if isinstance(node, Watching):
                 screen.notes().print(node.summary)
         return code
+
+    def _due(self, rows: Rows, context: RunContext) -> AsyncGenerator[Row | Malformed] | None:
+        """Add rows to the job, and give those that are due in it; `None`: there is no job."""
+        if self._job is None:
+            return None
+        self._job.add(rows, all_rows=not self._limited)
+        status = self._job.status()
+        self._done_before = status.total - status.left
+        self._progress.update(self._task, total=status.total, completed=self._done_before)
+        return self._job.left(context, at_once=self._concurrency)
 
     def add(self, item: Item[object]) -> None:
         """Take an item: it is on disk when this returns."""
@@ -287,8 +328,11 @@ class RowRunner:
         self._warn_of_unpriced(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
-        done = self.tally.items + (self._file.there if self._file else 0)
+        done = self.tally.items + (self._file.there if self._file else self._done_before)
         self._progress.update(self._task, completed=done, state=self._state())
+        if self._progress.disable and time.monotonic() > self._said + _SAID_EVERY_S:
+            self._said = time.monotonic()
+            screen.notes().print(f"{done} items, {self._state()}")
 
     def close(self, *, stopped: bool = False) -> None:
         """Print the tables of results and of what they came to.
@@ -311,6 +355,10 @@ class RowRunner:
                 f"{file.there} more were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
+        if self._job:
+            status = self._job.status()
+            counts = ", ".join(f"{count} {state}" for state, count in sorted(status.rows.items()))
+            details.print(f"Job {self._store}: {counts}. moa job export {self._store} --out …")
         if stopped:
             go_on = options.how_to_go_on(file and file.path)
             details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")

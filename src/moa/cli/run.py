@@ -38,6 +38,7 @@ def run(
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,
     out: options.OutFile = None,
+    job: options.JobStore = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     format: options.Format = None,
@@ -78,6 +79,12 @@ def run(
 
         moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
         moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
+
+    A night's work, which goes on after a crash by the same command, and which several processes
+    share:
+
+        moa run support "mails/*.parquet" --job nightly --concurrency 32
+        moa job export nightly --out done.jsonl
     """
     from moa import rows
     from moa.cli.row_runner import RowRunner
@@ -111,6 +118,8 @@ def run(
         concurrency=concurrency,
         budget_usd=budget_usd,
         config=config,
+        job=job,
+        graph=graph,
     )
     tabular = not text and rows.format_of(source, format) == "csv"
     raise typer.Exit(runner.run(prepare, islice(found, limit), tabular=tabular))

@@ -1,0 +1,75 @@
+"""`moa run --job` and `moa job`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import moa
+
+GRAPH = """
+from moa import Graph
+from moa.errors import InputError
+
+
+def shout(text: str) -> str:
+    if text == "bad":
+        raise InputError("it is bad")
+    return text.upper()
+
+
+g = Graph("shout", str)
+graph = g.build(g.add(shout, g.input))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "graph.py").write_text(GRAPH)
+    (tmp_path / "in.txt").write_text("a\nbad\nc\n")
+    return tmp_path
+
+
+def test_a_job_is_run_looked_at_and_exported(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1
+    assert "Job nightly: 1 dead, 2 done" in capsys.readouterr().out
+    assert moa("job", "status", "nightly", "--json") == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["rows"], status["causes"]) == ({"done": 2, "dead": 1}, {"InputError": 1})
+    assert moa("job", "failed", "nightly") == 0
+    assert json.loads(capsys.readouterr().out)["error"] == "InputError: it is bad"
+    assert moa("job", "export", "nightly", "--out", "done.jsonl") == 0
+    lines = [json.loads(line) for line in (folder / "done.jsonl").read_text().splitlines()]
+    assert [line.get("output") for line in lines] == ["A", None, "C"]
+
+
+def test_an_export_writes_over_nothing_by_accident(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    (folder / "done.jsonl").write_text("{}\n")
+    assert moa("job", "export", "nightly", "--out", "done.jsonl") == 2
+    assert (folder / "done.jsonl").read_text() == "{}\n"
+
+
+def test_rows_that_failed_are_done_by_the_same_command_after_retry(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    (folder / "graph.py").write_text(GRAPH.replace('"bad"', '"worse"'))
+    assert moa("job", "retry", "nightly") == 0
+    assert "1 rows are due again" in capsys.readouterr().out
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 0
+    assert "Job nightly: 3 done" in capsys.readouterr().out
+
+
+def test_a_job_and_a_file_of_lines_don_t_go_together(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly", "--out", "x.jsonl") == 2
+    assert "moa job export nightly --out x.jsonl" in capsys.readouterr().err
+    assert not (folder / "nightly").exists()

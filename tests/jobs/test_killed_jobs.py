@@ -1,0 +1,132 @@
+"""Jobs whose processes are killed by `kill -9` at any moment, and go on."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.jobs import Job
+
+CHILD = Path(__file__).with_name("killed.py")
+CALLS = 3
+"""Of a row."""
+
+
+class Counting(BaseHTTPRequestHandler):
+    """A server of models that counts what it answers."""
+
+    protocol_version = "HTTP/1.1"
+    asked: Counter[str]
+    lock: threading.Lock
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.lock:
+            self.asked[json.dumps(body["messages"])] += 1
+        message = {"role": "assistant", "content": "Fine."}
+        usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+        answer = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": usage,
+        }
+        raw = json.dumps(answer).encode()
+        with suppress(ConnectionError):
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving() -> Generator[tuple[str, Counter[str]]]:
+    """Serve models; give the address, and how often each request was answered."""
+    asked: Counter[str] = Counter()
+    handler = type("Handler", (Counting,), {"asked": asked, "lock": threading.Lock()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def child(store: Path, url: str, rows: int, concurrency: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(CHILD), str(store), url, str(rows), str(concurrency)]
+    return subprocess.Popen(command)
+
+
+def kills(tmp_path: Path, *, rows: int, moments: int, concurrency: int, seed: int) -> None:
+    """Kill a job again and again, let it end, and look at what is there and what was paid."""
+    dice, store = random.Random(seed), tmp_path / "job"
+    with serving() as (url, asked):
+        done = 0
+        for _ in range(moments):
+            worker = child(store, url, rows, concurrency)
+            began, wait_s = sum(asked.values()), dice.uniform(0.0, 1.5)
+            while sum(asked.values()) == began and worker.poll() is None:
+                time.sleep(0.01)
+            time.sleep(wait_s)
+            worker.kill()
+            worker.wait()
+            done += 1
+        assert child(store, url, rows, concurrency).wait() == 0
+        paid = sum(asked.values())
+    with Job(store) as job:
+        lines = list(job.lines())
+        assert job.status().rows == {"done": rows}
+    assert [line["id"] for line in lines] == list(range(1, rows + 1))
+    assert all(line["usage"]["calls"] == CALLS for line in lines)
+    again = {request: count for request, count in asked.items() if count > 1}
+    # Both calls at the end of a row may be in flight.
+    assert paid - rows * CALLS <= 2 * concurrency * done, f"{paid} calls, {len(again)} again"
+
+
+@pytest.mark.timeout(180)
+def test_a_job_that_is_killed_loses_nothing_and_pays_for_nothing_twice(tmp_path: Path) -> None:
+    kills(tmp_path, rows=200, moments=4, concurrency=4, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_ten_thousand_rows_outlast_fifty_kills(tmp_path: Path) -> None:
+    kills(tmp_path, rows=10_000, moments=50, concurrency=16, seed=2)
+
+
+@pytest.mark.timeout(180)
+def test_two_processes_share_a_job_and_one_takes_over_what_the_other_dies_with(
+    tmp_path: Path,
+) -> None:
+    rows, store = 200, tmp_path / "job"
+    with serving() as (url, asked):
+        first, second = (child(store, url, rows, 4) for _ in range(2))
+        while sum(asked.values()) < rows:
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        assert second.wait() == 0
+    with Job(store) as job:
+        assert [line["id"] for line in job.lines()] == list(range(1, rows + 1))
+        assert job.status().rows == {"done": rows}
+    assert sum(asked.values()) - rows * CALLS <= 2 * 4

@@ -1,0 +1,81 @@
+"""Rows of files that are compressed, many, tables of Parquet, or elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import zstandard
+
+from moa import rows
+from moa.errors import ConfigError
+
+LINES = b'{"id": "a", "text": "one"}\n{"text": "two"}\n'
+
+
+def found(source: str | Path) -> list[tuple[str | int, object]]:
+    return [(row.id, row.input) for row in rows.read(source)]
+
+
+def parquet(path: Path, **columns: list[Any]) -> Path:
+    arrow, tables = import_module("pyarrow"), import_module("pyarrow.parquet")
+    tables.write_table(arrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(("end", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_compressed_file_is_read_as_it_is_unpacked(end: str, pack: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"mails.jsonl{end}"
+    path.write_bytes(pack(LINES))
+    assert found(path) == [("a", {"id": "a", "text": "one"}), (2, {"text": "two"})]
+
+
+def test_rows_of_parquet_are_read_as_their_columns(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "mails.parquet", id=["a", "b"], text=["one", None], size=[1, 2])
+    assert found(path) == [
+        ("a", {"id": "a", "text": "one", "size": 1}),
+        ("b", {"id": "b", "text": None, "size": 2}),
+    ]
+
+
+def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mails.parquet"
+    path.write_bytes(LINES)
+    with pytest.raises(ConfigError, match="it is no Parquet"):
+        found(path)
+
+
+def test_rows_of_many_files_tell_which_file_they_are_of(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.jsonl").write_bytes(LINES)
+    ids = [one for one, _ in found(tmp_path / "*.jsonl")]
+    assert ids == ["a", "a.jsonl:2", "a", "b.jsonl:2"]
+    with pytest.raises(ConfigError, match="no file is called like"):
+        found(tmp_path / "*.csv")
+
+
+def test_a_file_elsewhere_is_read_by_its_address() -> None:
+    import fsspec
+
+    with cast("Any", fsspec).open("memory://mails.jsonl", "wb") as file:
+        file.write(LINES)
+    assert [one for one, _ in found("memory://mails.jsonl")] == ["a", 2]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.csv", "out.parquet"])
+def test_what_came_out_is_written_as_the_name_says(name: str, tmp_path: Path) -> None:
+    lines = [{"id": 1, "input": "a", "output": {"label": "x"}, "status": "answered"}]
+    assert rows.exported(lines, tmp_path / name) == 1
+    ((_, values),) = found(tmp_path / name)
+    fields = cast("dict[str, Any]", values)
+    output = fields["output"]
+    assert (json.loads(output) if isinstance(output, str) else output) == {"label": "x"}
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give a name that ends in"):
+        rows.exported([], tmp_path / "out.txt")
