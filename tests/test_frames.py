@@ -13,7 +13,7 @@ from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, ConfigError
+from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
 from moa.handoffs import Reply
 from moa.testing import SimulatedEndpoint
 from moa.usage import Budget
@@ -118,3 +118,11 @@ def test_a_misspelt_column_is_named_with_the_nearest(frame_of: Any) -> None:
 def test_what_is_no_frame_is_refused() -> None:
     with pytest.raises(ConfigError, match="a DataFrame of pandas or polars, not list"):
         mood().map_frame(TEXTS)
+
+
+@pytest.mark.parametrize("texts", [["a"], []])
+def test_a_frame_has_the_columns_of_the_output_though_no_row_went_well(texts: list[str]) -> None:
+    node = Sentiment(SimulatedEndpoint(rule=lambda _: EndpointUnavailable("off", endpoint="a")))
+    pandas = import_module("pandas")
+    frame = node.map_frame(pandas.DataFrame({"text": texts}))
+    assert {"label", "confidence", "error"} <= {*frame.columns}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
@@ -33,7 +33,9 @@ def rows_of(frame: object, column: str | None) -> list[Any]:
     return known[column].to_list()
 
 
-def widened(frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str) -> Frame:
+def widened(
+    frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str, names: Iterable[str] = ()
+) -> Frame:
     """Copy a frame with more columns.
 
     Args:
@@ -41,11 +43,12 @@ def widened(frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str) 
         rows: Cells by column, of each row; what one lacks is `None`.
         prefix: Put before the name of a column that is there already, with `_` between; again,
             where that is there too.
+        names: Of columns that there are in any case, first.
     """
     known: Any = frame
     there: Collection[object] = set(known.columns)
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {_free(name, there, prefix): [row.get(name) for row in rows] for name in names}
+    every = dict.fromkeys([*names, *(name for row in rows for name in row)])
+    columns = {_free(name, there, prefix): [row.get(name) for row in rows] for name in every}
     if _is_polars(frame):
         return cast("Frame", known.hstack(type(known)(columns, strict=False)))
     return cast("Frame", known.assign(**columns))

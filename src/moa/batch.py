@@ -19,7 +19,18 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    TypeGuard,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -221,8 +232,8 @@ class NodeBase(Generic[In_contra, Out_co]):
     def map(
         self: Node[In_contra, Out_co],
         inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
-        context: RunContext | None = None,
         /,
+        context: RunContext | None = None,
         *,
         max_concurrency: int = 8,
         on_error: OnError = "return",
@@ -243,8 +254,8 @@ class NodeBase(Generic[In_contra, Out_co]):
     def map_sync(
         self: Node[In_contra, Out_co],
         inputs: Iterable[In_contra | Row | Malformed],
-        context: RunContext | None = None,
         /,
+        context: RunContext | None = None,
         *,
         max_concurrency: int = 8,
         on_error: OnError = "return",
@@ -277,8 +288,8 @@ class NodeBase(Generic[In_contra, Out_co]):
     def map_frame(
         self: Node[In_contra, Out_co],
         frame: Frame,
-        context: RunContext | None = None,
         /,
+        context: RunContext | None = None,
         *,
         column: str | None = "text",
         max_concurrency: int = 8,
@@ -314,13 +325,16 @@ class NodeBase(Generic[In_contra, Out_co]):
             progress=progress,
         )
         items = beside(lambda: _listed(mapped))
-        return widened(frame, [_cells(item) for item in items], prefix=self.name)
+        kind: object = getattr(self, "output_type", None)
+        fields = [*kind.model_fields] if _is_model(kind) else ["output"] if kind is str else []
+        cells = [_cells(item) for item in items]
+        return widened(frame, cells, prefix=self.name, names=(*fields, "error"))
 
     async def run_job(
         self: Node[In_contra, Out_co],
         inputs: Iterable[Value | BaseModel | Row | Malformed],
-        context: RunContext | None = None,
         /,
+        context: RunContext | None = None,
         *,
         store: str | Path,
         max_concurrency: int = 8,
@@ -378,6 +392,10 @@ def _cell(cell: Any, column: str | None, number: int) -> Row | Malformed:
     if column is None or isinstance(cell, str):
         return Row(number=number, id=number, value=cell)
     return Malformed(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
+
+
+def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _cells(item: Item[Any]) -> dict[str, object]:

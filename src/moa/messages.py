@@ -140,6 +140,16 @@ class ToolCall:
     id: str = ""
     """Tells it from the other calls of a conversation."""
 
+    @classmethod
+    def of(cls, name: str, /, **arguments: object) -> ToolCall:
+        """Write a call with arguments of Python, as in a script for tests.
+
+        Args:
+            name: Of the tool.
+            arguments: By name; what JSON can hold.
+        """
+        return cls(name, json.dumps(arguments, ensure_ascii=False))
+
     @property
     def values(self) -> dict[str, Any]:
         """The arguments by name.

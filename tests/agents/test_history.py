@@ -23,7 +23,7 @@ async def test_the_messages_of_a_result_are_the_history_of_the_next_run() -> Non
     endpoint = ScriptedEndpoint(["Hello, Ada.", "Ada."])
     agent = Agent(endpoint, "Talk.", tag="")
     first = await agent.run("I am Ada.")
-    second = await agent.run("Who am I?", history=first.messages)
+    second = await agent.run("Who am I?", history=first)
     assert said(endpoint) == [
         ("system", "Talk."),
         ("user", "I am Ada."),

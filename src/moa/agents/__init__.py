@@ -73,7 +73,7 @@ class Settings(Limits, total=False):
     """Calls of tools that a run may make; one more is a `BudgetExceeded`."""
 
 
-History = Iterable[Message | Mapping[str, Any]]
+History = Iterable[Message | Mapping[str, Any]] | Result[Any]
 """What was said before: the `messages` of a result, or messages as OpenAI writes them."""
 
 
@@ -87,6 +87,15 @@ class _Exchange:
 
 _EXCHANGE: ContextVar[_Exchange | None] = ContextVar("_EXCHANGE", default=None)
 """Of the agent that runs: `answer`, which classes override, knows of none."""
+
+
+def _model(output: Any) -> Any:
+    if isinstance(output, type) and issubclass(output, BaseModel):
+        return output
+    raise ConfigError(
+        f"output={output!r}: give a pydantic model with a field for each thing that is wanted, or "
+        "leave it out for a text"
+    )
 
 
 class Agent(TypedNode[In, Out]):
@@ -200,7 +209,7 @@ class Agent(TypedNode[In, Out]):
         if input is not None:
             self.input_type = input
         if output is not None:
-            self.output_type = output
+            self.output_type = _model(output)
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         if instructions is not None:
@@ -235,10 +244,11 @@ class Agent(TypedNode[In, Out]):
         Args:
             request: The input.
             context: Budget, deadline and ledger of the run it is part of; `None` starts one.
-            history: What was said before: the `messages` of an earlier result, or messages as
-                OpenAI writes them. The instructions are the agent's own, and stand before it.
+            history: What was said before: an earlier result, its `messages`, or messages as OpenAI
+                writes them. The instructions are the agent's own, and stand before it.
         """
-        exchange = _Exchange(tuple(map(Message.of, history)))
+        said = history.messages if isinstance(history, Result) else history
+        exchange = _Exchange(tuple(map(Message.of, said)))
         token = _EXCHANGE.set(exchange)
         try:
             result = await super().run(request, context)
