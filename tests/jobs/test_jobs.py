@@ -270,3 +270,14 @@ async def test_a_budget_above_that_is_used_up_leaves_rows_due(store: str) -> Non
         agent = Agent(ScriptedEndpoint(["Fine."]), "Answer.")
         status = await job.run(agent, above.nested(), max_concurrency=1)
     assert status.rows == {"done": 1, "due": 1}
+
+
+async def test_a_row_that_asks_people_is_dead_at_once(tmp_path: Path) -> None:
+    from langgraph.types import interrupt
+
+    def ask(text: str) -> str:
+        return interrupt(text)
+
+    g = Graph("g", str)
+    status = await worked(str(tmp_path), texts("a"), g.build(g.add(ask, g.input)))
+    assert (status.rows, status.causes) == ({"dead": 1}, {"NotResumable": 1})
