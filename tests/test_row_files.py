@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from moa import rows
+from moa.batch import Malformed
 from moa.errors import ConfigError
 
 LINES = b'{"id": "a", "text": "one"}\n{"text": "two"}\n'
@@ -45,7 +46,7 @@ def test_rows_of_parquet_are_read_as_their_columns(tmp_path: Path) -> None:
 def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
     path = tmp_path / "mails.parquet"
     path.write_bytes(LINES)
-    with pytest.raises(ConfigError, match="it is no Parquet"):
+    with pytest.raises(ConfigError, match="is no Parquet"):
         found(path)
 
 
@@ -79,3 +80,45 @@ def test_what_came_out_is_written_as_the_name_says(name: str, tmp_path: Path) ->
 def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give a name that ends in"):
         rows.exported([], tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize(("end", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_compressed_file_that_is_cut_off_says_so_behind_its_rows(
+    end: str, pack: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / f"mails.txt{end}"
+    packed = pack(b"".join(b"%064x\n" % (7**n % 2**255) for n in range(9000)))
+    path.write_bytes(packed[: len(packed) // 2])
+    *_, last = rows.read(path)
+    assert isinstance(last, Malformed)
+    assert "all that follows can't be read" in last.error
+    assert rows.count(str(path), None) is None
+
+
+def test_a_zstd_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "mails.txt.zst"
+    path.write_bytes(zstandard.compress(b"a\n") + zstandard.compress(b"b\n"))
+    assert [value for _, value in found(path)] == ["a", "b"]
+
+
+def test_of_many_files_one_that_is_broken_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(b"no gzip")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"b\n"))
+    broken, row = rows.read(tmp_path / "*.gz")
+    assert isinstance(broken, Malformed)
+    assert broken.error.startswith("a.txt.gz: ")
+    assert row.input == "b"
+
+
+def test_an_id_that_is_the_number_of_its_line_stays_in_many_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
+    (tmp_path / "b.jsonl").write_text('{"id": 3}\n')
+    assert [one for one, _ in found(tmp_path / "*.jsonl")] == [1, 2, 3]
+
+
+def test_a_row_of_parquet_with_bytes_that_are_no_text_is_malformed(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "mails.parquet", text=["a", "b"], picture=[b"\xff", b"fine"])
+    bad, good = rows.read(path)
+    assert isinstance(bad, Malformed)
+    assert "bytes that are no text" in bad.error
+    assert good.input == {"text": "b", "picture": "fine"}

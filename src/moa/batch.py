@@ -580,7 +580,8 @@ async def _item(
         error = MalformedRow(f"line {given.number} is malformed: {given.error}")
         return item(status="failed", error=error)
     journal = given.journal if isinstance(given, Row) else None
-    context.journal = journal and journal.root
+    if journal is not None:
+        context.journal = journal.root
     start = time.perf_counter()
     try:
         result = await node.run(read(given.value) if isinstance(given, Row) else given, context)

@@ -238,9 +238,9 @@ class RunContext:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether its own budget has refused a call, or its deadline has passed."""
+        """Whether a budget, here or above, has refused a call, or its deadline has passed."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or (self.budget is not UNLIMITED and self._used_up)
+        return late or any(level._used_up for level in self._limited)
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, or `None` where there is none.

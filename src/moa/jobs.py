@@ -41,8 +41,8 @@ from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     InputError,
-    MalformedRow,
     MissingDependency,
+    NotResumable,
     StoreError,
 )
 from moa.journal import Journal
@@ -62,6 +62,8 @@ _RETRY_S = 5.0
 _MAX_DEATHS = 20
 """Times that a process may die with a row in its hands; then it is taken to be the row's fault."""
 _WAIT_S = 0.5
+_CLOCK_S = 5.0
+"""Seconds by which the start of a process may seem to differ."""
 _BATCH = 1000
 """Rows that are added in one transaction."""
 _TABLES = """
@@ -80,7 +82,12 @@ create table if not exists moa_calls (
     job text not null, key text not null, call text not null, record text not null,
     primary key (job, key, call))
 """
-_DUE = "job = ? and gone = 0 and (state = 'due' or (state in ('failed', 'leased') and until < ?))"
+_DUE = (
+    "state = 'due'",
+    "state in ('failed', 'leased') and until < ? and coalesce(worker, '') <> ?",
+)
+"""What is leased: the latter where there is none of the former. With an `or`, a million rows would
+be sorted each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +262,7 @@ class Job:
             context: Of the run; once its budget or its time is used up, no more rows are given.
             at_once: Rows that are leased together.
         """
+        self._failures.clear()
         self._free_the_dead()
         renewing = asyncio.ensure_future(self._renew())
         try:
@@ -275,16 +283,15 @@ class Job:
         One that failed is tried again later, unless the row itself is at fault. Where the limit of
         the whole run ended it, it is due.
         """
-        failures = self._failures.pop(item.key)
+        failures = self._failures.pop(item.key, 0)
         ended = isinstance(item.error, BudgetExceeded | DeadlineExceeded)
         if ended and context.is_used_up:
-            give_back = "update moa_rows set state = 'due', worker = null where job = ? and key = ?"
-            await self._store.beside(lambda: self._rows(give_back, item.key))
+            await self._store.beside(lambda: self._give_back(item.key))
             return
         state: State = "done"
         if item.error is not None:
             failures += 1
-            own = isinstance(item.error, MalformedRow | InputError)
+            own = isinstance(item.error, InputError | NotResumable)
             state = "dead" if own or failures >= self._tries else "failed"
         values = (
             state,
@@ -295,20 +302,27 @@ class Job:
             item.usage.total.calls,
             float(item.usage.cost or 0),
             int(item.needed_llm),
-            item.key,
         )
-        await self._store.beside(lambda: self._settle(values, over=state in ("done", "dead")))
+        await self._store.beside(lambda: self._settle(item.key, state, values))
 
-    def _settle(self, values: Sequence[object], *, over: bool) -> None:
-        with self._store.at_once():
-            job, key = self._store.job, values[-1]
-            self._store.run(
-                "update moa_rows set worker = null, state = ?, failures = ?, until = ?, line = ?, "
-                "cause = ?, calls = ?, cost = ?, llm = ? where key = ? and job = ?",
-                (*values, job),
-            )
-            if over:
-                self._store.run("delete from moa_calls where job = ? and key = ?", (job, key))
+    def _settle(self, key: str, state: State, values: Sequence[object]) -> None:
+        # Where its lease ran out meanwhile the row may be another's, or done: then what failed here
+        # says nothing of it, and the first that is done stays.
+        self._store.run(
+            "update moa_rows set worker = null, state = ?, failures = ?, until = ?, line = ?, "
+            "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
+            "and (worker = ? or (cast(? as text) = 'done' and state <> 'done'))",
+            (*values, self._store.job, key, self.worker, state),
+        )
+        if state in ("done", "dead"):
+            self._rows("delete from moa_calls where job = ? and key = ?", key)
+
+    def _give_back(self, key: str) -> None:
+        self._rows(
+            "update moa_rows set state = 'due', worker = null where job = ? and key = ? "
+            "and worker = ?",
+            *(key, self.worker),
+        )
 
     def status(self) -> JobStatus:
         """Count the rows."""
@@ -319,7 +333,7 @@ class Job:
         rows, causes = dict[State, int](), dict[str, int]()
         for state, cause, count, *_ in counted:
             rows[state] = rows.get(state, 0) + count
-            if cause is not None and state != "done":
+            if cause is not None and state in ("failed", "dead"):
                 causes[cause] = causes.get(cause, 0) + count
         calls, cost, llm = (sum(one[place] for one in counted) for place in (3, 4, 5))
         return JobStatus(rows, int(calls), float(cost), int(llm), causes)
@@ -369,17 +383,20 @@ class Job:
     def _leased(self, most: int) -> list[Row | Malformed]:
         """Lease rows: those that are due, and those whose lease or whose wait has run out."""
         now = time.time()
-        leased = self._store.run(
-            "update moa_rows set state = 'leased', worker = ?, until = ?, "
-            "deaths = deaths + case when state = 'leased' then 1 else 0 end "
-            f"where job = ? and key in (select key from moa_rows where {_DUE} and deaths < ? "
-            f"order by state = 'failed', place limit ?{self._store.skip_locked}) "
-            "returning key, given, failures",
-            (
-                *(self.worker, now + self._lease_s, self._store.job),
-                *(self._store.job, now, _MAX_DEATHS, most),
-            ),
-        )
+        leased = list[tuple[Any, ...]]()
+        for which, values in zip(_DUE, ((), (now, self.worker)), strict=True):
+            leased = leased or self._store.run(
+                "update moa_rows set state = 'leased', worker = ?, until = ?, "
+                "deaths = deaths + case when state = 'leased' then 1 else 0 end "
+                "where job = ? and key in (select key from moa_rows where job = ? and gone = 0 "
+                f"and {which} and deaths < ? "
+                f"order by state, place limit ?{self._store.skip_locked}) "
+                "returning key, given, failures",
+                (
+                    *(self.worker, now + self._lease_s, self._store.job, self._store.job),
+                    *(*values, _MAX_DEATHS, most),
+                ),
+            )
         found = list[Row | Malformed]()
         for key, given, failures in leased:
             self._failures[key] = failures
@@ -400,9 +417,15 @@ class Job:
         return Journal(key, dict(cast("list[tuple[str, str]]", kept)), write=keep)
 
     def _unfinished(self) -> bool:
+        # Those of an earlier run of this job, and those whose lease was told to nobody, since the
+        # connection was lost then.
+        held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
+        for (key,) in self._rows(held, self.worker):
+            if key not in self._failures:
+                self._give_back(key)
         hopeless = (
             "update moa_rows set state = 'dead', cause = 'ProcessDied', worker = null "
-            "where job = ? and state = 'leased' and until < ? and deaths >= ?"
+            "where job = ? and (state = 'due' or (state = 'leased' and until < ?)) and deaths >= ?"
         )
         self._rows(hopeless, time.time(), _MAX_DEATHS)
         left = "job = ? and gone = 0 and state in ('due', 'leased', 'failed')"
@@ -416,7 +439,8 @@ class Job:
             if host != socket.gethostname():
                 continue
             with suppress(psutil.Error):
-                if str(psutil.Process(int(pid)).create_time()) == began:
+                # It is reckoned from when the machine started, which moves as its clock is set.
+                if abs(psutil.Process(int(pid)).create_time() - float(began)) < _CLOCK_S:
                     continue
             free = (
                 "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
@@ -429,7 +453,8 @@ class Job:
         while True:
             await asyncio.sleep(self._lease_s / 3)
             values = (time.time() + self._lease_s, self._store.job, self.worker)
-            await self._store.beside(lambda: self._store.run(renew, values))  # noqa: B023
+            with suppress(StoreError):  # what is done next says so too, unless it has passed
+                await self._store.beside(lambda: self._store.run(renew, values))  # noqa: B023
 
 
 def _is_address(store: str | Path) -> bool:
@@ -459,7 +484,7 @@ class _Seen:
 
     def key(self, row: Row | Malformed) -> str:
         """Give the key of a row: its id, its content, and which of its copies it is."""
-        found = f"{row.id}/{digest_of(row.input).hex()}"
+        found = f"{digest_of(row.id).hex()}/{digest_of(row.input).hex()}"
         add = (
             "insert into seen values (?, 1) on conflict do update set count = count + 1 "
             "returning count"
@@ -493,10 +518,6 @@ class _Store(Protocol):
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Read rows one by one; the job is the first value."""
-        ...
-
-    def at_once(self) -> Any:
-        """Enter a transaction."""
         ...
 
     async def beside(self, work: Callable[[], T]) -> T:
@@ -540,23 +561,18 @@ class _SQLite:
             return self._file.execute(sql, values).fetchall()
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        with self.at_once():
-            self._file.executemany(sql, ((self.job, *one) for one in values))
+        with self._lock, self._told():
+            self._file.execute("begin immediate")
+            try:
+                self._file.executemany(sql, ((self.job, *one) for one in values))
+                self._file.execute("commit")
+            finally:
+                if self._file.in_transaction:
+                    self._file.execute("rollback")
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         with self._told():
             yield from self._file.execute(sql, (self.job, *values))
-
-    @contextmanager
-    def at_once(self) -> Generator[None]:
-        with self._lock, self._told():
-            self._file.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._file.execute("rollback")
-                raise
-            self._file.execute("commit")
 
     async def beside(self, work: Callable[[], T]) -> T:
         return work()
@@ -592,7 +608,7 @@ class _Postgres:
             ) from error
         try:
             self._connect()
-            with self.at_once():
+            with self._file.transaction():
                 # Two that make the tables at the same moment would fail by each other.
                 self._file.execute("select pg_advisory_xact_lock(7012023)")
                 for table in _TABLES.split(";"):
@@ -626,18 +642,16 @@ class _Postgres:
         self._again(work)
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        import psycopg
+
         with (
             self._lock,
+            self._told(psycopg.Error),
             self._file.transaction(),
             self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
         ):
             cursor.execute(cast("Any", sql.replace("?", "%s")), (self.job, *values))
             yield from cursor
-
-    @contextmanager
-    def at_once(self) -> Generator[None]:
-        with self._lock, self._file.transaction():
-            yield
 
     async def beside(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(work)
@@ -646,14 +660,21 @@ class _Postgres:
         """Do it, and again where the connection was lost: what is written is so by its key."""
         import psycopg
 
-        with self._lock:
+        with self._lock, self._told(psycopg.Error):
             for tried in range(6):
                 try:
                     return work()
                 except psycopg.OperationalError as error:
-                    if tried == 5 or self._file.info.transaction_status.name == "INTRANS":
+                    if tried == 5:
                         raise StoreError(f"the database of the job is away: {error}") from error
                     time.sleep(min(2.0**tried, 10.0))
                     with suppress(psycopg.Error):
                         self._connect()
         raise AssertionError("it returns or raises")
+
+    @contextmanager
+    def _told(self, kind: type[Exception]) -> Generator[None]:
+        try:
+            yield
+        except kind as error:
+            raise StoreError(f"the database of the job can't be used: {error}") from error

@@ -15,6 +15,7 @@ import io
 import json
 import sys
 import threading
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -41,6 +42,8 @@ Parquet."""
 STDIN = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 """How a file is compressed, by the end of its name."""
+_BROKEN = (OSError, EOFError, zlib.error)
+"""What reading raises where the disk fails, or a compressed file is cut off or damaged."""
 _PARQUET_ROWS = 1024
 """Rows of Parquet that are read together."""
 _BOM = b"\xef\xbb\xbf"
@@ -167,8 +170,11 @@ def _of_several(
 ) -> Iterator[Row | Malformed]:
     for file, found in files:
         for row in found:
-            if isinstance(row, Row) and row.id == row.number:
-                row = replace(row, id=f"{Path(file).name}:{row.number}")
+            name = Path(file).name
+            if isinstance(row, Malformed):
+                row = replace(row, error=f"{name}: {row.error}")
+            elif isinstance(row.value, str) or _own_id(row.value) is None:
+                row = replace(row, id=f"{name}:{row.number}")
             yield row
 
 
@@ -242,7 +248,7 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
     try:
         with _opened(source) as file:
             items = sum(1 for line in file if kind == "txt" or line.strip())
-    except OSError:  # reported when reading gets there
+    except _BROKEN:  # reported when reading gets there
         return None
     return items if limit is None else min(items, limit)
 
@@ -257,19 +263,20 @@ def _some(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malfo
 
 def _of_file(source: str, kind: Format) -> Iterator[Row | Malformed]:
     with _opened(source) as file:
-        reader = _parquet(file) if kind == "parquet" else _READERS[kind](_lines(file))
+        reader = _parquet(file, source) if kind == "parquet" else _READERS[kind](_lines(file))
         yield from _until_it_breaks(reader)
 
 
 def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
-    """End where the disk fails with one item that says so: what was read before is kept."""
+    """End where the file breaks off with one item that says so: what was read before is kept."""
     number = 0
     try:
         for row in found:
             number = row.number
             yield row
-    except OSError as error:
-        problem = f"it and all that follows can't be read: {error.strerror}"
+    except _BROKEN as error:
+        said = getattr(error, "strerror", None) or error
+        problem = f"it and all that follows can't be read: {said}"
         yield Malformed(number=number + 1, error=problem, raw="")
 
 
@@ -279,15 +286,13 @@ def _opened(source: str) -> BinaryIO:
         if "://" in source:
             import fsspec
 
-            files = cast("Any", fsspec)
-            return cast("BinaryIO", files.open(source, "rb", compression=packed).open())
+            unpacked = None if packed == "zstd" else packed
+            file = cast("Any", fsspec).open(source, "rb", compression=unpacked).open()
+            return cast("BinaryIO", _zstd(file) if packed == "zstd" else file)
         if packed == "gzip":
             return cast("BinaryIO", gzip.open(source, "rb"))
         if packed == "zstd":
-            import zstandard
-
-            unpacked = cast("Any", zstandard).open(source, "rb")
-            return cast("BinaryIO", io.BufferedReader(unpacked))
+            return _zstd(source)
         return Path(source).open("rb")
     except ImportError as error:
         raise MissingDependency(
@@ -298,6 +303,12 @@ def _opened(source: str) -> BinaryIO:
         raise ConfigError(f"{source!r} can't be read: {said}") from error
 
 
+def _zstd(file: Any) -> BinaryIO:
+    """Unpack by Arrow: `zstandard` ends without a word where a file is cut off."""
+    arrow = _arrow("to read .zst")
+    return cast("BinaryIO", io.BufferedReader(arrow.CompressedInputStream(file, "zstd")))
+
+
 def _arrow(purpose: str) -> Any:
     try:
         import_module("pyarrow.parquet")
@@ -306,16 +317,22 @@ def _arrow(purpose: str) -> Any:
         raise MissingDependency("pyarrow", extra="files", purpose=purpose) from error
 
 
-def _parquet(file: BinaryIO) -> Iterator[Row | Malformed]:
+def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
     arrow, number = _arrow("to read Parquet"), 0
     try:
         table = arrow.parquet.ParquetFile(file)
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
             for value in batch.to_pylist():
                 number += 1
-                yield _row(number, {name: plain(cell) for name, cell in value.items()})
+                try:
+                    row = _row(number, {name: plain(cell) for name, cell in value.items()})
+                except ValueError as error:  # such as the bytes of a picture
+                    problem = f"a column holds bytes that are no text: {error}"
+                    yield Malformed(number=number, error=problem, raw="")
+                else:
+                    yield row
     except arrow.ArrowInvalid as error:
-        raise ConfigError(f"it is no Parquet: {error}") from error
+        raise ConfigError(f"{source!r} is no Parquet: {error}") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[Line]:
@@ -428,9 +445,14 @@ def _written(cells: list[str]) -> str:
 
 
 def _row(number: int, value: dict[str, object]) -> Row:
+    own = _own_id(value)
+    return Row(number=number, id=number if own is None else own, value=value)
+
+
+def _own_id(value: Mapping[str, object]) -> str | int | None:
     given = value.get("id")
     usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
-    return Row(number=number, id=cast("str | int", given) if usable else number, value=value)
+    return cast("str | int", given) if usable else None
 
 
 def _object(text: str) -> dict[str, object]:

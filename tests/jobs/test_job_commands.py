@@ -73,3 +73,15 @@ def test_a_job_and_a_file_of_lines_don_t_go_together(
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly", "--out", "x.jsonl") == 2
     assert "moa job export nightly --out x.jsonl" in capsys.readouterr().err
     assert not (folder / "nightly").exists()
+
+
+@pytest.mark.parametrize("name", ["done.csv", "done.jsonl.gz"])
+def test_an_export_is_written_as_its_name_says(folder: Path, name: str) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    assert moa("job", "export", "nightly", "--out", name) == 0
+    assert (folder / name).stat().st_size
+
+
+def test_a_job_with_dead_rows_fails_also_where_nothing_is_left_to_do(folder: Path) -> None:
+    for _ in range(2):
+        assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1

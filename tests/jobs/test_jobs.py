@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,14 @@ import pytest
 
 import moa.jobs
 from moa import Agent, Budget, RunContext
-from moa.batch import Malformed, Row
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.batch import Item, Malformed, Row, Status
+from moa.errors import ConfigError, EndpointUnavailable, MoaError
 from moa.graphs import Graph
 from moa.jobs import Job, JobStatus
+from moa.journal import Journal
 from moa.testing import ScriptedEndpoint
+
+REFUSED = EndpointUnavailable("refused", endpoint="model")
 
 
 def texts(*values: str) -> list[Row]:
@@ -80,7 +87,7 @@ async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
 
     async def fail(text: str) -> str:
         tried.append(text)
-        raise EndpointUnavailable("refused", endpoint="model")
+        raise REFUSED
 
     g = Graph("g", str)
     status = await worked(store, texts("a"), g.build(g.add(fail, g.input)))
@@ -139,3 +146,138 @@ async def test_a_graph_runs_a_job_by_itself_and_goes_on_with_it(tmp_path: Path) 
     assert status.rows == {"done": 2}
     with Job(tmp_path) as job:
         assert outputs(job) == ["A", "B"]
+
+
+async def held(job: Job) -> Row | Malformed:
+    """Lease a row, and renew nothing."""
+    async with aclosing(job.left(RunContext())) as left:
+        return await anext(left)
+
+
+def item(row: Row | Malformed, status: Status, error: MoaError | None = None) -> Item[Any]:
+    return Item(number=1, id=1, input="a", key=row.key, status=status, error=error)
+
+
+async def test_a_late_failure_does_not_undo_what_another_process_has_done(store: str) -> None:
+    with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
+        late.add(texts("a"))
+        row = await held(late)
+        await asyncio.sleep(0.05)
+        await other.run(shouting())
+        await late.take(item(row, "failed", REFUSED), RunContext())
+        assert (late.status().rows, outputs(late)) == ({"done": 1}, ["A"])
+
+
+async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) -> None:
+    with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
+        late.add(texts("a"))
+        row = await held(late)
+        await asyncio.sleep(0.05)
+        await held(other)
+        await late.take(item(row, "answered"), RunContext())
+        await other.take(item(row, "failed", REFUSED), RunContext())
+        assert late.status().rows == {"done": 1}
+
+
+async def test_a_process_does_not_take_its_own_row_again_when_its_lease_runs_out(
+    store: str,
+) -> None:
+    with Job(store, graph="shout", lease_s=0.01) as job:
+        job.add(texts("a"))
+        async with aclosing(job.left(RunContext())) as left:
+            await anext(left)
+            time.sleep(0.05)  # noqa: ASYNC251  as where the machine was asleep
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await anext(left)
+
+
+async def test_a_job_that_was_cancelled_is_run_again_by_the_same_one(store: str) -> None:
+    async def hang(text: str) -> str:
+        await asyncio.sleep(60)
+        return text
+
+    g = Graph("g", str)
+    with Job(store, graph="g") as job:
+        job.add(texts("a", "b"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await job.run(g.build(g.add(hang, g.input)))
+        async with asyncio.timeout(20):
+            assert (await job.run(shouting())).rows == {"done": 2}
+
+
+async def test_a_row_that_kills_each_process_that_has_it_is_dead(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
+    with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
+        job.add(texts("a"))
+        killed.worker = f"{socket.gethostname()}|1|0|0"
+        await held(killed)
+        async with asyncio.timeout(20):
+            status = await job.run(shouting())
+        assert (status.rows, status.causes) == ({"dead": 1}, {"ProcessDied": 1})
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "x" * 100_000, "\ud800", "/", "😀"])
+async def test_any_id_may_name_a_row(store: str, odd: str) -> None:
+    status = await worked(store, [Row(number=1, id=odd, value="a")], shouting())
+    assert status.rows == {"done": 1}
+
+
+async def test_ids_of_another_type_are_others(store: str) -> None:
+    with Job(store, graph="shout") as job:
+        job.add([Row(number=1, id=1, value="a")])
+        job.add([Row(number=1, id="1", value="a")])
+        await job.run(shouting())
+        assert [line["id"] for line in job.lines()] == ["1"]
+
+
+async def test_a_connection_that_is_lost_is_made_again(postgres: str) -> None:
+    import psycopg
+
+    with Job(f"{postgres}#nightly", graph="shout") as job:
+        job.add(texts("a"))
+        row = await held(job)
+        with psycopg.connect(postgres, autocommit=True) as other:
+            other.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where pid <> pg_backend_pid() and datname = 'postgres'"
+            )
+        await job.take(item(row, "answered"), RunContext())
+        assert job.status().rows == {"done": 1}
+
+
+async def test_rows_of_a_map_within_a_run_that_is_kept_are_kept_with_it() -> None:
+    kept: list[str] = []
+
+    async def keep(key: str, record: str) -> None:
+        del record
+        kept.append(key)
+
+    context = RunContext()
+    context.journal = Journal(write=keep).root
+    items = Agent(ScriptedEndpoint(["Fine."]), "Answer.").map(texts("a"), context)
+    assert [one.status async for one in items] == ["answered"]
+    assert len(kept) == 1
+
+
+async def test_a_budget_above_that_is_used_up_leaves_rows_due(store: str) -> None:
+    above = RunContext(budget=Budget(calls=1))
+    with Job(store, graph="answer") as job:
+        job.add(texts("a", "b"))
+        agent = Agent(ScriptedEndpoint(["Fine."]), "Answer.")
+        status = await job.run(agent, above.nested(), max_concurrency=1)
+    assert status.rows == {"done": 1, "due": 1}
+
+
+async def test_a_row_that_asks_people_is_dead_at_once(tmp_path: Path) -> None:
+    from langgraph.types import interrupt
+
+    def ask(text: str) -> str:
+        return interrupt(text)
+
+    g = Graph("g", str)
+    status = await worked(str(tmp_path), texts("a"), g.build(g.add(ask, g.input)))
+    assert (status.rows, status.causes) == ({"dead": 1}, {"NotResumable": 1})

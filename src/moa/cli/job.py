@@ -81,7 +81,10 @@ def export(
     store: Store,
     *,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.jsonl", help="Where the lines are written.")
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="A new .jsonl, .csv or .parquet file; .gz compresses."
+        ),
     ],
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -91,10 +94,11 @@ def export(
 
         moa job export nightly --out done.jsonl
     """
-    from moa._files import check_lines
+    from moa.errors import ConfigError
     from moa.jobs import Job
 
-    check_lines(out, existing="overwrite" if overwrite else "refuse")
+    if out.is_file() and out.stat().st_size and not overwrite:
+        raise ConfigError(f"{out} is there already: --overwrite replaces it")
     with Job(store) as job:
         count = job.export(out)
     screen.out().print(f"{count} lines in {out}")

@@ -293,8 +293,9 @@ class RowRunner:
                     if self._job:
                         await self._job.take(item, context)
                     self.add(item)
-            if self._job and self._job.status().left:
-                return session.FAILED
+            if self._job:  # what failed here may have been done since, and others work on it too
+                status = self._job.status()
+                return session.FAILED if status.left or status.causes else session.ANSWERED
             return session.FAILED if self.tally.failed else session.ANSWERED
 
         code = session.run_job(job, self._config, self._budget_usd, stopped="")
@@ -345,7 +346,8 @@ class RowRunner:
         if not self._as_json and self._first:
             details.print(results(sorted(self._first, key=lambda item: item.number)))
             if hidden := self.tally.items - len(self._first):
-                where = file.path if file else "--out FILE.jsonl"
+                kept = "moa job export" if self._job else "--out FILE.jsonl"
+                where = file.path if file else kept
                 details.print(f"… and {hidden} more: {where} has them all")
         details.print(summary(self.tally, self._reference))
         if file:
@@ -360,7 +362,8 @@ class RowRunner:
             counts = ", ".join(f"{count} {state}" for state, count in sorted(status.rows.items()))
             details.print(f"Job {self._store}: {counts}. moa job export {self._store} --out …")
         if stopped:
-            go_on = options.how_to_go_on(file and file.path)
+            go_on = "the same command goes on"
+            go_on = go_on if self._job else options.how_to_go_on(file and file.path)
             details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
 
     def _state(self) -> str:
