@@ -326,7 +326,9 @@ class NodeBase(Generic[In_contra, Out_co]):
         )
         items = beside(lambda: _listed(mapped))
         kind: object = getattr(self, "output_type", None)
-        fields = [*kind.model_fields] if _is_model(kind) else ["output"] if kind is str else []
+        fields = ["output"] if kind is str else list[str]()
+        if _is_model(kind):
+            fields = [*kind.model_fields, *kind.model_computed_fields]
         cells = [_cells(item) for item in items]
         return widened(frame, cells, prefix=self.name, names=(*fields, "error"))
 
