@@ -326,11 +326,9 @@ class NodeBase(Generic[In_contra, Out_co]):
         )
         items = beside(lambda: _listed(mapped))
         kind: object = getattr(self, "output_type", None)
-        fields = ["output"] if kind is str else list[str]()
-        if _is_model(kind):
-            fields = [*kind.model_fields, *kind.model_computed_fields]
+        names = _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
         cells = [_cells(item) for item in items]
-        return widened(frame, cells, prefix=self.name, names=(*fields, "error"))
+        return widened(frame, cells, prefix=self.name, names=[*names, "error"])
 
     async def run_job(
         self: Node[In_contra, Out_co],
@@ -398,6 +396,13 @@ def _cell(cell: Any, column: str | None, number: int) -> Row | Malformed:
 
 def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _columns(kind: type[BaseModel]) -> list[str]:
+    aliased = kind.model_config.get("serialize_by_alias")
+    fields = kind.model_fields.items()
+    names = [(aliased and field.serialization_alias) or name for name, field in fields]
+    return [*names, *kind.model_computed_fields]
 
 
 def _cells(item: Item[Any]) -> dict[str, object]:
