@@ -103,11 +103,3 @@ async def test_offline_this_machine_can_still_be_asked() -> None:
 def test_a_script_that_is_one_text_is_refused() -> None:
     with pytest.raises(AssertionError, match="give a list of steps"):
         ScriptedEndpoint("hello")
-
-
-async def test_probabilities_of_a_question_that_is_not_asked_are_refused() -> None:
-    mood = Sentiment(SimulatedEndpoint(rule=lambda _: {"mood": {"positive": 0.9}}))
-    with pytest.raises(
-        AssertionError, match=r"\['mood'\] aren't asked: script some of \['sentiment'\]"
-    ):
-        await mood.run("Fine.")

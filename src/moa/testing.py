@@ -122,9 +122,6 @@ class _Double(Closing):
         self.states.append(text)
         step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
-        asked = [question.name for question in questions]
-        answered = any(name in step for name in asked)
-        assert answered or not step, f"{self.name}: {[*step]} aren't asked: script some of {asked}"
         answers = tuple(_decided(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
         return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)

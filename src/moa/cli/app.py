@@ -115,8 +115,8 @@ for heading, commands in {
 
 jobs = _typer(
     no_args_is_help=True,
-    help="Look at jobs, which moa run --job works on, and get what came out.",
-    epilog="Start with: moa run support inbox.jsonl --job nightly",
+    help="Look at the jobs of moa run --job, and export them.",
+    epilog="After moa run support inbox.jsonl --job nightly: moa job status nightly",
 )
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (job.status, job.retry, job.failed, job.export):

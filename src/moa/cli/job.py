@@ -83,7 +83,7 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="FILE", help="A new .jsonl, .csv or .parquet file; .gz compresses."
+            "--out", metavar="FILE", help="Write a .jsonl, .csv or .parquet file; .gz compresses."
         ),
     ],
     overwrite: options.Overwrite = False,
