@@ -158,6 +158,11 @@ class Job:
         self._failures: dict[str, int] = {}
         """How often each row in the hands of this process has failed."""
 
+    @property
+    def where(self) -> str:
+        """Where it is kept, in words: the address of a database may hold a password."""
+        return self._store.where
+
     def __enter__(self) -> Self:
         self._store.open()
         try:
@@ -263,7 +268,7 @@ class Job:
             at_once: Rows that are leased together.
         """
         self._failures.clear()
-        self._free_the_dead()
+        await self._store.beside(self._free_the_dead)
         renewing = asyncio.ensure_future(self._renew())
         try:
             while not context.is_used_up:
@@ -423,6 +428,7 @@ class Job:
         for (key,) in self._rows(held, self.worker):
             if key not in self._failures:
                 self._give_back(key)
+        self._free_the_dead()
         hopeless = (
             "update moa_rows set state = 'dead', cause = 'ProcessDied', worker = null "
             "where job = ? and (state = 'due' or (state = 'leased' and until < ?)) and deaths >= ?"

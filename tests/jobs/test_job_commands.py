@@ -36,7 +36,7 @@ def test_a_job_is_run_looked_at_and_exported(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1
-    assert "Job nightly: 1 dead, 2 done" in capsys.readouterr().out
+    assert "Job in nightly: 1 dead, 2 done" in capsys.readouterr().out
     assert moa("job", "status", "nightly", "--json") == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["rows"], status["causes"]) == ({"done": 2, "dead": 1}, {"InputError": 1})
@@ -64,14 +64,14 @@ def test_rows_that_failed_are_done_by_the_same_command_after_retry(
     assert moa("job", "retry", "nightly") == 0
     assert "1 rows are due again" in capsys.readouterr().out
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 0
-    assert "Job nightly: 3 done" in capsys.readouterr().out
+    assert "Job in nightly: 3 done" in capsys.readouterr().out
 
 
 def test_a_job_and_a_file_of_lines_don_t_go_together(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly", "--out", "x.jsonl") == 2
-    assert "moa job export nightly --out x.jsonl" in capsys.readouterr().err
+    assert "by moa job export" in capsys.readouterr().err
     assert not (folder / "nightly").exists()
 
 

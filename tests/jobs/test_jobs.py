@@ -15,7 +15,7 @@ import pytest
 import moa.jobs
 from moa import Agent, Budget, RunContext
 from moa.batch import Item, Malformed, Row, Status
-from moa.errors import ConfigError, EndpointUnavailable, MoaError
+from moa.errors import ConfigError, EndpointRejected, EndpointUnavailable, MoaError
 from moa.graphs import Graph
 from moa.jobs import Job, JobStatus
 from moa.journal import Journal
@@ -281,3 +281,21 @@ async def test_a_row_that_asks_people_is_dead_at_once(tmp_path: Path) -> None:
     g = Graph("g", str)
     status = await worked(str(tmp_path), texts("a"), g.build(g.add(ask, g.input)))
     assert (status.rows, status.causes) == ({"dead": 1}, {"NotResumable": 1})
+
+
+async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
+    monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
+    first = ScriptedEndpoint(["A draft."])
+    second = ScriptedEndpoint([EndpointRejected("busy", endpoint="second"), "Fine."])
+    g = Graph("g", str)
+    draft = g.add(Agent(first, "Draft.", name="draft"), g.input)
+    graph: Any = g.build(g.add(Agent(second, "Mend.", name="mend"), draft))
+    assert (await worked(store, texts("a"), graph)).rows == {"done": 1}
+    assert (len(first.prompts), len(second.prompts)) == (1, 2)
+
+
+def test_the_password_of_a_database_is_not_said() -> None:
+    assert "secret" not in Job("postgresql://me:secret@host/jobs#nightly", graph="g").where

@@ -210,14 +210,13 @@ class RowRunner:
         if job is not None and out is not None:
             raise ConfigError(
                 "--job keeps what comes out itself: leave out --out, and write a file of it by "
-                f"moa job export {job} --out {out}"
+                "moa job export"
             )
         self._job: Job | None = None
         if job is not None:
             from moa.jobs import Job
 
             self._job = Job(job, graph=graph)
-        self._store = job
         self.tally = Tally()
         self._line = line
         self._live = live
@@ -360,7 +359,9 @@ class RowRunner:
         if self._job:
             status = self._job.status()
             counts = ", ".join(f"{count} {state}" for state, count in sorted(status.rows.items()))
-            details.print(f"Job {self._store}: {counts}. moa job export {self._store} --out …")
+            details.print(
+                f"Job in {self._job.where}: {counts}. moa job export writes what came out"
+            )
         if stopped:
             go_on = "the same command goes on"
             go_on = go_on if self._job else options.how_to_go_on(file and file.path)
