@@ -64,6 +64,8 @@ _MAX_DEATHS = 20
 _WAIT_S = 0.5
 _CLOCK_S = 5.0
 """Seconds by which the start of a process may seem to differ."""
+_BUSY_S = 60.0
+"""Seconds that a process waits for others that write the same file."""
 _BATCH = 1000
 """Rows that are added in one transaction."""
 _TABLES = """
@@ -549,15 +551,28 @@ class _SQLite:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(
-                path, timeout=60, isolation_level=None, check_same_thread=False
+                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
             path.chmod(0o600)
-            self._file.execute("pragma journal_mode = wal")
+            self._use_wal()
             self._file.execute("pragma synchronous = normal")
             for table in _TABLES.split(";"):
                 self._file.execute(table)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"the job in {self._folder} can't be opened: {error}") from error
+
+    def _use_wal(self) -> None:
+        """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
+        give_up = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._file.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not locked or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.02)
 
     def close(self) -> None:
         self._file.close()

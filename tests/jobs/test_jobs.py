@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -299,3 +301,12 @@ async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(
 
 def test_the_password_of_a_database_is_not_said() -> None:
     assert "secret" not in Job("postgresql://me:secret@host/jobs#nightly", graph="g").where
+
+
+def test_a_process_that_makes_the_job_at_the_same_moment_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "job.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    threading.Timer(0.2, lambda: other.execute("commit")).start()
+    with Job(tmp_path, graph="g") as job:
+        assert job.status().total == 0
+    other.close()
