@@ -32,11 +32,11 @@ async def main(name: str, file: str, url: str, *on: str) -> None:
     double: Any = testing._Double  # pyright: ignore[reportPrivateUsage]
     answer = double._answer
 
-    async def asked(double: Any, text: str, context: RunContext) -> Any:
-        await asyncio.to_thread(ask, url, double.name, text)
-        return await answer(double, text, context)
+    async def heard(double: Any, asked: testing.Asked, context: RunContext) -> Any:
+        await asyncio.to_thread(ask, url, double.name, asked.text)
+        return await answer(double, asked, context)
 
-    double._answer = asked
+    double._answer = heard
     make, request = RECIPES[name]
     first = cast("list[object]", request)[0] if isinstance(request, list) else request
     async with AsyncSqliteSaver.from_conn_string(file) as saver:

@@ -100,9 +100,18 @@ def killed(name: str, file: Path, lives: int) -> None:
         child.kill()
 
 
-@pytest.mark.long
+ALWAYS = "refine"
+"""The one that the tests at hand kill too."""
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted({*RECIPES} - STATEFUL))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == ALWAYS else [pytest.mark.long])
+        for name in sorted({*RECIPES} - STATEFUL)
+    ],
+)
 def test_a_graph_goes_on_in_another_process(name: str, tmp_path: Path) -> None:
     said, calls = whole(name, tmp_path / "whole.db")
     for lives in sorted({0, calls // 2, calls - 1}):
