@@ -24,11 +24,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.calibration import percent
 from moa.calibration.audit import Evidence
 from moa.errors import ConfigError
+from moa.handoffs import Frozen
 
 Value = float | str
 """A number, or a name, such as that of a language."""
@@ -46,10 +47,8 @@ _MEMORY = 0.02
 """How much the newest value weighs in what an alarm says of where the values are now."""
 
 
-class Alarm(BaseModel):
+class Alarm(Frozen):
     """What has moved, and since when it is known."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     """What was watched, such as `length`."""
@@ -59,10 +58,8 @@ class Alarm(BaseModel):
     """In words."""
 
 
-class _Watch(BaseModel):
+class _Watch(Frozen):
     """One watched quantity: its reference, the counts so far, and the evidence of a change."""
-
-    model_config = ConfigDict(frozen=True)
 
     names: tuple[str, ...] = ()
     """Names from the most frequent on; empty where the values are numbers."""
@@ -145,7 +142,7 @@ class _Watch(BaseModel):
         )
 
 
-class Drift(BaseModel):
+class Drift(Frozen):
     """The state of a running check on drift: a small value, which each step replaces.
 
     Watch what can be seen of every input (`confidence`, `label_mass`, `length`, `language`), and
@@ -160,8 +157,6 @@ class Drift(BaseModel):
     very small or slow change may never raise one. Inputs that come in clumps of like ones are a
     change too; where that is how they always come, watch a random part of them.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """Largest probability of any alarm in the whole run, where nothing has changed."""
@@ -273,10 +268,8 @@ def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     }
 
 
-class Moved(BaseModel):
+class Moved(Frozen):
     """A label whose share is no longer what it was."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     label: str

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from moa._async import map_async
 from moa.context import RunContext
@@ -25,6 +25,7 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.labels import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
+from moa.handoffs import Frozen
 from moa.questions import NONE_OF_THESE, Layout, Question
 from moa.usage import Amount
 
@@ -68,10 +69,10 @@ def sources_of(
     return {**found, **(embedders or {})}
 
 
-class LabelFeature(BaseModel):
+class LabelFeature(Frozen):
     """The probabilities of the labels, averaged over prompt variants."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     kind: Literal["labels"] = "labels"
     name: str
@@ -137,10 +138,8 @@ class LabelFeature(BaseModel):
         return mean
 
 
-class VectorFeature(BaseModel):
+class VectorFeature(Frozen):
     """A vector of the text, for a linear head."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["vector"] = "vector"
     name: str

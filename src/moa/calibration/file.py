@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from moa._files import replace_text
 from moa.calibration import Bound
@@ -26,24 +26,21 @@ from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
+from moa.handoffs import Frozen
 from moa.questions import Kind, Option, Question
 
 Learn = Literal["split", "nothing", "approximate"]
 """What is learnt from labelled rows; see `moa.calibration.fit.calibrate`."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class OptionRecord(_Record):
+class OptionRecord(Frozen):
     """An allowed answer."""
 
     name: str
     description: str | None = None
 
 
-class QuestionRecord(_Record):
+class QuestionRecord(Frozen):
     """What is asked."""
 
     kind: Kind
@@ -64,7 +61,7 @@ class QuestionRecord(_Record):
         return Question(name, self.kind, self.text, options)
 
 
-class HeadRecord(_Record):
+class HeadRecord(Frozen):
     """A linear head."""
 
     shape: tuple[int, int]
@@ -86,7 +83,7 @@ class HeadRecord(_Record):
         return Head(weights.astype(float), np.array(self.bias))
 
 
-class FitRecord(_Record):
+class FitRecord(Frozen):
     """A fitted scorer."""
 
     heads: tuple[HeadRecord | None, ...]
@@ -114,7 +111,7 @@ class FitRecord(_Record):
         )
 
 
-class DataRecord(_Record):
+class DataRecord(Frozen):
     """What it was made from."""
 
     rows: int
@@ -163,7 +160,7 @@ class Decided(NamedTuple):
     """As in `Judged`."""
 
 
-class Calibration(_Record):
+class Calibration(Frozen):
     """A scorer fitted to labels, and from which confidence on its decisions are accepted.
 
     It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
@@ -171,7 +168,7 @@ class Calibration(_Record):
     one, which was fitted to all texts and is the better guess, and is not accepted.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     format: Literal[1] = 1
     made: datetime

@@ -11,10 +11,11 @@ from math import ceil
 from statistics import median
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from moa._text import words_in
 from moa.errors import InputError
+from moa.handoffs import Frozen
 
 _LIKE_TEXTS, _LONG = 0.5, 30
 """A column in which more than this share of values are different, and most are at least this long,
@@ -35,10 +36,8 @@ def _filled(text: str) -> str:
     return text
 
 
-class Labelled(BaseModel):
+class Labelled(Frozen):
     """A text with its right label."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: Annotated[str, AfterValidator(_filled)]
     label: Annotated[str, AfterValidator(_filled)]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.handoffs import Frozen
 
 _BINS, _DRAWS = 10, 100
 
 
-class Measures(BaseModel):
+class Measures(Frozen):
     """How good some decisions are."""
-
-    model_config = ConfigDict(frozen=True)
 
     accuracy: float
     macro_f1: float

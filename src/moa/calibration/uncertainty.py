@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.calibration.bounds import Outcome
 from moa.calibration.features import Feature, LabelFeature
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import cross_validated, fit_blend
+from moa.handoffs import Frozen
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
@@ -27,10 +26,8 @@ _ENDS = 1e-6
 """Probabilities are kept so far from 0 and 1; what moves less is taken to be the same."""
 
 
-class Uncertainty(BaseModel):
+class Uncertainty(Frozen):
     """A logistic regression of whether a decision is right, on its confidence and on signs."""
-
-    model_config = ConfigDict(frozen=True)
 
     signs: tuple[str, ...]
     means: tuple[float, ...]

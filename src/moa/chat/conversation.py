@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.endpoints.tokens import approximate_tokens
+from moa.handoffs import Frozen
 from moa.usage import Amount, Part, Tier, Usage
 
 Status = Literal["open", "answered", "stopped", "failed", "rejected"]
@@ -19,10 +20,8 @@ LEFT_OUT = "[…]"
 """Stands for words that are missing."""
 
 
-class Turn(BaseModel):
+class Turn(Frozen):
     """A message, and the reply to it."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     """Its place in the thread; the first is 1."""
@@ -53,10 +52,8 @@ class Turn(BaseModel):
         return approximate_tokens(self.text) + approximate_tokens(self.reply)
 
 
-class Summary(BaseModel):
+class Summary(Frozen):
     """What stands for the turns that are no longer read word for word."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     turns: int
@@ -65,10 +62,8 @@ class Summary(BaseModel):
     """Name of the node that made it."""
 
 
-class Conversation(BaseModel):
+class Conversation(Frozen):
     """A thread as its checkpoint holds it: everything that the next turn needs."""
-
-    model_config = ConfigDict(frozen=True)
 
     form: Literal["moa.chat/1"] = "moa.chat/1"
     """Tells what holds a conversation from what other graphs keep in the same store."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from moa.errors import ConfigError
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.usage import Tier
 
 THREAD = "default"
@@ -40,10 +40,10 @@ def is_file(store: str) -> bool:
     return False
 
 
-class UserMessage(BaseModel):
+class UserMessage(Frozen):
     """A message of the user."""
 
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     text: str
     thread: str = Field(default=THREAD, min_length=1)

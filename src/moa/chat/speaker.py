@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.agents import Agent, Settings
 from moa.agents.prompts import TAG, block, system
 from moa.chat.conversation import LEFT_OUT, Summary, Turn
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.messages import Message
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
 _LANGUAGE = "Answer the last message of the user, in {language}."
 
 
-class Exchange(BaseModel):
+class Exchange(Frozen):
     """What a model reads before it replies."""
-
-    model_config = ConfigDict(frozen=True)
 
     turns: tuple[Turn, ...] = Field(min_length=1)
     """Word for word; the last one is to be answered."""

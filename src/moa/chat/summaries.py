@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Unpack
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.agents import Agent, Settings
 from moa.agents.boundary import TypedNode
@@ -17,7 +17,7 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 _INSTRUCTIONS = (
     "Summarize the conversation in at most {words} words, in its language, for someone who "
@@ -32,10 +32,8 @@ _OF_A_REPLY = 1
 """Sentences of a reply that are extracted: it opens with what it answers."""
 
 
-class Passage(BaseModel):
+class Passage(Frozen):
     """Turns that are to be summed up, and the summary of what came before them."""
-
-    model_config = ConfigDict(frozen=True)
 
     turns: tuple[Turn, ...] = Field(min_length=1)
     before: str | None = None

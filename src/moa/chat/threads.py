@@ -13,7 +13,7 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
 from moa.agents.boundary import said
 from moa.chat.conversation import Conversation, Summary, Turn
@@ -21,6 +21,7 @@ from moa.chat.stores import Store, in_time
 from moa.context import RunContext
 from moa.endpoints import closed_after
 from moa.errors import StoreError
+from moa.handoffs import Frozen
 from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"
@@ -29,10 +30,8 @@ _SAID = "moa_said"
 _OPENING = 60
 
 
-class Thread(BaseModel):
+class Thread(Frozen):
     """A thread, as a list of them shows it."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     turns: int
@@ -44,10 +43,8 @@ class Thread(BaseModel):
     usage: Usage
 
 
-class Spent(BaseModel):
+class Spent(Frozen):
     """What one node asked of one endpoint, over all turns of a thread."""
-
-    model_config = ConfigDict(frozen=True)
 
     tier: Tier
     node: str
@@ -72,10 +69,8 @@ class Spent(BaseModel):
         )
 
 
-class Transcript(BaseModel):
+class Transcript(Frozen):
     """All that was said in a thread; write it with `model_dump_json()`."""
-
-    model_config = ConfigDict(frozen=True)
 
     thread: str
     turns: tuple[Turn, ...]

@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.agents.prompts import block
 from moa.documents import Passage
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
+from moa.handoffs import Frozen
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
@@ -25,10 +24,8 @@ instead."""
 _BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
 
 
-class Citation(BaseModel):
+class Citation(Frozen):
     """A number in an answer, and the passage that it stands for."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     passage: Passage

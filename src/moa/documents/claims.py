@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from pydantic import BaseModel, ConfigDict
-
 from moa._async import gather
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
@@ -17,7 +15,7 @@ from moa.documents.citations import Statement, statements, word_shares
 from moa.documents.retrieval import searched, words
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
-from moa.handoffs import Text
+from moa.handoffs import Frozen, Text
 from moa.node import Node
 from moa.questions import Answer, Option, Question
 
@@ -35,10 +33,8 @@ _FEWEST_WORDS = 3
 """A shorter sentence, such as a yes, tells too little by its words."""
 
 
-class Claim(BaseModel):
+class Claim(Frozen):
     """A sentence of an answer, and whether the passages that it cites say so."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     """Without its citations."""
@@ -51,10 +47,8 @@ class Claim(BaseModel):
     """That the passages say it; `None` where no model gave one."""
 
 
-class Grade(BaseModel):
+class Grade(Frozen):
     """Whether a pair of texts meets a criterion."""
-
-    model_config = ConfigDict(frozen=True)
 
     met: bool | None
     """`None` where the model didn't say."""

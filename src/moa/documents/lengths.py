@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa._text import word_count
 from moa.documents.sentences import sentences
+from moa.handoffs import Frozen
 
 _MOST, _LEAST = 1.15, 0.6
 """Shares of the words asked for between which a text is as long as was asked."""
 
 
-class Length(BaseModel):
+class Length(Frozen):
     """How long a text is to be. Without a number, any length will do."""
-
-    model_config = ConfigDict(frozen=True)
 
     words: int | None = Field(default=None, gt=0)
     """About so many words: from 60 % to 115 % of them are. Of writing without spaces, as Chinese

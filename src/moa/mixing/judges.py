@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa._async import gather
 from moa.agents import Agent
@@ -21,22 +21,19 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, OutputError
+from moa.handoffs import Frozen
 from moa.node import Node
 
 
-class Candidates(BaseModel):
+class Candidates(Frozen):
     """A request, and replies to choose from, without a word of whose they are."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: str
     replies: tuple[str, ...] = Field(min_length=1)
 
 
-class Picked(BaseModel):
+class Picked(Frozen):
     """Which reply is the best."""
-
-    model_config = ConfigDict(frozen=True)
 
     place: int = Field(ge=0)
     """Its place among the candidates, from 0; where nothing was told apart, the first of those."""

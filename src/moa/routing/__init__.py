@@ -15,12 +15,13 @@ from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from moa._files import replace_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import ConfigError, InputError
+from moa.handoffs import Frozen
 from moa.node import Result, finish
 from moa.routing.features import KNOWN, Table, describe, grams
 from moa.routing.recorded import Case
@@ -29,8 +30,8 @@ Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]
 
 
-class _Written(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Written(Frozen):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _need(holds: bool, what: str) -> None:
