@@ -226,40 +226,6 @@ def _number(value: Value, names: Sequence[str]) -> float:
     return float(names.index(value) if value in names else len(names))
 
 
-def reference(
-    texts: Sequence[str],
-    languages: Sequence[str | None],
-    confidences: Sequence[float],
-    accepted: Sequence[bool],
-    label_masses: Sequence[float],
-) -> Drift | None:
-    """Start a check on drift: on length, language, label mass, and what is accepted how surely.
-
-    Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-    other fit has.
-
-    Args:
-        texts: Drawn at random, as they come in.
-        languages: Of some texts; `None` where one is not known.
-        confidences: Of the accepting fit, in each held-out text.
-        accepted: Whether it accepts it.
-        label_masses: Of each held-out text; empty where they are not known.
-
-    Returns:
-        The check before its first input; `None` where there are too few texts to watch anything.
-    """
-    sure = [c for c, is_in in zip(confidences, accepted, strict=True) if is_in]
-    watched: dict[str, list[Value]] = {
-        "length": [float(len(text)) for text in texts],
-        "language": [name for name in languages if name is not None],
-        "label mass": list(label_masses),
-        "accepted": [float(one) for one in accepted] if any(accepted) else [],
-        "accepted confidence": [min(1.0, confidence) for confidence in sure],
-    }
-    enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
-    return Drift.of(enough) if enough else None
-
-
 def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     """Give the share of each language among those that are known, the most frequent first."""
     known = [name for name in languages if name is not None]
@@ -300,7 +266,8 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
         latest = added(windows[-look:])
         both = added([reference, latest])
         for question, known in both.items():
-            level = alpha / (len(looks) * len(both) * _free(known))
+            free = 1 if len(known) == 2 else len(known)  # of two, what one gains the other loses
+            level = alpha / (len(looks) * len(both) * free)
             for label in known:
                 change = _compared(reference, latest, question, label, windows=look)
                 if change.p <= level:
@@ -325,14 +292,7 @@ def share_of(known: Mapping[str, int], label: str) -> float:
 
 
 def p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
-    """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1.
-
-    Args:
-        count: Items with the label now.
-        total: All items now.
-        reference_count: Items with the label in the reference.
-        reference_total: All items in the reference.
-    """
+    """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1."""
     with_label, everything = count + reference_count, total + reference_total
     least, most = max(0, with_label - reference_total), min(total, with_label)
     scale = _choices(everything, total)
@@ -359,11 +319,6 @@ def _compared(
         windows=windows,
         p=p_value(now.get(label, 0), sum(now.values()), before.get(label, 0), sum(before.values())),
     )
-
-
-def _free(known: Mapping[str, int]) -> int:
-    """How many labels can move by themselves: of two, what one gains the other loses."""
-    return 1 if len(known) == 2 else len(known)
 
 
 def _choices(n: int, k: int) -> float:

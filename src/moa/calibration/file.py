@@ -13,11 +13,11 @@ from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from moa._files import replace_text
+from moa._files import load_model, save_text
 from moa.calibration import Bound
-from moa.calibration.drift import Drift, reference
+from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, LabelFeature, layout_of
 from moa.calibration.measures import Measures
 from moa.calibration.scorer import Candidate
@@ -36,6 +36,8 @@ Learn = Literal["split", "nothing", "approximate"]
 class OptionRecord(Frozen):
     """An allowed answer."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     name: str
     description: str | None = None
 
@@ -43,17 +45,11 @@ class OptionRecord(Frozen):
 class QuestionRecord(Frozen):
     """What is asked."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     kind: Kind
     text: str
     options: tuple[OptionRecord, ...]
-
-    @classmethod
-    def of(cls, question: Question) -> Self:
-        """Write a question down."""
-        options = tuple(
-            OptionRecord(name=o.name, description=o.description) for o in question.options
-        )
-        return cls(kind=question.kind, text=question.text, options=options)
 
     def question(self, name: str = "label") -> Question:
         """Ask it again, with the names of the options as labels."""
@@ -139,8 +135,6 @@ class DataRecord(Frozen):
 class Reached(Measures):
     """What its best guesses reached, by cross-validation on the texts that were drawn at random."""
 
-    ece_by_chance: float | None = None
-    """As in `Measured`; `None` in files that were made without it."""
     held_out_accuracy: float | None
     """Of the accepting fit, on the held-out texts; `None` without any."""
     coverage: float
@@ -207,27 +201,9 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: it is missing, is no calibration, or was edited.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise CalibrationError(
-                f"there is no calibration {str(path)!r}: moa calibrate makes one"
-            ) from error
-        except OSError as error:
-            raise CalibrationError(
-                f"the calibration {str(path)!r} can't be read: {error.strerror}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise CalibrationError(f"{str(path)!r} is no calibration: it is no text") from error
-        try:
-            found = cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise CalibrationError(
-                f"{str(path)!r} is no calibration: {where}: {first['msg']}. "
-                "moa calibrate writes one"
-            ) from error
+        found = load_model(
+            path, cls, what="calibration", maker="moa calibrate", error=CalibrationError
+        )
         if found.seal != found.sealed().seal:
             raise CalibrationError(
                 f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
@@ -241,10 +217,7 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: the file can't be written.
         """
-        try:
-            replace_text(Path(path), self.model_dump_json(indent=2) + "\n", private=False)
-        except OSError as error:
-            raise CalibrationError(f"{str(path)!r} can't be written: {error.strerror}") from error
+        save_text(path, self.model_dump_json(indent=2) + "\n", error=CalibrationError)
 
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""
@@ -258,6 +231,11 @@ class Calibration(Frozen):
     def labels(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(option.name for option in self.question.options)
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles of the endpoints that it reads from, in order."""
+        return sorted({feature.source for feature in self.features})
 
     @property
     def more_rows(self) -> int | None:
@@ -280,7 +258,7 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: question, options or the layout of the prompt are others.
         """
-        asked, mine = QuestionRecord.of(question), self.question
+        asked, mine = QuestionRecord.model_validate(question), self.question
         _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
         _same(repr(mine.text), repr(asked.text), "question")
         names, now = self.labels, [option.name for option in asked.options]
@@ -308,19 +286,16 @@ class Calibration(Frozen):
                 )
 
     def check_models(self, found: Mapping[str, Identity]) -> list[str]:
-        """Make sure that the models are those it was made on, and say what else has changed.
-
-        Args:
-            found: By role.
+        """Make sure that the models, by role, are those it was made on.
 
         Returns:
             Warnings, in sentences: of other servers and versions.
 
         Raises:
-            CalibrationError: a model is another one, or not there.
+            CalibrationError: a model is another one.
         """
         warnings: list[str] = []
-        for role in sorted({feature.source for feature in self.features}):
+        for role in self.roles:
             was, now = self.models[role], found[role]
             if was.model != now.model:
                 raise CalibrationError(
@@ -364,16 +339,30 @@ class Calibration(Frozen):
     def watched(
         self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judged
     ) -> Drift | None:
-        """Start a check on drift; see `moa.calibration.drift.reference`.
+        """Start a check on drift: on length, language, label mass, and what is accepted how surely.
+
+        Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
+        other fit has.
 
         Args:
             texts: Drawn at random, as they come in.
             languages: Of some texts; `None` where one is not known.
             held_out: What the accepting fit says of each held-out text.
+
+        Returns:
+            The check before its first input; `None` where too few texts are there to watch.
         """
-        confidences = held_out.probabilities.max(1).tolist()
-        masses: list[float] = [] if held_out.mass is None else held_out.mass.tolist()
-        return reference(texts, languages, confidences, self.accepted(held_out), masses)
+        accepted = np.array(self.accepted(held_out), bool)
+        sure = held_out.probabilities.max(1)[accepted]
+        watched: dict[str, list[Value]] = {
+            "length": [float(len(text)) for text in texts],
+            "language": [name for name in languages if name is not None],
+            "label mass": [] if held_out.mass is None else held_out.mass.tolist(),
+            "accepted": accepted.astype(float).tolist() if accepted.any() else [],
+            "accepted confidence": np.minimum(sure, 1.0).tolist(),
+        }
+        enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
+        return Drift.of(enough) if enough else None
 
     @cached_property
     def _blends(self) -> tuple[Blend, Blend]:
