@@ -137,14 +137,16 @@ class ByPolicy(TypedNode[Candidates, Picked]):
             context.note("failed", f"a reply could not be judged: {error}")
         if len(failed) == len(found):
             raise failed[0]
-        ranks = [_rank(judgement) for judgement in found]
+        ranks = [
+            (-1, 0.0) if isinstance(judged, MoaError) else (int(judged.accepted), judged.score)
+            for judged in found
+        ]
         places = [place for place, rank in enumerate(ranks) if rank == max(ranks)]
         best = found[places[0]]
         assert isinstance(best, Judgement), "a judged reply comes before one that could not be"
-        verdict = "won" if len(places) == 1 else "tied"
         return Picked(
             place=places[0],
-            verdict=verdict,
+            verdict="won" if len(places) == 1 else "tied",
             tied=tuple(places[1:]),
             reason=f"score {best.score:.3f}: {'; '.join(best.reasons)}",
         )
@@ -179,19 +181,8 @@ def distinct(texts: Sequence[str]) -> list[int]:
     return [place for place, text in enumerate(texts) if text not in texts[:place]]
 
 
-def _rank(judgement: Judgement | MoaError) -> tuple[int, float]:
-    if isinstance(judgement, MoaError):
-        return (-1, 0.0)
-    return (int(judgement.accepted), judgement.score)
-
-
 def judge_of(
     endpoint: Endpoint, *, by: Literal["list", "arithmetic"] = "list"
 ) -> Node[Candidates, Picked]:
-    """Make the judge that a table names.
-
-    Args:
-        endpoint: Who judges.
-        by: A judge that reads all replies; or the sums in them, re-computed without a model.
-    """
+    """Make the judge that a table names: it reads all replies, or re-computes the sums in them."""
     return ByPolicy(Arithmetic()) if by == "arithmetic" else Listwise(endpoint)
