@@ -10,7 +10,7 @@ from typing import Any
 
 from moa import RunContext
 from moa.chat.messages import UserMessage
-from moa.chat.speaker import PERSONA
+from moa.chat.routing import PERSONA
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Prompt
