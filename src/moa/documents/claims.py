@@ -137,10 +137,6 @@ async def checked_claims(
         support: Who is asked; `None`: a sentence of whose words no passage holds enough is
             unsupported, unless it is in another language or hardly has words.
         context: Budget, deadline and ledger.
-
-    Raises:
-        DeadlineExceeded: the run's time is up.
-        ConfigError: see `graded`.
     """
     said = statements(answer)
     if support is None:
@@ -181,10 +177,7 @@ async def graded(
 ) -> list[Grade]:
     """Grade texts side by side; one that fails has no grade, and is named in the trace.
 
-    Raises:
-        DeadlineExceeded: the run's time is up.
-        ConfigError: the grader can grade nothing, as where a package or a calibration is missing.
-        EndpointError: it is set up wrong, as where its key is.
+    What another text could not mend either is raised, such as a wrong key.
     """
 
     async def grade(text: str) -> Grade:
