@@ -10,9 +10,8 @@ from typing import Any
 
 from moa import RunContext
 from moa.chat.messages import UserMessage
-from moa.chat.speaker import PERSONA
-from moa.documents.lengths import Length
-from moa.documents.sentences import sentences
+from moa.chat.routing import PERSONA
+from moa.documents.sentences import Length, sentences
 from moa.endpoints import Prompt
 from moa.endpoints.tokens import tokens_of
 from moa.evals.metrics import rouge_l

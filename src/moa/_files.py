@@ -11,11 +11,16 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MoaError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 Existing = Literal["refuse", "resume", "overwrite"]
 """What is done with lines that a file has already."""
@@ -59,6 +64,45 @@ def replace_text(path: Path, text: str, *, private: bool = True) -> None:
     """Write a text in place of what is there; see `replacing`."""
     with replacing(path, private=private) as file:
         file.write(text.encode())
+
+
+def load_model(
+    path: str | Path, kind: type[M], *, what: str, maker: str, error: type[MoaError] = ConfigError
+) -> M:
+    """Read a value that was saved as JSON.
+
+    Args:
+        path: The file.
+        kind: What is in it.
+        what: The same in words, as in `calibration`.
+        maker: The command that makes one.
+        error: Raised where the file is missing, can't be read, or holds something else.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise error(f"there is no {what} {str(path)!r}: {maker} makes one") from problem
+    except OSError as problem:
+        raise error(f"the {what} {str(path)!r} can't be read: {problem.strerror}") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{str(path)!r} is no {what}: it is no text") from problem
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise error(
+            f"{str(path)!r} is no {what}'s file of this version of moa ({where}: {first['msg']}). "
+            f"{maker} makes one"
+        ) from problem
+
+
+def save_text(path: str | Path, text: str, *, error: type[MoaError] = ConfigError) -> None:
+    """Write a text that anybody may read in place of what is there; what fails is an `error`."""
+    try:
+        replace_text(Path(path), text, private=False)
+    except OSError as problem:
+        raise error(f"{str(path)!r} can't be written: {problem.strerror}") from problem
 
 
 def make_private(path: Path) -> None:

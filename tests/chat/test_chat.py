@@ -15,8 +15,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from moa.agents.filter import Verdict
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
+from moa.chat.memory import Summariser
 from moa.chat.messages import ChatReply, UserMessage
-from moa.chat.summaries import Summariser
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, closed_after
 from moa.errors import (

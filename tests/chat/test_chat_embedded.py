@@ -10,7 +10,7 @@ import pytest
 
 from moa.chat.graph import Chat
 from moa.chat.messages import ChatReply, UserMessage
-from moa.chat.speaker import Exchange, Speaker
+from moa.chat.routing import Exchange, Speaker
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa.chat.conversation import LEFT_OUT, Conversation, Status, Summary, Turn
-from moa.chat.memory import Memory
-from moa.chat.speaker import Exchange, Speaker
-from moa.chat.summaries import Extract, Passage, Summariser
+from moa.chat.memory import Extract, Memory, Passage, Summariser
+from moa.chat.messages import LEFT_OUT, Conversation, Status, Summary, Turn
+from moa.chat.routing import Exchange, Speaker
 from moa.context import RunContext
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import EndpointRejected, EndpointUnavailable

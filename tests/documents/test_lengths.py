@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.documents.lengths import Length
+from moa.documents.sentences import Length
 
 
 @pytest.mark.parametrize(

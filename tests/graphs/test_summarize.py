@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.context import RunContext
-from moa.documents.lengths import Length
+from moa.documents.sentences import Length
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import (
     ConfigError,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_serializer
+from pydantic import field_serializer
 
 from moa.calibration.binomial import fewest
 from moa.errors import ConfigError
+from moa.handoffs import Frozen
 
 _ALL_LOOKS = 1.2020569031595943
 """The sum of `1 / look**3` over all looks."""
@@ -78,13 +79,11 @@ class Guarantee:
         return said + looks
 
 
-class Bound(BaseModel):
+class Bound(Frozen):
     """From which confidence on decisions are accepted, and what that was shown to keep.
 
     It needs nothing to be applied, and is a part of a calibration's file.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     guarantee: Guarantee
     threshold: float | None

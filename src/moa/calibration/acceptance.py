@@ -199,7 +199,7 @@ class Confident(Policy):
 
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, Bound):
-            share(self.threshold, "threshold")
+            check_share(self.threshold, "threshold")
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Compare the confidence; a written label has none and is not accepted."""
@@ -265,15 +265,10 @@ def sampled(node: N, samples: int) -> N:
     return node
 
 
-def share(value: float, name: str) -> float:
-    """Give `value` back if it lies between 0 and 1.
-
-    Raises:
-        ConfigError: it doesn't.
-    """
-    if 0.0 <= value <= 1.0:
-        return value
-    raise ConfigError(f"{name}={value}, but it must lie between 0 and 1")
+def check_share(value: float, name: str) -> None:
+    """Make sure that a value lies between 0 and 1, or raise `ConfigError`."""
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name}={value}, but it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ al. 2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bound
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain, zip_longest
 
 from moa.calibration.calibrated import Calibrated, read_texts
@@ -64,13 +64,13 @@ async def picked(
     """
     done = {same_text(text) for text in known}
     places = {same_text(text): place for place, text in reversed(list(enumerate(texts)))}
-    order = sorted((_digest(key), place) for key, place in places.items() if key not in done)
+    new = {key: place for key, place in places.items() if key not in done}
+    order = sorted((sha256(key.encode()).digest(), place) for key, place in new.items())
     drawn = [Pick(place, chosen=False) for digest, place in order if digest[0] % 2 == 0]
     others = [place for digest, place in order if digest[0] % 2][:most_read]
     found: list[int] = []
     if others:
         context = context or RunContext(keep_notes=False)
-        await calibrated.check(context)
         read = await read_texts(calibrated, [texts[place] for place in others], context, progress)
         found = helpful(calibrated, [reading.values for reading in read], most=most)
     chosen = [Pick(others[place], chosen=True) for place in found]
@@ -79,13 +79,7 @@ async def picked(
 
 
 def helpful(calibrated: Calibrated, readings: Sequence[Floats], *, most: int) -> list[int]:
-    """Give the places of the texts whose labels help most, the most helpful first.
-
-    Args:
-        calibrated: A calibration.
-        readings: What each of its features read of the texts.
-        most: Texts to choose.
-    """
+    """Give the places of the texts whose labels help most, by what each feature read of them."""
     calibration = calibrated.calibration
     full = calibration.full.blend()
     p = np.exp(full.logs(full.stacked(readings)))
@@ -132,7 +126,3 @@ def _farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:
 def _logit(p: Floats) -> Floats:
     safe = np.clip(p, 1e-6, 1 - 1e-6)
     return np.log(safe / (1 - safe))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

@@ -20,19 +20,18 @@ import random
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.calibration import Bound, percent
+from moa.handoffs import Frozen
 
 _FIRST = 0.5
 _ALTERNATIVES = (1.3, 1.6, 2.0, 3.0, 5.0, 10.0)
 """How many times as risky the decisions are, as each bet has it."""
 
 
-class Evidence(BaseModel):
+class Evidence(Frozen):
     """The wealth of several bets against one claim, each with the same share of the start."""
-
-    model_config = ConfigDict(frozen=True)
 
     steps: int = 0
     """Observations so far."""
@@ -71,7 +70,7 @@ class Evidence(BaseModel):
         return self.log_wealth >= -math.log(alpha)
 
 
-class Audit(BaseModel):
+class Audit(Frozen):
     """The state of a running audit: a small value, which each step replaces by a new one.
 
     Each check is a bet against "the risk of this decision is at most `risk`", by the ratio of the
@@ -89,8 +88,6 @@ class Audit(BaseModel):
     it is inconvenient makes the audit worthless. Who checks can be wrong too. Where an LLM does,
     the risk is that of disagreeing with it.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     risk: float = Field(gt=0, lt=1)
     """Largest share of wrong ones among the accepted decisions that was promised."""

@@ -14,13 +14,7 @@ _HALVINGS = 60
 
 
 def tail(errors: int, n: int, risk: float) -> float:
-    """Probability of at most `errors` errors among `n` decisions that are wrong with `risk`.
-
-    Args:
-        errors: -1 or less gives 0.
-        n: Decisions; 0 gives 1.
-        risk: Strictly between 0 and 1.
-    """
+    """Probability of at most `errors` errors among `n` decisions that are wrong with `risk`."""
     if errors < 0:
         return 0.0
     if errors >= n:
@@ -56,10 +50,7 @@ def upper_bound(errors: int, n: int, confidence: float) -> float:
 def fewest(errors: int, *, risk: float, failure: float) -> int:
     """Find the fewest decisions that show an error rate of at most `risk` with `errors` in them.
 
-    Args:
-        errors: Wrong ones among them.
-        risk: The error rate to be shown.
-        failure: Largest probability of showing it where it isn't so.
+    `failure` is the largest probability of showing it where it isn't so.
     """
     high = max(1, errors)
     while tail(errors, high, risk) > failure:
@@ -76,13 +67,7 @@ def fewest(errors: int, *, risk: float, failure: float) -> int:
 
 @lru_cache(maxsize=64)
 def allowed_errors(most: int, *, risk: float, failure: float) -> tuple[int, ...]:
-    """Find how many errors each number of decisions may have and still show `risk`; -1 for none.
-
-    Args:
-        most: The largest number of decisions.
-        risk: The error rate to be shown.
-        failure: Largest probability of showing it where it isn't so.
-    """
+    """Find how many errors 0 to `most` decisions may have and still show `risk`; -1 for none."""
     allowed: list[int] = []
     errors = -1
     for n in range(most + 1):

@@ -84,26 +84,18 @@ def find_bound(
 
 
 def find_bounds_by_label(
-    fitting: Sequence[Outcome],
-    held_out: Sequence[Outcome],
-    guarantee: Guarantee,
+    fitting: Sequence[Outcome], held_out: Sequence[Outcome], guarantee: Guarantee
 ) -> dict[str, Bound]:
     """Find for each label from which confidence on it is accepted, at the risk of that label.
 
-    All the promises hold together with the confidence (Bonferroni).
-
-    Args:
-        fitting: As in `find_bound`; labels that are given too rarely here to be accepted ever
-            are not tested, and cost the others nothing.
-        held_out: As in `find_bound`.
-        guarantee: What is promised of the decisions for each label.
-
-    Raises:
-        InputError: a confidence is not between 0 and 1, or a case stands on both sides.
+    All the promises hold together with the confidence (Bonferroni). Arguments and errors are those
+    of `find_bound`. Labels that `fitting` gives too rarely to be accepted ever are not tested, and
+    cost the others nothing.
     """
     ratio = len(held_out) / len(fitting) if fitting else 1.0
     seen = fitting or held_out  # which label was given, not which one is right
-    given = {name: sum(o.label == name for o in seen) for name in _names(fitting, held_out)}
+    names = sorted({o.label for o in (*fitting, *held_out)})
+    given = {name: sum(o.label == name for o in seen) for name in names}
     tested = sorted(given, key=lambda name: -given[name])
     while len(tested) > 1:
         if given[tested[-1]] * ratio >= guarantee.shared(len(tested)).needed():
@@ -122,12 +114,7 @@ def find_bounds_by_label(
 
 
 def together(bounds: Mapping[str, Bound], guarantee: Guarantee) -> Bound:
-    """Sum the bounds of labels up to one that is to be read; each is applied by itself.
-
-    Args:
-        bounds: By label, all of them found to hold together.
-        guarantee: What they promise together.
-    """
+    """Sum the bounds of labels up to one that is to be read; each is applied by itself."""
     labels = sum(bound.labels for bound in bounds.values())
     accepted = sum(bound.accepted for bound in bounds.values())
     found = {name: b.threshold for name, b in bounds.items() if b.threshold is not None}
@@ -171,14 +158,6 @@ def sequence(
     halfway to a little over half of the share that could be accepted by the labels that the scorer
     was fitted on, which are too few to be followed all the way. The page of benchmarks shows what
     that accepts of nine kinds of simulated scores.
-
-    Args:
-        fitting: Decisions on the labels that the scorer was fitted on; there may be none.
-        confidences: Of the held-out decisions, one of each case.
-        guarantee: What is promised.
-
-    Raises:
-        InputError: a confidence is not between 0 and 1.
     """
     scores = np.sort(_checked(confidences))[::-1]
     counts = _counts(len(scores), guarantee)
@@ -215,14 +194,8 @@ def bound_along(
 ) -> Bound:
     """Test thresholds on held-out labels until the first that fails, and take the last to pass.
 
-    Args:
-        thresholds: In an order that was fixed without a look at `held_out`.
-        held_out: Decisions on labels that took no part in anything before.
-        guarantee: What is promised.
-        known: Other labelled decisions, from which it is estimated how many labels are missing.
-
-    Raises:
-        InputError: a confidence is not between 0 and 1.
+    Their order was fixed without a look at `held_out`. From these and `known`, other labelled
+    decisions, it is estimated how many labels are missing.
     """
     _checked([o.confidence for o in held_out])
     cases = _one_of_each(held_out)
@@ -278,25 +251,13 @@ def _checked(confidences: Sequence[float]) -> Floats:
     return found
 
 
-def _names(*sides: Sequence[Outcome]) -> list[str]:
-    return sorted({outcome.label for side in sides for outcome in side})
-
-
 def _shortfall(
     outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee, *, labels: int, cases: int
 ) -> tuple[int | None, str]:
     """Estimate how many held-out labels are missing, and say why nothing is accepted yet.
 
-    Args:
-        outcomes: Confidence and correctness of decisions whose right answer is known: of all, or
-            of one of each case, where several are about one.
-        guarantee: What is promised.
-        labels: Number of held-out decisions.
-        cases: Number of cases that they are about.
-
-    Returns:
-        About how many more held-out labels it takes, `None` where labels alone won't help; and
-        the sentence.
+    By one decision of each case, with its confidence and whether it is right. The number is `None`
+    where labels alone won't help.
     """
     what = "labels" if cases == labels else "cases"
     needed = guarantee.needed()

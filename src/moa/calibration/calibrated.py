@@ -12,7 +12,7 @@ from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import FeatureReader, Progress, Reading, Sources
 from moa.calibration.file import Calibration, now
 from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
-from moa.calibration.measures import Measured, measure
+from moa.calibration.measures import Measures, measure
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.endpoints.known import Identity, identity_of
@@ -61,7 +61,7 @@ class Calibrated:
 
     async def identities(self, context: RunContext) -> dict[str, Identity]:
         """Find out who answers here, by role."""
-        roles = sorted({feature.source for feature in self.calibration.features})
+        roles = self.calibration.roles
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     async def answer(self, text: str, context: RunContext) -> Answer:
@@ -93,7 +93,7 @@ class Calibrated:
         return [np.array(values) for values in found]
 
 
-class Evaluation(Measured):
+class Evaluation(Measures):
     """How good a calibration's decisions are, accepted or not, on labelled texts."""
 
     n: int
@@ -129,7 +129,6 @@ async def evaluate(
     """
     labels = _indices(calibrated.calibration, rows)
     context = context or RunContext(keep_notes=False)
-    await calibrated.check(context)
     readings = await read_texts(calibrated, [row.text for row in rows], context, progress)
     values = [reading.values for reading in readings]
     probabilities, accepted, _ = calibrated.calibration.decide(values)
@@ -193,7 +192,6 @@ async def recheck(
     data = _drawn(rows, calibration.labels)
     labels, texts = _indices(calibration, data.rows), [row.text for row in data.rows]
     context = context or RunContext(keep_notes=False)
-    await calibrated.check(context)
     readings = await read_texts(calibrated, texts, context, progress)
     found = calibration.judge([reading.values for reading in readings])
     cases = [row.case for row in data.rows]
@@ -265,12 +263,8 @@ async def read_texts(
     context: RunContext,
     progress: Progress | None = None,
 ) -> list[Reading]:
-    """Read texts with all features of a calibration, in their order.
-
-    Raises:
-        CalibrationError: a feature can't be read here.
-        EndpointError: a request failed.
-    """
+    """Read texts with all features of a calibration, in their order."""
+    await calibrated.check(context)
     reader = FeatureReader(
         question=calibrated.question,
         sources=calibrated.sources,

@@ -24,11 +24,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.calibration import percent
 from moa.calibration.audit import Evidence
 from moa.errors import ConfigError
+from moa.handoffs import Frozen
 
 Value = float | str
 """A number, or a name, such as that of a language."""
@@ -46,10 +47,8 @@ _MEMORY = 0.02
 """How much the newest value weighs in what an alarm says of where the values are now."""
 
 
-class Alarm(BaseModel):
+class Alarm(Frozen):
     """What has moved, and since when it is known."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     """What was watched, such as `length`."""
@@ -59,10 +58,8 @@ class Alarm(BaseModel):
     """In words."""
 
 
-class _Watch(BaseModel):
+class _Watch(Frozen):
     """One watched quantity: its reference, the counts so far, and the evidence of a change."""
-
-    model_config = ConfigDict(frozen=True)
 
     names: tuple[str, ...] = ()
     """Names from the most frequent on; empty where the values are numbers."""
@@ -145,7 +142,7 @@ class _Watch(BaseModel):
         )
 
 
-class Drift(BaseModel):
+class Drift(Frozen):
     """The state of a running check on drift: a small value, which each step replaces.
 
     Watch what can be seen of every input (`confidence`, `label_mass`, `length`, `language`), and
@@ -160,8 +157,6 @@ class Drift(BaseModel):
     very small or slow change may never raise one. Inputs that come in clumps of like ones are a
     change too; where that is how they always come, watch a random part of them.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """Largest probability of any alarm in the whole run, where nothing has changed."""
@@ -231,40 +226,6 @@ def _number(value: Value, names: Sequence[str]) -> float:
     return float(names.index(value) if value in names else len(names))
 
 
-def reference(
-    texts: Sequence[str],
-    languages: Sequence[str | None],
-    confidences: Sequence[float],
-    accepted: Sequence[bool],
-    label_masses: Sequence[float],
-) -> Drift | None:
-    """Start a check on drift: on length, language, label mass, and what is accepted how surely.
-
-    Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-    other fit has.
-
-    Args:
-        texts: Drawn at random, as they come in.
-        languages: Of some texts; `None` where one is not known.
-        confidences: Of the accepting fit, in each held-out text.
-        accepted: Whether it accepts it.
-        label_masses: Of each held-out text; empty where they are not known.
-
-    Returns:
-        The check before its first input; `None` where there are too few texts to watch anything.
-    """
-    sure = [c for c, is_in in zip(confidences, accepted, strict=True) if is_in]
-    watched: dict[str, list[Value]] = {
-        "length": [float(len(text)) for text in texts],
-        "language": [name for name in languages if name is not None],
-        "label mass": list(label_masses),
-        "accepted": [float(one) for one in accepted] if any(accepted) else [],
-        "accepted confidence": [min(1.0, confidence) for confidence in sure],
-    }
-    enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
-    return Drift.of(enough) if enough else None
-
-
 def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     """Give the share of each language among those that are known, the most frequent first."""
     known = [name for name in languages if name is not None]
@@ -273,10 +234,8 @@ def language_shares(languages: Sequence[str | None]) -> dict[str, float]:
     }
 
 
-class Moved(BaseModel):
+class Moved(Frozen):
     """A label whose share is no longer what it was."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     label: str
@@ -307,7 +266,8 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
         latest = added(windows[-look:])
         both = added([reference, latest])
         for question, known in both.items():
-            level = alpha / (len(looks) * len(both) * _free(known))
+            free = 1 if len(known) == 2 else len(known)  # of two, what one gains the other loses
+            level = alpha / (len(looks) * len(both) * free)
             for label in known:
                 change = _compared(reference, latest, question, label, windows=look)
                 if change.p <= level:
@@ -332,14 +292,7 @@ def share_of(known: Mapping[str, int], label: str) -> float:
 
 
 def p_value(count: int, total: int, reference_count: int, reference_total: int) -> float:
-    """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1.
-
-    Args:
-        count: Items with the label now.
-        total: All items now.
-        reference_count: Items with the label in the reference.
-        reference_total: All items in the reference.
-    """
+    """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1."""
     with_label, everything = count + reference_count, total + reference_total
     least, most = max(0, with_label - reference_total), min(total, with_label)
     scale = _choices(everything, total)
@@ -366,11 +319,6 @@ def _compared(
         windows=windows,
         p=p_value(now.get(label, 0), sum(now.values()), before.get(label, 0), sum(before.values())),
     )
-
-
-def _free(known: Mapping[str, int]) -> int:
-    """How many labels can move by themselves: of two, what one gains the other loses."""
-    return 1 if len(known) == 2 else len(known)
 
 
 def _choices(n: int, k: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from moa._async import map_async
 from moa.context import RunContext
@@ -25,8 +25,8 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.labels import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
+from moa.handoffs import Frozen
 from moa.questions import NONE_OF_THESE, Layout, Question
-from moa.usage import Amount
 
 DECIDES = "slm"
 """Role of the endpoint that decides."""
@@ -54,12 +54,7 @@ _PROBE = 6
 def sources_of(
     endpoint: Endpoint, embedders: Mapping[str, Endpoint] | None = None
 ) -> dict[str, Endpoint]:
-    """Give all that can be read from: the endpoint, its hidden states, encoders.
-
-    Args:
-        endpoint: Who decides.
-        embedders: More endpoints that can embed, by role.
-    """
+    """Give all that can be read from: who decides, its hidden states, encoders, by role."""
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
@@ -68,10 +63,10 @@ def sources_of(
     return {**found, **(embedders or {})}
 
 
-class LabelFeature(BaseModel):
+class LabelFeature(Frozen):
     """The probabilities of the labels, averaged over prompt variants."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     kind: Literal["labels"] = "labels"
     name: str
@@ -87,11 +82,6 @@ class LabelFeature(BaseModel):
     layout: str
     """What the prompt looked like without a text; see `layout_of`."""
 
-    @property
-    def reads(self) -> int:
-        """How often it reads a text."""
-        return len(self.prompt_variants)
-
     async def read(
         self,
         texts: Sequence[str],
@@ -102,12 +92,7 @@ class LabelFeature(BaseModel):
     ) -> list[Floats]:
         """Log-probabilities of the options; without the log, they add up to the label mass.
 
-        Args:
-            texts: To read.
-            question: What is asked.
-            sources: Endpoints by role.
-            context: Budget, deadline and ledger.
-            told: Called after each reading of a text.
+        `told` is called after each reading of a text.
         """
         options = question.options[::-1] if self.turned else question.options
         asked = replace(question, name=ASKED_AS, options=options, layout=self.read_as)
@@ -137,21 +122,14 @@ class LabelFeature(BaseModel):
         return mean
 
 
-class VectorFeature(BaseModel):
+class VectorFeature(Frozen):
     """A vector of the text, for a linear head."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["vector"] = "vector"
     name: str
     source: str
     prompt: str | None = None
     """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
-
-    @property
-    def reads(self) -> int:
-        """How often it reads a text."""
-        return 1
 
     async def read(
         self,
@@ -184,11 +162,7 @@ def layout_of(question: Question, read_as: Layout) -> str:
 
 
 async def _logs(
-    text: str,
-    question: Question,
-    endpoint: Endpoint,
-    context: RunContext,
-    shown: Sequence[Example],
+    text: str, question: Question, endpoint: Endpoint, context: RunContext, shown: Sequence[Example]
 ) -> Floats:
     decision = await endpoint.decide(text, [question], context, examples=shown)
     if len(decision.answers) != 1:
@@ -265,12 +239,13 @@ class FeatureReader:
     async def _reading(self, feature: Feature) -> Reading | None:
         context = self.context.nested()
         texts, reads = self.texts, 0
+        times = 1 if isinstance(feature, VectorFeature) else len(feature.prompt_variants)
 
         def told() -> None:
             nonlocal reads
             reads += 1
             if self.progress is not None:
-                self.progress(feature.name, reads // feature.reads, len(texts))
+                self.progress(feature.name, reads // times, len(texts))
 
         async def read(some: Sequence[str]) -> list[Floats]:
             return await feature.read(some, self.question, self.sources, context, told)
@@ -294,7 +269,7 @@ class FeatureReader:
             feature=feature,
             values=np.array(found),
             seconds=seconds,
-            tokens=_fresh(total) / len(texts),
+            tokens=(total.tokens - total.cached_input_tokens) / len(texts),
             cost=None if total.cost is None else total.cost / len(texts),
             names=await self._names(feature),
         )
@@ -315,7 +290,3 @@ class FeatureReader:
 
     def _drop(self, feature: Feature, why: str) -> None:
         self.dropped.append(f"{feature.name} left out: {why}")
-
-
-def _fresh(amount: Amount) -> int:
-    return amount.input_tokens - amount.cached_input_tokens + amount.output_tokens

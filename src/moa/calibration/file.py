@@ -13,11 +13,11 @@ from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from moa._files import replace_text
+from moa._files import load_model, save_text
 from moa.calibration import Bound
-from moa.calibration.drift import Drift, reference
+from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, LabelFeature, layout_of
 from moa.calibration.measures import Measures
 from moa.calibration.scorer import Candidate
@@ -26,37 +26,30 @@ from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
+from moa.handoffs import Frozen
 from moa.questions import Kind, Option, Question
 
 Learn = Literal["split", "nothing", "approximate"]
 """What is learnt from labelled rows; see `moa.calibration.fit.calibrate`."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class OptionRecord(_Record):
+class OptionRecord(Frozen):
     """An allowed answer."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     name: str
     description: str | None = None
 
 
-class QuestionRecord(_Record):
+class QuestionRecord(Frozen):
     """What is asked."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     kind: Kind
     text: str
     options: tuple[OptionRecord, ...]
-
-    @classmethod
-    def of(cls, question: Question) -> Self:
-        """Write a question down."""
-        options = tuple(
-            OptionRecord(name=o.name, description=o.description) for o in question.options
-        )
-        return cls(kind=question.kind, text=question.text, options=options)
 
     def question(self, name: str = "label") -> Question:
         """Ask it again, with the names of the options as labels."""
@@ -64,7 +57,7 @@ class QuestionRecord(_Record):
         return Question(name, self.kind, self.text, options)
 
 
-class HeadRecord(_Record):
+class HeadRecord(Frozen):
     """A linear head."""
 
     shape: tuple[int, int]
@@ -86,7 +79,7 @@ class HeadRecord(_Record):
         return Head(weights.astype(float), np.array(self.bias))
 
 
-class FitRecord(_Record):
+class FitRecord(Frozen):
     """A fitted scorer."""
 
     heads: tuple[HeadRecord | None, ...]
@@ -114,7 +107,7 @@ class FitRecord(_Record):
         )
 
 
-class DataRecord(_Record):
+class DataRecord(Frozen):
     """What it was made from."""
 
     rows: int
@@ -142,8 +135,6 @@ class DataRecord(_Record):
 class Reached(Measures):
     """What its best guesses reached, by cross-validation on the texts that were drawn at random."""
 
-    ece_by_chance: float | None = None
-    """As in `Measured`; `None` in files that were made without it."""
     held_out_accuracy: float | None
     """Of the accepting fit, on the held-out texts; `None` without any."""
     coverage: float
@@ -163,7 +154,7 @@ class Decided(NamedTuple):
     """As in `Judged`."""
 
 
-class Calibration(_Record):
+class Calibration(Frozen):
     """A scorer fitted to labels, and from which confidence on its decisions are accepted.
 
     It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
@@ -171,7 +162,7 @@ class Calibration(_Record):
     one, which was fitted to all texts and is the better guess, and is not accepted.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     format: Literal[1] = 1
     made: datetime
@@ -210,27 +201,9 @@ class Calibration(_Record):
         Raises:
             CalibrationError: it is missing, is no calibration, or was edited.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise CalibrationError(
-                f"there is no calibration {str(path)!r}: moa calibrate makes one"
-            ) from error
-        except OSError as error:
-            raise CalibrationError(
-                f"the calibration {str(path)!r} can't be read: {error.strerror}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise CalibrationError(f"{str(path)!r} is no calibration: it is no text") from error
-        try:
-            found = cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise CalibrationError(
-                f"{str(path)!r} is no calibration: {where}: {first['msg']}. "
-                "moa calibrate writes one"
-            ) from error
+        found = load_model(
+            path, cls, what="calibration", maker="moa calibrate", error=CalibrationError
+        )
         if found.seal != found.sealed().seal:
             raise CalibrationError(
                 f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
@@ -244,10 +217,7 @@ class Calibration(_Record):
         Raises:
             CalibrationError: the file can't be written.
         """
-        try:
-            replace_text(Path(path), self.model_dump_json(indent=2) + "\n", private=False)
-        except OSError as error:
-            raise CalibrationError(f"{str(path)!r} can't be written: {error.strerror}") from error
+        save_text(path, self.model_dump_json(indent=2) + "\n", error=CalibrationError)
 
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""
@@ -261,6 +231,11 @@ class Calibration(_Record):
     def labels(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(option.name for option in self.question.options)
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles of the endpoints that it reads from, in order."""
+        return sorted({feature.source for feature in self.features})
 
     @property
     def more_rows(self) -> int | None:
@@ -283,7 +258,7 @@ class Calibration(_Record):
         Raises:
             CalibrationError: question, options or the layout of the prompt are others.
         """
-        asked, mine = QuestionRecord.of(question), self.question
+        asked, mine = QuestionRecord.model_validate(question), self.question
         _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
         _same(repr(mine.text), repr(asked.text), "question")
         names, now = self.labels, [option.name for option in asked.options]
@@ -311,19 +286,16 @@ class Calibration(_Record):
                 )
 
     def check_models(self, found: Mapping[str, Identity]) -> list[str]:
-        """Make sure that the models are those it was made on, and say what else has changed.
-
-        Args:
-            found: By role.
+        """Make sure that the models, by role, are those it was made on.
 
         Returns:
             Warnings, in sentences: of other servers and versions.
 
         Raises:
-            CalibrationError: a model is another one, or not there.
+            CalibrationError: a model is another one.
         """
         warnings: list[str] = []
-        for role in sorted({feature.source for feature in self.features}):
+        for role in self.roles:
             was, now = self.models[role], found[role]
             if was.model != now.model:
                 raise CalibrationError(
@@ -367,16 +339,30 @@ class Calibration(_Record):
     def watched(
         self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judged
     ) -> Drift | None:
-        """Start a check on drift; see `moa.calibration.drift.reference`.
+        """Start a check on drift: on length, language, label mass, and what is accepted how surely.
+
+        Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
+        other fit has.
 
         Args:
             texts: Drawn at random, as they come in.
             languages: Of some texts; `None` where one is not known.
             held_out: What the accepting fit says of each held-out text.
+
+        Returns:
+            The check before its first input; `None` where too few texts are there to watch.
         """
-        confidences = held_out.probabilities.max(1).tolist()
-        masses: list[float] = [] if held_out.mass is None else held_out.mass.tolist()
-        return reference(texts, languages, confidences, self.accepted(held_out), masses)
+        accepted = np.array(self.accepted(held_out), bool)
+        sure = held_out.probabilities.max(1)[accepted]
+        watched: dict[str, list[Value]] = {
+            "length": [float(len(text)) for text in texts],
+            "language": [name for name in languages if name is not None],
+            "label mass": [] if held_out.mass is None else held_out.mass.tolist(),
+            "accepted": accepted.astype(float).tolist() if accepted.any() else [],
+            "accepted confidence": np.minimum(sure, 1.0).tolist(),
+        }
+        enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
+        return Drift.of(enough) if enough else None
 
     @cached_property
     def _blends(self) -> tuple[Blend, Blend]:

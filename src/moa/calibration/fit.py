@@ -50,7 +50,6 @@ from moa.calibration.scorer import (
     blend,
     candidate,
     chosen,
-    fit_part,
     held_out,
     plain,
     tried,
@@ -67,7 +66,7 @@ from moa.context import RunContext
 from moa.decisions.adaptation import confident, halves
 from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend
-from moa.decisions.regression import folds, split
+from moa.decisions.regression import PENALTIES, fit_head, folds, split
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import identity_of, known
 from moa.errors import CalibrationError, InputError
@@ -167,7 +166,7 @@ async def calibrate(
     spoken = [] if language is None else [language(text) for text in drawn]
     calibration = Calibration(
         made=now(),
-        question=QuestionRecord.of(question),
+        question=QuestionRecord.model_validate(question),
         models=models,
         features=tuple(reading.feature for reading in made.readings),
         bound=bound,
@@ -259,9 +258,23 @@ class _Task:
         return found.outcomes(self.labels[rows], self.names, cases)
 
     def part(self, reading: Reading, rows: Bools, penalty: float | None = None) -> Part:
-        """Fit a feature to some of the texts."""
-        options = len(self.names)
-        return fit_part(reading, rows, self.labels, self.folds, options, penalty=penalty)
+        """Fit a feature to some of the texts; of probabilities there is nothing to fit.
+
+        The names of the options are fitted to like texts, where they were read: nobody had to
+        label them. Without a `penalty` of the head one is chosen.
+        """
+        values = reading.values[rows]
+        if not isinstance(reading.feature, VectorFeature):
+            return Part(None, values)
+        made = fit_head(
+            values,
+            self.labels[rows],
+            len(self.names),
+            self.folds[rows],
+            penalties=PENALTIES if penalty is None else (penalty,),
+            known=reading.names,
+        )
+        return Part(made.head, made.held_out, made.penalty)
 
 
 async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
@@ -383,12 +396,7 @@ def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) 
 
 
 def _rehearsed(task: _Task, made: _Made, accepting: Blend) -> tuple[Judged, list[Outcome]]:
-    """Judge the texts that the promise is found on.
-
-    Returns:
-        What is said of them by the accepting fit, or by fits without them; and the outcomes on the
-        fitting part.
-    """
+    """Judge the texts that the promise is found on, and give the outcomes on the fitting part."""
     if task.learn == "approximate":
         return made.rehearsed.of(task.tested), []
     read = [reading.values[task.tested] for reading in made.readings]

@@ -11,10 +11,11 @@ from math import ceil
 from statistics import median
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from moa._text import words_in
 from moa.errors import InputError
+from moa.handoffs import Frozen
 
 _LIKE_TEXTS, _LONG = 0.5, 30
 """A column in which more than this share of values are different, and most are at least this long,
@@ -35,10 +36,8 @@ def _filled(text: str) -> str:
     return text
 
 
-class Labelled(BaseModel):
+class Labelled(Frozen):
     """A text with its right label."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: Annotated[str, AfterValidator(_filled)]
     label: Annotated[str, AfterValidator(_filled)]
@@ -87,9 +86,7 @@ class Sorted:
 def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> Sorted:
     """Leave out rows that come twice, and look for what would make a calibration worthless.
 
-    Args:
-        rows: As they were given.
-        labels: The labels there may be; `None` takes those that the rows have.
+    `labels` are those there may be; `None` takes those that the rows have.
 
     Raises:
         InputError: there are no rows, a label is none of `labels`, all rows have one label, or
@@ -112,16 +109,23 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
     for row in rows:
         if kept.setdefault(same_text(row.text), row).label != row.label:
             torn.add(same_text(row.text))
-    unique = _without_leaks(tuple(kept.values()))
-    notes = (
-        *_repeated(len(rows) - len(kept), len(rows), len(torn)),
-        *_chosen(sum(row.chosen for row in unique), len(kept) - len(unique)),
-        *_missing(sorted(set(labels or ()) - set(found))),
+    # A chosen row would tell what a case is about that is held out.
+    cases = {row.case for row in kept.values() if not row.chosen and row.case is not None}
+    unique = tuple(row for row in kept.values() if not (row.chosen and row.case in cases))
+    notes = _oddities(
+        len(rows),
+        doubled=len(rows) - len(kept),
+        torn=len(torn),
+        chosen=sum(row.chosen for row in unique),
+        leaks=len(kept) - len(unique),
+        unseen=sorted(set(labels or ()) - set(found)),
     )
-    return Sorted(rows=unique, notes=notes, duplicates=len(rows) - len(kept))
+    return Sorted(rows=unique, notes=tuple(notes), duplicates=len(rows) - len(kept))
 
 
-def _repeated(doubled: int, rows: int, torn: int) -> Iterator[str]:
+def _oddities(
+    rows: int, *, doubled: int, torn: int, chosen: int, leaks: int, unseen: Sequence[str]
+) -> Iterator[str]:
     if doubled:
         yield (
             f"{doubled} of {rows} rows repeat the text of another and are left out: copies "
@@ -129,9 +133,6 @@ def _repeated(doubled: int, rows: int, torn: int) -> Iterator[str]:
         )
     if torn:
         yield f"{torn} texts stand there with more than one label; the first one counts"
-
-
-def _chosen(chosen: int, leaks: int) -> Iterator[str]:
     if chosen:
         yield (
             f"{chosen} rows were chosen to be labelled: they are fitted to and not held out, since "
@@ -139,11 +140,8 @@ def _chosen(chosen: int, leaks: int) -> Iterator[str]:
         )
     if leaks:
         yield f"{leaks} chosen rows are left out: their case has rows drawn at random too"
-
-
-def _missing(labels: Sequence[str]) -> Iterator[str]:
-    if labels:
-        yield (f"no row is labelled {', '.join(map(repr, labels))}: nothing was learnt about that")
+    if unseen:
+        yield f"no row is labelled {', '.join(map(repr, unseen))}: nothing was learnt about that"
 
 
 def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
@@ -184,12 +182,6 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
         for word in rarest:
             seen.setdefault(word, []).append(place)
     return copies
-
-
-def _without_leaks(rows: Sequence[Labelled]) -> tuple[Labelled, ...]:
-    """Leave out chosen rows of a case that may be held out."""
-    cases = {row.case for row in rows if not row.chosen and row.case is not None}
-    return tuple(row for row in rows if not (row.chosen and row.case in cases))
 
 
 def _check_labels(rows: Sequence[Labelled], labels: Sequence[str]) -> None:

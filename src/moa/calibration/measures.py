@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.handoffs import Frozen
 
 _BINS, _DRAWS = 10, 100
 
 
-class Measures(BaseModel):
+class Measures(Frozen):
     """How good some decisions are."""
-
-    model_config = ConfigDict(frozen=True)
 
     accuracy: float
     macro_f1: float
@@ -21,25 +18,15 @@ class Measures(BaseModel):
     """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
     apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
     is of many."""
-
-
-class Measured(Measures):
-    """How good some decisions are, and how far chance alone would take the calibration error."""
-
-    ece_by_chance: float
+    ece_by_chance: float | None = None
     """What it would be on average, of as many decisions of these confidences, were they perfectly
-    calibrated. An `ece` that isn't above it shows no error."""
+    calibrated. An `ece` that isn't above it shows no error. `None` in files made without it."""
 
 
-def measure(probabilities: Floats, labels: Ints) -> Measured:
-    """Measure probabilities, one row a text, against the right options.
-
-    Args:
-        probabilities: Texts, options.
-        labels: Index of the right option of each text.
-    """
+def measure(probabilities: Floats, labels: Ints) -> Measures:
+    """Measure probabilities (texts, options) against the index of each text's right option."""
     given = probabilities.argmax(1)
-    return Measured(
+    return Measures(
         accuracy=float((given == labels).mean()),
         macro_f1=macro_f1(given, labels),
         ece=calibration_error(probabilities.max(1), given == labels),

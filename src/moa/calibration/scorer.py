@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.calibration.features import Reading, VectorFeature
+from moa.calibration.features import Reading
 from moa.calibration.measures import Measures, coverage_at_risk, measure
 from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend, Head
 from moa.decisions.regression import (
-    PENALTIES,
     class_prior,
     cross_validated,
     fit_blend,
-    fit_head,
     log_loss,
     matching_bias,
 )
@@ -41,43 +39,8 @@ class Part:
     penalty: float | None = None
 
 
-def fit_part(
-    reading: Reading,
-    rows: Bools,
-    labels: Ints,
-    folds: Ints,
-    options: int,
-    *,
-    penalty: float | None = None,
-) -> Part:
-    """Fit one feature to some of the texts; of probabilities there is nothing to fit.
-
-    Args:
-        reading: Of all texts. The names of the options are fitted to like texts, where it read
-            them: nobody had to label them.
-        rows: Which texts are fitted to.
-        labels: Index of the right option of each text.
-        folds: Number of the fold that each text belongs to.
-        options: How many there are.
-        penalty: Of the head, where it is known already; `None` chooses one.
-    """
-    values = reading.values[rows]
-    if not isinstance(reading.feature, VectorFeature):
-        return Part(None, values)
-    penalties = PENALTIES if penalty is None else (penalty,)
-    fitted = fit_head(
-        values, labels[rows], options, folds[rows], penalties=penalties, known=reading.names
-    )
-    return Part(fitted.head, fitted.held_out, fitted.penalty)
-
-
 def blend(parts: Sequence[Part], labels: Ints) -> Blend:
-    """Find the most probable weights and bias, given labels and a prior around a plain average.
-
-    Args:
-        parts: Fitted to the same labels.
-        labels: Index of the right option of each text.
-    """
+    """Find the most probable weights and bias, given labels and a prior around a plain average."""
     found = _blended(parts, np.stack([part.logs for part in parts], 1), labels)
     return Blend(tuple(part.head for part in parts), found.weights, found.bias)
 
@@ -117,8 +80,6 @@ class Candidate(Measures):
     """Some features together, and what they reach and take."""
 
     name: str
-    ece_by_chance: float | None = None
-    """As in `Measured`; `None` in files that were made without it."""
     log_loss: float
     coverage: float
     """Share of the decisions, the surest first, of which no more than the risk are wrong."""
@@ -152,27 +113,13 @@ def tried(
     risk: float,
     latency_penalty: float,
 ) -> list[Tried]:
-    """Try each feature alone, then add to the best what lowers the log loss, one at a time.
-
-    Args:
-        readings: What the features gave.
-        parts: The features, fitted to `labels`.
-        labels: Index of the right option of each text.
-        folds: Number of the part that each text belongs to.
-        risk: Target error rate of the accepted.
-        latency_penalty: How much lower the log loss must be for a second a decision.
-    """
+    """Try each feature alone, then add to the best what lowers the log loss, one at a time."""
 
     def of(places: tuple[int, ...]) -> Tried:
-        probabilities = held_out([parts[place] for place in places], labels, folds)
-        found = candidate(
-            [readings[place] for place in places],
-            probabilities,
-            labels,
-            risk=risk,
-            latency_penalty=latency_penalty,
-        )
-        return Tried(found, places, probabilities)
+        p = held_out([parts[place] for place in places], labels, folds)
+        read = [readings[place] for place in places]
+        found = candidate(read, p, labels, risk=risk, latency_penalty=latency_penalty)
+        return Tried(found, places, p)
 
     # The options in the opposite order are the same feature once more, and stand beside it.
     alone = [p for p, r in enumerate(readings) if not getattr(r.feature, "turned", False)]

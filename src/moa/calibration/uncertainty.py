@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.calibration.bounds import Outcome
 from moa.calibration.features import Feature, LabelFeature
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import cross_validated, fit_blend
+from moa.handoffs import Frozen
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
@@ -27,10 +26,8 @@ _ENDS = 1e-6
 """Probabilities are kept so far from 0 and 1; what moves less is taken to be the same."""
 
 
-class Uncertainty(BaseModel):
+class Uncertainty(Frozen):
     """A logistic regression of whether a decision is right, on its confidence and on signs."""
-
-    model_config = ConfigDict(frozen=True)
 
     signs: tuple[str, ...]
     means: tuple[float, ...]
@@ -51,14 +48,7 @@ class Uncertainty(BaseModel):
 
     @classmethod
     def of(cls, p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints) -> Self:
-        """Fit it.
-
-        Args:
-            p: Probabilities of each decision: texts, options.
-            signs: By name.
-            names: Of those to use.
-            right: 1 where the decision is, else 0.
-        """
+        """Fit it to decisions of which some are right, 1, and others aren't, 0."""
         found = _columns(p, signs, names)
         means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
         spreads = np.where(spreads > _ENDS, spreads, 1.0)
@@ -96,13 +86,7 @@ class Judged(NamedTuple):
     def outcomes(
         self, labels: Ints, names: Sequence[str], cases: Sequence[str | None]
     ) -> list[Outcome]:
-        """Compare the decisions with the right options.
-
-        Args:
-            labels: Index of the right option of each text.
-            names: Of the options.
-            cases: What each text is about, where several are about one thing.
-        """
+        """Compare the decisions with the right options, given by index."""
         given = self.probabilities.argmax(1)
         found = zip(map(int, given), map(int, labels), map(float, self.sure), cases, strict=True)
         return [
@@ -120,15 +104,7 @@ def judged(
     features: Sequence[Feature],
     labels: Sequence[str],
 ) -> Judged:
-    """Apply a scorer, and the signs of uncertainty where there are some.
-
-    Args:
-        scorer: Made for the features.
-        uncertainty: Made for it; `None` uses no signs.
-        readings: What each feature read of the texts.
-        features: Those of the scorer.
-        labels: Names of the options.
-    """
+    """Apply a scorer to what its features read, and signs of uncertainty where there are some."""
     logs = scorer.stacked(readings)
     p = np.exp(scorer.logs(logs))
     signs = signs_of(logs, p, features, labels)
@@ -144,13 +120,10 @@ def mass_of(signs: Mapping[str, Floats]) -> Floats | None:
 def signs_of(
     logs: Floats, p: Floats, features: Sequence[Feature], labels: Sequence[str]
 ) -> dict[str, Floats]:
-    """Give all signs there are, by name.
+    """Give all signs there are of probabilities and the `logs` they were made of, by name.
 
-    Args:
-        logs: Texts, features, options; of one that reads labels they add up to the label mass.
-        p: Probabilities made of them.
-        features: Those of the scorer.
-        labels: Names of the options.
+    The log-probabilities are of texts, features and options; of a feature that reads labels they
+    add up to the label mass.
     """
     found: dict[str, Floats] = {}
     read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
@@ -169,12 +142,6 @@ def uncertainty_of(
     p: Floats, signs: Mapping[str, Floats], labels: Ints, folds: Ints
 ) -> tuple[Uncertainty, Floats] | None:
     """Choose the signs with which wrong decisions are told best, by cross-validation.
-
-    Args:
-        p: Probabilities of each text by a fit without its label.
-        signs: Of the same texts, by name.
-        labels: Index of the right option of each.
-        folds: Number of the fold that each text belongs to.
 
     Returns:
         What was fitted to all, and how sure each decision is by a fit without it; `None` where no

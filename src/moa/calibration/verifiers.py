@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa._async import gather
 from moa._text import word_count, words_in
-from moa.calibration.acceptance import Judgement, Policy, sampled, share, text_of
+from moa.calibration.acceptance import Judgement, Policy, check_share, sampled, text_of
 from moa.calibration.arithmetic import NUMBER, check, numbers
 from moa.calibration.reply_signs import final_answer, reply_features
 from moa.context import RunContext
@@ -93,7 +93,8 @@ class Format(Policy):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            return f"it is no valid {_name(self.form)}: {where} {first['msg']}".replace(":  ", ": ")
+            name = getattr(self.form, "__name__", str(self.form))
+            return f"it is no valid {name}: {where} {first['msg']}".replace(":  ", ": ")
         except (json.JSONDecodeError, RecursionError) as error:
             return f"it is no JSON: {error}"
         return ""
@@ -127,15 +128,13 @@ class Length(Policy):
         del request, context
         text = text_of(reply).strip()
         found = word_count(text) if self.unit == "words" else len(text)
+        counted = f"{found} {self.unit}"
         if found < self.least:
-            return Judgement(
-                found / self.least, False, (f"{found} {self.unit}, at least {self.least} needed",)
-            )
+            reason = f"{counted}, at least {self.least} needed"
+            return Judgement(found / self.least, False, (reason,))
         if self.most is not None and found > self.most:
-            return Judgement(
-                self.most / found, False, (f"{found} {self.unit}, at most {self.most} allowed",)
-            )
-        return Judgement(1.0, True, (f"{found} {self.unit}",))
+            return Judgement(self.most / found, False, (f"{counted}, at most {self.most} allowed",))
+        return Judgement(1.0, True, (counted,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +158,7 @@ class Grounded(Policy):
     numbers: bool = True
 
     def __post_init__(self) -> None:
-        share(self.least, "least")
+        check_share(self.least, "least")
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Look the reply's words and numbers up."""
@@ -218,7 +217,7 @@ class Plausible(Policy):
     least: float = 0.5
 
     def __post_init__(self) -> None:
-        share(self.least, "least")
+        check_share(self.least, "least")
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Ask the node.
@@ -237,7 +236,10 @@ class Plausible(Policy):
             )
         if any(answer.status != "answered" for answer in answers):
             return Judgement(0.0, False, (f"{self.node.name} did not answer",))
-        score = min(_yes(answer) for answer in answers)
+        score = min(
+            float(answer.value) if answer.probability is None else answer.probability
+            for answer in answers
+        )
         reason = f"{self.node.name} finds it plausible with {score:.3f}, {self.least:.3f} is needed"
         return Judgement(score, score >= self.least, (reason,))
 
@@ -266,7 +268,7 @@ class Agreement(Policy):
     match: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:
-        share(self.least, "least")
+        check_share(self.least, "least")
         if self.samples < 1:
             raise ConfigError(f"samples={self.samples}, but it takes at least one to agree with")
         sampled(self.node, self.samples + 1)  # and the reply that they are compared with
@@ -317,14 +319,6 @@ def _number_of(clause: str) -> Fraction | None:
     return found.pop()
 
 
-def _yes(answer: Predicate) -> float:
-    return float(answer.value) if answer.probability is None else answer.probability
-
-
 def _content(text: str) -> set[str | Fraction]:
     words = {word for word in _WORD.findall(text.casefold()) if word not in _PLAIN}
     return {*(word[:_STEM] for word in words), *numbers(text)}
-
-
-def _name(form: Any) -> str:
-    return getattr(form, "__name__", str(form))

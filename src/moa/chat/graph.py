@@ -13,12 +13,9 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
 
 from moa.agents.filter import Verdict
 from moa.calibration.acceptance import Policy
-from moa.chat.conversation import Conversation, Turn
-from moa.chat.memory import Memory
-from moa.chat.messages import FILE, THREAD, ChatReply, UserMessage, is_file
-from moa.chat.routing import ChatRouter, Spoken, is_refusal, small_talk
-from moa.chat.speaker import PERSONA, Speaker
-from moa.chat.summaries import Extract, Passage
+from moa.chat.memory import Extract, Memory, Passage
+from moa.chat.messages import FILE, THREAD, ChatReply, Conversation, Turn, UserMessage, is_file
+from moa.chat.routing import PERSONA, ChatRouter, Speaker, is_refusal, small_talk
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -112,7 +109,9 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         from moa.chat.stores import store_of
         from moa.chat.threads import Threads
 
-        alone = _why_alone(self.slm, self.llm)
+        alone = "" if can_write(self.slm.model) else "the small model writes too badly"
+        if self.slm is self.llm or self.slm.name == self.llm.name:
+            alone = "there is no other model"
         keeps = self.keeps
         if keeps is None and not alone and self.accept is None:
             keeps = small_talk(self.slm, threshold=self.threshold)
@@ -231,15 +230,9 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             failed = {"status": status, "reply": written(), "reason": str(error)}
             await _close(thread, own, failed)
             raise
-        return await _close(thread, own, _facts(spoken))
-
-
-def _why_alone(slm: Endpoint, llm: Endpoint) -> str:
-    if slm is llm or slm.name == llm.name:
-        return "there is no other model"
-    if not can_write(slm.model):
-        return "the small model writes too badly"
-    return ""
+        endpoint = spoken.speaker.endpoint
+        facts = {"by": endpoint.tier, "endpoint": endpoint.name, "reason": spoken.reason}
+        return await _close(thread, own, {"status": "answered", "reply": spoken.text, **facts})
 
 
 def _same(turn: Turn, request: UserMessage) -> bool:
@@ -249,12 +242,12 @@ def _same(turn: Turn, request: UserMessage) -> bool:
 def _opened(request: UserMessage, conversation: Conversation, context: RunContext) -> Conversation:
     """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
     last = conversation.last
+    lost = last is not None and last.status == "open"  # with its process
+    told = conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
     if last is not None and last.status != "answered" and _same(last, request):
         if last.unfinished:
             context.note("retried", f"the answer to turn {last.number} was cut off: written anew")
-        return _told(conversation).with_last(
-            last.model_copy(update={"status": "open", "reply": ""})
-        )
+        return told.with_last(last.model_copy(update={"status": "open", "reply": ""}))
     if last is not None and last.unfinished:
         context.note("degraded", f"turn {last.number} got no answer; this one answers both")
     turn = Turn(
@@ -263,14 +256,7 @@ def _opened(request: UserMessage, conversation: Conversation, context: RunContex
         text=request.text,
         at=datetime.now(UTC),
     )
-    return _told(conversation).with_last(turn)
-
-
-def _told(conversation: Conversation) -> Conversation:
-    """Count an answer that was lost with its process."""
-    last = conversation.last
-    lost = last is not None and last.status == "open"
-    return conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
+    return told.with_last(turn)
 
 
 def _written(context: RunContext) -> Callable[[], str]:
@@ -295,17 +281,6 @@ async def _close(thread: Held, context: RunContext, facts: Mapping[str, object])
     turn = last.model_copy(update=facts)
     await thread.save(thread.conversation.with_last(turn).charged(context.usage))
     return turn
-
-
-def _facts(spoken: Spoken) -> Mapping[str, object]:
-    endpoint = spoken.speaker.endpoint
-    return {
-        "status": "answered",
-        "reply": spoken.text,
-        "by": endpoint.tier,
-        "endpoint": endpoint.name,
-        "reason": spoken.reason,
-    }
 
 
 def _reply(

@@ -1,14 +1,17 @@
-"""Messages: what goes into a chat and what comes out."""
+"""Messages: what goes into a chat and comes out, and what was said in a thread, turn by turn."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
-from moa.handoffs import Reply
-from moa.usage import Tier
+from moa.handoffs import Frozen, Reply
+from moa.usage import Amount, Part, Tier, Usage
 
 THREAD = "default"
 FILE = "chat.sqlite"
@@ -40,10 +43,10 @@ def is_file(store: str) -> bool:
     return False
 
 
-class UserMessage(BaseModel):
+class UserMessage(Frozen):
     """A message of the user."""
 
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     text: str
     thread: str = Field(default=THREAD, min_length=1)
@@ -69,3 +72,97 @@ class ChatReply(Reply):
     """Whether an earlier answer to the message had been cut off, so that it was written anew."""
     kept: bool = False
     """Whether it is an earlier reply, to a message with the same id; nobody was asked."""
+
+
+Status = Literal["open", "answered", "stopped", "failed", "rejected"]
+"""`open`: being answered, or cut off when its process ended. `stopped`: by whoever asked, on
+purpose. `failed`: no model answered. `rejected`: a server would not take the message, as too
+long or by its rules, so that it is not read again."""
+
+LEFT_OUT = "[…]"
+"""Stands for words that are missing."""
+
+
+class Turn(Frozen):
+    """A message, and the reply to it."""
+
+    number: int
+    """Its place in the thread; the first is 1."""
+    id: str
+    """Of the message; nothing with the same id is answered twice."""
+    text: str
+    at: datetime
+    status: Status = "open"
+    reply: str = ""
+    """What was written; where it was stopped or failed, what had been written until then."""
+    by: Tier | None = None
+    """Who wrote it."""
+    endpoint: str | None = None
+    """Name of the endpoint that was asked to."""
+    reason: str = ""
+    """Why it, and not the other one."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its answer is still to be written."""
+        return self.status in ("open", "failed")
+
+    @property
+    def tokens(self) -> int:
+        """What it takes of a prompt, counted from above."""
+        if self.status == "rejected":
+            return 0
+        return approximate_tokens(self.text) + approximate_tokens(self.reply)
+
+
+class Summary(Frozen):
+    """What stands for the turns that are no longer read word for word."""
+
+    text: str
+    turns: int
+    """It stands for turns 1 to this one."""
+    by: str
+    """Name of the node that made it."""
+
+
+class Conversation(Frozen):
+    """A thread as its checkpoint holds it: everything that the next turn needs."""
+
+    form: Literal["moa.chat/1"] = "moa.chat/1"
+    """Tells what holds a conversation from what other graphs keep in the same store."""
+    recent: tuple[Turn, ...] = ()
+    """The turns after the summary, word for word, the last one last."""
+    summary: Summary | None = None
+    spent: tuple[tuple[Part, Amount], ...] = ()
+    """Usage of all turns, over all restarts."""
+    cut_off: int = Field(default=0, ge=0)
+    """Answers that were lost with their process: what those took nobody knows."""
+
+    @property
+    def last(self) -> Turn | None:
+        """The newest turn; `None` where nothing has been said."""
+        return self.recent[-1] if self.recent else None
+
+    @property
+    def usage(self) -> Usage:
+        """What all turns took."""
+        return Usage(dict(self.spent))
+
+    @property
+    def tokens(self) -> int:
+        """What the turns after the summary take of a prompt, counted from above."""
+        return sum(turn.tokens for turn in self.recent)
+
+    def charged(self, usage: Usage) -> Conversation:
+        """Add what a turn took."""
+        return self.model_copy(update={"spent": tuple((self.usage + usage).parts.items())})
+
+    def with_last(self, turn: Turn) -> Conversation:
+        """Put a turn at the end, in place of the one with its number where there is one."""
+        before = tuple(known for known in self.recent if known.number != turn.number)
+        return self.model_copy(update={"recent": (*before, turn)})
+
+    def summed_up(self, summary: Summary) -> Conversation:
+        """Let a summary stand for the turns that it covers."""
+        recent = tuple(turn for turn in self.recent if turn.number > summary.turns)
+        return self.model_copy(update={"summary": summary, "recent": recent})

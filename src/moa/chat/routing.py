@@ -1,15 +1,21 @@
-"""Chat routing: who replies, the small model or the large one, and why."""
+"""Chat routing: who replies, the small model or the large one, and how a reply is written."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
+from pydantic import Field
+
+from moa.agents import Agent, Settings
 from moa.agents.filter import Filter, Verdict
+from moa.agents.prompts import TAG, block, system
 from moa.calibration.acceptance import Policy
-from moa.chat.speaker import Exchange, Speaker
+from moa.chat.messages import LEFT_OUT, Summary, Turn
 from moa.context import RunContext, counted, quiet
 from moa.decisions import Adaptation
-from moa.endpoints import Endpoint, Example
+from moa.endpoints import Completion, Endpoint, Example
 from moa.errors import (
     BudgetExceeded,
     EndpointError,
@@ -20,10 +26,13 @@ from moa.errors import (
     OutputError,
     Unanswered,
 )
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
+from moa.messages import Message
 from moa.node import Node
 from moa.trace import TextDelta
 
+PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
+_LANGUAGE = "Answer the last message of the user, in {language}."
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
 )
@@ -42,16 +51,7 @@ _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
 
 
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
-    """Build the filter that keeps for the small model what needs no large one.
-
-    Args:
-        slm: Decides.
-        threshold: Probability from which on a message is small talk. Nothing is promised of it.
-
-    Raises:
-        CapabilityError: the endpoint can't decide.
-        ConfigError: the threshold is not between 0 and 1.
-    """
+    """Build the filter that keeps for the small model what needs no large one."""
     shown = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
     adaptation = Adaptation(prompt_variants=(shown,), origin="as the chat ships it")
     return Filter(
@@ -62,6 +62,78 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
         name="small_talk",
         adaptation=adaptation,
     )
+
+
+class Exchange(Frozen):
+    """What a model reads before it replies."""
+
+    turns: tuple[Turn, ...] = Field(min_length=1)
+    """Word for word; the last one is to be answered."""
+    summary: Summary | None = None
+    """What stands for the turns before."""
+
+    @property
+    def message(self) -> str:
+        """What is to be answered, with what was said just before and got no answer."""
+        said = [self.turns[-1].text]
+        for turn in reversed(self.turns[:-1]):
+            if not turn.unfinished:
+                break
+            said.insert(0, turn.text)
+        return "\n\n".join(said)
+
+
+class Speaker(Agent[Exchange, Reply]):
+    """Replies to the last message of a conversation.
+
+    The turns go out as messages with their roles; the summary of what was said before is data, in
+    a block of its own. `persona` and `language` are those of `Chat`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        persona: str = PERSONA,
+        language: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        spoken = _LANGUAGE.format(language=language or "its language")
+        self.instructions = f"{persona.strip()}\n\n{spoken}"
+        super().__init__(endpoint, **settings)
+
+    def messages(self, request: Exchange) -> tuple[Message, ...]:
+        """Write persona and summary, then the turns; user and assistant take turns."""
+        told = system(self.instructions, None, tag=TAG if request.summary else "")
+        if request.summary is not None:
+            told += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
+        return (
+            Message("system", told),
+            *_said_before(request.turns),
+            Message("user", request.message),
+        )
+
+    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
+        """Let a reply hold the tags of a block: a conversation can be about them."""
+        del tag, context
+        return completion
+
+
+def _said_before(turns: Sequence[Turn]) -> Iterator[Message]:
+    """Give what was answered; a message without an answer goes with the next one that has one."""
+    waiting: list[str] = []
+    for turn in turns[:-1]:
+        waiting.append(turn.text)
+        if turn.unfinished:
+            continue
+        yield Message("user", "\n\n".join(waiting))
+        yield Message("assistant", shown_reply(turn))
+        waiting = []
+
+
+def shown_reply(turn: Turn) -> str:
+    """Give what was replied, marked where it was stopped."""
+    return turn.reply if turn.status == "answered" else f"{turn.reply} {LEFT_OUT}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +149,7 @@ class Spoken:
 class ChatRouter:
     """Lets the small model reply where it can, and the large one elsewhere.
 
-    It fails expensive: where it can't be told, or the small model fails, the large one is asked. A
+    Where it can't be told, or the small model fails, the large one is asked. A
     message that the large one refuses is answered by nobody: all later prompts would hold it.
     """
 

@@ -10,20 +10,22 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from filelock import AsyncFileLock
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from pydantic import SecretStr
 
+from moa._async import in_time
 from moa._files import make_private
 from moa.chat.messages import is_file
 from moa.context import RunContext
-from moa.errors import ConfigError, DeadlineExceeded, MissingDependency, MoaError, StoreError
+from moa.errors import ConfigError, MissingDependency, MoaError, StoreError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -43,11 +45,7 @@ class PlainJson:
         return "json", json.dumps(obj).encode()
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Read it back.
-
-        Raises:
-            ValueError: it was written otherwise.
-        """
+        """Read it back, or raise a `ValueError` where it was written otherwise."""
         kind, written = data
         if kind != "json":
             raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
@@ -57,51 +55,61 @@ class PlainJson:
             raise ValueError("a checkpoint that is nested too deep") from error
 
 
-class Store(Protocol):
-    """Opens a saver of checkpoints, and lets one writer at a time into a thread."""
+class Store(ABC):
+    """Opens a saver of checkpoints, and lets one writer at a time into a thread.
 
-    @property
-    def shown(self) -> str:
-        """What it is, in words without a secret."""
-        ...
+    What fails is a `StoreError`, and `DeadlineExceeded` where a thread isn't free in time.
+    """
 
+    shown: str
+    """What it is, in words without a secret."""
+    faults: tuple[type[Exception], ...]
+    """What its saver raises where the conversations can't be read or written."""
+    advice: str
+    """What to look at then."""
+
+    @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[Saver]:
-        """Open a saver.
+        """Open a saver."""
 
-        Raises:
-            StoreError: it can't be opened, read or written.
-            MissingDependency: the package for it is not installed.
-        """
-        ...
-
+    @abstractmethod
     def held(self, thread: str, context: RunContext) -> AbstractAsyncContextManager[None]:
         """Wait until no other process writes into a thread, and keep the others out.
 
         A process that dies lets go of it.
-
-        Raises:
-            DeadlineExceeded: the time is up.
-            StoreError: it can't be locked.
         """
-        ...
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except MoaError:
+            raise
+        except self.faults as error:
+            raise StoreError(
+                f"{self.shown}: the conversations in it can't be read or written: "
+                f"{type(error).__name__}: {error}. {self.advice}"
+            ) from error
 
 
-class GivenStore:
+class GivenStore(Store):
     """A saver of the user's own, or memory. Other processes are not kept out of it.
-
-    Args:
-        saver: `None` is memory.
 
     Raises:
         ConfigError: it has no asynchronous methods.
     """
+
+    faults = (Exception,)  # a saver of anybody's raises what it likes
+    advice = "Look whether it is open and asynchronous"
 
     def __init__(self, saver: Saver | None = None) -> None:
         if saver is None:
             from langgraph.checkpoint.memory import InMemorySaver
 
             saver = InMemorySaver(serde=PlainJson())
-        missing = [name for name in _ASKED if _is_base(saver, name)]
+        asked = ("aput", "aget_tuple", "alist", "adelete_thread")
+        base = BaseCheckpointSaver[Any]  # whose own methods raise
+        missing = [name for name in asked if getattr(type(saver), name) is getattr(base, name)]
         if missing:
             raise ConfigError(
                 f"a {type(saver).__name__} has no {missing[0]}, and a chat keeps its conversations "
@@ -113,15 +121,8 @@ class GivenStore:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Saver]:
         """Give the saver."""
-        try:
+        with self._told():
             yield self._saver
-        except MoaError:
-            raise
-        except Exception as error:  # a saver of anybody's raises what it likes
-            raise StoreError(
-                f"{self.shown}: its conversations can't be read or written: "
-                f"{type(error).__name__}: {error}. Look whether it is open and asynchronous"
-            ) from error
 
     @asynccontextmanager
     async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
@@ -130,15 +131,15 @@ class GivenStore:
         yield
 
 
-class SqliteStore:
-    """A SQLite file, with lock files in a folder beside it.
-
-    Args:
-        file: Made where it isn't there.
+class SqliteStore(Store):
+    """A SQLite file, made where it isn't there, with lock files in a folder beside it.
 
     Raises:
         MissingDependency: `langgraph-checkpoint-sqlite` is not installed.
     """
+
+    faults = (sqlite3.Error, OSError, ValueError, TypeError)  # any type may be in any column
+    advice = "It has to be a SQLite file that moa chat made, in a folder that can be written"
 
     def __init__(self, file: Path) -> None:
         try:
@@ -175,7 +176,7 @@ class SqliteStore:
         name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         with self._told():
             lock = self._lock_of(name)
-            await in_time(lock.acquire(poll_interval=_POLL_S), thread, context)
+            await wait_for(lock.acquire(poll_interval=_POLL_S), thread, context)
         try:
             yield
         finally:
@@ -184,34 +185,21 @@ class SqliteStore:
     def _lock_of(self, name: str) -> AsyncFileLock:
         folder = self.file.with_name(f"{self.file.name}.locks")
         folder.mkdir(parents=True, exist_ok=True)
-        return AsyncFileLock(
-            folder / f"{name}.lock",
-            thread_local=False,
-            run_in_executor=False,
-        )
-
-    @contextmanager
-    def _told(self) -> Generator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:  # any type in any column
-            raise StoreError(
-                f"{self.file}: the conversations in it can't be read or written: {error}. "
-                "It has to be a SQLite file that moa chat made, in a folder that can be written"
-            ) from error
+        return AsyncFileLock(folder / f"{name}.lock", thread_local=False, run_in_executor=False)
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """A Postgres database, whose advisory locks keep other processes out of a thread.
 
-    Args:
-        url: Its address. What it leaves out, such as the password, Postgres' own client looks for
-            in its variables and in `~/.pgpass`.
+    What its address leaves out, such as the password, Postgres' own client looks for in its
+    variables and in `~/.pgpass`.
 
     Raises:
         ConfigError: the address can't be read.
         MissingDependency: `langgraph-checkpoint-postgres` is not installed.
     """
+
+    advice = "Look whether the server runs, and whether the address and the rights are right"
 
     def __init__(self, url: SecretStr) -> None:
         self.shown = _without_secrets(url)
@@ -224,8 +212,9 @@ class PostgresStore:
                 extra="postgres",
                 purpose="to keep conversations in Postgres",
             ) from error
+        self.faults = (psycopg.Error, OSError, ValueError)
         self._url = url
-        self._psycopg = psycopg
+        self._connect = psycopg.AsyncConnection.connect
         self._savers = aio.AsyncPostgresSaver
         self._made = False
 
@@ -236,7 +225,11 @@ class PostgresStore:
             url = self._url.get_secret_value()
             async with self._savers.from_conn_string(url, serde=PlainJson()) as saver:
                 if not self._made:
-                    await self._make(saver)
+                    # Two processes at once would each try to make the tables.
+                    async with await self._connected() as connection:
+                        await _locked(connection, "moa.chat")
+                        await saver.setup()
+                    self._made = True
                 yield saver
 
     @asynccontextmanager
@@ -247,45 +240,15 @@ class PostgresStore:
             connection = await self._connected()
         async with connection:
             with self._told():
-                await in_time(_locked(connection, key), thread, context)
+                await wait_for(_locked(connection, key), thread, context)
             yield
 
     async def _connected(self) -> AsyncConnection[Any]:
-        url = self._url.get_secret_value()
-        return await self._psycopg.AsyncConnection.connect(url, autocommit=True)
-
-    async def _make(self, saver: Any) -> None:
-        """Make the tables; two processes at once would each try to."""
-        async with await self._connected() as connection:
-            await _locked(connection, "moa.chat")
-            await saver.setup()
-        self._made = True
-
-    @contextmanager
-    def _told(self) -> Generator[None]:
-        try:
-            yield
-        except (self._psycopg.Error, OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.shown}: its conversations can't be read or written: {error}. "
-                "Look whether the server runs, and whether the address and the rights are right"
-            ) from error
-
-
-_ASKED = ("aput", "aget_tuple", "alist", "adelete_thread")
-
-
-def _is_base(saver: Saver, name: str) -> bool:
-    """Whether a saver has a method only as its base has it, which raises."""
-    return getattr(type(saver), name) is getattr(BaseCheckpointSaver, name)
+        return await self._connect(self._url.get_secret_value(), autocommit=True)
 
 
 def store_of(given: str | Path | SecretStr | Saver) -> Store:
-    """Choose a store.
-
-    Args:
-        given: A file; `:memory:`, which is gone with the node; the URL of a Postgres database; or
-            a saver of LangGraph's.
+    """Choose the store of what `Chat` is given.
 
     Raises:
         ConfigError: it is a URL of something else, or one that can't be read; or the saver has no
@@ -304,11 +267,7 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
 
 
 def _without_secrets(url: SecretStr) -> str:
-    """Say where a database is.
-
-    Raises:
-        ConfigError: the URL can't be read.
-    """
+    """Say where a database is, or that its URL can't be read."""
     try:
         parts = urlsplit(url.get_secret_value())
     except ValueError:
@@ -337,25 +296,10 @@ async def _locked(connection: AsyncConnection[Any], key: str) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def in_time(
+async def wait_for(
     waiting: Awaitable[object], thread: str, context: RunContext, *, by: str = "another process"
 ) -> None:
-    """Wait for a thread that somebody else writes into.
-
-    Args:
-        waiting: Ends when it is free.
-        thread: Its name.
-        context: Has the deadline.
-        by: Who writes into it.
-
-    Raises:
-        DeadlineExceeded: the time is up.
-    """
-    left_s = context.remaining_s()
-    try:
-        async with asyncio.timeout(left_s):
-            await waiting
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"{context.node}: thread {thread!r} was written to by {by} until the time was up"
-        ) from error
+    """Wait for a thread that somebody else writes into, until the deadline of the run."""
+    late = f"{context.node}: thread {thread!r} was written to by {by} until the time was up"
+    async with in_time(context.remaining_s(), late):
+        await waiting

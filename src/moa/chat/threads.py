@@ -13,14 +13,15 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
 from moa.agents.boundary import said
-from moa.chat.conversation import Conversation, Summary, Turn
-from moa.chat.stores import Store, in_time
+from moa.chat.messages import Conversation, Summary, Turn
+from moa.chat.stores import Store, wait_for
 from moa.context import RunContext
 from moa.endpoints import closed_after
 from moa.errors import StoreError
+from moa.handoffs import Frozen
 from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"
@@ -29,10 +30,8 @@ _SAID = "moa_said"
 _OPENING = 60
 
 
-class Thread(BaseModel):
+class Thread(Frozen):
     """A thread, as a list of them shows it."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     turns: int
@@ -44,10 +43,8 @@ class Thread(BaseModel):
     usage: Usage
 
 
-class Spent(BaseModel):
+class Spent(Frozen):
     """What one node asked of one endpoint, over all turns of a thread."""
-
-    model_config = ConfigDict(frozen=True)
 
     tier: Tier
     node: str
@@ -72,10 +69,8 @@ class Spent(BaseModel):
         )
 
 
-class Transcript(BaseModel):
+class Transcript(Frozen):
     """All that was said in a thread; write it with `model_dump_json()`."""
-
-    model_config = ConfigDict(frozen=True)
 
     thread: str
     turns: tuple[Turn, ...]
@@ -87,14 +82,7 @@ class Transcript(BaseModel):
 
 
 class Held:
-    """A thread that nobody else writes into meanwhile.
-
-    Args:
-        name: Its name.
-        conversation: What its newest checkpoint holds.
-        store: Where it is kept.
-        tip: Id of that checkpoint; `None` where there is none.
-    """
+    """A thread that nobody else writes into meanwhile; `tip` is the id of its newest checkpoint."""
 
     def __init__(
         self, name: str, conversation: Conversation, *, store: Store, tip: str | None
@@ -105,11 +93,7 @@ class Held:
         self._tip = tip
 
     async def save(self, conversation: Conversation) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            StoreError: it can't be written.
-        """
+        """Write a checkpoint."""
         turn = conversation.last
         assert turn is not None, "there is nothing to save before something is said"
         checkpoint = empty_checkpoint()
@@ -129,8 +113,8 @@ class Held:
 class Threads:
     """The conversations in a store.
 
-    Args:
-        store: Where they are kept.
+    Each method raises `StoreError` where the store can't be read or written, and those that wait
+    for a thread `DeadlineExceeded` where the time is up.
     """
 
     def __init__(self, store: Store) -> None:
@@ -139,37 +123,21 @@ class Threads:
 
     @asynccontextmanager
     async def held(self, name: str, context: RunContext) -> AsyncGenerator[Held]:
-        """Wait for a thread, first come first served, and keep all others out of it.
-
-        Raises:
-            StoreError: it can't be read.
-            DeadlineExceeded: the time is up.
-        """
+        """Wait for a thread, first come first served, and keep all others out of it."""
         key = (id(asyncio.get_running_loop()), name)
         queue = self._queues.setdefault(key, _Queue())
         queue.waiting += 1
         try:
             async with _turn(queue.lock, name, context), self.store.held(name, context):
-                async with self.store.opened() as saver:
-                    tip = await saver.aget_tuple(_config(name))
-                conversation = Conversation() if tip is None else self._read(tip)
-                yield Held(
-                    name,
-                    conversation,
-                    store=self.store,
-                    tip=None if tip is None else tip.checkpoint["id"],
-                )
+                conversation, tip = await self._newest(name)
+                yield Held(name, conversation, store=self.store, tip=tip)
         finally:
             queue.waiting -= 1
             if not queue.waiting:
                 del self._queues[key]
 
     async def list(self) -> tuple[Thread, ...]:
-        """List the threads, the one that was used last first.
-
-        Raises:
-            StoreError: the store can't be read.
-        """
+        """List the threads, the one that was used last first."""
         async with self.store.opened() as saver:
             firsts = [found async for found in saver.alist(None, filter={_FIRST: True})]
             names = dict.fromkeys(_name(first) for first in firsts)
@@ -179,21 +147,17 @@ class Threads:
         return tuple(sorted(found, key=lambda thread: thread.last_at, reverse=True))
 
     async def load(self, name: str) -> Conversation:
-        """Read what the next turn of a thread would need; an unknown thread is empty.
+        """Read what the next turn of a thread would need; an unknown thread is empty."""
+        return (await self._newest(name))[0]
 
-        Raises:
-            StoreError: it can't be read.
-        """
+    async def _newest(self, name: str) -> tuple[Conversation, str | None]:
+        """Read the newest checkpoint, and its id; `None` where there is none."""
         async with self.store.opened() as saver:
             tip = await saver.aget_tuple(_config(name))
-        return Conversation() if tip is None else self._read(tip)
+        return (Conversation(), None) if tip is None else (self._read(tip), tip.checkpoint["id"])
 
     async def transcript(self, name: str) -> Transcript:
-        """Read all that was said in a thread, from its checkpoints.
-
-        Raises:
-            StoreError: it can't be read.
-        """
+        """Read all that was said in a thread, from its checkpoints."""
         turns: dict[int, Turn] = {}
         newest: Conversation | None = None
         async with (
@@ -215,25 +179,13 @@ class Threads:
         )
 
     async def find(self, name: str, said_id: str) -> Turn | None:
-        """Look for the newest turn whose message had an id; `None` where there is none.
-
-        Raises:
-            StoreError: the store can't be read.
-        """
+        """Look for the newest turn whose message had an id; `None` where there is none."""
         async with self.store.opened() as saver:
             newest = [f async for f in saver.alist(_config(name), filter={_SAID: said_id}, limit=1)]
         return self._read(newest[0]).last if newest else None
 
     async def delete(self, name: str, context: RunContext | None = None) -> bool:
-        """Delete a thread, once nobody writes into it.
-
-        Returns:
-            Whether there was one.
-
-        Raises:
-            StoreError: it can't be deleted.
-            DeadlineExceeded: the time is up.
-        """
+        """Delete a thread, once nobody writes into it; say whether there was one."""
         async with self.held(name, context or RunContext()) as thread:
             if thread.conversation.last is None:
                 return False
@@ -242,11 +194,7 @@ class Threads:
         return True
 
     def _read(self, found: CheckpointTuple) -> Conversation:
-        """Validate what a checkpoint holds.
-
-        Raises:
-            StoreError: it holds something else than a conversation.
-        """
+        """Validate what a checkpoint holds: a conversation, or else a `StoreError` is raised."""
         try:
             return _Checkpoint.model_validate(found.checkpoint).channel_values.conversation
         except ValidationError as error:
@@ -285,7 +233,7 @@ class _Queue:
 @asynccontextmanager
 async def _turn(lock: asyncio.Lock, name: str, context: RunContext) -> AsyncGenerator[None]:
     """Hold the lock of a thread, if it is free before the deadline."""
-    await in_time(lock.acquire(), name, context, by="another turn, which this process answers,")
+    await wait_for(lock.acquire(), name, context, by="another turn, which this process answers,")
     try:
         yield
     finally:

@@ -369,6 +369,7 @@ def _show_calibration(made: Calibration) -> None:
     from rich.table import Table
 
     from moa.calibration import percent
+    from moa.evals.report import figure
 
     console = screen.details()
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
@@ -382,7 +383,7 @@ def _show_calibration(made: Calibration) -> None:
             one.name,
             f"{one.accuracy:.3f}",
             f"{one.macro_f1:.3f}",
-            f"{one.ece:.3f} ({'-' if one.ece_by_chance is None else f'{one.ece_by_chance:.3f}'})",
+            f"{one.ece:.3f} ({figure(one.ece_by_chance)})",
             f"{one.coverage:.0%}",
             f"{1000 * one.seconds:.1f}",
             f"{one.tokens:.0f}",
@@ -413,9 +414,11 @@ def _show_calibration(made: Calibration) -> None:
 
 
 def _show_evaluation(console: Console, found: Evaluation) -> None:
+    from moa.evals.report import figure
+
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
+        f"calibration error {found.ece:.3f} (by chance {figure(found.ece_by_chance)})",
     )
     wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
     console.print(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.documents.sentences import sentences
+from moa.handoffs import Frozen
 
 
-class Document(BaseModel):
+class Document(Frozen):
     """A file that was read, as text."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     """Its path within the folder that was read, with `/` between the parts."""
@@ -33,10 +30,8 @@ class Document(BaseModel):
         return bisect_right(self.pages, offset) if self.pages else None
 
 
-class Passage(BaseModel):
+class Passage(Frozen):
     """A piece of a document, and where it stands in it."""
-
-    model_config = ConfigDict(frozen=True)
 
     document: str
     """Id of its document."""
@@ -74,10 +69,8 @@ class Passage(BaseModel):
         ]
 
 
-class Passages(BaseModel):
+class Passages(Frozen):
     """What was found."""
-
-    model_config = ConfigDict(frozen=True)
 
     passages: tuple[Passage, ...] = ()
     """The best first."""

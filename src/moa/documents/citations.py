@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from moa.agents.prompts import block
 from moa.documents import Passage
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
+from moa.handoffs import Frozen
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")
@@ -25,10 +24,8 @@ instead."""
 _BRACKETS = re.compile(r"\[(\d[\d\s,;\u2013-]*)\]")
 
 
-class Citation(BaseModel):
+class Citation(Frozen):
     """A number in an answer, and the passage that it stands for."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int
     passage: Passage
@@ -104,10 +101,11 @@ def cited(answer: str, passages: Sequence[Passage]) -> Cited:
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
     text, added = _by_words(_CITATION.sub(kept, answer), passages)
-    used = {n for match in _CITATION.finditer(text) for n in _numbers(match[1])}
     return Cited(
         text=text,
-        citations=tuple(Citation(number=n, passage=passages[n - 1]) for n in sorted(used)),
+        citations=tuple(
+            Citation(number=n, passage=passages[n - 1]) for n in sorted(_cited_in(text))
+        ),
         unknown=tuple(sorted(n for n in found if not 0 < n <= len(passages))),
         added=added,
     )
@@ -119,7 +117,7 @@ def _by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
     for begin, sentence in sentences(answer):
         parts.append(answer[end:begin])
         end = begin + len(sentence)
-        cited_by = {n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])}
+        cited_by = _cited_in(sentence)
         bare = _CITATION.sub("", sentence).rstrip()
         shares = word_shares(bare, held)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
@@ -133,23 +131,14 @@ def _by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
 def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
     """Give the share of a sentence's words that each of several texts holds; rare ones count more.
 
-    Args:
-        sentence: Without citations.
-        held: The words of each text, by `words`.
+    A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
+    one did, or where there are few texts a word such as `it` would count more than all others.
     """
     said = set(words(sentence))
-    weights = {word: _rarity(sum(word in one for one in held), len(held)) for word in said}
+    holding = {word: max(1, sum(word in one for one in held)) for word in said}
+    weights = {word: math.log((len(held) + 1) / (n + 0.5)) for word, n in holding.items()}
     whole = sum(weights.values()) or 1.0
     return [sum(weights[word] for word in said & one) / whole for one in held]
-
-
-def _rarity(holding: int, passages: int) -> float:
-    """Weigh a word by how few passages hold it: log((passages + 1) / (holding + 0.5)).
-
-    One that none holds counts as if one did, or where there are few passages a word such as `it`
-    would count more than all others.
-    """
-    return math.log((passages + 1) / (max(holding, 1) + 0.5))
 
 
 def statements(answer: str) -> list[Statement]:
@@ -159,11 +148,15 @@ def statements(answer: str) -> list[Statement]:
     """
     found: list[Statement] = []
     for _, sentence in sentences(answer):
-        numbers = sorted({n for match in _CITATION.finditer(sentence) for n in _numbers(match[1])})
+        numbers = sorted(_cited_in(sentence))
         text = _CITATION.sub("", sentence).strip()
         if any(map(str.isalnum, text)):
             found.append(Statement(text, tuple(numbers)))
     return found
+
+
+def _cited_in(text: str) -> set[int]:
+    return {n for match in _CITATION.finditer(text) for n in _numbers(match[1])}
 
 
 def _numbers(inside: str) -> list[int]:

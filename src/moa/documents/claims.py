@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from pydantic import BaseModel, ConfigDict
-
 from moa._async import gather
 from moa.agents.boundary import Limits
 from moa.agents.deciding import DecidingAgent
@@ -17,7 +15,7 @@ from moa.documents.citations import Statement, statements, word_shares
 from moa.documents.retrieval import searched, words
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
-from moa.handoffs import Text
+from moa.handoffs import Frozen, Text
 from moa.node import Node
 from moa.questions import Answer, Option, Question
 
@@ -35,10 +33,8 @@ _FEWEST_WORDS = 3
 """A shorter sentence, such as a yes, tells too little by its words."""
 
 
-class Claim(BaseModel):
+class Claim(Frozen):
     """A sentence of an answer, and whether the passages that it cites say so."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     """Without its citations."""
@@ -51,10 +47,8 @@ class Claim(BaseModel):
     """That the passages say it; `None` where no model gave one."""
 
 
-class Grade(BaseModel):
+class Grade(Frozen):
     """Whether a pair of texts meets a criterion."""
-
-    model_config = ConfigDict(frozen=True)
 
     met: bool | None
     """`None` where the model didn't say."""
@@ -143,10 +137,6 @@ async def checked_claims(
         support: Who is asked; `None`: a sentence of whose words no passage holds enough is
             unsupported, unless it is in another language or hardly has words.
         context: Budget, deadline and ledger.
-
-    Raises:
-        DeadlineExceeded: the run's time is up.
-        ConfigError: see `graded`.
     """
     said = statements(answer)
     if support is None:
@@ -187,10 +177,7 @@ async def graded(
 ) -> list[Grade]:
     """Grade texts side by side; one that fails has no grade, and is named in the trace.
 
-    Raises:
-        DeadlineExceeded: the run's time is up.
-        ConfigError: the grader can grade nothing, as where a package or a calibration is missing.
-        EndpointError: it is set up wrong, as where its key is.
+    What another text could not mend either is raised, such as a wrong key.
     """
 
     async def grade(text: str) -> Grade:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +17,6 @@ from typing import NamedTuple
 
 from moa.agents.cleaning import html_to_text, tidy
 from moa.documents import Document
-from moa.documents.pdf import pages_of
 from moa.errors import ConfigError, InputError, MissingDependency
 
 KINDS = {
@@ -36,6 +39,23 @@ _HEADED = 4000
 _HEADING = re.compile(
     r"\A(?:---\n.*?\n---\s*)?\s*#[^\S\n]+([^\n]+?)[^\S\n]*#*[^\S\n]*$", re.MULTILINE | re.DOTALL
 )
+# What a parser trips over in a broken file; pypdf's own errors are added where it is imported.
+_TRIPS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u00ad]\n(?=[a-zß-öø-ÿ])")
+_WRAPPED = re.compile(r"(?<![.!?:;\n])\n(?=[^\W\d_A-ZÀ-ÖØ-Þ])")
+_BLANKS = re.compile(r"[^\S\n]+")
 _LEADS_OUT = (
     "is a link that leads out of the folder, so it was not read. Where it is meant, name what it "
     "leads to beside the folder"
@@ -118,16 +138,7 @@ def each_of(
     *,
     progress: Progress | None = None,
 ) -> Iterator[tuple[File, Document | Unread | None]]:
-    """Read files, one after another; `None` stands for one that is as it was.
-
-    Args:
-        files: What to read.
-        known: SHA-256 of files as they were, by id.
-        progress: Told of each file before it is read.
-
-    Raises:
-        MissingDependency: what reads a kind of file is not installed.
-    """
+    """Read files, one after another; `None` stands for one that has the SHA-256 that is known."""
     for number, file in enumerate(files, 1):
         if progress is not None:
             progress(f"reading {number} of {len(files)}: {file.id}")
@@ -142,11 +153,7 @@ def each_of(
 
 
 def listed(sources: Sources) -> Listed:
-    """Find the files to read.
-
-    Raises:
-        ConfigError: a file or folder isn't there, or two files would have the same id.
-    """
+    """Find the files to read; one that isn't there, or an id twice, is a `ConfigError`."""
     given = [sources] if isinstance(sources, Path | str) else list(sources)
     paths = [Path(each) for each in given]
     files: list[File] = []
@@ -219,11 +226,7 @@ def _check_apart(files: Sequence[File]) -> None:
 
 
 def document_of(name: str, data: bytes) -> Document:
-    """Read the bytes of a file.
-
-    Args:
-        name: Path of the file within its folder; the ending says what it is.
-        data: All of its bytes.
+    """Read the bytes of a file, of which the ending of the name says what it is.
 
     Raises:
         InputError: it is of no kind that is read, not what its name says, empty, broken,
@@ -244,10 +247,57 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
+    """Read a PDF: its title, empty where it says none, and the text of each page.
+
+    Words that are split at the end of a line are joined, and so are lines within a sentence.
+    """
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import DependencyError, PyPdfError
+    except ImportError as error:
+        raise MissingDependency("pypdf", extra="local", purpose="to read PDF files") from error
+    # What pypdf logs of a broken file would go to the terminal; the errors here say it.
+    logging.getLogger("pypdf").addHandler(_SILENT)
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise _locked(name)
+        title = _clean(reader.metadata.title or "").strip() if reader.metadata else ""
+        pages = [_clean(page.extract_text()) for page in reader.pages]
+    except DependencyError as error:
+        raise _locked(name) from error
+    except (PyPdfError, *_TRIPS) as error:
+        why = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise InputError(
+            f"{name} is a broken PDF, and could not be read ({why}): open it in a "
+            "viewer and save it again"
+        ) from error
+    pages = [_BLANKS.sub(" ", _WRAPPED.sub(" ", _HYPHEN.sub("", page))).strip() for page in pages]
+    if not any(pages):
+        raise InputError(
+            f"{name} holds no text: where its pages are pictures, have their text recognised "
+            "first, as `ocrmypdf` does"
+        )
+    return title, pages
+
+
+_SILENT = logging.NullHandler()
+
+
+def _clean(text: str) -> str:
+    """Replace halves of characters, which a broken font leaves and nothing can write."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def _locked(name: str) -> InputError:
+    return InputError(f"{name} is encrypted, and can't be read: save it without a password")
+
+
 def _pdf(name: str, data: bytes) -> Document:
     if b"%PDF-" not in data[:1024]:
         raise InputError(f"{name} is no PDF, as its name says")
-    title, pages = pages_of(name, data)
+    title, pages = _pages_of(name, data)
     starts: list[int] = []
     at = 0
     for page in pages:

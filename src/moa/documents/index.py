@@ -183,12 +183,6 @@ class Index:
         return [known[passage.id] for passage in passages]
 
 
-class _Read(NamedTuple):
-    changes: Changes
-    passages: tuple[Passage, ...]
-    by_words: BM25
-
-
 class _Search(NamedTuple):
     changes: Changes
     retriever: Retriever
@@ -230,7 +224,7 @@ class Indexed(Retriever):
         self.index = index or Index()
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.by_words = by_words or endpoint is None
-        self._reading: Future[_Read] | None = None
+        self._reading: Future[tuple[Changes, BM25]] | None = None
         self._ready: _Search | None = None
         self._lock = Lock()
 
@@ -251,11 +245,11 @@ class Indexed(Retriever):
     async def _prepared(self, context: RunContext) -> _Search:
         late = f"{self.name}: the time given to the run was up before its documents were read"
         async with in_time(context.remaining_s(), late):
-            read = await asyncio.wrap_future(self._read())
+            changes, by_words = await asyncio.wrap_future(self._read())
             async with self._lock.held(None):
-                return self._ready or await self._over(read, context)
+                return self._ready or await self._over(changes, by_words, context)
 
-    def _read(self) -> Future[_Read]:
+    def _read(self) -> Future[tuple[Changes, BM25]]:
         """Give the reading that goes on or is over, or begin one; it is no run's own.
 
         One that failed is begun anew.
@@ -267,13 +261,13 @@ class Indexed(Retriever):
             Thread(target=self._read_into, args=(reading,)).start()
         return reading
 
-    def _read_into(self, reading: Future[_Read]) -> None:
+    def _read_into(self, reading: Future[tuple[Changes, BM25]]) -> None:
         try:
             changes = Changes() if self.sources is None else self.index.update(self.sources)
             passages = self.index.passages()
             if not passages:
                 raise ConfigError(self._nothing(changes))
-            reading.set_result(_Read(changes, passages, BM25(passages, top_k=self.top_k)))
+            reading.set_result((changes, BM25(passages, top_k=self.top_k)))
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
             reading.set_exception(error)
 
@@ -286,37 +280,31 @@ class Indexed(Retriever):
         reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
         return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
 
-    async def _over(self, read: _Read, context: RunContext) -> _Search:
+    async def _over(self, changes: Changes, by_words: BM25, context: RunContext) -> _Search:
         """Keep what searches in what was read; without vectors it is for this run alone."""
+        passages = by_words.passages
         if self.endpoint is None:
-            self._ready = _Search(read.changes, read.by_words)
+            self._ready = _Search(changes, by_words)
             return self._ready
         try:
-            vectors = await self.index.vectors(read.passages, self.endpoint, context)
+            vectors = await self.index.vectors(passages, self.endpoint, context)
         except MoaError as error:
             if not isinstance(error, MissingDependency):
                 check_recoverable(error)
             context.note("degraded", f"passages are found by words alone: {error}")
-            return _Search(read.changes, read.by_words)
+            return _Search(changes, by_words)
         depth = _DEPTH * self.top_k if self.by_words else self.top_k
-        near = Dense(read.passages, vectors, self.endpoint, top_k=depth)
-        both = Hybrid([BM25(read.passages, top_k=depth), near], top_k=self.top_k)
-        self._ready = _Search(read.changes, both if self.by_words else near)
+        near = Dense(passages, vectors, self.endpoint, top_k=depth)
+        both = Hybrid([BM25(passages, top_k=depth), near], top_k=self.top_k)
+        self._ready = _Search(changes, both if self.by_words else near)
         return self._ready
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:
     """Split a document, at the ends of sections, paragraphs and sentences where that is possible.
 
-    A passage may run over the end of a page; its `page` is that on which it begins.
-
-    Args:
-        document: One without text has no passages.
-        max_tokens: Maximum number of tokens of a passage, by an estimate on the safe side.
-
-    Raises:
-        ConfigError: `max_tokens` is less than 1.
-        MissingDependency: `semantic-text-splitter` is not installed.
+    A passage has at most `max_tokens` tokens, by an estimate on the safe side. It may run over the
+    end of a page; its `page` is that on which it begins.
     """
     return [
         Passage(

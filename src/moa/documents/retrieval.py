@@ -52,7 +52,8 @@ class BM25(Retriever):
     characters. Passages that share no word with the query are not found.
 
     Args:
-        passages: What to search. The index is built at the first search.
+        passages: What to search. The index is built at the first search, which raises
+            `MissingDependency` where `bm25s` is not installed.
         top_k: Maximum number of passages to give.
         limits: See `Limits`.
 
@@ -67,20 +68,12 @@ class BM25(Retriever):
         self.passages = tuple(passages)
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Score all passages, in a thread.
-
-        Raises:
-            MissingDependency: `bm25s` is not installed.
-        """
+        """Score all passages, in a thread."""
         del context
         return await asyncio.to_thread(self.best, str(request), top_k=self.top_k)
 
     def scores(self, query: str) -> list[float]:
-        """Score each passage, in their order; 0 where no word is shared.
-
-        Raises:
-            MissingDependency: `bm25s` is not installed.
-        """
+        """Score each passage, in their order; 0 where no word is shared."""
         known, model = self._index
         ids = [known[word] for word in words(query) if word in known]
         if not ids:
@@ -88,11 +81,7 @@ class BM25(Retriever):
         return model.get_scores_from_ids(ids).tolist()
 
     def best(self, query: str, *, top_k: int) -> Passages:
-        """Give the best passages. It blocks.
-
-        Raises:
-            MissingDependency: `bm25s` is not installed.
-        """
+        """Give the best passages. It blocks."""
         scores = self.scores(query)
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
         return Passages(passages=tuple(self.passages[i] for i in order if scores[i] > 0))
@@ -153,20 +142,11 @@ class Dense(Retriever):
         self._vectors = vectors
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Embed the query, and compare.
-
-        Raises:
-            MissingDependency: `numpy` is not installed.
-        """
+        """Embed the query, and compare."""
         return await self.nearest(str(request), context, top_k=self.top_k)
 
     async def nearest(self, query: str, context: RunContext, *, top_k: int) -> Passages:
-        """Embed a query, and give the nearest passages.
-
-        Raises:
-            MissingDependency: `numpy` is not installed.
-            MoaError: what the endpoint failed with.
-        """
+        """Embed a query, and give the nearest passages."""
         if not self.passages:
             return Passages()
         found = await self.endpoint.embed([query], context)
@@ -215,7 +195,15 @@ class Hybrid(Retriever):
         Raises:
             MoaError: every one of them failed; what the first failed with.
         """
-        found = await gather(_found_by(each, request, context) for each in self.retrievers)
+
+        async def ask(retriever: Node[Text | str, Passages]) -> Passages | MoaError:
+            try:
+                return (await retriever.run(request, context)).output
+            except MoaError as error:
+                context.note("failed", f"{retriever.name!r} found nothing: {error}")
+                return error
+
+        found = await gather(map(ask, self.retrievers))
         rankings = [each for each in found if isinstance(each, Passages)]
         failures = [each for each in found if isinstance(each, MoaError)]
         if not rankings:
@@ -223,23 +211,8 @@ class Hybrid(Retriever):
         return fused(rankings, top_k=self.top_k)
 
 
-async def _found_by(
-    retriever: Node[Text | str, Passages], request: Text | str, context: RunContext
-) -> Passages | MoaError:
-    try:
-        return (await retriever.run(request, context)).output
-    except MoaError as error:
-        context.note("failed", f"{retriever.name!r} found nothing: {error}")
-        return error
-
-
 def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
-    """Fuse rankings: each passage has the sum of 1 / (60 + its rank) over them.
-
-    Args:
-        rankings: The best first in each.
-        top_k: Maximum number of passages to give.
-    """
+    """Fuse rankings: each passage has the sum of 1 / (60 + its rank) over them."""
     ranks = [
         {passage: rank for rank, passage in enumerate(ranking.passages, 1)} for ranking in rankings
     ]
@@ -247,11 +220,7 @@ def fused(rankings: Sequence[Passages], *, top_k: int) -> Passages:
 
 
 def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...]:
-    """Fuse rankings in which several passages may share a rank; the best comes first.
-
-    Args:
-        rankings: The rank of each passage, from 1; of one that a ranking doesn't hold, none.
-    """
+    """Fuse rankings, ranks from 1 by passage, of which several may share one; the best first."""
     scores: dict[Passage, float] = {}
     for ranking in rankings:
         for passage, rank in ranking.items():
@@ -278,15 +247,9 @@ def words(text: str) -> list[str]:
 
 
 def normalised(vectors: Sequence[Sequence[float]]) -> Any:
-    """Put vectors into an array of rows of length 1.
+    """Put vectors into an array of rows of length 1."""
+    from moa.decisions.arrays import np  # which says what is missing
 
-    Raises:
-        MissingDependency: `numpy` is not installed.
-    """
-    try:
-        import numpy as np
-    except ImportError as error:
-        raise MissingDependency("numpy", extra="local", purpose="to compare vectors") from error
     array = np.asarray(vectors, np.float32)
     return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
 

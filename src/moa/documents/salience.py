@@ -23,12 +23,7 @@ _SAME = 0.95
 
 
 class Salience:
-    """Ranks sentences of one text by their vectors. `salience_of` makes it.
-
-    Args:
-        vectors: Of all sentences of the text, and of what it is about.
-        about: What the text is about.
-    """
+    """Ranks sentences of one text by their vectors. `salience_of` makes it."""
 
     def __init__(
         self, vectors: Mapping[str, Sequence[float]], *, about: Sequence[str] = ()
@@ -78,17 +73,10 @@ async def salience_of(
     """Turn the sentences of a text into vectors, to rank them.
 
     Args:
-        encoder: Turns sentences into vectors.
+        encoder: Turns sentences into vectors; what it fails with is raised.
         sentences: Of the text, in lists that are sent one after another.
         context: Budget, deadline and ledger.
         about: What the text is about, such as its title, or what a reader looks for in it.
-
-    Raises:
-        EndpointError: the encoder failed.
-        CapabilityError: it can't embed.
-        MissingDependency: a package for it is not installed.
-        BudgetExceeded: a limit would be passed.
-        DeadlineExceeded: the time is up.
     """
     about = [text for text in about if text.strip()]
     known: dict[str, tuple[float, ...]] = {}

@@ -47,7 +47,8 @@ class Store:
     """Files, their passages, and vectors of these, in one SQLite file.
 
     Several processes may read and write at once: readers see each file whole, as it was before a
-    write or after it. Every method blocks.
+    write or after it. Every method blocks, and raises a `ConfigError` where the index is broken, by
+    another version, or can't be opened or written.
 
     Args:
         folder: Where the file is; made where it isn't there. `None` keeps all in memory.
@@ -59,22 +60,14 @@ class Store:
         self._memory: sqlite3.Connection | None = None
 
     def files(self) -> dict[str, Kept]:
-        """Give what is known of each file, by its id.
-
-        Raises:
-            ConfigError: the index is broken, by another version, or can't be opened.
-        """
+        """Give what is known of each file, by its id."""
         with self._open() as connection:
             rows = connection.execute("select id, digest, form from files").fetchall()
         with self._sound():
             return {_text(file): Kept(digest, form) for file, digest, form in rows}
 
     def passages(self) -> tuple[Passage, ...]:
-        """Give all passages, in the order of files and within them.
-
-        Raises:
-            ConfigError: see `files`.
-        """
+        """Give all passages, in the order of files and within them."""
         with self._open() as connection:
             rows = connection.execute(
                 "select document, title, start, page, text from passages "
@@ -87,11 +80,7 @@ class Store:
             )
 
     def vectors(self, model: str) -> dict[str, array[float]]:
-        """Give the vectors that a model made, by the id of their passage.
-
-        Raises:
-            ConfigError: see `files`.
-        """
+        """Give the vectors that a model made, by the id of their passage."""
         with self._open() as connection:
             rows = connection.execute(
                 "select document, start, vector from vectors where model = ?", (model,)
@@ -103,11 +92,7 @@ class Store:
             return found
 
     def put(self, read: Iterable[tuple[Document, Sequence[Passage]]], *, form: str) -> None:
-        """Write files in the place of what was there of them, all at once.
-
-        Raises:
-            ConfigError: see `files`; or the disk is full.
-        """
+        """Write files in the place of what was there of them, all at once."""
         with self._open() as connection:
             for document, passages in read:
                 _remove(connection, document.id)
@@ -121,21 +106,13 @@ class Store:
                 )
 
     def remove(self, files: Iterable[str]) -> None:
-        """Take files out, all at once.
-
-        Raises:
-            ConfigError: see `put`.
-        """
+        """Take files out, all at once."""
         with self._open() as connection:
             for file in files:
                 _remove(connection, file)
 
     def put_vectors(self, model: str, vectors: Sequence[tuple[Passage, Sequence[float]]]) -> None:
-        """Write vectors of passages; of a passage that has changed since then, none.
-
-        Raises:
-            ConfigError: see `put`.
-        """
+        """Write vectors of passages; of a passage that has changed since then, none."""
         with self._open() as connection:
             connection.executemany(
                 "insert or replace into vectors select ?, document, start, ? from passages "

@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
 from moa._files import Existing, LineFile
 from moa.batch import Item, faults_of, map_rows
 from moa.calibration.acceptance import confidence_of, text_of
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
+from moa.handoffs import Frozen
 from moa.node import Node
 from moa.questions import answers_in
 from moa.rows import Format, typed
@@ -28,13 +29,13 @@ Progress = Callable[[str, int, int], None]
 """Told the design, how many cases it has done, and how many there are."""
 
 
-class Case(BaseModel):
+class Case(Frozen):
     """A request, and what is expected as its answer: a label, or a text that would be a good reply.
 
     Of a row it reads `text`, `prompt` or `question`, and `label`, `reference` or `answer`.
     """
 
-    model_config = ConfigDict(frozen=True, validate_by_name=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(validate_by_name=True, coerce_numbers_to_str=True)
 
     request: str = Field(validation_alias=AliasChoices("text", "prompt", "question"))
     label: str | None = None
@@ -128,10 +129,8 @@ def _of_one_kind(cases: Sequence[Case]) -> Data:
     return Data(kinds.pop(), tuple(cases))
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """One answer of a design, as it is kept in a cache of answers."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str | None
     """The label it gave, or the text it wrote; `None` where it failed."""

@@ -9,8 +9,6 @@ from math import sqrt
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from moa._text import words_in
 from moa.calibration.measures import (
     calibration_error,
@@ -22,6 +20,7 @@ from moa.calibration.reply_signs import final_answer
 from moa.decisions.arrays import Floats, np
 from moa.errors import MissingDependency
 from moa.evals.cases import Answer
+from moa.handoffs import Frozen
 
 
 class Interval(NamedTuple):
@@ -106,10 +105,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(stats().binomtest(only_first, apart).pvalue)
 
 
-class LabelMetrics(BaseModel):
+class LabelMetrics(Frozen):
     """How good the labels of a design are. A case without an answer counts as wrong."""
-
-    model_config = ConfigDict(frozen=True)
 
     accuracy: float
     macro_f1: float

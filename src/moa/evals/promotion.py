@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import computed_field
 
 from moa.agents.classifier import Classifier
 from moa.calibration import Bound, Guarantee, percent
@@ -23,6 +23,7 @@ from moa.errors import InputError
 from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
 from moa.evals.labelled import question_of
 from moa.evals.metrics import ranked
+from moa.handoffs import Frozen
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -32,21 +33,17 @@ _WRAPPING = 60
 """Tokens that a prompt is taken to have around the text and its labels."""
 
 
-class Seen(BaseModel):
+class Seen(Frozen):
     """What share would have moved at a risk: what the calibration accepts first, then the surest
     first. As it was seen, and no promise.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     risk: float
     coverage: float
 
 
-class Saving(BaseModel):
+class Saving(Frozen):
     """What moving saves, for 1000 messages."""
-
-    model_config = ConfigDict(frozen=True)
 
     llm_calls: float
     """Calls to the LLM that are left: what isn't accepted, and the audit."""
@@ -56,10 +53,8 @@ class Saving(BaseModel):
     """US dollars of the small model and of the LLM's calls that are left."""
 
 
-class Promotion(BaseModel):
+class Promotion(Frozen):
     """What promoting a small model comes to."""
-
-    model_config = ConfigDict(frozen=True)
 
     calibrated_on: int
     checked_on: int

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from moa.evals.cases import Kind
 from moa.evals.metrics import Interval, LabelMetrics
+from moa.handoffs import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Against(_Frozen):
+class Against(Frozen):
     """A design beside the reference, on the same cases."""
 
     reference: str
@@ -23,7 +20,7 @@ class Against(_Frozen):
     wrong."""
 
 
-class DesignReport(_Frozen):
+class DesignReport(Frozen):
     """What one design reached, and what it took."""
 
     name: str
@@ -55,7 +52,7 @@ class DesignReport(_Frozen):
     """Of the first case without an answer."""
 
 
-class Point(_Frozen):
+class Point(Frozen):
     """The small model with a threshold, and the large one for the rest."""
 
     llm_share: float
@@ -65,7 +62,7 @@ class Point(_Frozen):
     """US dollars for all cases, the small model asked about each."""
 
 
-class Comparison(_Frozen):
+class Comparison(Frozen):
     """Designs side by side on the same cases."""
 
     kind: Kind
@@ -80,9 +77,9 @@ class Comparison(_Frozen):
     """Quality against cost of `slm` before `llm`, by how much of it is believed: what its
     calibration accepts first, then the surest first. Empty where one of the two is missing, or has
     no confidence."""
-    reliability: dict[str, list[tuple[float, float, int]]] = {}
+    reliability: dict[str, list[tuple[float, float, int]]] = Field(default_factory=dict)
     """By design: mean confidence, share of right ones and number of the cases in each bin."""
-    coverage: dict[str, list[tuple[float, float]]] = {}
+    coverage: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)
     """By design: share of cases accepted, and the share of wrong ones in it. What a calibration
     accepts comes first, then the surest first."""
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from moa.agents.prompts import block
 from moa.context import RunContext
-from moa.documents.lengths import Length
+from moa.documents.sentences import Length
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.graphs.recipe import tried

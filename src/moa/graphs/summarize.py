@@ -19,10 +19,9 @@ from moa.agents.prompts import block
 from moa.agents.splitting import chunks
 from moa.context import RunContext, quiet
 from moa.documents.citations import MOST_WORDS, word_shares
-from moa.documents.lengths import Length
 from moa.documents.retrieval import words
 from moa.documents.salience import Salience, salience_of
-from moa.documents.sentences import sentences
+from moa.documents.sentences import Length, sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens

@@ -17,8 +17,7 @@ from moa._text import word_count, words_in
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
-from moa.documents.lengths import Length
-from moa.documents.sentences import sentences
+from moa.documents.sentences import Length, sentences
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length

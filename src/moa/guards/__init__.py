@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from moa.handoffs import Dropped
+from moa.handoffs import Dropped, Frozen
 
 Position = Literal["before", "beside", "after"]
 """Where a guard stands: before the node, beside it while it runs, or after it, on its output."""
@@ -25,10 +23,8 @@ class Blocked(Dropped):
     place: Position
 
 
-class Exchange(BaseModel):
+class Exchange(Frozen):
     """A request and its answer, for a check of the answer that has to see both."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: Any
     """What the node was given."""

@@ -17,11 +17,7 @@ from moa.handoffs import Reply, Text
 
 
 def as_key(value: object) -> Callable[[Any], Hashable | None]:
-    """Read a key: a function, or the name of one as a table of moa.toml has it.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Read a key: a function, or the name of one as a table of moa.toml has it."""
     known: dict[object, Key] = {"stated": stated, "number": last_number}
     if callable(value):
         return value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from moa._async import cancel, gather
+from moa._async import cancel, gather, in_time
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import concurrency_of, unwrapped
@@ -62,9 +62,8 @@ async def fan_out(
     """Ask all members at once; give what came, in the order of the members.
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
-    reason; what isn't an error of `moa` becomes a `NodeError`. What is
-    still running when enough is there is cancelled, and has ended when this returns. Nothing that
-    members write is streamed.
+    reason; what isn't an error of `moa` becomes a `NodeError`. What is still running when enough is
+    there is cancelled, and has ended when this returns. Nothing that members write is streamed.
 
     Args:
         members: Who is asked. The same node may stand there several times, to be sampled.
@@ -132,15 +131,8 @@ def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     )
 
 
-async def _within(seconds: float, answer: Coroutine[Any, Any, Out], name: str) -> Out:
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await answer
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DeadlineExceeded(f"{name}: no answer within {seconds:.2f} s") from error
+_Kept = tuple[list[int], list[tuple[int, NoteKind, str]]]
+"""Who had answered, and what was told of the others."""
 
 
 class _Fan(Generic[Out]):
@@ -193,12 +185,7 @@ class _Fan(Generic[Out]):
             task.add_done_callback(self._end)
             self.running[task] = place
 
-    async def ask_again(
-        self,
-        before: tuple[list[int], list[tuple[int, NoteKind, str]]],
-        members: Sequence[Node[In, Out]],
-        request: In,
-    ) -> None:
+    async def ask_again(self, before: _Kept, members: Sequence[Node[In, Out]], request: In) -> None:
         """Ask those that had answered before, and say again why the others had not."""
         there, told = before
         calls = [self._ask(place, members[place], request) for place in there]
@@ -217,9 +204,11 @@ class _Fan(Generic[Out]):
         if heard:
             self.context.emit(NodeStarted(self._path(place)))
         left = own.remaining_s()
-        alone = own.journal is None
-        answer = member.run(request, own) if alone else in_place(member, request, own)
-        result = await (answer if left is None else _within(left, answer, name))
+        late = "" if left is None else f"{name}: no answer within {left:.2f} s"
+        async with in_time(left, late):
+            alone = own.journal is None
+            run = member.run(request, own) if alone else in_place(member, request, own)
+            result = await run
         seconds = time.perf_counter() - start
         if heard:
             self.context.emit(NodeFinished(self._path(place), result.output, seconds))
@@ -316,13 +305,10 @@ class _Fan(Generic[Out]):
 
     def _leave_out(self, kind: NoteKind, why: str) -> None:
         for place in self.running.values():
-            self._tell(place, kind, why + self._failed_before(place))
-
-    def _failed_before(self, place: int) -> str:
-        """Say why it was late, where it was being asked again."""
-        own = self.contexts.get(place)
-        tries = [note for note in own.trace if note.kind == "retried"] if own else []
-        return f"; it was asked again {tries[-1].text}" if tries else ""
+            own = self.contexts.get(place)
+            tries = [note.text for note in own.trace if note.kind == "retried"] if own else []
+            again = f"; it was asked again {tries[-1]}" if tries else ""
+            self._tell(place, kind, why + again)
 
     def _tell(self, place: int, kind: NoteKind, what: str) -> None:
         self.told.append((place, kind, what))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa._async import gather
 from moa.agents import Agent
@@ -21,22 +21,19 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, OutputError
+from moa.handoffs import Frozen
 from moa.node import Node
 
 
-class Candidates(BaseModel):
+class Candidates(Frozen):
     """A request, and replies to choose from, without a word of whose they are."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: str
     replies: tuple[str, ...] = Field(min_length=1)
 
 
-class Picked(BaseModel):
+class Picked(Frozen):
     """Which reply is the best."""
-
-    model_config = ConfigDict(frozen=True)
 
     place: int = Field(ge=0)
     """Its place among the candidates, from 0; where nothing was told apart, the first of those."""
@@ -140,14 +137,16 @@ class ByPolicy(TypedNode[Candidates, Picked]):
             context.note("failed", f"a reply could not be judged: {error}")
         if len(failed) == len(found):
             raise failed[0]
-        ranks = [_rank(judgement) for judgement in found]
+        ranks = [
+            (-1, 0.0) if isinstance(judged, MoaError) else (int(judged.accepted), judged.score)
+            for judged in found
+        ]
         places = [place for place, rank in enumerate(ranks) if rank == max(ranks)]
         best = found[places[0]]
         assert isinstance(best, Judgement), "a judged reply comes before one that could not be"
-        verdict = "won" if len(places) == 1 else "tied"
         return Picked(
             place=places[0],
-            verdict=verdict,
+            verdict="won" if len(places) == 1 else "tied",
             tied=tuple(places[1:]),
             reason=f"score {best.score:.3f}: {'; '.join(best.reasons)}",
         )
@@ -182,19 +181,8 @@ def distinct(texts: Sequence[str]) -> list[int]:
     return [place for place, text in enumerate(texts) if text not in texts[:place]]
 
 
-def _rank(judgement: Judgement | MoaError) -> tuple[int, float]:
-    if isinstance(judgement, MoaError):
-        return (-1, 0.0)
-    return (int(judgement.accepted), judgement.score)
-
-
 def judge_of(
     endpoint: Endpoint, *, by: Literal["list", "arithmetic"] = "list"
 ) -> Node[Candidates, Picked]:
-    """Make the judge that a table names.
-
-    Args:
-        endpoint: Who judges.
-        by: A judge that reads all replies; or the sums in them, re-computed without a model.
-    """
+    """Make the judge that a table names: it reads all replies, or re-computes the sums in them."""
     return ByPolicy(Arithmetic()) if by == "arithmetic" else Listwise(endpoint)

@@ -9,7 +9,7 @@ longest of those that others agree with are cut in the middle, and one that stan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, cast
@@ -73,10 +73,10 @@ async def pack(
     room: int | None,
     seed: int | str = 0,
 ) -> Packed:
-    """Bring a request and the answers of others into what one request to a model holds.
+    """Bring a request, which is never cut, and answers into what one request to a model holds.
 
     Args:
-        request: What was asked. It is never cut.
+        request: What was asked.
         answers: What others answered.
         write: Writes all that the model will read, such as an agent's `prompt`.
         count: Counts the tokens of a text.
@@ -103,7 +103,10 @@ async def pack(
     if room is None or tokens <= room:
         return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
     merged = _twins(answers)
-    behind = _behind(merged)
+    behind: dict[int, str] = {}
+    for place, times in Counter(merged.values()).items():
+        others = "another answer says" if times == 1 else f"{times} other answers say"
+        behind[place] = f"\n[{others} nearly the same]"
     shown = [text + behind.get(place, "") for place, text in enumerate(answers)]
     order = [place for place in order if place not in merged]
     said = [stated(answer) for answer in answers]
@@ -150,15 +153,6 @@ def _twins(answers: Sequence[str]) -> dict[int, int]:
                 merged[place] = other
                 break
     return merged
-
-
-def _behind(merged: Mapping[int, int]) -> dict[int, str]:
-    """Say behind an answer for how many others it stands."""
-    one = {1: "another answer says"}
-    return {
-        place: f"\n[{one.get(times, f'{times} other answers say')} nearly the same]"
-        for place, times in Counter(merged.values()).items()
-    }
 
 
 async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]:
@@ -220,7 +214,8 @@ class Reader:
         self.name = name or node.name
         self.seed = seed
         self.endpoint: Endpoint | None = getattr(node, "endpoint", None)
-        self._max_tokens = int(getattr(node, "max_tokens", _MAX_TOKENS))
+        self.max_tokens = int(getattr(node, "max_tokens", _MAX_TOKENS))
+        """Maximum number of tokens that it writes."""
         self._instructions = str(getattr(node, "instructions", ""))
 
     @property
@@ -229,12 +224,7 @@ class Reader:
         return self.endpoint is not None and self.endpoint.tier == "slm"
 
     async def run(self, request: Asked, context: RunContext | None = None, /) -> Result[str]:
-        """Answer, and give the answer as text.
-
-        Raises:
-            InputError: the request alone is too long for the model.
-            MoaError: as the node.
-        """
+        """Answer, and give the answer as text."""
         context = context or RunContext()
         if self.name != self.node.name:
             context = context.nested(self.name)
@@ -245,24 +235,13 @@ class Reader:
         return replace(result, output=text)
 
     def expected(self, request: str | BaseModel, answers: Sequence[str], further: int) -> Call:
-        """Estimate its call from above.
-
-        Args:
-            request: What it is asked.
-            answers: What it will read, as far as that is known.
-            further: Tokens of answers that it will read besides.
-        """
+        """Estimate its call from above; `further` tokens of answers are read besides `answers`."""
         if self.endpoint is None:
             return "llm", Amount(calls=1)
         texts = (self._instructions, text_of(request), *answers)
         read = sum(map(approximate_tokens, texts)) + further + _AROUND
-        amount = Amount(calls=1, input_tokens=read, output_tokens=self._max_tokens)
+        amount = Amount(calls=1, input_tokens=read, output_tokens=self.max_tokens)
         return self.endpoint.tier, self.endpoint.price.charge(amount)
-
-    @property
-    def max_tokens(self) -> int:
-        """Maximum number of tokens that it writes."""
-        return self._max_tokens
 
     async def _given(self, asked: Asked, context: RunContext) -> str | BaseModel:
         if not asked.answers:
@@ -279,7 +258,7 @@ class Reader:
         packed = await pack(
             text_of(asked.request),
             asked.answers,
-            write=self._write(),
+            write=cast("Any", getattr(self.node, "prompt", Consulted.model_dump_json)),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",
@@ -288,15 +267,12 @@ class Reader:
         return packed.consulted
 
     def _room(self) -> int | None:
-        """Tokens for all that `_write` writes."""
+        """Tokens for all that is written to the model."""
         window = window_of(self.endpoint)
         if window is None:
             return None
         around = approximate_tokens(self._instructions) + _AROUND
-        return max(0, window - self._max_tokens - around)
-
-    def _write(self) -> Callable[[Consulted], str]:
-        return cast("Any", getattr(self.node, "prompt", Consulted.model_dump_json))
+        return max(0, window - self.max_tokens - around)
 
 
 def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader]:

@@ -127,14 +127,7 @@ class Tally:
 
 
 def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
-    """Say that nothing in several answers could be compared.
-
-    Args:
-        count: Of the answers.
-        node: Who asked for them.
-        text: One of them.
-        else_do: What can be done beside asking for another form.
-    """
+    """Say that nothing in several answers, of which `text` is one, could be compared."""
     return OutputError(
         f"in none of {count} answers something was found that could be compared. Ask for a form "
         f"that the key reads{else_do}",

@@ -15,12 +15,13 @@ from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from moa._files import replace_text
+from moa._files import load_model, save_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
-from moa.errors import ConfigError, InputError
+from moa.errors import InputError
+from moa.handoffs import Frozen
 from moa.node import Result, finish
 from moa.routing.features import KNOWN, Table, describe, grams
 from moa.routing.recorded import Case
@@ -29,8 +30,8 @@ Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]
 
 
-class _Written(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Written(Frozen):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _need(holds: bool, what: str) -> None:
@@ -211,24 +212,8 @@ class Router(_Written):
         Raises:
             ConfigError: it can't be read, or is no router's file of this version.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            return cls.model_validate_json(text)
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"there is no router {str(path)!r}: moa route fit DATA.jsonl --out {path} makes one"
-            ) from error
-        except OSError as error:
-            raise ConfigError(f"{str(path)!r} can't be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{str(path)!r} is no router: it is no text") from error
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigError(
-                f"{str(path)!r} is no router's file of this version of moa ({where}: "
-                f"{first['msg']}). One is made by: moa route fit DATA.jsonl --out {path}"
-            ) from error
+        maker = f"moa route fit DATA.jsonl --out {path}"
+        return load_model(path, cls, what="router", maker=maker)
 
     def save(self, path: str | Path) -> None:
         """Write it as one JSON file.
@@ -236,10 +221,7 @@ class Router(_Written):
         Raises:
             ConfigError: it can't be written there.
         """
-        try:
-            replace_text(Path(path), _lines(self.model_dump(mode="json")), private=False)
-        except OSError as error:
-            raise ConfigError(f"{str(path)!r} can't be written: {error.strerror}") from error
+        save_text(path, _lines(self.model_dump(mode="json")))
 
     def gains(self, cases: Sequence[Case]) -> Floats:
         """Predict how much likelier the strong model is to be right: from about -1 to 1.

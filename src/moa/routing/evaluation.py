@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import computed_field
 
 from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
+from moa.handoffs import Frozen
 from moa.routing import Kind, Router
 from moa.routing.recorded import Recorded
 
@@ -26,11 +27,7 @@ _CONFIDENCE = 0.95
 _NOTHING = 1e-12
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Figures(_Frozen):
+class Figures(Frozen):
     """APGR, and the shares of strong calls that recover 50 % and 80 % of the gap."""
 
     apgr: float | None
@@ -149,7 +146,7 @@ def recovery(
     return Recovery(shares, qualities)
 
 
-class AtThreshold(_Frozen):
+class AtThreshold(Frozen):
     """What a router does at its threshold."""
 
     threshold: float

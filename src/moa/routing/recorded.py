@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from moa.handoffs import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
 _LONGEST = 100
@@ -24,10 +26,10 @@ class Case:
     """Whatever else is known of it, such as its subject."""
 
 
-class Request(BaseModel):
+class Request(Frozen):
     """A row to be routed: `prompt`, and whatever else is known, of which short texts are used."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     prompt: str
     weak_response: str | None = None
