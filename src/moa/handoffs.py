@@ -5,7 +5,13 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Text(BaseModel):
+class Frozen(BaseModel):
+    """A value that nobody changes once it is made, and that may be compared and hashed."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Text(Frozen):
     """A text, and what is known of it.
 
     Examples:
@@ -13,8 +19,6 @@ class Text(BaseModel):
         >>> print(text, text.language)
         Guten Tag de
     """
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     language: str | None = None
@@ -24,7 +28,7 @@ class Text(BaseModel):
         return self.text
 
 
-class Reply(BaseModel):
+class Reply(Frozen):
     """A text that a model wrote.
 
     Examples:
@@ -32,32 +36,26 @@ class Reply(BaseModel):
         It comes on Friday.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     text: str
 
     def __str__(self) -> str:
         return self.text
 
 
-class Consulted(BaseModel):
+class Consulted(Frozen):
     """A request, and what others answered to it, without a word of whose it is."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: str
     answers: tuple[str, ...]
 
 
-class Dropped(BaseModel):
+class Dropped(Frozen):
     """What comes out where something is set aside instead of being answered.
 
     Examples:
         >>> print(Dropped(reason="it is spam"))
         it is spam
     """
-
-    model_config = ConfigDict(frozen=True)
 
     reason: str
     """In words, for whoever looks later."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
@@ -26,7 +26,7 @@ from moa.context import RunContext, quiet
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 Parser = Literal["python", "json", "toml"]
 
@@ -47,10 +47,8 @@ _LINE = 120
 """Characters of a line with an error that are shown."""
 
 
-class SandboxResult(BaseModel):
+class SandboxResult(Frozen):
     """What came of running a program and its tests."""
-
-    model_config = ConfigDict(frozen=True)
 
     passed: bool
     output: str = ""
@@ -98,10 +96,8 @@ class Program(Reply):
     """Times it was written."""
 
 
-class Draft(BaseModel):
+class Draft(Frozen):
     """A program to be written, or one to be reviewed or mended."""
-
-    model_config = ConfigDict(frozen=True)
 
     task: str
     source: str = ""
@@ -110,10 +106,8 @@ class Draft(BaseModel):
     """What is wrong with it."""
 
 
-class Review(BaseModel):
+class Review(Frozen):
     """What must be mended in a program."""
-
-    model_config = ConfigDict(frozen=True)
 
     faults: tuple[str, ...] = Field(
         max_length=8,

@@ -31,7 +31,7 @@ from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.keeping import keep, read_kept
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
-from moa.handoffs import Dropped, Reply
+from moa.handoffs import Dropped, Frozen, Reply
 from moa.node import Node, Result
 from moa.questions import Choice, Predicate, Question, Score
 
@@ -48,20 +48,16 @@ _REPORT = (
 )
 
 
-class Item(BaseModel):
+class Item(Frozen):
     """One item of a stream."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     at: datetime | None = None
     """When it came, in UTC unless it says otherwise; `None` is now. Windows by time go by it."""
 
 
-class Figure(BaseModel):
+class Figure(Frozen):
     """How often a label came."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     label: str
@@ -97,10 +93,8 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Observation(BaseModel):
+class Observation(Frozen):
     """What an item was found to be, and the report where it completed a window with a change."""
-
-    model_config = ConfigDict(frozen=True)
 
     decision: Annotated[
         SerializeAsAny[BaseModel],
@@ -117,10 +111,8 @@ class Findings(BaseModel):
     examples: dict[str, tuple[str, ...]]
 
 
-class Window(BaseModel):
+class Window(Frozen):
     """What came in one window."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: int = 1
     items: int = 0
@@ -147,20 +139,16 @@ class Window(BaseModel):
         )
 
 
-class Change(BaseModel):
+class Change(Frozen):
     """What moved, and the window at whose end that was known."""
-
-    model_config = ConfigDict(frozen=True)
 
     moved: tuple[Moved, ...]
     window: Window
     reference: Counts
 
 
-class State(BaseModel):
+class State(Frozen):
     """What is kept from one process to the next."""
-
-    model_config = ConfigDict(frozen=True)
 
     reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
     learned: int = 0

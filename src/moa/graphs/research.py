@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa._async import map_async
 from moa.agents import Agent
@@ -25,14 +25,12 @@ from moa.graphs.drafts import MAX_CONCURRENCY
 from moa.graphs.fields import IN_PYTHON, FromTable, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
 from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Reply, Text
+from moa.handoffs import Frozen, Reply, Text
 from moa.node import Node, in_place
 
 
-class Finding(BaseModel):
+class Finding(Frozen):
     """A sub-question, and what the sources say to it."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     answer: str = ""
@@ -54,10 +52,8 @@ class Disagreement(BaseModel):
     findings: list[int] = Field(min_length=1, description="numbers of the findings")
 
 
-class Findings(BaseModel):
+class Findings(Frozen):
     """A question, and what was found."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     findings: tuple[Finding, ...]

@@ -17,7 +17,7 @@ from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, NamedTuple, Self, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from moa.agents import Agent, Settings
 from moa.agents.decider import Decider
@@ -40,7 +40,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
 from moa.usage import Tier
@@ -58,10 +58,8 @@ _WRITE = (
 )
 
 
-class Step(BaseModel):
+class Step(Frozen):
     """One step of a plan."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str = Field(min_length=1, max_length=40, description="a short name, one word")
     question: str = Field(min_length=1, description="what this step finds out, in full")
@@ -81,10 +79,8 @@ class Step(BaseModel):
     )
 
 
-class Steps(BaseModel):
+class Steps(Frozen):
     """A plan. Ids are different, every need is the id of a step, and there is no circle."""
-
-    model_config = ConfigDict(frozen=True)
 
     steps: tuple[Step, ...] = Field(
         min_length=1, description="in the order in which they are taken"
@@ -120,10 +116,8 @@ class Steps(BaseModel):
         return list(TopologicalSorter(needs).static_order())
 
 
-class StepResult(BaseModel):
+class StepResult(Frozen):
     """What a step found out, or why it did not."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     question: str
@@ -137,10 +131,8 @@ class StepResult(BaseModel):
     """What is wrong with it; `None`: nothing was found."""
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """A plan that was carried out, and what is wrong with what came of it."""
-
-    model_config = ConfigDict(frozen=True)
 
     steps: tuple[StepResult, ...]
     answer: str
@@ -148,10 +140,8 @@ class Attempt(BaseModel):
     faults: tuple[str, ...] = ()
 
 
-class Problem(BaseModel):
+class Problem(Frozen):
     """A problem, and the attempt that failed, if there was one."""
-
-    model_config = ConfigDict(frozen=True)
 
     problem: str
     failed: Attempt | None = None
@@ -171,10 +161,8 @@ class Task(BaseModel):
         return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
 
 
-class Worked(BaseModel):
+class Worked(Frozen):
     """A step as a model worked it out."""
-
-    model_config = ConfigDict(frozen=True)
 
     # A model writes its fields in this order, so it reasons before it answers.
     reasons: str = Field(description="how the answer follows, each calculation as an equation")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.agents import Agent
 from moa.agents.boundary import require
@@ -29,7 +29,7 @@ from moa.endpoints.tokens import approximate_tokens
 from moa.graphs.drafts import Attempt, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
@@ -40,10 +40,8 @@ _MAX_TOKENS = 2048
 """Of a summary that is written, reasoning included."""
 
 
-class Original(BaseModel):
+class Original(Frozen):
     """A text that is to be summarised."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     title: str | None = None
@@ -60,10 +58,8 @@ class Original(BaseModel):
         return tuple(each for each in (self.title, self.focus) if each)
 
 
-class Cited(BaseModel):
+class Cited(Frozen):
     """A sentence, and what it rests on."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     chunks: tuple[int, ...]

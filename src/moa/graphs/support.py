@@ -32,7 +32,7 @@ from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
-from moa.handoffs import Dropped, Reply, Text
+from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
 
 INSTRUCTIONS = (
@@ -70,10 +70,8 @@ class Urgency(BaseModel):
     urgency: Score = score("How urgent is this message?", levels=["can wait", "today", "now"])
 
 
-class Reading(BaseModel):
+class Reading(Frozen):
     """What the small model made of a message."""
-
-    model_config = ConfigDict(frozen=True)
 
     language: str | None
     sentiment: Mood
@@ -97,10 +95,8 @@ class Answered(Reply):
         return f"for an LLM, {self.reason}: {self.text}" if self.kind == "draft" else self.text
 
 
-class Routed(BaseModel):
+class Routed(Frozen):
     """A message for people."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["route"] = "route"
     queue: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa._async import map_async
 from moa._text import word_count, words_in
@@ -24,7 +24,7 @@ from moa.errors import MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
@@ -37,10 +37,8 @@ _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
-class Assignment(BaseModel):
+class Assignment(Frozen):
     """What is to be written."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     """The task, in words."""
@@ -84,10 +82,8 @@ class Outline(BaseModel):
         return "\n".join(lines)
 
 
-class Section(BaseModel):
+class Section(Frozen):
     """A section that is written."""
-
-    model_config = ConfigDict(frozen=True)
 
     heading: str
     text: str
