@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
@@ -21,11 +20,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
 from moa.agents.boundary import AGENTS
-from moa.config import explained, nearest
+from moa.config import nearest
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, MoaError
-from moa.graphs.fields import FromEndpoint, Mark, Table, keys_in, settings_below
-from moa.graphs.recipe import Recipe
+from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
+from moa.graphs.recipe import FromTable
 from moa.guards.guarded import Guarded
 from moa.node import Node
 
@@ -64,14 +63,12 @@ class Ready(NamedTuple):
 
     does: str
     """In words, for whoever looks for one."""
-    made_by: Any
-    """The class of a recipe; or what makes an agent, of an endpoint if it asks one."""
+    made_by: FromEndpoint
+    """Makes a recipe of its table, or an agent, of an endpoint if it asks one."""
 
     @property
     def settings(self) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
         """What its table in moa.toml may say: types and marks, by name."""
-        if not isinstance(self.made_by, FromEndpoint):
-            return settings_below(self.made_by)
         asks = {} if self.made_by.tier is None else {"endpoint": (str, ())}
         return settings_below(self.made_by.make) | asks
 
@@ -81,13 +78,10 @@ class Ready(NamedTuple):
         Raises:
             ConfigError: a key is unknown, or a value is wrong.
         """
-        if not isinstance(self.made_by, FromEndpoint):
-            return cast("type[Recipe[Any, Any]]", self.made_by).from_table(table, context)
         try:
             return TypeAdapter(Annotated[Any, self.made_by]).validate_python(table, context=context)
         except ValidationError as error:
-            known = partial(keys_in, self.made_by.make)
-            raise ConfigError(explained(error, known, **context.place)) from None
+            raise ConfigError(context.faults(error, self.made_by.make)) from None
 
 
 def _all() -> Iterator[tuple[str, Ready]]:
@@ -96,11 +90,8 @@ def _all() -> Iterator[tuple[str, Ready]]:
             importlib.import_module(found.name)
     importlib.import_module("moa.chat.graph")
     for name, agent in AGENTS.items():
-        is_recipe = hasattr(agent.make, "from_table")
-        yield (
-            name,
-            Ready(agent.does, agent.make if is_recipe else FromEndpoint(agent.make, agent.tier)),
-        )
+        kind = FromTable if hasattr(agent.make, "from_table") else FromEndpoint
+        yield name, Ready(agent.does, kind(agent.make, agent.tier))
 
 
 READY: dict[str, Ready] = dict(_all())

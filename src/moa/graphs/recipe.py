@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
 
 from moa.agents.boundary import In, Out, TypedNode, ready
@@ -22,11 +22,11 @@ from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.scheduler import Run, Runs
 from moa.graphs.engine.types import is_node
-from moa.graphs.fields import FromEndpoints, Table, keys_in, settings_in
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
 from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
-from moa.usage import UNLIMITED, Budget
+from moa.usage import UNLIMITED, Budget, Tier
 
 if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawing
@@ -162,11 +162,11 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         try:
             made = TypeAdapter(cls).validate_python(given, context=context)
         except ValidationError as error:
-            faults = explained(error, partial(keys_in, cls), **context.place)
+            faults = context.faults(error, cls)
         known = [*fields, *sorted(context.known - {"endpoint", *fields})]
         for name in shared.keys() - {*known}:
-            where = "{where}: [{table}]".format(**context.place)
-            faults += f"\n{where} has no key {name!r}{nearest(name, known)}"
+            table_is = f"{context.file}: [graphs.{context.name}]"
+            faults += f"\n{table_is} has no key {name!r}{nearest(name, known)}"
         if made is None or faults:
             raise ConfigError(faults.strip())
         return made
@@ -217,6 +217,31 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         result = await super().run(request, heard)
         show(result.output, context.nested(self.name), shown())
         return result
+
+
+@dataclass(frozen=True)
+class FromTable(FromEndpoint):
+    """Marks a field that is a recipe; in a table it is a table of its own.
+
+    The recipe takes those settings of the table around it that are its fields, and no fields beside
+    it.
+
+    Args:
+        make: The recipe.
+    """
+
+    tier: Tier | None = None
+
+    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or build the recipe."""
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        table = table_of(info, value, "a node")
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a table, not {value!r}")
+        recipe = cast("type[Recipe[Any, Any]]", self.make)
+        shared = table.shared_with(settings_in(recipe))
+        return recipe.from_table({**shared, **cast("Mapping[str, object]", value)}, table)
 
 
 def show(output: object, context: RunContext, shown: int) -> None:

@@ -22,9 +22,9 @@ from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.drafts import MAX_CONCURRENCY
-from moa.graphs.fields import IN_PYTHON, FromTable, Large
+from moa.graphs.fields import IN_PYTHON, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
-from moa.graphs.recipe import Recipe, Sketch, tried
+from moa.graphs.recipe import FromTable, Recipe, Sketch, tried
 from moa.handoffs import Frozen, Reply, Text
 from moa.node import Node, in_place
 
