@@ -28,8 +28,7 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
 from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
 from moa.graphs.fields import FromEndpoint, Large, beside_config
-from moa.graphs.keeping import keep, read_kept
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, keep, read_kept
 from moa.graphs.single_model import Labels
 from moa.handoffs import Dropped, Frozen, Reply
 from moa.node import Node, Result

@@ -332,14 +332,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The nodes as they follow one another."""
-        boxes = [] if self.rewriter is None else [sketch.box(self.rewriter)]
-        boxes.append(sketch.box(self.finder))
-        if self.relevance is not None:
-            boxes.append(sketch.box(self.relevance, "filter each"))
-        boxes.append(sketch.box(self.answerer))
-        if self.support is not None and not isinstance(self.answerer, Extractive):
-            boxes.append(sketch.box(self.support, "check each sentence"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        filtered = self.relevance and (self.relevance, "filter each")
+        checked = None if isinstance(self.answerer, Extractive) else self.support
+        checks = checked and (checked, "check each sentence")
+        sketch.chain(self.rewriter, self.finder, filtered, self.answerer, checks)
 
 
 class Answerer(Agent[Sheet, Reply]):

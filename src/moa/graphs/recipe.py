@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
 
-from moa.agents.boundary import In, Out, TypedNode, ready
+from moa._async import map_async
+from moa._files import replace_text
+from moa.agents.boundary import In, Out, TypedNode, ready, said
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
@@ -31,7 +34,11 @@ from moa.usage import UNLIMITED, Budget, Tier
 if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawing
 
+A = TypeVar("A")
+S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
+MAX_CONCURRENCY = 8
+"""Calls that a recipe which writes makes side by side."""
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
@@ -70,6 +77,21 @@ class Sketch:
             decides: Whether nothing but a decision passes; drawn dashed.
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
+
+    def chain(self, *steps: object) -> None:
+        """Draw steps one after another, from what the recipe takes to what it gives.
+
+        Args:
+            steps: A node; a node and what is written in its box; or the label alone of a step that
+                is no node. `None` is left out.
+        """
+        drawn = (step for step in steps if step is not None)
+        self.arrow(self.input, *map(self._step, drawn), self.output)
+
+    def _step(self, step: object) -> str:
+        if isinstance(step, str):
+            return self.box(label=step)
+        return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked at once, and a box for their answers; give its key.
@@ -280,6 +302,76 @@ async def tried(
             check_recoverable(error)
         context.note(kind, f"{without}: {error}")
         return None
+
+
+async def each_tried(
+    work: Callable[[A], Awaitable[T]],
+    items: Iterable[A],
+    context: RunContext,
+    without: Callable[[A], str],
+) -> list[T | MoaError]:
+    """Do something for each item, some side by side; where it fails, the error is in its place.
+
+    Args:
+        work: What is done for an item.
+        items: What it is done for.
+        context: Has the trace, which says what failed.
+        without: What becomes of an item then, in words; the error stands behind it.
+
+    Raises:
+        MoaError: it failed for every item, with the first error; or it is set up wrong.
+    """
+    failed: list[MoaError] = []
+
+    async def one(item: A) -> T | MoaError:
+        try:
+            return await work(item)
+        except MoaError as error:
+            check_recoverable(error)
+            context.note("failed", f"{without(item)}: {error}")
+            failed.append(error)
+            return error
+
+    found = await map_async(one, items, max_concurrency=MAX_CONCURRENCY)
+    if found and len(failed) == len(found):
+        raise failed[0]
+    return found
+
+
+def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+    """Read the state of a recipe that learns while it is used, as an earlier process kept it.
+
+    Args:
+        file: `None`, or one that isn't there, holds nothing.
+        kind: What it holds.
+        what: The same in words, such as "the windows of a monitor".
+
+    Raises:
+        ConfigError: it is there, and can't be read.
+    """
+    if file is None or not file.exists():
+        return None
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = said(error) if isinstance(error, ValidationError) else str(error.strerror)
+        raise ConfigError(
+            f"{file} keeps {what}, and can't be read: {why}. Mend it, or remove it to start anew"
+        ) from error
+
+
+def keep(file: Path | None, state: BaseModel) -> None:
+    """Write a state in place of the one before it; `None` keeps nothing.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if file is None:
+        return
+    try:
+        replace_text(file, state.model_dump_json())
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from error
 
 
 class WiredRecipe(Recipe[In, Out]):

@@ -173,10 +173,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The search, and the reasons."""
-        boxes = [sketch.box(label="candidates")]
-        if can_write(self.llm.model):
-            boxes.append(sketch.box(self.writer, "reasons"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        writes = can_write(self.llm.model)
+        sketch.chain("candidates", (self.writer, "reasons") if writes else None)
 
     async def _candidates(self, request: Interests, context: RunContext) -> Shelf:
         """Search for what is wanted, and for each of the latest items of the history; fuse."""

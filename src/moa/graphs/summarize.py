@@ -154,10 +154,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The chunks, what is kept of each, and who writes."""
-        boxes = [sketch.box(label="chunks"), sketch.box(label="extracts")]
-        if can_write(self.llm.model):
-            boxes.append(sketch.box(self.writer, "summary"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        writes = can_write(self.llm.model)
+        sketch.chain("chunks", "extracts", (self.writer, "summary") if writes else None)
 
     async def _extracts(
         self, request: Original, said: Sequence[Cited], context: RunContext

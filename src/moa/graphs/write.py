@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from moa._async import map_async
 from moa._text import word_count, words_in
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
@@ -20,10 +19,9 @@ from moa.context import RunContext, quiet
 from moa.documents.lengths import Length
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
-from moa.errors import MoaError, check_recoverable
-from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length
+from moa.graphs.drafts import Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, told, tried
+from moa.graphs.recipe import Recipe, Sketch, each_tried, told, tried
 from moa.handoffs import Frozen, Reply
 
 WHOLE_WORDS = 400
@@ -148,7 +146,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     def sketch(self, sketch: Sketch) -> None:
         """One writer; or the outline and the sections."""
         nodes = [self.whole] if self.in_one else [self.outliner, self.section_writer]
-        sketch.arrow(sketch.input, *map(sketch.box, nodes), sketch.output)
+        sketch.chain(*nodes)
 
     async def _in_one(
         self, request: Assignment, context: RunContext, silent: RunContext
@@ -204,23 +202,17 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         parts = planned.outline.sections
         length = Length(words=max(1, round(self.words / len(parts))))
 
-        async def write(place: int) -> Section | MoaError:
-            heading = parts[place].heading
-            try:
-                task = _SectionTask(planned=planned, place=place, length=length)
-                what = f"section {place + 1}"
-                text = await to_length(self.section_writer, task, length, silent, what=what)
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"section {heading!r} is left out: {error}")
-                return error
-            return Section(heading=heading, text=text)
+        async def write(place: int) -> Section:
+            task = _SectionTask(planned=planned, place=place, length=length)
+            what = f"section {place + 1}"
+            text = await to_length(self.section_writer, task, length, silent, what=what)
+            return Section(heading=parts[place].heading, text=text)
 
-        found = await map_async(write, range(len(parts)), max_concurrency=MAX_CONCURRENCY)
-        written = tuple(each for each in found if isinstance(each, Section))
-        if not written:
-            raise next(each for each in found if isinstance(each, MoaError))
-        return written
+        def left_out(place: int) -> str:
+            return f"section {parts[place].heading!r} is left out"
+
+        found = await each_tried(write, range(len(parts)), context, left_out)
+        return tuple(each for each in found if isinstance(each, Section))
 
 
 class _Attempt(Attempt):
