@@ -231,20 +231,12 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        self.coder = Coder(
-            self.writer,
-            name="writer",
-            repairs=self.repairs,
-            max_tokens=self.max_tokens,
-        )
-        self.tester = (
-            None
-            if self.sandbox is None
-            else Tester(self.writer, name="tests", repairs=self.repairs, max_tokens=self.max_tokens)
-        )
-        self.critic = (
-            None if self.reviewer is None else Reviewer(self.reviewer, max_tokens=self.max_tokens)
-        )
+        repairs, most = self.repairs, self.max_tokens
+        self.coder = Coder(self.writer, name="writer", repairs=repairs, max_tokens=most)
+        tester = Tester(self.writer, name="tests", repairs=repairs, max_tokens=most)
+        self.tester = None if self.sandbox is None else tester
+        reads = self.reviewer
+        self.critic = None if reads is None else Reviewer(reads, max_tokens=most)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Write, review, run, and mend what is found."""
@@ -321,16 +313,10 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def sketch(self, sketch: Sketch) -> None:
         """One try: the program is written, reviewed, and run."""
-        coder = sketch.box(self.coder)
-        boxes = [coder]
-        if self.tester is not None:
-            boxes.insert(0, sketch.box(self.tester))
-        if self.critic is not None:
-            boxes.append(sketch.box(self.critic))
-        if self.sandbox is not None:
-            boxes.append(sketch.box(label="sandbox"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
-        if boxes[-1] is not coder:
+        sandbox = None if self.sandbox is None else "sandbox"
+        boxes = sketch.chain(self.tester, self.coder, self.critic, sandbox)
+        coder = boxes[0 if self.tester is None else 1]
+        if boxes[-1] != coder:
             sketch.arrow(boxes[-1], coder, label="faults")
 
 

@@ -78,15 +78,18 @@ class Sketch:
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
 
-    def chain(self, *steps: object) -> None:
+    def chain(self, *steps: object) -> list[str]:
         """Draw steps one after another, from what the recipe takes to what it gives.
+
+        It returns the keys of their boxes.
 
         Args:
             steps: A node; a node and what is written in its box; or the label alone of a step that
                 is no node. `None` is left out.
         """
-        drawn = (step for step in steps if step is not None)
-        self.arrow(self.input, *map(self._step, drawn), self.output)
+        keys = [self._step(step) for step in steps if step is not None]
+        self.arrow(self.input, *keys, self.output)
+        return keys
 
     def _step(self, step: object) -> str:
         if isinstance(step, str):
