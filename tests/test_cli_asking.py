@@ -13,9 +13,8 @@ from moa.config.endpoints import Endpoints
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.graphs.asking import asked_by
 from moa.graphs.engine.builder import Graph
-from moa.graphs.loading import load_graph
+from moa.graphs.loading import asked_by, load_graph
 from moa.graphs.support import Support
 from moa.guards.injection import Injection
 from moa.handoffs import Text

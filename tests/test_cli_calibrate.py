@@ -20,8 +20,7 @@ from moa.cli import calibrate as command_of
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
-from moa.graphs.asking import asked_by
-from moa.graphs.loading import load_graph
+from moa.graphs.loading import asked_by, load_graph
 from moa.testing import SimulatedEndpoint
 
 LARGE = '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'

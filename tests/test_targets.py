@@ -13,7 +13,7 @@ from disks import room
 
 from moa.cli.screen import check_target, write_text
 from moa.errors import ConfigError
-from moa.graphs.keeping import keep
+from moa.graphs.recipe import keep
 from moa.handoffs import Reply
 
 COMMANDS = {

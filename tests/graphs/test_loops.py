@@ -11,8 +11,8 @@ from moa.agents import Agent
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, NodeError, WiringError
 from moa.graphs import BuiltGraph, Graph, Skipped
-from moa.graphs.asking import asked_by
 from moa.graphs.engine.drawing import Diagram, diagram_of
+from moa.graphs.loading import asked_by
 from moa.handoffs import Reply, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import NodeStarted, TextDelta

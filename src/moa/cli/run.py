@@ -88,8 +88,7 @@ def run(
     """
     from moa import rows
     from moa.cli.row_runner import RowRunner
-    from moa.graphs.asking import asked_by
-    from moa.graphs.loading import load_graph
+    from moa.graphs.loading import asked_by, load_graph
 
     source = _given(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"

@@ -16,7 +16,6 @@ from moa.calibration.acceptance import text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.graphs.fields import FromEndpoint, Table
-from moa.graphs.recipe import Sketch
 from moa.graphs.self_consistency import Sampling
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import written
@@ -107,10 +106,6 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
             texts=len(places),
             partial=len(drawn) < self.samples,
         )
-
-    def sketch(self, sketch: Sketch) -> None:
-        """The node, and the judge."""
-        self.sketch_with(sketch, sketch.box(self.judge))
 
     def _votes(self, outputs: Sequence[Any]) -> list[int]:
         """How many samples answer as each does."""

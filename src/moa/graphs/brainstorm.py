@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa._async import map_async
 from moa.agents import Agent
@@ -22,10 +22,10 @@ from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.graphs.drafts import MAX_CONCURRENCY, note_drafts
+from moa.graphs.drafts import note_drafts
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, told, tried
+from moa.handoffs import Frozen, Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
 
@@ -40,10 +40,8 @@ PERSONAS: Mapping[str, str] = {
 _LEVELS = ["poor", "fair", "good", "excellent"]
 
 
-class Idea(BaseModel):
+class Idea(Frozen):
     """One idea, and what became of it."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     proposed_by: tuple[str, ...]

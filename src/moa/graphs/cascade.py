@@ -161,8 +161,9 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         if self.confidence is not None and self.accept is not None:
             raise ConfigError(f"cascade {self.name!r}: give accept or confidence, not both")
         accept = self.accept if self.confidence is None else Confident(self.confidence)
-        if accept is None:
-            _check_says(self.small, self.name)
+        if accept is None and not can_be_accepted(signature_of(self.small).output):
+            answers = f"the answers of {self.small.name!r}"
+            raise ConfigError(f"cascade {self.name!r}: {_SAYS_NOTHING.format(answers)}")
         single = isinstance(accept, Policy | None)
         policies = (accept or Accepted(),) * (len(self.tiers) - 1) if single else tuple(accept)
         if len(policies) != len(self.tiers) - 1:
@@ -235,7 +236,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     async def _settle(
         self, request: In, own: RunContext, shown: Callable[[], int], *, suspended: bool
     ) -> _Standing[Out]:
-        """Ask tier after tier until an answer is accepted.
+        """Ask tier after tier until an answer is accepted; else give the best there is.
 
         Where nothing is accepted any more, the last one is asked first, and the others only for a
         guess.
@@ -261,15 +262,15 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 return await self._audited(request, best, own)
             own.note("escalated", f"from {self.tiers[place].name!r}: {best.reason}")
         assert failed is not None, "the last tier is accepted, or fails"
-        return self._left(best, failed, own)
+        if best is None:
+            raise failed
+        name = self.tiers[best.place].name
+        own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
+        return _Standing(best.output, best.place)
 
     def _goes_on(self, place: int, error: MoaError) -> bool:
         """Whether another tier may answer; one that all could rest on has to be set up right."""
         return error.recoverable if place == len(self.tiers) - 1 else error.escalates
-
-    def _heard(self, place: int, own: RunContext) -> RunContext:
-        """Let the last tier alone be heard: nobody could take back what is rejected."""
-        return own if place == len(self.tiers) - 1 else quiet(own)
 
     async def _ask(
         self,
@@ -285,13 +286,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         part = self._part(place, names)
         if part is None:
             names, part = (), self.tiers[place]
-        own = self._heard(place, own)
+        last = place == len(self.tiers) - 1
+        own = own if last else quiet(own)  # nobody could take back what is rejected
         output: Any = (await part.run(request, own)).output
         if names and before is not None:
             answers = {name: getattr(output, name) for name in names}
             output = cast("Any", before.output).model_copy(update=answers)
-        if place == len(self.tiers) - 1 or not judged:
-            return _Standing(output, place, accepted=place == len(self.tiers) - 1)
+        if last or not judged:
+            return _Standing(output, place, accepted=last)
         return await self._judged(place, request, output, names, own)
 
     async def _judged(
@@ -335,26 +337,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         own.note("audited", f"by {name!r}, which {'agrees' if agrees else 'answers otherwise'}")
         return settled if agrees else _Standing(checked, last, accepted=True)
 
-    def _left(
-        self, best: _Standing[Out] | None, failed: MoaError, own: RunContext
-    ) -> _Standing[Out]:
-        """Give what there is, marked as not accepted, where no further tier could be asked."""
-        if best is None:
-            raise failed
-        name = self.tiers[best.place].name
-        own.note("degraded", f"the answer of {name!r} is not accepted, and no other was had")
-        return _Standing(best.output, best.place)
-
     def _note_failure(self, place: int, error: MoaError, own: RunContext) -> None:
         further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"
         kind = "refused" if isinstance(error, BudgetExceeded | Unanswered) else "failed"
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
-
-
-def _check_says(small: Node[Any, Any], name: str) -> None:
-    if not can_be_accepted(signature_of(small).output):
-        answers = f"the answers of {small.name!r}"
-        raise ConfigError(f"cascade {name!r}: {_SAYS_NOTHING.format(answers)}")
 
 
 async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:

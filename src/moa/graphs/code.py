@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
@@ -26,7 +26,7 @@ from moa.context import RunContext, quiet
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 Parser = Literal["python", "json", "toml"]
 
@@ -47,10 +47,8 @@ _LINE = 120
 """Characters of a line with an error that are shown."""
 
 
-class SandboxResult(BaseModel):
+class SandboxResult(Frozen):
     """What came of running a program and its tests."""
-
-    model_config = ConfigDict(frozen=True)
 
     passed: bool
     output: str = ""
@@ -98,10 +96,8 @@ class Program(Reply):
     """Times it was written."""
 
 
-class Draft(BaseModel):
+class Draft(Frozen):
     """A program to be written, or one to be reviewed or mended."""
-
-    model_config = ConfigDict(frozen=True)
 
     task: str
     source: str = ""
@@ -110,10 +106,8 @@ class Draft(BaseModel):
     """What is wrong with it."""
 
 
-class Review(BaseModel):
+class Review(Frozen):
     """What must be mended in a program."""
-
-    model_config = ConfigDict(frozen=True)
 
     faults: tuple[str, ...] = Field(
         max_length=8,
@@ -237,20 +231,12 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        self.coder = Coder(
-            self.writer,
-            name="writer",
-            repairs=self.repairs,
-            max_tokens=self.max_tokens,
-        )
-        self.tester = (
-            None
-            if self.sandbox is None
-            else Tester(self.writer, name="tests", repairs=self.repairs, max_tokens=self.max_tokens)
-        )
-        self.critic = (
-            None if self.reviewer is None else Reviewer(self.reviewer, max_tokens=self.max_tokens)
-        )
+        repairs, most = self.repairs, self.max_tokens
+        self.coder = Coder(self.writer, name="writer", repairs=repairs, max_tokens=most)
+        tester = Tester(self.writer, name="tests", repairs=repairs, max_tokens=most)
+        self.tester = None if self.sandbox is None else tester
+        reads = self.reviewer
+        self.critic = None if reads is None else Reviewer(reads, max_tokens=most)
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Write, review, run, and mend what is found."""
@@ -327,16 +313,10 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     def sketch(self, sketch: Sketch) -> None:
         """One try: the program is written, reviewed, and run."""
-        coder = sketch.box(self.coder)
-        boxes = [coder]
-        if self.tester is not None:
-            boxes.insert(0, sketch.box(self.tester))
-        if self.critic is not None:
-            boxes.append(sketch.box(self.critic))
-        if self.sandbox is not None:
-            boxes.append(sketch.box(label="sandbox"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
-        if boxes[-1] is not coder:
+        sandbox = None if self.sandbox is None else "sandbox"
+        boxes = sketch.chain(self.tester, self.coder, self.critic, sandbox)
+        coder = boxes[0 if self.tester is None else 1]
+        if boxes[-1] != coder:
             sketch.arrow(boxes[-1], coder, label="faults")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa.agents import Agent, Instructions, MaxTokens, Settings, Temperature
 from moa.agents.prompts import block, escaped
@@ -21,7 +21,7 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
@@ -37,10 +37,8 @@ _READ = (
 )
 
 
-class Exchange(BaseModel):
+class Exchange(Frozen):
     """A request, and what was answered to it so far; nobody is told who answered what."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     """The request."""

@@ -1,4 +1,4 @@
-"""Drafts: what graphs that write have in common: calls at once, lengths, and whose are drafts."""
+"""Drafts: what graphs that write have in common: lengths, and whose texts are drafts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from moa.endpoints.known import can_write
 from moa.graphs.recipe import tried
 from moa.handoffs import Reply
 from moa.node import Node
-
-MAX_CONCURRENCY = 8
-"""Calls of a run that the graphs which write make side by side."""
 
 
 def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:

@@ -6,13 +6,11 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
-    TypedDict,
     Unpack,
     cast,
     get_args,
@@ -27,13 +25,14 @@ from pydantic import (
     PlainValidator,
     PydanticSchemaGenerationError,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
     create_model,
 )
 from pydantic_core import CoreSchema, core_schema
 
 from moa.agents.boundary import no_endpoint
-from moa.config import FILE, keys_at
+from moa.config import FILE, explained, keys_at
 from moa.config.endpoints import Endpoints
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
@@ -41,15 +40,7 @@ from moa.graphs.engine.types import is_node
 from moa.node import Node
 from moa.usage import Tier
 
-if TYPE_CHECKING:
-    from moa.graphs.recipe import Recipe
-
 _STRICT = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class _Where(TypedDict):
-    where: str
-    table: str
 
 
 @dataclass
@@ -67,20 +58,29 @@ class Table:
     """What its nodes take."""
 
     @property
-    def place(self) -> _Where:
+    def file(self) -> str:
         """Where it stands, for errors."""
-        file = str(self.endpoints.config.file or FILE)
-        return {"where": file, "table": f"graphs.{self.name}"}
+        return str(self.endpoints.config.file or FILE)
+
+    def faults(self, error: ValidationError, of: Any) -> str:
+        """Say in sentences what is wrong in it, with the nearest key that may stand there."""
+        keys = partial(keys_in, of)
+        return explained(error, keys, where=self.file, table=f"graphs.{self.name}")
+
+    def shared_with(self, takes: Iterable[str]) -> dict[str, object]:
+        """Give the settings that a node in it takes; from now on they are known."""
+        self.known.update(takes)
+        return {name: self.shared[name] for name in takes if name in self.shared}
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
         """Give an endpoint, or the one of a name; without a name the default one of the tier."""
         if name is None:
             return self.endpoints.slm if tier == "slm" else self.endpoints.llm
-        if not isinstance(name, str):
-            if hasattr(name, "capabilities"):
-                return cast("Endpoint", name)
-            raise ValueError(f"the name of an endpoint, not {name!r}")
-        return self.endpoints.named(name)
+        if isinstance(name, str):
+            return self.endpoints.named(name)
+        if hasattr(name, "capabilities"):
+            return cast("Endpoint", name)
+        raise ValueError(f"the name of an endpoint, not {name!r}")
 
 
 class Mark(ABC):
@@ -98,10 +98,18 @@ class Mark(ABC):
         """Turn what was given, in Python or in a table, into what the recipe takes."""
 
 
-def _table(info: ValidationInfo, value: object, wanted: str) -> Table:
+def table_of(info: ValidationInfo, value: object, wanted: str) -> Table:
+    """Give the table that is being read; in Python there is none, and the value is wrong."""
     if info.context is None:
         raise ValueError(f"takes {wanted}, {no_endpoint(value)}")
     return cast("Table", info.context)
+
+
+def _endpoint(value: object, info: ValidationInfo, tier: Tier | None) -> Endpoint | None:
+    """Give the endpoint that stands there itself: in Python also as `moa.endpoint` reads it."""
+    if hasattr(value, "capabilities") or (isinstance(value, str) and info.context is None):
+        return as_endpoint(cast("Endpoint | str", value), tier)
+    return None
 
 
 @dataclass(frozen=True)
@@ -111,10 +119,9 @@ class Named(Mark):
     tier: Tier
 
     def read(self, value: object, info: ValidationInfo) -> Endpoint:
-        """Give the endpoint; in Python it may be a string, as `moa.endpoint` takes it."""
-        if hasattr(value, "capabilities") or (isinstance(value, str) and info.context is None):
-            return as_endpoint(cast("Endpoint | str", value), self.tier)
-        return _table(info, value, "an endpoint").endpoint(value or None, self.tier)
+        """Give the endpoint."""
+        found = _endpoint(value, info, self.tier)
+        return found or table_of(info, value, "an endpoint").endpoint(value or None, self.tier)
 
 
 Small = Annotated[Endpoint, Named("slm")]
@@ -152,21 +159,20 @@ class FromEndpoint(Mark):
         """Give the node, or make it."""
         if is_node(value):
             return cast("Node[Any, Any]", value)
-        if hasattr(value, "capabilities") or (isinstance(value, str) and info.context is None):
-            return self.make(as_endpoint(cast("Endpoint | str", value), self.tier))
-        table = _table(info, value, "a node")
+        if endpoint := _endpoint(value, info, self.tier):
+            return self.make(endpoint)
+        table = table_of(info, value, "a node")
         said = {"endpoint": value} if isinstance(value, str) else value
         if not isinstance(said, Mapping):
             raise ValueError(f"the name of an endpoint, or a table that names one, not {value!r}")
-        takes = settings_of(self.make).model_fields.keys()
-        table.known.update(takes)
+        takes = settings_of(self.make)
         before: dict[str, object] = {name: info.data[name] for name in self.given}
-        shared = {name: one for name, one in {**before, **table.shared}.items() if name in takes}
+        shared = before | table.shared_with(takes.model_fields)
         settings = {**shared, **cast("Mapping[str, Any]", said)}
         asked: list[Tier] = [] if self.tier is None else [self.tier]
-        endpoint = [table.endpoint(settings.pop("endpoint", None), tier) for tier in asked]
-        read = settings_of(self.make).model_validate(settings, context=table)
-        return self.make(*endpoint, **{key: getattr(read, key) for key in read.model_fields_set})
+        endpoints = [table.endpoint(settings.pop("endpoint", None), tier) for tier in asked]
+        read = takes.model_validate(settings, context=table)
+        return self.make(*endpoints, **{key: getattr(read, key) for key in read.model_fields_set})
 
 
 @dataclass(frozen=True)
@@ -215,34 +221,10 @@ class FromGraph(Mark):
         """Give the node, or build it."""
         if is_node(value):
             return cast("Node[Any, Any]", value)
-        table, name = _table(info, value, "a node"), value or self.default
+        table, name = table_of(info, value, "a node"), value or self.default
         if not isinstance(name, str):
             raise ValueError(f"the name of a graph, or file.py:object, not {name!r}")
         return table.graph(name)
-
-
-@dataclass(frozen=True)
-class FromTable(Mark):
-    """Marks a field that is a node; in a table it is a recipe.
-
-    The recipe takes those settings of the table that are its fields, and no fields beside it.
-    """
-
-    recipe: type[Recipe[Any, Any]]
-
-    def read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or build the recipe."""
-        if is_node(value):
-            return cast("Node[Any, Any]", value)
-        table, takes = _table(info, value, "a node"), settings_in(self.recipe)
-        if not isinstance(value, Mapping):
-            raise ValueError(f"a table, not {value!r}")
-        table.known.update(takes)
-        shared = {name: one for name, one in table.shared.items() if name in takes}
-        return self.recipe.from_table(
-            {**shared, **cast("Mapping[str, object]", value)},
-            Table(table.name, table.endpoints, table.graph),
-        )
 
 
 @dataclass(frozen=True)
@@ -272,7 +254,7 @@ class FromFile(Mark):
 def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     """Find a path that a table names beside its moa.toml; use it as an `AfterValidator`."""
     path = Path(path)
-    file = None if info.context is None else _table(info, path, "a path").endpoints.config.file
+    file = None if info.context is None else table_of(info, path, "a path").endpoints.config.file
     return path if file is None else file.parent / path
 
 
@@ -356,9 +338,7 @@ def settings_below(of: Any) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
     for _, marks in own.values():
         for mark in marks:
             if isinstance(mark, FromEndpoint):
-                found |= settings_in(mark.make)
-            elif isinstance(mark, FromTable):
-                found |= settings_below(mark.recipe)
+                found |= settings_below(mark.make)
     return found | own
 
 

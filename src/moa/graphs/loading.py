@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,13 +19,23 @@ from typing import Annotated, Any, NamedTuple, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
+from moa.agents import Agent
 from moa.agents.boundary import AGENTS
-from moa.config import explained, nearest
+from moa.agents.deciding import DecidingAgent
+from moa.agents.preprocessor import Preprocessor
+from moa.config import nearest
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, MoaError
-from moa.graphs.fields import FromEndpoint, Mark, Table, keys_in, settings_below
-from moa.graphs.recipe import Recipe
+from moa.graphs.cascade import Cascade
+from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.human import Human
+from moa.graphs.engine.loop import Loop
+from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
+from moa.graphs.recipe import FromTable, WiredRecipe
+from moa.graphs.support import Excerpt, Waiting
 from moa.guards.guarded import Guarded
+from moa.guards.injection import Injection, InjectionRules
 from moa.node import Node
 
 AnyNode = Node[Any, Any]
@@ -64,14 +73,12 @@ class Ready(NamedTuple):
 
     does: str
     """In words, for whoever looks for one."""
-    made_by: Any
-    """The class of a recipe; or what makes an agent, of an endpoint if it asks one."""
+    made_by: FromEndpoint
+    """Makes a recipe of its table, or an agent, of an endpoint if it asks one."""
 
     @property
     def settings(self) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
         """What its table in moa.toml may say: types and marks, by name."""
-        if not isinstance(self.made_by, FromEndpoint):
-            return settings_below(self.made_by)
         asks = {} if self.made_by.tier is None else {"endpoint": (str, ())}
         return settings_below(self.made_by.make) | asks
 
@@ -81,13 +88,10 @@ class Ready(NamedTuple):
         Raises:
             ConfigError: a key is unknown, or a value is wrong.
         """
-        if not isinstance(self.made_by, FromEndpoint):
-            return cast("type[Recipe[Any, Any]]", self.made_by).from_table(table, context)
         try:
             return TypeAdapter(Annotated[Any, self.made_by]).validate_python(table, context=context)
         except ValidationError as error:
-            known = partial(keys_in, self.made_by.make)
-            raise ConfigError(explained(error, known, **context.place)) from None
+            raise ConfigError(context.faults(error, self.made_by.make)) from None
 
 
 def _all() -> Iterator[tuple[str, Ready]]:
@@ -96,11 +100,8 @@ def _all() -> Iterator[tuple[str, Ready]]:
             importlib.import_module(found.name)
     importlib.import_module("moa.chat.graph")
     for name, agent in AGENTS.items():
-        is_recipe = hasattr(agent.make, "from_table")
-        yield (
-            name,
-            Ready(agent.does, agent.make if is_recipe else FromEndpoint(agent.make, agent.tier)),
-        )
+        kind = FromTable if hasattr(agent.make, "from_table") else FromEndpoint
+        yield name, Ready(agent.does, kind(agent.make, agent.tier))
 
 
 READY: dict[str, Ready] = dict(_all())
@@ -175,6 +176,43 @@ def _configured(
         masks = [guard for guard in names if isinstance(guard, str) and known.get(guard)]
         around = {"before": masks, "beside": [guard for guard in names if guard not in masks]}
     return ready, whole, around
+
+
+def asked_by(node: object) -> frozenset[str] | None:
+    """Name the endpoints that a node may ask, but for those that a calibration reads beside.
+
+    A deciding agent that finds out at its first use whether its endpoint is asked counts as asking.
+
+    Args:
+        node: An agent, a cascade or a graph, however deep, or anything else.
+
+    Returns:
+        Names; `None`: a node in it is of another kind, and may ask any.
+    """
+    if isinstance(node, DecidingAgent):
+        return frozenset({node.endpoint.name} if node.asks_endpoint else ())
+    if isinstance(node, Agent):
+        return frozenset({node.endpoint.name})
+    parts = _parts(node)
+    found = None if parts is None else [asked_by(part) for part in parts]
+    if found is None or None in found:
+        return None
+    return frozenset(name for names in found if names for name in names)
+
+
+def _parts(node: object) -> Iterable[object] | None:
+    """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
+    if isinstance(node, Cascade):
+        return cast("Cascade[Any, Any]", node).tiers
+    if isinstance(node, BuiltGraph | WiredRecipe | Loop):
+        steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
+        # A quick function waits for nobody.
+        return [step.node for step in steps if step.thread or not step.signature.quick]
+    if isinstance(node, Injection):
+        return (node.filter,)
+    if isinstance(node, Preprocessor):
+        return (node.rewriter,) if node.rewriter else ()
+    return () if isinstance(node, Excerpt | Human | InjectionRules | Waiting) else None
 
 
 def fingerprints(

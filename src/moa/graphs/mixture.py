@@ -105,8 +105,13 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     f"{self.name}: {what}={number}, but the smallest layer has {smallest} proposers"
                 )
         for depth, layer in enumerate((*layers, [aggregator])):
+            given = Consulted if depth else self.input_type
             for node in layer:
-                self._require_fit(node, Consulted if depth else self.input_type)
+                if not fits(given, wanted := signature_of(node).input(0)):
+                    raise WiringError(
+                        f"{self.name}: {node.name!r} takes {shown(wanted)}, but is given "
+                        f"{shown(given)}"
+                    )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.
@@ -142,13 +147,6 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
         return run.mixed(text, by)
-
-    def _require_fit(self, node: Node[Any, Any], given: object) -> None:
-        wanted = signature_of(node).input(0)
-        if not fits(given, wanted):
-            raise WiringError(
-                f"{self.name}: {node.name!r} takes {shown(wanted)}, but is given {shown(given)}"
-            )
 
 
 def proposer_of(

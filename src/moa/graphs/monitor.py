@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from collections.abc import Generator as Yielding
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -28,10 +28,9 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
 from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
 from moa.graphs.fields import FromEndpoint, Large, beside_config
-from moa.graphs.keeping import keep, read_kept
-from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch, keep, read_kept
 from moa.graphs.single_model import Labels
-from moa.handoffs import Dropped, Reply
+from moa.handoffs import Dropped, Frozen, Reply
 from moa.node import Node, Result
 from moa.questions import Choice, Predicate, Question, Score
 
@@ -48,20 +47,16 @@ _REPORT = (
 )
 
 
-class Item(BaseModel):
+class Item(Frozen):
     """One item of a stream."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     at: datetime | None = None
     """When it came, in UTC unless it says otherwise; `None` is now. Windows by time go by it."""
 
 
-class Figure(BaseModel):
+class Figure(Frozen):
     """How often a label came."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     label: str
@@ -97,10 +92,8 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Observation(BaseModel):
+class Observation(Frozen):
     """What an item was found to be, and the report where it completed a window with a change."""
-
-    model_config = ConfigDict(frozen=True)
 
     decision: Annotated[
         SerializeAsAny[BaseModel],
@@ -120,37 +113,31 @@ class Findings(BaseModel):
 class Window(BaseModel):
     """What came in one window."""
 
-    model_config = ConfigDict(frozen=True)
-
     number: int = 1
     items: int = 0
     failed: int = 0
     """Those of them that could not be decided."""
-    counts: Counts = Field(default_factory=dict[str, Mapping[str, int]])
-    examples: Mapping[str, Mapping[str, tuple[str, ...]]] = Field(
-        default_factory=dict[str, Mapping[str, tuple[str, ...]]]
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict[str, dict[str, int]])
+    """How often each label came, by the name of the question."""
+    examples: dict[str, dict[str, tuple[str, ...]]] = Field(
+        default_factory=dict[str, dict[str, tuple[str, ...]]]
     )
     """The first few texts of each label, cut, by the name of the question."""
 
-    def after(self, text: str, labels: Mapping[str, str] | None) -> Window:
+    def add(self, text: str, labels: Mapping[str, str] | None) -> None:
         """Take in one item; `None`: it could not be decided."""
-        if labels is None:
-            return self.model_copy(update={"items": self.items + 1, "failed": self.failed + 1})
-        examples = {question: dict(known) for question, known in self.examples.items()}
-        for question, label in labels.items():
-            kept = examples.setdefault(question, {}).get(label, ())
-            if len(kept) < _EXAMPLES:
-                examples[question][label] = (*kept, text[:_LONGEST])
-        counts = added([self.counts, {question: {label: 1} for question, label in labels.items()}])
-        return self.model_copy(
-            update={"items": self.items + 1, "counts": counts, "examples": examples}
-        )
+        self.items += 1
+        self.failed += labels is None
+        for question, label in (labels or {}).items():
+            counts = self.counts.setdefault(question, {})
+            counts[label] = counts.get(label, 0) + 1
+            examples = self.examples.setdefault(question, {})
+            kept = examples.get(label, ())
+            examples[label] = kept if len(kept) == _EXAMPLES else (*kept, text[:_LONGEST])
 
 
-class Change(BaseModel):
+class Change(Frozen):
     """What moved, and the window at whose end that was known."""
-
-    model_config = ConfigDict(frozen=True)
 
     moved: tuple[Moved, ...]
     window: Window
@@ -160,41 +147,18 @@ class Change(BaseModel):
 class State(BaseModel):
     """What is kept from one process to the next."""
 
-    model_config = ConfigDict(frozen=True)
-
     reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
     learned: int = 0
     """Windows in the reference so far."""
     latest: tuple[Counts, ...] = ()
     """The windows since then that are looked at, the latest last."""
-    window: Window = Window()
+    window: Window = Field(default_factory=Window)
     ends: datetime | None = None
     """When the open window ends, where windows go by time."""
     untold: tuple[Change, ...] = ()
     """Changes of which there is no report yet."""
     counts: str = ""
     """Tells what is counted from anything else; empty where that was not kept."""
-
-    def closed(self, reference: int, *, alpha: float) -> State:
-        """Close the open window: it adds to the reference, or is compared with it."""
-        opened = {"window": Window(number=self.window.number + 1)}
-        if self.learned < reference:
-            learned = {
-                "reference": added([self.reference, self.window.counts]),
-                "learned": self.learned + 1,
-            }
-            return self.model_copy(update=opened | learned)
-        latest = (*self.latest, self.window.counts)[-reference:]
-        found = moved(self.reference, latest, alpha=alpha)
-        if not found:
-            return self.model_copy(update=opened | {"latest": latest})
-        change = Change(moved=found, window=self.window, reference=self.reference)
-        return State(
-            window=Window(number=self.window.number + 1),
-            ends=self.ends,
-            untold=(*self.untold, change),
-            counts=self.counts,
-        )
 
 
 @dataclass(slots=True)
@@ -208,41 +172,33 @@ class Place:
     decided: bool = False
 
 
+@dataclass(kw_only=True)
 class Windows:
     """The windows of a stream, and what changed. Of one event loop; it changes while it is used.
-
-    Args:
-        size: Items of a window, or how long one lasts.
-        reference: Windows that the next ones are compared with.
-        alpha: Rate of false alarms, for each window that is compared.
-        file: Keeps the state from one process to the next; `None` keeps nothing.
-        counts: Tells what is counted from anything else. Where the file has other counts, they are
-            dropped.
 
     Raises:
         ConfigError: the file is there, and can't be read.
     """
 
-    def __init__(
-        self,
-        size: int | timedelta,
-        *,
-        reference: int,
-        alpha: float,
-        file: Path | None,
-        counts: str = "",
-    ) -> None:
-        kept = read_kept(file, State, what="the windows of a monitor") or State()
-        counts = hashlib.sha256(f"{size}/{counts}".encode()).hexdigest()[:16]
+    size: int | timedelta
+    """Items of a window, or how long one lasts."""
+    reference: int
+    """Windows that the next ones are compared with."""
+    alpha: float
+    """Rate of false alarms, for each window that is compared."""
+    file: Path | None
+    """Keeps the state from one process to the next; `None` keeps nothing."""
+    counts: InitVar[str]
+    """Tells what is counted from anything else. Where the file has other counts, they are dropped.
+    """
+
+    def __post_init__(self, counts: str) -> None:
+        kept = read_kept(self.file, State, what="the windows of a monitor") or State()
+        counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
         self.anew = kept.counts not in ("", counts)
         """Whether the file held counts of something else."""
-        self.state = (
-            State(counts=counts) if self.anew else kept.model_copy(update={"counts": counts})
-        )
-        self._size = size
-        self._reference = reference
-        self._alpha = alpha
-        self._file = file
+        self.state = State() if self.anew else kept
+        self.state.counts = counts
         self._line: deque[Place] = deque()
         """The items that are not counted yet, in the order in which they came."""
         self._telling: set[int] = set()
@@ -268,7 +224,7 @@ class Windows:
             return
         while self._line and self._line[0].decided:
             self._count(self._line.popleft())
-        keep(self._file, self.state)
+        keep(self.file, self.state)
 
     @contextmanager
     def untold(self) -> Yielding[Change | None]:
@@ -287,26 +243,36 @@ class Windows:
         self._telling.add(change.window.number)
         try:
             yield change
-            untold = tuple(one for one in self.state.untold if one != change)
-            self.state = self.state.model_copy(update={"untold": untold})
-            keep(self._file, self.state)
+            self.state.untold = tuple(one for one in self.state.untold if one is not change)
+            keep(self.file, self.state)
         finally:
             self._telling.discard(change.window.number)
 
     def _count(self, place: Place) -> None:
-        if isinstance(self._size, timedelta):
-            ends = self.state.ends or place.at + self._size
+        if isinstance(self.size, timedelta):
+            ends = self.state.ends or place.at + self.size
             if place.at >= ends:
                 self._close()
-                ends += self._size * ((place.at - ends) // self._size + 1)
-            self.state = self.state.model_copy(update={"ends": ends})
-        window = self.state.window.after(place.text, place.labels)
-        self.state = self.state.model_copy(update={"window": window})
-        if window.items == self._size:
+                ends += self.size * ((place.at - ends) // self.size + 1)
+            self.state.ends = ends
+        self.state.window.add(place.text, place.labels)
+        if self.state.window.items == self.size:
             self._close()
 
     def _close(self) -> None:
-        self.state = self.state.closed(self._reference, alpha=self._alpha)
+        """Close the open window: it adds to the reference, or is compared with it."""
+        state, window = self.state, self.state.window
+        state.window = Window(number=window.number + 1)
+        if state.learned < self.reference:
+            state.reference = added([state.reference, window.counts])
+            state.learned += 1
+            return
+        state.latest = (*state.latest, window.counts)[-self.reference :]
+        found = moved(state.reference, state.latest, alpha=self.alpha)
+        if found:
+            change = Change(moved=found, window=window, reference=state.reference)
+            state.untold = (*state.untold, change)
+            state.reference, state.learned, state.latest = {}, 0, ()
 
 
 def labels_in(decision: object) -> dict[str, str]:
@@ -434,7 +400,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             self.reporter = Agent(self.writer, _REPORT, name="report", max_tokens=self.max_tokens)
         lasts = None if self.seconds is None else timedelta(seconds=self.seconds)
         self.windows = Windows(
-            lasts or self.window or 50,
+            size=lasts or self.window or 50,
             reference=self.reference,
             alpha=self.alpha,
             file=self.state,

@@ -14,7 +14,7 @@ from moa.calibration.audit import Audit
 from moa.calibration.drift import Drift, Value
 from moa.calibration.verifiers import answer_of
 from moa.context import RunContext
-from moa.graphs.keeping import keep, read_kept
+from moa.graphs.recipe import keep, read_kept
 from moa.questions import questions_in
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Unpack, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from moa.agents import Agent
 from moa.agents.boundary import Limits, TypedNode, require
@@ -41,7 +41,7 @@ from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Dropped, Reply, Text
+from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.node import Node
 from moa.trace import Event, TextDelta
 
@@ -53,20 +53,16 @@ LEAST = 0.4
 _File = Annotated[str | Path, FromFile()]
 
 
-class Sheet(BaseModel):
+class Sheet(Frozen):
     """A question, and the passages to answer it from."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     passages: tuple[Passage, ...]
     """They are cited by their places, from 1."""
 
 
-class Query(BaseModel):
+class Query(Frozen):
     """What to search for."""
-
-    model_config = ConfigDict(frozen=True)
 
     query: str = Field(min_length=1, max_length=300)
 
@@ -336,14 +332,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The nodes as they follow one another."""
-        boxes = [] if self.rewriter is None else [sketch.box(self.rewriter)]
-        boxes.append(sketch.box(self.finder))
-        if self.relevance is not None:
-            boxes.append(sketch.box(self.relevance, "filter each"))
-        boxes.append(sketch.box(self.answerer))
-        if self.support is not None and not isinstance(self.answerer, Extractive):
-            boxes.append(sketch.box(self.support, "check each sentence"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        filtered = self.relevance and (self.relevance, "filter each")
+        checked = None if isinstance(self.answerer, Extractive) else self.support
+        checks = checked and (checked, "check each sentence")
+        sketch.chain(self.rewriter, self.finder, filtered, self.answerer, checks)
 
 
 class Answerer(Agent[Sheet, Reply]):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
 
-from moa.agents.boundary import In, Out, TypedNode, ready
+from moa._async import map_async
+from moa._files import replace_text
+from moa.agents.boundary import In, Out, TypedNode, ready, said
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
@@ -22,16 +25,20 @@ from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.scheduler import Run, Runs
 from moa.graphs.engine.types import is_node
-from moa.graphs.fields import FromEndpoints, Table, keys_in, settings_in
+from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
 from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
-from moa.usage import UNLIMITED, Budget
+from moa.usage import UNLIMITED, Budget, Tier
 
 if TYPE_CHECKING:
     from moa.graphs.engine.drawing import Drawing
 
+A = TypeVar("A")
+S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
+MAX_CONCURRENCY = 8
+"""Calls that a recipe which writes makes side by side."""
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
@@ -70,6 +77,24 @@ class Sketch:
             decides: Whether nothing but a decision passes; drawn dashed.
         """
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
+
+    def chain(self, *steps: object) -> list[str]:
+        """Draw steps one after another, from what the recipe takes to what it gives.
+
+        It returns the keys of their boxes.
+
+        Args:
+            steps: A node; a node and what is written in its box; or the label alone of a step that
+                is no node. `None` is left out.
+        """
+        keys = [self._step(step) for step in steps if step is not None]
+        self.arrow(self.input, *keys, self.output)
+        return keys
+
+    def _step(self, step: object) -> str:
+        if isinstance(step, str):
+            return self.box(label=step)
+        return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked at once, and a box for their answers; give its key.
@@ -162,11 +187,11 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         try:
             made = TypeAdapter(cls).validate_python(given, context=context)
         except ValidationError as error:
-            faults = explained(error, partial(keys_in, cls), **context.place)
+            faults = context.faults(error, cls)
         known = [*fields, *sorted(context.known - {"endpoint", *fields})]
         for name in shared.keys() - {*known}:
-            where = "{where}: [{table}]".format(**context.place)
-            faults += f"\n{where} has no key {name!r}{nearest(name, known)}"
+            table_is = f"{context.file}: [graphs.{context.name}]"
+            faults += f"\n{table_is} has no key {name!r}{nearest(name, known)}"
         if made is None or faults:
             raise ConfigError(faults.strip())
         return made
@@ -219,6 +244,31 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         return result
 
 
+@dataclass(frozen=True)
+class FromTable(FromEndpoint):
+    """Marks a field that is a recipe; in a table it is a table of its own.
+
+    The recipe takes those settings of the table around it that are its fields, and no fields beside
+    it.
+
+    Args:
+        make: The recipe.
+    """
+
+    tier: Tier | None = None
+
+    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or build the recipe."""
+        if is_node(value):
+            return cast("Node[Any, Any]", value)
+        table = table_of(info, value, "a node")
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a table, not {value!r}")
+        recipe = cast("type[Recipe[Any, Any]]", self.make)
+        shared = table.shared_with(settings_in(recipe))
+        return recipe.from_table({**shared, **cast("Mapping[str, object]", value)}, table)
+
+
 def show(output: object, context: RunContext, shown: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
     if isinstance(output, Reply) and not shown:
@@ -255,6 +305,76 @@ async def tried(
             check_recoverable(error)
         context.note(kind, f"{without}: {error}")
         return None
+
+
+async def each_tried(
+    work: Callable[[A], Awaitable[T]],
+    items: Iterable[A],
+    context: RunContext,
+    without: Callable[[A], str],
+) -> list[T | MoaError]:
+    """Do something for each item, some side by side; where it fails, the error is in its place.
+
+    Args:
+        work: What is done for an item.
+        items: What it is done for.
+        context: Has the trace, which says what failed.
+        without: What becomes of an item then, in words; the error stands behind it.
+
+    Raises:
+        MoaError: it failed for every item, with the first error; or it is set up wrong.
+    """
+    failed: list[MoaError] = []
+
+    async def one(item: A) -> T | MoaError:
+        try:
+            return await work(item)
+        except MoaError as error:
+            check_recoverable(error)
+            context.note("failed", f"{without(item)}: {error}")
+            failed.append(error)
+            return error
+
+    found = await map_async(one, items, max_concurrency=MAX_CONCURRENCY)
+    if found and len(failed) == len(found):
+        raise failed[0]
+    return found
+
+
+def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+    """Read the state of a recipe that learns while it is used, as an earlier process kept it.
+
+    Args:
+        file: `None`, or one that isn't there, holds nothing.
+        kind: What it holds.
+        what: The same in words, such as "the windows of a monitor".
+
+    Raises:
+        ConfigError: it is there, and can't be read.
+    """
+    if file is None or not file.exists():
+        return None
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = said(error) if isinstance(error, ValidationError) else str(error.strerror)
+        raise ConfigError(
+            f"{file} keeps {what}, and can't be read: {why}. Mend it, or remove it to start anew"
+        ) from error
+
+
+def keep(file: Path | None, state: BaseModel) -> None:
+    """Write a state in place of the one before it; `None` keeps nothing.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    if file is None:
+        return
+    try:
+        replace_text(file, state.model_dump_json())
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from error
 
 
 class WiredRecipe(Recipe[In, Out]):

@@ -28,7 +28,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError
 from moa.graphs.fields import FromFile, Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 _BY_WORDS = "items are found by words alone"
 _RECENT = 5
@@ -67,10 +67,8 @@ class Interests(BaseModel):
         return self.text
 
 
-class Recommended(BaseModel):
+class Recommended(Frozen):
     """An item, and why it is shown."""
-
-    model_config = ConfigDict(frozen=True)
 
     item: Item
     reason: str = ""
@@ -175,10 +173,8 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The search, and the reasons."""
-        boxes = [sketch.box(label="candidates")]
-        if can_write(self.llm.model):
-            boxes.append(sketch.box(self.writer, "reasons"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        writes = can_write(self.llm.model)
+        sketch.chain("candidates", (self.writer, "reasons") if writes else None)
 
     async def _candidates(self, request: Interests, context: RunContext) -> Shelf:
         """Search for what is wanted, and for each of the latest items of the history; fuse."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from moa.agents import Agent, Instructions, MaxTokens
 from moa.agents.boundary import In
@@ -22,23 +22,19 @@ from moa.errors import ConfigError, MoaError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.node import Node
 
 
-class Draft(BaseModel):
+class Draft(Frozen):
     """A draft, and the request that it answers."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: str
     text: str
 
 
-class Critique(BaseModel):
+class Critique(Frozen):
     """What is wrong with a draft."""
-
-    model_config = ConfigDict(frozen=True)
 
     # A model writes its fields in this order, so it looks for faults before it gives a score.
     faults: tuple[str, ...] = Field(max_length=8, description="what to change, one sentence each")
@@ -60,10 +56,8 @@ class Critic(Agent[Draft, Critique]):
         return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
 
 
-class Criticised(BaseModel):
+class Criticised(Frozen):
     """A draft, the request that it answers, and its faults."""
-
-    model_config = ConfigDict(frozen=True)
 
     request: str
     text: str

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, counted, quiet
@@ -21,18 +20,15 @@ from moa.documents.claims import Claim, Grade, checked_claims
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError, check_recoverable
-from moa.graphs.drafts import MAX_CONCURRENCY
-from moa.graphs.fields import IN_PYTHON, FromTable, Large
+from moa.graphs.fields import IN_PYTHON, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
-from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Reply, Text
+from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
+from moa.handoffs import Frozen, Reply, Text
 from moa.node import Node, in_place
 
 
-class Finding(BaseModel):
+class Finding(Frozen):
     """A sub-question, and what the sources say to it."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     answer: str = ""
@@ -54,10 +50,8 @@ class Disagreement(BaseModel):
     findings: list[int] = Field(min_length=1, description="numbers of the findings")
 
 
-class Findings(BaseModel):
+class Findings(Frozen):
     """A question, and what was found."""
-
-    model_config = ConfigDict(frozen=True)
 
     question: str
     findings: tuple[Finding, ...]
@@ -273,21 +267,19 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         self, asked: list[str], context: RunContext
     ) -> list[tuple[str, RagOutcome | str]]:
         """Look each part up, some at a time. One that fails has the reason in its place."""
-        failures: list[MoaError] = []
 
-        async def look_up(question: str) -> RagOutcome | str:
-            try:
-                return (await in_place(self.answerer, question, context)).output
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"{question!r} was not looked up: {error}")
-                failures.append(error)
-                return f"it could not be looked up: {error}"
+        async def look_up(question: str) -> RagOutcome:
+            return (await in_place(self.answerer, question, context)).output
 
-        outcomes = await map_async(look_up, asked, max_concurrency=MAX_CONCURRENCY)
-        if len(failures) == len(asked):
-            raise failures[0]
-        return list(zip(asked, outcomes, strict=True))
+        def without(question: str) -> str:
+            return f"{question!r} was not looked up"
+
+        return [
+            (each, f"it could not be looked up: {said}" if isinstance(said, MoaError) else said)
+            for each, said in zip(
+                asked, await each_tried(look_up, asked, context, without), strict=True
+            )
+        ]
 
     async def _compared(self, found: Findings, context: RunContext) -> Findings:
         if not self.writes or len(found.answered) < 2:
@@ -334,16 +326,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
 
     def sketch(self, sketch: Sketch) -> None:
         """Its nodes as they follow one another."""
-        each = sketch.box(self.answerer, f"{self.answerer.name} each")
-        last = [sketch.output]
+        each = (self.answerer, f"{self.answerer.name} each")
+        checked = self.support and (self.support, "check each sentence")
         if self.writes:
-            last = [sketch.box(self.comparer), sketch.box(self.synthesis), *last]
-            each_of = [sketch.box(self.divider), each]
+            sketch.chain(self.divider, each, self.comparer, self.synthesis, checked)
         else:
-            each_of = [each]
-        if self.writes and self.support is not None:
-            last.insert(-1, sketch.box(self.support, "check each sentence"))
-        sketch.arrow(sketch.input, *each_of, *last)
+            sketch.chain(each)
 
 
 def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:

@@ -48,10 +48,10 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
         self.input_type = signature_of(self.node).input(0)
         self.node = sampled(self.node, self.samples)
 
-    def sketch_with(self, sketch: Sketch, chooser: str) -> None:
-        """Draw the node, and what chooses."""
-        node = sketch.box(self.node, f"{self.node.name} x {self.samples}")
-        sketch.arrow(sketch.input, node, chooser, sketch.output)
+    def sketch(self, sketch: Sketch) -> None:
+        """The node, and what chooses."""
+        chooser = getattr(self, "judge", "vote")
+        sketch.chain((self.node, f"{self.node.name} x {self.samples}"), chooser)
 
 
 class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency"):
@@ -98,10 +98,6 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             if not tally.settled:
                 tally = tally.without(size - len(drawn))
         return self._voted(tally, outputs, context)
-
-    def sketch(self, sketch: Sketch) -> None:
-        """The node, and the vote."""
-        self.sketch_with(sketch, sketch.box(label="vote"))
 
     async def _sampled(
         self, size: int, request: In, tally: Tally, context: RunContext

@@ -95,8 +95,7 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
     def sketch(self, sketch: Sketch) -> None:
         """The model, and what makes one answer of its samples."""
         name = cast("Any", self.node).name
-        node = sketch.box(self.node, f"{name} x {self.samples}")
-        sketch.arrow(sketch.input, node, sketch.box(self.top.node), sketch.output)
+        sketch.chain((self.node, f"{name} x {self.samples}"), self.top.node)
 
     def _itself(self, node: Any) -> Proposer:
         endpoint = getattr(node, "endpoint", None)

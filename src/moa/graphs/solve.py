@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal, NamedTuple, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from moa.agents import Agent, Settings
 from moa.agents.decider import Decider
@@ -40,7 +40,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 from moa.node import Node
 from moa.questions import Predicate, predicate
 from moa.usage import Tier
@@ -58,10 +58,8 @@ _WRITE = (
 )
 
 
-class Step(BaseModel):
+class Step(Frozen):
     """One step of a plan."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str = Field(min_length=1, max_length=40, description="a short name, one word")
     question: str = Field(min_length=1, description="what this step finds out, in full")
@@ -81,10 +79,8 @@ class Step(BaseModel):
     )
 
 
-class Steps(BaseModel):
+class Steps(Frozen):
     """A plan. Ids are different, every need is the id of a step, and there is no circle."""
-
-    model_config = ConfigDict(frozen=True)
 
     steps: tuple[Step, ...] = Field(
         min_length=1, description="in the order in which they are taken"
@@ -120,10 +116,8 @@ class Steps(BaseModel):
         return list(TopologicalSorter(needs).static_order())
 
 
-class StepResult(BaseModel):
+class StepResult(Frozen):
     """What a step found out, or why it did not."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     question: str
@@ -137,21 +131,22 @@ class StepResult(BaseModel):
     """What is wrong with it; `None`: nothing was found."""
 
 
-class Attempt(BaseModel):
-    """A plan that was carried out, and what is wrong with what came of it."""
+class Attempt(Frozen):
+    """The problem worked out once, and what is wrong with what came of it."""
 
-    model_config = ConfigDict(frozen=True)
-
-    steps: tuple[StepResult, ...]
-    answer: str
+    number: int
+    """Which try it is, from 1."""
+    steps: tuple[StepResult, ...] = ()
+    """Of its plan; none where there was none."""
+    answer: str = ""
     """Empty where a step failed, so that no answer was written."""
     faults: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why it is accepted; empty where it isn't."""
 
 
-class Problem(BaseModel):
+class Problem(Frozen):
     """A problem, and the attempt that failed, if there was one."""
-
-    model_config = ConfigDict(frozen=True)
 
     problem: str
     failed: Attempt | None = None
@@ -171,10 +166,8 @@ class Task(BaseModel):
         return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
 
 
-class Worked(BaseModel):
+class Worked(Frozen):
     """A step as a model worked it out."""
-
-    model_config = ConfigDict(frozen=True)
 
     # A model writes its fields in this order, so it reasons before it answers.
     reasons: str = Field(description="how the answer follows, each calculation as an equation")
@@ -210,13 +203,6 @@ class Work(BaseModel):
     def __str__(self) -> str:
         found = (f"- {each.question} {each.answer or 'not found'}" for each in self.results)
         return "\n".join([self.problem, "\nResults of its steps:", *found])
-
-
-class _Tried(NamedTuple):
-    attempt: Attempt
-    number: int
-    reasons: tuple[str, ...] = ()
-    """Why it is accepted; empty where it isn't."""
 
 
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
@@ -284,58 +270,51 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         """Try, verify, and try again with what failed."""
         problem = text_of(request)
         best = await self._directly(problem, context)
-        while best.attempt.faults:
-            context.note("refused", f"try {best.number}: {'; '.join(best.attempt.faults)}")
+        while best.faults:
+            context.note("refused", f"try {best.number}: {'; '.join(best.faults)}")
             if best.number == self.tries:
                 break
             try:
                 best = await self._planned(problem, best, context)
             except MoaError as error:
-                if not best.attempt.answer:
+                if not best.answer:
                     raise
                 context.note("degraded", f"the answer stands unverified, with no other: {error}")
                 break
         return Solution(
-            text=best.attempt.answer,
-            steps=best.attempt.steps,
-            verified=not best.attempt.faults and self.policy is not None,
-            reasons=best.attempt.faults or best.reasons,
+            text=best.answer,
+            steps=best.steps,
+            verified=not best.faults and self.policy is not None,
+            reasons=best.faults or best.reasons,
             tries=best.number,
         )
 
-    async def _directly(self, problem: str, context: RunContext) -> _Tried:
+    async def _directly(self, problem: str, context: RunContext) -> Attempt:
         hidden = quiet(context)  # what may be rejected: nobody could take it back
         text = (await self.direct.run(problem, hidden)).output.text
-        return await self._verified(problem, (), text, 1, hidden)
+        return await self._verified(problem, Attempt(number=1), text, hidden)
 
-    async def _planned(self, problem: str, before: _Tried, context: RunContext) -> _Tried:
-        number = before.number + 1
+    async def _planned(self, problem: str, before: Attempt, context: RunContext) -> Attempt:
+        number, hidden = before.number + 1, quiet(context)
         last = number == self.tries
-        hidden = quiet(context)
-        plan = await self._plan(Problem(problem=problem, failed=before.attempt), hidden)
-        carried_out = CarriedOut(plan, problem, self.solvers, context, hidden, last)
-        results = await carried_out.results()
+        plan = await self._plan(Problem(problem=problem, failed=before), hidden)
+        results = await CarriedOut(plan, problem, self.solvers, context, hidden, last).results()
         faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
+        attempt = Attempt(number=number, steps=results, faults=faults)
         if faults and not last:
-            return _Tried(Attempt(steps=results, answer="", faults=faults), number)
+            return attempt
         text = await self._written(problem, results, hidden)
-        return await self._verified(problem, results, text, number, hidden, faults)
+        return await self._verified(problem, attempt, text, hidden)
 
     async def _verified(
-        self,
-        problem: str,
-        results: tuple[StepResult, ...],
-        text: str,
-        number: int,
-        hidden: RunContext,
-        faults: tuple[str, ...] = (),
-    ) -> _Tried:
-        faults += tuple(wrong_sums(text))
-        reasons: tuple[str, ...] = ()
+        self, problem: str, attempt: Attempt, text: str, hidden: RunContext
+    ) -> Attempt:
+        """Give the attempt with its answer, and why that is accepted or isn't."""
+        faults, reasons = (*attempt.faults, *wrong_sums(text)), ()
         if not faults:
-            accepted, reasons = await self._judged(problem, results, text, hidden)
+            accepted, reasons = await self._judged(problem, attempt.steps, text, hidden)
             faults = () if accepted else reasons
-        return _Tried(Attempt(steps=results, answer=text, faults=faults), number, reasons)
+        return attempt.model_copy(update={"answer": text, "faults": faults, "reasons": reasons})
 
     async def _plan(self, problem: Problem, hidden: RunContext) -> Steps:
         try:

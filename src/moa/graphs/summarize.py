@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moa.agents import Agent
 from moa.agents.boundary import require
@@ -28,7 +28,7 @@ from moa.endpoints.tokens import approximate_tokens
 from moa.graphs.drafts import Attempt, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.handoffs import Frozen, Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
@@ -39,10 +39,8 @@ _MAX_TOKENS = 2048
 """Of a summary that is written, reasoning included."""
 
 
-class Original(BaseModel):
+class Original(Frozen):
     """A text that is to be summarised."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     title: str | None = None
@@ -59,10 +57,8 @@ class Original(BaseModel):
         return tuple(each for each in (self.title, self.focus) if each)
 
 
-class Cited(BaseModel):
+class Cited(Frozen):
     """A sentence, and what it rests on."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     chunks: tuple[int, ...]
@@ -157,10 +153,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
     def sketch(self, sketch: Sketch) -> None:
         """The chunks, what is kept of each, and who writes."""
-        boxes = [sketch.box(label="chunks"), sketch.box(label="extracts")]
-        if can_write(self.llm.model):
-            boxes.append(sketch.box(self.writer, "summary"))
-        sketch.arrow(sketch.input, *boxes, sketch.output)
+        writes = can_write(self.llm.model)
+        sketch.chain("chunks", "extracts", (self.writer, "summary") if writes else None)
 
     async def _extracts(
         self, request: Original, said: Sequence[Cited], context: RunContext

@@ -8,7 +8,9 @@ model isn't asked. Elsewhere it is, with the examples of the settings.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
-from moa.handoffs import Dropped, Reply, Text
+from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
 
 INSTRUCTIONS = (
@@ -70,10 +72,8 @@ class Urgency(BaseModel):
     urgency: Score = score("How urgent is this message?", levels=["can wait", "today", "now"])
 
 
-class Reading(BaseModel):
+class Reading(Frozen):
     """What the small model made of a message."""
-
-    model_config = ConfigDict(frozen=True)
 
     language: str | None
     sentiment: Mood
@@ -97,10 +97,8 @@ class Answered(Reply):
         return f"for an LLM, {self.reason}: {self.text}" if self.kind == "draft" else self.text
 
 
-class Routed(BaseModel):
+class Routed(Frozen):
     """A message for people."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["route"] = "route"
     queue: str
@@ -175,81 +173,14 @@ class Intent(BaseModel):
     """Who takes care of it without a reply."""
 
 
-INTENTS = {
-    "delivery": Intent(
-        means="where a parcel is and when it comes",
-        examples=("My parcel has not arrived yet, when will it come?", "¿Dónde está mi pedido?"),
-        reply={
-            "en": "Thank you for your message. You can follow your parcel at any time under "
-            "“My orders”; if nothing has moved for five days, we send it again at no charge.",
-            "de": "Vielen Dank für Ihre Nachricht. Unter „Meine Bestellungen“ sehen Sie "
-            "jederzeit, wo Ihr Paket ist; bewegt sich fünf Tage lang nichts, schicken wir es "
-            "kostenlos noch einmal.",
-        },
-    ),
-    "refund": Intent(
-        means="wants money back, to return or to exchange something",
-        examples=("I want my money back.", "Ich möchte die Ware zurückgeben."),
-    ),
-    "broken": Intent(
-        means="something is broken, dangerous or doesn't work",
-        examples=("It doesn't switch on any more.", "Le son coupe tout le temps."),
-    ),
-    "payment": Intent(
-        means="an invoice, a price or a charge",
-        examples=("Please send me the invoice again.", "I was charged two times for one order."),
-        queue="billing",
-    ),
-    "account": Intent(
-        means="login, password or personal data",
-        examples=("I forgot my password.", "Wie ändere ich meine E-Mail-Adresse?"),
-        queue="accounts",
-    ),
-    "question": Intent(
-        means="asks about a product before buying it",
-        examples=("Does it work with my phone?", "Which colours are there?"),
-        queue="sales",
-    ),
-    "thanks": Intent(
-        means="praise or thanks, and nothing to do",
-        examples=("Thank you, great service!", "Super, vielen Dank!"),
-        reply={
-            "en": "Thank you for your kind words! We have passed them on to the team.",
-            "de": "Vielen Dank für die netten Worte! Wir haben sie an das Team weitergegeben.",
-            "fr": "Merci pour vos mots aimables ! Nous les avons transmis à toute la boutique.",
-        },
-    ),
-}
-OTHERS = (
-    "Our football club is looking for a sponsor.",
-    "Please tell your driver to use the back gate.",
-)
+_SHIPPED = tomllib.loads(files("moa.graphs").joinpath("support.toml").read_text("utf-8"))
+INTENTS = {name: Intent(**intent) for name, intent in _SHIPPED["intents"].items()}
+OTHERS: tuple[str, ...] = tuple(_SHIPPED["others"])
 """Messages that want none of it."""
-
-SPAM_EXAMPLES = (
-    ("Hello, my parcel has not come yet. Order 1182.", False),
-    ("You have won a new phone! Claim your prize here: http://prize.example", True),
-    ("Der Akku meiner Kopfhörer ist nach zwei Stunden leer.", False),
-    ("Earn 5000 dollars a week from home, no experience needed. Reply now!", True),
-    ("Merci, tout est arrivé en bon état.", False),
-    ("Your account will be closed. Confirm your password: http://login.example", True),
-    ("¿Dónde está mi pedido?", False),
-    ("Can I return the speaker I bought last week?", False),
-    ("We offer cheap followers and backlinks for your website!!!", True),
-    ("The update broke my headset and nobody answers.", False),
-    ("Meet beautiful singles tonight http://date.example", True),
-    ("届いた商品が壊れていました。", False),
-)
+SPAM_EXAMPLES: tuple[tuple[str, bool], ...] = tuple((text, spam) for text, spam in _SHIPPED["spam"])
 """Texts, and whether they are spam."""
-URGENCY_EXAMPLES = (
-    ("Which colours are there?", "can wait"),
-    ("My parcel should have come yesterday, where is it?", "today"),
-    ("It is burning! Call me at once!", "now"),
-    ("Thank you for the nice letter.", "can wait"),
-    ("You charged me twice, please correct that.", "today"),
-    ("Der Akku raucht, was soll ich tun?", "now"),
-    ("Könnten Sie mir die Rechnung schicken?", "can wait"),
-    ("I need it for my wedding this afternoon!", "now"),
+URGENCY_EXAMPLES: tuple[tuple[str, str], ...] = tuple(
+    (text, level) for text, level in _SHIPPED["urgency"]
 )
 """Texts, and how urgent they are."""
 
@@ -326,16 +257,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if llm.tier == "slm" and not can_write(llm.model):
             waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
             return g.build(g.join(self.settle, reading, waiting))
-        reply = g.add(self._writer(), text, when=needs_llm, eager=False)
-        return g.build(g.join(self.settle, reading, reply))
-
-    def _writer(self) -> Agent[str | BaseModel, Reply]:
-        return Agent(
-            self.llm,
+        writer = Agent(
+            llm,
             INSTRUCTIONS.format(company=self.company, tone=self.tone),
             name="reply",
-            max_tokens=self.draft_tokens if self.llm.tier == "slm" else self.reply_tokens,
+            max_tokens=self.draft_tokens if llm.tier == "slm" else self.reply_tokens,
         )
+        reply = g.add(writer, text, when=needs_llm, eager=False)
+        return g.build(g.join(self.settle, reading, reply))
 
     def needs_llm(self, reading: Reading | None) -> bool:
         """Whether no routine settles it."""
@@ -347,15 +276,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return None
         if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
             return "as the small model left a question open"
-        doubtful = [
-            name
-            for name, answer in (
-                ("intent", reading.intent),
-                ("sentiment", reading.sentiment),
-                ("urgency", reading.urgency),
-            )
-            if answer.doubtful
-        ]
+        asked = ("intent", "sentiment", "urgency")
+        doubtful = [name for name in asked if getattr(reading, name).doubtful]
         if doubtful:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
         label, confidence = reading.intent.label, reading.intent.confidence
@@ -397,23 +319,21 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _routine(self, reading: Reading) -> Answered | Routed | None:
         label = reading.intent.label
         intent = self.intents.get(label or "")
-        if intent is None:
-            return None
-        routine = intent.reply.get(reading.language or "")
         reason = f"{label!r} is routine"
-        if routine is not None:
-            return Answered(text=routine, written_by="template", reason=reason, decisions=reading)
-        if intent.queue is not None:
+        if intent and (text := intent.reply.get(reading.language or "")) is not None:
+            return Answered(text=text, written_by="template", reason=reason, decisions=reading)
+        if intent and intent.queue is not None:
             return Routed(queue=intent.queue, reason=reason, decisions=reading)
         return None
 
     def _unwanted(self, reading: Reading) -> tuple[Unwanted, str] | None:
         """Say what looks unwanted about it, and why; `None` where nothing does."""
-        verdicts: tuple[tuple[Unwanted, Verdict], ...] = (
-            ("injection", reading.injection),
-            ("spam", reading.spam),
-        )
-        return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)
+        kinds: tuple[Unwanted, ...] = ("injection", "spam")
+        for kind in kinds:
+            verdict: Verdict = getattr(reading, kind)
+            if not verdict.kept:
+                return kind, f"{kind}: {verdict.reason}"
+        return None
 
 
 @ready("spam", "Drops unwanted mass mailings", "slm")
@@ -421,24 +341,22 @@ def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5)
     """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
     and there is an encoder, else by the small model, with examples of what is and what isn't.
     """
-    if reads_heads(slm) and criterion == SPAM:
-        from moa.decisions.heads import headed
-
-        return Filter(
-            slm,
-            criterion,
-            action="drop",
-            name="spam",
-            threshold=threshold,
-            adaptation=headed("spam"),
-        )
-    shown = SPAM_EXAMPLES if criterion == SPAM else ()
-    return Filter(slm, criterion, action="drop", name="spam", threshold=threshold, examples=shown)
+    shipped = criterion == SPAM
+    head = _head(slm, "spam", shipped=shipped)
+    return Filter(
+        slm,
+        criterion,
+        action="drop",
+        name="spam",
+        threshold=threshold,
+        examples=SPAM_EXAMPLES if shipped and head is None else (),
+        adaptation=head,
+    )
 
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
     """Build the agent that tells what the writer of a message feels."""
-    return Sentiment(slm, adaptation=_headed(slm, intents, "sentiment"))
+    return Sentiment(slm, adaptation=_head(slm, "sentiment", shipped=intents == INTENTS))
 
 
 def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
@@ -458,20 +376,20 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         none=True,
         name="intent",
         examples=examples,
-        adaptation=_headed(slm, intents, "intent"),
+        adaptation=_head(slm, "intent", shipped=intents == INTENTS),
     )
 
 
 def urgency_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
     examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    adaptation = _headed(slm, intents, "urgency")
+    adaptation = _head(slm, "urgency", shipped=intents == INTENTS)
     return Decider(slm, Urgency, name="urgency", examples=examples, adaptation=adaptation)
 
 
-def _headed(slm: Endpoint, intents: Mapping[str, Intent], question: str) -> Adaptation | None:
-    """Give the shipped head of a question; `None` where it doesn't fit or can't be used."""
-    if not reads_heads(slm) or intents != INTENTS:
+def _head(slm: Endpoint, question: str, *, shipped: bool) -> Adaptation | None:
+    """Give the shipped head of a question, if it is one that ships and the head can be used."""
+    if not shipped or not reads_heads(slm):
         return None
     from moa.decisions.heads import headed
 
@@ -506,22 +424,18 @@ def read(
     urgency: Urgency | Skipped,
 ) -> Reading | None:
     """Gather the decisions; `None` where the message is empty."""
-    if (
-        isinstance(spam, Skipped)
-        or injection is None
-        or isinstance(mood, Skipped)
-        or isinstance(intent, Skipped)
-        or isinstance(urgency, Skipped)
-    ):
-        return None
-    return Reading(
-        language=text.language,
-        sentiment=mood,
-        intent=intent,
-        urgency=urgency.urgency,
-        spam=spam,
-        injection=injection,
-    )
+    match spam, injection, mood, intent, urgency:
+        case Verdict(), Verdict(), Mood(), Choice(), Urgency():
+            return Reading(
+                language=text.language,
+                sentiment=mood,
+                intent=intent,
+                urgency=urgency.urgency,
+                spam=spam,
+                injection=injection,
+            )
+        case _:
+            return None
 
 
 def is_answered(answer: Choice[Any] | Score) -> bool:

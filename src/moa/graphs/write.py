@@ -10,20 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from moa._async import map_async
 from moa._text import word_count, words_in
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.endpoints import Endpoint
-from moa.errors import MoaError, check_recoverable
-from moa.graphs.drafts import MAX_CONCURRENCY, Attempt, note_drafts, to_length
+from moa.graphs.drafts import Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Reply
+from moa.graphs.recipe import Recipe, Sketch, each_tried, told, tried
+from moa.handoffs import Frozen, Reply
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
@@ -36,10 +34,8 @@ _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
-class Assignment(BaseModel):
+class Assignment(Frozen):
     """What is to be written."""
-
-    model_config = ConfigDict(frozen=True)
 
     text: str
     """The task, in words."""
@@ -83,10 +79,8 @@ class Outline(BaseModel):
         return "\n".join(lines)
 
 
-class Section(BaseModel):
+class Section(Frozen):
     """A section that is written."""
-
-    model_config = ConfigDict(frozen=True)
 
     heading: str
     text: str
@@ -151,7 +145,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     def sketch(self, sketch: Sketch) -> None:
         """One writer; or the outline and the sections."""
         nodes = [self.whole] if self.in_one else [self.outliner, self.section_writer]
-        sketch.arrow(sketch.input, *map(sketch.box, nodes), sketch.output)
+        sketch.chain(*nodes)
 
     async def _in_one(
         self, request: Assignment, context: RunContext, silent: RunContext
@@ -207,23 +201,17 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         parts = planned.outline.sections
         length = Length(words=max(1, round(self.words / len(parts))))
 
-        async def write(place: int) -> Section | MoaError:
-            heading = parts[place].heading
-            try:
-                task = _SectionTask(planned=planned, place=place, length=length)
-                what = f"section {place + 1}"
-                text = await to_length(self.section_writer, task, length, silent, what=what)
-            except MoaError as error:
-                check_recoverable(error)
-                context.note("failed", f"section {heading!r} is left out: {error}")
-                return error
-            return Section(heading=heading, text=text)
+        async def write(place: int) -> Section:
+            task = _SectionTask(planned=planned, place=place, length=length)
+            what = f"section {place + 1}"
+            text = await to_length(self.section_writer, task, length, silent, what=what)
+            return Section(heading=parts[place].heading, text=text)
 
-        found = await map_async(write, range(len(parts)), max_concurrency=MAX_CONCURRENCY)
-        written = tuple(each for each in found if isinstance(each, Section))
-        if not written:
-            raise next(each for each in found if isinstance(each, MoaError))
-        return written
+        def left_out(place: int) -> str:
+            return f"section {parts[place].heading!r} is left out"
+
+        found = await each_tried(write, range(len(parts)), context, left_out)
+        return tuple(each for each in found if isinstance(each, Section))
 
 
 class _Attempt(Attempt):
