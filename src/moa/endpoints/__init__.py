@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -135,6 +135,14 @@ class Example:
     text: str
     labels: Mapping[str, str]
     """Name of the right option, by name of the question."""
+
+
+class Request(NamedTuple):
+    """Typed questions about a text, as they are handed to what decides."""
+
+    text: str
+    questions: Sequence[Question]
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

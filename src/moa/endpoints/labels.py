@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from moa._async import gather
 from moa.context import RunContext
-from moa.endpoints import Decision, Example
+from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.known import known
@@ -228,16 +228,9 @@ class LabelBackend:
         self._endpoint = endpoint
         self._model = model
 
-    async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example],
-    ) -> Decision:
-        """Answer typed questions about `text`; see `Backend.decide`."""
+    async def decide(self, request: Request, context: RunContext) -> Decision:
+        """Answer typed questions about a text; see `Backend.decide`."""
+        text, questions, examples = request
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:

@@ -21,6 +21,7 @@ from moa.endpoints import (
     Embeddings,
     Example,
     Prompt,
+    Request,
     need,
 )
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
@@ -239,7 +240,8 @@ class OpenAIEndpoint(Closing):
         """
         need(self, "decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._decider.decide(neutralise(text), questions, context, examples=shown)
+        request = Request(neutralise(text), questions, shown)
+        return await self._decider.decide(request, context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
