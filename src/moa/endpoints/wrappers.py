@@ -41,7 +41,6 @@ from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointUnavailable,
     MoaError,
     OutputError,
 )
@@ -54,8 +53,6 @@ Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _LONGEST_WAIT_S = 20.0
 """Between two tries, unless the server asks for more."""
-_LONGEST_START_S = 900.0
-"""Of a server that is waited for."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -617,54 +614,6 @@ class Metered(Within, Wrapping):
         for number in self._open:
             self._open[number] += (now - self._last) / len(self._open)
         self._last = now
-
-
-class WaitForReady(Within, Wrapping):
-    """Fails with a lost server's error only when the server is back, or will not come back.
-
-    So a further try, such as that of `Retried` around it, reaches a server that is there, however
-    long its start takes. The wait ends with the run's deadline, or after a quarter of an hour.
-
-    Args:
-        endpoint: What is asked.
-        is_coming: Whether somebody is starting the server, or watches over it.
-        is_ready: Whether it is there.
-        poll_s: Seconds between two looks.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        is_coming: Callable[[], bool],
-        is_ready: Callable[[], Awaitable[bool]],
-        poll_s: float = 0.5,
-    ) -> None:
-        super().__init__(endpoint)
-        self._is_coming = is_coming
-        self._is_ready = is_ready
-        self._poll_s = poll_s
-
-    @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Hold an error back until the server is there again."""
-        try:
-            yield self.endpoint
-        except EndpointUnavailable as error:
-            await self._wait(error, context)
-            raise
-
-    async def _wait(self, error: EndpointUnavailable, context: RunContext) -> None:
-        start = time.monotonic()
-        while time.monotonic() - start < _LONGEST_START_S and self._is_coming():
-            if await self._is_ready():
-                break
-            left_s = context.remaining_s()
-            await asyncio.sleep(self._poll_s if left_s is None else min(self._poll_s, left_s))
-        waited_s = time.monotonic() - start
-        if waited_s >= self._poll_s:
-            text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
-            context.note("retried", text, endpoint=self.name, error=error)
 
 
 def _lasts(completion: Completion, prompt: Prompt) -> bool:
