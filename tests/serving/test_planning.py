@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from moa._machine import Memory
 from moa.config import load
-from moa.endpoints.cores import Memory
 from moa.errors import ConfigError, MissingDependency
 from moa.servers import planned
 from moa.vllm.command import (

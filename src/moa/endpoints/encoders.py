@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple, cast
 
+from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -31,7 +32,6 @@ from moa.endpoints import (
     Prompt,
     unable,
 )
-from moa.endpoints.cores import usable_cores
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped

@@ -28,7 +28,7 @@ from typing import IO, Literal
 
 from pydantic import SecretStr
 
-from moa.endpoints.cores import usable_cores
+from moa._machine import usable_cores
 from moa.endpoints.weights import find_weights
 from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from moa._nvidia import nvidia
-from moa.endpoints.cores import usable_memory
+from moa._machine import nvidia, usable_memory
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, MissingDependency
-from moa.vllm.settings import VLLMConfig
+from moa.vllm.settings import UTILISATION, VLLMConfig
 from moa.vllm.state import Server
 
 _PROBE_S = 60.0
@@ -54,8 +53,6 @@ _GIB = 1024**3
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of an adapter."""
 _DEFAULT_RANK = 16
-_UTILISATION = 0.92
-"""Share of a GPU's memory that vLLM takes by itself."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -309,7 +306,7 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
     together = math.ceil(config.replicas / groups)
     if together == 1:
         return wanted
-    most = math.floor(_UTILISATION / together * 100) / 100
+    most = math.floor(UTILISATION / together * 100) / 100
     if wanted is not None and wanted * together > 1:
         raise ConfigError(
             f"{config.replicas} servers of {model} come to {together} on one GPU, and each takes "
