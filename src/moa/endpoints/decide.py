@@ -46,9 +46,6 @@ class Backend(Protocol):
 
         Raises:
             EndpointUnsupported: the server cannot decide in this way.
-            EndpointError: the request failed.
-            BudgetExceeded: a limit would be passed by the next request, which was not sent.
-            DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server; nothing was sent.
         """
         ...
@@ -68,12 +65,7 @@ class Decider:
     """
 
     def __init__(
-        self,
-        client: Client,
-        complete: Complete,
-        *,
-        decides: Decides,
-        dialect: Dialect | None,
+        self, client: Client, complete: Complete, *, decides: Decides, dialect: Dialect | None
     ) -> None:
         self.priority = 0
         """Of label readings, where vLLM serves by priority; lower is served earlier."""
@@ -152,12 +144,9 @@ class Decider:
         return [native(self._client, known), *labels, self._written], []
 
     def _labels(self, kind: Literal["vllm", "llama.cpp"]) -> Backend:
-        client = self._client
-        reader = (
-            VLLMLabelReader(client, priority=self.priority)
-            if kind == "vllm"
-            else LlamaCppReader(client)
-        )
+        client, reader = self._client, LlamaCppReader(self._client)
+        if kind == "vllm":
+            reader = VLLMLabelReader(client, priority=self.priority)
         return LabelBackend(reader, endpoint=client.name, model=client.model)
 
     async def _asked(self, context: RunContext) -> Dialect:
@@ -173,12 +162,7 @@ class Decider:
 
 
 def way_of(decides: Decides, known: Dialect | None) -> str:
-    """Say how an endpoint will decide, as far as that shows before the first decision.
-
-    Args:
-        decides: The way that is configured.
-        known: What the server says it is; `None` where it could not be asked.
-    """
+    """Say how an endpoint will decide, as far as that shows before the first decision."""
     match decides:
         case "systemone" | "decisions":
             return f"by /v1/{decides}"
@@ -197,9 +181,6 @@ class WrittenLabels:
     """Decides by having a model write the labels, into a JSON object by a schema.
 
     Any endpoint can do it. It brings no probabilities, so nothing can be accepted on confidence.
-
-    Args:
-        complete: Asks the model.
     """
 
     title = "written labels, without probabilities"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from pydantic import SecretStr
 
@@ -24,9 +24,6 @@ from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.wrappers import Within, Wrapping
 from moa.errors import EndpointUnavailable, InvalidResponse
 from moa.usage import NOTHING, Tier
-
-if TYPE_CHECKING:
-    import aiohttp
 
 LOOPBACK = "127.0.0.1"
 _TIMEOUT_S = 5.0
@@ -78,12 +75,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         self._priority = self._decider.priority = priority
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text by the model's own tokenizer.
-
-        Raises:
-            EndpointError: the request failed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
         body = {"model": self.model, "prompt": neutralise(text), "add_special_tokens": False}
         reply, _ = await self.client.post(
             "/tokenize", body, context, estimate=NOTHING, at_root=True
@@ -123,13 +115,7 @@ class VLLMMetrics:
 
 
 class VLLMServer:
-    """A vLLM server, watched.
-
-    Args:
-        name: Named in errors.
-        port: Where it listens on this machine.
-        api_key: Its key.
-    """
+    """A vLLM server on this machine, watched; its name stands in errors."""
 
     def __init__(self, name: str, *, port: int, api_key: SecretStr) -> None:
         self.name = name
@@ -185,21 +171,18 @@ class VLLMServer:
     async def _get(self, path: str, headers: dict[str, str]) -> tuple[int, str]:
         import aiohttp
 
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         try:
-            async with self._session(headers) as session, session.get(self._root + path) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+                session.get(self._root + path) as answer,
+            ):
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as error:
             raise EndpointUnavailable(
                 f"the server at {self._root} does not answer: {error or type(error).__name__}",
                 endpoint=self.name,
             ) from error
-
-    @staticmethod
-    def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        return aiohttp.ClientSession(timeout=timeout, headers=headers)
 
 
 class WaitForReady(Within, Wrapping):
