@@ -137,8 +137,8 @@ def test_many_labels_are_shown_even_without_descriptions() -> None:
 
 def test_examples_of_the_question_take_the_place_of_the_demonstrations() -> None:
     shown = label_prompt(question("card", "app"), "x", [Example("My PIN!", {"topic": "card"})])
-    assert DEMONSTRATIONS[0].text not in shown.text
-    assert DEMONSTRATIONS[0].text in label_prompt(question("card", "app"), "x", ()).text
+    assert DEMONSTRATIONS[0][1] not in shown.text
+    assert DEMONSTRATIONS[0][1] in label_prompt(question("card", "app"), "x", ()).text
 
 
 @given(st.text())
