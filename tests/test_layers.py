@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors", "_terminal", "_nvidia", "_tables"},
+    {"errors", "_terminal", "_machine", "_tables"},
     {"usage", "energy", "_files", "_async", "_text", "_frames"},
     {"trace"},
     {"context"},

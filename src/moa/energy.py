@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from moa._nvidia import nvidia
+from moa._machine import nvidia
 from moa.errors import MissingDependency
 
 SYSFS = Path("/sys")

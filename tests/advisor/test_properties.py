@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moa.advisor import Job
 from moa.advisor.catalogue import models
 from moa.advisor.choice import rank
-from moa.advisor.hardware import GPU, LocalModel, Machine, places, quantisations
+from moa.advisor.fit import LocalModel, places, quantisations
+from moa.advisor.hardware import GPU, Machine
 from moa.advisor.plans import Plan
 from moa.advisor.task import Task
 

@@ -8,7 +8,8 @@ import pytest
 
 from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import vllm_table
-from moa.advisor.hardware import GPU, STEPS, LocalModel, Machine, vllm_fit
+from moa.advisor.fit import STEPS, LocalModel, vllm_fit
+from moa.advisor.hardware import GPU, Machine
 from moa.config import Config, EndpointConfig
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from moa.advisor.choice import choose
 from moa.advisor.config import Setup, write_plan
-from moa.advisor.hardware import LocalModel, Machine
+from moa.advisor.fit import LocalModel
+from moa.advisor.hardware import Machine
 from moa.advisor.plans import Pattern, Plan
 from moa.advisor.task import Task
 from moa.cli.app import app

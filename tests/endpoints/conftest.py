@@ -193,6 +193,6 @@ def piece(content: str | None = None, *, finish_reason: str | None = None, **del
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """The real engine on the real default model."""
-    running = Engine.start(find_weights(), EngineSettings())
+    running = Engine(find_weights(), EngineSettings())
     yield running
     running.stop()

@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from collections import OrderedDict
 
 import pytest
 
 from moa.context import RunContext
+from moa.endpoints import encoders
 from moa.endpoints.encoders import MultilingualEncoder, encoder_beside, reads_heads
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
@@ -24,6 +24,7 @@ LOADING = """
 import asyncio, json, os
 before = dict(os.environ)
 from moa.context import RunContext
+from moa.endpoints import encoders
 from moa.endpoints.encoders import MultilingualEncoder
 asyncio.run(MultilingualEncoder().embed(["Hello"], RunContext()))
 print(json.dumps([before, dict(os.environ)]))
@@ -31,9 +32,9 @@ print(json.dumps([before, dict(os.environ)]))
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_kept() -> None:
     """No vector that another test had made is taken."""
-    monkeypatch.setattr("moa.endpoints.encoders._E5_VECTORS", OrderedDict[object, object]())
+    encoders._e5_encoded.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def length(vector: tuple[float, ...]) -> float:
@@ -80,15 +81,13 @@ async def test_a_passage_is_not_taken_for_a_query() -> None:
 
 
 @installed
-async def test_two_threads_at_once_get_the_vectors_that_one_gets(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_two_threads_at_once_get_the_vectors_that_one_gets() -> None:
     texts = [f"Parcel {i} is late, and nobody answers {'me ' * i}." for i in range(24)]
     encoder, context = MultilingualEncoder(), RunContext()
     both = await asyncio.gather(
         encoder.embed(texts, context), MultilingualEncoder().embed(texts[::-1], context)
     )
-    monkeypatch.setattr("moa.endpoints.encoders._E5_VECTORS", OrderedDict[object, object]())
+    encoders._e5_encoded.cache_clear()  # pyright: ignore[reportPrivateUsage]
     alone = (await encoder.embed(texts, context)).vectors
     assert both[0].vectors == alone
     assert both[1].vectors == alone[::-1]

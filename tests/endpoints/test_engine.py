@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -127,16 +127,22 @@ async def test_an_engine_that_does_not_come_up_is_told_by_the_name_of_its_endpoi
             await endpoint.complete(Prompt.of("Hi"), RunContext())
 
 
-def test_an_engine_that_is_gone_before_it_is_spoken_to_is_told(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", "raise SystemExit(3)"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    process.wait()
-    weights, settings = tmp_path / "mine.gguf", EngineSettings().resolved()
-    with tempfile.TemporaryFile() as log, pytest.raises(EndpointUnavailable, match="exit code 3"):
-        Engine(process, log, weights=weights, settings=settings)
+def test_an_engine_that_is_gone_before_it_is_spoken_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def gone(words: list[str], **settings: Any) -> subprocess.Popen[Any]:
+        del words
+        process: subprocess.Popen[Any] = start(
+            [sys.executable, "-c", "raise SystemExit(3)"], **settings
+        )
+        process.wait()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", gone)
+    with pytest.raises(EndpointUnavailable, match="exit code 3"):
+        Engine(tmp_path / "mine.gguf", EngineSettings())
 
 
 def test_a_library_that_llama_cpp_lacks_is_told_with_what_installs_it(
@@ -150,7 +156,7 @@ def test_a_library_that_llama_cpp_lacks_is_told_with_what_installs_it(
         check_engine()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingDependency, match=r"libgomp.so.1.*Run: apt-get install libgomp1$"):
-        Engine.start(tmp_path / "x", EngineSettings())
+        Engine(tmp_path / "x", EngineSettings())
 
 
 def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +165,7 @@ def test_without_llama_cpp_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("moa.endpoints.engine.find_spec", nothing)
     with pytest.raises(MissingDependency, match=r'pip install "mixture-of-agents\[local\]"'):
-        Engine.start(Path("x"), EngineSettings())
+        Engine(Path("x"), EngineSettings())
 
 
 async def test_it_answers_to_nobody_without_its_key(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.context import RunContext
-from moa.endpoints import Example
+from moa.endpoints import Example, Request
 from moa.endpoints.known import Known, keep
 from moa.endpoints.labels import (
     DEMONSTRATIONS,
@@ -137,8 +137,8 @@ def test_many_labels_are_shown_even_without_descriptions() -> None:
 
 def test_examples_of_the_question_take_the_place_of_the_demonstrations() -> None:
     shown = label_prompt(question("card", "app"), "x", [Example("My PIN!", {"topic": "card"})])
-    assert DEMONSTRATIONS[0].text not in shown.text
-    assert DEMONSTRATIONS[0].text in label_prompt(question("card", "app"), "x", ()).text
+    assert DEMONSTRATIONS[0][1] not in shown.text
+    assert DEMONSTRATIONS[0][1] in label_prompt(question("card", "app"), "x", ()).text
 
 
 @given(st.text())
@@ -169,7 +169,7 @@ class Reader:
 async def test_a_decision_has_probabilities_mass_and_the_amount_of_all_questions() -> None:
     reader, context = Reader(), RunContext()
     backend = LabelBackend(reader, endpoint="slm", model="tiny")
-    decision = await backend.decide("x", [question("a", "b")] * 2, context, examples=())
+    decision = await backend.decide(Request("x", [question("a", "b")] * 2), context)
     assert decision.answers[1].probabilities == pytest.approx((1 / 3, 2 / 3))
     assert decision.answers[1].label_mass == 0.3
     assert decision.answers[1].source == "logprob"
@@ -197,6 +197,6 @@ async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_
     backend = LabelBackend(reader, endpoint="slm", model="Some/Tiny")
     keep(Known(name="Some/Tiny", layout={"choice": "chat"}))
     asked = question("a", "b")
-    await backend.decide("x", [asked], RunContext(), examples=())
-    await backend.decide("x", [replace(asked, layout="completion")], RunContext(), examples=())
+    await backend.decide(Request("x", [asked]), RunContext())
+    await backend.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
     assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]

@@ -9,7 +9,8 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.wrappers import Retried, WaitForReady
+from moa.endpoints.vllm import WaitForReady
+from moa.endpoints.wrappers import Retried
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
 

@@ -16,7 +16,8 @@ from math import log10, sqrt
 from moa.advisor import Risk
 from moa.advisor.catalogue import BUILT_IN, VendorModel, models
 from moa.advisor.estimate import Member, cost_of, shown_seconds
-from moa.advisor.hardware import GPU, LocalModel, Machine, machine
+from moa.advisor.fit import LocalModel
+from moa.advisor.hardware import GPU, Machine, machine
 from moa.advisor.plans import (
     LABELS_FOR_A_BOUND,
     LABELS_FOR_A_HEAD,

@@ -16,20 +16,13 @@ from moa.advisor import Quantisation
 from moa.advisor.catalogue import BUILT_IN, Model
 from moa.advisor.choice import Plan
 from moa.advisor.estimate import Member, VendorModel
-from moa.advisor.hardware import (
-    CPU_CONCURRENCY,
-    GIB,
-    SPARE,
-    UTILISATION,
-    LocalModel,
-    Machine,
-    vllm_fit,
-)
+from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
+from moa.advisor.hardware import GIB, Machine
 from moa.config import Config, EndpointConfig, load
 from moa.config.file import target, write_endpoint
 from moa.errors import ConfigError
 from moa.usage import Tier
-from moa.vllm.settings import VLLMConfig
+from moa.vllm.settings import UTILISATION, VLLMConfig
 
 _NAMES: dict[Tier, str] = {"slm": "small", "llm": "large"}
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from math import ceil, log
 
 from moa.advisor.catalogue import VendorModel
-from moa.advisor.hardware import LocalModel
+from moa.advisor.fit import LocalModel
 from moa.advisor.task import Task
 from moa.usage import Tier
 

@@ -17,7 +17,8 @@ from typing import Literal
 from moa.advisor import Job, Risk, Skill
 from moa.advisor.catalogue import BUILT_IN, Model, VendorModel, models
 from moa.advisor.estimate import NO_COST, Cost, Latency, Member, Stage, Timed, latency_of
-from moa.advisor.hardware import SPARE, LocalModel, Machine, Placement, places, quantisations
+from moa.advisor.fit import SPARE, LocalModel, Placement, places, quantisations
+from moa.advisor.hardware import Machine
 from moa.advisor.task import Task, vendor_name
 
 Pattern = Literal["slm", "cascade", "hybrid", "llm", "mixture"]

@@ -287,8 +287,7 @@ class Endpoints(Closing):
 
     def _waiting(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
-        from moa.endpoints.vllm import VLLMServer
-        from moa.endpoints.wrappers import WaitForReady
+        from moa.endpoints.vllm import VLLMServer, WaitForReady
 
         server = self.config.server_of(name)
         keys = keys_of_running(server, self._configured(server).vllm.ports)

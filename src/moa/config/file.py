@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -50,21 +50,31 @@ def write_endpoint(
             written, or `load` would not take what it would say.
     """
     file = target(path)
-    _check_name(name)
-    before = _read(file)
-    known = parsed(before, file)
+    if name == EMBEDDED or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} can't be the name of an endpoint: letters, digits, '-' and '_' can, "
+            f"and {EMBEDDED!r} is the model that is built in"
+        )
+    before, known = _read(file)
     there = name in known.get("endpoints", {})
     if there and not overwrite:
         raise ConfigError(
             f"{file} has an endpoint {name!r} already. Choose another name with --name, or "
             "replace it with --overwrite"
         )
-    after = (_replaced if there else _appended)(before, "endpoints", name, table)
-    after = _defaulted(after, tiers) if tiers else after
-    _check_only(
-        known, after, file=file, section="endpoints", name=name, table=table, tiers=tiers or {}
-    )
-    _replace(file, after)
+    whole = _plain(table)
+    if there:
+        after = _with_table(before, "endpoints", name, whole)
+    else:
+        after = _joined(before, {"endpoints": {name: whole}})
+    wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: whole}}
+    if tiers:
+        wanted["tiers"] = {**known.get("tiers", {}), **tiers}
+        if "tiers" in known:
+            after = _with_keys(after, ["tiers"], tiers)
+        else:
+            after = _joined(after, {"tiers": dict(tiers)})
+    _replace(file, after, wanted, added={"endpoints": {name: whole}})
     return file
 
 
@@ -92,45 +102,52 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
             out.
     """
     file = target(path)
-    before = _read(file)
-    known = parsed(before, file)
+    before, known = _read(file)
     graphs: dict[str, dict[str, Any]] = known.get("graphs", {})
-    there = graphs.get(name, {})
-    after = (_with_keys if name in graphs else _appended)(before, "graphs", name, keys)
-    whole = {**there, **_plain(keys)}
-    _check_only(known, after, file=file, section="graphs", name=name, table=whole, tiers={})
-    _replace(file, after)
+    there, given = graphs.get(name, {}), _plain(keys)
+    whole = {**there, **given}
+    if name in graphs:
+        after = _with_keys(before, ["graphs", name], given)
+    else:
+        after = _joined(before, {"graphs": {name: given}})
+    wanted = {**known, "graphs": {**graphs, name: whole}}
+    _replace(file, after, wanted, added={"graphs": {name: whole}})
     changed = {key: there[key] for key in keys if key in there and there[key] != whole[key]}
     return SetKeys(file, changed, tuple(key for key in there if key not in keys))
 
 
-def _check_name(name: str) -> None:
-    if name == EMBEDDED or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} can't be the name of an endpoint: letters, digits, '-' and '_' can, "
-            f"and {EMBEDDED!r} is the model that is built in"
-        )
-
-
-def _read(file: Path) -> str:
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """Read the text of a configuration, and the tables in it."""
     try:
-        return file.read_text(encoding="utf-8") if file.exists() else ""
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from error
+    return text, parsed(text, file)
 
 
-def _appended(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
+def _joined(before: str, tables: Mapping[str, Any]) -> str:
+    """Put tables at the end of a text."""
     import tomlkit
 
-    block = tomlkit.dumps({section: {name: _plain(table)}})
+    block = tomlkit.dumps(tables)
     return f"{before.rstrip()}\n\n{block}" if before.strip() else block
 
 
-def _replaced(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
+def _with_table(before: str, section: str, name: str, table: Mapping[str, Any]) -> str:
+    """Put a table in the place of another."""
     document = _document(before)
-    block = _document(_appended("", section, name, table) + "\n")
-    document[section][name] = block[section][name]
+    made = _document(_joined("", {section: {name: table}}) + "\n")
+    document[section][name] = made[section][name]
     return f"{document.as_string().rstrip()}\n"
+
+
+def _with_keys(before: str, place: Sequence[str], keys: Mapping[Any, Any]) -> str:
+    """Set keys of the table at a place, and leave its others."""
+    table = document = _document(before)
+    for key in place:
+        table = table[key]
+    table.update(keys)
+    return document.as_string()
 
 
 def _document(text: str) -> Any:
@@ -143,47 +160,25 @@ def _document(text: str) -> Any:
         raise ConfigError(f"the configuration can't be added to by moa: {error}") from error
 
 
-def _with_keys(before: str, section: str, name: str, keys: Mapping[str, object]) -> str:
-    document = _document(before)
-    for key, value in _plain(keys).items():
-        document[section][name][key] = value
-    return document.as_string()
-
-
-def _defaulted(text: str, tiers: Mapping[Tier, str]) -> str:
-    import tomlkit
-
-    document = _document(text)
-    if "tiers" not in document:
-        return f"{text.rstrip()}\n\n{tomlkit.dumps({'tiers': dict(tiers)})}"
-    for tier, name in tiers.items():
-        document["tiers"][tier] = name
-    return document.as_string()
-
-
-def _check_only(
-    known: dict[str, Any],
-    after: str,
-    *,
-    file: Path,
-    section: str,
-    name: str,
-    table: Mapping[str, object],
-    tiers: Mapping[Tier, str],
-) -> None:
-    """Hold what will be written against what was there: nothing else may differ."""
-    wanted = {**known, section: {**known.get(section, {}), name: _plain(table)}}
-    if tiers:
-        wanted["tiers"] = {**known.get("tiers", {}), **tiers}
+def _replace(file: Path, text: str, wanted: dict[str, Any], *, added: Mapping[str, Any]) -> None:
+    """Put a text in the place of a file, if it says what is wanted, and `load` would take it."""
     try:
-        written = tomllib.loads(after)
+        written = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         written = None  # such as tables that stand in one line, which can't be added to
     if written != wanted:
-        block = _appended("", section, name, table)
         raise ConfigError(
-            f"{file} is laid out so that moa can't add to it. Add this by hand:\n{block}"
+            f"{file} is laid out so that moa can't add to it. Add this by hand:\n"
+            f"{_joined('', added)}"
         )
+    try:
+        config_of(wanted, file, named=True)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\nNothing was written") from error
+    try:
+        replace_text(file, text, private=False)
+    except OSError as error:
+        raise ConfigError(f"{file} can't be written: {error.strerror}") from error
 
 
 def _plain(table: Mapping[str, object]) -> dict[str, Any]:
@@ -198,15 +193,3 @@ def _plain(table: Mapping[str, object]) -> dict[str, Any]:
                 list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value
             )
     return values | inner
-
-
-def _replace(file: Path, text: str) -> None:
-    """Put a text in the place of a file, if `load` would take it."""
-    try:
-        config_of(parsed(text, file), file, named=True)
-    except ConfigError as error:
-        raise ConfigError(f"{error}\nNothing was written") from error
-    try:
-        replace_text(file, text, private=False)
-    except OSError as error:
-        raise ConfigError(f"{file} can't be written: {error.strerror}") from error

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -135,6 +135,14 @@ class Example:
     text: str
     labels: Mapping[str, str]
     """Name of the right option, by name of the question."""
+
+
+class Request(NamedTuple):
+    """Typed questions about a text, as they are handed to what decides."""
+
+    text: str
+    questions: Sequence[Question]
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,17 +344,31 @@ async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator
             await pieces.aclose()
 
 
-def _keeps_completions(ask: Callable[..., Awaitable[Completion]]) -> Callable[..., Any]:
-    @wraps(ask)
-    def complete(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Awaitable[Completion]:
-        if context.journal is None:
-            return ask(self, prompt, context)
-        what, request = _completing(self, prompt)
-        return context.journal.once(
-            context, what, request, COMPLETION, lambda inner: ask(self, prompt, inner)
-        )
+def _keeps(
+    asked_of: Callable[..., tuple[str, object, Form[Any]] | None],
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Any]]:
+    """Make what keeps the answers of a method, whose last argument by place is the context.
 
-    return complete
+    Args:
+        asked_of: Says what kind of call it is, what is asked, and how its answer is written;
+            `None`: it isn't kept.
+    """
+
+    def keeping(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @wraps(ask)
+        def call(self: Endpoint, *given: Any, **named: Any) -> Awaitable[Any]:
+            *asked, context = given
+            if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
+                return ask(self, *given, **named)
+
+            def again(inner: RunContext) -> Awaitable[Any]:
+                return ask(self, *asked, inner, **named)
+
+            return context.journal.once(context, *kept, again)
+
+        return call
+
+    return keeping
 
 
 def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Callable[..., Any]:
@@ -356,7 +378,8 @@ def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Calla
     ) -> AsyncIterator[str | Completion]:
         if context.journal is None:
             return ask(self, prompt, context)
-        return _streamed(context.journal.call(context, *_completing(self, prompt)), self, prompt)
+        what, request, _ = _completing(self, prompt)  # the same, whether it comes whole or not
+        return _streamed(context.journal.call(context, what, request), self, prompt)
 
     async def _streamed(
         call: Call, endpoint: Endpoint, prompt: Prompt
@@ -374,35 +397,6 @@ def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Calla
                 yield piece
 
     return stream
-
-
-def _completing(endpoint: Endpoint, prompt: Prompt) -> tuple[str, object]:
-    """Say what is asked; a text is the same, whether it comes whole or in pieces."""
-    return f"complete {endpoint.name}", (endpoint.model, prompt)
-
-
-def _keeps_decisions(ask: Callable[..., Awaitable[Decision]]) -> Callable[..., Any]:
-    @wraps(ask)
-    def decide(
-        self: Endpoint,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Awaitable[Decision]:
-        if context.journal is None:
-            return ask(self, state, questions, context, examples=examples)
-        return context.journal.once(
-            context,
-            f"decide {self.name}",
-            (self.model, state, [asked(question) for question in questions], examples),
-            decision_form(questions),
-            lambda inner: ask(self, state, questions, inner, examples=examples),
-        )
-
-    return decide
 
 
 def decision_form(questions: Sequence[Question]) -> Form[Decision]:
@@ -433,29 +427,30 @@ def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
 
 
-def _keeps_embeddings(ask: Callable[..., Awaitable[Embeddings]]) -> Callable[..., Any]:
-    @wraps(ask)
-    def embed(
-        self: Endpoint, texts: Sequence[str], context: RunContext, /
-    ) -> Awaitable[Embeddings]:
-        if context.journal is None or self.price is FREE:  # sooner worked out than read
-            return ask(self, texts, context)
-        return context.journal.once(
-            context,
-            f"embed {self.name}",
-            (self.model, texts),
-            EMBEDDINGS,
-            lambda inner: ask(self, texts, inner),
-        )
+def _completing(endpoint: Endpoint, prompt: Prompt) -> tuple[str, object, Form[Completion]]:
+    return f"complete {endpoint.name}", (endpoint.model, prompt), COMPLETION
 
-    return embed
+
+def _deciding(
+    endpoint: Endpoint, text: str, questions: Sequence[Question], examples: Sequence[Example] = ()
+) -> tuple[str, object, Form[Decision]]:
+    request = (endpoint.model, text, [asked(question) for question in questions], examples)
+    return f"decide {endpoint.name}", request, decision_form(questions)
+
+
+def _embedding(
+    endpoint: Endpoint, texts: Sequence[str]
+) -> tuple[str, object, Form[Embeddings]] | None:
+    if endpoint.price is FREE:  # sooner worked out than read
+        return None
+    return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
 
 
 _ANSWER = TypeAdapter(Answer)
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
 _KEEPING: Mapping[str, Callable[..., Any]] = {
-    "complete": _keeps_completions,
+    "complete": _keeps(_completing),
     "stream": _keeps_streams,
-    "decide": _keeps_decisions,
-    "embed": _keeps_embeddings,
+    "decide": _keeps(_deciding),
+    "embed": _keeps(_embedding),
 }

@@ -22,13 +22,9 @@ _HOST = re.compile(rb"[\w.-]+")
 def check_address(url: str, name: str, what: str = "base_url") -> None:
     """Refuse what no request can be sent to, and what would show a secret in an error.
 
-    Args:
-        url: The address.
-        name: Name of the endpoint, for the error.
-        what: Where the address was given.
-
     Raises:
-        ConfigError: it is no address of HTTP, or holds a user name, a password or a query.
+        ConfigError: it is no address of HTTP, or holds a user name, a password or a query. `name`
+            is that of the endpoint, and `what` the key that holds the address.
     """
     if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
         raise ConfigError(
@@ -75,12 +71,8 @@ def is_near(url: str) -> bool:
 def proxy_of(url: str, name: str) -> str | None:
     """Find the proxy that the environment names for an address; `None`: it is asked directly.
 
-    Args:
-        url: The address.
-        name: Name of the endpoint, for the error.
-
     Raises:
-        ConfigError: the proxy isn't asked in HTTP.
+        ConfigError: the proxy of the endpoint of this name isn't asked in HTTP.
     """
     from urllib.request import getproxies, proxy_bypass
 
@@ -115,11 +107,8 @@ def _is_in(host: str, networks: str) -> bool:
 def trusted(name: str) -> ssl.SSLContext:
     """Read the certificates that `$SSL_CERT_FILE` or `$SSL_CERT_DIR` names, or this machine's.
 
-    Args:
-        name: Name of the endpoint, for the error.
-
     Raises:
-        ConfigError: what the environment names can't be read.
+        ConfigError: what the environment names can't be read, for the endpoint of this name.
     """
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
@@ -135,13 +124,11 @@ def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
     """Read them once: it takes 20 ms."""
     import ssl
 
-    if file is None and folder is None and sys.platform in ("darwin", "win32"):
+    named = file or folder
+    if not named and sys.platform in ("darwin", "win32"):
         import truststore
 
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if file is None and folder is None:
-        context.load_default_certs()
-    else:
-        context.load_verify_locations(file, folder)
+    context.load_verify_locations(file, folder) if named else context.load_default_certs()
     return context

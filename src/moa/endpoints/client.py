@@ -34,7 +34,6 @@ from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
-    EndpointError,
     EndpointTimeout,
     InvalidResponse,
 )
@@ -112,21 +111,7 @@ class Client:
     `$HTTP_PROXY`, `$HTTPS_PROXY` or `$ALL_PROXY`, less `$NO_PROXY`; SOCKS is not spoken. Servers
     are trusted by `$SSL_CERT_FILE` or `$SSL_CERT_DIR`, else by the certificates of this machine.
 
-    Args:
-        name: Name of the endpoint, for errors and usage.
-        tier: Its tier.
-        model: Model to ask for, and to name in errors.
-        base_url: Address up to `/v1`; `None` is OpenAI, or `$OPENAI_BASE_URL`.
-        api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
-            `$OPENAI_API_KEY` to OpenAI.
-        price: What it charges.
-        concurrency: Maximum requests at once; more wait for a slot.
-        connect_timeout_s: Seconds to wait for a connection.
-        timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
-
-    Raises:
-        ConfigError: `base_url` is no address of HTTP or holds a secret, the key is empty or
-            holds anything but visible ASCII, or a number is not positive.
+    What it is given, and refuses, is what an `OpenAIEndpoint` is given; see there.
     """
 
     def __init__(
@@ -178,13 +163,8 @@ class Client:
     ) -> Posted:
         """Send `body`, and charge what its answer says it took, or else `estimate`.
 
-        Args:
-            path: From the base URL on, such as `/chat/completions`.
-            body: Sent as JSON.
-            context: Budget, deadline and ledger.
-            estimate: What it is expected to take; with no calls, such as to a tokenizer, the
-                request is free.
-            at_root: Whether `path` starts at the server's root, before `/v1`.
+        With an estimate of no calls, such as to a tokenizer, the request is free. With `at_root`
+        the path starts at the server's root, before `/v1`.
 
         Raises:
             EndpointError: the request failed; see its subclasses.
@@ -359,8 +339,7 @@ class Client:
                 response = await self._sent(line, url, body)
                 content = await self._read(response)
             seconds = time.monotonic() - start
-        if response.status >= 300:
-            raise self._refused(response, content, line)
+        self._check_status(response, content, line)
         try:
             answer: object = json.loads(content)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
@@ -380,8 +359,7 @@ class Client:
             response = await self._sent(line, url, body)
             streams = response.content_type == "text/event-stream" and response.status < 300
             content = b"" if streams else await self._read(response)
-        if response.status >= 300:
-            raise self._refused(response, content, line)
+        self._check_status(response, content, line)
         if not streams:
             raise self._invalid(response, content, line)
         try:
@@ -526,12 +504,11 @@ class Client:
                 endpoint=self.name,
             ) from cause
 
-    def _refused(
-        self, response: aiohttp.ClientResponse, content: bytes, line: _Line
-    ) -> EndpointError:
-        return error_of_response(
-            response, content, endpoint=self.name, model=self.model, secret=line.secret
-        )
+    def _check_status(self, response: aiohttp.ClientResponse, content: bytes, line: _Line) -> None:
+        if response.status >= 300:
+            raise error_of_response(
+                response, content, endpoint=self.name, model=self.model, secret=line.secret
+            )
 
     def _invalid(
         self, response: aiohttp.ClientResponse, content: bytes, line: _Line

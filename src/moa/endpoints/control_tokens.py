@@ -37,71 +37,27 @@ _LOOKS = {
 _TRANSLATED = str.maketrans(_LOOKS | dict.fromkeys(_UNSEEN))
 _ODD = _UNSEEN | _LOOKS.keys()
 _NAMED = (
-    "s",
-    "[se]op",
-    "__media__",
-    "unk",
-    "pad",
-    "bos",
-    "eos",
-    "cls",
-    "sep",
-    "mask",
-    "image",
-    "audio",
-    "video",
-    "image_soft_token",
-    "(?:start|end)_of_(?:turn|image|audio|text|role)",
-    "(?:begin|end)_of_(?:text|sentence|turn)",
-    "think(?:ing)?",
-    "thought",
-    "tools?",
-    "(?:minimax:)?tool_(?:call|calls|response|result|results|output)",
-    "function_calls?",
-    "fim_(?:prefix|middle|suffix|pad)",
-    "repo_?name",
-    "file_sep",
-    "filename",
-    "gh_stars",
-    "issue_(?:start|comment|closed)",
-    "jupyter_(?:start|text|code|output|script)",
-    "empty_output",
-    "commit_(?:before|msg|after)",
-    "(?:unused|reserved_|extra_id_|extra_|SPECIAL_)[0-9]+",
-    "(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK)_TOKEN",
-    "seed:[a-z_]+(?::[a-z_]+)?",
+    r"s|[se]op|__media__|unk|pad|bos|eos|cls|sep|mask|image|audio|video|image_soft_token"
+    r"|(?:start|end)_of_(?:turn|image|audio|text|role)|(?:begin|end)_of_(?:text|sentence|turn)"
+    r"|think(?:ing)?|thought|tools?|(?:minimax:)?tool_(?:call|calls|response|result|results|output)"
+    r"|function_calls?|fim_(?:prefix|middle|suffix|pad)|repo_?name|file_sep|filename|gh_stars"
+    r"|issue_(?:start|comment|closed)|jupyter_(?:start|text|code|output|script)|empty_output"
+    r"|commit_(?:before|msg|after)|(?:unused|reserved_|extra_id_|extra_|SPECIAL_)[0-9]+"
+    r"|(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK)_TOKEN|seed:[a-z_]+(?::[a-z_]+)?"
 )
 _BRACKETED = (
-    "INST",
-    "SYSTEM_PROMPT",
-    "AVAILABLE_TOOLS",
-    "TOOL_(?:RESULTS|CALLS|CONTENT)",
-    "MODEL_SETTINGS",
-    "CALL_ID",
-    "ARGS",
-    "THINK",
-    "IMG(?:_BREAK|_END)?",
-    "(?:BEGIN_)?AUDIO",
-    "PREFIX",
-    "MIDDLE",
-    "SUFFIX",
-    "[gs]?MASK",
-    "CLS",
-    "SEP",
-    "PAD",
-    "UNK",
-    "BOS",
-    "EOS",
-    "control_[0-9]+",
+    r"INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:RESULTS|CALLS|CONTENT)|MODEL_SETTINGS|CALL_ID|ARGS"
+    r"|THINK|IMG(?:_BREAK|_END)?|(?:BEGIN_)?AUDIO|PREFIX|MIDDLE|SUFFIX|[gs]?MASK|CLS|SEP|PAD|UNK"
+    r"|BOS|EOS|control_[0-9]+"
 )
 _TOKEN = re.compile(
     "|".join(
         (
             r"<(?=\|[^<>\s]{0,100}>)",  # <|im_start|>, <|turn>, and DeepSeek's wide bars
             r"<(?=/?[^<>\s|]{1,100}\|>)",  # <turn|>
-            rf"<(?=/?(?:{'|'.join(_NAMED)})>)",
+            rf"<(?=/?(?:{_NAMED})>)",
             r"<(?=</?SYS>>)",
-            rf"\[(?=/?(?:{'|'.join(_BRACKETED)})\])",
+            rf"\[(?=/?(?:{_BRACKETED})\])",
             r"\[(?=\|[^\[\]\s]{0,100}\|\])",  # [|user|]
             r"\](?=~!?b[\[\]])",
             r"\[(?=e~\[)",

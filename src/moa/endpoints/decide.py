@@ -9,15 +9,14 @@ from typing import Any, Literal, Protocol, cast
 
 from moa._async import Lock
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Example, Prompt
+from moa.endpoints import Completion, Decision, Example, Prompt, Request
 from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.labels import LabelBackend, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.native import Native, unique
-from moa.endpoints.wires import DecisionsWire, SystemOneWire, written
+from moa.endpoints.native import Decisions, SystemOne, unique, written
 from moa.errors import ConfigError, EndpointRejected, EndpointUnsupported, OutputError
 from moa.messages import Message
-from moa.questions import Option, Question
+from moa.questions import Question
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
 """How an endpoint decides: natively where the server can, else by label log-probabilities where
@@ -42,22 +41,11 @@ class Backend(Protocol):
         """What it is called in traces, such as `label log-probabilities`."""
         ...
 
-    async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example],
-    ) -> Decision:
-        """Answer typed questions about `text`, from which control tokens are gone.
+    async def decide(self, request: Request, context: RunContext) -> Decision:
+        """Answer typed questions about a text, from which control tokens are gone.
 
         Raises:
             EndpointUnsupported: the server cannot decide in this way.
-            EndpointError: the request failed.
-            BudgetExceeded: a limit would be passed by the next request, which was not sent.
-            DeadlineExceeded: the run's time is up.
             ConfigError: a question is over a limit of this server; nothing was sent.
         """
         ...
@@ -77,12 +65,7 @@ class Decider:
     """
 
     def __init__(
-        self,
-        client: Client,
-        complete: Complete,
-        *,
-        decides: Decides,
-        dialect: Dialect | None,
+        self, client: Client, complete: Complete, *, decides: Decides, dialect: Dialect | None
     ) -> None:
         self.priority = 0
         """Of label readings, where vLLM serves by priority; lower is served earlier."""
@@ -96,34 +79,20 @@ class Decider:
         """Why others were not taken, as the trace says it."""
         self._finding = Lock()
 
-    async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example],
-    ) -> Decision:
-        """Answer typed questions about `text`; see `Backend.decide`."""
+    async def decide(self, request: Request, context: RunContext) -> Decision:
+        """Answer typed questions about a text; see `Backend.decide`."""
         async with self._finding.held(context.remaining_s()):
             known = self._backend is not None
-            first = None if known else await self._try(text, questions, context, examples)
+            first = None if known else await self._try(request, context)
         if first is not None:
             return first
         if known:
             for said in self._passed:
                 context.note("fell back", said, endpoint=self._client.name)
         assert self._backend is not None
-        return await self._backend.decide(text, questions, context, examples=examples)
+        return await self._backend.decide(request, context)
 
-    async def _try(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        examples: Sequence[Example],
-    ) -> Decision | None:
+    async def _try(self, request: Request, context: RunContext) -> Decision | None:
         """Find the backend that works, by its decision; the last one is not tried, and gives none.
 
         The trace says at once why others are not taken, so before what the next one notes.
@@ -133,7 +102,7 @@ class Decider:
             context.note("fell back", said, endpoint=self._client.name)
         for backend, other in pairwise(backends):
             try:
-                first = await backend.decide(text, questions, context, examples=examples)
+                first = await backend.decide(request, context)
             except EndpointUnsupported as error:
                 passed.append(f"to {other.title}: {error}")
                 context.note("fell back", passed[-1], endpoint=self._client.name)
@@ -147,9 +116,9 @@ class Decider:
         """List the backends that may work, and why one before them is known not to."""
         match self._decides:
             case "systemone":
-                return [Native(self._client, self._dialect or UNKNOWN, SystemOneWire())], []
+                return [SystemOne(self._client, self._dialect or UNKNOWN)], []
             case "decisions":
-                return [Native(self._client, self._dialect or OPENAI, DecisionsWire())], []
+                return [Decisions(self._client, self._dialect or OPENAI)], []
             case "text":
                 return [self._written], []
             case "labels":
@@ -170,17 +139,14 @@ class Decider:
             known = known or await self._asked(context)
         except EndpointUnsupported as error:  # what lists no models has no route of its own either
             return [self._written], [f"to {self._written.title}: {error}"]
-        wire = DecisionsWire() if known.wire == "decisions" else SystemOneWire()
+        native = Decisions if known.wire == "decisions" else SystemOne
         labels = [self._labels(known.labels)] if known.labels else []
-        return [Native(self._client, known, wire), *labels, self._written], []
+        return [native(self._client, known), *labels, self._written], []
 
     def _labels(self, kind: Literal["vllm", "llama.cpp"]) -> Backend:
-        client = self._client
-        reader = (
-            VLLMLabelReader(client, priority=self.priority)
-            if kind == "vllm"
-            else LlamaCppReader(client)
-        )
+        client, reader = self._client, LlamaCppReader(self._client)
+        if kind == "vllm":
+            reader = VLLMLabelReader(client, priority=self.priority)
         return LabelBackend(reader, endpoint=client.name, model=client.model)
 
     async def _asked(self, context: RunContext) -> Dialect:
@@ -196,12 +162,7 @@ class Decider:
 
 
 def way_of(decides: Decides, known: Dialect | None) -> str:
-    """Say how an endpoint will decide, as far as that shows before the first decision.
-
-    Args:
-        decides: The way that is configured.
-        known: What the server says it is; `None` where it could not be asked.
-    """
+    """Say how an endpoint will decide, as far as that shows before the first decision."""
     match decides:
         case "systemone" | "decisions":
             return f"by /v1/{decides}"
@@ -220,9 +181,6 @@ class WrittenLabels:
     """Decides by having a model write the labels, into a JSON object by a schema.
 
     Any endpoint can do it. It brings no probabilities, so nothing can be accepted on confidence.
-
-    Args:
-        complete: Asks the model.
     """
 
     title = "written labels, without probabilities"
@@ -230,24 +188,17 @@ class WrittenLabels:
     def __init__(self, complete: Complete) -> None:
         self._complete = complete
 
-    async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example],
-    ) -> Decision:
-        """Answer typed questions about `text`; see `Backend.decide`.
+    async def decide(self, request: Request, context: RunContext) -> Decision:
+        """Answer typed questions about a text; see `Backend.decide`.
 
         Raises:
             OutputError: what the model wrote is no JSON object.
         """
+        text, questions, examples = request
         named = unique(questions)
         prompt = Prompt(
             messages=(
-                Message("system", f"{_INSTRUCTIONS}\n\n{_listed(named)}"),
+                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_listed, named)))),
                 *_shown(named, examples),
                 Message("user", _text(text)),
             ),
@@ -277,15 +228,10 @@ def _labels(text: str, node: str) -> dict[str, Any]:
     return cast("dict[str, Any]", labels)
 
 
-def _listed(questions: Sequence[Question]) -> str:
-    return "\n\n".join(
-        "\n".join((f"{question.name}: {question.text}", *map(_option, question.options)))
-        for question in questions
-    )
-
-
-def _option(option: Option) -> str:
-    return f"- {option.name}" + (f": {option.description}" if option.description else "")
+def _listed(question: Question) -> str:
+    named = [(o.name, f": {o.description}" if o.description else "") for o in question.options]
+    options = (f"- {name}{meaning}" for name, meaning in named)
+    return "\n".join((f"{question.name}: {question.text}", *options))
 
 
 def _text(text: str) -> str:

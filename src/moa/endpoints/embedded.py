@@ -11,10 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moa.context import RunContext
-from moa.endpoints import (
-    Capability,
-    close_all,
-)
+from moa.endpoints import Capability, close_all
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.engine import Engine, EngineHost, EngineSettings, acquire, release
@@ -25,7 +22,6 @@ from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
 from moa.endpoints.wrappers import Within
 from moa.errors import (
     DeadlineExceeded,
-    EndpointError,
     EndpointRejected,
     EndpointUnavailable,
     InvalidResponse,
@@ -113,22 +109,15 @@ class EmbeddedEndpoint(Within):
         return self._hidden
 
     async def start(self, context: RunContext, /) -> None:
-        """Start the engine now, so that the first call doesn't wait for it.
+        """Start the engine now, so that the first call doesn't wait for it; raises what that would.
 
         Raises:
-            ModelNotFound: there are no weights, or llama.cpp can't load them.
-            MissingDependency: xllamacpp is not installed.
             EndpointUnavailable: the engine did not come up.
-            DeadlineExceeded: the run's time is up.
         """
         await self._started(context)
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text by the model's own tokenizer.
-
-        Raises:
-            MoaError: as `complete`.
-        """
+        """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
         async with self.within(context) as served:
             reader = LlamaCppReader(served.client)
             return len(await reader.tokens(neutralise(text), context, whole=False))
@@ -162,21 +151,20 @@ class EmbeddedEndpoint(Within):
         try:
             yield self._served[engine]
         except (EndpointUnavailable, InvalidResponse) as error:
-            if too_long := _too_long_to_embed(error):
-                raise too_long from error
-            if await self._died(engine, error):
+            if found := _TOO_LONG.search(str(error)):  # llama.cpp says it as a failure of its own
+                raise EndpointRejected(
+                    f"a text of {found[1]} tokens is too long to embed: {found[2]} fit. Split it",
+                    endpoint=error.endpoint,
+                    status=error.status,
+                ) from error
+            lost = error.status is None
+            if lost and await asyncio.to_thread(engine.ends_within, _DEATH_SEEN_WITHIN_S):
                 raise EndpointUnavailable(
                     f"the engine died while it worked on this call ({engine.death()}). "
                     "The next call starts it again",
                     endpoint=self.name,
                 ) from error
             raise
-
-    async def _died(self, engine: Engine, error: EndpointError) -> bool:
-        """Find out whether a lost connection is a dead engine."""
-        if error.status is not None:
-            return False
-        return await asyncio.to_thread(engine.ends_within, _DEATH_SEEN_WITHIN_S)
 
     async def _started(self, context: RunContext) -> Engine:
         if self._host is None:
@@ -213,15 +201,3 @@ class EmbeddedEndpoint(Within):
             decides="labels",
             dialect=LLAMACPP,
         )
-
-
-def _too_long_to_embed(error: EndpointError) -> EndpointRejected | None:
-    """Read what llama.cpp says, as a failure of its own, of a text longer than its batch."""
-    found = _TOO_LONG.search(str(error))
-    if found is None:
-        return None
-    return EndpointRejected(
-        f"a text of {found[1]} tokens is too long to embed: {found[2]} fit. Split it",
-        endpoint=error.endpoint,
-        status=error.status,
-    )

@@ -12,13 +12,13 @@ import os
 import threading
 import time
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
+from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -31,7 +31,6 @@ from moa.endpoints import (
     Prompt,
     unable,
 )
-from moa.endpoints.cores import usable_cores
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
@@ -112,8 +111,6 @@ class Encoder(Closing):
 
         Raises:
             MissingDependency: a package that it needs is not installed.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
         """
         if package := self.missing():
             purpose = "to turn texts into vectors"
@@ -183,22 +180,21 @@ class MultilingualEncoder(Encoder):
         tokens = 0
         with _E5_ALONE:  # its engine works in buffers of its own
             for text in texts:
-                key = (_readable(text), self.passage)
-                vector = _E5_VECTORS.get(key)
-                if vector is None:
-                    engine = _e5()
-                    vector = tuple(float(x) for x in engine.encode(key[0], not self.passage))
-                    tokens += int(engine.token_count(key[0], not self.passage))
-                    _E5_VECTORS[key] = vector
-                    if len(_E5_VECTORS) > _KEPT:
-                        _E5_VECTORS.popitem(last=False)
-                _E5_VECTORS.move_to_end(key)
+                hits = _e5_encoded.cache_info().hits
+                vector, read = _e5_encoded(_readable(text), not self.passage)
                 found.append(vector)
+                tokens += 0 if _e5_encoded.cache_info().hits > hits else read
         return tuple(found), tokens
 
 
 _E5_ALONE = threading.Lock()
-_E5_VECTORS: OrderedDict[tuple[str, bool], Vector] = OrderedDict()
+
+
+@lru_cache(maxsize=_KEPT)
+def _e5_encoded(text: str, is_query: bool) -> tuple[Vector, int]:
+    engine = _e5()
+    vector = tuple(float(x) for x in engine.encode(text, is_query))
+    return vector, int(engine.token_count(text, is_query))
 
 
 @cache
@@ -252,30 +248,26 @@ class SentenceEncoder(Encoder):
         """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
         import numpy as np
 
-        loaded = _minilm()
+        session, tokenizer = _minilm()
         vectors: list[Vector] = []
         tokens = 0
         for text in texts:
-            ids = np.array([loaded.tokenizer.encode(text).ids], np.int64)
+            ids = np.array([tokenizer.encode(text).ids], np.int64)
             feed = {
                 "input_ids": ids,
                 "attention_mask": np.ones_like(ids),
                 "token_type_ids": np.zeros_like(ids),
             }
-            states = np.asarray(loaded.session.run(None, feed)[0][0], np.float64)
+            states = np.asarray(session.run(None, feed)[0][0], np.float64)
             mean = states.mean(0)
             vectors.append(tuple((mean / np.linalg.norm(mean)).tolist()))
             tokens += ids.size
         return tuple(vectors), tokens
 
 
-class _Loaded(NamedTuple):
-    session: Any
-    tokenizer: Any
-
-
 @cache
-def _minilm() -> _Loaded:
+def _minilm() -> tuple[Any, Any]:
+    """Load the model, and its tokenizer."""
     onnxruntime: Any = import_module("onnxruntime")
     tokenizers: Any = import_module("tokenizers")
     options = onnxruntime.SessionOptions()
@@ -286,4 +278,4 @@ def _minilm() -> _Loaded:
     tokenizer = tokenizers.Tokenizer.from_file(str(words.get_model_path() / "tokenizer.json"))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()
-    return _Loaded(session, tokenizer)
+    return session, tokenizer

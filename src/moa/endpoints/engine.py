@@ -24,11 +24,11 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import SecretStr
 
-from moa.endpoints.cores import usable_cores
+from moa._machine import usable_cores
 from moa.endpoints.weights import find_weights
 from moa.errors import EndpointUnavailable, MissingDependency, ModelNotFound
 
@@ -49,11 +49,7 @@ _COMMANDS = {"libgomp.so.1": "apt-get install libgomp1"}
 
 
 def check_engine() -> None:
-    """Import llama.cpp, without starting anything.
-
-    Raises:
-        MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
-    """
+    """Import llama.cpp, or raise `MissingDependency`; nothing is started."""
     try:
         import_module("xllamacpp")
     except ImportError as error:
@@ -104,57 +100,40 @@ class EngineSettings:
 
 
 class Engine:
-    """One server process, and the way to it.
+    """One server process, which answers as soon as this is made.
 
     Args:
-        process: Reads its settings from stdin, and has not been sent them yet.
-        log: Where its stderr goes.
         weights: The GGUF file that it serves.
-        settings: How it runs, without zeros.
+        settings: How it runs.
+
+    Raises:
+        MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
+        ModelNotFound: llama.cpp can't load the weights.
+        EndpointUnavailable: it did not come up.
     """
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        log: IO[bytes],
-        *,
-        weights: Path,
-        settings: EngineSettings,
-    ) -> None:
-        self.process = process
+    def __init__(self, weights: Path, settings: EngineSettings) -> None:
+        if find_spec("xllamacpp") is None:
+            raise _missing()
         self.weights = weights
-        self.settings = settings
+        self.settings = settings.resolved()
         self.api_key = SecretStr(secrets.token_urlsafe(32))
         self.model = weights.stem
-        self._log = log
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._owner = os.getpid()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            # Threads that spin while they wait slow a busy machine down to a tenth.
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+        )
         try:
             self.base_url = f"{self._greet()}/v1"
         except BaseException:
             self.stop()
             raise
-
-    @classmethod
-    def start(cls, weights: Path, settings: EngineSettings) -> Engine:
-        """Start it, and wait until it answers.
-
-        Raises:
-            MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
-            ModelNotFound: llama.cpp can't load the weights.
-            EndpointUnavailable: it did not come up.
-        """
-        if find_spec("xllamacpp") is None:
-            raise _missing()
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # Threads that spin while they wait slow a busy machine down to a tenth.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
-        )
-        return cls(process, log, weights=weights, settings=settings.resolved())
 
     @property
     def alive(self) -> bool:
@@ -173,8 +152,9 @@ class Engine:
         """Say in words how its process ended."""
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        line = "" if self._log.closed else self._last_line()
-        return f"{how}; its last words: {line}" if line else how
+        lines = [] if self._log.closed else self._logged().splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{how}; its last words: {last}" if last else how
 
     def stop(self) -> None:
         """End its process. Stopping twice does nothing."""
@@ -219,30 +199,23 @@ class Engine:
         if "missing" in said:
             raise _missing(said["missing"])
         if "refused" in said:
+            found = _FAULT.search(self._logged())
+            fault = found[1].strip() if found else said["refused"]
             raise ModelNotFound(
-                f"llama.cpp can't load {self.weights}: {self._fault() or said['refused']}. "
+                f"llama.cpp can't load {self.weights}: {fault}. "
                 "Give another GGUF file, as `model` of its endpoint, `model_path` or $MOA_MODEL"
             )
         return said["address"]
 
-    def _fault(self) -> str:
-        """What llama.cpp itself says is wrong with the weights; empty where it doesn't say."""
+    def _logged(self) -> str:
         self._log.seek(0)
-        found = _FAULT.search(self._log.read().decode(errors="replace"))
-        return found[1].strip() if found else ""
-
-    def _last_line(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read()[-4000:].decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return self._log.read().decode(errors="replace")
 
 
 class EngineHost:
     """Keeps one engine running for all who use the same weights.
 
-    Args:
-        find: Finds the weights, or fetches them; called in a thread at each start.
-        settings: How the engine runs.
+    They are found, or fetched, in a thread at each start.
     """
 
     def __init__(self, find: Callable[[], Path], settings: EngineSettings) -> None:
@@ -264,10 +237,12 @@ class EngineHost:
         """
         with self._lock:
             starting = self._starting
-            if starting is None or _is_over(starting):
+            if starting is None or (starting.done() and not _is_alive(starting)):
                 if starting is not None:
                     self._allow_restart(starting)
-                starting = self._starting = self._start()
+                worker = ThreadPoolExecutor(1, thread_name_prefix="moa-engine")
+                starting = self._starting = worker.submit(self._bring_up)
+                worker.shutdown(wait=False)
         return await asyncio.shield(asyncio.wrap_future(starting))
 
     def stop(self) -> None:
@@ -277,16 +252,9 @@ class EngineHost:
         if starting is not None and starting.exception() is None:
             _put_away(starting.result())
 
-    def _start(self) -> Future[Engine]:
-        worker = ThreadPoolExecutor(1, thread_name_prefix="moa-engine")
-        try:
-            return worker.submit(self._bring_up)
-        finally:
-            worker.shutdown(wait=False)
-
     def _bring_up(self) -> Engine:
         start = time.monotonic()
-        engine = Engine.start(self._find(), self._settings)
+        engine = Engine(self._find(), self._settings)
         _logger.info("%s is up after %.1f s", engine.model, time.monotonic() - start)
         atexit.register(engine.stop)
         return engine
@@ -307,10 +275,8 @@ class EngineHost:
         _put_away(last.result())
 
 
-def _is_over(starting: Future[Engine]) -> bool:
-    if not starting.done():
-        return False
-    return starting.exception() is not None or not starting.result().alive
+def _is_alive(started: Future[Engine]) -> bool:
+    return started.exception() is None and started.result().alive
 
 
 def _put_away(engine: Engine) -> None:

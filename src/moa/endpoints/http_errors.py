@@ -84,14 +84,7 @@ def cause_of(error: BaseException, secret: str) -> BaseException | None:
 def error_of_exception(
     error: BaseException, *, endpoint: str, url: str, secret: str = ""
 ) -> EndpointError:
-    """Say what an exception of the HTTP stack means.
-
-    Args:
-        error: One of `foreign_errors`.
-        endpoint: Name of the endpoint that was asked.
-        url: Where the request went.
-        secret: Key that must not show in the message.
-    """
+    """Say what one of `foreign_errors` means, without the key that was sent."""
     import aiohttp
     from aiohttp.http_exceptions import ContentEncodingError
 
@@ -145,35 +138,21 @@ def error_of_response(
     model: str,
     secret: str = "",
 ) -> EndpointError:
-    """Say what a status of 300 or more means, and what to do.
-
-    Args:
-        response: Its status and headers.
-        content: Its body.
-        endpoint: Name of the endpoint that was asked.
-        model: The model that was asked for.
-        secret: Key that must not show in the message.
-    """
+    """Say what a status of 300 or more means, and what to do, without the key that was sent."""
     status = response.status
     said, code = _said(response, content, secret)
     path = response.url.path
     kind, advice = meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
-    asked = _retry_after_s(response, content)
+    asked = _asked_s(response, content)
+    asked = max(0.0, asked) if asked is not None and math.isfinite(asked) else None
     if asked:
         message = f"{message} (the server asks to wait {asked:.4g} s before the next try)"
     return kind(message, endpoint=endpoint, status=status, retry_after_s=asked)
 
 
 def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[EndpointError], str]:
-    """Say which error a status of 300 or more is, and what to do.
-
-    Args:
-        status: Of HTTP.
-        said: By the server.
-        path: What was asked for.
-        model: The model that was asked.
-    """
+    """Say which error a status of 300 or more is, with what the server said, and what to do."""
     if status < 400:
         return (
             EndpointRejected,
@@ -204,7 +183,7 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
 
     Args:
         error: Has a status of HTTP, or a name that says that time is up or nobody was reached.
-        endpoint: Who was asked.
+        endpoint: Name of who was asked.
         model: The model that was asked.
         who: Raised it, in words.
     """
@@ -306,11 +285,6 @@ def _unwrapped(said: object) -> object:
         return json.loads(said)
     except (ValueError, RecursionError):
         return said
-
-
-def _retry_after_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
-    asked = _asked_s(response, content)
-    return max(0.0, asked) if asked is not None and math.isfinite(asked) else None
 
 
 def _asked_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:

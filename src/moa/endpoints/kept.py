@@ -24,11 +24,9 @@ create table if not exists answers (key blob primary key, answer text) without r
 class AnswerFile:
     """Answers in one SQLite file, by what was asked. Several processes may share it.
 
-    The file is readable by its owner alone, and holds answers, but no prompts. Nothing in it goes:
-    delete it to start anew.
-
-    Args:
-        path: The file; made where it isn't there.
+    The file is made where it isn't there, readable by its owner alone, and holds answers, but no
+    prompts. Nothing in it goes: delete it to start anew. Where it is broken, or can't be used, each
+    call raises `StoreError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,23 +35,13 @@ class AnswerFile:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, key: str) -> Any:
-        """Give the answer to what was asked; `None`: there is none.
-
-        Raises:
-            StoreError: the file is broken, or can't be opened.
-        """
-        found = self._execute("select answer from answers where key = ?", _hash(key))
+        """Give the answer to what was asked; `None`: there is none."""
+        found = self._execute("select answer from answers where key = ?", key)
         return json.loads(found[0][0]) if found else None
 
     def put(self, key: str, answer: Any) -> None:
-        """Keep an answer.
-
-        Raises:
-            StoreError: the file is broken, or can't be written.
-        """
-        self._execute(
-            "insert or replace into answers values (?, ?)", _hash(key), json.dumps(answer)
-        )
+        """Keep an answer."""
+        self._execute("insert or replace into answers values (?, ?)", key, json.dumps(answer))
 
     def close(self) -> None:
         """Close the file; it is opened again where it is needed."""
@@ -62,7 +50,8 @@ class AnswerFile:
                 self._connection.close()
             self._connection = None
 
-    def _execute(self, statement: str, *values: object) -> list[tuple[str]]:
+    def _execute(self, statement: str, key: str, *values: object) -> list[tuple[str]]:
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         try:
             with self._lock:
                 if self._connection is None:
@@ -71,13 +60,9 @@ class AnswerFile:
                         self.path, timeout=_WAIT_S, check_same_thread=False, isolation_level=None
                     )
                     self._connection.executescript(_SCHEMA)
-                return self._connection.execute(statement, values).fetchall()
+                return self._connection.execute(statement, (digest, *values)).fetchall()
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(
                 f"the cache {self.path} can't be used ({error}): delete it, or name another file"
             ) from error
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -82,12 +82,7 @@ class Identified(Protocol):
     """An endpoint that knows more of its model than the name. Asking is free."""
 
     async def identity(self, context: RunContext, /) -> Identity:
-        """Say which model it serves, and what with.
-
-        Raises:
-            ModelNotFound: the weights of the embedded model can't be had.
-            MissingDependency: the encoder's packages are not installed.
-        """
+        """Say which model it serves, and what with; raises as `identity_of`."""
         ...
 
 
@@ -108,11 +103,7 @@ UNKNOWN = Known(name="")
 
 
 def known(model: str) -> Known:
-    """Look a model up by its name.
-
-    Args:
-        model: Name of the model, as its server knows it, or of its file.
-    """
+    """Look a model up by its name, as its server knows it, or that of its file."""
     folder = cache_folder()
     return _found_here.get((model, folder)) or _probed(model, folder) or _shipped(model)
 
@@ -158,13 +149,10 @@ def _probed(model: str, folder: Path) -> Known | None:
     return None
 
 
-def _shipped(model: str) -> Known:
-    name = model.lower()
-    return next((one for one in _all_shipped() if one.name in name), UNKNOWN)
-
-
 @cache
-def _all_shipped() -> tuple[Known, ...]:
+def _shipped(model: str) -> Known:
     file = Path(__file__).with_name("known.toml")
     found = tomllib.loads(file.read_text(encoding="utf-8"))
-    return tuple(Known.model_validate(entry) for entry in found["models"])
+    name = model.lower()
+    models = (Known.model_validate(entry) for entry in found["models"])
+    return next((one for one in models if one.name in name), UNKNOWN)

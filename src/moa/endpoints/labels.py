@@ -11,11 +11,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 from moa._async import gather
 from moa.context import RunContext
-from moa.endpoints import Decision, Example
+from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.known import known
@@ -82,8 +82,6 @@ class LabelReader(Protocol):
         Raises:
             ConfigError: a label is the start of another.
             EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
-            BudgetExceeded: a limit would be passed; nothing was sent.
-            DeadlineExceeded: the run's time is up.
         """
         ...
 
@@ -213,13 +211,7 @@ def one_line(text: str) -> str:
 
 
 class LabelBackend:
-    """Decides by the log-probabilities of the words of the labels, one question after another.
-
-    Args:
-        reader: A server whose log-probabilities can be read.
-        endpoint: Name of the endpoint that answers.
-        model: Name of its model.
-    """
+    """Decides by the log-probabilities of the words of the labels, one question after another."""
 
     title = "label log-probabilities"
 
@@ -228,16 +220,9 @@ class LabelBackend:
         self._endpoint = endpoint
         self._model = model
 
-    async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example],
-    ) -> Decision:
-        """Answer typed questions about `text`; see `Backend.decide`."""
+    async def decide(self, request: Request, context: RunContext) -> Decision:
+        """Answer typed questions about a text; see `Backend.decide`."""
+        text, questions, examples = request
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
@@ -275,12 +260,7 @@ async def _tokenized(client: Client, body: Mapping[str, Any], context: RunContex
 
 
 class VLLMLabelReader:
-    """Reads label log-probabilities by `logprob_token_ids`, which misses none, unlike a top 20.
-
-    Args:
-        client: The connection to the server.
-        priority: Lower is served earlier; other than 0 needs `--scheduling-policy priority`.
-    """
+    """Reads label log-probabilities by `logprob_token_ids`, which misses none, unlike a top 20."""
 
     def __init__(self, client: Client, *, priority: int = 0) -> None:
         self._client = client
@@ -383,9 +363,6 @@ class LlamaCppReader:
     Its own list of the most probable tokens leaves labels out, so labels are pushed up by an
     equal `logit_bias`, read after sampling, and the push is taken back: if the pushed labels
     have the probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
-
-    Args:
-        client: Talks to the server.
     """
 
     def __init__(self, client: Client) -> None:
@@ -429,11 +406,11 @@ class LlamaCppReader:
     async def tokens(
         self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
     ) -> list[int]:
-        """Tokenise a text.
+        """Tokenise a text, which is free.
 
         Args:
             text: Is data from end to end, or, with `control`, none of it is.
-            context: Deadline; tokenising is free.
+            context: Deadline.
             whole: Whether it is the start of a prompt, and not a piece.
             control: Whether control tokens in it are meant.
         """
@@ -514,46 +491,36 @@ def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int,
     return {token: p * scale for token, p in relative.items()} | known
 
 
-class Demonstration(NamedTuple):
-    """A question, a text, and the label that answers it."""
-
-    question: str
-    text: str
-    label: str
-
-
 DEMONSTRATIONS = (
-    Demonstration(
+    (
         "Which language is the text written in?",
         "Je voudrais une table pour deux personnes.",
         "French",
     ),
-    Demonstration(
-        "What is the text about?", "The striker scored twice before half time.", "sports"
-    ),
-    Demonstration("Is this a question or a statement?", "Where did you put the keys", "question"),
-    Demonstration(
+    ("What is the text about?", "The striker scored twice before half time.", "sports"),
+    ("Is this a question or a statement?", "Where did you put the keys", "question"),
+    (
         "What does the customer want?",
         "My parcel was due on Monday and it is still not here.",
         "track order",
     ),
-    Demonstration("Is the text formal or informal?", "hey u coming 2nite or what", "informal"),
-    Demonstration(
+    ("Is the text formal or informal?", "hey u coming 2nite or what", "informal"),
+    (
         "Which season does the text describe?",
         "Snow lay on the roofs and the pond was frozen.",
         "winter",
     ),
-    Demonstration(
+    (
         "Is the claim about the past or the future?",
         "The bridge will open to traffic in two years.",
         "future",
     ),
-    Demonstration(
+    (
         "Who is speaking?",
         "Please take this twice a day after meals and come back in a week.",
         "doctor",
     ),
 )
-"""They are of eight unrelated tasks, so that they teach the form and favour no label. On
-SmolLM2-135M they rank the sentiment of texts better than a few labelled examples of the very task
-do, and far better than a prompt that lists the options."""
+"""Questions, texts and the labels that answer them, of eight unrelated tasks: they teach the form
+and favour no label. On SmolLM2-135M they rank the sentiment of texts better than a few labelled
+examples of the very task do, and far better than a prompt that lists the options."""

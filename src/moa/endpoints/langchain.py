@@ -109,18 +109,17 @@ class LangChainEndpoint(Closing):
             model = self._with_tools(prompt)
             asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
             async with closed_after(asked) as pieces:
-                while (piece := await self._next(pieces, context)) is not None:
+                while True:
+                    async with in_time(context.remaining_s()):
+                        piece = cast("AIMessageChunk | None", await anext(pieces, None))
+                    if piece is None:
+                        break
                     whole = piece if whole is None else whole + piece
                     if piece.text:
                         yield str(piece.text)
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
             yield self._finished(prompt, whole, None, call, context)
-
-    @staticmethod
-    async def _next(pieces: AsyncIterator[AIMessage], context: RunContext) -> AIMessageChunk | None:
-        async with in_time(context.remaining_s()):
-            return cast("AIMessageChunk | None", await anext(pieces, None))
 
     async def decide(
         self,
@@ -208,7 +207,12 @@ class LangChainEndpoint(Closing):
         about: dict[str, Any] = message.response_metadata
         ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
         cut = ended in _CUT
-        text = _json(parsed) if parsed is not None else str(message.text)
+        if parsed is None:
+            text = str(message.text)
+        elif isinstance(parsed, BaseModel):
+            text = parsed.model_dump_json()
+        else:
+            text = json.dumps(parsed, ensure_ascii=False)
         calls = _calls(message, prompt)
         if not text.strip() and not calls:
             if cut:
@@ -285,9 +289,3 @@ def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:
 
 def _stop(prompt: Prompt) -> list[str] | None:
     return list(prompt.stop) or None
-
-
-def _json(parsed: object) -> str:
-    if isinstance(parsed, BaseModel):
-        return parsed.model_dump_json()
-    return json.dumps(parsed, ensure_ascii=False)

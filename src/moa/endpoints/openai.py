@@ -21,6 +21,7 @@ from moa.endpoints import (
     Embeddings,
     Example,
     Prompt,
+    Request,
     need,
 )
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
@@ -29,16 +30,12 @@ from moa.endpoints.decide import Decider, Decides
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
-from moa.errors import (
-    EndpointError,
-    EndpointRejected,
-    InvalidResponse,
-    OutputError,
-)
+from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
+_STREAMING = {"stream": True, "stream_options": {"include_usage": True}}
 _OPTIONAL = ("temperature", "stop", "stream_options")
 _REFUSES = re.compile(
     r"unsupported|(not|n't) support|extra inputs|unknown (parameter|name)|unrecognized",
@@ -157,7 +154,9 @@ class OpenAIEndpoint(Closing):
         need(self, "complete", prompt)
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
-        choice = self._first_choice(answer)
+        choice = next(iter(objects_of(answer.get("choices"))), None)
+        if choice is None:
+            raise InvalidResponse("the answer holds no choice", endpoint=self.name)
         message = object_of(choice.get("message"))
         content, thought = _content(message)
         text, inline = split_thinking(content)
@@ -239,7 +238,8 @@ class OpenAIEndpoint(Closing):
         """
         need(self, "decide")
         shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        return await self._decider.decide(neutralise(text), questions, context, examples=shown)
+        request = Request(neutralise(text), questions, shown)
+        return await self._decider.decide(request, context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
@@ -276,9 +276,12 @@ class OpenAIEndpoint(Closing):
 
     def chat(self, prompt: Prompt) -> dict[str, Any]:
         """Write a request in this server's words."""
+        schema, messages = prompt.json_schema, prompt.messages
+        if schema is not None and not prompt.tools and not self.dialect.holds_to(schema):
+            messages = with_schema(messages, schema)
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [message.as_dict(neutralise) for message in self._shown(prompt)],
+            "messages": [message.as_dict(neutralise) for message in messages],
             self.dialect.answer_limit: prompt.max_tokens,
         }
         if prompt.temperature is not None:
@@ -287,22 +290,13 @@ class OpenAIEndpoint(Closing):
             body["stop"] = list(prompt.stop)
         if prompt.tools:
             body["tools"] = [{"type": "function", "function": asdict(one)} for one in prompt.tools]
-        if prompt.json_schema is not None and (
-            not prompt.tools or self.dialect.schema_beside_tools
-        ):
-            body.update(self.dialect.constrained(prompt.json_schema))
+        if schema is not None and (not prompt.tools or self.dialect.schema_beside_tools):
+            body.update(self.dialect.constrained(schema))
         return body
-
-    def _shown(self, prompt: Prompt) -> Sequence[Message]:
-        schema, messages = prompt.json_schema, prompt.messages
-        if schema is None or prompt.tools or self.dialect.holds_to(schema):
-            return messages
-        return with_schema(messages, schema)
 
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
-            body = self._accepted(self.chat(prompt))
-            estimate = self._estimate(body, prompt)
+            body, estimate = self._request(prompt)
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -313,9 +307,7 @@ class OpenAIEndpoint(Closing):
     ) -> AsyncGenerator[JSON | Amount, None]:
         begun = False
         while True:
-            streaming = {"stream": True, "stream_options": {"include_usage": True}}
-            body = self._accepted({**self.chat(prompt), **streaming})
-            estimate = self._estimate(body, prompt)
+            body, estimate = self._request(prompt, **_STREAMING)
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:
@@ -328,8 +320,12 @@ class OpenAIEndpoint(Closing):
                     raise
                 self._leave_out(body, error, context)
 
-    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in body.items() if key not in self._refused}
+    def _request(self, prompt: Prompt, **more: object) -> tuple[dict[str, Any], Amount]:
+        """Write a request without what the model refuses, and estimate what it takes."""
+        body = {k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._refused}
+        # The words around the messages stand for what the chat template puts there.
+        text = _DATA_URL.sub(_FILE, json.dumps(body, ensure_ascii=False))
+        return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _leave_out(
         self, body: Mapping[str, Any], error: EndpointRejected, context: RunContext
@@ -346,11 +342,6 @@ class OpenAIEndpoint(Closing):
         for key in refused:
             context.note("dropped", f"{key}: {self.model} takes none", endpoint=self.name)
 
-    def _estimate(self, body: Mapping[str, Any], prompt: Prompt) -> Amount:
-        # The words around the messages stand for what the chat template puts there.
-        text = _DATA_URL.sub(_FILE, json.dumps(body, ensure_ascii=False))
-        return estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
-
     def _check_length(self, prompt: Prompt) -> None:
         """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
         if self.context_window is None:
@@ -363,12 +354,6 @@ class OpenAIEndpoint(Closing):
                 "with a larger `context_window`",
                 endpoint=self.name,
             )
-
-    def _first_choice(self, answer: JSON) -> JSON:
-        choices = objects_of(answer.get("choices"))
-        if not choices:
-            raise InvalidResponse("the answer holds no choice", endpoint=self.name)
-        return choices[0]
 
     def _finished(
         self,
@@ -383,7 +368,8 @@ class OpenAIEndpoint(Closing):
         context: RunContext,
     ) -> Completion:
         if not (text.strip() or tool_calls) or finish_reason == "content_filter":
-            raise self._no_answer(text, refusal, finish_reason, context, thought=bool(reasoning))
+            thought = "thoughts and no answer" if reasoning else "nothing"
+            raise self._no_answer(text, refusal, finish_reason, context, wrote=thought)
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
         context.note("answered", model, endpoint=self.name)
@@ -398,7 +384,7 @@ class OpenAIEndpoint(Closing):
         )
 
     def _no_answer(
-        self, text: str, refusal: str, finish_reason: str, context: RunContext, *, thought: bool
+        self, text: str, refusal: str, finish_reason: str, context: RunContext, *, wrote: str
     ) -> InvalidResponse | OutputError:
         node = context.node or self.name
         if finish_reason == "content_filter":
@@ -407,8 +393,7 @@ class OpenAIEndpoint(Closing):
             context.note("refused", refusal, endpoint=self.name)
             message = f"the model refused to answer: {refusal}"
             return OutputError(message, node=node, text=text or refusal)
-        what = "thoughts and no answer" if thought else "nothing"
-        message = f"the model wrote {what} (finish reason {finish_reason!r})"
+        message = f"the model wrote {wrote} (finish reason {finish_reason!r})"
         if finish_reason == "length":
             return OutputError(f"{message}: raise `max_tokens`", node=node, text="")
         return InvalidResponse(message, endpoint=self.name)

@@ -13,7 +13,7 @@ from collections.abc import (
     Generator,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
@@ -26,6 +26,7 @@ from moa.endpoints import (
     Endpoint,
     Example,
     Prompt,
+    asked,
     close_all,
     closed_after,
 )
@@ -105,7 +106,15 @@ class Replicas(Wrapping):
         probe: Probe = list_models,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check(name, replicas)
+        if not replicas:
+            raise ConfigError(f"{name}: there are no replicas")
+        names = [one.name for one in replicas]
+        if len(set(names)) < len(names):
+            named = ", ".join(names)
+            raise ConfigError(f"{name}: each replica needs a name of its own, not {named}")
+        if len({(one.model, one.tier) for one in replicas}) > 1:
+            served = ", ".join(f"{one.name}: {one.model} ({one.tier})" for one in replicas)
+            raise ConfigError(f"{name}: replicas are of one model and one tier, not {served}")
         if slack < 0:
             raise ConfigError(f"{name}: slack must not be negative, and is {slack}")
         super().__init__(replicas[0])
@@ -161,7 +170,12 @@ class Replicas(Wrapping):
             except EndpointUnavailable as error:
                 replica.lost(error)
                 if begun:
-                    raise _broken_off(replica, error) from error
+                    raise EndpointUnavailable(
+                        "the stream broke off, and as a part of its answer was given, no other "
+                        f"replica was asked: {error.message}",
+                        endpoint=replica.name,
+                        status=error.status,
+                    ) from error
                 self._go_on(replica, error, tried, context)
 
     async def decide(
@@ -174,11 +188,11 @@ class Replicas(Wrapping):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
-
-        def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(text, questions, context, examples=examples)
-
-        return await self._send(send, _asked(questions, examples), context)
+        kept = [(shown.text, sorted(shown.labels.items())) for shown in examples]
+        prefix = repr(([asked(question) for question in questions], kept))
+        return await self._send(
+            lambda one: one.decide(text, questions, context, examples=examples), prefix, context
+        )
 
     async def close(self) -> None:
         """Close all of them, also where one can't be; its error is raised at the end."""
@@ -200,9 +214,15 @@ class Replicas(Wrapping):
     async def _next(
         self, prefix: str | None, tried: Collection[Replica], context: RunContext
     ) -> Replica:
-        """Choose a replica, none of those that failed this request already."""
-        await self._let_in(tried, context)
-        able = [one for one in self._replicas if one.is_in and one not in tried]
+        """Choose a replica, none of those that failed this request already.
+
+        Those whose wait is over are probed; where nobody is left, all but those just tried.
+        """
+        left = [one for one in self._replicas if one not in tried]
+        alone = not any(one.is_in for one in left)
+        if due := [one for one in left if alone or one.is_due]:
+            await asyncio.gather(*(one.probe(context) for one in due))
+        able = [one for one in left if one.is_in]
         if not able:
             raise self._all_gone()
         least = min(one.outstanding for one in able)
@@ -212,14 +232,6 @@ class Replicas(Wrapping):
             return equals[self._turn % len(equals)]
         able.sort(key=lambda one: _weight(prefix, one.name), reverse=True)
         return next(one for one in able if one.outstanding <= least + self._slack)
-
-    async def _let_in(self, tried: Collection[Replica], context: RunContext) -> None:
-        """Probe those whose wait is over; where nobody is left, all but those just tried."""
-        left = [one for one in self._replicas if one not in tried]
-        alone = not any(one.is_in for one in left)
-        due = [one for one in left if alone or one.is_due]
-        if due:
-            await asyncio.gather(*(one.probe(context) for one in due))
 
     def _go_on(
         self,
@@ -237,42 +249,14 @@ class Replicas(Wrapping):
 
     def _all_gone(self) -> EndpointUnavailable:
         reasons = "; ".join(one.reason for one in self._replicas if one.reason)
-        count = len(self._replicas)
-        return EndpointUnavailable(
-            f"none of its {count} replicas answers: {reasons}", endpoint=self.name
-        )
-
-
-def _check(name: str, replicas: Sequence[Endpoint]) -> None:
-    if not replicas:
-        raise ConfigError(f"{name}: there are no replicas")
-    names = [one.name for one in replicas]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{name}: each replica needs a name of its own, not {', '.join(names)}")
-    if len({(one.model, one.tier) for one in replicas}) > 1:
-        served = ", ".join(f"{one.name}: {one.model} ({one.tier})" for one in replicas)
-        raise ConfigError(f"{name}: replicas are of one model and one tier, not {served}")
-
-
-def _broken_off(replica: Replica, error: EndpointUnavailable) -> EndpointUnavailable:
-    return EndpointUnavailable(
-        "the stream broke off, and as a part of its answer was given, no other replica was "
-        f"asked: {error.message}",
-        endpoint=replica.name,
-        status=error.status,
-    )
+        said = f"none of its {len(self._replicas)} replicas answers: {reasons}"
+        return EndpointUnavailable(said, endpoint=self.name)
 
 
 def _prefix(prompt: Prompt) -> str | None:
     """Give what the prompts of one agent share: the system message, or else the first example."""
     first, *others = prompt.messages
     return first.content if others else None
-
-
-def _asked(questions: Sequence[Question], examples: Sequence[Example]) -> str:
-    """Give what the decisions of one agent share."""
-    asked = [(q.kind, q.text, [(o.name, o.description) for o in q.options]) for q in questions]
-    return repr((asked, [(shown.text, sorted(shown.labels.items())) for shown in examples]))
 
 
 def _weight(prefix: str, name: str) -> bytes:
@@ -335,22 +319,16 @@ class Replica:
             self._go_out(error)
 
     async def probe(self, context: RunContext) -> None:
-        """Look whether the server is there again, in no more than half of the run's time.
-
-        Raises:
-            DeadlineExceeded: the run's time is up.
-        """
+        """Look whether the server is there again, in no more than half of the run's time."""
         left_s = context.remaining_s()
         timeout_s = _PROBE_TIMEOUT_S if left_s is None else min(_PROBE_TIMEOUT_S, left_s / 2)
         self._probing = True
         try:
-            await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
-        except EndpointRejected:
-            self.back_at = None  # it said no, so it is there
+            with suppress(EndpointRejected):  # it said no, so it is there
+                await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
+            self.back_at = None
         except (EndpointError, DeadlineExceeded) as error:
             self._go_out(error)
-        else:
-            self.back_at = None
         finally:
             self._probing = False
 

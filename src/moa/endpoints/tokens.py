@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol, cast, runtime_checkable
 
 from moa.context import RunContext
@@ -41,7 +42,6 @@ class CountsTokens(Protocol):
 
         Raises:
             EndpointError: the request failed.
-            DeadlineExceeded: the run's time is up.
         """
         ...
 
@@ -49,20 +49,12 @@ class CountsTokens(Protocol):
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
     """Count tokens by the endpoint's tokenizer, else approximately, on the safe side.
 
-    Args:
-        endpoint: Who will read the text; wrappers are looked through. `None` is unknown.
-        text: Any text.
-        context: Deadline of the run.
-
-    Raises:
-        DeadlineExceeded: the run's time is up.
+    `None` is an unknown endpoint. Raises `DeadlineExceeded` where the run's time is up.
     """
     server = None if endpoint is None else unwrapped(endpoint)
     if text and isinstance(server, CountsTokens):
-        try:
+        with suppress(EndpointError):  # it lends none after all; a safe count does as well
             return await server.count_tokens(text, context)
-        except EndpointError:  # it lends none after all; a safe count does as well
-            return approximate_tokens(text)
     return approximate_tokens(text)
 
 
@@ -75,26 +67,15 @@ def window_of(endpoint: Endpoint | None) -> int | None:
 
 def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     """Estimate one call from the length of its texts, priced where the price is known."""
-    return price.charge(
-        Amount(
-            calls=1,
-            input_tokens=sum(map(approximate_tokens, texts)),
-            output_tokens=max_tokens,
-        )
-    )
+    tokens = sum(map(approximate_tokens, texts))
+    return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
 def amount_of(body: Mapping[str, Any], *, estimate: Amount) -> Amount | None:
     """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
 
-    It isn't priced yet.
-
-    Args:
-        body: The answer, or the event of a stream that holds it.
-        estimate: What the call was expected to take.
-
-    Returns:
-        `None` where it says nothing readable of what the call took.
+    It isn't priced yet. `None`: it says nothing readable of what the call took, which was expected
+    to be `estimate`.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):
@@ -119,13 +100,10 @@ def amount_of(body: Mapping[str, Any], *, estimate: Amount) -> Amount | None:
 
 
 def _cached(usage: Mapping[str, Any]) -> int | None:
-    for key in ("prompt_tokens_details", "input_tokens_details"):
+    for key in ("prompt_tokens_details", "input_tokens_details", "input_token_details"):
         details = usage.get(key)
         if isinstance(details, dict):
-            return _count(cast("dict[str, Any]", details), "cached_tokens")
-    read = usage.get("input_token_details")
-    if isinstance(read, dict):
-        return _count(cast("dict[str, Any]", read), "cache_read")
+            return _count(cast("dict[str, Any]", details), "cached_tokens", "cache_read")
     # DeepSeek's name for it, Mistral's, and pydantic-ai's.
     return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens")
 

@@ -205,15 +205,8 @@ def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any]) -> dict
     for form in forms:
         for part in form.values():
             shared |= part.pop("$defs", {})
-    turns = [
-        {
-            "type": "object",
-            "properties": form,
-            "required": [*form],
-            "additionalProperties": False,
-        }
-        for form in forms
-    ]
+    closed = {"type": "object", "additionalProperties": False}
+    turns = [{**closed, "properties": form, "required": [*form]} for form in forms]
     return {"title": "Turn", "anyOf": turns} | ({"$defs": shared} if shared else {})
 
 

@@ -5,26 +5,30 @@ The fields are those of vLLM 0.32: <https://docs.vllm.ai/en/stable/serving/opena
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
+from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
+from moa.endpoints.wrappers import Within, Wrapping
 from moa.errors import EndpointUnavailable, InvalidResponse
 from moa.usage import NOTHING, Tier
 
-if TYPE_CHECKING:
-    import aiohttp
-
 LOOPBACK = "127.0.0.1"
 _TIMEOUT_S = 5.0
+_LONGEST_START_S = 900.0
+"""Of a server that is waited for."""
 
 
 class VLLMEndpoint(OpenAIEndpoint):
@@ -71,12 +75,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         self._priority = self._decider.priority = priority
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text by the model's own tokenizer.
-
-        Raises:
-            EndpointError: the request failed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
         body = {"model": self.model, "prompt": neutralise(text), "add_special_tokens": False}
         reply, _ = await self.client.post(
             "/tokenize", body, context, estimate=NOTHING, at_root=True
@@ -116,13 +115,7 @@ class VLLMMetrics:
 
 
 class VLLMServer:
-    """A vLLM server, watched.
-
-    Args:
-        name: Named in errors.
-        port: Where it listens on this machine.
-        api_key: Its key.
-    """
+    """A vLLM server on this machine, watched; its name stands in errors."""
 
     def __init__(self, name: str, *, port: int, api_key: SecretStr) -> None:
         self.name = name
@@ -178,8 +171,12 @@ class VLLMServer:
     async def _get(self, path: str, headers: dict[str, str]) -> tuple[int, str]:
         import aiohttp
 
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         try:
-            async with self._session(headers) as session, session.get(self._root + path) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+                session.get(self._root + path) as answer,
+            ):
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as error:
             raise EndpointUnavailable(
@@ -187,12 +184,53 @@ class VLLMServer:
                 endpoint=self.name,
             ) from error
 
-    @staticmethod
-    def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
-        import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        return aiohttp.ClientSession(timeout=timeout, headers=headers)
+class WaitForReady(Within, Wrapping):
+    """Fails with a lost server's error only when the server is back, or will not come back.
+
+    So a further try, such as that of `Retried` around it, reaches a server that is there, however
+    long its start takes. The wait ends with the run's deadline, or after a quarter of an hour.
+
+    Args:
+        endpoint: What is asked.
+        is_coming: Whether somebody is starting the server, or watches over it.
+        is_ready: Whether it is there.
+        poll_s: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        is_coming: Callable[[], bool],
+        is_ready: Callable[[], Awaitable[bool]],
+        poll_s: float = 0.5,
+    ) -> None:
+        super().__init__(endpoint)
+        self._is_coming = is_coming
+        self._is_ready = is_ready
+        self._poll_s = poll_s
+
+    @asynccontextmanager
+    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
+        """Hold an error back until the server is there again."""
+        try:
+            yield self.endpoint
+        except EndpointUnavailable as error:
+            await self._wait(error, context)
+            raise
+
+    async def _wait(self, error: EndpointUnavailable, context: RunContext) -> None:
+        start = time.monotonic()
+        while time.monotonic() - start < _LONGEST_START_S and self._is_coming():
+            if await self._is_ready():
+                break
+            left_s = context.remaining_s()
+            await asyncio.sleep(self._poll_s if left_s is None else min(self._poll_s, left_s))
+        waited_s = time.monotonic() - start
+        if waited_s >= self._poll_s:
+            text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
+            context.note("retried", text, endpoint=self.name, error=error)
 
 
 def is_free(port: int) -> bool:

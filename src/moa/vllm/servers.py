@@ -130,12 +130,7 @@ def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
 async def until_ready(
     launched: Launched, *, timeout_s: float | None = None, tell: Say = lambda line: None
 ) -> ServerState:
-    """Wait until a server is ready.
-
-    Args:
-        launched: What comes up.
-        timeout_s: Seconds to wait; `None`: for as long as it takes.
-        tell: Called with the last line of its log, again and again.
+    """Wait until a server is ready; `tell` hears the last line of its log, again and again.
 
     Raises:
         EndpointUnavailable: it failed, and why, or it is not ready in time.
@@ -186,10 +181,7 @@ def _last_line(log: Path) -> str:
 
 
 async def stop(folder: ServerFolder) -> bool:
-    """Stop the server of a folder, and wait until nothing of it is left.
-
-    Returns:
-        Whether there was one.
+    """Stop the server of a folder, wait until nothing of it is left, and say whether there was one.
 
     Raises:
         EndpointUnavailable: something of it is left.
@@ -224,8 +216,8 @@ async def bring_up(
 
     Args:
         specs: What is started.
-        timeout_s: Seconds for each. One that takes longer goes on in the background. `None`: they
-            are started all at once, and not waited for.
+        timeout_s: Seconds for each. One that takes longer goes on in the background. `None`: none
+            is waited for.
         tell: Called with the last line of each log, again and again.
         say: Called for each that is ready, or is started where none is waited for.
 
@@ -328,11 +320,7 @@ class Report:
 
 
 async def reports(wanted: Iterable[Report]) -> list[Report]:
-    """Tell of all servers that are wanted, and of others on this machine that aren't down.
-
-    Args:
-        wanted: Those that are configured, as if they were down.
-    """
+    """Tell of all servers that are wanted, given as if down, and of others that aren't down."""
     kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
     found = await asyncio.gather(*(_report(*one) for one in kept))
     configured = {(report.name, report.port): report for report in wanted}

@@ -8,6 +8,8 @@ from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+UTILISATION = 0.92
+"""Share of a GPU's memory that vLLM takes by itself, since version 0.32."""
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 
 

@@ -98,11 +98,7 @@ class ServerFolder:
         return self.path / "log"
 
     def make(self) -> None:
-        """Make it, for this user's eyes alone.
-
-        Raises:
-            ConfigError: it can't be made or written to.
-        """
+        """Make it, for this user's eyes alone; raises `ConfigError` where it can't be made."""
         try:
             for folder in (self.path.parent, self.path):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,11 +120,7 @@ class ServerFolder:
         return FileLock(self.path / f"{holder}.lock", mode=0o600)
 
     def is_held(self, holder: Holder) -> bool:
-        """Say whether such a process lives.
-
-        Raises:
-            ConfigError: the folder can't be written.
-        """
+        """Say whether such a process lives; raises `ConfigError` where that can't be found out."""
         from filelock import Timeout
 
         if not self.path.exists():
@@ -188,13 +180,7 @@ class ServerFolder:
         return SecretStr(written) if written else None
 
     def make_key(self) -> SecretStr:
-        """Read the key of the server, made the first time.
-
-        It stays the same from one start to the next, so that clients that have it can go on.
-
-        Raises:
-            OSError: it can't be written.
-        """
+        """Read the key, made the first time; clients that have it go on after the next start."""
         if known := self.key():
             return known
         key = secrets.token_urlsafe(32)
@@ -203,13 +189,9 @@ class ServerFolder:
 
 
 def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
-    """Give the keys of the servers that `moa up` started for an endpoint.
+    """Give the keys of the servers that `moa up` started for an endpoint on some ports.
 
     A replica that is down has its key as well: it may come back.
-
-    Args:
-        name: Of the endpoint.
-        ports: Where its replicas listen.
 
     Raises:
         ConfigError: no server runs there, or it is another's.

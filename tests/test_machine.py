@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.cores import usable_cores, usable_memory
+from moa._machine import usable_cores, usable_memory
 
 
 @pytest.fixture

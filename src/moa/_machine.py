@@ -1,14 +1,19 @@
-"""Cores and memory: how much of this machine's a process may really use."""
+"""Machine: how much of it this process may use: cores, memory, and the library of NVIDIA's GPUs."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _QUOTA = _CGROUP / "cpu.max"
+_LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 
 
 def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
@@ -21,8 +26,18 @@ def usable_cores(*, cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
         allowed = os.sched_getaffinity(0)
     else:
         allowed = set(range(os.cpu_count() or 1))
-    cores = {_siblings(cpus, cpu) for cpu in allowed}
-    return max(1, min(len(cores), _limit(quota)))
+    siblings: set[str] = set()
+    for cpu in allowed:
+        try:
+            siblings.add((cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip())
+        except OSError:
+            siblings.add(str(cpu))
+    try:
+        share, period = quota.read_text().split()
+        limit = max(1, round(int(share) / int(period)))
+    except (OSError, ValueError):  # not in a container, or without a limit
+        limit = len(siblings)
+    return max(1, min(len(siblings), limit))
 
 
 class Memory(NamedTuple):
@@ -37,10 +52,7 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
     import psutil
 
     found = psutil.virtual_memory()
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for limit, used in _LIMITS:
         try:
             most = int((cgroup / limit).read_text())
             left = most - int((cgroup / used).read_text())
@@ -50,16 +62,17 @@ def usable_memory(*, cgroup: Path = _CGROUP) -> Memory:
     return Memory(found.total, found.available)
 
 
-def _siblings(cpus: Path, cpu: int) -> str:
-    try:
-        return (cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
-    except OSError:
-        return str(cpu)
+def nvidia() -> tuple[Any, int]:
+    """Start `pynvml`, for as long as the process lives, and count the GPUs that the driver knows.
 
-
-def _limit(quota: Path) -> int:
+    The count is 0 where there is no driver, or the package is not installed.
+    """
     try:
-        allowed, period = quota.read_text().split()
-        return max(1, round(int(allowed) / int(period)))
-    except (OSError, ValueError):  # not in a container, or without a limit
-        return os.cpu_count() or 1
+        library: Any = import_module("pynvml")
+    except ImportError:
+        return None, 0
+    try:
+        library.nvmlInit()
+        return library, library.nvmlDeviceGetCount()
+    except library.NVMLError:
+        return library, 0
