@@ -64,8 +64,9 @@ class Result(Generic[Out_co]):
         output: object = self.output
         if not isinstance(output, BaseModel):
             return [("output", str(output))]
+        name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
         fields = output.model_dump().items()
-        return [("output", type(output).__name__), *((name, str(one)) for name, one in fields)]
+        return [("output", name), *((name, str(one)) for name, one in fields)]
 
     def _noted(self) -> list[tuple[str, str]]:
         """Give what is worth knowing beside who answered."""

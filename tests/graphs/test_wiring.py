@@ -244,17 +244,21 @@ def test_a_node_that_nothing_uses_does_not_build() -> None:
 
 def test_labels_come_from_the_field_that_a_lambda_picks() -> None:
     g = Graph("g", str)
-    seen: list[Topic | None] = []
+    seen: list[Topic] = []
 
-    def branch(label: Topic | None) -> Handle[str]:
+    def branch(label: Topic) -> Handle[str]:
         seen.append(label)
         return g.add(shout, g.input)
 
     g.build(g.match(g.add(triage, g.input).map(lambda t: t.topic), branch))
-    assert seen == [Topic.CARD, Topic.LOAN, None]
+    assert seen == [Topic.CARD, Topic.LOAN]
 
 
-def test_labels_come_from_a_classifier_with_words() -> None:
+@pytest.mark.parametrize("labels", [None, ["card", "loan"]], ids=["asked", "given"])
+@pytest.mark.parametrize("none", [False, True])
+def test_none_of_these_has_a_way_where_a_classifier_may_say_it(
+    labels: list[str] | None, none: bool
+) -> None:
     g = Graph("g", Text)
     seen: list[str | None] = []
 
@@ -262,9 +266,9 @@ def test_labels_come_from_a_classifier_with_words() -> None:
         seen.append(label)
         return g.input
 
-    kind = g.add(Classifier(ScriptedEndpoint(), ["card", "loan"]), g.input)
-    g.build(g.match(kind, branch))
-    assert seen == ["card", "loan", None]
+    kind = g.add(Classifier(ScriptedEndpoint(), ["card", "loan"], none=none), g.input)
+    g.build(g.match(kind, branch, labels=labels))
+    assert seen == ["card", "loan", *([None] if none else [])]
 
 
 def test_labels_that_nobody_tells_must_be_given() -> None:
@@ -312,11 +316,11 @@ def test_nodes_that_differ_by_label_are_named_after_it() -> None:
     g = Graph("g", str)
     topic = g.add(triage, g.input).map(lambda t: t.topic)
 
-    def branch(label: Topic | None) -> Handle[str]:
+    def branch(label: Topic) -> Handle[str]:
         return g.add(shout, g.input.map(lambda text: f"{label}{text}"))
 
     names = {step.name for step in g.build(g.match(topic, branch)).plan.steps}
-    assert {"shout", "shout[loan]", "shout[none of these]"} <= names
+    assert {"shout", "shout[loan]"} <= names
 
 
 def test_a_lambda_as_a_node_on_what_can_be_skipped_does_not_build() -> None:

@@ -409,8 +409,15 @@ class JsonForm:
             ) from error
 
     def admit(self, value: object) -> list[Any]:
-        """Take a value as it is, or as the JSON of it."""
-        request: object = self._whole.validate_python(value)
+        """Take a value as it is, or as the JSON of it.
+
+        Raises:
+            InputError: it is of another type.
+        """
+        try:
+            request: object = self._whole.validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"the request is no {shown(self.kind)}: {said(error)}") from error
         return self.dump(request)
 
 
