@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -124,7 +124,7 @@ async def streamed(
     request: In,
     context: RunContext | None = None,
     /,
-) -> AsyncIterator[Event | Result[Out]]:
+) -> AsyncGenerator[Event | Result[Out]]:
     """Run, and tell what happens while it happens. The result comes last.
 
     Leaving the loop early cancels the run.

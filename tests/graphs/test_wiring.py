@@ -283,6 +283,61 @@ def test_labels_that_nobody_tells_must_be_given() -> None:
     g.build(g.match(g.add(choose, g.input), lambda label: g.input, labels=["x", "y"]))
 
 
+def one(a: str) -> str:
+    return a
+
+
+def two(a: str, b: str) -> str:
+    return a
+
+
+def two_or_one(a: str, b: str = "") -> str:
+    return a
+
+
+def several(*texts: str) -> str:
+    return "".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("function", "handles", "said"),
+    [
+        (one, 2, "'one(input, shout)' is given 2 values, but takes (a)"),
+        (len, 2, "is given 2 values, but takes (obj)"),
+        (double, 2, "'double(input, shout)' is given 2 values, but takes (number)"),
+        (two, 1, "the function of 'two(input)' is given one value, but takes (a, b)"),
+    ],
+)
+def test_a_join_of_a_function_that_takes_another_number_of_values_does_not_build(
+    function: Any, handles: int, said: str
+) -> None:
+    def wire(g: Graph[str]) -> Handle[Any]:
+        join: Any = g.join
+        return join(function, *(g.input, g.add(shout, g.input))[:handles])
+
+    assert said in problem(wire)
+
+
+@pytest.mark.parametrize("function", [two_or_one, several, max, str.join])
+def test_a_join_of_a_function_that_can_take_the_values_builds(function: Any) -> None:
+    g = Graph("g", str)
+    g.build(g.join(function, g.input, g.add(shout, g.input)))
+
+
+def test_a_function_of_two_values_is_no_node() -> None:
+    def wire(g: Graph[str]) -> Handle[Any]:
+        add: Any = g.add
+        return add(two, g.input)
+
+    assert "the function of 'two' is given one value, but takes (a, b)" in problem(wire)
+
+
+def test_a_join_of_nothing_says_what_to_give() -> None:
+    join: Any = Graph("g", str).join
+    with pytest.raises(WiringError, match="give the handles that it brings together"):
+        join(len)
+
+
 def test_a_match_goes_by_a_choice() -> None:
     def wire(g: Graph[str]) -> Handle[Any]:
         number: Any = g.add(length, g.input)

@@ -406,7 +406,14 @@ class Graph(Generic[In]):
         Args:
             function: Takes one argument for each handle.
             handles: One to eight.
+
+        Raises:
+            WiringError: there is no handle, or what is given is none.
         """
+        if not handles:
+            raise WiringError(
+                f"join({name_of(function)}, …): give the handles that it brings together"
+            )
         return Handle(function_step(function, tuple(step_of(handle) for handle in handles)))
 
     def match(

@@ -17,7 +17,7 @@ from moa.graphs.engine.handles import (
     label_name,
 )
 from moa.graphs.engine.human import Human
-from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown
+from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown, takes
 from moa.questions import Choice, can_be_accepted
 
 Kind = Literal["input", "node", "function", "match", "accepted"]
@@ -279,6 +279,8 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
     yield from _misfit(step, step.source, step.signature.input(0))
     if step.when is not None:
         yield from _misfit(step, step.when, bool, role=" as its when=")
+    if not is_node(step.node):
+        yield from _miscounted(step, step.node, 1)
     unnamed = getattr(step.node, "__name__", "") == "<lambda>"
     if unnamed and step.source.may_skip:
         yield (
@@ -290,6 +292,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 def _function_problems(step: FunctionStep) -> Iterator[str]:
     if step.signature.waits:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
+    yield from _miscounted(step, step.function, len(step.sources))
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
@@ -324,6 +327,13 @@ def _match_problems(step: MatchStep) -> Iterator[str]:
     yield from _misfit(step, step.source, Choice)
     if step.source.may_skip:
         yield f"{step.name!r} goes by {step.source.name!r}, which can be skipped"
+
+
+def _miscounted(step: Step, function: Callable[..., Any], given: int) -> Iterator[str]:
+    instead = takes(function, given)
+    if instead is not None:
+        values = "one value" if given == 1 else f"{given} values"
+        yield f"the function of {step.name!r} is given {values}, but takes {instead}"
 
 
 def _misfit(step: Step, source: Step, expected: object, role: str = "") -> Iterator[str]:
