@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
+from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
@@ -27,6 +30,11 @@ def shouting() -> Agent[str | BaseModel, Reply]:
 
 def mood() -> Sentiment:
     return Sentiment(SimulatedEndpoint(rule=lambda text: {"sentiment": {"positive": 0.9}}))
+
+
+class Topic(Enum):
+    CARD = "card"
+    APP = "app"
 
 
 class Pair(BaseModel):
@@ -108,6 +116,36 @@ def test_a_cell_without_a_text_is_an_error_of_its_row(frame_of: Any) -> None:
 def test_a_row_as_a_whole_is_what_a_node_takes(frame_of: Any) -> None:
     found = Adds().map_frame(frame_of({"left": [1, 2], "right": [3, 4]}), column=None)
     assert list(found["total"]) == [4, 6]
+
+
+def test_only_the_columns_that_are_named_come_out_beside_the_error(frame_of: Any) -> None:
+    found = mood().map_frame(frame_of({"text": TEXTS}), columns=["confidence", "label"])
+    assert list(found.columns) == ["text", "confidence", "label", "error"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [(["lable"], "the outputs have no 'lable': choose columns of"), ("label", "give a list")],
+)
+def test_a_column_that_no_output_has_is_refused_before_a_call(columns: Any, said: str) -> None:
+    endpoint = SimulatedEndpoint()
+    frame = import_module("pandas").DataFrame({"text": TEXTS})
+    with pytest.raises(ConfigError, match=said):
+        Sentiment(endpoint).map_frame(frame, columns=columns)
+    assert endpoint.states == []
+
+
+def test_yes_or_no_stays_that_where_a_row_failed(frame_of: Any) -> None:
+    spam = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.9}}), "spam", action="drop")
+    found = spam.map_frame(frame_of({"text": ["WIN", None]}))
+    assert str(found["met"].dtype).lower() == "boolean"
+    assert (~found["met"]).to_list()[0] is False
+
+
+def test_a_label_of_an_enum_is_written_by_its_value_where_a_row_failed(frame_of: Any) -> None:
+    topics = Classifier(SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 0.9}}), Topic)
+    found = topics.map_frame(frame_of({"text": ["My card", None]}))
+    assert found["label"].to_list()[0] == "card"
 
 
 def test_a_misspelt_column_is_named_with_the_nearest(frame_of: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from itertools import pairwise
 
 import aiohttp
 import pytest
@@ -15,6 +17,7 @@ from moa.agents.sentiment import Sentiment
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.pytest_plugin import moa_offline as moa_offline
 from moa.testing import Asked, Rule, ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import TextDelta
 
 
 class City(BaseModel):
@@ -98,6 +101,14 @@ async def test_offline_this_machine_can_still_be_asked() -> None:
     finally:
         await runner.cleanup()
     await asyncio.sleep(0)
+
+
+async def test_a_stream_comes_piece_by_piece_in_its_time() -> None:
+    model = SimulatedEndpoint(rule=lambda _: "one two three", piece_s=0.05)
+    events = Agent(model, "Count.").stream("Go.")
+    told = [time.monotonic() async for event in events if isinstance(event, TextDelta)]
+    assert all(later - sooner >= 0.04 for sooner, later in pairwise(told))
+    assert len(told) == 3
 
 
 def test_a_script_that_is_one_text_is_refused() -> None:

@@ -13,7 +13,7 @@ from moa import Classifier, Filter, RunContext
 from moa.decisions.zero_shot import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
-from moa.errors import BudgetExceeded, ConfigError
+from moa.errors import ConfigError
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
 from moa.usage import Budget
@@ -87,12 +87,44 @@ async def test_an_agent_with_an_adaptation_taken_away_measures_anew(free: None) 
     assert len(endpoint.states) == 2 * (MOST_READ + 1)
 
 
-async def test_a_measurement_that_fails_is_made_again(free: None) -> None:
+async def test_a_budget_without_room_for_three_measurements_is_left_to_the_decisions(
+    free: None,
+) -> None:
     endpoint = biased()
     agent = classifier(endpoint)
-    with pytest.raises(BudgetExceeded, match="calls"):
-        await agent.run("-3.0", RunContext(budget=Budget(calls=3)))
+    few = RunContext(budget=Budget(calls=3 * MOST_READ - 1))
+    result = await agent.run("-3.0", few)
+    assert endpoint.states == ["-3.0"]
+    assert (result.output.label, result.usage.calls) == ("good", 1)
+    assert f"the model's bias was not measured: it takes {MOST_READ} calls" in said(result)
+    enough = RunContext(budget=Budget(calls=3 * MOST_READ))
+    assert (await agent.run("-3.0", enough)).output.label == "bad"
+
+
+async def test_a_measurement_takes_a_third_of_a_deadline_at_most_and_is_not_tried_in_vain_again(
+    free: None,
+) -> None:
+    endpoint = biased()
+    endpoint.latency_s = 0.2
+    agent = classifier(endpoint)
+    first = await agent.run("-3.0", RunContext(timeout_s=1.5))
+    assert first.output.label == "good"
+    assert "the model's bias was not measured: it takes more than a third of the time" in said(
+        first
+    )
+    asked = len(endpoint.states)
+    await agent.run("-3.0", RunContext(timeout_s=1.5))
+    assert len(endpoint.states) == asked + 1
+    endpoint.latency_s = 0.0
     assert (await agent.run("-3.0")).output.label == "bad"
+
+
+async def test_what_measuring_took_stands_under_its_own_name_in_the_usage(free: None) -> None:
+    result = await classifier(biased()).run("-3.0")
+    assert {node: usage.calls for node, usage in result.usage.by_node().items()} == {
+        "mood": 1,
+        "mood/bias": MOST_READ,
+    }
 
 
 async def test_what_a_blind_model_would_drop_is_kept_as_doubtful(free: None) -> None:

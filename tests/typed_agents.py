@@ -68,6 +68,13 @@ async def labels(endpoint: Endpoint, text: Text) -> None:
     assert_type((await word.run(text)).output.label, str | None)
     described = Classifier(endpoint, {"a": "the first", "b": "the second"})
     assert_type((await described.run(text)).output.label, str)
+    meant = Classifier(endpoint, {Topic.CARD: "a card", Topic.APP: "the app"})
+    assert_type((await meant.run(text)).output.label, Topic)
+    letters: dict[Literal["x", "y"], str] = {"x": "the first", "y": "the second"}
+    lettered = Classifier(endpoint, letters)
+    assert_type((await lettered.run(text)).output.label, Literal["x", "y"])
+    either = Classifier(endpoint, letters, none=True)
+    assert_type((await either.run(text)).output.label, Literal["x", "y"] | None)
     literal = Classifier(endpoint, Literal["x", "y"])
     assert_type((await literal.run(text)).output.label, Literal["x", "y"])
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
     from moa.agents.decider import Decider
     from moa.agents.extractor import Extractor
-    from moa.agents.filter import Filter
+    from moa.agents.filter import Filter, Verdict
     from moa.agents.mcp import mcp_tools
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
@@ -64,10 +64,17 @@ if TYPE_CHECKING:
     from moa.guards.injection import Injection
     from moa.guards.pii import Pii
     from moa.handoffs import Dropped, Reply, Text
-    from moa.messages import Image, ToolCall
+    from moa.messages import Image, Message, ToolCall
     from moa.node import Node, Result
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
-    from moa.trace import NodeStarted, TextDelta
+    from moa.trace import (
+        NodeFinished,
+        NodeSkipped,
+        NodeStarted,
+        TextDelta,
+        ToolFinished,
+        ToolStarted,
+    )
     from moa.usage import Budget, Price
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -104,11 +111,14 @@ _HOMES = {
     "Image": "messages",
     "Injection": "guards.injection",
     "LangChainEndpoint": "endpoints.langchain",
+    "Message": "messages",
     "Mixture": "graphs.mixture",
     "MoaError": "errors",
     "Monitor": "graphs.monitor",
     "Mood": "agents.sentiment",
     "Node": "node",
+    "NodeFinished": "trace",
+    "NodeSkipped": "trace",
     "NodeStarted": "trace",
     "OpenAIEndpoint": "endpoints.openai",
     "Pii": "guards.pii",
@@ -139,7 +149,10 @@ _HOMES = {
     "TextDelta": "trace",
     "Tool": "agents.tools",
     "ToolCall": "messages",
+    "ToolFinished": "trace",
+    "ToolStarted": "trace",
     "VLLMEndpoint": "endpoints.vllm",
+    "Verdict": "agents.filter",
     "WiringError": "errors",
     "Wrapping": "endpoints.wrappers",
     "Write": "graphs.write",
@@ -185,11 +198,14 @@ __all__ = [
     "Image",
     "Injection",
     "LangChainEndpoint",
+    "Message",
     "Mixture",
     "MoaError",
     "Monitor",
     "Mood",
     "Node",
+    "NodeFinished",
+    "NodeSkipped",
     "NodeStarted",
     "OpenAIEndpoint",
     "Pii",
@@ -220,7 +236,10 @@ __all__ = [
     "TextDelta",
     "Tool",
     "ToolCall",
+    "ToolFinished",
+    "ToolStarted",
     "VLLMEndpoint",
+    "Verdict",
     "WiringError",
     "Wrapping",
     "Write",

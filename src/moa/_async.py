@@ -13,11 +13,12 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Generator,
     Iterable,
     Sequence,
 )
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from moa.errors import ConfigError, DeadlineExceeded
@@ -153,7 +154,8 @@ def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = _started[-1].loop
     if asyncio.events._get_running_loop() is loop:
         raise ConfigError(
-            "run_sync, or map_sync, is called by what one awaits: use `await node.run(…)`"
+            "run_sync, map_sync or stream_sync is called by what such a run awaits: "
+            "use `await node.run(…)`"
         )
     future = asyncio.run_coroutine_threadsafe(work(), loop)
     try:
@@ -161,3 +163,22 @@ def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     except BaseException:
         future.cancel()  # such as by Ctrl-C
         raise
+
+
+def iterated(source: AsyncGenerator[T]) -> Generator[T]:
+    """Give what a generator gives where nothing is awaited; it is closed where the loop is left.
+
+    Raises:
+        ConfigError: see `beside`.
+        Exception: whatever the generator raises.
+    """
+    end = object()
+
+    async def following() -> T | object:
+        return await anext(source, end)
+
+    try:
+        while (item := beside(following)) is not end:
+            yield cast("T", item)
+    finally:
+        beside(source.aclose)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from enum import Enum
+from types import NoneType
 from typing import Any, TypeVar, cast
 
 from moa.errors import ConfigError
 
 Frame = TypeVar("Frame")
+
+_WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType)): "Int64"}
+"""Types of pandas that keep such cells as they are; by itself it takes objects, or fractions."""
 
 
 def rows_of(frame: object, column: str | None) -> list[Any]:
@@ -34,7 +39,12 @@ def rows_of(frame: object, column: str | None) -> list[Any]:
 
 
 def widened(
-    frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str, names: Iterable[str] = ()
+    frame: Frame,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    prefix: str,
+    names: Iterable[str] = (),
+    only: Collection[str] | None = None,
 ) -> Frame:
     """Copy a frame with more columns.
 
@@ -44,14 +54,28 @@ def widened(
         prefix: Put before the name of a column that is there already, with `_` between; again,
             where that is there too.
         names: Of columns that there are in any case, first.
+        only: Names of the columns to take; `None`: all.
     """
     known: Any = frame
     there: Collection[object] = set(known.columns)
-    every = dict.fromkeys([*names, *(name for row in rows for name in row)])
-    columns = {_free(name, there, prefix): [row.get(name) for row in rows] for name in every}
+    found = [*names, *(name for row in rows for name in row)]
+    every = dict.fromkeys(found if only is None else only)
+    columns = {
+        _free(name, there, prefix): [_plain(row.get(name)) for row in rows] for name in every
+    }
     if _is_polars(frame):
         return cast("Frame", known.hstack(type(known)(columns, strict=False)))
-    return cast("Frame", known.assign(**columns))
+    gaps = {
+        name: kind
+        for name, cells in columns.items()
+        if (kind := _WITH_GAPS.get(frozenset(map(type, cells))))
+    }
+    return cast("Frame", known.assign(**columns).astype(gaps))
+
+
+def _plain(cell: object) -> object:
+    """Give the value of a member of an Enum, as it stands in a file."""
+    return cell.value if isinstance(cell, Enum) else cell
 
 
 def _free(name: str, there: Collection[object], prefix: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Mapping,
+    Sequence,
     Sized,
 )
 from contextlib import AbstractContextManager, aclosing, nullcontext
@@ -34,7 +35,7 @@ from typing import (
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._async import beside, cancel, gather
+from moa._async import beside, cancel, gather, iterated
 from moa._frames import Frame, rows_of, widened
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
@@ -229,6 +230,12 @@ class NodeBase(Generic[In_contra, Out_co]):
         """
         return beside(lambda: self.run(request, context))
 
+    def stream_sync(
+        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+    ) -> Generator[Event | Result[Out_co]]:
+        """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
+        return iterated(streamed(self.run, request, context))
+
     def map(
         self: Node[In_contra, Out_co],
         inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
@@ -292,6 +299,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         context: RunContext | None = None,
         *,
         column: str | None = "text",
+        columns: Sequence[str] | None = None,
         max_concurrency: int = 8,
         on_error: OnError = "return",
         progress: Progress = False,
@@ -301,20 +309,25 @@ class NodeBase(Generic[In_contra, Out_co]):
             reviews = Sentiment(endpoint).map_frame(reviews, column="body")
 
         The new columns are the fields of the outputs, or `output` where they have none, and
-        `error`: why a row failed, else `None`. Where the frame has a column of that name, the
-        node's stands before it, as in `generator_text`. The frame that was given stays as it is.
+        `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
+        Where the frame has a column of that name, the node's stands before it, as in
+        `agent_text`. The frame that was given stays as it is.
 
         Args:
             frame: A DataFrame of pandas or polars.
             context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
             column: Where the texts are; a cell that holds none is an error of its row. `None`: each
                 row as a whole is what the node takes, its columns the fields.
+            columns: Names of the fields to take; `error` comes in any case. `None`: all.
 
         Raises:
-            ConfigError: it is no DataFrame, or has no such column.
+            ConfigError: it is no DataFrame, or has no such column, or the outputs no such field.
             MoaError: as `on_error` says.
         """
         given = [_cell(cell, column, i) for i, cell in enumerate(rows_of(frame, column), 1)]
+        kind: object = getattr(self, "output_type", None)
+        names = _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
+        only = None if columns is None else _chosen(columns, names)
         mapped = map_rows(
             cast("Node[object, Out_co]", self),
             given,
@@ -325,10 +338,8 @@ class NodeBase(Generic[In_contra, Out_co]):
             progress=progress,
         )
         items = beside(lambda: _listed(mapped))
-        kind: object = getattr(self, "output_type", None)
-        names = _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
         cells = [_cells(item) for item in items]
-        return widened(frame, cells, prefix=self.name, names=[*names, "error"])
+        return widened(frame, cells, prefix=self.name, names=[*names, "error"], only=only)
 
     async def run_job(
         self: Node[In_contra, Out_co],
@@ -403,6 +414,16 @@ def _columns(kind: type[BaseModel]) -> list[str]:
     fields = kind.model_fields.items()
     names = [(aliased and field.serialization_alias) or name for name, field in fields]
     return [*names, *kind.model_computed_fields]
+
+
+def _chosen(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Take some of the fields of an output, which are known if there are any names."""
+    if isinstance(columns, str):
+        raise ConfigError(f"columns={columns!r} is one text: give a list of names")
+    unknown = [name for name in columns if name not in names]
+    if names and unknown:
+        raise ConfigError(f"the outputs have no {unknown[0]!r}: choose columns of {list(names)}")
+    return [*columns, "error"]
 
 
 def _cells(item: Item[Any]) -> dict[str, object]:

@@ -114,7 +114,7 @@ class ModelNotFound(ConfigError):
 
 
 class NotResumable(ConfigError):
-    """A node asks people by LangGraph's `interrupt`, in a run of which nothing is kept."""
+    """A node may ask people in a run of which nothing is kept, or a thread has no run to go on."""
 
 
 class CalibrationError(ConfigError):

@@ -410,7 +410,7 @@ def not_resumable(who: str) -> NotResumable:
         who: Asks, or what is asked.
     """
     return NotResumable(
-        f"{who}: people are asked, and nothing of this run is kept until they answer. "
+        f"{who}: people may be asked, and nothing of this run is kept until they answer. "
         "Run it as graph.compile(checkpointer=…).ainvoke(request, "
         '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
     )

@@ -165,7 +165,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat."""
+    """One message of a chat.
+
+    Examples:
+        >>> said = Message("user", "I am Ada.").as_dict()
+        >>> said
+        {'role': 'user', 'content': 'I am Ada.'}
+        >>> Message.of(said).role
+        'user'
+    """
 
     role: Role
     content: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -64,8 +64,9 @@ class Result(Generic[Out_co]):
         output: object = self.output
         if not isinstance(output, BaseModel):
             return [("output", str(output))]
+        name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
         fields = output.model_dump().items()
-        return [("output", type(output).__name__), *((name, str(one)) for name, one in fields)]
+        return [("output", name), *((name, str(one)) for name, one in fields)]
 
     def _noted(self) -> list[tuple[str, str]]:
         """Give what is worth knowing beside who answered."""
@@ -123,7 +124,7 @@ async def streamed(
     request: In,
     context: RunContext | None = None,
     /,
-) -> AsyncIterator[Event | Result[Out]]:
+) -> AsyncGenerator[Event | Result[Out]]:
     """Run, and tell what happens while it happens. The result comes last.
 
     Leaving the loop early cancels the run.

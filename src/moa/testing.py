@@ -78,6 +78,8 @@ class _Double(Closing):
     """Input and output tokens that each call is said to take."""
     latency_s: float = 0.0
     """Seconds that each call takes."""
+    piece_s: float = 0.0
+    """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
     encoder: Endpoint | None = None
     """What agents take for the encoder beside it; none, so that decisions are those it gives."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
@@ -105,6 +107,8 @@ class _Double(Closing):
         need(self, "stream")
         whole = await self.complete(prompt, context)
         for i, word in enumerate(whole.text.split(" ") if whole.text else ()):
+            if i:
+                await asyncio.sleep(self.piece_s)
             yield f" {word}" if i else word
         yield whole
 

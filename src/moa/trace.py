@@ -76,7 +76,14 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class NodeFinished:
-    """A node of a graph has its output."""
+    """A node of a graph has its output.
+
+    Examples:
+        >>> g = Graph("shout", str)
+        >>> graph = g.build(g.add(str.upper, g.input))
+        >>> [one.output for one in graph.stream_sync("Hi") if isinstance(one, NodeFinished)]
+        ['HI']
+    """
 
     node: str
     output: object
@@ -86,7 +93,15 @@ class NodeFinished:
 
 @dataclass(frozen=True, slots=True)
 class NodeSkipped:
-    """A node of a graph did not run."""
+    """A node of a graph did not run.
+
+    Examples:
+        >>> g = Graph("maybe", str)
+        >>> shouted = g.add(str.upper, g.input, when=g.input.map(str.islower), otherwise=g.input)
+        >>> graph = g.build(shouted)
+        >>> [one.node for one in graph.stream_sync("Hi") if isinstance(one, NodeSkipped)]
+        ['maybe/upper']
+    """
 
     node: str
     reason: str
@@ -94,7 +109,18 @@ class NodeSkipped:
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
-    """A model has a tool used."""
+    """A model has a tool used.
+
+    Examples:
+        >>> def in_stock(item: str) -> int:
+        ...     '''Look up how many pieces of an item are in stock.'''
+        ...     return {"pens": 137}[item]
+        >>> large = ScriptedEndpoint([ToolCall.of("in_stock", item="pens"), "There are 137."])
+        >>> agent = Agent(large, "Answer by the stock list.", tools=[in_stock])
+        >>> events = agent.stream_sync("Pens left?")
+        >>> [(one.name, one.arguments) for one in events if isinstance(one, ToolStarted)]
+        [('in_stock', '{"item": "pens"}')]
+    """
 
     node: str
     name: str
@@ -104,7 +130,18 @@ class ToolStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished:
-    """A tool gave its result, or failed."""
+    """A tool gave its result, or failed.
+
+    Examples:
+        >>> def in_stock(item: str) -> int:
+        ...     '''Look up how many pieces of an item are in stock.'''
+        ...     return {"pens": 137}[item]
+        >>> large = ScriptedEndpoint([ToolCall.of("in_stock", item="pens"), "There are 137."])
+        >>> agent = Agent(large, "Answer by the stock list.", tools=[in_stock])
+        >>> events = agent.stream_sync("Pens left?")
+        >>> [one.result for one in events if isinstance(one, ToolFinished)]
+        ['137']
+    """
 
     node: str
     name: str

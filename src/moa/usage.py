@@ -287,7 +287,7 @@ class Price:
 
 UNKNOWN_PRICE = Price()
 FREE = Price(input=ZERO, output=ZERO)
-"""Of what runs in this process, and costs no more than the process itself."""
+"""Of a model that `moa` runs itself, which costs no more than the machine it runs on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,24 @@ class Topic(Enum):
 SURE = {"refund": {"yes": 0.9}, "topic": {"card": 0.8}, "urgency": {"now": 0.5, "today": 0.5}}
 
 
+@pytest.mark.parametrize(
+    ("means", "label"),
+    [
+        ({Topic.CARD: "a bank card", Topic.APP: "the app"}, Topic.CARD),
+        ({"card": "a bank card", "app": "the app"}, "card"),
+    ],
+    ids=["members of an Enum", "words"],
+)
+async def test_a_classifier_takes_labels_with_what_they_mean(means: Any, label: object) -> None:
+    endpoint = SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 0.9}})
+    agent: Classifier[Any] = Classifier(endpoint, means)
+    assert (await agent.run("My card is gone.")).output.label == label
+    assert [option.description for option in agent.questions[0].options] == [
+        "a bank card",
+        "the app",
+    ]
+
+
 async def test_all_questions_go_out_in_one_request() -> None:
     endpoint = ScriptedEndpoint([SURE])
     result = await Decider(endpoint, Triage, name="triage").run("I want my money back")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa import Agent, Reply, Text
+from moa import Agent, EndpointUnavailable, Reply, Text, TextDelta
 from moa.agents.extractor import Extractor
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.messages import File, Image, Message, ToolCall
@@ -225,6 +225,27 @@ async def test_a_node_runs_so_beside_a_loop_that_runs() -> None:
         call = ToolCall("look")
         Agent(ScriptedEndpoint([call, "Seen."]), "Look.", tools=[look]).run_sync("Go.")
     assert len(loops) == 2
+
+
+async def test_a_node_streams_where_nothing_is_awaited_also_beside_a_loop() -> None:
+    model = SimulatedEndpoint(rule=str.upper)
+    said = [{"role": "user", "content": "I am Ada."}, {"role": "assistant", "content": "Hello."}]
+    events = Agent(model, "Shout.", tag="").stream_sync("hi there", history=said)
+    assert [one.text for one in events if isinstance(one, TextDelta)] == ["HI", " THERE"]
+    assert len(model.prompts[0].messages) == 4
+
+
+def test_who_leaves_the_loop_of_a_stream_early_ends_its_run() -> None:
+    model = SimulatedEndpoint(rule=lambda _: "one two three", piece_s=60)
+    for event in Agent(model, "Count.").stream_sync("Go."):
+        assert event == TextDelta("agent", "one")
+        break
+
+
+def test_a_stream_raises_what_its_run_does() -> None:
+    agent = Agent(ScriptedEndpoint([EndpointUnavailable("off", endpoint="large")]), "Talk.")
+    with pytest.raises(EndpointUnavailable, match="off"):
+        list(agent.stream_sync("Hi"))
 
 
 def test_a_run_that_would_wait_for_itself_is_refused() -> None:

@@ -27,8 +27,8 @@ async def clean(text: str) -> str:
     return text
 
 
-async def choose(text: str) -> Choice[str]:
-    return Choice[str](label=text)
+async def choose(text: str) -> Choice[str | None]:
+    return Choice[str | None](label=text)
 
 
 def short(text: str) -> bool:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.errors import NodeError, NotResumable, WiringError
+from moa.errors import InputError, NodeError, NotResumable, WiringError
 from moa.graphs import Graph
 from moa.testing import SimulatedEndpoint
 
@@ -109,8 +109,52 @@ async def test_a_plain_run_says_how_to_run_it() -> None:
 async def test_a_compiled_graph_without_a_checkpointer_says_how_to_run_it() -> None:
     g = Graph("g", str)
     compiled: Any = g.build(g.ask_human("Send it?", g.input, answer=bool)).compiled
-    with pytest.raises(NotResumable, match=r"'Send it\?': .*graph\.compile\(checkpointer=…\)"):
+    with pytest.raises(NotResumable, match=r"g/human: .*graph\.compile\(checkpointer=…\)"):
         await compiled.ainvoke("a letter")
+
+
+async def test_an_interrupt_of_a_node_without_a_checkpointer_says_how_to_run_it() -> None:
+    def ask(text: str) -> str:
+        return interrupt(text)
+
+    g = Graph("g", str)
+    compiled: Any = g.build(g.add(ask, g.input)).compiled
+    with pytest.raises(NotResumable, match=r"'Send it\?': .*graph\.compile\(checkpointer=…\)"):
+        await compiled.ainvoke("Send it?")
+
+
+@pytest.mark.parametrize("way", ["run", "compiled", "job"])
+async def test_who_may_be_asked_is_missed_before_a_call_is_paid(way: str, tmp_path: Path) -> None:
+    large = SimulatedEndpoint(tier="llm")
+    inner = Graph("approval", str)
+    short = inner.input.map(lambda text: len(text) < 3)
+    asked = inner.ask_human("Send it?", inner.input, answer=str, when=short, otherwise=inner.input)
+    g = Graph("g", str)
+    graph = g.build(g.add(inner.build(asked), g.add(Asker("writer", large), g.input)))
+    if way == "job":
+        status = await graph.run_job(["a letter"], store=tmp_path / "job")
+        assert status.causes == {"NotResumable": 1}
+    else:
+        run: Any = graph.run if way == "run" else graph.compiled.ainvoke
+        with pytest.raises(NotResumable, match="g/human: people may be asked"):
+            await run("a letter")
+    assert large.prompts == []
+
+
+@pytest.mark.parametrize("given", [None, Command(resume=True)], ids=["an error", "a person"])
+async def test_a_thread_without_a_run_is_named_when_one_goes_on_in_it(given: Any) -> None:
+    compiled = asking()
+    nothing = "there is no run to go on with in thread 'none'"
+    thread = {"configurable": {"thread_id": "none"}}
+    with pytest.raises(NotResumable, match=nothing):
+        await compiled.ainvoke(given, thread)
+    with pytest.raises(NotResumable, match=nothing):
+        list(compiled.stream(given, thread))
+
+
+async def test_a_request_that_does_not_fit_a_compiled_graph_is_an_error_of_moa() -> None:
+    with pytest.raises(InputError, match="the request is no str: "):
+        await asking().ainvoke(["a letter"], THREAD)
 
 
 def improved(endpoint: SimulatedEndpoint) -> Any:

@@ -43,9 +43,9 @@ def wake(text: str) -> bool:
     return text.startswith("!")
 
 
-async def choose(text: str) -> Choice[Topic]:
+async def choose(text: str) -> Choice[Topic | None]:
     found = [topic for topic in Topic if topic.value in text]
-    return Choice[Topic](label=found[0] if found else None)
+    return Choice[Topic | None](label=found[0] if found else None)
 
 
 async def test_a_graph_answers() -> None:

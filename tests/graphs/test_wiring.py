@@ -244,17 +244,21 @@ def test_a_node_that_nothing_uses_does_not_build() -> None:
 
 def test_labels_come_from_the_field_that_a_lambda_picks() -> None:
     g = Graph("g", str)
-    seen: list[Topic | None] = []
+    seen: list[Topic] = []
 
-    def branch(label: Topic | None) -> Handle[str]:
+    def branch(label: Topic) -> Handle[str]:
         seen.append(label)
         return g.add(shout, g.input)
 
     g.build(g.match(g.add(triage, g.input).map(lambda t: t.topic), branch))
-    assert seen == [Topic.CARD, Topic.LOAN, None]
+    assert seen == [Topic.CARD, Topic.LOAN]
 
 
-def test_labels_come_from_a_classifier_with_words() -> None:
+@pytest.mark.parametrize("labels", [None, ["card", "loan"]], ids=["asked", "given"])
+@pytest.mark.parametrize("none", [False, True])
+def test_none_of_these_has_a_way_where_a_classifier_may_say_it(
+    labels: list[str] | None, none: bool
+) -> None:
     g = Graph("g", Text)
     seen: list[str | None] = []
 
@@ -262,9 +266,9 @@ def test_labels_come_from_a_classifier_with_words() -> None:
         seen.append(label)
         return g.input
 
-    kind = g.add(Classifier(ScriptedEndpoint(), ["card", "loan"]), g.input)
-    g.build(g.match(kind, branch))
-    assert seen == ["card", "loan", None]
+    kind = g.add(Classifier(ScriptedEndpoint(), ["card", "loan"], none=none), g.input)
+    g.build(g.match(kind, branch, labels=labels))
+    assert seen == ["card", "loan", *([None] if none else [])]
 
 
 def test_labels_that_nobody_tells_must_be_given() -> None:
@@ -277,6 +281,61 @@ def test_labels_that_nobody_tells_must_be_given() -> None:
     assert "the labels of 'choose' are not known" in problem(wire)
     g = Graph("g", str)
     g.build(g.match(g.add(choose, g.input), lambda label: g.input, labels=["x", "y"]))
+
+
+def one(a: str) -> str:
+    return a
+
+
+def two(a: str, b: str) -> str:
+    return a
+
+
+def two_or_one(a: str, b: str = "") -> str:
+    return a
+
+
+def several(*texts: str) -> str:
+    return "".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("function", "handles", "said"),
+    [
+        (one, 2, "'one(input, shout)' is given 2 values, but takes (a)"),
+        (len, 2, "is given 2 values, but takes (obj)"),
+        (double, 2, "'double(input, shout)' is given 2 values, but takes (number)"),
+        (two, 1, "the function of 'two(input)' is given one value, but takes (a, b)"),
+    ],
+)
+def test_a_join_of_a_function_that_takes_another_number_of_values_does_not_build(
+    function: Any, handles: int, said: str
+) -> None:
+    def wire(g: Graph[str]) -> Handle[Any]:
+        join: Any = g.join
+        return join(function, *(g.input, g.add(shout, g.input))[:handles])
+
+    assert said in problem(wire)
+
+
+@pytest.mark.parametrize("function", [two_or_one, several, max, str.join])
+def test_a_join_of_a_function_that_can_take_the_values_builds(function: Any) -> None:
+    g = Graph("g", str)
+    g.build(g.join(function, g.input, g.add(shout, g.input)))
+
+
+def test_a_function_of_two_values_is_no_node() -> None:
+    def wire(g: Graph[str]) -> Handle[Any]:
+        add: Any = g.add
+        return add(two, g.input)
+
+    assert "the function of 'two' is given one value, but takes (a, b)" in problem(wire)
+
+
+def test_a_join_of_nothing_says_what_to_give() -> None:
+    join: Any = Graph("g", str).join
+    with pytest.raises(WiringError, match="give the handles that it brings together"):
+        join(len)
 
 
 def test_a_match_goes_by_a_choice() -> None:
@@ -312,11 +371,11 @@ def test_nodes_that_differ_by_label_are_named_after_it() -> None:
     g = Graph("g", str)
     topic = g.add(triage, g.input).map(lambda t: t.topic)
 
-    def branch(label: Topic | None) -> Handle[str]:
+    def branch(label: Topic) -> Handle[str]:
         return g.add(shout, g.input.map(lambda text: f"{label}{text}"))
 
     names = {step.name for step in g.build(g.match(topic, branch)).plan.steps}
-    assert {"shout", "shout[loan]", "shout[none of these]"} <= names
+    assert {"shout", "shout[loan]"} <= names
 
 
 def test_a_lambda_as_a_node_on_what_can_be_skipped_does_not_build() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel, Field, ValidationError
 
-from moa._async import beside
+from moa._async import beside, iterated
 from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
@@ -267,6 +267,12 @@ class Agent(TypedNode[In, Out]):
     ) -> Result[Out]:
         """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
         return beside(lambda: self.run(request, context, history=history))
+
+    def stream_sync(
+        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+    ) -> Generator[Event | Result[Out]]:
+        """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        return iterated(streamed(partial(self.run, history=history), request, context))
 
     def _example(self, request: Any, output: Any) -> tuple[In, Out]:
         if self._schema is None and isinstance(output, str):

@@ -34,7 +34,8 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
 
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
-        labels: An Enum or a Literal, a list of words, or a mapping of words to what they mean.
+        labels: An Enum or a Literal, a list of words, or a mapping of labels, of an Enum too, to
+            what they mean.
         task: The question that the labels answer.
         describe: What a label means, by label.
         none: Whether "none of these" is an answer too; its label is `None`. Without it a label is
@@ -94,7 +95,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     def __init__(
         self,
         endpoint: Endpoint | str,
-        labels: TypeForm[L],
+        labels: TypeForm[L] | Mapping[L, str],
         *,
         task: str = ...,
         describe: Mapping[L, str] | None = None,
@@ -109,7 +110,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     def __init__(
         self: Classifier[M | None],
         endpoint: Endpoint | str,
-        labels: TypeForm[M],
+        labels: TypeForm[M] | Mapping[M, str],
         *,
         task: str = ...,
         describe: Mapping[M, str] | None = None,
@@ -138,8 +139,10 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         if isinstance(labels, str):
             raise ConfigError(f"labels={labels!r} is one text: give a list of labels")
         if isinstance(labels, Mapping):
-            describe = {**cast("Mapping[str, str]", labels), **(describe or {})}
-        if isinstance(labels, Mapping | Sequence):
+            means = cast("Mapping[Any, str]", labels)
+            describe = {**means, **(describe or {})}
+            labels = Literal[tuple(means)] if means else str
+        elif isinstance(labels, Sequence):
             words, labels = list(cast("Iterable[str]", labels)), str
         self.output_type = Choice[labels | None] if none else Choice[labels]
         asked = choice(task, labels=words, describe=describe)

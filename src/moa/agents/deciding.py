@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from moa._async import Lock, gather
+from moa._async import Lock, gather, in_time
 from moa.agents.boundary import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
@@ -16,9 +16,17 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import unwrapped
-from moa.errors import BudgetExceeded, CalibrationError, ConfigError, InputError, InvalidResponse
+from moa.errors import (
+    BudgetExceeded,
+    CalibrationError,
+    ConfigError,
+    DeadlineExceeded,
+    InputError,
+    InvalidResponse,
+)
 from moa.handoffs import Text
 from moa.questions import Answer, Question
+from moa.usage import FREE
 
 if TYPE_CHECKING:
     from moa.calibration.calibrated import Calibrated
@@ -302,23 +310,38 @@ def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[E
 
 
 class FoundOut:
-    """What an agent without labels finds out at its first call, and keeps."""
+    """What an agent without labels finds out at its first call, and keeps.
+
+    It may take a third of the time and of the budget that a run has left, so that what the run is
+    there for is done in any case.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._known = False
         self._adaptation: Adaptation | None = None
+        self._too_short_s = 0.0
+        """Seconds that were not enough, so that they are not spent in vain again."""
 
     async def found(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
         """Give it; those who ask while it is being found out wait."""
         free = costs_nothing(agent.endpoint)
-        if agent.encoder is None and not free:
-            return None
-        async with self._lock.held(context.remaining_s()):
-            if not self._known:
-                from moa.decisions.zero_shot import zero_shot
+        if self._known or (agent.encoder is None and not free):
+            return self._adaptation
+        from moa.decisions.zero_shot import zero_shot
 
-                try:
+        if free:
+            from moa.decisions.probe import find_out
+
+            await find_out(agent.endpoint, encoder=agent.encoder, context=context)
+        left_s = context.remaining_s()
+        share_s = None if left_s is None else left_s / 3
+        too_short = f"it takes more than a third of the time left, {share_s or 0:.2g} s"
+        try:
+            if share_s is not None and share_s <= self._too_short_s:
+                raise DeadlineExceeded(too_short)
+            async with self._lock.held(share_s), in_time(share_s, too_short):
+                if not self._known:
                     self._adaptation = await zero_shot(
                         agent.endpoint,
                         agent.questions,
@@ -327,20 +350,23 @@ class FoundOut:
                         free=free,
                         context=context,
                     )
-                except BudgetExceeded as error:
-                    context.note("degraded", f"the model's bias was not measured: {error}")
-                    return None
-                self._known = True
-            return self._adaptation
+                    self._known = True
+        except (BudgetExceeded, DeadlineExceeded) as error:
+            context.remaining_s()
+            if isinstance(error, DeadlineExceeded):
+                self._too_short_s = max(self._too_short_s, share_s or 0.0)
+            context.note("degraded", f"the model's bias was not measured: {error}")
+            return None
+        return self._adaptation
 
 
 def costs_nothing(endpoint: Endpoint) -> bool:
-    """Whether asking costs nothing but time: an endpoint here or in this network, without a price.
+    """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
 
-    One that has a price of an hour, of energy or of tokens costs that.
+    A server that has a price of an hour, of energy or of tokens costs that.
     """
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         return True
     near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
-    return near and not inner.price.known
+    return near and (not inner.price.known or inner.price == FREE)

@@ -22,7 +22,14 @@ Action = Literal["keep", "drop"]
 
 
 class Verdict(BaseModel):
-    """Whether a text was kept, and why."""
+    """Whether a text was kept, and why.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.9}})
+        >>> verdict: Verdict = Filter(small, "spam", action="drop").run_sync("WIN!").output
+        >>> verdict.kept, verdict.reason
+        (False, 'is spam (probability 0.90)')
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -40,7 +40,7 @@ from pydantic_settings import (
 
 from moa.endpoints.dialects import VENDORS, Dialect, published_price
 from moa.errors import ConfigError
-from moa.usage import Price, Tier
+from moa.usage import FREE, Price, Tier
 from moa.vllm.settings import VLLMConfig, local_url
 
 FILE = "moa.toml"
@@ -178,14 +178,18 @@ class EndpointConfig(BaseModel):
         return SecretStr(value)
 
     def price(self) -> Price:
-        """What it charges: as configured, else as published, else unknown."""
+        """What it charges: as configured, else as published, else unknown.
+
+        A model in an engine of moa's own charges nothing, unless it is configured.
+        """
         stated = self.input_price is not None and self.output_price is not None
         published = Price() if stated else published_price(self.model, self.vendor)
-        return Price(
+        price = Price(
             input=_first(self.input_price, published.input),
             cached_input=_first(self.cached_input_price, published.cached_input),
             output=_first(self.output_price, published.output),
         )
+        return FREE if self.serve == "llama.cpp" and not price.known else price
 
 
 class Tiers(BaseModel):

@@ -258,7 +258,8 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
         left = context.remaining_s()
         limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
         try:
-            made = await probe(endpoint, encoder=encoder, context=context, limit_s=limit_s)
+            inner = context.nested("probe")
+            made = await probe(endpoint, encoder=encoder, context=inner, limit_s=limit_s)
         except (CapabilityError, EndpointRejected) as error:
             if isinstance(error, EndpointUnauthorized):
                 raise

@@ -24,7 +24,6 @@ from moa.decisions import Adaptation, Correction, PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.ensemble import Reader, fits, labels_of, with_heads
 from moa.decisions.heads import FOLDER, speaks
-from moa.decisions.probe import find_out
 from moa.decisions.regression import centred_mean
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -32,13 +31,17 @@ from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import known
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
+from moa.errors import BudgetExceeded
 from moa.questions import Question
+from moa.usage import Amount
 
 MOST_READ = 30
 """Ordinary texts that a model reads, once for each question."""
 RARE_SD = 2.0
 """A yes is said where it is so many standard deviations likelier than to ordinary texts, most of
 which no criterion is true of (the best of a few cuts on ten criteria and a 1.5B model)."""
+_ROOM, _TOKENS = 3, 300
+"""How many times the calls of a measurement a budget must have room for, and tokens of each."""
 ALIKE = 0.05
 """A model is blind to a question where its log-odds spread less than this over ordinary texts."""
 
@@ -67,13 +70,12 @@ async def zero_shot(
 
     Raises:
         EndpointError: a request failed.
-        BudgetExceeded: a limit would be passed.
+        BudgetExceeded: a limit would be passed, or the budget hasn't room for three times the
+            calls: then none is sent.
         DeadlineExceeded: the run's time is up.
     """
     if encoder is not None and encoder.model != MultilingualEncoder.model:
         encoder = None
-    if free:
-        await find_out(endpoint, encoder=encoder, context=context)
     fitted_to = {q.name for q in questions if encoder is not None and fits(labels_of(q, own)[1])}
     about = known(endpoint.model)
     asked = any(
@@ -153,6 +155,8 @@ async def _kept(
 ) -> dict[str, Floats] | None:
     """Read texts, or take what the embedded model read before and is in the cache.
 
+    What is read is charged to `bias`, a node of its own under the agent's.
+
     Returns:
         Log-probabilities by question: texts, options. `None` where the model writes its labels.
     """
@@ -167,7 +171,15 @@ async def _kept(
             kept = {name: np.array(rows, dtype=np.float64) for name, rows in found.items()}
             if all(kept[q.name].shape == (len(texts), len(q.options)) for q in questions):
                 return kept
-    reader = Reader(endpoint, tuple(questions), shown, context)
+    calls = len(texts) * len(questions)
+    room = Amount(calls=_ROOM * calls, input_tokens=_ROOM * calls * _TOKENS)
+    passed = context.limit_ahead([(endpoint.tier, room)])
+    if passed is not None:
+        raise BudgetExceeded(
+            f"it takes {calls} calls, and a budget with room for {_ROOM} times as many ({passed})",
+            spent=context.usage,
+        )
+    reader = Reader(endpoint, tuple(questions), shown, context.nested("bias"))
     first = await reader.read([()], texts[:1])
     if reader.source == "text":
         return None

@@ -26,7 +26,7 @@ from moa.errors import (
     EndpointUnavailable,
     InvalidResponse,
 )
-from moa.usage import UNKNOWN_PRICE, Price, Tier
+from moa.usage import FREE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))
 _DEATH_SEEN_WITHIN_S = 2.0
@@ -53,7 +53,7 @@ class EmbeddedEndpoint(Within):
         tier: `slm` or `llm`.
         model: Its name in identities and measurements; `None` is that of its file.
         model_path: A GGUF file; `None` is `$MOA_MODEL`, or else the default model.
-        price: What it charges, such as that of an hour of this machine.
+        price: What it charges, such as that of an hour of this machine; by default nothing.
         settings: Context window, threads and slots.
         timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
 
@@ -70,7 +70,7 @@ class EmbeddedEndpoint(Within):
         tier: Tier = "slm",
         model: str | None = None,
         model_path: str | Path | None = None,
-        price: Price = UNKNOWN_PRICE,
+        price: Price = FREE,
         settings: EngineSettings | None = None,
         timeout_s: float = 120.0,
     ) -> None:

@@ -14,7 +14,7 @@ from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_p
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.wrappers import Retried
 from moa.errors import ConfigError
-from moa.usage import UNKNOWN_PRICE, Tier
+from moa.usage import FREE, Tier
 
 _FORM = re.compile(r"(?P<kind>[\w.]+):(?P<model>.+?)(@(?P<url>https?://.+))?")
 _KINDS = {dialect.name.lower(): dialect for dialect in DIALECTS}
@@ -105,7 +105,7 @@ def _embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
 
     if wrong := settings.keys() - _OF_EMBEDDED:
         raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
-    price, timeout_s = settings.get("price", UNKNOWN_PRICE), settings.get("timeout_s", 120.0)
+    price, timeout_s = settings.get("price", FREE), settings.get("timeout_s", 120.0)
     return EmbeddedEndpoint(name, tier=tier, price=price, timeout_s=timeout_s)
 
 

@@ -21,7 +21,7 @@ from moa.graphs.engine.handles import (
     path,
     step_of,
 )
-from moa.graphs.engine.human import Asked, Human
+from moa.graphs.engine.human import Asked, Human, is_kept
 from moa.graphs.engine.loop import Loop
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.scheduler import Run, Runs
@@ -34,6 +34,7 @@ from moa.graphs.engine.types import (
     signature_of,
     union,
 )
+from moa.journal import not_resumable
 from moa.node import Node, Result, finish
 from moa.questions import Choice
 
@@ -321,7 +322,8 @@ class Graph(Generic[In]):
             name: Shown in traces, errors and drawings. Names differ within a graph.
 
         Raises:
-            NotResumable: when it runs without a checkpointer.
+            NotResumable: when the graph begins to run without a checkpointer, also where this
+                person would not be asked.
         """
         human = Human(question, answer, name=name)
         self._problems += human.problems()
@@ -404,13 +406,20 @@ class Graph(Generic[In]):
         Args:
             function: Takes one argument for each handle.
             handles: One to eight.
+
+        Raises:
+            WiringError: there is no handle, or what is given is none.
         """
+        if not handles:
+            raise WiringError(
+                f"join({name_of(function)}, …): give the handles that it brings together"
+            )
         return Handle(function_step(function, tuple(step_of(handle) for handle in handles)))
 
     def match(
         self,
         choice: Handle[Choice[L]],
-        branch: Callable[[L | None], Handle[U]],
+        branch: Callable[[L], Handle[U]],
         *,
         labels: Sequence[L] | None = None,
     ) -> Handle[U]:
@@ -418,8 +427,9 @@ class Graph(Generic[In]):
 
         Args:
             choice: The answer whose label decides.
-            branch: Declares the way for a label, and for `None`, "none of these". It is called
-                at once for each, and each node it adds runs only where its label was chosen.
+            branch: Declares the way for a label; `None` is one, "none of these", where the type
+                has it, as `Choice[Topic | None]`. It is called at once for each, and each node it
+                adds runs only where its label was chosen.
             labels: All labels, where no Enum or Literal tells them.
         """
         source = step_of(choice)
@@ -437,7 +447,7 @@ class Graph(Generic[In]):
                 "Enum or a Literal, or say match(…, labels=[…])"
             )
         outer, ways = self._branch, cast("Callable[[Any], Handle[Any]]", branch)
-        for label in (*(known or ()), None):
+        for label in known or (None,):
             self._branch = Branch(step, label, outer)
             try:
                 step.cases[label] = step_of(ways(label))
@@ -532,6 +542,7 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
 
         Raises:
             InputError: `request` is not of the graph's input type; nothing ran.
+            NotResumable: a node may ask a person, and nothing of this run is kept; nothing ran.
             NodeError: a plain function raised; its error is chained.
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised. All nodes beside it are cancelled.
@@ -539,6 +550,8 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         own = (context or RunContext()).nested(self.name)
         start = time.perf_counter()
         self._admit(request)
+        if self.plan.asks is not None and not is_kept(own):
+            raise not_resumable(f"{own.node}/{self.plan.asks}")
         output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -27,17 +27,19 @@ from langgraph.channels.last_value import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.constants import END, START
+from langgraph.errors import EmptyInputError
 from langgraph.func import entrypoint
 from langgraph.pregel import Pregel
 from langgraph.runtime import Runtime
 from langgraph.types import (
+    Command,
     RetryPolicy,
     _interrupt_id,  # pyright: ignore[reportPrivateUsage]
 )
 from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.errors import WiringError
+from moa.errors import NotResumable, WiringError
 from moa.graphs.engine.bridges import Told, context_in
 from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
@@ -86,6 +88,19 @@ class Compiled(Pregel[Any, Any, Any, Any]):
         with _unread(self.node, options):
             return await cast("Any", super()).ainvoke(input, config, **options)
 
+    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+        """Run it, and say it where there is no run to go on with."""
+        with _going_on(input, config):
+            yield from cast("Any", super()).stream(input, config, **options)
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **options: Any
+    ) -> AsyncIterator[Any]:
+        """Run it, and say it where there is no run to go on with."""
+        with _going_on(input, config):
+            async for piece in cast("Any", super()).astream(input, config, **options):
+                yield piece
+
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
         """Draw what is in the node as LangChain does, which is what LangGraph's Studio shows."""
         return _drawn(self.node)
@@ -98,6 +113,21 @@ class Compiled(Pregel[Any, Any, Any, Any]):
 
     def get_context_jsonschema(self) -> None:
         """Tell of none: a `RunContext` comes from Python alone."""
+
+
+@contextmanager
+def _going_on(given: object, config: RunnableConfig | None) -> Generator[None]:
+    """Say it where a thread holds no run: LangGraph takes what is given for a request then."""
+    try:
+        yield
+    except EmptyInputError as error:
+        if isinstance(given, Command) and cast("Command[Any]", given).resume is None:
+            raise
+        thread = ((config or {}).get("configurable") or {}).get("thread_id")
+        raise NotResumable(
+            f"there is no run to go on with in thread {thread!r}: its checkpointer keeps none of "
+            "that thread_id. Give both as the run was begun with, or begin with a request"
+        ) from error
 
 
 _unread_node: ContextVar[object] = ContextVar("unread_node", default=None)
@@ -416,7 +446,13 @@ class JsonInput(_JsonTyped, EphemeralValue[Any]):
     typ: JsonForm
 
     def update(self, values: Sequence[Any]) -> bool:
-        """Keep the JSON of a request."""
+        """Keep the JSON of a request.
+
+        Raises:
+            EmptyInputError: it is a command to go on, in a thread that holds no run.
+        """
+        if any(isinstance(value, Command) for value in values):
+            raise EmptyInputError("a command is no request")
         return super().update([self.typ.admit(value) for value in values])
 
 

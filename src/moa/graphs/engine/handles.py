@@ -173,7 +173,7 @@ class MatchStep(Step):
 
     source: Step
     cases: dict[object, Step] = field(default_factory=dict[object, Step])
-    """By label; `None` is "none of these"."""
+    """By label; `None` is "none of these", where that can be chosen."""
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -300,21 +300,21 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     """All labels: as given, else of the choice's type, else of the one question that its node asks.
 
     Returns:
-        `None` where nobody tells them.
+        `None`, "none of these", is among them where the type or the question has it; instead of
+        labels it says that nobody tells them.
     """
-    if given is not None:
-        return tuple(given)
-    typed = _of_type(choice.type)
-    if typed is not None:
-        return typed
-    if isinstance(choice, NodeStep):
+    typed, none = _of_type(choice.type)
+    labels = typed if given is None else tuple(given)
+    if labels is None and isinstance(choice, NodeStep):
         questions: tuple[Question, ...] = getattr(choice.node, "questions", ())
         if len(questions) == 1:
-            return tuple(o.value for o in questions[0].options if o.value is not None)
-    return None
-
-
-def _of_type(kind: object) -> tuple[object, ...] | None:
-    if not (isinstance(kind, type) and issubclass(kind, Choice)):
+            labels = tuple(option.value for option in questions[0].options)
+    if labels is None:
         return None
-    return labels_typed(cast("type[Choice[Any]]", kind))[0]
+    return (*labels, None) if none and None not in labels else labels
+
+
+def _of_type(kind: object) -> tuple[tuple[object, ...] | None, bool]:
+    if not (isinstance(kind, type) and issubclass(kind, Choice)):
+        return None, False
+    return labels_typed(cast("type[Choice[Any]]", kind))

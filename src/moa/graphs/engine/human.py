@@ -66,6 +66,19 @@ class Human:
             yield f"the question of {self.name!r} is asynchronous: work it out in a node before"
 
 
+def is_kept(context: RunContext) -> bool:
+    """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
+    if context.journal is None:
+        return False
+    from langgraph.config import get_config
+
+    try:
+        config = get_config()
+    except RuntimeError:  # outside of LangGraph, as in a job
+        return False
+    return "__pregel_scratchpad" in config.get("configurable", {})
+
+
 def _with(question: Asked, problem: str) -> Asked:
     if isinstance(question, str):
         return f"{question}\n{problem}"

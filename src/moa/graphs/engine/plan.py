@@ -17,7 +17,7 @@ from moa.graphs.engine.handles import (
     label_name,
 )
 from moa.graphs.engine.human import Human
-from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown
+from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown, takes
 from moa.questions import Choice, can_be_accepted
 
 Kind = Literal["input", "node", "function", "match", "accepted"]
@@ -70,6 +70,8 @@ class Plan:
     """Where the nodes are: what can be skipped, and is told about."""
     idle_reasons: dict[int, str]
     """Why a node that nothing asked for did not run."""
+    asks: str | None
+    """Name of a node that may ask a person, however deep; `None`: none does."""
 
 
 def plan_of(name: str, start: Step, end: Step) -> Plan:
@@ -81,6 +83,8 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     certain = _closure([end], _surely_needs)
     in_the_way = _closure([end], _needs_unless_skipped)
     waits: set[int] = set()
+    nodes = [one for step in steps if isinstance(step, NodeStep) for one in _inside(step.node)]
+    humans = [one for one in nodes if isinstance(one, Human)]
     for step in steps:
         if not isinstance(step, NodeStep) or step in certain:
             continue
@@ -100,6 +104,7 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         waits=frozenset(waits),
         nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
         idle_reasons=_idle_reasons(steps, places),
+        asks=next((human.name for human in humans), None),
     )
 
 
@@ -134,15 +139,24 @@ def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
 
 def is_dear(node: object) -> bool:
     """Whether a node, or a node of a graph, asks a large model or a person."""
-    plan = getattr(node, "plan", None)
+    return any(
+        isinstance(one, Human) or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
+        for one in _inside(node)
+    )
+
+
+def _inside(node: object) -> Iterator[object]:
+    """Give what a graph or a recipe is made of, however deep; any other node is given itself."""
+    plan, members = getattr(node, "plan", None), getattr(node, "members", None)
     if isinstance(plan, Plan):
-        return any(is_dear(step.node) for step in plan.steps if isinstance(step, NodeStep))
-    if isinstance(node, Human):
-        return True
-    members = getattr(node, "members", None)
-    if members is not None:
-        return any(map(is_dear, members()))
-    return getattr(getattr(node, "endpoint", None), "tier", None) == "llm"
+        made_of = [step.node for step in plan.steps if isinstance(step, NodeStep)]
+    elif members is not None:
+        made_of = members()
+    else:
+        yield node
+        return
+    for one in made_of:
+        yield from _inside(one)
 
 
 def _chosen_by(branch: Branch | None) -> tuple[object, object]:
@@ -265,6 +279,8 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
     yield from _misfit(step, step.source, step.signature.input(0))
     if step.when is not None:
         yield from _misfit(step, step.when, bool, role=" as its when=")
+    if not is_node(step.node):
+        yield from _miscounted(step, step.node, 1)
     unnamed = getattr(step.node, "__name__", "") == "<lambda>"
     if unnamed and step.source.may_skip:
         yield (
@@ -276,6 +292,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 def _function_problems(step: FunctionStep) -> Iterator[str]:
     if step.signature.waits:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
+    yield from _miscounted(step, step.function, len(step.sources))
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
@@ -310,6 +327,13 @@ def _match_problems(step: MatchStep) -> Iterator[str]:
     yield from _misfit(step, step.source, Choice)
     if step.source.may_skip:
         yield f"{step.name!r} goes by {step.source.name!r}, which can be skipped"
+
+
+def _miscounted(step: Step, function: Callable[..., Any], given: int) -> Iterator[str]:
+    instead = takes(function, given)
+    if instead is not None:
+        values = "one value" if given == 1 else f"{given} values"
+        yield f"the function of {step.name!r} is given {values}, but takes {instead}"
 
 
 def _misfit(step: Step, source: Step, expected: object, role: str = "") -> Iterator[str]:

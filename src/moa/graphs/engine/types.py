@@ -196,6 +196,23 @@ def is_node(work: object) -> bool:
     return hasattr(work, "run") and not isinstance(work, type)
 
 
+def takes(function: Callable[..., Any], inputs: int) -> str | None:
+    """Say that a function can't be called with so many values by their place.
+
+    Returns:
+        What it takes instead; `None` where it can, or where nobody tells.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # a builtin without a signature
+        return None
+    try:
+        signature.bind(*range(inputs))
+    except TypeError:
+        return f"({', '.join(signature.parameters)})"
+    return None
+
+
 def name_of(work: Any) -> str:
     """Name of a node, or of a function."""
     if is_node(work):
@@ -409,8 +426,15 @@ class JsonForm:
             ) from error
 
     def admit(self, value: object) -> list[Any]:
-        """Take a value as it is, or as the JSON of it."""
-        request: object = self._whole.validate_python(value)
+        """Take a value as it is, or as the JSON of it.
+
+        Raises:
+            InputError: it is of another type.
+        """
+        try:
+            request: object = self._whole.validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"the request is no {shown(self.kind)}: {said(error)}") from error
         return self.dump(request)
 
 
