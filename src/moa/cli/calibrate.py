@@ -20,19 +20,9 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
-    from moa.questions import Question
     from moa.rows import Format
 
-_OF_ITS_OWN = (
-    "task",
-    "labels",
-    "risk",
-    "confidence",
-    "per_class",
-    "learn",
-    "latency_penalty",
-    "minutes",
-)
+_OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
 """What a calibration that is tested again brings along."""
 
 
@@ -127,9 +117,11 @@ def calibrate(
             --risk 0.02 --confidence 0.99 --out spam.json
     """
     from moa.calibration import Guarantee
+    from moa.calibration.labelled import sort_out
     from moa.cli import session
     from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
+    from moa.evals.labelled import question_of
 
     screen.check_target("--out", out)
     if recheck is not None:
@@ -140,7 +132,9 @@ def calibrate(
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = _labelled(source, format, text_column)
-    question = _question(task, labels, rows)
+    names = options.label_names(labels) if labels else None
+    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    question = question_of(task, names or sorted({row.label for row in rows}))
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
     async def job(endpoints: Endpoints, context: RunContext) -> int:
@@ -171,7 +165,7 @@ def calibrate(
 def _refuse(said: typer.Context) -> None:
     from moa.errors import ConfigError
 
-    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN}
+    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
     given = [
         f"--{name.replace('_', '-')}"
         for name, origin in origins.items()
@@ -188,15 +182,6 @@ def _labelled(source: str, format: Format | None, text_column: str | None) -> li
     from moa.calibration.labelled import Labelled
 
     return [row for _, row in rows.typed(source, Labelled, format=format, text_column=text_column)]
-
-
-def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
-    from moa.calibration.labelled import sort_out
-    from moa.evals.labelled import question_of
-
-    names = options.label_names(labels) if labels else None
-    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
-    return question_of(task, names or sorted({row.label for row in rows}))
 
 
 def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
@@ -267,10 +252,7 @@ def evaluate(
         console = screen.out(as_json=as_json)
         _show_evaluation(console, found)
         console.print(f"promise: {calibration.bound.summary}")
-        figures = found.model_dump(mode="json")
-        screen.write_report(figures, report)
-        if as_json:
-            screen.json_line(figures)
+        screen.report(found, report, as_json=as_json)
         return 0
 
     raise typer.Exit(session.run_job(job, config, budget_usd))
@@ -351,10 +333,7 @@ def promote(
             )
         made.save(out)
         _show_promotion(found, as_json=as_json)
-        figures = found.model_dump(mode="json")
-        screen.write_report(figures, report)
-        if as_json:
-            screen.json_line(figures)
+        screen.report(found, report, as_json=as_json)
         if write:
             _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0

@@ -6,11 +6,11 @@ It reads lines, has them answered, shows the answers as they are written, and ob
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from moa.chat.graph import Chat
     from moa.chat.messages import ChatReply
     from moa.node import Result
-
-T = TypeVar("T")
 
 _TOLD = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
@@ -113,30 +111,19 @@ def chat(
 class Talk:
     """A conversation with whoever sits at the terminal, or with a pipe.
 
-    Args:
-        chat: Answers.
-        runner: Runs each answer; Ctrl-C cancels the one it runs.
-        thread: Name of the thread.
+    Each answer is run by the runner, where Ctrl-C cancels it.
     """
 
     def __init__(self, chat: Chat, runner: asyncio.Runner, *, thread: str) -> None:
         self.chat = chat
         self.thread = thread
-        self._runner = runner
+        self.run = runner.run
         self._live = sys.stdin.isatty()
         self._failed = False
         self._shown = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for something."""
-        return self._runner.run(work)
-
     def hold(self) -> int:
-        """Talk until the end of the lines; give the exit code.
-
-        Raises:
-            StoreError: the store can't be read.
-        """
+        """Talk until the end of the lines; give the exit code."""
         lines = self._lines()
         first = None if self._live else next(lines, None)
         self.enter(said=first)
@@ -149,11 +136,7 @@ class Talk:
     def enter(self, *, said: str | None = None) -> None:
         """Go on with the thread: tell what was said last, and finish what was cut off.
 
-        Args:
-            said: What will be said next, where that is known; it may be said again.
-
-        Raises:
-            StoreError: the store can't be read.
+        That is not done where the same is said next, as far as that is known.
         """
         last = self.run(self.chat.threads.load(self.thread)).last
         if self._live:

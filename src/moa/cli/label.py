@@ -151,11 +151,7 @@ async def _by_llm(
 def _by_keys(
     made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
 ) -> int:
-    """Show one text after another, and write the label whose key is pressed; the exit code.
-
-    Raises:
-        ConfigError: there are more labels than keys, or the file can't be written.
-    """
+    """Show one text after another, and write the label whose key is pressed; the exit code."""
     from moa.errors import ConfigError
 
     console = screen.err()

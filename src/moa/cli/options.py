@@ -176,11 +176,7 @@ def how_to_go_on(out: Path | None) -> str:
 
 
 def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
-    """Say what is done with what a file of lines has already.
-
-    Raises:
-        ConfigError: both are asked for, or one of them without a file.
-    """
+    """Say what is done with a file that is there; both flags, or one without a file, are wrong."""
     from moa.errors import ConfigError
 
     if resume and overwrite:
@@ -191,11 +187,7 @@ def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
 
 
 def label_names(given: str) -> list[str]:
-    """Read `--labels`.
-
-    Raises:
-        ConfigError: there are fewer than two, or one comes twice or is empty.
-    """
+    """Read `--labels`; fewer than two, or the same twice, or an empty one, are wrong."""
     from moa.errors import ConfigError
 
     names = [name.strip() for name in given.split(",")]
