@@ -176,21 +176,17 @@ class Endpoints(Closing):
         await close_all(self.used)
 
     def server(self, name: str) -> OpenAIEndpoint:
-        """Build an endpoint of the configuration without its retries; whoever asks closes it.
+        """Build an endpoint without its retries, of several replicas the first; see `servers`."""
+        return self.servers(name)[0]
 
-        Of several replicas it is the first, whose name is not that of them all.
+    def servers(self, name: str) -> list[OpenAIEndpoint]:
+        """Build all replicas of an endpoint without retries, save those that were never up.
+
+        Whoever asks closes them. Their names are not that of them all.
 
         Raises:
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
-        """
-        return self.servers(name)[0]
-
-    def servers(self, name: str) -> list[OpenAIEndpoint]:
-        """Build all replicas of an endpoint, as `server` does; a replica that was never up is left.
-
-        Raises:
-            ConfigError: see `server`.
         """
         config = self._configured(name)
         if self.config.serves(name):
@@ -309,11 +305,7 @@ class Endpoints(Closing):
 
 
 def weights_of(config: Config, name: str) -> Local:
-    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be.
-
-    Raises:
-        ConfigError: its `model` names none.
-    """
+    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
     folder = config.file.parent if config.file else Path()
     try:
         return local(config.endpoints[name].model, folder=folder.absolute())
@@ -322,11 +314,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 
 def weights_named(config: Config, name: str) -> Local:
-    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub.
-
-    Raises:
-        ConfigError: there are none of this name, or somebody else serves them.
-    """
+    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())
     if name in config.endpoints:
