@@ -376,7 +376,7 @@ def _show_calibration(made: Calibration) -> None:
     if right is not None:
         console.print(
             f"fitted to {made.data.fitted} rows; of the {made.data.held_out} held out, "
-            f"{right:.1%} are right",
+            f"{right:.1%} are right"
         )
     for label, bound in made.bounds.items():
         console.print(f"{label}: {bound.summary}")
@@ -387,20 +387,20 @@ def _show_calibration(made: Calibration) -> None:
         console.print(f"instead, {guarantee}: would accept {accepts}")
     if made.more_rows is not None:
         console.print(
-            f"for what was asked, label about {made.more_rows} more rows, drawn at random",
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random"
         )
 
 
 def _show_evaluation(console: Console, found: Evaluation) -> None:
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})",
+        f"calibration error {found.ece:.3f} (by chance {found.ece_by_chance:.3f})"
     )
     wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
     console.print(
         f"accepted {found.coverage:.1%}{wrong}; "
         f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
-        "a decision",
+        "a decision"
     )
 
 
@@ -420,7 +420,7 @@ def _show_promotion(found: Promotion, *, as_json: bool) -> None:
     else:
         console.print(
             f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
-            f"by the LLM alone, US$ {saving.after:.4f} so",
+            f"by the LLM alone, US$ {saving.after:.4f} so"
         )
 
 

@@ -264,7 +264,7 @@ class _Adapted:
             screen.notes().print(
                 f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
-                "comes",
+                "comes"
             )
         return _first(found)
 

@@ -33,8 +33,7 @@ def label(
     *,
     calibration: options.NeededCalibration,
     out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line."),
+        Path, typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line.")
     ] = Path("labelled.jsonl"),
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,

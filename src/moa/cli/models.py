@@ -143,8 +143,7 @@ def add(
     ] = None,
     overwrite: options.Overwrite = False,
     anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Write a model that doesn't fit here, or is retired."),
+        bool, typer.Option("--anyway", help="Write a model that doesn't fit here, or is retired.")
     ] = False,
 ) -> None:
     """Write a known model into moa.toml as an endpoint.

@@ -75,9 +75,7 @@ Format = Annotated[
 TextColumn = Annotated[
     str | None,
     typer.Option(
-        "--text-column",
-        metavar="NAME",
-        help="Column or key that holds the text; default: text.",
+        "--text-column", metavar="NAME", help="Column or key that holds the text; default: text."
     ),
 ]
 _TASK = typer.Option(
@@ -102,10 +100,7 @@ NeededCalibration = Annotated[Path, _CALIBRATION_FILE]
 Risk = Annotated[
     float,
     typer.Option(
-        "--risk",
-        min=0,
-        max=1,
-        help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %.",
+        "--risk", min=0, max=1, help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."
     ),
 ]
 Confidence = Annotated[
@@ -156,8 +151,7 @@ Report = Annotated[
     typer.Option("--report", metavar="FILE.json", help="Write a report with all figures."),
 ]
 Plot = Annotated[
-    Path | None,
-    typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures."),
+    Path | None, typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures.")
 ]
 Quiet = Annotated[
     bool,

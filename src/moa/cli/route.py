@@ -82,8 +82,7 @@ def score(
     source: Rows,
     *,
     out: Annotated[
-        Path,
-        typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row."),
+        Path, typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row.")
     ],
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,

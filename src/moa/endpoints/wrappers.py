@@ -37,13 +37,7 @@ from moa.endpoints import (
 )
 from moa.endpoints.kept import AnswerFile
 from moa.energy import Meter
-from moa.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    MoaError,
-    OutputError,
-)
+from moa.errors import ConfigError, DeadlineExceeded, EndpointError, MoaError, OutputError
 from moa.journal import Form
 from moa.questions import Question
 from moa.usage import NOTHING, Amount, Price, Tier
@@ -122,10 +116,7 @@ class Within(Asking):
         self, prompt: Prompt, context: RunContext, /
     ) -> AsyncIterator[str | Completion]:
         """See `Endpoint.stream`."""
-        async with (
-            self.within(context) as one,
-            closed_after(one.stream(prompt, context)) as pieces,
-        ):
+        async with self.within(context) as one, closed_after(one.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -492,11 +483,7 @@ class Limited(Within, Wrapping):
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        concurrency: int | None = None,
-        per_second: float | None = None,
+        self, endpoint: Endpoint, *, concurrency: int | None = None, per_second: float | None = None
     ) -> None:
         if (concurrency is not None and concurrency < 1) or (
             per_second is not None and per_second <= 0
