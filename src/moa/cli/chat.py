@@ -6,7 +6,7 @@ It reads lines, has them answered, shows the answers as they are written, and ob
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -186,15 +186,50 @@ class Talk:
             self._say(line.removeprefix("/"))
             return
         name, _, rest = line[1:].partition(" ")
-        if name not in COMMANDS:
-            self._wrong(
-                f"There is no command /{name}. /help lists them; // begins a message with /"
-            )
-            return
         try:
-            COMMANDS[name](self, rest.strip())
+            match name:
+                case "help":
+                    self._help()
+                case "threads":
+                    self._threads()
+                case "thread":
+                    self.thread = rest.strip() or self.thread
+                    self.enter()
+                case "usage":
+                    self._usage()
+                case "export":
+                    whole = self.run(self.chat.threads.transcript(self.thread))
+                    self.show(f"{escaped(whole.model_dump_json(indent=2))}\n")
+                case _:
+                    self._wrong(
+                        f"There is no command /{name}. /help lists them; // begins a message with /"
+                    )
         except MoaError as error:
             self._wrong(str(error))
+
+    def _help(self) -> None:
+        self.tell("/threads lists the threads; /thread NAME goes to one, or begins it")
+        self.tell("/usage says what the thread has cost; /export prints it as JSON; /quit ends")
+
+    def _threads(self) -> None:
+        rows = [
+            (
+                f"{'*' if thread.name == self.thread else ' '} {thread.name}",
+                f"{thread.last_at.astimezone():%Y-%m-%d %H:%M}",
+                f"{thread.turns}",
+                cost_of(thread.usage),
+                f"{thread.opening}{' (unfinished)' if thread.unfinished else ''}",
+            )
+            for thread in self.run(self.chat.threads.list())
+        ]
+        screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
+
+    def _usage(self) -> None:
+        kept = self.run(self.chat.threads.load(self.thread))
+        screen.out().print(by_node(kept.usage))
+        if kept.summary is not None:
+            turns = f"Turns 1 to {kept.summary.turns} are read as a summary"
+            self.tell(f"{turns}:\n{kept.summary.text}")
 
     def _say(self, text: str, *, id: str | None = None) -> None:
         """Have a message answered, and show the answer while it is written."""
@@ -236,53 +271,3 @@ class Talk:
     def _wrong(self, text: str) -> None:
         self._failed = True
         self.tell(f"moa: {text}")
-
-
-def _help(talk: Talk, rest: str) -> None:
-    del rest
-    talk.tell("/threads lists the threads; /thread NAME goes to one, or begins it")
-    talk.tell("/usage says what the thread has cost; /export prints it as JSON; /quit ends")
-
-
-def _threads(talk: Talk, rest: str) -> None:
-    del rest
-    rows = [
-        (
-            f"{'*' if thread.name == talk.thread else ' '} {thread.name}",
-            f"{thread.last_at.astimezone():%Y-%m-%d %H:%M}",
-            f"{thread.turns}",
-            cost_of(thread.usage),
-            f"{thread.opening}{' (unfinished)' if thread.unfinished else ''}",
-        )
-        for thread in talk.run(talk.chat.threads.list())
-    ]
-    screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
-
-
-def _thread(talk: Talk, rest: str) -> None:
-    talk.thread = rest or talk.thread
-    talk.enter()
-
-
-def _usage(talk: Talk, rest: str) -> None:
-    del rest
-    kept = talk.run(talk.chat.threads.load(talk.thread))
-    screen.out().print(by_node(kept.usage))
-    if kept.summary is not None:
-        talk.tell(f"Turns 1 to {kept.summary.turns} are read as a summary:\n{kept.summary.text}")
-
-
-def _export(talk: Talk, rest: str) -> None:
-    del rest
-    whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
-    talk.show(f"{escaped(whole)}\n")
-
-
-COMMANDS: dict[str, Callable[[Talk, str], None]] = {
-    "help": _help,
-    "threads": _threads,
-    "thread": _thread,
-    "usage": _usage,
-    "export": _export,
-}
-"""By name, without the slash; `/quit` ends."""
